@@ -1,0 +1,1 @@
+"""Piecework's server side: four services and the contract they share."""

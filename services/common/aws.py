@@ -1,0 +1,42 @@
+"""Clients for S3, SQS and Auto Scaling, on AWS or on an emulator."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aioboto3
+from aiobotocore.config import AioConfig
+
+from services.common.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """Open clients; aiobotocore makes their methods at run time, so they are typed Any."""
+
+    s3: Any
+    sqs: Any
+    autoscaling: Any
+
+
+@asynccontextmanager
+async def connect_aws(settings: Settings) -> AsyncIterator[Aws]:
+    """Open the three clients for the time of the context."""
+    config = AioConfig(
+        retries={"mode": "standard", "max_attempts": 5},
+        max_pool_connections=64,
+        s3={"addressing_style": "path" if settings.aws_endpoint_url else "auto"},
+        signature_version="v4",
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    s3_config = config.merge(AioConfig(signature_version="s3v4"))
+    session = aioboto3.Session()
+    async with AsyncExitStack() as stack:
+
+        async def client(name: str, client_config: AioConfig) -> Any:
+            context = session.client(name, endpoint_url=settings.aws_endpoint_url, config=client_config)
+            return await stack.enter_async_context(context)
+
+        yield Aws(await client("s3", s3_config), await client("sqs", config), await client("autoscaling", config))

@@ -1,0 +1,275 @@
+CREATE TABLE processors (
+    name text NOT NULL,
+    version integer NOT NULL,
+    spec jsonb NOT NULL,
+    description text NOT NULL DEFAULT '',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (name, version)
+);
+
+CREATE TABLE pools (
+    name text PRIMARY KEY,
+    queue_url text NOT NULL,
+    dead_letter_url text NOT NULL,
+    group_name text,                    -- Auto Scaling group; null: not scaled by us
+    capacity_min integer NOT NULL DEFAULT 0,
+    capacity_max integer NOT NULL DEFAULT 0,
+    capacity_desired integer NOT NULL DEFAULT 0,
+    slots integer NOT NULL DEFAULT 2,   -- slots of one worker, for scaling before any has registered
+    paused boolean NOT NULL DEFAULT false,
+    scaled_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE workers (
+    worker_id uuid PRIMARY KEY,
+    pool text NOT NULL,
+    hostname text NOT NULL,
+    instance_id text,
+    pid integer NOT NULL,
+    slots integer NOT NULL,
+    busy integer NOT NULL DEFAULT 0,
+    state text NOT NULL DEFAULT 'active' CHECK (state IN ('active', 'draining', 'stopped', 'lost')),
+    started_at timestamptz NOT NULL DEFAULT now(),
+    heartbeat_at timestamptz NOT NULL DEFAULT now(),
+    stopped_at timestamptz,
+    idle_since timestamptz DEFAULT now() -- null while a slot is busy
+);
+CREATE INDEX workers_live ON workers (pool) WHERE state IN ('active', 'draining');
+
+CREATE TABLE schedules (
+    schedule_id uuid PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    cron text NOT NULL,
+    time_zone text NOT NULL,
+    misfire text NOT NULL CHECK (misfire IN ('run_once', 'run_all', 'skip')),
+    job jsonb NOT NULL,
+    paused boolean NOT NULL DEFAULT false,
+    next_run_at timestamptz,
+    last_run_at timestamptz,
+    last_job_id uuid,
+    error text,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE jobs (
+    job_id uuid PRIMARY KEY,
+    name text NOT NULL,
+    spec jsonb NOT NULL,
+    state text NOT NULL CHECK (state IN
+        ('scheduled', 'running', 'paused', 'cancelling', 'failing', 'succeeded', 'failed', 'cancelled')),
+    priority integer NOT NULL DEFAULT 0,
+    share text NOT NULL DEFAULT 'default',
+    labels jsonb NOT NULL DEFAULT '{}',
+    schedule_id uuid,
+    run_at timestamptz,                 -- start no earlier
+    error jsonb,                        -- {"type", "message", ...}
+    created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
+    finished_at timestamptz
+);
+CREATE INDEX jobs_active ON jobs (state) WHERE state NOT IN ('succeeded', 'failed', 'cancelled');
+CREATE INDEX jobs_labels ON jobs USING gin (labels jsonb_path_ops);
+CREATE UNIQUE INDEX jobs_schedule_run ON jobs (schedule_id, run_at) WHERE schedule_id IS NOT NULL;
+
+CREATE TABLE stages (
+    job_id uuid NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    stage smallint NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('map', 'reduce')),
+    processor text NOT NULL,
+    processor_version integer NOT NULL,
+    params jsonb NOT NULL DEFAULT '{}',
+    pool text NOT NULL,
+    state text NOT NULL DEFAULT 'waiting' CHECK (state IN
+        ('waiting', 'running', 'merging', 'succeeded', 'failed', 'cancelled')),
+    chains boolean NOT NULL DEFAULT false, -- a success makes the task of the same index in the next stage
+    planned boolean NOT NULL DEFAULT false,
+    plan_cursor jsonb,
+    task_count bigint NOT NULL DEFAULT 0,
+    max_attempts integer NOT NULL,
+    backoff_seconds double precision NOT NULL,
+    backoff_max_seconds double precision NOT NULL,
+    timeout_seconds double precision NOT NULL,
+    memory_bytes bigint,
+    tolerated_failures bigint NOT NULL,
+    rejects_max bigint,
+    result jsonb,                       -- {"files": [{"name", "uri", "bytes"}], "manifest": uri}
+    started_at timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (job_id, stage)
+);
+
+CREATE TABLE tasks (
+    job_id uuid NOT NULL,
+    stage smallint NOT NULL,
+    index integer NOT NULL,
+    state text NOT NULL CHECK (state IN ('ready', 'queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    attempt smallint NOT NULL DEFAULT 0,
+    failures smallint NOT NULL DEFAULT 0,
+    losses smallint NOT NULL DEFAULT 0,
+    worker_id uuid,
+    ready_at timestamptz,               -- set only while the task is ready: rows leave tasks_ready with it
+    queued_at timestamptz,
+    started_at timestamptz,
+    finished_at timestamptz,
+    input jsonb NOT NULL,
+    output jsonb,                       -- {"uri", "bytes", "records", "rejects": uri} or {"value": ...}
+    error jsonb,                        -- {"type", "message"}
+    PRIMARY KEY (job_id, stage, index)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
+        autovacuum_analyze_scale_factor = 0.05);
+CREATE INDEX tasks_ready ON tasks (job_id, stage, ready_at, index) WHERE ready_at IS NOT NULL;
+
+-- A bundle is the range of tasks that one SQS message offers, and afterwards the lease of the worker that claimed it.
+-- Each queued task is in one unclaimed bundle, each running task in one bundle of its worker.
+CREATE TABLE bundles (
+    bundle_id uuid PRIMARY KEY,
+    pool text NOT NULL,
+    job_id uuid NOT NULL,
+    stage smallint NOT NULL,
+    first integer NOT NULL,
+    count integer NOT NULL,
+    sends smallint NOT NULL DEFAULT 1,
+    send_at timestamptz NOT NULL,       -- unclaimed: when to send again
+    worker_id uuid,
+    claimed_at timestamptz
+) WITH (fillfactor = 70);
+CREATE INDEX bundles_job ON bundles (job_id, stage);
+CREATE INDEX bundles_worker ON bundles (worker_id) WHERE worker_id IS NOT NULL;
+CREATE INDEX bundles_pool ON bundles (pool) WHERE worker_id IS NULL;
+
+CREATE TABLE stage_counters (
+    job_id uuid NOT NULL,
+    stage smallint NOT NULL,
+    slot smallint NOT NULL,
+    ready bigint NOT NULL DEFAULT 0,
+    queued bigint NOT NULL DEFAULT 0,
+    running bigint NOT NULL DEFAULT 0,
+    succeeded bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    cancelled bigint NOT NULL DEFAULT 0,
+    attempts bigint NOT NULL DEFAULT 0,
+    busy_seconds double precision NOT NULL DEFAULT 0,
+    PRIMARY KEY (job_id, stage, slot)
+) WITH (fillfactor = 50);
+
+CREATE TABLE attempts (
+    job_id uuid NOT NULL,
+    stage smallint NOT NULL,
+    index integer NOT NULL,
+    attempt smallint NOT NULL,
+    worker_id uuid,
+    pool text NOT NULL,
+    outcome text NOT NULL,              -- succeeded, failed, lost, timeout, memory, cancelled, released
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    run_seconds double precision NOT NULL,
+    exit_code integer,
+    error jsonb,
+    bytes_in bigint NOT NULL DEFAULT 0,
+    bytes_out bigint NOT NULL DEFAULT 0,
+    records_in bigint NOT NULL DEFAULT 0,
+    records_out bigint NOT NULL DEFAULT 0,
+    records_rejected bigint NOT NULL DEFAULT 0,
+    cpu_seconds double precision NOT NULL DEFAULT 0,
+    memory_bytes_peak bigint NOT NULL DEFAULT 0,
+    log text,                           -- S3 URI of what the attempt printed
+    txid xid8 NOT NULL DEFAULT pg_current_xact_id() -- the roll-up's watermark: exact under concurrent commits
+) PARTITION BY RANGE (finished_at);
+CREATE INDEX attempts_task ON attempts (job_id, stage, index);
+CREATE INDEX attempts_txid ON attempts (txid);
+CREATE TABLE attempts_default PARTITION OF attempts DEFAULT;
+
+CREATE TABLE webhook_endpoints (
+    endpoint_id uuid PRIMARY KEY,
+    url text NOT NULL,
+    secret text NOT NULL,
+    events text[] NOT NULL DEFAULT '{job.succeeded,job.failed,job.cancelled}',
+    enabled boolean NOT NULL DEFAULT true,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE webhook_deliveries (
+    delivery_id uuid PRIMARY KEY,
+    endpoint_id uuid NOT NULL REFERENCES webhook_endpoints ON DELETE CASCADE,
+    job_id uuid NOT NULL,
+    event text NOT NULL,
+    payload jsonb NOT NULL,
+    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'delivered', 'failed')),
+    tries integer NOT NULL DEFAULT 0,
+    next_try_at timestamptz NOT NULL DEFAULT now(),
+    give_up_at timestamptz NOT NULL DEFAULT now() + interval '24 hours',
+    status_code integer,
+    error text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    delivered_at timestamptz
+);
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (next_try_at) WHERE state = 'pending';
+
+CREATE TABLE api_keys (
+    key_id uuid PRIMARY KEY,
+    name text NOT NULL,
+    role text NOT NULL CHECK (role IN ('viewer', 'submitter', 'operator')),
+    key_hash text NOT NULL UNIQUE,      -- SHA-256, hex
+    created_at timestamptz NOT NULL DEFAULT now(),
+    revoked_at timestamptz
+);
+
+CREATE TABLE idempotency_keys (
+    key_id uuid NOT NULL,
+    idempotency_key text NOT NULL,
+    request_hash text NOT NULL,
+    status_code integer,                -- null: the first request is still running
+    response jsonb,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (key_id, idempotency_key)
+);
+
+CREATE TABLE uploads (
+    upload_id uuid PRIMARY KEY,
+    uri text NOT NULL,
+    bytes bigint NOT NULL,
+    multipart_id text,
+    completed_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Roll-ups of the stats service.
+CREATE TABLE stats_watermark (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    txid xid8 NOT NULL
+);
+INSERT INTO stats_watermark (txid) VALUES ('0');
+
+CREATE TABLE stage_stats (
+    job_id uuid NOT NULL,
+    stage smallint NOT NULL,
+    outcomes jsonb NOT NULL DEFAULT '{}', -- outcome -> attempts
+    histogram bigint[] NOT NULL,        -- successful attempts by duration, log-spaced buckets
+    seconds_max double precision NOT NULL DEFAULT 0,
+    worker_seconds double precision NOT NULL DEFAULT 0,
+    cpu_seconds double precision NOT NULL DEFAULT 0,
+    memory_bytes_peak bigint NOT NULL DEFAULT 0,
+    bytes_in bigint NOT NULL DEFAULT 0,
+    bytes_out bigint NOT NULL DEFAULT 0,
+    records_in bigint NOT NULL DEFAULT 0,
+    records_out bigint NOT NULL DEFAULT 0,
+    records_rejected bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (job_id, stage)
+);
+
+CREATE TABLE minute_stats (
+    minute timestamptz NOT NULL,
+    pool text NOT NULL,
+    worker_id uuid NOT NULL,
+    job_id uuid NOT NULL,
+    succeeded bigint NOT NULL DEFAULT 0,
+    failed bigint NOT NULL DEFAULT 0,
+    busy_seconds double precision NOT NULL DEFAULT 0,
+    bytes_in bigint NOT NULL DEFAULT 0,
+    bytes_out bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (minute, pool, worker_id, job_id)
+);
+CREATE INDEX minute_stats_job ON minute_stats (job_id, minute);
+CREATE INDEX minute_stats_worker ON minute_stats (worker_id);
