@@ -1,0 +1,89 @@
+"""Fixtures every test can use: a real Postgres, a real S3/SQS/Auto Scaling endpoint, a fresh database and bucket."""
+
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
+from deploy.local.postgres import EmbeddedPostgres
+from services.common.aws import Aws, connect_aws
+from services.common.database import Pool, connect_pool
+from services.common.migrate import migrate
+from services.common.settings import Settings
+
+os.environ.update(AWS_ENVIRONMENT)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """One server for the session, with the migrated database `template` to copy."""
+    with tempfile.TemporaryDirectory(prefix="piecework-test-", ignore_cleanup_errors=True) as directory:
+        server = EmbeddedPostgres(Path(directory) / "data")
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: EmbeddedPostgres) -> str:
+    url = await postgres.create_database("template")
+    await migrate(url)
+    return "template"
+
+
+@pytest.fixture
+async def database_url(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """The URL of a fresh, migrated database of the test's own."""
+    name = f"test_{uuid4().hex}"
+    yield await postgres.create_database(name, template)
+    connection = await asyncpg.connect(postgres.url("postgres"))
+    await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await connection.close()
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    pool = await connect_pool(database_url)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    emulator = Emulator(free_port())
+    emulator.start()
+    yield emulator
+    emulator.stop()
+
+
+@pytest.fixture
+async def settings(database_url: str, emulator: Emulator) -> Settings:
+    """Settings of a grid of the test's own: its database, its bucket, quick loops."""
+    return Settings(
+        database_url=database_url,
+        aws_endpoint_url=emulator.url,
+        bucket=f"test-{uuid4().hex}",
+        loop_seconds=0.02,
+        idle_seconds=0.1,
+        webhook_private_addresses=True,
+    )
+
+
+@pytest.fixture
+async def aws(settings: Settings) -> AsyncIterator[Aws]:
+    """Open clients; the bucket of `settings` exists."""
+    async with connect_aws(settings) as aws:
+        await aws.s3.create_bucket(Bucket=settings.bucket)
+        yield aws
