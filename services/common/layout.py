@@ -48,5 +48,9 @@ class Layout:
     def log(self, job_id: UUID, stage: int, index: int, attempt: int) -> Location:
         return self.attempt(job_id, stage, index, attempt, "log.txt")
 
+    def outputs(self, job_id: UUID, stage: int) -> Location:
+        """The listing of a stage's outputs that its reduce works on: JSON lines."""
+        return self._at(f"jobs/{job_id}/{stage}/outputs.jsonl")
+
     def result(self, job_id: UUID, filename: str) -> Location:
         return self._at(f"jobs/{job_id}/results/{filename}")

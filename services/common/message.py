@@ -21,9 +21,8 @@ class Message:
     count: int
 
     def encode(self) -> str:
-        return orjson.dumps(
-            {"bundle": self.bundle_id, "job": self.job_id, "stage": self.stage, "first": self.first, "count": self.count}
-        ).decode()
+        ids = {"bundle": str(self.bundle_id), "job": str(self.job_id), "stage": self.stage}
+        return orjson.dumps(ids | {"first": self.first, "count": self.count}).decode()
 
     @classmethod
     def decode(cls, body: str) -> "Message":

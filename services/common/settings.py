@@ -35,7 +35,12 @@ class Settings(BaseSettings):
     idle_seconds: PositiveFloat = Field(2.0, description="pause of an idle scheduler loop, cut short by NOTIFY")
     bundle_seconds: PositiveFloat = Field(1.0, description="work aimed at per SQS message")
     bundle_tasks_max: PositiveInt = 500
+    window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles kept queued per slot of a pool")
     losses_max: PositiveInt = Field(5, description="a task whose worker was lost this often fails")
+
+    scale_seconds: PositiveFloat = Field(5.0, description="pause between two looks at a pool's capacity")
+    scale_out_seconds: PositiveFloat = Field(60.0, description="nodes are added until the backlog takes no longer")
+    scale_in_seconds: PositiveFloat = Field(120.0, description="a surplus node is drained when idle for this long")
 
     webhook_private_addresses: bool = Field(False, description="allow webhooks to private and loopback addresses")
     webhook_hours: PositiveFloat = 24.0

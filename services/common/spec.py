@@ -1,12 +1,54 @@
 """What a user submits: the job specification, shared by the API (which checks it) and the scheduler (which runs it)."""
 
+import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from services.common.layout import Location
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+def _matches(pattern: str, mend: str) -> Callable[[str], str]:
+    """A validator whose error says in words what a regular expression only implies."""
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if compiled.fullmatch(value) is None:
+            raise ValueError(mend)
+        return value
+
+    return check
+
+
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_NAME_MEND = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100 characters"
+_VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
+_REFERENCE = f"{_NAME}(@[1-9][0-9]{{0,8}})?"
+
+Name = Annotated[
+    str,
+    AfterValidator(_matches(_NAME, f"write {_NAME_MEND}")),
+    WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"}),
+]
+ProcessorReference = Annotated[
+    str,
+    AfterValidator(_matches(_REFERENCE, f"write `name` (newest version) or `name@version`; a name is {_NAME_MEND}")),
+    WithJsonSchema({"type": "string", "pattern": f"^{_REFERENCE}$", "examples": ["clean-flights@1"]}),
+]
+VariableName = Annotated[
+    str,
+    AfterValidator(_matches(_VARIABLE, "write letters, digits and '_', beginning with a letter or '_'")),
+    WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"}),
+]
 
 
 class Strict(BaseModel):
@@ -15,33 +57,37 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def _check_uri(value: str) -> str:
+def _check_prefix(value: str) -> str:
     Location.parse(value)
     return value
 
 
-S3Uri = Annotated[str, Field(examples=["s3://piecework/uploads/flights.csv"])]
+def _check_object(value: str) -> str:
+    if not Location.parse(value).key:
+        raise ValueError("this names a bucket only; write s3://bucket/key")
+    return value
+
+
+_UriText = Annotated[str, Field(max_length=1100, examples=["s3://piecework/uploads/flights.csv"])]
+ObjectUri = Annotated[_UriText, AfterValidator(_check_object)]
+PrefixUri = Annotated[_UriText, AfterValidator(_check_prefix)]
 
 
 class LinesInput(Strict):
     """Line-oriented objects, cut by byte range at line ends; the CSV header is carried to each part."""
 
     type: Literal["lines"]
-    uri: S3Uri
+    uri: ObjectUri
     format: Literal["text", "jsonl", "csv"] = "text"
     part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)] = 8_388_608
-
-    _uri = field_validator("uri")(_check_uri)
 
 
 class ObjectsInput(Strict):
     """Every object under a prefix is a task."""
 
     type: Literal["objects"]
-    prefix: S3Uri
-    include: str = Field("*", description="glob on the key after the prefix")
-
-    _uri = field_validator("prefix")(_check_uri)
+    prefix: PrefixUri
+    include: Annotated[str, Field(max_length=1024)] = Field("*", description="glob on the key after the prefix")
 
 
 class ItemsInput(Strict):
@@ -62,10 +108,8 @@ class ParquetInput(Strict):
     """A Parquet object, cut between row groups by its footer."""
 
     type: Literal["parquet"]
-    uri: S3Uri
-    row_groups: Annotated[int, Field(ge=1)] = Field(1, description="row groups per task")
-
-    _uri = field_validator("uri")(_check_uri)
+    uri: ObjectUri
+    row_groups: Annotated[int, Field(ge=1, le=1_000_000)] = Field(1, description="row groups per task")
 
 
 Input = Annotated[LinesInput | ObjectsInput | ItemsInput | RangeInput | ParquetInput, Field(discriminator="type")]
@@ -88,7 +132,7 @@ class ReduceMerge(Strict):
     """A processor gets the directory of all outputs and makes one."""
 
     type: Literal["reduce"]
-    processor: str
+    processor: ProcessorReference
     params: dict[str, Any] = {}
     filename: Name | None = Field(None, description="name of the result; the processor's output name if absent")
 
@@ -105,17 +149,21 @@ class Retry(Strict):
 
 
 class StageSpec(Strict):
-    """One step: a processor applied to every task. A later stage's task i works on task i's output of the stage before."""
+    """One step: a processor applied to every task. Task i of a later stage works on the output of task i before it."""
 
     name: Name | None = None
-    processor: str = Field(description="`name` (newest version) or `name@version`", examples=["clean-flights@1"])
+    processor: ProcessorReference = Field(description="`name` (newest version) or `name@version`")
     params: dict[str, Any] = {}
     pool: Name = "default"
     retry: Retry = Retry()
     timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] = 3600.0
-    memory_bytes: Annotated[int, Field(ge=16_777_216)] | None = None
-    tolerated_failures: Annotated[int, Field(ge=0)] = Field(0, description="failed tasks the stage may have and succeed")
-    rejects_max: Annotated[int, Field(ge=0)] | None = Field(None, description="rejected records a task may have; no limit if absent")
+    memory_bytes: Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832)] | None = None
+    tolerated_failures: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        0, description="failed tasks that do not fail the stage"
+    )
+    rejects_max: Annotated[int, Field(ge=0, le=1_000_000_000_000)] | None = Field(
+        None, description="rejected records per task; absent: no limit"
+    )
 
 
 class JobSpec(Strict):
@@ -154,7 +202,7 @@ class ProcessorSpec(Strict):
     builtin: Literal["noop", "copy"] | None = None
     output: Name = Field("output", description="file name of the task's output")
     output_format: Literal["jsonl", "csv"] = Field("jsonl", description="of records functions")
-    environment: dict[str, str] = {}
+    environment: dict[VariableName, str] = {}
     params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
 
     @model_validator(mode="after")
@@ -163,5 +211,3 @@ class ProcessorSpec(Strict):
         if len(kinds) != 1:
             raise ValueError(f"give exactly one of command, callable, records, builtin; got {kinds or 'none'}")
         return self
-
-

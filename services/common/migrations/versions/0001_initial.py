@@ -13,7 +13,7 @@ def upgrade() -> None:
     adapted = op.get_bind().connection.dbapi_connection
     assert adapted is not None
     # A script of many statements can't be prepared, so it goes to asyncpg's own simple-query execute().
-    adapted.run_async(lambda connection: connection.execute(script))  # type: ignore[attr-defined]
+    adapted.run_async(lambda connection: connection.execute(script))
 
 
 def downgrade() -> None:

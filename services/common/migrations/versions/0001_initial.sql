@@ -181,6 +181,19 @@ CREATE INDEX attempts_task ON attempts (job_id, stage, index);
 CREATE INDEX attempts_txid ON attempts (txid);
 CREATE TABLE attempts_default PARTITION OF attempts DEFAULT;
 
+-- Partitions of this month and the next two, made ahead so that the default partition stays empty.
+CREATE FUNCTION create_attempts_partitions() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    month timestamptz := date_trunc('month', now(), 'UTC');
+BEGIN
+    FOR i IN 0..2 LOOP
+        EXECUTE format('CREATE TABLE IF NOT EXISTS %I PARTITION OF attempts FOR VALUES FROM (%L) TO (%L)',
+            to_char(month AT TIME ZONE 'UTC', '"attempts_"YYYY_MM'), month, date_trunc('month', month + interval '32 days', 'UTC'));
+        month := date_trunc('month', month + interval '32 days', 'UTC');
+    END LOOP;
+END $$;
+SELECT create_attempts_partitions();
+
 CREATE TABLE webhook_endpoints (
     endpoint_id uuid PRIMARY KEY,
     url text NOT NULL,

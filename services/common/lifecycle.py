@@ -1,0 +1,603 @@
+"""The life of a task: every transition of the task table, each one statement that also keeps the stage's counters.
+
+    ready → queued → running → succeeded | failed | cancelled
+      ↑________________|        (retry with backoff, worker lost, bundle withdrawn)
+
+Postgres decides: a transition happens only from the state named in its WHERE, so running it twice, late, or on two
+nodes at once changes nothing more. Each queued task is in one unclaimed bundle and each running task in one bundle of
+its worker, so whatever a worker or a message loses is found again through `bundles`, never by scanning tasks.
+All functions take a connection or a pool; a statement is atomic by itself and can join a caller's transaction.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from services.common.database import Connection, Pool
+from services.common.message import Message
+from services.common.spec import ProcessorSpec
+
+SCHEDULER_SLOT = 0  # of stage_counters; workers spread over the slots after it
+_WORKER_SLOTS = 15
+
+
+class UnknownPool(LookupError):
+    """A worker names a pool that nobody has registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """What a worker must know of a stage; never changes, so it can be cached by (job_id, stage)."""
+
+    job_id: UUID
+    stage: int
+    job_name: str
+    stage_name: str
+    kind: str
+    processor: str
+    processor_version: int
+    spec: ProcessorSpec
+    params: dict[str, Any]
+    timeout_seconds: float
+    memory_bytes: int | None
+    rejects_max: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTask:
+    """A task this worker now runs; `attempt` is the fencing token of its completion."""
+
+    bundle_id: UUID
+    job_id: UUID
+    stage: int
+    index: int
+    attempt: int
+    input: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Finished:
+    """How one attempt ended, as its worker saw it; durations in seconds, sizes in bytes."""
+
+    job_id: UUID
+    stage: int
+    index: int
+    attempt: int
+    outcome: str
+    run_seconds: float
+    output: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    retryable: bool = True
+    exit_code: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    records_in: int = 0
+    records_out: int = 0
+    records_rejected: int = 0
+    cpu_seconds: float = 0.0
+    memory_bytes_peak: int = 0
+    log: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The database's view of a worker: its state (`lost` if it is no longer one) and the bundles it holds."""
+
+    state: str
+    bundle_ids: frozenset[UUID]
+
+
+def _count(source: str, slot: str, **sums: str) -> str:
+    """SQL that adds `sums`, aggregates over the CTE `source` by stage, to the stage's counters in `slot`."""
+    names = ", ".join(sums)
+    added = ", ".join(f"{name} = c.{name} + excluded.{name}" for name in sums)
+    return f"""
+        INSERT INTO stage_counters AS c (job_id, stage, slot, {names})
+        SELECT job_id, stage, {slot}, {", ".join(sums.values())} FROM {source}
+        GROUP BY job_id, stage ORDER BY job_id, stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET {added}"""
+
+
+def _slot(worker_id: UUID) -> int:
+    return SCHEDULER_SLOT + 1 + worker_id.int % _WORKER_SLOTS
+
+
+# plan: a splitter's inputs become ready tasks; the caller saves its cursor in the same transaction.
+_PLAN = f"""
+    WITH planned AS (
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
+        SELECT $1, $2, $3 + ordinality - 1, 'ready', now(), input
+        FROM unnest($4::jsonb[]) WITH ORDINALITY AS part (input, ordinality)
+        RETURNING job_id, stage
+    ) {_count("planned", str(SCHEDULER_SLOT), ready="count(*)")}"""
+
+_PLAN_SAME = _PLAN.replace(
+    "FROM unnest($4::jsonb[]) WITH ORDINALITY AS part (input, ordinality)",
+    "FROM (SELECT $4::jsonb AS input) AS part, generate_series(1, $5::integer) AS ordinality",
+)
+
+
+async def plan_tasks(connection: Connection, job_id: UUID, stage: int, first: int, inputs: Sequence[Any]) -> None:
+    """Insert ready tasks `first, first + 1, …` with these inputs."""
+    await connection.execute(_PLAN, job_id, stage, first, inputs)
+
+
+async def plan_same_tasks(
+    connection: Connection, job_id: UUID, stage: int, first: int, task_input: Any, count: int
+) -> None:
+    """Insert `count` ready tasks that share one input and differ by their index."""
+    await connection.execute(_PLAN_SAME, job_id, stage, first, task_input, count)
+
+
+# dispatch: ready → queued, in bundles of neighbouring tasks. FOR SHARE on the job orders it against pause and cancel.
+_DISPATCH = f"""
+    WITH job AS (
+        SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
+    ), picked AS (
+        SELECT job_id, stage, index FROM tasks
+        WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND ready_at <= now()
+        ORDER BY ready_at, index LIMIT $3 FOR UPDATE SKIP LOCKED
+    ), moved AS (
+        UPDATE tasks AS t SET state = 'queued', ready_at = NULL, queued_at = now()
+        FROM picked AS p WHERE t.job_id = p.job_id AND t.stage = p.stage AND t.index = p.index
+        RETURNING t.job_id, t.stage, t.index
+    ), islands AS (
+        SELECT index, index - row_number() OVER (ORDER BY index) AS island FROM moved
+    ), ranked AS (
+        SELECT index, island, (row_number() OVER (PARTITION BY island ORDER BY index) - 1) / $4 AS chunk FROM islands
+    ), counted AS (
+        {_count("moved", str(SCHEDULER_SLOT), ready="-count(*)", queued="count(*)")}
+    )
+    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at)
+    SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + $6 * interval '1 second'
+    FROM ranked GROUP BY island, chunk
+    RETURNING bundle_id, job_id, stage, first, count"""
+
+
+async def dispatch(
+    connection: Connection,
+    job_id: UUID,
+    stage: int,
+    *,
+    pool: str,
+    tasks_max: int,
+    bundle_tasks_max: int,
+    resend_seconds: float,
+) -> list[Message]:
+    """Queue up to `tasks_max` ready tasks of a running job; send the messages after the commit.
+
+    A crash before they are sent costs `resend_seconds`: then the bundles are due for `resend`.
+    """
+    rows = await connection.fetch(_DISPATCH, job_id, stage, tasks_max, bundle_tasks_max, pool, resend_seconds)
+    return [Message(**row) for row in rows]
+
+
+# resend: an unclaimed bundle whose message may be gone is offered again, each time after a longer wait.
+_RESEND = """
+    UPDATE bundles AS b SET sends = b.sends + 1, send_at = now() + $1 * 2 ^ least(b.sends, 6) * interval '1 second'
+    FROM (
+        SELECT bundle_id FROM bundles WHERE worker_id IS NULL AND send_at <= now()
+        ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ) AS due
+    WHERE b.bundle_id = due.bundle_id
+    RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count"""
+
+
+async def resend(connection: Connection | Pool, resend_seconds: float, bundles_max: int) -> list[tuple[str, Message]]:
+    """The bundles to offer again, with their pools."""
+    rows = await connection.fetch(_RESEND, resend_seconds, bundles_max)
+    return [(row["pool"], Message(**{k: v for k, v in row.items() if k != "pool"})) for row in rows]
+
+
+async def mark_unsent(connection: Connection | Pool, bundle_ids: Sequence[UUID]) -> None:
+    """SQS did not take the messages of these bundles: offer them again at the next `resend`."""
+    await connection.execute(
+        "UPDATE bundles SET send_at = now() WHERE bundle_id = ANY($1::uuid[]) AND worker_id IS NULL", bundle_ids
+    )
+
+
+# claim: queued → running. Only the first claim of a bundle finds it unclaimed; attempt + 1 fences every earlier one.
+_CLAIM = f"""
+    WITH bundle AS (
+        UPDATE bundles SET worker_id = $1, claimed_at = now()
+        WHERE bundle_id = ANY($2::uuid[]) AND worker_id IS NULL
+        RETURNING bundle_id, job_id, stage, first, count
+    ), taken AS (
+        UPDATE tasks AS t SET state = 'running', attempt = t.attempt + 1, worker_id = $1, started_at = now()
+        FROM bundle AS b
+        WHERE t.job_id = b.job_id AND t.stage = b.stage AND t.index >= b.first AND t.index < b.first + b.count
+          AND t.state = 'queued'
+        RETURNING b.bundle_id, t.job_id, t.stage, t.index, t.attempt, t.input
+    ), counted AS (
+        {_count("taken", "$3::smallint", queued="-count(*)", running="count(*)")}
+    )
+    SELECT bundle_id, job_id, stage, index, attempt, input FROM taken ORDER BY job_id, stage, index"""
+
+
+async def claim(connection: Connection | Pool, worker_id: UUID, bundle_ids: Sequence[UUID]) -> list[ClaimedTask]:
+    """Take the tasks of those bundles that nobody has claimed; the others (duplicates, cancelled) give nothing."""
+    rows = await connection.fetch(_CLAIM, worker_id, bundle_ids, _slot(worker_id))
+    return [ClaimedTask(*row) for row in rows]
+
+
+_ATTEMPT_COLUMNS = """job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at, run_seconds,
+    exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected, cpu_seconds, memory_bytes_peak,
+    log"""
+
+# complete: running → succeeded, failed, or ready again. An attempt that no longer holds its task updates nothing.
+# A chained stage's success makes the task of the same index in the next stage, in the same statement.
+_COMPLETE = f"""
+    WITH d AS MATERIALIZED (
+        SELECT d.*, s.pool, s.chains, s.max_attempts, s.backoff_seconds, s.backoff_max_seconds
+        FROM unnest($2::uuid[], $3::smallint[], $4::integer[], $5::smallint[], $6::text[], $7::float8[], $8::jsonb[],
+                $9::jsonb[], $10::boolean[], $11::integer[], $12::bigint[], $13::bigint[], $14::bigint[],
+                $15::bigint[], $16::bigint[], $17::float8[], $18::bigint[], $19::text[])
+            AS d (job_id, stage, index, attempt, outcome, run_seconds, output, error, retryable, exit_code, bytes_in,
+                bytes_out, records_in, records_out, records_rejected, cpu_seconds, memory_bytes_peak, log)
+        JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
+    ), ended AS (
+        UPDATE tasks AS t SET
+            state = CASE
+                WHEN d.outcome = 'succeeded' THEN 'succeeded'
+                WHEN d.outcome = 'released' OR d.retryable AND t.failures + 1 < d.max_attempts THEN 'ready'
+                ELSE 'failed' END,
+            failures = t.failures + (d.outcome NOT IN ('succeeded', 'released'))::integer,
+            ready_at = CASE
+                WHEN d.outcome = 'succeeded' THEN NULL
+                WHEN d.outcome = 'released' THEN now()
+                WHEN d.retryable AND t.failures + 1 < d.max_attempts THEN
+                    now() + least(d.backoff_max_seconds, d.backoff_seconds * 2 ^ t.failures)
+                        * (0.5 + random() / 2) * interval '1 second'
+                END,
+            finished_at = CASE
+                WHEN d.outcome = 'succeeded' OR d.outcome <> 'released'
+                    AND NOT (d.retryable AND t.failures + 1 < d.max_attempts) THEN now() END,
+            output = d.output,
+            error = d.error
+        FROM d
+        WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index = d.index
+          AND t.state = 'running' AND t.attempt = d.attempt AND t.worker_id = $1
+        RETURNING d.*, t.state
+    ), successors AS (
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
+        SELECT job_id, stage + 1, index, 'ready', now(), CASE
+            WHEN output ? 'uri' THEN jsonb_build_object('type', 'object', 'uri', output -> 'uri')
+            ELSE jsonb_build_object('type', 'item', 'value', output -> 'value') END
+        FROM ended WHERE chains AND state = 'succeeded'
+        RETURNING job_id, stage
+    ), recorded AS (
+        INSERT INTO attempts ({_ATTEMPT_COLUMNS})
+        SELECT job_id, stage, index, attempt, $1, pool, outcome, now() - run_seconds * interval '1 second', now(),
+            run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
+            cpu_seconds, memory_bytes_peak, log
+        FROM ended
+    ), changes AS (
+        SELECT job_id, stage, state, run_seconds, 1 AS running, (outcome <> 'released')::integer AS attempts FROM ended
+        UNION ALL SELECT job_id, stage, 'ready', NULL, 0, 0 FROM successors
+    ), counted AS (
+        {
+    _count(
+        "changes",
+        "$20::smallint",
+        ready="count(*) FILTER (WHERE state = 'ready')",
+        running="-sum(running)",
+        succeeded="count(*) FILTER (WHERE state = 'succeeded')",
+        failed="count(*) FILTER (WHERE state = 'failed')",
+        attempts="sum(attempts)",
+        busy_seconds="coalesce(sum(run_seconds), 0)",
+    )
+}
+    ), dropped AS (
+        DELETE FROM bundles WHERE bundle_id = ANY($21::uuid[]) AND worker_id = $1
+    )
+    SELECT count(*) FROM ended"""
+
+
+def _rows(finished: Sequence[Finished]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            f.job_id,
+            f.stage,
+            f.index,
+            f.attempt,
+            f.outcome,
+            f.run_seconds,
+            f.output,
+            f.error,
+            f.retryable,
+            f.exit_code,
+            f.bytes_in,
+            f.bytes_out,
+            f.records_in,
+            f.records_out,
+            f.records_rejected,
+            f.cpu_seconds,
+            f.memory_bytes_peak,
+            f.log,
+        )
+        for f in finished
+    ]
+
+
+_FINISHED_FIELDS = 18
+
+
+async def complete(
+    connection: Connection | Pool, worker_id: UUID, finished: Sequence[Finished], bundles_done: Sequence[UUID]
+) -> int:
+    """End these attempts and drop the bundles of which nothing is left to run; safe to repeat.
+
+    Returns how many attempts still held their task; the others were lost or cancelled and change nothing.
+    """
+    columns = list(zip(*_rows(finished), strict=True)) or [()] * _FINISHED_FIELDS
+    accepted: int = await connection.fetchval(_COMPLETE, worker_id, *columns, _slot(worker_id), bundles_done)
+    return accepted
+
+
+# give back: running → ready (or failed, when its worker was lost too often), for whole bundles.
+_GIVE_BACK = f"""
+    WITH dropped AS (
+        DELETE FROM bundles AS b USING (
+            SELECT bundle_id FROM bundles WHERE {{bundles}} FOR UPDATE SKIP LOCKED
+        ) AS gone WHERE b.bundle_id = gone.bundle_id
+        RETURNING b.job_id, b.stage, b.first, b.count, b.worker_id, b.pool
+    ), back AS (
+        UPDATE tasks AS t SET
+            state = CASE WHEN $1 = 'lost' AND t.losses + 1 >= $2 THEN 'failed' ELSE 'ready' END,
+            losses = t.losses + ($1 = 'lost')::integer,
+            ready_at = CASE WHEN $1 = 'lost' AND t.losses + 1 >= $2 THEN NULL ELSE now() END,
+            finished_at = CASE WHEN $1 = 'lost' AND t.losses + 1 >= $2 THEN now() END,
+            error = CASE WHEN $1 = 'lost' THEN jsonb_build_object('type', 'lost', 'message',
+                format('worker %s was lost while it ran attempt %s', t.worker_id, t.attempt)) ELSE t.error END
+        FROM dropped AS d
+        WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index >= d.first AND t.index < d.first + d.count
+          AND t.state = 'running' AND t.worker_id = d.worker_id
+        RETURNING t.job_id, t.stage, t.index, t.attempt, t.worker_id, t.state, t.started_at, t.error, d.pool
+    ), recorded AS (
+        INSERT INTO attempts ({_ATTEMPT_COLUMNS})
+        SELECT job_id, stage, index, attempt, worker_id, pool, $1, started_at, now(),
+            extract(epoch FROM now() - started_at), NULL, error, 0, 0, 0, 0, 0, 0, 0, NULL
+        FROM back
+    ), counted AS (
+        {
+    _count(
+        "back",
+        str(SCHEDULER_SLOT),
+        running="-count(*)",
+        ready="count(*) FILTER (WHERE state = 'ready')",
+        failed="count(*) FILTER (WHERE state = 'failed')",
+    )
+}
+    )
+    SELECT count(*) FROM back"""
+
+_GIVE_BACK_DEAD = _GIVE_BACK.format(
+    bundles="""worker_id IN (
+        SELECT b.worker_id FROM bundles AS b LEFT JOIN workers AS w USING (worker_id)
+        WHERE b.worker_id IS NOT NULL AND coalesce(w.state, 'lost') IN ('lost', 'stopped'))"""
+)
+_GIVE_BACK_NAMED = _GIVE_BACK.format(bundles="bundle_id = ANY($3::uuid[]) AND worker_id = $4")
+
+_MARK_LOST = """
+    UPDATE workers SET state = 'lost', busy = 0, stopped_at = now()
+    WHERE state IN ('active', 'draining') AND heartbeat_at < now() - $1 * interval '1 second'
+    RETURNING worker_id"""
+
+
+async def mark_lost_workers(connection: Connection | Pool, lease_seconds: float) -> list[UUID]:
+    """Declare workers lost whose last heartbeat is older than the lease."""
+    return [row["worker_id"] for row in await connection.fetch(_MARK_LOST, lease_seconds)]
+
+
+async def reap_dead_workers(connection: Connection | Pool, losses_max: int) -> int:
+    """Give the running tasks of lost and stopped workers back; returns how many.
+
+    It counts as no failure of the task, but after `losses_max` losses the task fails: it may kill its workers.
+    """
+    count: int = await connection.fetchval(_GIVE_BACK_DEAD, "lost", losses_max)
+    return count
+
+
+async def abandon(connection: Connection | Pool, worker_id: UUID, bundle_ids: Sequence[UUID]) -> int:
+    """Give back what a worker holds without knowing it (the reply of its claim was lost); returns how many tasks."""
+    count: int = await connection.fetchval(_GIVE_BACK_NAMED, "released", 0, bundle_ids, worker_id)
+    return count
+
+
+# overdue: a worker that beats but hangs. Its own timeout comes first; this is the net below it, with slack for bundles.
+_OVERDUE = """
+    SELECT b.bundle_id, b.worker_id FROM bundles AS b JOIN stages AS s USING (job_id, stage)
+    WHERE b.worker_id IS NOT NULL
+      AND b.claimed_at < now() - (s.timeout_seconds * b.count + $1) * interval '1 second' LIMIT 1000"""
+
+
+async def reap_overdue(connection: Connection | Pool, slack_seconds: float, losses_max: int) -> int:
+    """Give back bundles held longer than all their tasks' timeouts together; returns how many tasks."""
+    count = 0
+    for row in await connection.fetch(_OVERDUE, slack_seconds):
+        count += await connection.fetchval(_GIVE_BACK_NAMED, "lost", losses_max, [row["bundle_id"]], row["worker_id"])
+    return count
+
+
+# withdraw: queued → ready, for the unclaimed bundles of a job or a pool that is paused.
+_WITHDRAW = f"""
+    WITH dropped AS (
+        DELETE FROM bundles WHERE worker_id IS NULL AND (job_id = $1 OR pool = $2)
+        RETURNING job_id, stage, first, count
+    ), back AS (
+        UPDATE tasks AS t SET state = 'ready', ready_at = now()
+        FROM dropped AS d
+        WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index >= d.first AND t.index < d.first + d.count
+          AND t.state = 'queued'
+        RETURNING t.job_id, t.stage
+    ), counted AS (
+        {_count("back", str(SCHEDULER_SLOT), queued="-count(*)", ready="count(*)")}
+    )
+    SELECT count(*) FROM back"""
+
+
+async def withdraw(connection: Connection, *, job_id: UUID | None = None, pool: str | None = None) -> int:
+    """Take back what is queued but not claimed; its messages become duplicates that claim nothing."""
+    count: int = await connection.fetchval(_WITHDRAW, job_id, pool)
+    return count
+
+
+# cancel: every task of a job that is not terminal → cancelled. First what bundles hold, then what is ready.
+_CANCEL_BUNDLED = f"""
+    WITH dropped AS (
+        DELETE FROM bundles WHERE bundle_id IN (SELECT bundle_id FROM bundles WHERE job_id = $1 LIMIT $2)
+        RETURNING job_id, stage, first, count, worker_id, pool
+    ), cancelled AS (
+        UPDATE tasks AS t SET state = 'cancelled', finished_at = now()
+        FROM dropped AS d
+        WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index >= d.first AND t.index < d.first + d.count
+          AND (t.state = 'running' AND t.worker_id = d.worker_id OR t.state = 'queued' AND d.worker_id IS NULL)
+        RETURNING t.job_id, t.stage, t.index, t.attempt, d.worker_id, t.started_at, d.pool
+    ), recorded AS (
+        INSERT INTO attempts ({_ATTEMPT_COLUMNS})
+        SELECT job_id, stage, index, attempt, worker_id, pool, 'cancelled', started_at, now(),
+            extract(epoch FROM now() - started_at), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL
+        FROM cancelled WHERE worker_id IS NOT NULL
+    ), counted AS (
+        {
+    _count(
+        "cancelled",
+        str(SCHEDULER_SLOT),
+        queued="-count(*) FILTER (WHERE worker_id IS NULL)",
+        running="-count(*) FILTER (WHERE worker_id IS NOT NULL)",
+        cancelled="count(*)",
+    )
+}
+    )
+    SELECT count(*) FROM dropped"""
+
+_CANCEL_READY = f"""
+    WITH cancelled AS (
+        UPDATE tasks AS t SET state = 'cancelled', ready_at = NULL, finished_at = now()
+        FROM (
+            SELECT stage, index FROM tasks WHERE job_id = $1 AND ready_at IS NOT NULL LIMIT $2
+        ) AS r
+        WHERE t.job_id = $1 AND t.stage = r.stage AND t.index = r.index AND t.state = 'ready'
+        RETURNING t.job_id, t.stage
+    ), counted AS (
+        {_count("cancelled", str(SCHEDULER_SLOT), ready="-count(*)", cancelled="count(*)")}
+    )
+    SELECT count(*) FROM cancelled"""
+
+
+async def cancel_tasks(connection: Connection | Pool, job_id: UUID, tasks_max: int) -> bool:
+    """Cancel a part of what is not terminal; True when nothing is left.
+
+    The job must not be running any more, so that nothing new is planned or dispatched. Workers learn from their
+    heartbeats that the bundles are gone.
+    """
+    if await connection.fetchval(_CANCEL_BUNDLED, job_id, tasks_max):
+        return False
+    return not await connection.fetchval(_CANCEL_READY, job_id, tasks_max)
+
+
+# retry: failed and cancelled → ready, by the user's order, with all attempts allowed again.
+_RETRY = f"""
+    WITH again AS (
+        UPDATE tasks SET state = 'ready', ready_at = now(), failures = 0, losses = 0, error = NULL, finished_at = NULL
+        FROM (SELECT unnest(ARRAY['failed', 'cancelled']) AS was) AS states
+        WHERE job_id = $1 AND state = was
+          AND stage IN (SELECT stage FROM stages WHERE job_id = $1 AND state = 'running')
+        RETURNING job_id, stage, was
+    ), counted AS (
+        {
+    _count(
+        "again",
+        str(SCHEDULER_SLOT),
+        ready="count(*)",
+        failed="-count(*) FILTER (WHERE was = 'failed')",
+        cancelled="-count(*) FILTER (WHERE was = 'cancelled')",
+    )
+}
+    )
+    SELECT count(*) FROM again"""
+
+
+async def retry_tasks(connection: Connection, job_id: UUID) -> int:
+    """Make the failed and cancelled tasks of a job's running stages ready again; returns how many."""
+    count: int = await connection.fetchval(_RETRY, job_id)
+    return count
+
+
+# Workers.
+
+_REGISTER = """
+    INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots)
+    SELECT $1, name, $3, $4, $5, $6 FROM pools WHERE name = $2
+    ON CONFLICT (worker_id) DO NOTHING"""
+
+_HEARTBEAT = """
+    WITH beat AS (
+        UPDATE workers SET heartbeat_at = now(), busy = $2,
+            idle_since = CASE WHEN $2 = 0 THEN coalesce(idle_since, now()) END
+        WHERE worker_id = $1 AND state IN ('active', 'draining')
+        RETURNING state
+    )
+    SELECT coalesce((SELECT state FROM beat), 'lost') AS state,
+        ARRAY(SELECT bundle_id FROM bundles WHERE worker_id = $1) AS bundle_ids"""
+
+_STOP = """
+    UPDATE workers SET state = 'stopped', busy = 0, stopped_at = now()
+    WHERE worker_id = $1 AND state IN ('active', 'draining')"""
+
+_LOAD_STAGE = """
+    SELECT s.job_id, s.stage, j.name AS job_name, s.name AS stage_name, s.kind, s.processor, s.processor_version,
+        p.spec, s.params, s.timeout_seconds, s.memory_bytes, s.rejects_max
+    FROM stages AS s JOIN jobs AS j USING (job_id)
+    JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
+    WHERE s.job_id = $1 AND s.stage = $2"""
+
+
+async def register_worker(
+    connection: Connection | Pool,
+    *,
+    worker_id: UUID,
+    pool: str,
+    hostname: str,
+    instance_id: str | None,
+    pid: int,
+    slots: int,
+) -> None:
+    """Add a worker to its pool; safe to repeat. Raises UnknownPool."""
+    await connection.execute(_REGISTER, worker_id, pool, hostname, instance_id, pid, slots)
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM workers WHERE worker_id = $1)", worker_id):
+        raise UnknownPool(f"no pool is named {pool!r}; register it with PUT /v1/pools/{pool}")
+
+
+async def heartbeat(connection: Connection | Pool, worker_id: UUID, busy: int) -> Heartbeat:
+    """Renew the worker's lease; `busy` is its slots in use."""
+    row = await connection.fetchrow(_HEARTBEAT, worker_id, busy)
+    assert row is not None
+    return Heartbeat(row["state"], frozenset(row["bundle_ids"]))
+
+
+async def stop_worker(connection: Connection | Pool, worker_id: UUID) -> None:
+    """The worker has ended in good order. What it still held, if anything, is reaped."""
+    await connection.execute(_STOP, worker_id)
+
+
+async def load_stage(connection: Connection | Pool, job_id: UUID, stage: int) -> StageWork:
+    """Raises LookupError if the job has been deleted."""
+    row = await connection.fetchrow(_LOAD_STAGE, job_id, stage)
+    if row is None:
+        raise LookupError(f"job {job_id} has no stage {stage}")
+    return StageWork(**(dict(row) | {"spec": ProcessorSpec.model_validate(row["spec"])}))
+
+
+@dataclass(frozen=True, slots=True)
+class PoolQueues:
+    """Where a pool's messages go."""
+
+    queue_url: str
+    dead_letter_url: str
+
+
+async def load_pool(connection: Connection | Pool, name: str) -> PoolQueues | None:
+    row = await connection.fetchrow("SELECT queue_url, dead_letter_url FROM pools WHERE name = $1", name)
+    return None if row is None else PoolQueues(**row)

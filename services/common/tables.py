@@ -1,0 +1,343 @@
+"""The tables as SQLModel models, for reading. Alembic owns the schema (migrations/); a test compares both."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Column, DateTime, Double, SmallInteger, Text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlmodel import Field, SQLModel
+
+_UTC = DateTime(timezone=True)
+
+
+class Processor(SQLModel, table=True):
+    """A version of a registered processor; `spec` is a ProcessorSpec."""
+
+    __tablename__ = "processors"
+
+    name: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    spec: dict[str, Any] = Field(sa_type=JSONB)
+    description: str = ""
+    created_at: datetime = Field(sa_type=_UTC)
+
+
+class WorkerPool(SQLModel, table=True):
+    """A kind of worker node: its queues and its Auto Scaling group."""
+
+    __tablename__ = "pools"
+
+    name: str = Field(primary_key=True)
+    queue_url: str
+    dead_letter_url: str
+    group_name: str | None = None
+    capacity_min: int = 0
+    capacity_max: int = 0
+    capacity_desired: int = 0
+    slots: int = 2
+    paused: bool = False
+    scaled_at: datetime | None = Field(None, sa_type=_UTC)
+    created_at: datetime = Field(sa_type=_UTC)
+
+
+class Worker(SQLModel, table=True):
+    """One run of a worker node."""
+
+    __tablename__ = "workers"
+
+    worker_id: UUID = Field(primary_key=True)
+    pool: str
+    hostname: str
+    instance_id: str | None = None
+    pid: int
+    slots: int
+    busy: int = 0
+    state: str = "active"
+    started_at: datetime = Field(sa_type=_UTC)
+    heartbeat_at: datetime = Field(sa_type=_UTC)
+    stopped_at: datetime | None = Field(None, sa_type=_UTC)
+    idle_since: datetime | None = Field(None, sa_type=_UTC)
+
+
+class Schedule(SQLModel, table=True):
+    """A recurring submission; `job` is a JobSpec."""
+
+    __tablename__ = "schedules"
+
+    schedule_id: UUID = Field(primary_key=True)
+    name: str
+    cron: str
+    time_zone: str
+    misfire: str
+    job: dict[str, Any] = Field(sa_type=JSONB)
+    paused: bool = False
+    next_run_at: datetime | None = Field(None, sa_type=_UTC)
+    last_run_at: datetime | None = Field(None, sa_type=_UTC)
+    last_job_id: UUID | None = None
+    error: str | None = None
+    created_at: datetime = Field(sa_type=_UTC)
+
+
+class Job(SQLModel, table=True):
+    """A job; `spec` is the JobSpec as submitted."""
+
+    __tablename__ = "jobs"
+
+    job_id: UUID = Field(primary_key=True)
+    name: str
+    spec: dict[str, Any] = Field(sa_type=JSONB)
+    state: str
+    priority: int = 0
+    share: str = "default"
+    labels: dict[str, str] = Field(sa_type=JSONB)
+    schedule_id: UUID | None = None
+    run_at: datetime | None = Field(None, sa_type=_UTC)
+    error: dict[str, Any] | None = Field(None, sa_type=JSONB)
+    created_at: datetime = Field(sa_type=_UTC)
+    started_at: datetime | None = Field(None, sa_type=_UTC)
+    finished_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class Stage(SQLModel, table=True):
+    """A stage of a job, with its processor's version as resolved at submission."""
+
+    __tablename__ = "stages"
+
+    job_id: UUID = Field(primary_key=True)
+    stage: int = Field(primary_key=True, sa_type=SmallInteger)
+    name: str
+    kind: str
+    processor: str
+    processor_version: int
+    params: dict[str, Any] = Field(sa_type=JSONB)
+    pool: str
+    state: str
+    chains: bool = False
+    planned: bool = False
+    plan_cursor: dict[str, Any] | None = Field(None, sa_type=JSONB)
+    task_count: int = Field(0, sa_type=BigInteger)
+    max_attempts: int
+    backoff_seconds: float = Field(sa_type=Double)
+    backoff_max_seconds: float = Field(sa_type=Double)
+    timeout_seconds: float = Field(sa_type=Double)
+    memory_bytes: int | None = Field(None, sa_type=BigInteger)
+    tolerated_failures: int = Field(sa_type=BigInteger)
+    rejects_max: int | None = Field(None, sa_type=BigInteger)
+    result: dict[str, Any] | None = Field(None, sa_type=JSONB)
+    started_at: datetime | None = Field(None, sa_type=_UTC)
+    finished_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class Task(SQLModel, table=True):
+    """A task; `(job_id, stage, index)` names it, `attempt` is its fencing token."""
+
+    __tablename__ = "tasks"
+
+    job_id: UUID = Field(primary_key=True)
+    stage: int = Field(primary_key=True, sa_type=SmallInteger)
+    index: int = Field(primary_key=True)
+    state: str
+    attempt: int = Field(0, sa_type=SmallInteger)
+    failures: int = Field(0, sa_type=SmallInteger)
+    losses: int = Field(0, sa_type=SmallInteger)
+    worker_id: UUID | None = None
+    ready_at: datetime | None = Field(None, sa_type=_UTC)
+    queued_at: datetime | None = Field(None, sa_type=_UTC)
+    started_at: datetime | None = Field(None, sa_type=_UTC)
+    finished_at: datetime | None = Field(None, sa_type=_UTC)
+    input: dict[str, Any] = Field(sa_type=JSONB)
+    output: dict[str, Any] | None = Field(None, sa_type=JSONB)
+    error: dict[str, Any] | None = Field(None, sa_type=JSONB)
+
+
+class Bundle(SQLModel, table=True):
+    """The range of tasks that one message offers, and afterwards the lease of the worker that claimed it."""
+
+    __tablename__ = "bundles"
+
+    bundle_id: UUID = Field(primary_key=True)
+    pool: str
+    job_id: UUID
+    stage: int = Field(sa_type=SmallInteger)
+    first: int
+    count: int
+    sends: int = Field(1, sa_type=SmallInteger)
+    send_at: datetime = Field(sa_type=_UTC)
+    worker_id: UUID | None = None
+    claimed_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class StageCounter(SQLModel, table=True):
+    """A slot of a stage's counters: the sum over the slots equals the stage's task rows."""
+
+    __tablename__ = "stage_counters"
+
+    job_id: UUID = Field(primary_key=True)
+    stage: int = Field(primary_key=True, sa_type=SmallInteger)
+    slot: int = Field(primary_key=True, sa_type=SmallInteger)
+    ready: int = Field(0, sa_type=BigInteger)
+    queued: int = Field(0, sa_type=BigInteger)
+    running: int = Field(0, sa_type=BigInteger)
+    succeeded: int = Field(0, sa_type=BigInteger)
+    failed: int = Field(0, sa_type=BigInteger)
+    cancelled: int = Field(0, sa_type=BigInteger)
+    attempts: int = Field(0, sa_type=BigInteger)
+    busy_seconds: float = Field(0, sa_type=Double)
+
+
+class Attempt(SQLModel, table=True):
+    """One execution of a task: the fact table of the statistics. Its SQL key is the row itself (append only)."""
+
+    __tablename__ = "attempts"
+
+    job_id: UUID = Field(primary_key=True)
+    stage: int = Field(primary_key=True, sa_type=SmallInteger)
+    index: int = Field(primary_key=True)
+    attempt: int = Field(primary_key=True, sa_type=SmallInteger)
+    worker_id: UUID | None = None
+    pool: str
+    outcome: str
+    started_at: datetime = Field(sa_type=_UTC)
+    finished_at: datetime = Field(sa_type=_UTC)
+    run_seconds: float = Field(sa_type=Double)
+    exit_code: int | None = None
+    error: dict[str, Any] | None = Field(None, sa_type=JSONB)
+    bytes_in: int = Field(0, sa_type=BigInteger)
+    bytes_out: int = Field(0, sa_type=BigInteger)
+    records_in: int = Field(0, sa_type=BigInteger)
+    records_out: int = Field(0, sa_type=BigInteger)
+    records_rejected: int = Field(0, sa_type=BigInteger)
+    cpu_seconds: float = Field(0, sa_type=Double)
+    memory_bytes_peak: int = Field(0, sa_type=BigInteger)
+    log: str | None = None
+
+
+class WebhookEndpoint(SQLModel, table=True):
+    """Where webhooks go."""
+
+    __tablename__ = "webhook_endpoints"
+
+    endpoint_id: UUID = Field(primary_key=True)
+    url: str
+    secret: str
+    events: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    enabled: bool = True
+    created_at: datetime = Field(sa_type=_UTC)
+
+
+class WebhookDelivery(SQLModel, table=True):
+    """The outbox: one event for one endpoint, recorded with the change it tells of."""
+
+    __tablename__ = "webhook_deliveries"
+
+    delivery_id: UUID = Field(primary_key=True)
+    endpoint_id: UUID
+    job_id: UUID
+    event: str
+    payload: dict[str, Any] = Field(sa_type=JSONB)
+    state: str = "pending"
+    tries: int = 0
+    next_try_at: datetime = Field(sa_type=_UTC)
+    give_up_at: datetime = Field(sa_type=_UTC)
+    status_code: int | None = None
+    error: str | None = None
+    created_at: datetime = Field(sa_type=_UTC)
+    delivered_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class ApiKey(SQLModel, table=True):
+    """Who may call the API; only the secret's hash is stored."""
+
+    __tablename__ = "api_keys"
+
+    key_id: UUID = Field(primary_key=True)
+    name: str
+    role: str
+    key_hash: str
+    created_at: datetime = Field(sa_type=_UTC)
+    revoked_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class Upload(SQLModel, table=True):
+    """Raw data on its way from a user to S3."""
+
+    __tablename__ = "uploads"
+
+    upload_id: UUID = Field(primary_key=True)
+    uri: str
+    bytes: int = Field(sa_type=BigInteger)
+    multipart_id: str | None = None
+    completed_at: datetime | None = Field(None, sa_type=_UTC)
+    created_at: datetime = Field(sa_type=_UTC)
+
+
+class StageStats(SQLModel, table=True):
+    """Roll-up of a stage's attempts by outcome, kept by the stats service."""
+
+    __tablename__ = "stage_stats"
+
+    job_id: UUID = Field(primary_key=True)
+    stage: int = Field(primary_key=True, sa_type=SmallInteger)
+    outcome: str = Field(primary_key=True)
+    attempts: int = Field(sa_type=BigInteger)
+    histogram: list[int] = Field(sa_column=Column(ARRAY(BigInteger), nullable=False))
+    run_seconds: float = Field(sa_type=Double)
+    run_seconds_max: float = Field(sa_type=Double)
+    cpu_seconds: float = Field(sa_type=Double)
+    memory_bytes_peak: int = Field(sa_type=BigInteger)
+    bytes_in: int = Field(sa_type=BigInteger)
+    bytes_out: int = Field(sa_type=BigInteger)
+    records_in: int = Field(sa_type=BigInteger)
+    records_out: int = Field(sa_type=BigInteger)
+    records_rejected: int = Field(sa_type=BigInteger)
+
+
+class PoolStats(SQLModel, table=True):
+    """Roll-up of a pool's attempts by outcome since the beginning: the source of Prometheus counters."""
+
+    __tablename__ = "pool_stats"
+
+    pool: str = Field(primary_key=True)
+    outcome: str = Field(primary_key=True)
+    attempts: int = Field(sa_type=BigInteger)
+    histogram: list[int] = Field(sa_column=Column(ARRAY(BigInteger), nullable=False))
+    run_seconds: float = Field(sa_type=Double)
+    run_seconds_max: float = Field(sa_type=Double)
+    cpu_seconds: float = Field(sa_type=Double)
+    memory_bytes_peak: int = Field(sa_type=BigInteger)
+    bytes_in: int = Field(sa_type=BigInteger)
+    bytes_out: int = Field(sa_type=BigInteger)
+    records_in: int = Field(sa_type=BigInteger)
+    records_out: int = Field(sa_type=BigInteger)
+    records_rejected: int = Field(sa_type=BigInteger)
+
+
+class StageMinute(SQLModel, table=True):
+    """Roll-up of a stage's attempts by minute, kept by the stats service."""
+
+    __tablename__ = "stage_minutes"
+
+    job_id: UUID = Field(primary_key=True)
+    stage: int = Field(primary_key=True, sa_type=SmallInteger)
+    minute: datetime = Field(primary_key=True, sa_type=_UTC)
+    succeeded: int = Field(sa_type=BigInteger)
+    failed: int = Field(sa_type=BigInteger)
+    busy_seconds: float = Field(sa_type=Double)
+    bytes_in: int = Field(sa_type=BigInteger)
+    bytes_out: int = Field(sa_type=BigInteger)
+
+
+class WorkerMinute(SQLModel, table=True):
+    """Roll-up of a worker's attempts by minute, kept by the stats service."""
+
+    __tablename__ = "worker_minutes"
+
+    minute: datetime = Field(primary_key=True, sa_type=_UTC)
+    pool: str = Field(primary_key=True)
+    worker_id: UUID = Field(primary_key=True)
+    succeeded: int = Field(sa_type=BigInteger)
+    failed: int = Field(sa_type=BigInteger)
+    busy_seconds: float = Field(sa_type=Double)
+    bytes_in: int = Field(sa_type=BigInteger)
+    bytes_out: int = Field(sa_type=BigInteger)
