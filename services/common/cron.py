@@ -1,0 +1,54 @@
+"""When a recurring job is due: cron expressions in an IANA time zone, right across daylight-saving changes.
+
+A job at a fixed time of day runs once a day: a time that the spring change skips runs right after the gap, one that the
+autumn change repeats runs the first time. A job with a `*` minute or hour follows elapsed time (as Debian's cron).
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+from zoneinfo import ZoneInfo, available_timezones
+
+from cronsim import CronSim, CronSimError
+
+_MEND = (
+    "write five fields: minute hour day-of-month month day-of-week, such as '30 6 * * MON-FRI' "
+    "or '0 0 L * *' (last day of the month)"
+)
+
+_zones = lru_cache(available_timezones)
+
+
+def check_zone(time_zone: str) -> str:
+    """`time_zone` itself; raises ValueError unless it is an IANA name."""
+    if time_zone not in _zones():
+        raise ValueError(
+            f"{time_zone!r} is not an IANA time zone; write a name such as 'UTC', 'Europe/Berlin' or 'America/New_York'"
+        )
+    return time_zone
+
+
+def check_cron(cron: str) -> str:
+    """`cron` itself; raises ValueError, with the mend, if it is malformed or never due."""
+    next_time(cron, "UTC", datetime(2000, 1, 1, tzinfo=UTC))
+    return cron
+
+
+def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
+    """The first due time after `after` (aware), in UTC; raises ValueError if the expression or zone is bad."""
+    time = next(due_times(cron, time_zone, after), None)
+    if time is None:
+        raise ValueError(f"{cron!r} is never due in 50 years; {_MEND}")
+    return time
+
+
+def due_times(cron: str, time_zone: str, after: datetime) -> Iterator[datetime]:
+    """All due times after `after` (aware), in UTC; raises ValueError if the expression or zone is bad."""
+    if len(cron.split()) != 5:
+        raise ValueError(f"{cron!r} has {len(cron.split())} fields; {_MEND}")
+    try:
+        times = CronSim(cron, after.astimezone(ZoneInfo(check_zone(time_zone))))
+    except CronSimError as error:
+        raise ValueError(f"{cron!r} is not a cron expression ({str(error).lower()}); {_MEND}") from error
+    # In the hour that autumn repeats, CronSim names fixed times by their first pass, which may lie before `after`.
+    return (utc for time in times if (utc := time.astimezone(UTC)) > after)

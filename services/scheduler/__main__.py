@@ -1,0 +1,68 @@
+"""`python -m services.scheduler`: all loops in one process; any number of such processes can run."""
+
+import asyncio
+import signal
+
+import structlog
+import uvloop
+
+from services.common.aws import connect_aws
+from services.common.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_pool
+from services.common.logs import configure_logs
+from services.common.settings import Settings, get_settings
+from services.scheduler import clock, dispatch, finish, maintain, plan, reap, scale, webhooks
+from services.scheduler.loop import Grid, Loop, listen
+from services.scheduler.merges.merge import Merger
+
+log = structlog.get_logger()
+
+HOUR_SECONDS = 3600.0
+
+
+def make_loops(settings: Settings) -> list[Loop]:
+    """Every loop, with its pauses and what wakes it."""
+    busy, idle = settings.loop_seconds, settings.idle_seconds
+    jobs, deliveries = frozenset([JOBS_CHANNEL]), frozenset([WEBHOOKS_CHANNEL])
+    return [
+        Loop("clock", clock.step, busy, min(idle, 1.0), jobs),
+        Loop("plan", plan.step, 0.0, idle, jobs),
+        Loop("dispatch", dispatch.step, busy, idle, jobs),
+        Loop("finish", finish.step, busy, idle, jobs),
+        Loop("merge", Merger().step, busy, idle, jobs),
+        Loop("reap", reap.step, busy, min(idle, settings.lease_seconds / 10)),
+        Loop("webhooks", webhooks.step, busy, idle, deliveries),
+        Loop("scale", scale.step, busy, settings.scale_seconds),
+        Loop("maintain", maintain.step, 1.0, HOUR_SECONDS),
+    ]
+
+
+async def run(settings: Settings) -> None:
+    """Run the loops until cancelled."""
+    pool = await connect_pool(settings.database_url, settings.database_connections_max + len(make_loops(settings)))
+    async with connect_aws(settings) as aws:
+        grid, loops = Grid(pool, aws, settings), make_loops(settings)
+        log.info("scheduler started", loops=[loop.name for loop in loops])
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(listen(settings.database_url, loops))
+                for loop in loops:
+                    group.create_task(loop.run(grid), name=loop.name)
+        finally:
+            pool.terminate()
+
+
+async def main() -> None:
+    """Run until SIGTERM or SIGINT: every step is a transaction, so stopping between any two is safe."""
+    settings = get_settings()
+    configure_logs("scheduler", settings.log_level)
+    running = asyncio.create_task(run(settings))
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, running.cancel)
+    try:
+        await running
+    except asyncio.CancelledError:
+        log.info("scheduler stopped")
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,81 @@
+"""Time becomes jobs: delayed jobs start, schedules submit theirs."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+import structlog
+
+from services.common.cron import next_time
+from services.common.database import Connection
+from services.common.jobs import SpecError, notify_jobs, start_due_jobs, submit_job
+from services.common.spec import JobSpec
+from services.scheduler.loop import Grid
+
+log = structlog.get_logger()
+
+JOBS_MAX = 100  # per step
+# A run that starts this late is a missed one, and the schedule's misfire policy decides.
+MISFIRE_GRACE = timedelta(seconds=60)
+
+_DUE = """
+    SELECT schedule_id, cron, time_zone, misfire, job, next_run_at, now() AS now FROM schedules
+    WHERE NOT paused AND next_run_at <= now() ORDER BY next_run_at LIMIT 1 FOR UPDATE SKIP LOCKED"""
+
+
+async def step(grid: Grid) -> bool:
+    """Start due jobs and run due schedules, each in one transaction."""
+    async with grid.pool.acquire() as connection:
+        async with connection.transaction():
+            started = await start_due_jobs(connection, JOBS_MAX)
+            if started:
+                await notify_jobs(connection)
+        async with connection.transaction():
+            schedule = await connection.fetchrow(_DUE)
+            if schedule is not None:
+                await _run_schedule(connection, grid, schedule)
+    return schedule is not None or started == JOBS_MAX
+
+
+def due_times(schedule: Any) -> tuple[list[datetime], datetime]:
+    """The times to run now under the schedule's misfire policy (at most JOBS_MAX), and the next time to look."""
+    now, time = schedule["now"], schedule["next_run_at"]
+    due: list[datetime] = []
+    while time <= now:
+        if schedule["misfire"] == "run_all":
+            if len(due) == JOBS_MAX:
+                return due, time
+            due.append(time)
+        elif schedule["misfire"] == "run_once" or now - time <= MISFIRE_GRACE:
+            due = [time]
+        time = next_time(schedule["cron"], schedule["time_zone"], time)
+    return due, time
+
+
+async def _run_schedule(connection: Connection, grid: Grid, schedule: Any) -> None:
+    times, next_run_at = due_times(schedule)
+    job_id, error = None, None
+    for time in times:
+        try:
+            async with connection.transaction():
+                job_id = await submit_job(
+                    connection,
+                    JobSpec.model_validate(schedule["job"]),
+                    settings=grid.settings,
+                    schedule_id=schedule["schedule_id"],
+                    run_at=time,
+                )
+        except asyncpg.UniqueViolationError:
+            continue  # this run has its job already
+        except (SpecError, ValueError) as invalid:
+            error = str(invalid)
+            log.warning("schedule failed", schedule=str(schedule["schedule_id"]), error=error)
+    await connection.execute(
+        "UPDATE schedules SET next_run_at = $2, last_run_at = coalesce($3, last_run_at), "
+        "last_job_id = coalesce($4, last_job_id), error = $5 WHERE schedule_id = $1",
+        schedule["schedule_id"],
+        next_run_at,
+        times[-1] if times else None,
+        job_id,
+        error,
+    )

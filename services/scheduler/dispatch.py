@@ -1,0 +1,126 @@
+"""Dispatch: keep each pool's queue topped up with a few bundles a slot, by priority and fair share.
+
+SQS has no priorities, so the order is made before it: only a short window of work is ever queued, and every step
+chooses anew which job's tasks come next. Bundles aim at a second of work, by the stage's measured task time, and shrink
+towards the end of a stage (guided self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from uuid import UUID
+
+from asyncpg import Record
+
+from services.common import lifecycle
+from services.common.message import Message
+from services.common.settings import Settings
+from services.scheduler.loop import Grid
+from services.scheduler.queues import send
+
+# Pools that can take work: the unclaimed bundles they have, and the slots to keep busy.
+_POOLS = """
+    SELECT p.name, p.queue_url,
+        (SELECT count(*) FROM bundles AS b WHERE b.pool = p.name AND b.worker_id IS NULL) AS waiting,
+        greatest(p.slots, (SELECT sum(w.slots) FROM workers AS w WHERE w.pool = p.name AND w.state = 'active')) AS slots
+    FROM pools AS p WHERE NOT p.paused"""
+
+_STAGES = """
+    SELECT s.job_id, s.stage, s.pool, j.priority, j.share, c.*
+    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
+        SELECT sum(ready)::bigint AS ready, sum(queued + running)::bigint AS in_flight,
+            sum(attempts)::bigint AS attempts, sum(busy_seconds) AS busy_seconds
+        FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
+    ) AS c
+    WHERE j.state = 'running' AND s.state = 'running' AND (c.ready > 0 OR c.in_flight > 0)"""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A stage with ready tasks, and what it has in flight, in seconds of work."""
+
+    job_id: UUID
+    stage: int
+    priority: int
+    share: str
+    ready: int
+    in_flight_seconds: float
+    task_seconds: float | None  # measured mean; None before the first task has ended
+    granted: int = 0
+
+    def bundle_tasks(self, settings: Settings, slots: int) -> int:
+        """How many tasks the next bundle gets."""
+        if self.task_seconds is None:
+            return 1
+        aimed = int(settings.bundle_seconds / max(self.task_seconds, 1e-6))
+        fair_rest = math.ceil(self.ready / (2 * slots))
+        return max(1, min(aimed, fair_rest, settings.bundle_tasks_max))
+
+
+async def step(grid: Grid) -> bool:
+    """Top up every pool once; True while any job has tasks that are not terminal."""
+    stages = await grid.pool.fetch(_STAGES)
+    if not stages:
+        return False
+    by_pool: dict[str, list[Candidate]] = defaultdict(list)
+    for row in stages:
+        by_pool[row["pool"]].append(_candidate(row))
+    for pool in await grid.pool.fetch(_POOLS):
+        if any(candidate.ready for candidate in by_pool[pool["name"]]):
+            await _top_up(grid, pool, by_pool[pool["name"]])
+    return True
+
+
+def _candidate(row: Record) -> Candidate:
+    seconds = row["busy_seconds"] / row["attempts"] if row["attempts"] else None
+    in_flight_seconds = row["in_flight"] * (1.0 if seconds is None else seconds)
+    return Candidate(
+        row["job_id"], row["stage"], row["priority"], row["share"], row["ready"], in_flight_seconds, seconds
+    )
+
+
+def grant(candidates: list[Candidate], bundles: int, slots: int, settings: Settings) -> None:
+    """Hand out `bundles` one by one, by priority; then to the share, then to the job, with least work in flight."""
+    load: dict[tuple[int, str], float] = defaultdict(float)
+    for candidate in candidates:
+        load[candidate.priority, candidate.share] += candidate.in_flight_seconds
+    hungry = [candidate for candidate in candidates if candidate.ready]
+    for _ in range(bundles):
+        if not hungry:
+            return
+        best = min(
+            hungry, key=lambda c: (-c.priority, load[c.priority, c.share], c.in_flight_seconds, c.job_id, c.stage)
+        )
+        tasks = min(best.bundle_tasks(settings, slots), best.ready)
+        seconds = tasks * (1.0 if best.task_seconds is None else best.task_seconds)
+        best.granted += tasks
+        best.ready -= tasks
+        best.in_flight_seconds += seconds
+        load[best.priority, best.share] += seconds
+        if not best.ready:
+            hungry.remove(best)
+
+
+async def _top_up(grid: Grid, pool: Record, candidates: list[Candidate]) -> None:
+    settings, slots = grid.settings, int(pool["slots"])
+    sizes = {id(c): c.bundle_tasks(settings, slots) for c in candidates}
+    grant(candidates, math.ceil(settings.window_bundles * slots) - pool["waiting"], slots, settings)
+    messages: list[Message] = []
+    async with grid.pool.acquire() as connection, connection.transaction():
+        # Two schedulers that top up the same pool at once would overfill its window.
+        if not await connection.fetchval(
+            "SELECT pg_try_advisory_xact_lock(hashtextextended('dispatch ' || $1, 0))", pool["name"]
+        ):
+            return
+        for candidate in candidates:
+            if candidate.granted:
+                messages += await lifecycle.dispatch(
+                    connection,
+                    candidate.job_id,
+                    candidate.stage,
+                    pool=pool["name"],
+                    tasks_max=candidate.granted,
+                    bundle_tasks_max=sizes[id(candidate)],
+                    resend_seconds=settings.resend_seconds,
+                )
+    await send(grid, pool["queue_url"], messages)

@@ -1,0 +1,101 @@
+"""Finish: a stage whose tasks are all terminal ends; after the last comes the merge, then the job's end.
+
+Counters decide, and the decision is taken again under the job's lock, so that it is taken once.
+"""
+
+from uuid import UUID
+
+import structlog
+from asyncpg import Record
+
+from services.common.database import Connection
+from services.common.jobs import end_job, fail_job, notify_jobs
+from services.common.lifecycle import cancel_tasks
+from services.scheduler.loop import Grid
+
+log = structlog.get_logger()
+
+TASKS_MAX = 10_000  # cancelled per statement
+
+_ENDING = "SELECT job_id, state FROM jobs WHERE state IN ('cancelling', 'failing')"
+
+_RUNNING = """
+    SELECT s.job_id, s.stage, s.name, s.chains, s.planned, s.task_count, s.tolerated_failures,
+        coalesce(c.succeeded, 0) AS succeeded, coalesce(c.failed, 0) AS failed
+    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
+        SELECT sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed
+        FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
+    ) AS c
+    WHERE j.state = 'running' AND s.state = 'running'"""
+
+_FIRST_FAILURE = """
+    SELECT index, error FROM tasks WHERE job_id = $1 AND stage = $2 AND state = 'failed' ORDER BY index LIMIT 1"""
+
+
+async def step(grid: Grid) -> bool:
+    """Look at every running stage and every ending job once; True while there are any."""
+    stages = await grid.pool.fetch(_RUNNING)
+    for stage in stages:
+        if stage["failed"] > stage["tolerated_failures"]:
+            await _fail_stage(grid, stage)
+        elif stage["planned"] and stage["succeeded"] + stage["failed"] == stage["task_count"]:
+            await _finish_stage(grid, stage)
+    ending = await grid.pool.fetch(_ENDING)
+    for job in ending:
+        await _end(grid, job["job_id"], job["state"])
+    return bool(stages or ending)
+
+
+async def _fail_stage(grid: Grid, stage: Record) -> None:
+    async with grid.pool.acquire() as connection:
+        first = await connection.fetchrow(_FIRST_FAILURE, stage["job_id"], stage["stage"])
+        why = f"; the first, task {first['index']}: {(first['error'] or {}).get('message')}" if first else ""
+        message = (
+            f"stage {stage['name']!r}: {stage['failed']} failed tasks, {stage['tolerated_failures']} are tolerated{why}"
+        )
+        error = {"type": "stage_failed", "message": message, "stage": stage["stage"]}
+        if await fail_job(connection, stage["job_id"], error, stage["stage"]):
+            log.info("job failing", job=str(stage["job_id"]), error=message)
+
+
+async def _finish_stage(grid: Grid, stage: Record) -> None:
+    """Hand over to the next stage, or to the merge if this was the last."""
+    async with grid.pool.acquire() as connection, connection.transaction():
+        if await _lock(connection, stage["job_id"], stage["stage"]):
+            target = "succeeded" if stage["chains"] else "merging"
+            await connection.execute(
+                "UPDATE stages SET state = $3, finished_at = now() WHERE job_id = $1 AND stage = $2",
+                stage["job_id"],
+                stage["stage"],
+                target,
+            )
+            if stage["chains"]:
+                # Every success has made its successor, so the next stage's tasks are all there now.
+                await connection.execute(
+                    "UPDATE stages SET planned = true, task_count = $3 WHERE job_id = $1 AND stage = $2",
+                    stage["job_id"],
+                    stage["stage"] + 1,
+                    stage["succeeded"],
+                )
+            await notify_jobs(connection)
+            log.info("stage finished", job=str(stage["job_id"]), stage=stage["stage"], state=target)
+
+
+async def _lock(connection: Connection, job_id: UUID, stage: int) -> bool:
+    """Lock the job; whether it and its stage still run."""
+    running: bool | None = await connection.fetchval(
+        "SELECT s.state = 'running' FROM jobs AS j JOIN stages AS s USING (job_id) "
+        "WHERE j.job_id = $1 AND j.state = 'running' AND s.stage = $2 FOR UPDATE OF j",
+        job_id,
+        stage,
+    )
+    return bool(running)
+
+
+async def _end(grid: Grid, job_id: UUID, state: str) -> None:
+    while not await cancel_tasks(grid.pool, job_id, TASKS_MAX):
+        pass
+    async with grid.pool.acquire() as connection:
+        target = "failed" if state == "failing" else "cancelled"
+        if await end_job(connection, job_id, source=state, target=target, settings=grid.settings):
+            log.info("job ended", job=str(job_id), state=target)

@@ -1,0 +1,105 @@
+"""One shape for every loop of the scheduler: a step, repeated; soon while there is work, woken early by NOTIFY."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import asyncpg
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+
+from services.common.aws import Aws
+from services.common.database import UNAVAILABLE, Pool, prepare_connection
+from services.common.settings import Settings
+
+log = structlog.get_logger()
+
+BACKOFF_SECONDS_MAX = 10.0
+# What passes by itself: the database restarts, AWS throttles or is out of reach.
+PASSING = (*UNAVAILABLE, ClientError, BotoCoreError)
+
+# S3's answers that another try won't change: the object, the bucket or the right to it is missing.
+PERMANENT = frozenset(
+    ["NoSuchKey", "NoSuchBucket", "404", "403", "AccessDenied", "PreconditionFailed", "412", "InvalidBucketName"]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What every step works with."""
+
+    pool: Pool
+    aws: Aws
+    settings: Settings
+
+
+Step = Callable[[Grid], Awaitable[bool]]
+
+
+@dataclass(slots=True)
+class Loop:
+    """A named step. It returns True while work is going on: then it runs again after `busy_seconds`."""
+
+    name: str
+    step: Step
+    busy_seconds: float
+    idle_seconds: float
+    channels: frozenset[str] = frozenset()
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, grid: Grid) -> None:
+        """Repeat the step until cancelled; what it raises is logged and tried again, ever more slowly."""
+        failures = 0
+        while True:
+            self.wake.clear()
+            try:
+                pause = self.busy_seconds if await self.step(grid) else self.idle_seconds
+                if failures:
+                    log.info("loop recovered", loop=self.name, failures=failures)
+                failures = 0
+            except Exception as error:
+                failures += 1
+                pause = min(self.busy_seconds * 2**failures, BACKOFF_SECONDS_MAX)
+                if failures == 1 or not isinstance(error, PASSING):
+                    log.warning(
+                        "loop failed", loop=self.name, error=repr(error), exc_info=not isinstance(error, PASSING)
+                    )
+            if failures:
+                await asyncio.sleep(pause)
+            else:
+                await self._sleep(pause)
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.wake.wait()
+        except TimeoutError:
+            pass
+
+
+async def listen(database_url: str, loops: list[Loop]) -> None:
+    """Wake loops when one of their channels is notified; while the database is away, polling has to do."""
+    channels = frozenset[str]().union(*(loop.channels for loop in loops))
+
+    def notified(connection: object, pid: int, channel: str, payload: object) -> None:
+        for loop in loops:
+            if channel in loop.channels:
+                loop.wake.set()
+
+    while True:
+        try:
+            connection = await asyncpg.connect(database_url, timeout=10)
+            try:
+                await prepare_connection(connection)
+                lost = asyncio.Event()
+                connection.add_termination_listener(lambda _, lost=lost: lost.set())
+                for channel in channels:
+                    await connection.add_listener(channel, notified)
+                for loop in loops:
+                    loop.wake.set()
+                await lost.wait()
+            finally:
+                connection.terminate()
+        except UNAVAILABLE as error:
+            log.debug("not listening", error=repr(error))
+        await asyncio.sleep(1.0)

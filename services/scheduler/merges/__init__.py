@@ -1,0 +1,1 @@
+"""Merges: what becomes of the outputs of a job's last stage."""
