@@ -248,41 +248,88 @@ CREATE TABLE uploads (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Roll-ups of the stats service.
+-- Roll-ups of the stats service: totals by outcome; minutes by stage and by worker apart, so that many small jobs on
+-- many workers make the sum of their rows, not the product.
 CREATE TABLE stats_watermark (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-    txid xid8 NOT NULL
+    txid xid8 NOT NULL,                 -- attempts of transactions before it are rolled up
+    rolled_up_at timestamptz NOT NULL DEFAULT now(), -- attempts committed before this moment are among them
+    mark_txid xid8 NOT NULL DEFAULT '0', -- as soon as txid reaches mark_txid, that holds for mark_at too
+    mark_at timestamptz NOT NULL DEFAULT now()
 );
 INSERT INTO stats_watermark (txid) VALUES ('0');
 
 CREATE TABLE stage_stats (
     job_id uuid NOT NULL,
     stage smallint NOT NULL,
-    outcomes jsonb NOT NULL DEFAULT '{}', -- outcome -> attempts
-    histogram bigint[] NOT NULL,        -- successful attempts by duration, log-spaced buckets
-    seconds_max double precision NOT NULL DEFAULT 0,
-    worker_seconds double precision NOT NULL DEFAULT 0,
-    cpu_seconds double precision NOT NULL DEFAULT 0,
-    memory_bytes_peak bigint NOT NULL DEFAULT 0,
-    bytes_in bigint NOT NULL DEFAULT 0,
-    bytes_out bigint NOT NULL DEFAULT 0,
-    records_in bigint NOT NULL DEFAULT 0,
-    records_out bigint NOT NULL DEFAULT 0,
-    records_rejected bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (job_id, stage)
-);
+    outcome text NOT NULL,              -- as in attempts
+    attempts bigint NOT NULL,
+    histogram bigint[] NOT NULL,        -- attempts by run time: services/stats/histogram.py says where buckets end
+    run_seconds double precision NOT NULL,
+    run_seconds_max double precision NOT NULL,
+    cpu_seconds double precision NOT NULL,
+    memory_bytes_peak bigint NOT NULL,
+    bytes_in bigint NOT NULL,
+    bytes_out bigint NOT NULL,
+    records_in bigint NOT NULL,
+    records_out bigint NOT NULL,
+    records_rejected bigint NOT NULL,
+    PRIMARY KEY (job_id, stage, outcome)
+) WITH (fillfactor = 50);
 
-CREATE TABLE minute_stats (
+CREATE TABLE pool_stats (
+    pool text NOT NULL,
+    outcome text NOT NULL,
+    attempts bigint NOT NULL,
+    histogram bigint[] NOT NULL,
+    run_seconds double precision NOT NULL,
+    run_seconds_max double precision NOT NULL,
+    cpu_seconds double precision NOT NULL,
+    memory_bytes_peak bigint NOT NULL,
+    bytes_in bigint NOT NULL,
+    bytes_out bigint NOT NULL,
+    records_in bigint NOT NULL,
+    records_out bigint NOT NULL,
+    records_rejected bigint NOT NULL,
+    PRIMARY KEY (pool, outcome)
+) WITH (fillfactor = 50);
+
+CREATE TABLE stage_minutes (
+    job_id uuid NOT NULL,
+    stage smallint NOT NULL,
+    minute timestamptz NOT NULL,
+    succeeded bigint NOT NULL,          -- attempts that ended in this minute
+    failed bigint NOT NULL,
+    busy_seconds double precision NOT NULL, -- of this minute, also of attempts that ended in a later one
+    bytes_in bigint NOT NULL,
+    bytes_out bigint NOT NULL,
+    PRIMARY KEY (job_id, stage, minute)
+) WITH (fillfactor = 70);
+CREATE INDEX stage_minutes_old ON stage_minutes (minute);
+
+CREATE TABLE worker_minutes (
     minute timestamptz NOT NULL,
     pool text NOT NULL,
     worker_id uuid NOT NULL,
-    job_id uuid NOT NULL,
-    succeeded bigint NOT NULL DEFAULT 0,
-    failed bigint NOT NULL DEFAULT 0,
-    busy_seconds double precision NOT NULL DEFAULT 0,
-    bytes_in bigint NOT NULL DEFAULT 0,
-    bytes_out bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (minute, pool, worker_id, job_id)
+    succeeded bigint NOT NULL,
+    failed bigint NOT NULL,
+    busy_seconds double precision NOT NULL,
+    bytes_in bigint NOT NULL,
+    bytes_out bigint NOT NULL,
+    PRIMARY KEY (minute, pool, worker_id)
+) WITH (fillfactor = 70);
+
+CREATE INDEX workers_stopped ON workers (stopped_at) WHERE stopped_at IS NOT NULL;
+
+-- The histogram of bucket numbers that start at 1; it ends at the last bucket that is not empty.
+CREATE FUNCTION histogram_of(buckets integer[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (
+    SELECT coalesce(array_agg(coalesce(n, 0) ORDER BY bucket), '{}')
+    FROM generate_series(1, (SELECT max(b) FROM unnest(buckets) AS b)) AS bucket
+    LEFT JOIN (SELECT b AS bucket, count(*) AS n FROM unnest(buckets) AS b GROUP BY b) AS counted USING (bucket)
 );
-CREATE INDEX minute_stats_job ON minute_stats (job_id, minute);
-CREATE INDEX minute_stats_worker ON minute_stats (worker_id);
+
+-- The sum of two histograms, also of different lengths.
+CREATE FUNCTION histogram_add(a bigint[], b bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (
+    SELECT coalesce(array_agg(coalesce(x, 0) + coalesce(y, 0) ORDER BY bucket), '{}')
+    FROM unnest(a, b) WITH ORDINALITY AS pairs (x, y, bucket)
+);

@@ -1,0 +1,86 @@
+"""The statistics of workers and pools over the last minutes.
+
+The window starts with a whole minute, `minutes` or up to a minute more ago, so that worker_minutes fills it exactly.
+"""
+
+from services.common.database import Pool
+from services.stats.shapes import PoolStatsList, Timeline, WorkerStatsList
+
+# The workers that lived in the window of $1 minutes, with the slot-seconds they had and used. A task that still runs
+# is in no minute yet: its bundle's age stands in for it, of the oldest bundles up to the slots in use. Only bundles of
+# one task count, since those of many are short; they would count what their first tasks have already recorded.
+_WORKERS = """
+    WITH span AS MATERIALIZED (
+        SELECT date_trunc('minute', now() - $1 * interval '1 minute') AS since
+    ), lived AS (
+        SELECT w.*, state IN ('active', 'draining') AS live, slots * greatest(0, extract(epoch FROM
+            CASE state WHEN 'lost' THEN heartbeat_at WHEN 'stopped' THEN stopped_at ELSE now() END
+            - greatest(started_at, since)))::float8 AS slot_seconds
+        FROM workers AS w CROSS JOIN span
+        WHERE state IN ('active', 'draining') OR stopped_at >= since
+    ), ended AS (
+        SELECT worker_id, sum(succeeded) AS succeeded, sum(failed) AS failed, sum(busy_seconds) AS busy_seconds
+        FROM worker_minutes CROSS JOIN span WHERE minute >= since GROUP BY worker_id
+    ), held AS (
+        SELECT worker_id, extract(epoch FROM now() - greatest(claimed_at, since))::float8 AS seconds,
+            row_number() OVER (PARTITION BY worker_id ORDER BY claimed_at) AS place
+        FROM bundles CROSS JOIN span WHERE worker_id IS NOT NULL AND count = 1
+    ), running AS (
+        SELECT worker_id, sum(seconds) AS busy_seconds
+        FROM held JOIN lived USING (worker_id) WHERE place <= busy GROUP BY worker_id
+    ), workers_seen AS (
+        SELECT lived.*, coalesce(ended.succeeded, 0)::bigint AS tasks_succeeded,
+            coalesce(ended.failed, 0)::bigint AS tasks_failed,
+            least(coalesce(ended.busy_seconds, 0) + coalesce(running.busy_seconds, 0), slot_seconds) AS busy_seconds
+        FROM lived LEFT JOIN ended USING (worker_id) LEFT JOIN running USING (worker_id)
+    )"""
+
+_WORKER_STATS = f"""{_WORKERS}
+    SELECT worker_id, pool, hostname, state, slots, busy, heartbeat_at, tasks_succeeded, tasks_failed,
+        coalesce(busy_seconds / nullif(slot_seconds, 0), 0) AS busy_share
+    FROM workers_seen WHERE $2::text IS NULL OR pool = $2 ORDER BY pool, hostname, worker_id"""
+
+# Attempts count by the pool they ran in, which also has those of workers that are gone from the table.
+_POOL_STATS = f"""{_WORKERS}, pool_minutes AS (
+        SELECT pool, sum(succeeded) AS succeeded, sum(failed) AS failed
+        FROM worker_minutes CROSS JOIN span WHERE minute >= since GROUP BY pool
+    ), pool_workers AS (
+        SELECT pool, count(*) FILTER (WHERE live) AS workers_live, sum(slots) FILTER (WHERE live) AS slots,
+            sum(busy) FILTER (WHERE live) AS busy,
+            coalesce(sum(busy_seconds) / nullif(sum(slot_seconds), 0), 0) AS busy_share
+        FROM workers_seen GROUP BY pool
+    ), pool_backlog AS (
+        SELECT s.pool, sum(c.ready + c.queued) AS tasks
+        FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stage_counters AS c USING (job_id, stage)
+        WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY s.pool
+    )
+    SELECT p.name AS pool, coalesce(workers_live, 0) AS workers_live, coalesce(w.slots, 0) AS slots,
+        coalesce(w.busy, 0) AS busy, coalesce(busy_share, 0) AS busy_share,
+        coalesce(m.succeeded, 0)::bigint AS tasks_succeeded, coalesce(m.failed, 0)::bigint AS tasks_failed,
+        coalesce(b.tasks, 0)::bigint AS backlog
+    FROM pools AS p LEFT JOIN pool_workers AS w ON w.pool = p.name LEFT JOIN pool_minutes AS m ON m.pool = p.name
+    LEFT JOIN pool_backlog AS b ON b.pool = p.name ORDER BY p.name"""
+
+_TIMELINE = """
+    SELECT minute, sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed,
+        sum(busy_seconds) AS busy_seconds, sum(bytes_in)::bigint AS bytes_in, sum(bytes_out)::bigint AS bytes_out
+    FROM worker_minutes
+    WHERE minute >= date_trunc('minute', now() - $1 * interval '1 minute') AND ($2::text IS NULL OR pool = $2)
+    GROUP BY minute ORDER BY minute"""
+
+
+async def read_worker_stats(pool: Pool, minutes: int, of_pool: str | None) -> WorkerStatsList:
+    """The workers, of one pool or of all, that lived in the window."""
+    rows = await pool.fetch(_WORKER_STATS, minutes, of_pool)
+    return WorkerStatsList.model_validate({"items": [dict(row) for row in rows]})
+
+
+async def read_pool_stats(pool: Pool, minutes: int) -> PoolStatsList:
+    rows = await pool.fetch(_POOL_STATS, minutes)
+    return PoolStatsList.model_validate({"items": [dict(row) for row in rows]})
+
+
+async def read_timeline(pool: Pool, minutes: int, of_pool: str | None) -> Timeline:
+    """The minutes of all jobs together, in one pool or in all."""
+    rows = await pool.fetch(_TIMELINE, minutes, of_pool)
+    return Timeline.model_validate({"items": [dict(row) for row in rows]})

@@ -1,0 +1,45 @@
+"""The stats service: `uvicorn services.stats.main:app`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from services.common.database import connect_pool
+from services.common.logs import configure_logs
+from services.common.problems import install_problems
+from services.common.settings import Settings, get_settings
+from services.stats.rollup import keep_rolled_up
+from services.stats.routes import stats, watch
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; its roll-up runs in the background for as long as it serves."""
+    configure_logs("stats", settings.log_level)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.pool = await connect_pool(settings.database_url, settings.database_connections_max)
+        rolling = asyncio.create_task(keep_rolled_up(app.state.pool))
+        yield
+        rolling.cancel()
+        with suppress(asyncio.CancelledError):
+            await rolling
+        await app.state.pool.close()
+
+    app: FastAPI = FastAPIOffline(
+        title="Piecework statistics",
+        version="1.0.0",
+        description="How jobs, workers and pools do. Every figure is rolled up as attempts end; reading one is cheap.",
+        lifespan=lifespan,
+        swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
+    )
+    install_problems(app)
+    app.include_router(stats)
+    app.include_router(watch)
+    return app
+
+
+app = create_app(get_settings())

@@ -1,0 +1,155 @@
+"""Prometheus metrics, read from the database at each scrape: every instance of the service tells the same.
+
+Counters come from pool_stats, so they survive restarts and never go back. No label grows with the number of jobs.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from services.common.database import Connection, Pool
+from services.common.progress import COUNTS
+from services.stats.histogram import PER_OCTAVE, bound, cumulate
+
+UNFINISHED = ("scheduled", "running", "paused", "cancelling", "failing")
+LIVE = ("active", "draining")
+LE_BUCKETS = range(8 * PER_OCTAVE, 38 * PER_OCTAVE, PER_OCTAVE)  # every octave from 0.24 ms to 36 h
+
+_JOBS = "SELECT state, count(*) AS n FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY state"
+
+_TASKS = f"""
+    SELECT s.pool, {", ".join(f"sum(c.{name})::bigint AS {name}" for name in COUNTS)}
+    FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stage_counters AS c USING (job_id, stage)
+    WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY s.pool"""
+
+_WORKERS = """
+    SELECT pool, state, count(*) AS n, sum(slots) AS slots, sum(busy) AS busy
+    FROM workers WHERE state IN ('active', 'draining') GROUP BY pool, state"""
+
+# One probe of tasks_ready for each stage of a running job.
+_OLDEST = """
+    SELECT s.pool, extract(epoch FROM now() - min(first.ready_at))::float8 AS seconds
+    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
+        SELECT ready_at FROM tasks AS t
+        WHERE t.job_id = s.job_id AND t.stage = s.stage AND t.ready_at <= now() ORDER BY t.ready_at LIMIT 1
+    ) AS first
+    WHERE j.state = 'running' AND s.state = 'running' GROUP BY s.pool"""
+
+_LAG = "SELECT extract(epoch FROM now() - rolled_up_at)::float8 FROM stats_watermark"
+
+
+class Scrape(Collector):
+    """What one scrape read."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+async def scrape(pool: Pool, accept: str) -> tuple[bytes, str]:
+    """The metrics in the format that an `Accept` header asks for, and its content type."""
+    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        metrics = await _read(connection)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Scrape(metrics))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+async def _read(connection: Connection) -> list[Metric]:
+    pools = [row["name"] for row in await connection.fetch("SELECT name FROM pools ORDER BY name")]
+    totals = await connection.fetch("SELECT * FROM pool_stats ORDER BY pool, outcome")
+    return [
+        _jobs(await connection.fetch(_JOBS)),
+        _tasks(await connection.fetch(_TASKS), pools),
+        *_workers(await connection.fetch(_WORKERS), pools),
+        _oldest(await connection.fetch(_OLDEST), pools),
+        _attempts(totals),
+        _attempt_seconds(totals),
+        _moved("piecework_bytes", "Bytes of successful attempts", "direction", ("in", "out"), totals),
+        _moved("piecework_records", "Records of successful attempts", "kind", ("in", "out", "rejected"), totals),
+        _lag(await connection.fetchval(_LAG)),
+    ]
+
+
+def _jobs(rows: Sequence[Any]) -> Metric:
+    family = GaugeMetricFamily("piecework_jobs", "Jobs that have not ended, by state", labels=["state"])
+    counts = {row["state"]: row["n"] for row in rows}
+    for state in UNFINISHED:
+        family.add_metric([state], counts.get(state, 0))
+    return family
+
+
+def _tasks(rows: Sequence[Any], pools: Sequence[str]) -> Metric:
+    family = GaugeMetricFamily(
+        "piecework_tasks", "Tasks of jobs that have not ended, by state", labels=["pool", "state"]
+    )
+    by_pool = {row["pool"]: row for row in rows}
+    for pool in pools:
+        for state in COUNTS:
+            family.add_metric([pool, state], by_pool[pool][state] if pool in by_pool else 0)
+    return family
+
+
+def _workers(rows: Sequence[Any], pools: Sequence[str]) -> list[Metric]:
+    workers = GaugeMetricFamily("piecework_workers", "Live workers, by state", labels=["pool", "state"])
+    slots = GaugeMetricFamily("piecework_slots", "Slots of live workers", labels=["pool"])
+    busy = GaugeMetricFamily("piecework_slots_busy", "Slots in use, of live workers", labels=["pool"])
+    counts = {(row["pool"], row["state"]): row["n"] for row in rows}
+    for pool in pools:
+        for state in LIVE:
+            workers.add_metric([pool, state], counts.get((pool, state), 0))
+        slots.add_metric([pool], sum(row["slots"] for row in rows if row["pool"] == pool))
+        busy.add_metric([pool], sum(row["busy"] for row in rows if row["pool"] == pool))
+    return [workers, slots, busy]
+
+
+def _oldest(rows: Sequence[Any], pools: Sequence[str]) -> Metric:
+    family = GaugeMetricFamily(
+        "piecework_queue_oldest_seconds", "How long the oldest ready task of a running job has waited", labels=["pool"]
+    )
+    seconds = {row["pool"]: row["seconds"] for row in rows}
+    for pool in pools:
+        family.add_metric([pool], seconds.get(pool, 0.0))
+    return family
+
+
+def _attempts(totals: Sequence[Any]) -> Metric:
+    family = CounterMetricFamily("piecework_attempts", "Attempts that ended, by outcome", labels=["pool", "outcome"])
+    for row in totals:
+        family.add_metric([row["pool"], row["outcome"]], row["attempts"])
+    return family
+
+
+def _attempt_seconds(totals: Sequence[Any]) -> Metric:
+    family = HistogramMetricFamily(
+        "piecework_attempt_seconds", "Run time of attempts, by outcome", labels=["pool", "outcome"]
+    )
+    for row in totals:
+        counts = cumulate(row["histogram"], LE_BUCKETS)
+        buckets = [(str(bound(le)), count) for le, count in zip(LE_BUCKETS, counts, strict=True)]
+        family.add_metric([row["pool"], row["outcome"]], [*buckets, ("+Inf", row["attempts"])], row["run_seconds"])
+    return family
+
+
+def _moved(name: str, documentation: str, label: str, values: Sequence[str], totals: Sequence[Any]) -> Metric:
+    """A counter of the columns `{bytes or records}_{value}`."""
+    family = CounterMetricFamily(name, documentation, labels=["pool", label])
+    column = name.removeprefix("piecework_")
+    for row in totals:
+        if row["outcome"] == "succeeded":
+            for value in values:
+                family.add_metric([row["pool"], value], row[f"{column}_{value}"])
+    return family
+
+
+def _lag(seconds: float) -> Metric:
+    return GaugeMetricFamily(
+        "piecework_rollup_lag_seconds", "Age of the newest moment up to which all attempts are counted", value=seconds
+    )

@@ -1,0 +1,170 @@
+"""The roll-up: adds each attempt once to the totals of its stage and pool and to the minutes it ran in.
+
+An attempt's row carries its transaction's id. Transactions below the snapshot's xmin have all ended, so the rows
+between the watermark and xmin are complete and never seen again, in whatever order their transactions committed.
+The totals and the watermark change in one transaction, under the watermark's lock: a crash undoes both, and a second
+instance of the service skips what the first one does.
+"""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from services.common.database import Pool
+from services.stats.histogram import INNER_BOUNDS
+
+ATTEMPTS_MAX = 20_000  # of one roll-up, give or take one transaction's
+BUSY_SECONDS = 1.0
+IDLE_SECONDS = 5.0
+RETENTION_DAYS = 30  # of the minutes; the totals stay
+PRUNE_SECONDS = 600.0
+PRUNE_ROWS_MAX = 10_000
+
+log = structlog.get_logger()
+
+_LOCK = "SELECT txid, rolled_up_at, mark_txid, mark_at FROM stats_watermark FOR UPDATE SKIP LOCKED"
+
+# A statement of its own, after the lock: its snapshot is newer than that of whoever moved the watermark last.
+_HORIZON = """
+    SELECT pg_current_xact_id() AS own, pg_snapshot_xmin(snapshot) AS horizon, now() AS began_at,
+        (SELECT txid FROM attempts WHERE txid >= $1 AND txid < pg_snapshot_xmin(snapshot)
+         ORDER BY txid OFFSET $2 LIMIT 1) AS last
+    FROM pg_current_snapshot() AS snapshot"""
+
+_SUMS = ("attempts", "run_seconds", "cpu_seconds", "bytes_in", "bytes_out", "records_in", "records_out",
+         "records_rejected")  # fmt: skip
+_MAXIMA = ("run_seconds_max", "memory_bytes_peak")
+
+
+def _add_totals(table: str, key: str) -> str:
+    """SQL that adds the CTE `batch`, grouped by `key`, to a table of totals."""
+    columns = ", ".join((*_SUMS, *_MAXIMA, "histogram"))
+    updates = [f"{name} = t.{name} + excluded.{name}" for name in _SUMS]
+    updates += [f"{name} = greatest(t.{name}, excluded.{name})" for name in _MAXIMA]
+    return f"""
+        INSERT INTO {table} AS t ({key}, {columns})
+        SELECT {key}, count(*), {", ".join(f"sum({name})" for name in _SUMS[1:])},
+            max(run_seconds), max(memory_bytes_peak), histogram_of(array_agg(bucket))
+        FROM batch GROUP BY {key}
+        ON CONFLICT ({key}) DO UPDATE SET {", ".join(updates)},
+            histogram = histogram_add(t.histogram, excluded.histogram)"""
+
+
+def _add_minutes(table: str, key: str) -> str:
+    """SQL that adds the CTE `minutes`, grouped by `key`, to a table of minutes.
+
+    Busy time is what workers measured: a lost, released or cancelled attempt may only have waited in its bundle.
+    """
+    sums = ("succeeded", "failed", "busy_seconds", "bytes_in", "bytes_out")
+    return f"""
+        INSERT INTO {table} AS t ({key}, {", ".join(sums)})
+        SELECT {key}, count(*) FILTER (WHERE ended AND outcome = 'succeeded'),
+            count(*) FILTER (WHERE ended AND outcome IN ('failed', 'timeout', 'memory', 'lost')),
+            coalesce(sum(busy_seconds) FILTER (WHERE outcome NOT IN ('lost', 'released', 'cancelled')), 0),
+            coalesce(sum(bytes_in) FILTER (WHERE ended AND outcome = 'succeeded'), 0),
+            coalesce(sum(bytes_out) FILTER (WHERE ended AND outcome = 'succeeded'), 0)
+        FROM minutes GROUP BY {key}
+        ON CONFLICT ({key}) DO UPDATE SET {", ".join(f"{name} = t.{name} + excluded.{name}" for name in sums)}"""
+
+
+# An attempt's time is spread over the minutes it ran in: a task of two hours is no burst in its last minute. No
+# attempt, whatever its row says, makes more minutes than are kept.
+_ROLL_UP = f"""
+    WITH batch AS MATERIALIZED (
+        SELECT job_id, stage, pool, coalesce(worker_id, '00000000-0000-0000-0000-000000000000') AS worker_id,
+            outcome, finished_at, least(greatest(run_seconds, 0), {RETENTION_DAYS * 86_400}) AS run_seconds,
+            width_bucket(run_seconds, $3::float8[]) + 1 AS bucket,
+            cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected
+        FROM attempts WHERE txid >= $1 AND txid < $2
+    ), minutes AS MATERIALIZED (
+        SELECT job_id, stage, pool, worker_id, outcome, minute, bytes_in, bytes_out,
+            minute = date_trunc('minute', finished_at) AS ended,
+            extract(epoch FROM least(finished_at, minute + interval '1 minute')
+                - greatest(finished_at - run_seconds * interval '1 second', minute))::float8 AS busy_seconds
+        FROM batch CROSS JOIN LATERAL generate_series(
+            date_trunc('minute', finished_at - run_seconds * interval '1 second'), finished_at, interval '1 minute'
+        ) AS minute
+    ), by_stage AS ({_add_totals("stage_stats", "job_id, stage, outcome")}
+    ), by_pool AS ({_add_totals("pool_stats", "pool, outcome")}
+    ), by_stage_minute AS ({_add_minutes("stage_minutes", "job_id, stage, minute")}
+    ), by_worker_minute AS ({_add_minutes("worker_minutes", "minute, pool, worker_id")}
+    )
+    SELECT count(*) FROM batch"""
+
+_MOVE = "UPDATE stats_watermark SET txid = $1, rolled_up_at = $2, mark_txid = $3, mark_at = $4"
+
+
+class WatermarkAhead(RuntimeError):
+    """The database's transaction ids have gone back below the watermark: it was restored from a dump."""
+
+
+async def roll_up(pool: Pool, attempts_max: int = ATTEMPTS_MAX) -> int | None:
+    """Roll up the oldest attempts, about `attempts_max` of them; returns how many, None if another instance does it.
+
+    Raises WatermarkAhead.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL jit = off")  # it would compile longer than the statement runs
+        watermark = await connection.fetchrow(_LOCK)
+        if watermark is None:
+            return None
+        limit = await connection.fetchrow(_HORIZON, watermark["txid"], attempts_max - 1)
+        assert limit is not None
+        if limit["horizon"] < watermark["txid"]:
+            raise WatermarkAhead(
+                f"transaction {limit['own']} is below the roll-up's watermark {watermark['txid']}: after a restore "
+                "from a dump, set attempts.txid of the restored rows to 0 and stats_watermark.txid to 1"
+            )
+        end: int = limit["horizon"] if limit["last"] is None else limit["last"] + 1
+        count: int = await connection.fetchval(_ROLL_UP, watermark["txid"], end, INNER_BOUNDS)
+        await connection.execute(_MOVE, end, *_freshness(watermark, end, limit["own"], limit["began_at"]))
+        return count
+
+
+def _freshness(watermark: Any, end: int, own: int, began_at: datetime) -> tuple[datetime, int, datetime]:
+    """The new rolled_up_at, mark_txid and mark_at.
+
+    What committed before this transaction began has an id below its `own`. If an older transaction still runs, `end`
+    is lower than that; then the mark remembers what this roll-up will have been worth once `end` has passed it.
+    """
+    if end >= own:
+        return began_at, own, began_at
+    if end >= watermark["mark_txid"]:
+        return watermark["mark_at"], own, began_at
+    return watermark["rolled_up_at"], watermark["mark_txid"], watermark["mark_at"]
+
+
+_PRUNE = """
+    DELETE FROM {table} WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM {table} WHERE minute < now() - $1 * interval '1 day' LIMIT $2 FOR UPDATE SKIP LOCKED))"""
+
+
+async def prune(pool: Pool, retention_days: int = RETENTION_DAYS, rows_max: int = PRUNE_ROWS_MAX) -> int:
+    """Delete minutes older than the retention, in short transactions; returns how many rows."""
+    total = 0
+    for table in ("stage_minutes", "worker_minutes"):
+        deleted = rows_max
+        while deleted == rows_max:
+            status = await pool.execute(_PRUNE.format(table=table), retention_days, rows_max)
+            deleted = int(status.removeprefix("DELETE "))
+            total += deleted
+    return total
+
+
+async def keep_rolled_up(pool: Pool) -> None:
+    """Roll up for ever: at once while there is a backlog, every second while attempts come in, else more rarely."""
+    clock = asyncio.get_running_loop().time
+    prune_at = clock()
+    while True:
+        count: int | None = None
+        try:
+            count = await roll_up(pool)
+            if clock() >= prune_at:
+                await prune(pool)
+                prune_at = clock() + PRUNE_SECONDS
+        except Exception as error:  # the database may be away; whatever it is, the next round tries again
+            log.warning("roll-up failed", error=repr(error))
+        if count is None or count < ATTEMPTS_MAX:
+            await asyncio.sleep(BUSY_SECONDS if count else IDLE_SECONDS)

@@ -1,0 +1,137 @@
+"""What the service answers: durations in seconds, sizes in bytes."""
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from services.common.progress import Progress
+
+
+class TaskCounts(Progress):
+    """A stage's or job's tasks by state, exact at the moment of the answer."""
+
+    tasks: int = Field(description="known so far: the sum of all states, `waiting` included")
+
+
+class Durations(BaseModel):
+    """How long successful attempts ran; the quantiles are within 9 %. Null before the first success."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+    mean: float | None
+
+
+class Straggler(BaseModel):
+    """A task that runs much longer than its stage's others did."""
+
+    index: int
+    worker_id: UUID
+    running_seconds: float
+
+
+class StageStats(BaseModel):
+    """One stage; bytes and records are those of successful attempts, so that nothing counts twice."""
+
+    stage: int
+    name: str
+    kind: str
+    pool: str
+    state: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    tasks: int = Field(description="known so far")
+    progress: TaskCounts
+    rate_per_second: float = Field(description="tasks that succeed per second: lately, or overall once it has finished")
+    seconds_left: float | None = Field(description="null while it can't be told")
+    duration_seconds: Durations
+    attempts_by_outcome: dict[str, int]
+    retries: dict[str, int] = Field(
+        description="unsuccessful attempts by cause; `lost` ones had their worker vanish, `released` ones were given "
+        "back by a worker that drained"
+    )
+    bytes_in: int
+    bytes_out: int
+    records_in: int
+    records_out: int
+    records_rejected: int
+    worker_seconds: float = Field(description="run time of all attempts, as their workers measured it")
+    cpu_seconds: float
+    memory_bytes_peak: int
+    stragglers: list[Straggler] = Field(description="the oldest, 20 at most")
+
+
+class JobStats(BaseModel):
+    """One job. Progress and rates are of now; what is told of attempts, as of `rolled_up_at`."""
+
+    job_id: UUID
+    name: str
+    state: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    elapsed_seconds: float | None
+    rolled_up_at: datetime = Field(description="all attempts that ended before this are counted")
+    progress: TaskCounts
+    rate_per_second: float
+    seconds_left: float | None = Field(description="null while it can't be told, 0 when the job has ended")
+    stages: list[StageStats]
+
+
+class Minute(BaseModel):
+    """One minute in which something ran."""
+
+    minute: datetime
+    succeeded: int = Field(description="attempts that ended so in this minute")
+    failed: int = Field(description="attempts that failed, timed out, ran out of memory or lost their worker")
+    busy_seconds: float = Field(description="slot-seconds used in this minute; the open attempts' follow when they end")
+    bytes_in: int
+    bytes_out: int
+
+
+class Timeline(BaseModel):
+    """Minutes in order; those in which nothing ran are left out."""
+
+    items: list[Minute]
+
+
+class WorkerStats(BaseModel):
+    """One worker that lived in the window."""
+
+    worker_id: UUID
+    pool: str
+    hostname: str
+    state: str
+    slots: int
+    busy: int = Field(description="slots in use now")
+    heartbeat_at: datetime
+    busy_share: float = Field(description="slot-seconds used, of those it had in the window: 0 to 1")
+    tasks_succeeded: int = Field(description="attempts of the window that succeeded")
+    tasks_failed: int = Field(description="attempts of the window that did not, or whose worker was lost")
+
+
+class WorkerStatsList(BaseModel):
+    """Workers by pool and host name."""
+
+    items: list[WorkerStats]
+
+
+class PoolStats(BaseModel):
+    """One pool, with all workers that lived in the window."""
+
+    pool: str
+    workers_live: int
+    slots: int = Field(description="of live workers")
+    busy: int = Field(description="slots in use now")
+    busy_share: float = Field(description="slot-seconds used, of those its workers had in the window: 0 to 1")
+    tasks_succeeded: int = Field(description="attempts of the window that succeeded")
+    tasks_failed: int = Field(description="attempts of the window that did not, or whose worker was lost")
+    backlog: int = Field(description="tasks of unfinished jobs that are ready or queued")
+
+
+class PoolStatsList(BaseModel):
+    """Pools by name."""
+
+    items: list[PoolStats]

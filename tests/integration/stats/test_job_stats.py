@@ -1,0 +1,334 @@
+"""A job's statistics over HTTP, from a job that goes through the real life of its tasks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from services.common import jobs, lifecycle
+from services.common.database import Pool, new_id
+from services.common.lifecycle import ClaimedTask, Finished
+from services.common.settings import Settings
+from services.common.spec import JobSpec, ProcessorSpec
+from services.stats.histogram import WIDTH
+from tests.integration.stats.conftest import catch_up, insert_attempts, insert_pool, insert_worker
+
+
+@dataclass
+class Run:
+    """A job with a worker of two slots that does what a test says."""
+
+    pool: Pool
+    job_id: UUID
+    worker_id: UUID
+
+    async def plan(self, count: int, planned: bool = True) -> None:
+        """The first stage gets `count` tasks."""
+        async with self.pool.acquire() as connection:
+            await lifecycle.plan_same_tasks(connection, self.job_id, 0, 0, {"type": "index", "count": count}, count)
+        await self.pool.execute(
+            "UPDATE stages SET planned = $2, task_count = $3 WHERE job_id = $1 AND stage = 0",
+            self.job_id,
+            planned,
+            count,
+        )
+
+    async def claim(self, stage: int, count: int, bundle: int = 100) -> list[ClaimedTask]:
+        """Dispatch `count` tasks in bundles of `bundle`, and claim them all."""
+        async with self.pool.acquire() as connection:
+            messages = await lifecycle.dispatch(
+                connection,
+                self.job_id,
+                stage,
+                pool="default",
+                tasks_max=count,
+                bundle_tasks_max=bundle,
+                resend_seconds=60,
+            )
+        return await lifecycle.claim(self.pool, self.worker_id, [message.bundle_id for message in messages])
+
+    async def complete(self, tasks: Sequence[ClaimedTask], outcome: str = "succeeded", **values: Any) -> None:
+        ended: dict[str, Any] = {"run_seconds": 0.5, "output": {"value": 1}, "outcome": outcome}
+        finished = [
+            Finished(job_id=task.job_id, stage=task.stage, index=task.index, attempt=task.attempt, **ended | values)
+            for task in tasks
+        ]
+        bundles = list({task.bundle_id for task in tasks})
+        assert await lifecycle.complete(self.pool, self.worker_id, finished, bundles) == len(tasks)
+
+    async def age(self, seconds: float) -> None:
+        """The job and its stages have started so long ago."""
+        for table in ("jobs", "stages"):
+            await self.pool.execute(
+                f"UPDATE {table} SET started_at = now() - $2 * interval '1 second' WHERE job_id = $1",
+                self.job_id,
+                seconds,
+            )
+
+    async def end(self, state: str = "succeeded") -> None:
+        await self.pool.execute("UPDATE jobs SET state = $2, finished_at = now() WHERE job_id = $1", self.job_id, state)
+        await self.pool.execute(
+            "UPDATE stages SET state = $2, finished_at = now() WHERE job_id = $1", self.job_id, state
+        )
+
+
+async def submit(pool: Pool, settings: Settings, stages: int, **values: Any) -> Run:
+    spec = JobSpec.model_validate(
+        {"name": "claims", "input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}] * stages} | values
+    )
+    async with pool.acquire() as connection, connection.transaction():
+        await jobs.register_processor(connection, "noop", ProcessorSpec(builtin="noop"))
+        job_id = await jobs.submit_job(connection, spec, settings=settings)
+    return Run(pool, job_id, await insert_worker(pool))
+
+
+@pytest.fixture
+async def run(pool: Pool, settings: Settings) -> Run:
+    """A running job of two chained stages."""
+    await insert_pool(pool, "default")
+    return await submit(pool, settings, 2)
+
+
+async def read(client: httpx.AsyncClient, run: Run, what: str = "stats") -> dict[str, Any]:
+    response = await client.get(f"/v1/jobs/{run.job_id}/{what}")
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+async def test_a_job_in_the_middle_of_two_stages(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(10)
+    first = await run.claim(0, 10)
+    volumes: dict[str, Any] = {
+        "bytes_in": 100,
+        "bytes_out": 50,
+        "records_in": 10,
+        "records_out": 8,
+        "records_rejected": 2,
+    }
+    await run.complete(first[:6], run_seconds=2.0, cpu_seconds=1.5, memory_bytes_peak=1_000_000, **volumes)
+    await run.complete(first[6:7], "failed", run_seconds=1.0, memory_bytes_peak=5_000_000, **volumes)
+    await run.complete(first[7:8], "timeout", run_seconds=4.0, retryable=False, **volumes)
+    second = await run.claim(1, 4)
+    await run.complete(second[:3], run_seconds=0.1)
+    await catch_up(run.pool)
+    await run.age(20)
+
+    stats = await read(client, run)
+
+    assert stats["state"] == "running"
+    assert stats["progress"] == {
+        "tasks": 10 + 9, "waiting": 3, "ready": 1 + 2, "queued": 0, "running": 2 + 1, "succeeded": 6 + 3, "failed": 1,
+        "cancelled": 0,
+    }  # fmt: skip
+    clean, aggregate = stats["stages"]
+    assert (clean["tasks"], aggregate["tasks"]) == (10, 9)
+    assert aggregate["progress"]["waiting"] == 3  # two of the first stage run and one is to be tried again
+    assert clean["attempts_by_outcome"] == {"succeeded": 6, "failed": 1, "timeout": 1}
+    assert clean["retries"] == {"failed": 1, "timeout": 1, "memory": 0, "lost": 0, "released": 0}
+    assert {name: clean[name] for name in volumes} == {name: 6 * value for name, value in volumes.items()}
+    assert clean["worker_seconds"] == pytest.approx(6 * 2.0 + 1.0 + 4.0)
+    assert clean["cpu_seconds"] == pytest.approx(6 * 1.5)
+    assert clean["memory_bytes_peak"] == 5_000_000
+    assert clean["duration_seconds"]["max"] == clean["duration_seconds"]["mean"] == 2.0
+    assert 2.0 / WIDTH <= clean["duration_seconds"]["p50"] <= clean["duration_seconds"]["p99"] <= 2.0
+    assert clean["rate_per_second"] == pytest.approx(6 / 20, rel=0.05)
+    assert stats["rate_per_second"] == pytest.approx(9 / 20, rel=0.05)
+    assert clean["seconds_left"] == pytest.approx(3 / (6 / 20), rel=0.05)
+    # 20 s were worth 6 x 2 s + 3 x 0.1 s of work; 3 x 2 s + 6 x 0.1 s remain.
+    assert stats["seconds_left"] == pytest.approx(20 * (3 * 2.0 + 6 * 0.1) / (6 * 2.0 + 3 * 0.1), rel=0.05)
+
+
+async def test_progress_and_rate_are_live_without_any_roll_up(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(100)
+    async with run.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM stats_watermark FOR UPDATE")  # no roll-up meanwhile
+        await run.complete((await run.claim(0, 60))[:50])
+        await run.age(10)
+        stats = await read(client, run)
+    assert stats["stages"][0]["attempts_by_outcome"] == {}
+    assert stats["stages"][0]["progress"]["succeeded"] == 50
+    assert stats["stages"][0]["rate_per_second"] == pytest.approx(5.0, rel=0.05)
+    assert stats["stages"][0]["seconds_left"] == pytest.approx(10.0, rel=0.05)
+
+
+async def test_the_rate_of_a_long_job_is_that_of_its_last_minutes(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(2000)
+    await run.age(3600)
+    now = await run.pool.fetchval("SELECT now()")
+    long_ago = [{"job_id": run.job_id, "finished_at": now - timedelta(minutes=30)}] * 900
+    lately = [{"job_id": run.job_id, "finished_at": now - timedelta(seconds=20)}] * 60
+    await insert_attempts(run.pool, long_ago + lately)
+    await run.pool.execute("UPDATE stage_counters SET ready = 1040, succeeded = 960 WHERE job_id = $1", run.job_id)
+    await catch_up(run.pool)
+    stage = (await read(client, run))["stages"][0]
+    # The window is the last two whole minutes and the one that runs.
+    assert 60 / 190 <= stage["rate_per_second"] <= 60 / 119
+    assert stage["seconds_left"] == pytest.approx(1040 / stage["rate_per_second"])
+
+
+async def test_a_job_that_has_ended_is_final_at_once(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(40)
+    for stage in (0, 1):
+        await run.complete(await run.claim(stage, 40), run_seconds=0.25)
+    await run.age(30)
+    await run.end()
+    stats = await read(client, run)
+    assert (stats["state"], stats["seconds_left"]) == ("succeeded", 0.0)
+    assert stats["elapsed_seconds"] == pytest.approx(30, rel=0.05)
+    assert stats["rate_per_second"] == pytest.approx(80 / 30, rel=0.05)
+    assert [stage["attempts_by_outcome"] for stage in stats["stages"]] == [{"succeeded": 40}, {"succeeded": 40}]
+    assert [stage["seconds_left"] for stage in stats["stages"]] == [0.0, 0.0]
+
+
+async def test_a_job_that_has_not_started(client: httpx.AsyncClient, pool: Pool, settings: Settings) -> None:
+    await insert_pool(pool, "default")
+    stats = await read(client, await submit(pool, settings, 1, run_at="2099-01-01T00:00:00Z"))
+    assert stats["state"] == "scheduled"
+    assert (stats["elapsed_seconds"], stats["rate_per_second"], stats["seconds_left"]) == (None, 0.0, None)
+    stage = stats["stages"][0]
+    assert stage["duration_seconds"] == {"p50": None, "p95": None, "p99": None, "max": None, "mean": None}
+    assert (stage["tasks"], stage["attempts_by_outcome"], stage["stragglers"]) == (0, {}, [])
+
+
+async def test_nobody_knows_when_a_job_ends_that_is_still_split_or_paused(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(10, planned=False)
+    await run.complete((await run.claim(0, 6))[:3])
+    stats = await read(client, run)
+    assert stats["rate_per_second"] > 0
+    assert (stats["seconds_left"], stats["stages"][0]["seconds_left"]) == (None, None)
+    await run.pool.execute("UPDATE stages SET planned = true WHERE job_id = $1 AND stage = 0", run.job_id)
+    assert (await read(client, run))["seconds_left"] > 0
+    async with run.pool.acquire() as connection:
+        await jobs.pause_job(connection, run.job_id)
+    assert (await read(client, run))["seconds_left"] is None
+
+
+async def test_a_reduce_to_come_is_a_task_that_remains(
+    client: httpx.AsyncClient, pool: Pool, settings: Settings
+) -> None:
+    await insert_pool(pool, "default")
+    run = await submit(pool, settings, 1, merge={"type": "reduce", "processor": "noop"})
+    await run.plan(4)
+    await run.complete(await run.claim(0, 4))
+    await run.age(40)
+    stats = await read(client, run)
+    assert stats["stages"][1]["progress"]["waiting"] == 1
+    assert stats["seconds_left"] == pytest.approx(10.0, rel=0.05)
+
+
+async def test_lost_and_released_attempts_are_retries_by_cause(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(10)
+    tasks = await run.claim(0, 10, bundle=5)
+    kept, lost = [t for t in tasks if t.bundle_id == tasks[0].bundle_id], tasks[-1].bundle_id
+    await run.complete(kept[:2], "released", run_seconds=0.0, output=None)
+    await run.complete(kept[2:])
+    await run.pool.execute("UPDATE workers SET state = 'lost', stopped_at = now()")
+    assert await lifecycle.reap_dead_workers(run.pool, losses_max=5) == sum(t.bundle_id == lost for t in tasks)
+    await catch_up(run.pool)
+    stage = (await read(client, run))["stages"][0]
+    assert stage["attempts_by_outcome"] == {"succeeded": 3, "released": 2, "lost": 5}
+    assert stage["retries"] == {"failed": 0, "timeout": 0, "memory": 0, "lost": 5, "released": 2}
+    assert stage["worker_seconds"] == pytest.approx(3 * 0.5)
+
+
+async def hold(run: Run, bundle_id: UUID, seconds: float) -> None:
+    """The bundle was claimed so long ago."""
+    await run.pool.execute(
+        "UPDATE bundles SET claimed_at = now() - $2 * interval '1 second' WHERE bundle_id = $1", bundle_id, seconds
+    )
+    await run.pool.execute(
+        "UPDATE tasks AS t SET started_at = b.claimed_at FROM bundles AS b WHERE b.bundle_id = $1 "
+        "AND t.job_id = b.job_id AND t.stage = b.stage AND t.index BETWEEN b.first AND b.first + b.count - 1",
+        bundle_id,
+    )
+
+
+async def test_stragglers_are_the_running_tasks_far_beyond_p95(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(40)
+    await run.complete(await run.claim(0, 20), run_seconds=10.0)
+    late, usual = await run.claim(0, 2, bundle=1)
+    await hold(run, late.bundle_id, 45.0)
+    await hold(run, usual.bundle_id, 25.0)
+    await catch_up(run.pool)
+    straggler = {"index": late.index, "worker_id": str(run.worker_id), "running_seconds": pytest.approx(45, abs=5)}
+    assert (await read(client, run))["stages"][0]["stragglers"] == [straggler]
+    await run.complete([late], run_seconds=45.0)
+    assert (await read(client, run))["stages"][0]["stragglers"] == []
+
+
+async def test_a_bundle_may_take_the_time_of_all_its_tasks(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(40)
+    await run.complete(await run.claim(0, 20), run_seconds=4.0)
+    tasks = await run.claim(0, 10, bundle=10)  # 36 s for the nine others, and 3 x p95 for the slow one
+    await catch_up(run.pool)
+    await hold(run, tasks[0].bundle_id, 45.0)
+    assert (await read(client, run))["stages"][0]["stragglers"] == []
+    await hold(run, tasks[0].bundle_id, 55.0)
+    # The worker has two slots: no more of them run, the others only wait behind these.
+    stragglers = (await read(client, run))["stages"][0]["stragglers"]
+    assert [straggler["index"] for straggler in stragglers] == [tasks[0].index, tasks[1].index]
+
+
+async def test_no_more_than_twenty_stragglers_are_told(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(60)
+    await run.complete(await run.claim(0, 20), run_seconds=0.1)
+    tasks = await run.claim(0, 30, bundle=1)
+    for n, task in enumerate(tasks):
+        await hold(run, task.bundle_id, 100.0 + n)
+    await catch_up(run.pool)
+    stragglers = (await read(client, run))["stages"][0]["stragglers"]
+    assert [straggler["index"] for straggler in stragglers] == [task.index for task in reversed(tasks)][:20]
+
+
+async def test_what_is_slow_is_unknown_before_anything_has_succeeded(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(4)
+    task = (await run.claim(0, 1))[0]
+    await hold(run, task.bundle_id, 3600.0)
+    assert (await read(client, run))["stages"][0]["stragglers"] == []
+
+
+async def test_the_timeline_sums_a_jobs_stages_by_minute(client: httpx.AsyncClient, run: Run) -> None:
+    minute = (await run.pool.fetchval("SELECT date_trunc('minute', now())")) - timedelta(minutes=5)
+    of_job = {"job_id": run.job_id, "run_seconds": 10.0, "bytes_in": 3, "bytes_out": 2}
+    await insert_attempts(
+        run.pool,
+        [
+            of_job | {"finished_at": minute + timedelta(seconds=30)},
+            of_job | {"finished_at": minute + timedelta(seconds=40), "stage": 1},
+            of_job | {"finished_at": minute + timedelta(seconds=64), "outcome": "failed"},
+            of_job | {"finished_at": minute + timedelta(seconds=64), "job_id": new_id()},
+        ],
+    )
+    await catch_up(run.pool)
+    items = (await read(client, run, "timeline"))["items"]
+    assert [{k: v for k, v in item.items() if k != "minute"} for item in items] == [
+        {"succeeded": 2, "failed": 0, "busy_seconds": 26.0, "bytes_in": 6, "bytes_out": 4},
+        {"succeeded": 0, "failed": 1, "busy_seconds": 4.0, "bytes_in": 0, "bytes_out": 0},
+    ]
+    assert items[0]["minute"] == minute.isoformat().replace("+00:00", "Z")
+
+
+async def test_reading_looks_at_no_task_and_no_attempt(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(10)
+    for stage in (0, 1):
+        await run.complete(await run.claim(stage, 10))
+    await catch_up(run.pool)
+    for table in ("tasks", "attempts"):
+        await run.pool.execute(f"ALTER TABLE {table} RENAME TO {table}_out_of_reach")
+    for path in (f"jobs/{run.job_id}/stats", f"jobs/{run.job_id}/timeline", "stats/workers", "stats/pools",
+                 "stats/timeline"):  # fmt: skip
+        assert (await client.get(f"/v1/{path}")).status_code == 200
+
+
+async def test_an_unknown_job_is_a_404(client: httpx.AsyncClient) -> None:
+    for what in ("stats", "timeline"):
+        job_id = new_id()
+        response = await client.get(f"/v1/jobs/{job_id}/{what}")
+        assert response.status_code == 404
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["detail"] == f"there is no job {job_id}"

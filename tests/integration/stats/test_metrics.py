@@ -1,0 +1,158 @@
+"""What Prometheus scrapes."""
+
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.common.database import Pool
+from services.common.settings import Settings
+from services.stats.main import create_app
+from services.stats.rollup import roll_up
+from tests.integration.stats.conftest import catch_up, insert_attempts, insert_pool, insert_worker
+from tests.integration.stats.test_grid_stats import insert_job
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+async def scrape(client: httpx.AsyncClient) -> Samples:
+    response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(response.text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: Any) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+async def test_counters_of_attempts(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+    await insert_pool(pool, "default")
+    volumes = {"bytes_in": 100, "bytes_out": 10, "records_in": 7, "records_out": 6, "records_rejected": 1}
+    await insert_attempts(pool, [{"run_seconds": seconds} | volumes for seconds in (0.1, 0.3, 0.3, 5.0)])
+    await insert_attempts(pool, [{"run_seconds": 1.5, "outcome": "failed"} | volumes, {"outcome": "lost"}])
+    await insert_attempts(pool, [{"pool": "large"}])
+    await catch_up(pool)
+    samples = await scrape(anonymous)
+    assert value(samples, "piecework_attempts_total", pool="default", outcome="succeeded") == 4
+    assert value(samples, "piecework_attempts_total", pool="default", outcome="failed") == 1
+    assert value(samples, "piecework_attempts_total", pool="default", outcome="lost") == 1
+    assert value(samples, "piecework_attempts_total", pool="large", outcome="succeeded") == 1
+    assert value(samples, "piecework_bytes_total", pool="default", direction="in") == 400
+    assert value(samples, "piecework_bytes_total", pool="default", direction="out") == 40
+    assert value(samples, "piecework_records_total", pool="default", kind="in") == 28
+    assert value(samples, "piecework_records_total", pool="default", kind="rejected") == 4
+    of = {"pool": "default", "outcome": "succeeded"}
+    assert value(samples, "piecework_attempt_seconds_count", **of) == 4
+    assert value(samples, "piecework_attempt_seconds_sum", **of) == 5.7
+    assert value(samples, "piecework_attempt_seconds_bucket", le="0.25", **of) == 1
+    assert value(samples, "piecework_attempt_seconds_bucket", le="0.5", **of) == 3
+    assert value(samples, "piecework_attempt_seconds_bucket", le="8.0", **of) == 4
+    assert value(samples, "piecework_attempt_seconds_bucket", le="+Inf", **of) == 4
+
+
+async def test_gauges_of_jobs_tasks_and_workers(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+    await insert_pool(pool, "default")
+    await insert_pool(pool, "idle")
+    await insert_worker(pool, slots=4, busy=3)
+    await insert_worker(pool, slots=2, busy=1, state="draining")
+    await insert_worker(pool, slots=8, state="lost")
+    await insert_job(pool, "default", "running", ready=5, queued=2, running=3)
+    await insert_job(pool, "default", "paused", ready=1)
+    await insert_job(pool, "default", "succeeded", succeeded=100)
+    samples = await scrape(anonymous)
+    assert value(samples, "piecework_jobs", state="running") == 1
+    assert value(samples, "piecework_jobs", state="paused") == 1
+    assert value(samples, "piecework_jobs", state="failing") == 0
+    assert value(samples, "piecework_tasks", pool="default", state="ready") == 6
+    assert value(samples, "piecework_tasks", pool="default", state="running") == 3
+    assert value(samples, "piecework_tasks", pool="default", state="succeeded") == 0
+    assert value(samples, "piecework_tasks", pool="idle", state="ready") == 0
+    assert value(samples, "piecework_workers", pool="default", state="active") == 1
+    assert value(samples, "piecework_workers", pool="default", state="draining") == 1
+    assert value(samples, "piecework_slots", pool="default") == 6
+    assert value(samples, "piecework_slots_busy", pool="default") == 4
+    assert value(samples, "piecework_slots", pool="idle") == 0
+    assert value(samples, "piecework_queue_oldest_seconds", pool="default") == 0
+
+
+async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+    for name in ("default", "later"):
+        await insert_pool(pool, name)
+    waits = (
+        ("default", "running", 90),
+        ("default", "running", 30),
+        ("default", "paused", 3600),
+        ("later", "running", -60),
+    )
+    for of_pool, state, seconds in waits:
+        job_id = await insert_job(pool, of_pool, state, ready=1)
+        await pool.execute(
+            "INSERT INTO tasks (job_id, stage, index, state, ready_at, input) "
+            "VALUES ($1, 0, 0, 'ready', now() - $2::interval, '{}')",
+            job_id,
+            timedelta(seconds=seconds),
+        )
+    samples = await scrape(anonymous)
+    assert 90 <= value(samples, "piecework_queue_oldest_seconds", pool="default") < 120
+    assert value(samples, "piecework_queue_oldest_seconds", pool="later") == 0
+
+
+async def test_counters_go_on_in_a_new_process(anonymous: httpx.AsyncClient, pool: Pool, settings: Settings) -> None:
+    await insert_attempts(pool, [{}] * 3)
+    await catch_up(pool)
+    restarted = create_app(settings)
+    async with (
+        restarted.router.lifespan_context(restarted),
+        httpx.AsyncClient(transport=httpx.ASGITransport(restarted), base_url="http://stats") as client,
+    ):
+        await insert_attempts(pool, [{}] * 2)
+        await catch_up(pool)
+        of = {"pool": "default", "outcome": "succeeded"}
+        assert value(await scrape(client), "piecework_attempts_total", **of) == 5
+        assert value(await scrape(anonymous), "piecework_attempts_total", **of) == 5
+
+
+async def test_the_lag_grows_while_the_roll_up_is_held_up(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+    await catch_up(pool)
+    assert value(await scrape(anonymous), "piecework_rollup_lag_seconds") < 60
+    async with pool.acquire() as older, older.transaction():
+        await older.execute("SELECT pg_current_xact_id()")  # a transaction that goes on and on
+        await pool.execute(
+            "UPDATE stats_watermark SET rolled_up_at = now() - interval '1 hour', mark_txid = pg_current_xact_id()"
+        )
+        await roll_up(pool)
+        assert 3600 <= value(await scrape(anonymous), "piecework_rollup_lag_seconds") < 3700
+    await catch_up(pool)
+    assert value(await scrape(anonymous), "piecework_rollup_lag_seconds") < 60
+
+
+async def test_openmetrics_is_given_to_who_asks_for_it(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+    await insert_pool(pool, "default")
+    await insert_attempts(pool, [{}])
+    await catch_up(pool)
+    response = await anonymous.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    families = {family.name: family for family in parse_openmetrics(response.text)}  # type: ignore[no-untyped-call]
+    assert families["piecework_attempts"].type == "counter"
+    assert families["piecework_attempt_seconds"].type == "histogram"
+    assert all(family.documentation for family in families.values())
+
+
+async def test_no_label_grows_with_the_jobs(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+    await insert_pool(pool, "default")
+    await insert_job(pool, "default", "running", ready=1)
+    await insert_attempts(pool, [{}])
+    await catch_up(pool)
+    before = await scrape(anonymous)
+    for _ in range(5):
+        await insert_job(pool, "default", "running", ready=1)
+    await insert_attempts(pool, [{"job_id": row["job_id"]} for row in await pool.fetch("SELECT job_id FROM jobs")])
+    await catch_up(pool)
+    assert (await scrape(anonymous)).keys() == before.keys()

@@ -1,0 +1,111 @@
+"""The service itself: who may ask, what it says when it can't answer, its documentation."""
+
+import httpx
+import pytest
+
+from services.common.database import Pool, new_id
+from services.common.settings import Settings
+from services.stats.main import create_app
+from tests.integration.stats.conftest import catch_up, insert_attempts
+
+PATHS = (
+    f"/v1/jobs/{new_id()}/stats",
+    f"/v1/jobs/{new_id()}/timeline",
+    "/v1/stats/workers",
+    "/v1/stats/pools",
+    "/v1/stats/timeline",
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_statistics_need_a_key(anonymous: httpx.AsyncClient, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic dXNlcjpwdw=="}):
+        response = await anonymous.get(path, headers=headers)
+        assert response.status_code == 401
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert response.json()["type"] == "urn:piecework:unauthorized"
+
+
+async def test_a_viewers_key_is_enough_until_it_is_revoked(client: httpx.AsyncClient, pool: Pool) -> None:
+    await pool.execute("UPDATE api_keys SET role = 'viewer'")
+    assert (await client.get("/v1/stats/pools")).status_code == 200
+    await pool.execute("UPDATE api_keys SET revoked_at = now()")
+    assert (await client.get("/v1/stats/pools")).status_code == 401
+
+
+async def test_health_readiness_and_metrics_need_no_key(anonymous: httpx.AsyncClient) -> None:
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert (await anonymous.get(path)).status_code == 200
+
+
+async def test_it_serves_before_its_database_is_there(settings: Settings) -> None:
+    gone = settings.database_url.replace("/test_", "/gone_")
+    app = create_app(settings.model_copy(update={"database_url": gone}))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://stats") as client,
+    ):
+        assert (await client.get("/healthz")).status_code == 200
+        for path in ("/readyz", "/metrics", "/v1/stats/pools"):
+            response = await client.get(path, headers={"Authorization": "Bearer any"})
+            assert response.status_code == 503
+            assert response.headers["content-type"] == "application/problem+json"
+            assert int(response.headers["retry-after"]) > 0
+
+
+async def test_it_rolls_up_and_prunes_by_itself(settings: Settings, pool: Pool) -> None:
+    month_ago = await pool.fetchval("SELECT now() - interval '31 days'")
+    await insert_attempts(pool, [{}, {"finished_at": month_ago}])
+    await catch_up(pool)
+    await insert_attempts(pool, [{}] * 3)
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        while await pool.fetchval("SELECT sum(attempts) FROM pool_stats") < 5:
+            pass
+        while await pool.fetchval("SELECT min(minute) < now() - interval '30 days' FROM worker_minutes"):
+            pass
+
+
+async def test_an_id_that_is_none_is_told(client: httpx.AsyncClient) -> None:
+    response = await client.get("/v1/jobs/flights/stats")
+    assert response.status_code == 422
+    error = response.json()["errors"][0]
+    assert (error["field"], error["value"]) == ("job_id", "flights")
+
+
+async def test_an_unknown_path_is_told(client: httpx.AsyncClient) -> None:
+    response = await client.get("/v1/stats/nothing")
+    assert response.status_code == 404
+    assert "/v1/stats/nothing" in response.json()["detail"]
+
+
+async def test_a_bug_is_a_problem_too(client: httpx.AsyncClient, pool: Pool) -> None:
+    await pool.execute("ALTER TABLE worker_minutes DROP COLUMN succeeded CASCADE")
+    response = await client.get("/v1/stats/timeline")
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["type"] == "urn:piecework:internal-error"
+
+
+async def test_the_documentation_needs_no_internet(anonymous: httpx.AsyncClient) -> None:
+    page = (await anonymous.get("/docs")).text
+    assert "cdn." not in page
+    assert (await anonymous.get("/static-offline-docs/swagger-ui-bundle.js")).status_code == 200
+
+
+async def test_openapi_names_every_operation(anonymous: httpx.AsyncClient) -> None:
+    paths = (await anonymous.get("/openapi.json")).json()["paths"]
+    assert {path: operations["get"]["operationId"] for path, operations in paths.items()} == {
+        "/v1/jobs/{job_id}/stats": "get_job_stats",
+        "/v1/jobs/{job_id}/timeline": "get_job_timeline",
+        "/v1/stats/workers": "list_worker_stats",
+        "/v1/stats/pools": "list_pool_stats",
+        "/v1/stats/timeline": "get_timeline",
+        "/metrics": "metrics",
+        "/healthz": "healthz",
+        "/readyz": "readyz",
+    }
+    statistics = paths["/v1/jobs/{job_id}/stats"]["get"]
+    assert statistics["security"] == [{"api_key": []}]
+    assert list(statistics["responses"]["404"]["content"]) == ["application/problem+json"]
