@@ -1,0 +1,196 @@
+"""`piecework pools` and `piecework workers`: the grid itself."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from piecework.cli.options import All, Limit
+from piecework.cli.session import Session, command, group
+from piecework.errors import InputError
+from piecework.shapes import Pool, Worker, WorkerState
+
+PoolName = Annotated[str, typer.Argument(metavar="POOL")]
+WorkerId = Annotated[UUID, typer.Argument(metavar="WORKER_ID")]
+
+
+def list_pools(session: Session, everything: All = False, limit: Limit = 50) -> None:
+    """List pools with their workers and backlog."""
+    session.show_list(session.client.list_pools(), everything, limit, lambda pools: _show_pools(session, pools))
+
+
+def _show_pools(session: Session, pools: list[Pool]) -> None:
+    from piecework import display
+
+    display.table(
+        session.out,
+        ["~POOL", "STATE", ">WORKERS", ">BUSY", ">?MIN", ">?MAX", ">?DESIRED", ">RUNNING", ">QUEUED", ">READY"],
+        (
+            (
+                pool["name"],
+                _pool_state(pool),
+                pool["workers_live"],
+                f"{pool['slots_busy']}/{pool['slots_live']}",
+                pool["capacity_min"],
+                pool["capacity_max"],
+                pool["capacity_desired"],
+                pool["tasks_running"],
+                pool["tasks_queued"],
+                pool["tasks_ready"],
+            )
+            for pool in pools
+        ),
+    )
+
+
+def _pool_state(pool: Pool) -> str:
+    return "paused" if pool["paused"] else "active"
+
+
+def show_pool(session: Session, name: PoolName) -> None:
+    """Show a pool."""
+    session.show(session.client.get_pool(name), lambda pool: _show_pool(session, pool))
+
+
+def _show_pool(session: Session, pool: Pool) -> None:
+    from piecework.display import facts
+
+    facts(
+        session.out,
+        [
+            ("pool", pool["name"]),
+            ("state", _pool_state(pool)),
+            ("workers", f"{pool['workers_live']} with {pool['slots_busy']} of {pool['slots_live']} slots busy"),
+            ("capacity", _describe_capacity(pool)),
+            ("tasks", f"{pool['tasks_running']} running, {pool['tasks_queued']} queued, {pool['tasks_ready']} ready"),
+            ("slots", f"{pool['slots']} a worker"),
+            ("group", pool["group_name"]),
+            ("queue", pool["queue_url"]),
+            ("dead letters", pool["dead_letter_url"]),
+        ],
+    )
+
+
+def _describe_capacity(pool: Pool) -> str:
+    return f"{pool['capacity_desired']} desired, between {pool['capacity_min']} and {pool['capacity_max']}"
+
+
+def put_pool(
+    session: Session,
+    name: PoolName,
+    group: Annotated[str | None, typer.Option(help="Auto Scaling group of its nodes; without: not scaled.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Slots of one node, to plan with.")] = None,
+    queue_url: Annotated[str | None, typer.Option(help="SQS queue of your own; without: one is created.")] = None,
+    dead_letter_url: Annotated[str | None, typer.Option(help="Its dead-letter queue.")] = None,
+) -> None:
+    """Add or change a pool."""
+    options = {"group_name": group, "slots": slots, "queue_url": queue_url, "dead_letter_url": dead_letter_url}
+    pool = session.client.put_pool(name, {field: value for field, value in options.items() if value is not None})
+    session.show(pool, lambda pool: _show_pool(session, pool))
+
+
+def pause_pool(session: Session, name: PoolName) -> None:
+    """Start no more tasks in a pool; running ones finish."""
+    session.show(session.client.pause_pool(name), lambda pool: print(f"{pool['name']} paused"))
+
+
+def resume_pool(session: Session, name: PoolName) -> None:
+    """Start tasks in a pool again."""
+    session.show(session.client.resume_pool(name), lambda pool: print(f"{pool['name']} active"))
+
+
+def set_capacity(
+    session: Session,
+    name: PoolName,
+    minimum: Annotated[int | None, typer.Option("--min", min=0, metavar="NODES", help="Never fewer.")] = None,
+    maximum: Annotated[int | None, typer.Option("--max", min=0, metavar="NODES", help="Never more.")] = None,
+    desired: Annotated[int | None, typer.Option(min=0, metavar="NODES", help="Now; else as the load asks.")] = None,
+) -> None:
+    """Set how many worker nodes a pool may have; what is not given stays."""
+    if minimum is None and maximum is None and desired is None:
+        raise InputError("--min, --max, --desired: give at least one of them")
+    pool = session.client.get_pool(name)
+    minimum = pool["capacity_min"] if minimum is None else minimum
+    maximum = pool["capacity_max"] if maximum is None else maximum
+    pool = session.client.set_pool_capacity(name, minimum, maximum, desired)
+    session.show(pool, lambda pool: print(f"{pool['name']}: {_describe_capacity(pool)}"))
+
+
+def list_workers(
+    session: Session,
+    pool: Annotated[str | None, typer.Option(help="Only workers of this pool.")] = None,
+    state: Annotated[WorkerState | None, typer.Option(help="Only workers in this state.")] = None,
+    everything: All = False,
+    limit: Limit = 50,
+) -> None:
+    """List workers."""
+    listing = session.client.list_workers(pool=pool, state=state)
+    session.show_list(listing, everything, limit, lambda workers: _show_workers(session, workers))
+
+
+def _show_workers(session: Session, workers: list[Worker]) -> None:
+    from piecework import display
+
+    now = session.client.now()
+    display.table(
+        session.out,
+        ["WORKER_ID", "~POOL", "STATE", ">BUSY", "~?HOST", "?LAST SEEN"],
+        (
+            (
+                worker["worker_id"],
+                worker["pool"],
+                display.state(worker["state"]),
+                f"{worker['busy']}/{worker['slots']}",
+                worker["hostname"],
+                display.relative(worker["heartbeat_at"], now),
+            )
+            for worker in workers
+        ),
+    )
+
+
+def show_worker(session: Session, worker_id: WorkerId) -> None:
+    """Show a worker."""
+    session.show(session.client.get_worker(worker_id), lambda worker: _show_worker(session, worker))
+
+
+def _show_worker(session: Session, worker: Worker) -> None:
+    from piecework import display
+
+    now = session.client.now()
+    display.facts(
+        session.out,
+        [
+            ("worker", worker["worker_id"]),
+            ("pool", worker["pool"]),
+            ("state", display.state(worker["state"])),
+            ("slots", f"{worker['busy']} of {worker['slots']} busy"),
+            ("host", worker["hostname"]),
+            ("instance", worker["instance_id"]),
+            ("process", worker["pid"]),
+            ("started", display.moment(worker["started_at"], now)),
+            ("last seen", display.moment(worker["heartbeat_at"], now)),
+            ("stopped", display.moment(worker["stopped_at"], now)),
+        ],
+    )
+
+
+def drain(session: Session, worker_id: WorkerId) -> None:
+    """Let a worker finish what it runs, take nothing more, and stop."""
+    session.show(
+        session.client.drain_worker(worker_id), lambda worker: print(f"{worker['worker_id']} {worker['state']}")
+    )
+
+
+def register(app: typer.Typer) -> None:
+    pools = group(app, "pools", "Kinds of worker nodes and their capacity.")
+    command(pools, "list")(list_pools)
+    command(pools, "show")(show_pool)
+    command(pools, "put")(put_pool)
+    command(pools, "pause")(pause_pool)
+    command(pools, "resume")(resume_pool)
+    command(pools, "capacity")(set_capacity)
+    workers = group(app, "workers", "Worker nodes.")
+    command(workers, "list")(list_workers)
+    command(workers, "show")(show_worker)
+    command(workers, "drain")(drain)

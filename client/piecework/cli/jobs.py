@@ -1,0 +1,190 @@
+"""Commands on jobs."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from piecework.cli import exits
+from piecework.cli.options import All, JobId, Limit
+from piecework.cli.session import Session, command, parse_pairs
+from piecework.errors import PieceworkError
+from piecework.shapes import Job, JobState, JobSummary
+
+FAILURES_SHOWN = 3
+
+
+def watch(session: Session, job_id: JobId) -> None:
+    """Show live progress until the job ends.
+
+    Exits with 0 if it succeeded, 1 if it failed or was cancelled. Ctrl-C leaves the job running.
+    """
+    watch_to_end(session, session.client.get_job(job_id))
+
+
+def watch_to_end(session: Session, job: Job) -> None:
+    """Watch `job`; ends the command with exit code 1 and the reason unless it succeeded."""
+    from piecework.watch import job_view, wait_for_job
+
+    try:
+        with job_view(session.client, session.err) as view:
+            ended = wait_for_job(session.client, job, view)
+    except KeyboardInterrupt as interrupt:
+        session.note(f"no longer watching; the job goes on: piecework watch {job['job_id']}")
+        raise typer.Exit(exits.INTERRUPTED) from interrupt
+    session.show(ended, lambda job: None)
+    if ended["state"] != "succeeded":
+        for line in _reasons(session, ended):
+            session.note(f"error: {line}")
+        raise typer.Exit(exits.JOB_FAILED)
+
+
+def _reasons(session: Session, job: Job) -> list[str]:
+    """Why a job did not succeed: its own error, then the first failed tasks of each stage."""
+    error = job["error"]
+    lines = [f"job {job['name']} {job['state']}" + (f": {error['type']}: {error['message']}" if error else "")]
+    for stage in job["stages"]:
+        if stage["progress"]["failed"]:
+            try:
+                tasks = session.client.list_tasks(job["job_id"], stage=stage["stage"], state="failed")
+                failed = tasks.page(FAILURES_SHOWN)["items"]
+            except PieceworkError:
+                continue
+            for task in failed:
+                place = f"{task['stage']} {task['index']}"
+                why = f"{task['error']['type']}: {task['error']['message']}" if task["error"] else "failed"
+                lines.append(f"task {stage['name']} {place}: {why} (piecework logs {job['job_id']} {place})")
+    return lines
+
+
+def list_jobs(
+    session: Session,
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="With this label; repeatable.")] = None,
+    schedule_id: Annotated[UUID | None, typer.Option("--schedule", help="Only jobs of this schedule.")] = None,
+    everything: All = False,
+    limit: Limit = 50,
+) -> None:
+    """List jobs, newest first."""
+    listing = session.client.list_jobs(
+        state=state, name=name, labels=parse_pairs("--label", label), schedule_id=schedule_id
+    )
+    session.show_list(listing, everything, limit, lambda jobs: _show_jobs(session, jobs))
+
+
+def _show_jobs(session: Session, jobs: list[JobSummary]) -> None:
+    from piecework.display import moment, relative, state, table
+
+    now = session.client.now()
+    when = moment if session.out.width >= 120 else relative
+    table(
+        session.out,
+        ["JOB_ID", "~NAME", "STATE", ">DONE", ">?FAILED", "?CREATED"],
+        (
+            (
+                job["job_id"],
+                job["name"],
+                state(job["state"]),
+                f"{job['progress']['succeeded']}/{job['progress']['tasks']}",
+                job["progress"]["failed"],
+                when(job["created_at"], now),
+            )
+            for job in jobs
+        ),
+    )
+
+
+def show_job(session: Session, job_id: JobId) -> None:
+    """Show a job with its stages and exact progress."""
+    session.show(session.client.get_job(job_id), lambda job: _show_job(session, job))
+
+
+def _show_job(session: Session, job: Job) -> None:
+    from piecework.display import facts, moment, state, table
+
+    now = session.client.now()
+    facts(
+        session.out,
+        [
+            ("job", job["job_id"]),
+            ("name", job["name"]),
+            ("state", state(job["state"])),
+            ("error", f"{job['error']['type']}: {job['error']['message']}" if job["error"] else None),
+            ("input", _describe_input(job["spec"]["input"])),
+            ("merge", job["spec"].get("merge", {}).get("type")),
+            ("labels", ", ".join(f"{key}={value}" for key, value in job["labels"].items())),
+            ("priority", job["priority"] or None),
+            ("share", job["share"]),
+            ("schedule", job["schedule_id"]),
+            ("run at", moment(job["run_at"], now)),
+            ("created", moment(job["created_at"], now)),
+            ("started", moment(job["started_at"], now)),
+            ("finished", moment(job["finished_at"], now)),
+        ],
+    )
+    print()
+    table(
+        session.out,
+        ["STAGE", "~NAME", "~?PROCESSOR", "STATE", ">DONE", ">FAILED", ">RUNNING", ">QUEUED", ">?WAITING"],
+        (
+            (
+                stage["stage"],
+                stage["name"],
+                stage["processor"],
+                state(stage["state"]),
+                f"{stage['progress']['succeeded']}/{'?' if stage['task_count'] is None else stage['task_count']}",
+                stage["progress"]["failed"],
+                stage["progress"]["running"],
+                stage["progress"]["queued"] + stage["progress"]["ready"],
+                stage["progress"]["waiting"],
+            )
+            for stage in job["stages"]
+        ),
+    )
+
+
+def _describe_input(source: dict[str, Any]) -> str:
+    match source["type"]:
+        case "range":
+            return f"array of {source['count']:,} tasks"
+        case "items":
+            return f"{len(source['items']):,} items"
+        case "objects":
+            return f"objects {source['prefix']}{source.get('include', '*')}"
+        case kind:
+            return f"{source.get('format', kind)} {source['uri']}"
+
+
+def cancel(session: Session, job_id: JobId) -> None:
+    """Cancel a job: its running tasks are stopped."""
+    _show_state(session, session.client.cancel_job(job_id))
+
+
+def pause(session: Session, job_id: JobId) -> None:
+    """Let a job's tasks wait; running ones finish."""
+    _show_state(session, session.client.pause_job(job_id))
+
+
+def resume(session: Session, job_id: JobId) -> None:
+    """Let a paused job go on."""
+    _show_state(session, session.client.resume_job(job_id))
+
+
+def retry(session: Session, job_id: JobId) -> None:
+    """Run the failed tasks of a failed job again."""
+    _show_state(session, session.client.retry_job(job_id))
+
+
+def _show_state(session: Session, job: Job) -> None:
+    session.show(job, lambda job: print(f"{job['job_id']} {job['state']}"))
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "watch")(watch)
+    command(app, "jobs")(list_jobs)
+    command(app, "job")(show_job)
+    command(app, "cancel")(cancel)
+    command(app, "pause")(pause)
+    command(app, "resume")(resume)
+    command(app, "retry")(retry)

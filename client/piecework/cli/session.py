@@ -1,0 +1,208 @@
+"""What every command shares: the global options before and after its name, the client, its output, its errors."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from piecework.cli import exits
+from piecework.errors import InputError, PieceworkError, Unauthorized
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from piecework.client import Client, Listing
+    from piecework.shapes import Page
+
+T = TypeVar("T")
+
+_PANEL = "Global options"
+
+_GLOBALS: dict[str, Any] = {
+    "api_url": Annotated[
+        str | None,
+        typer.Option(
+            help="URL of the API; else PIECEWORK_API_URL, else .piecework/client.json.", rich_help_panel=_PANEL
+        ),
+    ],
+    "stats_url": Annotated[
+        str | None, typer.Option(help="URL of the stats service; else PIECEWORK_STATS_URL.", rich_help_panel=_PANEL)
+    ],
+    "api_key": Annotated[
+        str | None, typer.Option(help="API key; better in PIECEWORK_API_KEY.", rich_help_panel=_PANEL)
+    ],
+    "as_json": Annotated[bool, typer.Option("--json", help="Print JSON only.", rich_help_panel=_PANEL)],
+}
+
+
+@dataclass
+class Session:
+    """One run of the command."""
+
+    api_url: str | None = None
+    stats_url: str | None = None
+    api_key: str | None = None
+    as_json: bool = False
+
+    def take(self, options: Mapping[str, Any]) -> None:
+        """Take over the global options that were given here, before or after a command's name."""
+        for name in _GLOBALS:
+            if options[name]:
+                setattr(self, name, options[name])
+
+    @cached_property
+    def client(self) -> "Client":
+        from piecework.client import Client
+
+        return Client(self.api_url, self.api_key, stats_url=self.stats_url)
+
+    @cached_property
+    def out(self) -> "Console":
+        from piecework.display import console
+
+        return console(sys.stdout)
+
+    @cached_property
+    def err(self) -> "Console":
+        """For progress and notes: standard output is for results alone."""
+        from piecework.display import console
+
+        return console(sys.stderr)
+
+    def show(self, value: T, human: Callable[[T], object]) -> None:
+        """Print `value` as JSON if that was asked for, otherwise let `human` show it."""
+        if self.as_json:
+            print(json.dumps(value, indent=2))
+        else:
+            human(value)
+
+    def show_list(
+        self, listing: "Listing[T]", everything: bool, limit: int, human: Callable[[list[T]], object]
+    ) -> None:
+        """Print the first `limit` items, or all; as JSON in the shape of the API: items and next_cursor."""
+        page: Page[T]
+        page = {"items": list(listing), "next_cursor": None} if everything else listing.page(limit)
+        self.show(page, lambda page: human(page["items"]))
+        if page["next_cursor"] and not self.as_json:
+            self.note(f"only the first {len(page['items'])} are shown; --all shows all")
+
+    def show_done(self, message: str) -> None:
+        """Say that something without an answer is done."""
+        self.show({}, lambda _: print(message))
+
+    def note(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+
+class RootGroup(TyperGroup):
+    """The whole command: ends every error as one line on standard error and an exit code."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        options["standalone_mode"] = False
+        try:
+            code = super().main(*args, **options)
+        except typer.TyperException as error:
+            # No message: a group without a command, which has printed its help.
+            if error.format_message():
+                _report([" ".join(error.format_message().split())])
+            code = error.exit_code
+        except typer.Abort:
+            code = exits.INTERRUPTED
+        sys.exit(code if isinstance(code, int) else exits.OK)
+
+
+def group(parent: typer.Typer, name: str, text: str) -> typer.Typer:
+    """A group of commands, such as `piecework pools`."""
+    commands = typer.Typer(name=name, help=text, no_args_is_help=True)
+
+    def callback(session: Session) -> None:
+        pass
+
+    commands.callback()(_with_session(callback))
+    parent.add_typer(commands)
+    return commands
+
+
+def command(parent: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function of a Session and its own parameters a command that knows the global options."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        parent.command(name, **settings)(_with_session(function))
+        return function
+
+    return register
+
+
+def root_callback(app: typer.Typer, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function of a Session and its own parameters what runs before any command."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        app.callback(**settings)(_with_session(function))
+        return function
+
+    return register
+
+
+def _with_session(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` as Typer needs it: a context instead of the session, and the global options besides its own."""
+
+    def run(context: typer.Context, **options: Any) -> None:
+        session: Session = context.ensure_object(Session)
+        session.take({name: options.pop(name) for name in _GLOBALS})
+        with _errors_reported():
+            function(session, **options)
+
+    _, *own = inspect.signature(function, eval_str=True).parameters.values()
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    shared = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=False if name == "as_json" else None
+        )
+        for name, annotation in _GLOBALS.items()
+    ]
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    signature = inspect.Signature([context, *own, *shared])
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    run.__doc__ = function.__doc__
+    return run
+
+
+@contextmanager
+def _errors_reported() -> Iterator[None]:
+    try:
+        yield
+    except PieceworkError as error:
+        lines = error.lines()
+        if isinstance(error, Unauthorized):
+            lines[-1] += " (the key comes from --api-key, PIECEWORK_API_KEY or .piecework/client.json)"
+        _report(lines)
+        raise typer.Exit(exits.exit_code(error)) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _report([f"{error.filename}: {error.strerror}" if error.filename else str(error)])
+        raise typer.Exit(exits.BAD_INPUT) from error
+
+
+def _report(lines: list[str]) -> None:
+    for line in lines:
+        print(f"error: {' '.join(line.split())}", file=sys.stderr)
+
+
+def parse_pairs(option: str, pairs: list[str] | None) -> dict[str, str]:
+    """{key: value} of `key=value` options; raises InputError."""
+    parsed = {}
+    for pair in pairs or []:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise InputError(f"{option}: {pair!r} is not KEY=VALUE")
+        parsed[key] = value
+    return parsed

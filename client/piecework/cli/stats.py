@@ -1,0 +1,78 @@
+"""`piecework stats`: the statistics of a job."""
+
+from collections.abc import Callable
+
+import typer
+
+from piecework.cli.options import JobId
+from piecework.cli.session import Session, command
+from piecework.shapes import JobStats, StageStats
+
+STRAGGLERS_SHOWN = 5
+
+
+def stats(session: Session, job_id: JobId) -> None:
+    """Show a job's rates, durations, retries and volumes, by stage."""
+    session.show(session.client.get_job_stats(job_id), lambda job: _show(session, job))
+
+
+def _show(session: Session, job: JobStats) -> None:
+    from piecework import display
+
+    display.facts(
+        session.out,
+        [
+            ("job", job["job_id"]),
+            ("name", job["name"]),
+            ("state", display.state(job["state"])),
+            ("tasks", f"{job['progress']['succeeded']:,} of {job['progress']['tasks']:,} succeeded"),
+            ("elapsed", display.duration(job["elapsed_seconds"])),
+            ("rate", f"{display.number(job['rate_per_second'])}/s" if job["rate_per_second"] else None),
+            ("time left", display.duration(job["seconds_left"]) if job["seconds_left"] else None),
+        ],
+    )
+    print()
+    display.table(
+        session.out,
+        ["STAGE", *(f">{stage['name']}" for stage in job["stages"])],
+        ((name, *(render(stage) for stage in job["stages"])) for name, render in _rows().items()),
+    )
+    for stage in job["stages"]:
+        for straggler in stage["stragglers"][:STRAGGLERS_SHOWN]:
+            runs = display.duration(straggler["running_seconds"])
+            print(f"straggler: task {stage['stage']} {straggler['index']} runs {runs} on {straggler['worker_id']}")
+
+
+def _rows() -> dict[str, Callable[[StageStats], str]]:
+    """What is known of a stage, under the name that people see."""
+    from piecework.display import duration, number, size
+
+    return {
+        "state": lambda stage: stage["state"],
+        "tasks": lambda stage: number(stage["tasks"]),
+        "succeeded": lambda stage: number(stage["progress"]["succeeded"]),
+        "failed": lambda stage: number(stage["progress"]["failed"]),
+        "rate": lambda stage: f"{number(stage['rate_per_second'])}/s",
+        "time left": lambda stage: duration(stage["seconds_left"] or None),
+        "task p50": lambda stage: duration(stage["duration_seconds"]["p50"]),
+        "task p95": lambda stage: duration(stage["duration_seconds"]["p95"]),
+        "task p99": lambda stage: duration(stage["duration_seconds"]["p99"]),
+        "task max": lambda stage: duration(stage["duration_seconds"]["max"]),
+        "retries": lambda stage: _retries(stage),
+        "read": lambda stage: size(stage["bytes_in"]),
+        "written": lambda stage: size(stage["bytes_out"]),
+        "records in": lambda stage: number(stage["records_in"]),
+        "records out": lambda stage: number(stage["records_out"]),
+        "rejected": lambda stage: number(stage["records_rejected"]),
+        "worker time": lambda stage: duration(stage["worker_seconds"]),
+        "CPU time": lambda stage: duration(stage["cpu_seconds"]),
+        "peak memory": lambda stage: size(stage["memory_bytes_peak"]),
+    }
+
+
+def _retries(stage: StageStats) -> str:
+    return ", ".join(f"{count:,} {cause}" for cause, count in stage["retries"].items() if count) or "0"
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "stats")(stats)

@@ -1,0 +1,115 @@
+"""`piecework webhooks`: who is told when a job ends."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from piecework.cli.options import All, Limit
+from piecework.cli.session import Session, command, group
+from piecework.shapes import DeliveryState, NewWebhookEndpoint, WebhookDelivery, WebhookEndpoint
+
+EndpointId = Annotated[UUID, typer.Argument(metavar="ENDPOINT_ID")]
+DeliveryId = Annotated[UUID, typer.Argument(metavar="DELIVERY_ID")]
+
+
+def create(
+    session: Session,
+    url: Annotated[str, typer.Argument(metavar="URL")],
+    event: Annotated[
+        list[str] | None, typer.Option(help="Such as job.failed; repeatable; default: every end of a job.")
+    ] = None,
+) -> None:
+    """Deliver events to a URL; prints the endpoint and the secret that signs (Standard Webhooks)."""
+    session.show(
+        session.client.create_webhook_endpoint(url, events=event), lambda endpoint: _show_new(session, endpoint)
+    )
+
+
+def _show_new(session: Session, endpoint: NewWebhookEndpoint) -> None:
+    from piecework.display import facts
+
+    facts(session.out, [("endpoint", endpoint["endpoint_id"]), ("secret", endpoint["secret"])])
+    session.note("the secret is shown only now")
+
+
+def list_endpoints(session: Session, everything: All = False, limit: Limit = 50) -> None:
+    """List webhook endpoints."""
+    listing = session.client.list_webhook_endpoints()
+    session.show_list(listing, everything, limit, lambda endpoints: _show_endpoints(session, endpoints))
+
+
+def _show_endpoints(session: Session, endpoints: list[WebhookEndpoint]) -> None:
+    from piecework.display import relative, table
+
+    now = session.client.now()
+    table(
+        session.out,
+        ["ENDPOINT_ID", "~URL", "~?EVENTS", "?ENABLED", "?CREATED"],
+        (
+            (
+                endpoint["endpoint_id"],
+                endpoint["url"],
+                ", ".join(endpoint["events"]),
+                "yes" if endpoint["enabled"] else "no",
+                relative(endpoint["created_at"], now),
+            )
+            for endpoint in endpoints
+        ),
+    )
+
+
+def delete(session: Session, endpoint_id: EndpointId) -> None:
+    """Deliver nothing more to an endpoint."""
+    session.client.delete_webhook_endpoint(endpoint_id)
+    session.show_done(f"deleted {endpoint_id}")
+
+
+def list_deliveries(
+    session: Session,
+    endpoint_id: Annotated[UUID | None, typer.Option("--endpoint", help="Only to this endpoint.")] = None,
+    job_id: Annotated[UUID | None, typer.Option("--job", help="Only of this job.")] = None,
+    state: Annotated[DeliveryState | None, typer.Option(help="Only in this state.")] = None,
+    everything: All = False,
+    limit: Limit = 50,
+) -> None:
+    """List deliveries, newest first."""
+    listing = session.client.list_webhook_deliveries(endpoint_id=endpoint_id, job_id=job_id, state=state)
+    session.show_list(listing, everything, limit, lambda deliveries: _show_deliveries(session, deliveries))
+
+
+def _show_deliveries(session: Session, deliveries: list[WebhookDelivery]) -> None:
+    from piecework import display
+
+    now = session.client.now()
+    display.table(
+        session.out,
+        ["DELIVERY_ID", "~EVENT", "STATE", ">?TRIES", ">?STATUS", "?CREATED", "~?ERROR"],
+        (
+            (
+                delivery["delivery_id"],
+                delivery["event"],
+                display.state(delivery["state"]),
+                delivery["tries"],
+                delivery["status_code"],
+                display.relative(delivery["created_at"], now),
+                delivery["error"] or "",
+            )
+            for delivery in deliveries
+        ),
+    )
+
+
+def redeliver(session: Session, delivery_id: DeliveryId) -> None:
+    """Send a delivery again."""
+    delivery = session.client.redeliver(delivery_id)
+    session.show(delivery, lambda delivery: print(f"{delivery['delivery_id']} {delivery['state']}"))
+
+
+def register(app: typer.Typer) -> None:
+    webhooks = group(app, "webhooks", "Signed messages about the ends of jobs.")
+    command(webhooks, "create")(create)
+    command(webhooks, "list")(list_endpoints)
+    command(webhooks, "delete")(delete)
+    command(webhooks, "deliveries")(list_deliveries)
+    command(webhooks, "redeliver")(redeliver)

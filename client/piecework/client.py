@@ -1,0 +1,333 @@
+"""The Python client: one method per operation of the API, under the operation's own name."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+import httpx
+
+from piecework.config import load_config
+from piecework.shapes import (
+    ApiKey,
+    DeliveryState,
+    Items,
+    Job,
+    JobState,
+    JobStats,
+    JobSummary,
+    Minute,
+    Misfire,
+    NewApiKey,
+    NewWebhookEndpoint,
+    Page,
+    Pool,
+    PoolStats,
+    Processor,
+    ProcessorDetail,
+    ResultFile,
+    Results,
+    Role,
+    Schedule,
+    Task,
+    TaskDetail,
+    TaskLog,
+    TaskState,
+    Upload,
+    Uploaded,
+    UploadedPart,
+    WebhookDelivery,
+    WebhookEndpoint,
+    Worker,
+    WorkerState,
+    WorkerStats,
+)
+from piecework.transfer import Progress, Transfers
+from piecework.transport import Transport
+
+T = TypeVar("T")
+
+PAGE_MAX = 500
+CONNECT_SECONDS = 5.0
+
+Id = UUID | str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """A listing: iterate over it for everything (fetched page by page), or ask for a `page`."""
+
+    fetch: Callable[[int, str | None], Page[T]]
+
+    def page(self, limit: int = 50, cursor: str | None = None) -> Page[T]:
+        """At most `limit` (1..500) items from `cursor` on."""
+        return self.fetch(limit, cursor)
+
+    def __iter__(self) -> Iterator[T]:
+        cursor: str | None = None
+        while True:
+            page = self.fetch(PAGE_MAX, cursor)
+            yield from page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+
+class Client:
+    """Talks to the API and the stats service; safe for several threads. Raises the errors of `piecework.errors`.
+
+    What is not given comes from the environment or `.piecework/client.json` (see `piecework.config`). A call waits up
+    to `timeout_seconds` for an answer; what is safe to repeat is tried `tries` times.
+    """
+
+    def __init__(
+        self,
+        api_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        stats_url: str | None = None,
+        timeout_seconds: float = 30.0,
+        tries: int = 4,
+    ) -> None:
+        config = load_config(api_url, stats_url, api_key)
+        self._http = httpx.Client(timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)))
+        self._api = Transport(self._http, "API", config.api_url, config.api_key, tries)
+        self._stats = Transport(self._http, "stats service", config.stats_url, config.api_key, tries)
+        self._objects = Transfers(self._http, tries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def now(self) -> datetime:
+        """The API's time: durations shown to people compare its times with this, not with our clock."""
+        return self._api.now()
+
+    # Jobs
+
+    def submit_job(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Submit a JobSpec; repeating it with the same key returns the first job."""
+        return self._api.create(Job, "/v1/jobs", spec, idempotency_key)
+
+    def list_jobs(
+        self,
+        *,
+        state: JobState | Sequence[JobState] | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        schedule_id: Id | None = None,
+    ) -> Listing[JobSummary]:
+        """Newest first; in any of these states, with all of these labels."""
+        label = [f"{key}:{value}" for key, value in (labels or {}).items()]
+        return self._list(JobSummary, "/v1/jobs", state=state, name=name, label=label, schedule_id=schedule_id)
+
+    def get_job(self, job_id: Id) -> Job:
+        return self._api.get(Job, f"/v1/jobs/{job_id}")
+
+    def cancel_job(self, job_id: Id) -> Job:
+        return self._api.post(Job, f"/v1/jobs/{job_id}/cancel")
+
+    def pause_job(self, job_id: Id) -> Job:
+        return self._api.post(Job, f"/v1/jobs/{job_id}/pause")
+
+    def resume_job(self, job_id: Id) -> Job:
+        return self._api.post(Job, f"/v1/jobs/{job_id}/resume")
+
+    def retry_job(self, job_id: Id) -> Job:
+        """Run the failed tasks of a failed job again."""
+        return self._api.post(Job, f"/v1/jobs/{job_id}/retry")
+
+    def list_tasks(
+        self, job_id: Id, *, stage: int | None = None, state: TaskState | Sequence[TaskState] | None = None
+    ) -> Listing[Task]:
+        return self._list(Task, f"/v1/jobs/{job_id}/tasks", stage=stage, state=state)
+
+    def get_task(self, job_id: Id, stage: int, index: int) -> TaskDetail:
+        return self._api.get(TaskDetail, f"/v1/jobs/{job_id}/tasks/{stage}/{index}")
+
+    def get_task_log(self, job_id: Id, stage: int, index: int, *, attempt: int | None = None) -> TaskLog:
+        """Where the log of an attempt (default: the last that has one) is; `read_object` reads its `url`."""
+        return self._api.get(TaskLog, f"/v1/jobs/{job_id}/tasks/{stage}/{index}/log", attempt=attempt)
+
+    def get_results(self, job_id: Id) -> Results:
+        """Presigned links to the results; raises Conflict while there are none."""
+        return self._api.get(Results, f"/v1/jobs/{job_id}/results")
+
+    # Objects, straight from and to S3
+
+    def read_object(self, url: str) -> bytes:
+        """A small object behind a presigned link, whole."""
+        return self._objects.read(url)
+
+    def download(self, files: Iterable[ResultFile], directory: Path, *, progress: Progress | None = None) -> list[Path]:
+        """Download result files, several at a time, into `directory`; each appears whole or not at all."""
+        return self._objects.download(files, directory, progress)
+
+    def upload(self, path: Path, *, progress: Progress | None = None) -> Uploaded:
+        """Upload a local file, several parts at a time; the answer's `uri` is what a job's input names."""
+        upload = self.create_upload(path.name, path.stat().st_size)
+        return self.complete_upload(upload["upload_id"], self._objects.send(path, upload, progress))
+
+    def create_upload(self, filename: str, size: int) -> Upload:
+        """Announce an upload of `size` bytes (`upload` does all three steps)."""
+        return self._api.create(Upload, "/v1/uploads", {"filename": filename, "bytes": size})
+
+    def complete_upload(self, upload_id: Id, parts: Iterable[UploadedPart]) -> Uploaded:
+        """Put the sent parts together."""
+        return self._api.post(Uploaded, f"/v1/uploads/{upload_id}/complete", {"parts": list(parts)}, repeatable=True)
+
+    # Schedules
+
+    def create_schedule(
+        self,
+        name: str,
+        cron: str,
+        job: Mapping[str, Any],
+        *,
+        time_zone: str = "UTC",
+        misfire: Misfire = "run_once",
+        idempotency_key: str | None = None,
+    ) -> Schedule:
+        """Submit `job` (a JobSpec) again and again, at the times of `cron` in `time_zone`."""
+        body = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire, "job": job}
+        return self._api.create(Schedule, "/v1/schedules", body, idempotency_key)
+
+    def list_schedules(self) -> Listing[Schedule]:
+        return self._list(Schedule, "/v1/schedules")
+
+    def get_schedule(self, schedule_id: Id) -> Schedule:
+        return self._api.get(Schedule, f"/v1/schedules/{schedule_id}")
+
+    def delete_schedule(self, schedule_id: Id) -> None:
+        self._api.delete(f"/v1/schedules/{schedule_id}")
+
+    def pause_schedule(self, schedule_id: Id) -> Schedule:
+        return self._api.post(Schedule, f"/v1/schedules/{schedule_id}/pause")
+
+    def resume_schedule(self, schedule_id: Id) -> Schedule:
+        return self._api.post(Schedule, f"/v1/schedules/{schedule_id}/resume")
+
+    # Processors
+
+    def register_processor(
+        self, name: str, spec: Mapping[str, Any], *, description: str = "", idempotency_key: str | None = None
+    ) -> Processor:
+        """Register `spec` (a ProcessorSpec) as a new version of `name`."""
+        body = {**spec, "name": name, "description": description}
+        return self._api.create(Processor, "/v1/processors", body, idempotency_key)
+
+    def list_processors(self) -> Listing[Processor]:
+        """The newest version of each."""
+        return self._list(Processor, "/v1/processors")
+
+    def get_processor(self, name: str, *, version: int | None = None) -> ProcessorDetail:
+        return self._api.get(ProcessorDetail, f"/v1/processors/{_segment(name)}", version=version)
+
+    # The grid
+
+    def list_pools(self) -> Listing[Pool]:
+        return self._list(Pool, "/v1/pools")
+
+    def get_pool(self, name: str) -> Pool:
+        return self._api.get(Pool, f"/v1/pools/{_segment(name)}")
+
+    def put_pool(self, name: str, spec: Mapping[str, Any]) -> Pool:
+        """Create or change a pool."""
+        return self._api.put(Pool, f"/v1/pools/{_segment(name)}", spec)
+
+    def set_pool_capacity(self, name: str, minimum: int, maximum: int, desired: int | None = None) -> Pool:
+        """Bounds, and maybe the present number, of the pool's worker nodes."""
+        body = {"min": minimum, "max": maximum} | ({} if desired is None else {"desired": desired})
+        return self._api.put(Pool, f"/v1/pools/{_segment(name)}/capacity", body)
+
+    def pause_pool(self, name: str) -> Pool:
+        """Let the pool's tasks wait; running ones finish."""
+        return self._api.post(Pool, f"/v1/pools/{_segment(name)}/pause")
+
+    def resume_pool(self, name: str) -> Pool:
+        return self._api.post(Pool, f"/v1/pools/{_segment(name)}/resume")
+
+    def list_workers(self, *, pool: str | None = None, state: WorkerState | None = None) -> Listing[Worker]:
+        return self._list(Worker, "/v1/workers", pool=pool, state=state)
+
+    def get_worker(self, worker_id: Id) -> Worker:
+        return self._api.get(Worker, f"/v1/workers/{worker_id}")
+
+    def drain_worker(self, worker_id: Id) -> Worker:
+        """Let a worker finish what it runs, take nothing more, and stop."""
+        return self._api.post(Worker, f"/v1/workers/{worker_id}/drain")
+
+    # Webhooks and keys
+
+    def create_webhook_endpoint(
+        self, url: str, *, events: Iterable[str] | None = None, idempotency_key: str | None = None
+    ) -> NewWebhookEndpoint:
+        """Deliver `events` (default: every end of a job) to `url`."""
+        body = {"url": url} | ({} if events is None else {"events": list(events)})
+        return self._api.create(NewWebhookEndpoint, "/v1/webhook-endpoints", body, idempotency_key)
+
+    def list_webhook_endpoints(self) -> Listing[WebhookEndpoint]:
+        return self._list(WebhookEndpoint, "/v1/webhook-endpoints")
+
+    def delete_webhook_endpoint(self, endpoint_id: Id) -> None:
+        self._api.delete(f"/v1/webhook-endpoints/{endpoint_id}")
+
+    def list_webhook_deliveries(
+        self, *, endpoint_id: Id | None = None, job_id: Id | None = None, state: DeliveryState | None = None
+    ) -> Listing[WebhookDelivery]:
+        filters = {"endpoint_id": endpoint_id, "job_id": job_id, "state": state}
+        return self._list(WebhookDelivery, "/v1/webhook-deliveries", **filters)
+
+    def redeliver(self, delivery_id: Id) -> WebhookDelivery:
+        """Send a delivery again."""
+        return self._api.post(WebhookDelivery, f"/v1/webhook-deliveries/{delivery_id}/redeliver")
+
+    def create_api_key(self, name: str, role: Role, *, idempotency_key: str | None = None) -> NewApiKey:
+        return self._api.create(NewApiKey, "/v1/api-keys", {"name": name, "role": role}, idempotency_key)
+
+    def list_api_keys(self) -> Listing[ApiKey]:
+        return self._list(ApiKey, "/v1/api-keys")
+
+    def revoke_api_key(self, key_id: Id) -> None:
+        self._api.delete(f"/v1/api-keys/{key_id}")
+
+    # Statistics
+
+    def get_job_stats(self, job_id: Id) -> JobStats:
+        """Progress, rates, durations, retries and volumes of a job, by stage."""
+        return self._stats.get(JobStats, f"/v1/jobs/{job_id}/stats")
+
+    def get_job_timeline(self, job_id: Id) -> Items[Minute]:
+        """What a job did in each minute."""
+        return self._stats.get(Items, f"/v1/jobs/{job_id}/timeline")
+
+    def get_worker_stats(self, *, pool: str | None = None, minutes: int = 60) -> Items[WorkerStats]:
+        """What each worker did in the last `minutes`."""
+        return self._stats.get(Items, "/v1/stats/workers", pool=pool, minutes=minutes)
+
+    def get_pool_stats(self, *, minutes: int = 60) -> Items[PoolStats]:
+        """What each pool did in the last `minutes`."""
+        return self._stats.get(Items, "/v1/stats/pools", minutes=minutes)
+
+    def get_timeline(self, *, pool: str | None = None, minutes: int = 60) -> Items[Minute]:
+        """What all jobs did in each minute."""
+        return self._stats.get(Items, "/v1/stats/timeline", pool=pool, minutes=minutes)
+
+    def _list(self, item: type[T], path: str, **filters: Any) -> Listing[T]:
+        return Listing(lambda limit, cursor: self._api.get(Page, path, limit=limit, cursor=cursor, **filters))
+
+
+def _segment(name: str) -> str:
+    """`name` as one segment of a path, whatever is in it."""
+    return quote(name, safe="")

@@ -1,0 +1,227 @@
+"""Bytes between local files and S3, over presigned links: in parallel, with retries, never a half-written file."""
+
+import itertools
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+from uuid import uuid4
+
+import httpx
+
+from piecework.errors import InputError, TransferError
+from piecework.shapes import ResultFile, Upload, UploadedPart, UploadPart
+from piecework.transport import backoff
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+# Told of every piece that went over the wire: a number of bytes, negative when they must be sent again.
+Progress = Callable[[int], object]
+
+THREADS = 4
+CHUNK_BYTES = 262_144
+CHANGED = "changed while it was uploaded; upload it again"
+
+
+class Stopped(Exception):
+    """Another transfer of the same batch failed, or the user gave up."""
+
+
+class Transfers:
+    """Uploads and downloads, THREADS at a time; each piece is tried `tries` times."""
+
+    def __init__(self, http: httpx.Client, tries: int) -> None:
+        self._http = http
+        self._tries = tries
+
+    def send(self, path: Path, upload: Upload, progress: Progress | None = None) -> list[UploadedPart]:
+        """Send every part of `path` to its link. Raises TransferError, and InputError if the file changes meanwhile."""
+        before = path.stat()
+        sizes = [part["bytes"] for part in upload["parts"]]
+        starts = itertools.accumulate(sizes, initial=0)
+        pieces = list(zip(upload["parts"], starts, strict=False))
+        report = progress or _ignore
+
+        def send(piece: tuple[UploadPart, int], stop: threading.Event) -> UploadedPart:
+            part, start = piece
+            etag = self._repeat(lambda: self._send_part(path, part, start, stop, report), str(path), stop)
+            return {"number": part["number"], "etag": etag}
+
+        sent = _in_parallel(send, pieces)
+        after = path.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise InputError(f"{path}: {CHANGED}")
+        return sent
+
+    def download(self, files: Iterable[ResultFile], directory: Path, progress: Progress | None = None) -> list[Path]:
+        """Download `files` into `directory`. Each appears whole, under its own name, or not at all."""
+        report = progress or _ignore
+        directory.mkdir(parents=True, exist_ok=True)
+        targets = [(file, _target(directory, file["name"])) for file in files]
+
+        def fetch(piece: tuple[ResultFile, Path], stop: threading.Event) -> Path:
+            file, target = piece
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f".{target.name}.{uuid4().hex}.part")
+            try:
+                with part.open("xb") as content:
+                    download = _Download(self._http, file, content, stop, report)
+                    self._repeat(download.go_on, file["name"], stop)
+                return part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
+
+        return _in_parallel(fetch, targets)
+
+    def read(self, url: str) -> bytes:
+        """A small object, whole."""
+
+        def get() -> bytes:
+            response = self._http.get(url)
+            _check(response)
+            return response.content
+
+        return self._repeat(get, "the object", threading.Event())
+
+    def _send_part(self, path: Path, part: UploadPart, start: int, stop: threading.Event, progress: Progress) -> str:
+        sent = 0
+
+        def chunks() -> Iterator[bytes]:
+            nonlocal sent
+            with path.open("rb") as file:
+                file.seek(start)
+                while sent < part["bytes"]:
+                    if stop.is_set():
+                        raise Stopped
+                    chunk = file.read(min(CHUNK_BYTES, part["bytes"] - sent))
+                    if not chunk:
+                        raise InputError(f"{path}: {CHANGED}")
+                    yield chunk
+                    sent += len(chunk)
+                    progress(len(chunk))
+
+        try:
+            # S3 takes no chunked bodies: the length must be said.
+            response = self._http.put(part["url"], content=chunks(), headers={"Content-Length": str(part["bytes"])})
+            _check(response)
+        except BaseException:
+            progress(-sent)
+            raise
+        return response.headers["ETag"]
+
+    def _repeat(self, action: Callable[[], T], what: str, stop: threading.Event) -> T:
+        failures = 0
+        while True:
+            try:
+                return action()
+            except (httpx.RequestError, _Temporary) as error:
+                failures += 1
+                if failures >= self._tries:
+                    reason = str(error) or type(error).__name__
+                    raise TransferError(f"{what}: the transfer broke {failures} times: {reason}") from error
+            except _Refused as error:
+                raise TransferError(f"{what}: {error}") from error
+            if stop.wait(backoff(failures)):
+                raise Stopped
+
+
+class _Download:
+    """One object on its way into a file; goes on where the last try ended if the object is still the same."""
+
+    def __init__(
+        self, http: httpx.Client, file: ResultFile, target: BinaryIO, stop: threading.Event, progress: Progress
+    ) -> None:
+        self._http = http
+        self._file = file
+        self._target = target
+        self._stop = stop
+        self._progress = progress
+        self._etag = ""
+        self._received = 0
+
+    def go_on(self) -> None:
+        # If-Range: an object that was replaced meanwhile comes whole, not as a tail that doesn't fit.
+        headers = {"Accept-Encoding": "identity"}
+        if self._received and self._etag:
+            headers |= {"Range": f"bytes={self._received}-", "If-Range": self._etag}
+        with self._http.stream("GET", self._file["url"], headers=headers) as response:
+            if not response.is_success:
+                response.read()
+                _check(response)
+            if response.status_code != httpx.codes.PARTIAL_CONTENT:
+                self._start_over()
+            self._etag = response.headers.get("ETag", "")
+            for chunk in response.iter_raw(CHUNK_BYTES):
+                if self._stop.is_set():
+                    raise Stopped
+                self._target.write(chunk)
+                self._received += len(chunk)
+                self._progress(len(chunk))
+        if self._received != self._file["bytes"]:
+            raise _Refused(
+                f"has {self._received} bytes, not {self._file['bytes']}; the results changed: list them again"
+            )
+
+    def _start_over(self) -> None:
+        self._progress(-self._received)
+        self._received = 0
+        self._target.seek(0)
+        self._target.truncate()
+
+
+class _Temporary(Exception):
+    """S3 failed; the same request may work later."""
+
+
+class _Refused(Exception):
+    """S3 refused; the same request will never work."""
+
+
+def _check(response: httpx.Response) -> None:
+    """Raises _Temporary or _Refused, with S3's own words, unless the answer is a success."""
+    if response.is_success:
+        return
+    found = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", response.text, re.DOTALL)
+    said = f"{found[1]}: {found[2]}" if found else response.reason_phrase
+    message = f"S3 answered {response.status_code} {said}"
+    if response.status_code >= 500 or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        raise _Temporary(message)
+    if response.status_code == httpx.codes.FORBIDDEN:
+        message += "; the presigned link may have expired: ask for a new one"
+    raise _Refused(message)
+
+
+def _target(directory: Path, name: str) -> Path:
+    """Where a result goes; raises TransferError for a name that leads out of `directory`."""
+    target, inside = directory / name, directory.resolve()
+    if inside not in target.resolve().parents:
+        raise TransferError(f"{name!r} is not a name inside {directory}; not downloaded")
+    return target
+
+
+def _in_parallel(transfer: Callable[[P, threading.Event], T], pieces: list[P]) -> list[T]:
+    """Results in the order of `pieces`. The first failure (or Ctrl-C) stops the others and is raised."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(THREADS) as executor:
+        futures = [executor.submit(transfer, piece, stop) for piece in pieces]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+            executor.shutdown(cancel_futures=True)
+    _raise_cause(futures)
+    return [future.result() for future in futures]
+
+
+def _raise_cause(futures: list[Future[T]]) -> None:
+    failures = [future.exception() for future in futures if not future.cancelled()]
+    for failure in failures:
+        if failure is not None and not isinstance(failure, Stopped):
+            raise failure
+
+
+def _ignore(size: int) -> None:
+    pass

@@ -1,0 +1,156 @@
+"""JSON over HTTP to one service: authenticates, repeats what is safe to repeat, turns problems into exceptions."""
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+from uuid import uuid4
+
+import httpx
+
+from piecework.errors import InputError, TransportError, api_error
+
+T = TypeVar("T")
+
+BACKOFF_SECONDS = 0.25
+RETRY_AFTER_SECONDS_MAX = 10.0
+_TEMPORARY = frozenset({502, 503, 504})
+_JSON = {"Content-Type": "application/json"}
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures: doubling, with jitter."""
+    return BACKOFF_SECONDS * 2.0 ** (failures - 1) * random.uniform(0.5, 1.0)
+
+
+class Transport:
+    """One service. Safe for several threads.
+
+    On connection errors and on 502, 503, 504 a request is tried `tries` times; a POST that neither creates (creating
+    ones carry an Idempotency-Key) nor is said to be repeatable only if it can't have been received.
+    """
+
+    def __init__(self, http: httpx.Client, service: str, url: str, api_key: str | None, tries: int) -> None:
+        self._http = http
+        self._service = service
+        self._url = url.rstrip("/")
+        self._authorization = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._tries = tries
+        self._clock_skew_least: timedelta | None = None
+
+    def now(self) -> datetime:
+        """The service's time, as its answers told it; our own before any answer."""
+        if self._clock_skew_least is None:
+            return datetime.now(UTC)
+        # The true skew is within a second above the least; none at all is the likeliest.
+        least = self._clock_skew_least
+        return datetime.now(UTC) + min(max(timedelta(), least), least + timedelta(seconds=1))
+
+    def get(self, shape: type[T], path: str, **query: Any) -> T:
+        return cast(T, self._call("GET", path, query=query))
+
+    def post(self, shape: type[T], path: str, body: Any = None, *, repeatable: bool = False) -> T:
+        """An order; `repeatable` if giving it twice does no more than giving it once."""
+        return cast(T, self._call("POST", path, body=body, repeatable=repeatable))
+
+    def create(self, shape: type[T], path: str, body: Any, idempotency_key: str | None = None) -> T:
+        """A creating POST: however often it is sent, it creates once."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        return cast(T, self._call("POST", path, body=body, headers=headers))
+
+    def put(self, shape: type[T], path: str, body: Any) -> T:
+        return cast(T, self._call("PUT", path, body=body))
+
+    def delete(self, path: str) -> None:
+        self._call("DELETE", path)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] = MappingProxyType({}),
+        body: Any = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        repeatable: bool = True,
+    ) -> Any:
+        request = self._http.build_request(
+            method,
+            self._url + path,
+            params={name: value for name, value in query.items() if value is not None},
+            headers={**self._authorization, **headers, **({} if body is None else _JSON)},
+            content=None if body is None else _encode(body),
+        )
+        return self._read(self._send(request, repeatable))
+
+    def _send(self, request: httpx.Request, repeatable: bool) -> httpx.Response:
+        failures = 0
+        while True:
+            last = failures + 1 >= self._tries
+            pause = None
+            try:
+                response = self._http.send(request)
+            except httpx.RequestError as error:
+                if last or not (repeatable or isinstance(error, _NOT_SENT)):
+                    raise TransportError(self._unreachable(error)) from error
+            else:
+                if last or not repeatable or response.status_code not in _TEMPORARY:
+                    return response
+                pause = _retry_after(response)
+            failures += 1
+            time.sleep(pause or backoff(failures))
+
+    def _read(self, response: httpx.Response) -> Any:
+        """The answer's JSON (None if empty); raises ApiError for a problem."""
+        self._note_clock(response)
+        if response.is_success:
+            if not response.content:
+                return None
+            try:
+                return response.json()
+            except ValueError as error:
+                message = f"{self._url} answered with something that is no JSON; is this the {self._service}'s URL?"
+                raise TransportError(message) from error
+        raise _problem(response)
+
+    def _note_clock(self, response: httpx.Response) -> None:
+        # Date is cut to the second, so each answer gives a lower bound: the highest is the nearest.
+        with contextlib.suppress(KeyError, ValueError):
+            skew = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC) - datetime.now(UTC)
+            self._clock_skew_least = max(skew, self._clock_skew_least or skew)
+
+    def _unreachable(self, error: httpx.RequestError) -> str:
+        reason = (
+            "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
+        )
+        return f"can't reach the {self._service} at {self._url}: {reason}; is it running, and is the URL right?"
+
+
+def _encode(body: Any) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"this can't be written as JSON: {error}") from error
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("Retry-After", "")
+    return min(float(value), RETRY_AFTER_SECONDS_MAX) if value.isdigit() else None
+
+
+def _problem(response: httpx.Response) -> Exception:
+    """The exception of a problem answer; also of one that is no problem+json, from a proxy in between."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or "title" not in problem:
+        title = f"{response.status_code} {response.reason_phrase}"
+        return api_error(response.status_code, title, f"{title} from {response.url.copy_with(query=None)}")
+    return api_error(response.status_code, problem["title"], problem.get("detail") or "", problem.get("errors"))

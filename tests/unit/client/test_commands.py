@@ -1,0 +1,519 @@
+"""Every command: what it asks of the services, what it prints for people and for programs, how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.client.conftest import KEY, Answer, Run, Service, answer, problem
+from tests.unit.client.shapes import JOB_ID, LATER, TIME, WORKER_ID, job, job_summary, stage, task
+
+ID = "01970000-0000-7000-8000-00000000000d"
+
+WORKER = {
+    "worker_id": WORKER_ID,
+    "pool": "default",
+    "hostname": "node-1",
+    "instance_id": None,
+    "pid": 42,
+    "slots": 2,
+    "busy": 1,
+    "state": "active",
+    "started_at": TIME,
+    "heartbeat_at": LATER,
+    "stopped_at": None,
+}
+POOL = {
+    "name": "default",
+    "queue_url": "http://sqs/q",
+    "dead_letter_url": "http://sqs/d",
+    "group_name": "grid",
+    "capacity_min": 1,
+    "capacity_max": 5,
+    "capacity_desired": 3,
+    "slots": 2,
+    "paused": False,
+    "workers_live": 3,
+    "slots_live": 6,
+    "slots_busy": 4,
+    "tasks_ready": 10,
+    "tasks_queued": 5,
+    "tasks_running": 4,
+}
+SCHEDULE = {
+    "schedule_id": ID,
+    "name": "month-end",
+    "cron": "0 6 L * *",
+    "time_zone": "Europe/Berlin",
+    "misfire": "run_once",
+    "paused": False,
+    "next_run_at": LATER,
+    "last_run_at": None,
+    "last_job_id": None,
+    "error": None,
+    "created_at": TIME,
+    "job": {},
+    "upcoming": [LATER],
+}
+PROCESSOR = {
+    "name": "clean",
+    "version": 3,
+    "description": "drops cancelled flights",
+    "spec": {"records": "flights:clean", "command": None, "output": "clean.csv", "output_format": "csv"},
+    "created_at": TIME,
+}
+ENDPOINT = {
+    "endpoint_id": ID,
+    "url": "https://example.org/hook",
+    "events": ["job.failed"],
+    "enabled": True,
+    "created_at": TIME,
+}
+DELIVERY = {
+    "delivery_id": ID,
+    "endpoint_id": ID,
+    "job_id": JOB_ID,
+    "event": "job.failed",
+    "state": "failed",
+    "tries": 7,
+    "next_try_at": LATER,
+    "status_code": 500,
+    "error": "the endpoint answered 500",
+    "created_at": TIME,
+    "delivered_at": None,
+}
+API_KEY = {"key_id": ID, "name": "nightly", "role": "submitter", "created_at": TIME, "revoked_at": None}
+ATTEMPT = {
+    "attempt": 1,
+    "worker_id": WORKER_ID,
+    "pool": "default",
+    "outcome": "failed",
+    "started_at": TIME,
+    "finished_at": LATER,
+    "run_seconds": 12.5,
+    "exit_code": 3,
+    "error": {"type": "exit_code", "message": "the command ended with exit code 3"},
+    "bytes_in": 1_048_576,
+    "bytes_out": 0,
+    "records_in": 10,
+    "records_out": 0,
+    "records_rejected": 2,
+    "cpu_seconds": 11.0,
+    "memory_bytes_peak": 67_108_864,
+    "log": "s3://b/log.txt",
+}
+STATS = {
+    "job_id": JOB_ID,
+    "name": "flights",
+    "state": "running",
+    "created_at": TIME,
+    "started_at": TIME,
+    "finished_at": None,
+    "elapsed_seconds": 185.0,
+    "rolled_up_at": TIME,
+    "progress": {"tasks": 4000, "succeeded": 1234},
+    "rate_per_second": 12.5,
+    "seconds_left": 221.0,
+    "stages": [
+        {
+            **stage(),
+            "tasks": 4000,
+            "progress": {"tasks": 4000, "succeeded": 1234, "failed": 1},
+            "rate_per_second": 12.5,
+            "seconds_left": None,
+            "duration_seconds": {"p50": 0.25, "p95": 1.5, "p99": 12.25, "max": 75.0, "mean": 0.5},
+            "attempts_by_outcome": {"succeeded": 1234, "lost": 2},
+            "retries": {"lost": 2, "timeout": 0},
+            "bytes_in": 1_572_864,
+            "bytes_out": 1024,
+            "records_in": 12_345,
+            "records_out": 12_000,
+            "records_rejected": 345,
+            "worker_seconds": 7300.0,
+            "cpu_seconds": 100.0,
+            "memory_bytes_peak": 67_108_864,
+            "stragglers": [{"index": 17, "worker_id": WORKER_ID, "running_seconds": 90.0}],
+        }
+    ],
+}
+
+
+def page(*items: Any) -> Any:
+    return {"items": list(items), "next_cursor": None}
+
+
+# Arguments, what they ask for, what is answered, and what people see of it.
+COMMANDS: list[tuple[str, str, Any, list[str]]] = [
+    ("jobs", "GET /v1/jobs", page(job_summary(state="failed")), ["JOB_ID", "flights", "failed", "3/4"]),
+    (
+        f"job {JOB_ID}",
+        f"GET /v1/jobs/{JOB_ID}",
+        job(labels={"team": "claims"}, stages=[stage(succeeded=3, waiting=1)]),
+        [JOB_ID, "team=claims", "array of 4 tasks", "clean@1", "3/4"],
+    ),
+    (f"cancel {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/cancel", job("cancelling"), [f"{JOB_ID} cancelling"]),
+    (f"pause {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/pause", job("paused"), [f"{JOB_ID} paused"]),
+    (f"resume {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/resume", job(), [f"{JOB_ID} running"]),
+    (f"retry {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/retry", job(), [f"{JOB_ID} running"]),
+    (
+        f"tasks {JOB_ID}",
+        f"GET /v1/jobs/{JOB_ID}/tasks",
+        page(task(), task(1, "failed", error={"type": "crash", "message": "killed by SIGSEGV"})),
+        ["1.5 KiB", "crash: killed by SIGSEGV"],
+    ),
+    (
+        f"task {JOB_ID} 0 1",
+        f"GET /v1/jobs/{JOB_ID}/tasks/0/1",
+        task(1, "failed", failures=1, attempts=[ATTEMPT]),
+        ["12 s", "64.0 MiB", "1.0 MiB", "exit_code: the command ended with exit code 3"],
+    ),
+    (
+        f"stats {JOB_ID}",
+        f"GET /v1/jobs/{JOB_ID}/stats",
+        STATS,
+        ["1,234 of 4,000", "3 m 05 s", "12.5/s", "0.25 s", "2 lost", "1.5 MiB", "12,345", "2 h 01 m", "task 0 17 runs"],
+    ),
+    ("schedules list", "GET /v1/schedules", page(SCHEDULE), [ID, "month-end", "0 6 L * *", "Europe/Berlin"]),
+    (f"schedules show {ID}", f"GET /v1/schedules/{ID}", SCHEDULE, ["0 6 L * * in Europe/Berlin", "run_once"]),
+    (f"schedules pause {ID}", f"POST /v1/schedules/{ID}/pause", SCHEDULE, [f"{ID} paused"]),
+    (f"schedules resume {ID}", f"POST /v1/schedules/{ID}/resume", SCHEDULE, [f"{ID} active"]),
+    (f"schedules delete {ID}", f"DELETE /v1/schedules/{ID}", None, [f"deleted {ID}"]),
+    ("processors list", "GET /v1/processors", page(PROCESSOR), ["clean", "3", "records", "flights:clean"]),
+    (
+        "processors show clean",
+        "GET /v1/processors/clean",
+        {**PROCESSOR, "versions": [1, 2, 3]},
+        ["clean@3", "1, 2, 3", "drops cancelled flights"],
+    ),
+    ("pools list", "GET /v1/pools", page(POOL), ["default", "active", "4/6"]),
+    ("pools show default", "GET /v1/pools/default", POOL, ["3 desired, between 1 and 5", "http://sqs/q"]),
+    ("pools pause default", "POST /v1/pools/default/pause", POOL, ["default paused"]),
+    ("pools resume default", "POST /v1/pools/default/resume", POOL, ["default active"]),
+    ("workers list", "GET /v1/workers", page(WORKER), [WORKER_ID, "node-1", "1/2", "active"]),
+    (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", WORKER, ["1 of 2 busy", "42"]),
+    (
+        f"workers drain {WORKER_ID}",
+        f"POST /v1/workers/{WORKER_ID}/drain",
+        {**WORKER, "state": "draining"},
+        [f"{WORKER_ID} draining"],
+    ),
+    (
+        "webhooks create https://example.org/hook",
+        "POST /v1/webhook-endpoints",
+        {**ENDPOINT, "secret": "whsec_x"},
+        [ID, "whsec_x"],
+    ),
+    ("webhooks list", "GET /v1/webhook-endpoints", page(ENDPOINT), ["https://example.org/hook", "job.failed", "yes"]),
+    (f"webhooks delete {ID}", f"DELETE /v1/webhook-endpoints/{ID}", None, [f"deleted {ID}"]),
+    ("webhooks deliveries", "GET /v1/webhook-deliveries", page(DELIVERY), ["500", "the endpoint answered 500"]),
+    (f"webhooks redeliver {ID}", f"POST /v1/webhook-deliveries/{ID}/redeliver", DELIVERY, [ID]),
+    ("keys create nightly --role submitter", "POST /v1/api-keys", {**API_KEY, "secret": "pw_x"}, ["pw_x"]),
+    ("keys list", "GET /v1/api-keys", page(API_KEY), [ID, "nightly", "submitter"]),
+    (f"keys revoke {ID}", f"DELETE /v1/api-keys/{ID}", None, [f"revoked {ID}"]),
+]
+each_command = pytest.mark.parametrize(
+    ("arguments", "route", "shape", "seen"), COMMANDS, ids=[arguments for arguments, *_ in COMMANDS]
+)
+
+
+@each_command
+def test_people_see_what_matters(
+    arguments: str, route: str, shape: Any, seen: list[str], run: Run, service: Service
+) -> None:
+    service.on(*route.split(" ", 1), answer(shape, 204 if shape is None else 200))
+    result = run(*arguments.split())
+    assert result.exit_code == 0
+    for text in seen:
+        assert text in result.stdout
+    assert all(line == line.rstrip() for line in result.stdout.splitlines())
+    assert [f"{asked.method} {asked.path}" for asked in service.asked] == [route]
+
+
+@each_command
+def test_programs_get_json_and_nothing_else(
+    arguments: str, route: str, shape: Any, seen: list[str], run: Run, service: Service
+) -> None:
+    service.on(*route.split(" ", 1), answer(shape, 204 if shape is None else 200))
+    after = run(*arguments.split(), "--json")
+    before = run("--json", *arguments.split())
+    assert json.loads(after.stdout) == json.loads(before.stdout) == ({} if shape is None else shape)
+    assert after.stderr == before.stderr == ""
+
+
+@each_command
+def test_each_ends_with_the_problem(
+    arguments: str, route: str, shape: Any, seen: list[str], run: Run, service: Service
+) -> None:
+    service.on(*route.split(" ", 1), problem(403, "this needs the role operator"))
+    result = run(*arguments.split())
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert result.stderr == "error: this needs the role operator\n"
+
+
+def test_global_options_work_everywhere(service: Service, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.on("GET", "/v1/pools", answer(page(POOL)))
+    monkeypatch.setenv("PIECEWORK_API_URL", "http://127.0.0.1:9")
+    options = ["--api-url", service.url, "--api-key", "pw_other"]
+    for arguments in (
+        [*options, "pools", "list"],
+        ["pools", *options, "list"],
+        ["pools", "list", *options],
+        ["--api-key", "pw_no", "pools", "list", *options],
+    ):
+        assert run(*arguments).exit_code == 0
+    assert {asked.headers["authorization"] for asked in service.asked} == {"Bearer pw_other"}
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(400, 2), (401, 4), (403, 4), (404, 3), (409, 6), (413, 2), (422, 2), (500, 5), (503, 5)]
+)
+def test_scripts_can_tell_failures_apart(status: int, code: int, run: Run, service: Service) -> None:
+    service.on("GET", f"/v1/jobs/{JOB_ID}", problem(status, "because"))
+    result = run("job", JOB_ID)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith("error: because")
+
+
+def test_a_missing_key_says_where_keys_come_from(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/jobs", problem(401, "this API key is unknown or revoked"))
+    assert "(the key comes from --api-key, PIECEWORK_API_KEY or .piecework/client.json)" in run("jobs").stderr
+
+
+def test_an_unreachable_service_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    unreachable = Service()
+    monkeypatch.setenv("PIECEWORK_API_URL", unreachable.url)
+    result = run("jobs")
+    assert result.exit_code == 5
+    assert result.stderr.startswith(f"error: can't reach the API at {unreachable.url}: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("job 42", "'JOB_ID'"),
+        ("jbos", "No such command 'jbos'. Did you mean 'jobs'?"),
+        ("jobs --limit 0", "'--limit'"),
+        ("jobs --state done", "'done' is not one of 'scheduled'"),
+        ("jobs --label team", "--label: 'team' is not KEY=VALUE"),
+        (f"task {JOB_ID} 0", "INDEX"),
+        ("pools capacity default", "--min, --max, --desired: give at least one of them"),
+        ("keys create x", "--role"),
+        ("--api-url nowhere jobs", "api_url: 'nowhere' is not a URL"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments: str, message: str, run: Run, service: Service) -> None:
+    result = run(*arguments.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not service.asked
+
+
+def test_jobs_are_filtered_by_the_api(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/jobs", answer(page()))
+    run("jobs", "--state", "failed", "--name", "x", "--label", "a=1", "--label", "b=2", "--schedule", ID)
+    assert service.asked[0].query == {
+        "state": ["failed"],
+        "name": ["x"],
+        "label": ["a:1", "b:2"],
+        "schedule_id": [ID],
+        "limit": ["50"],
+    }
+
+
+def test_a_long_listing_says_that_there_is_more(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/jobs", answer({"items": [job_summary(1), job_summary(2)], "next_cursor": "c"}))
+    result = run("jobs", "--limit", "2")
+    assert len(result.stdout.splitlines()) == 3
+    assert result.stderr == "only the first 2 are shown; --all shows all\n"
+    assert json.loads(run("jobs", "--limit", "2", "--json").stdout)["next_cursor"] == "c"
+
+
+def test_all_follows_the_pages(run: Run, service: Service) -> None:
+    first = answer({"items": [job_summary(1)], "next_cursor": "c"})
+    service.on("GET", "/v1/jobs", first, answer(page(job_summary(2))))
+    listing = json.loads(run("jobs", "--all", "--json").stdout)
+    assert [each["job_id"][-1] for each in listing["items"]] == ["1", "2"]
+    assert listing["next_cursor"] is None
+
+
+def test_a_pipe_gets_whole_values_however_narrow_the_terminal(run: Run, service: Service) -> None:
+    name = "a-very-long-name-of-a-job-" * 10
+    service.on("GET", "/v1/jobs", answer(page(job_summary(1, name=name))))
+    result = run("jobs")
+    assert name in result.stdout
+    assert len(result.stdout.splitlines()) == 2
+
+
+def test_logs_are_printed_as_they_are(run: Run, service: Service) -> None:
+    log = {"attempt": 2, "uri": "s3://b/log.txt", "url": f"{service.url}/log"}
+    service.on("GET", f"/v1/jobs/{JOB_ID}/tasks/1/17/log", answer(log))
+    service.on("GET", "/log", Answer(content=b"line\n\xff[bold]\n"))
+    assert run("logs", JOB_ID, "1", "17", "--attempt", "2").stdout_bytes == b"line\n\xff[bold]\n"
+    assert service.asked[0].query == {"attempt": ["2"]}
+    assert json.loads(run("logs", JOB_ID, "1", "17", "--json").stdout) == {**log, "text": "line\n\ufffd[bold]\n"}
+
+
+@pytest.fixture
+def results(service: Service) -> Any:
+    names = {"delays.json": b'{"AA": 1}', "manifest.json": b"{}"}
+    files = [
+        {"name": name, "uri": f"s3://b/{name}", "bytes": len(content), "url": f"{service.url}/{name}"}
+        for name, content in names.items()
+    ]
+    for name, content in names.items():
+        service.on("GET", f"/{name}", Answer(content=content))
+    results = {"job_id": JOB_ID, "files": files[:1], "manifest": files[1]}
+    service.on("GET", f"/v1/jobs/{JOB_ID}/results", answer(results))
+    return results
+
+
+def test_results_are_listed(run: Run, results: Any) -> None:
+    assert [line.split() for line in run("results", JOB_ID).stdout.splitlines()] == [
+        ["NAME", "SIZE", "URI"],
+        ["delays.json", "9", "B", "s3://b/delays.json"],
+        ["manifest.json", "2", "B", "s3://b/manifest.json"],
+    ]
+    assert json.loads(run("results", JOB_ID, "--json").stdout) == results
+
+
+def test_results_are_downloaded(run: Run, results: Any) -> None:
+    result = run("results", JOB_ID, "--download", "out")
+    assert result.stdout.splitlines() == ["out/delays.json", "out/manifest.json"]
+    assert Path("out/delays.json").read_bytes() == b'{"AA": 1}'
+    first, last = result.stderr.splitlines()
+    assert first == "downloading 2 files: 11 B"
+    assert last.startswith("downloading 2 files: 11 B, done in ")
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(run: Run, results: Any) -> None:
+    Path("out").touch()
+    result = run("results", JOB_ID, "--download", "out")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, "error: out: File exists")
+
+
+def test_an_upload_prints_the_uri(run: Run, service: Service) -> None:
+    Path("claims.csv").write_bytes(b"a,b\n1")
+    part = {"number": 1, "bytes": 5, "url": f"{service.url}/part"}
+    upload = {"upload_id": "u", "uri": "s3://b/claims.csv", "part_bytes": 5, "parts": [part]}
+    service.on("POST", "/v1/uploads", answer(upload, 201))
+    service.on("PUT", "/part", Answer(headers={"etag": '"e"'}))
+    service.on("POST", "/v1/uploads/u/complete", answer({"upload_id": "u", "uri": "s3://b/claims.csv", "bytes": 5}))
+    assert run("upload", "claims.csv").stdout == "s3://b/claims.csv\n"
+
+
+def test_a_schedule_is_made_of_a_job_file(run: Run, service: Service) -> None:
+    Path("job.yaml").write_text("input: {type: range, count: 1}\nstages: [processor: noop]")
+    service.on("POST", "/v1/schedules", answer(SCHEDULE, 201))
+    assert run("schedules", "create", "month-end", "job.yaml", "--cron", "0 6 L * *").stdout == f"{ID}\n"
+    assert service.asked[0].body == {
+        "name": "month-end",
+        "cron": "0 6 L * *",
+        "time_zone": "UTC",
+        "misfire": "run_once",
+        "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
+    }
+
+
+def test_a_processor_is_registered_from_options(run: Run, service: Service) -> None:
+    service.on("POST", "/v1/processors", answer(PROCESSOR, 201))
+    Path("schema.yaml").write_text("type: object\nrequired: [bitrate]")
+    result = run(
+        "processors", "register", "clean", "--command", "ffmpeg -i {input} -metadata 'title=a b' {output}",
+        "--output", "video.mp4", "--env", "TMP=/x", "--params-schema", "schema.yaml", "--description", "transcodes",
+    )  # fmt: skip
+    assert result.stdout == "clean@3\n"
+    assert service.asked[0].body == {
+        "name": "clean",
+        "description": "transcodes",
+        "command": ["ffmpeg", "-i", "{input}", "-metadata", "title=a b", "{output}"],
+        "output": "video.mp4",
+        "environment": {"TMP": "/x"},
+        "params_schema": {"type": "object", "required": ["bitrate"]},
+    }
+
+
+def test_a_processor_is_registered_from_a_file(run: Run, service: Service) -> None:
+    service.on("POST", "/v1/processors", answer(PROCESSOR, 201))
+    Path("clean.yaml").write_text("name: clean\nrecords: flights:clean\ndescription: from the file\n")
+    assert run("processors", "register", "clean", "clean.yaml", "--output-format", "csv").exit_code == 0
+    assert service.asked[0].body == {
+        "name": "clean",
+        "description": "from the file",
+        "records": "flights:clean",
+        "output_format": "csv",
+    }
+    other = run("processors", "register", "other", "clean.yaml")
+    assert other.exit_code == 2
+    assert "name: the file says 'clean', the command 'other'" in other.stderr
+
+
+def test_a_pool_is_put(run: Run, service: Service) -> None:
+    service.on("PUT", "/v1/pools/big", answer({**POOL, "name": "big"}))
+    assert "big" in run("pools", "put", "big", "--group", "grid", "--slots", "8").stdout
+    assert service.asked[0].body == {"group_name": "grid", "slots": 8}
+
+
+def test_capacity_keeps_what_is_not_given(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/pools/default", answer(POOL))
+    service.on("PUT", "/v1/pools/default/capacity", answer({**POOL, "capacity_max": 9}))
+    result = run("pools", "capacity", "default", "--max", "9")
+    assert result.stdout == "default: 3 desired, between 1 and 9\n"
+    assert service.asked[-1].body == {"min": 1, "max": 9}
+
+
+def test_webhooks_can_choose_their_events(run: Run, service: Service) -> None:
+    service.on("POST", "/v1/webhook-endpoints", answer({**ENDPOINT, "secret": "whsec_x"}, 201))
+    run("webhooks", "create", "https://example.org", "--event", "job.failed", "--event", "job.cancelled")
+    assert service.asked[0].body == {"url": "https://example.org", "events": ["job.failed", "job.cancelled"]}
+
+
+def test_help_tells_the_exit_codes(run: Run) -> None:
+    text = " ".join(run("--help").stdout.split())
+    for meaning in ("1 the watched job failed", "2 bad option", "3 there is no such", "5 the service can't be reached"):
+        assert meaning in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["pools"]])
+def test_without_a_command_help_is_shown(arguments: list[str], run: Run) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert "Commands" in result.stdout
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_it_runs_as_a_module(service: Service) -> None:
+    service.on("GET", "/v1/jobs", answer(page(job_summary(1))))
+    done = python("-m", "piecework", "jobs", "--json", PIECEWORK_API_URL=service.url, PIECEWORK_API_KEY=KEY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads(done.stdout)["items"]) == 1
+    assert python("-m", "piecework", "--version").stdout.startswith("piecework ")
+
+
+def test_shells_can_complete_commands_and_choices() -> None:
+    environment = {"_PIECEWORK_COMPLETE": "complete_bash", "COMP_WORDS": "piecework jobs --state f", "COMP_CWORD": "3"}
+    assert python("-m", "piecework", **environment).stdout.split() == ["failing", "failed"]
+
+
+def test_help_does_not_wait_for_the_http_library() -> None:
+    check = "import sys, piecework.cli; sys.exit(bool({'httpx', 'rich', 'yaml'} & sys.modules.keys()))"
+    assert python("-c", check).returncode == 0
+
+
+def test_a_closed_pipe_is_no_traceback(service: Service) -> None:
+    service.on("GET", "/v1/jobs", answer(page(*(job_summary(number) for number in range(500)))))
+    command = f"{sys.executable} -m piecework jobs --api-url {service.url} --api-key {KEY} | head -1"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("JOB_ID")
+    assert done.stderr == ""

@@ -1,0 +1,32 @@
+"""The Python client as its users import it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import piecework
+from piecework import Client, watch
+from piecework.cli.exits import TABLE
+from tests.unit.client.conftest import Service, answer
+from tests.unit.client.shapes import JOB_ID, job
+
+
+def test_every_public_name_is_there() -> None:
+    for name in piecework.__all__:
+        assert getattr(piecework, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Cleint'"):
+        piecework.Cleint  # noqa: B018
+
+
+def test_waiting_ends_with_the_job(client: Client, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "POLL_SECONDS", 0.001)
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job()), answer(job("paused")), answer(job("cancelled")))
+    assert piecework.wait_for_job(client, job())["state"] == "cancelled"
+    assert len(service.asked) == 3
+
+
+def test_the_readme_tells_the_exit_codes() -> None:
+    readme = (Path(__file__).parents[3] / "client" / "README.md").read_text()
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)}
+    assert told == set(TABLE)

@@ -1,0 +1,190 @@
+"""Uploads and downloads over presigned links that break."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from piecework import Client, InputError, TransferError
+from tests.unit.client.conftest import HANG_UP, Answer, Asked, Service, answer, problem
+
+PART = 1_000_000
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "claims.csv"
+    path.write_bytes(os.urandom(2 * PART + 123_456))
+    return path
+
+
+def expect_upload(service: Service, size: int) -> None:
+    """An upload in parts of PART; each part answers its own number as the ETag."""
+    sizes = [min(PART, size - start) for start in range(0, max(size, 1), PART)]
+    parts = [
+        {"number": number, "bytes": part, "url": f"{service.url}/part/{number}"}
+        for number, part in enumerate(sizes, start=1)
+    ]
+    upload = {"upload_id": "u", "uri": "s3://b/u/claims.csv", "part_bytes": PART, "parts": parts}
+    service.on("POST", "/v1/uploads", answer(upload, 201))
+    service.on("POST", "/v1/uploads/u/complete", answer({"upload_id": "u", "uri": upload["uri"], "bytes": size}))
+    for part in parts:
+        service.on("PUT", f"/part/{part['number']}", Answer(headers={"etag": f'"{part["number"]}"'}))
+
+
+def received(service: Service, parts: int) -> bytes:
+    return b"".join(service.requests("PUT", f"/part/{number}")[-1].content for number in range(1, parts + 1))
+
+
+def test_a_file_arrives_in_parts(client: Client, service: Service, file: Path) -> None:
+    expect_upload(service, file.stat().st_size)
+    moved: list[int] = []
+    assert client.upload(file, progress=moved.append)["uri"] == "s3://b/u/claims.csv"
+    assert received(service, 3) == file.read_bytes()
+    assert sum(moved) == file.stat().st_size
+    assert service.requests("POST", "/v1/uploads")[0].body == {"filename": "claims.csv", "bytes": file.stat().st_size}
+    parts = [{"number": number, "etag": f'"{number}"'} for number in (1, 2, 3)]
+    assert service.requests("POST", "/v1/uploads/u/complete")[0].body == {"parts": parts}
+
+
+def test_an_empty_file_arrives(client: Client, service: Service, tmp_path: Path) -> None:
+    (tmp_path / "claims.csv").touch()
+    expect_upload(service, 0)
+    client.upload(tmp_path / "claims.csv")
+    assert service.requests("PUT", "/part/1")[0].content == b""
+
+
+def test_s3_sees_no_key_and_no_chunked_body(client: Client, service: Service, file: Path) -> None:
+    expect_upload(service, file.stat().st_size)
+    client.upload(file)
+    headers = service.requests("PUT", "/part/1")[0].headers
+    assert "authorization" not in headers
+    assert "transfer-encoding" not in headers
+    assert headers["content-length"] == str(PART)
+
+
+@pytest.mark.parametrize("failure", [HANG_UP, Answer(503, b"<Code>SlowDown</Code><Message>wait</Message>")])
+def test_a_broken_part_is_sent_again(failure: Answer, client: Client, service: Service, file: Path) -> None:
+    expect_upload(service, file.stat().st_size)
+    service.on("PUT", "/part/2", failure, failure, Answer(headers={"etag": '"2"'}))
+    moved: list[int] = []
+    client.upload(file, progress=moved.append)
+    assert received(service, 3) == file.read_bytes()
+    assert sum(moved) == file.stat().st_size
+
+
+def test_a_lost_completion_is_sent_again(client: Client, service: Service, file: Path) -> None:
+    expect_upload(service, file.stat().st_size)
+    service.on("POST", "/v1/uploads/u/complete", HANG_UP, answer({"upload_id": "u", "uri": "s3://b/u", "bytes": 1}))
+    assert client.upload(file)["uri"] == "s3://b/u"
+
+
+def test_a_refused_part_ends_the_upload(client: Client, service: Service, file: Path) -> None:
+    expect_upload(service, file.stat().st_size)
+    refusal = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+    service.on("PUT", "/part/2", Answer(403, refusal))
+    with pytest.raises(
+        TransferError, match=r"claims.csv: S3 answered 403 AccessDenied: Request has expired; .*new one"
+    ):
+        client.upload(file)
+    assert len(service.requests("PUT", "/part/2")) == 1
+    assert not service.requests("POST", "/v1/uploads/u/complete")
+
+
+def test_patience_with_a_part_ends(client: Client, service: Service, file: Path) -> None:
+    expect_upload(service, file.stat().st_size)
+    service.on("PUT", "/part/1", HANG_UP)
+    with pytest.raises(TransferError, match=r"claims\.csv: the transfer broke 4 times"):
+        client.upload(file)
+
+
+@pytest.mark.parametrize("size", [PART, 5 * PART])
+def test_a_file_that_changes_meanwhile_is_not_used(size: int, client: Client, service: Service, file: Path) -> None:
+    expect_upload(service, file.stat().st_size)
+
+    def change(asked: Asked) -> Answer:
+        os.truncate(file, size)
+        return Answer(headers={"etag": '"1"'})
+
+    service.on("PUT", "/part/1", change)
+    with pytest.raises(InputError, match=r"claims\.csv: changed while it was uploaded"):
+        client.upload(file)
+    assert not service.requests("POST", "/v1/uploads/u/complete")
+
+
+CONTENT = bytes(range(256)) * 4096
+
+
+def result(service: Service, name: str = "result.csv", size: int = len(CONTENT)) -> Any:
+    return {"name": name, "uri": f"s3://b/{name}", "bytes": size, "url": f"{service.url}/object"}
+
+
+def serve_ranges(*, etag: str = '"1"', content: bytes = CONTENT, hang_up_after: int | None = None) -> Any:
+    """An object as S3 serves it: a range only if it is still the same object."""
+
+    def serve(asked: Asked) -> Answer:
+        start = 0
+        if asked.headers.get("if-range") == etag:
+            start = int(asked.headers["range"].removeprefix("bytes=").removesuffix("-"))
+        return Answer(206 if start else 200, content[start:], {"etag": etag}, hang_up_after)
+
+    return serve
+
+
+def test_results_are_downloaded_whole(client: Client, service: Service, tmp_path: Path) -> None:
+    service.on("GET", "/object", serve_ranges())
+    moved: list[int] = []
+    paths = client.download(
+        [result(service), result(service, "nested/more.csv")], tmp_path / "out", progress=moved.append
+    )
+    assert paths == [tmp_path / "out" / "result.csv", tmp_path / "out" / "nested" / "more.csv"]
+    assert [path.read_bytes() for path in paths] == [CONTENT, CONTENT]
+    assert sum(moved) == 2 * len(CONTENT)
+
+
+def test_a_broken_download_goes_on_where_it_broke(client: Client, service: Service, tmp_path: Path) -> None:
+    service.on("GET", "/object", serve_ranges(hang_up_after=600_000), serve_ranges())
+    moved: list[int] = []
+    [path] = client.download([result(service)], tmp_path, progress=moved.append)
+    assert path.read_bytes() == CONTENT
+    assert sum(moved) == len(CONTENT)
+    first, second = service.asked
+    assert "range" not in first.headers
+    assert 0 < int(second.headers["range"].removeprefix("bytes=").removesuffix("-")) <= 600_000
+
+
+def test_a_download_starts_over_if_the_object_changed(client: Client, service: Service, tmp_path: Path) -> None:
+    other = CONTENT[::-1]
+    service.on("GET", "/object", serve_ranges(hang_up_after=600_000), serve_ranges(etag='"2"', content=other))
+    moved: list[int] = []
+    [path] = client.download([result(service)], tmp_path, progress=moved.append)
+    assert path.read_bytes() == other
+    assert sum(moved) == len(CONTENT)
+
+
+@pytest.mark.parametrize("failure", [HANG_UP, Answer(404), serve_ranges(content=CONTENT[:-1])])
+def test_a_failed_download_leaves_the_old_file(
+    failure: Answer, client: Client, service: Service, tmp_path: Path
+) -> None:
+    service.on("GET", "/object", failure)
+    (tmp_path / "result.csv").write_text("old")
+    with pytest.raises(TransferError, match=r"result\.csv: "):
+        client.download([result(service)], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["result.csv"]
+    assert (tmp_path / "result.csv").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "", "."])
+def test_a_result_never_leaves_the_directory(name: str, client: Client, service: Service, tmp_path: Path) -> None:
+    service.on("GET", "/object", serve_ranges())
+    with pytest.raises(TransferError, match="is not a name inside"):
+        client.download([result(service, name)], tmp_path / "out")
+    assert not service.asked
+
+
+def test_without_an_upload_there_are_no_bytes(client: Client, service: Service, file: Path) -> None:
+    service.on("POST", "/v1/uploads", problem(403, "this needs the role submitter"))
+    with pytest.raises(Exception, match="role submitter"):
+        client.upload(file)
+    assert len(service.asked) == 1
