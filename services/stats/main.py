@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from services.common.access_log import AccessLog
 from services.common.database import connect_pool
 from services.common.logs import configure_logs
 from services.common.problems import install_problems
@@ -37,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
         swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
     )
     install_problems(app)
+    app.add_middleware(AccessLog)
     app.include_router(stats)
     app.include_router(watch)
     return app

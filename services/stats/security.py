@@ -19,5 +19,6 @@ async def require_viewer(
 ) -> Key:
     """The caller's key; raises Unauthorized, Forbidden."""
     key = await authenticate(request.app.state.pool, request.headers.get("authorization"))
+    request.state.key_name = key.name
     key.require("viewer")
     return key

@@ -1,0 +1,65 @@
+"""What a request handler works with: the database (two ways), AWS, the settings."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.common.aws import Aws, connect_aws
+from services.common.database import Connection, Pool, connect_pool
+from services.common.settings import Settings
+
+ACQUIRE_SECONDS = 10.0  # how long a request waits for a free connection before it gets a 503
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Opened once by the application's lifespan."""
+
+    settings: Settings
+    pool: Pool
+    engine: AsyncEngine
+    aws: Aws
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection in a transaction that commits when the block ends well."""
+        async with self.pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+            yield connection
+
+
+@asynccontextmanager
+async def connect(settings: Settings) -> AsyncIterator[Connections]:
+    """Nothing is connected before it is used, so that the API starts before its database."""
+    pool = await connect_pool(settings.database_url, settings.database_connections_max)
+    engine = create_async_engine(
+        settings.database_url.replace("postgresql://", "postgresql+asyncpg://", 1),
+        pool_size=settings.database_connections_max,
+        max_overflow=0,
+        pool_timeout=ACQUIRE_SECONDS,
+        pool_pre_ping=True,
+    )
+    try:
+        async with connect_aws(settings) as aws:
+            yield Connections(settings, pool, engine, aws)
+    finally:
+        await engine.dispose()
+        await pool.close()
+
+
+def _connections(request: Request) -> Connections:
+    connections: Connections = request.app.state.connections
+    return connections
+
+
+async def _session(connections: Annotated[Connections, Depends(_connections)]) -> AsyncIterator[AsyncSession]:
+    async with AsyncSession(connections.engine) as session:
+        yield session
+
+
+Api = Annotated[Connections, Depends(_connections)]
+Session = Annotated[AsyncSession, Depends(_session)]

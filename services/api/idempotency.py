@@ -1,0 +1,109 @@
+"""Creations that a client can safely send again: `Idempotency-Key` names a request, its answer is kept and repeated.
+
+The key and what the request creates are written in one transaction: there is never a key without its creation, a
+failed request leaves its key free, and a duplicate that runs meanwhile waits for the first and repeats its answer.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from asyncpg import Record
+from fastapi import Depends, Header, Request, Response
+from pydantic import BaseModel
+
+from services.api.connections import Api
+from services.api.security import Operator, Submitter
+from services.common.auth import Key
+from services.common.database import Connection, Pool
+from services.common.problems import ProblemError, conflict, invalid
+
+_CLAIM = """
+    INSERT INTO idempotency_keys (key_id, idempotency_key, request_hash) VALUES ($1, $2, $3)
+    ON CONFLICT DO NOTHING"""
+
+_STORED = """
+    SELECT request_hash, status_code, response FROM idempotency_keys WHERE key_id = $1 AND idempotency_key = $2"""
+
+_STORE = """
+    UPDATE idempotency_keys SET status_code = $3, response = $4 WHERE key_id = $1 AND idempotency_key = $2"""
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="any text of your own, such as a UUID; the same request sent again with it creates nothing more",
+    ),
+]
+
+
+class Creation:
+    """One creating request of one API key."""
+
+    def __init__(self, request: Request, api: Api, key: Key, idempotency_key: str | None) -> None:
+        self._request = request
+        self._api = api
+        self._key = key
+        self._name = idempotency_key
+
+    async def once(
+        self,
+        create: Callable[[Connection], Awaitable[BaseModel]],
+        *,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+        secret_field: str | None = None,
+    ) -> Response:
+        """Run `create` in a transaction and answer 201 with what it returns, or repeat the answer of the first time.
+
+        `prepare` runs before, so that no connection is held while S3 is asked; not if the request is a repetition.
+        An answer with a `secret_field` that nobody may store is kept without it, and a repetition gets a 409.
+        """
+        if prepare is not None and (self._name is None or await self._stored(self._api.pool) is None):
+            await prepare()
+        async with self._api.transaction() as connection:
+            if self._name is not None and (stored := await self._claim(connection)) is not None:
+                if secret_field is not None:
+                    raise conflict(
+                        f"this Idempotency-Key has created {stored['response']}; its {secret_field} was shown once "
+                        "and is not stored; revoke it and create another with a new Idempotency-Key"
+                    )
+                replayed = {"Idempotency-Replayed": "true"}
+                return Response(stored["response"], stored["status_code"], replayed, "application/json")
+            created = await create(connection)
+            if self._name is not None:
+                kept = created.model_dump_json(exclude={secret_field} if secret_field else None)
+                await connection.execute(_STORE, self._key.key_id, self._name, 201, kept)
+        return Response(created.model_dump_json(), 201, media_type="application/json")
+
+    async def _claim(self, connection: Connection) -> Record | None:
+        """The stored answer, or None if the key is now ours; waits while another request with the key runs."""
+        request_hash = await self._hash()
+        if await connection.execute(_CLAIM, self._key.key_id, self._name, request_hash) == "INSERT 0 1":
+            return None
+        row = await self._stored(connection)
+        if row is None:  # deleted as too old between the two statements
+            raise ProblemError(503, "unavailable", "this Idempotency-Key has just expired; send the request again")
+        if row["request_hash"] != request_hash:
+            message = "this key was used for a different request; use a new key for a new request"
+            raise invalid("Idempotency-Key", self._name, message)
+        return row
+
+    async def _stored(self, connection: Connection | Pool) -> Record | None:
+        return await connection.fetchrow(_STORED, self._key.key_id, self._name)
+
+    async def _hash(self) -> str:
+        head = f"{self._request.method} {self._request.url.path}\n".encode()
+        return hashlib.sha256(head + await self._request.body()).hexdigest()
+
+
+def _submission(request: Request, api: Api, key: Submitter, idempotency_key: IdempotencyKey = None) -> Creation:
+    return Creation(request, api, key, idempotency_key)
+
+
+def _registration(request: Request, api: Api, key: Operator, idempotency_key: IdempotencyKey = None) -> Creation:
+    return Creation(request, api, key, idempotency_key)
+
+
+Submission = Annotated[Creation, Depends(_submission)]  # needs the role submitter
+Registration = Annotated[Creation, Depends(_registration)]  # needs the role operator

@@ -1,0 +1,29 @@
+"""Presigned links: bytes go straight between the user and S3."""
+
+from typing import Any
+from urllib.parse import quote
+
+from services.api.connections import Connections
+from services.common.layout import Location
+
+
+async def _presign(api: Connections, operation: str, location: Location, **params: Any) -> str:
+    params |= {"Bucket": location.bucket, "Key": location.key}
+    url: str = await api.aws.s3.generate_presigned_url(operation, Params=params, ExpiresIn=api.settings.link_seconds)
+    return url
+
+
+async def download_link(api: Connections, location: Location, filename: str) -> str:
+    """A URL that downloads the object under this file name."""
+    disposition = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+    return await _presign(api, "get_object", location, ResponseContentDisposition=disposition)
+
+
+async def upload_link(api: Connections, location: Location) -> str:
+    """A URL that takes the whole object in one PUT."""
+    return await _presign(api, "put_object", location)
+
+
+async def part_link(api: Connections, location: Location, multipart_id: str, number: int) -> str:
+    """A URL that takes one part of a multipart upload in a PUT."""
+    return await _presign(api, "upload_part", location, UploadId=multipart_id, PartNumber=number)

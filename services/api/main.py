@@ -1,0 +1,113 @@
+"""The API service: `uvicorn services.api.main:app`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
+
+from services.api.body_limit import BodyLimit
+from services.api.connections import Connections, connect
+from services.api.problems import describe
+from services.api.routes import (
+    api_keys,
+    health,
+    jobs,
+    pools,
+    processors,
+    results,
+    schedules,
+    tasks,
+    uploads,
+    webhooks,
+    workers,
+)
+from services.common.access_log import AccessLog
+from services.common.auth import register_bootstrap_key
+from services.common.logs import configure_logs
+from services.common.problems import UNREADY, install_problems, problems
+from services.common.settings import Settings, get_settings
+
+DESCRIPTION = """
+Piecework takes a large job, splits it, runs the parts on a grid of workers and merges what they made.
+
+1. Press **Authorize** and give an API key.
+2. `register_processor` says what can be run, `create_upload` brings data, `submit_job` starts a job.
+3. `get_job` shows its progress, `get_results` gives links to what it made.
+
+Errors are problems (RFC 9457) that name the field, the value and the mend. Lists come in pages: send `next_cursor` as
+`cursor`. A creating POST with an `Idempotency-Key` can be sent again safely for a day.
+"""
+
+TAGS = [
+    {"name": "jobs", "description": jobs.__doc__},
+    {"name": "tasks", "description": tasks.__doc__},
+    {"name": "results", "description": results.__doc__},
+    {"name": "schedules", "description": schedules.__doc__},
+    {"name": "uploads", "description": uploads.__doc__},
+    {"name": "processors", "description": processors.__doc__},
+    {"name": "pools", "description": pools.__doc__},
+    {"name": "workers", "description": workers.__doc__},
+    {"name": "webhooks", "description": webhooks.__doc__},
+    {"name": "API keys", "description": api_keys.__doc__},
+    {"name": "health", "description": health.__doc__},
+]
+
+BOOTSTRAP_RETRY_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+async def _register_bootstrap_key(connections: Connections, secret: str) -> None:
+    """As soon as the database is there and migrated."""
+    while True:
+        try:
+            if await register_bootstrap_key(connections.pool, secret):
+                log.info("bootstrap key registered")
+            return
+        except UNREADY as error:
+            log.warning("waiting for the database", error=repr(error))
+            await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; its lifespan opens and closes all connections."""
+    configure_logs("api", settings.log_level)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with connect(settings) as connections:
+            app.state.connections = connections
+            bootstrap = (
+                asyncio.create_task(_register_bootstrap_key(connections, settings.bootstrap_api_key))
+                if settings.bootstrap_api_key
+                else None
+            )
+            yield
+            if bootstrap is not None:
+                bootstrap.cancel()
+                with suppress(asyncio.CancelledError):
+                    await bootstrap
+
+    app = FastAPIOffline(
+        title="Piecework",
+        version="1.0.0",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        lifespan=lifespan,
+        swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
+    )
+    app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)
+    install_problems(app, describe)
+    app.add_middleware(AccessLog)
+    v1 = APIRouter(prefix="/v1", responses=problems(401, 403, 422, 500, 503))
+    for resource in (jobs, tasks, results, schedules, uploads, processors, pools, workers, webhooks, api_keys):
+        v1.include_router(resource.router)
+    app.include_router(v1)
+    app.include_router(health.router)
+    return app
+
+
+app = create_app(get_settings())

@@ -1,0 +1,86 @@
+"""Who may call the API."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Path, Response
+from sqlmodel import select
+
+from services.api.connections import Api, Session
+from services.api.idempotency import Registration
+from services.api.pagination import Pages
+from services.api.problems import BODY
+from services.api.security import Operator, Viewer
+from services.api.shapes.api_keys import ApiKey, ApiKeyPage, ApiKeySpec, CreatedApiKey
+from services.api.strict_json import StrictRoute
+from services.common import tables
+from services.common.auth import hash_secret, new_secret
+from services.common.database import Connection, new_id
+from services.common.problems import conflict, not_found, problems
+
+router = APIRouter(prefix="/api-keys", tags=["API keys"], route_class=StrictRoute)
+
+KeyId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
+
+EXAMPLES: Any = {
+    "submitter": {"summary": "For a system that submits jobs", "value": {"name": "nightly", "role": "submitter"}},
+}
+
+
+@router.post(
+    "",
+    operation_id="create_api_key",
+    status_code=201,
+    response_model=CreatedApiKey,
+    responses=problems(*BODY, 409),
+    summary="Create an API key",
+)
+async def create_api_key(
+    creation: Registration, spec: Annotated[ApiKeySpec, Body(openapi_examples=EXAMPLES)]
+) -> Response:
+    """The answer's `secret` is the key. It is shown only now: sending the request again with its Idempotency-Key
+    creates nothing, and is refused with a 409 that names the key, since the secret is stored nowhere."""
+
+    async def create(connection: Connection) -> CreatedApiKey:
+        secret = new_secret()
+        row = await connection.fetchrow(
+            "INSERT INTO api_keys (key_id, name, role, key_hash) VALUES ($1, $2, $3, $4) RETURNING *",
+            new_id(),
+            spec.name,
+            spec.role,
+            hash_secret(secret),
+        )
+        assert row is not None
+        return CreatedApiKey.model_validate({**row, "secret": secret})
+
+    return await creation.once(create, secret_field="secret")
+
+
+@router.get("", operation_id="list_api_keys", summary="List API keys")
+async def list_api_keys(_key: Viewer, session: Session, pages: Pages) -> ApiKeyPage:
+    """Keys, newest first, revoked ones included."""
+    rows, next_cursor = await pages.fetch(session, select(tables.ApiKey), tables.ApiKey.key_id, newest_first=True)
+    return ApiKeyPage(items=[ApiKey.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.delete(
+    "/{key_id}",
+    operation_id="revoke_api_key",
+    status_code=204,
+    responses=problems(404, 409),
+    summary="Revoke an API key",
+)
+async def revoke_api_key(_key: Operator, api: Api, key_id: KeyId) -> None:
+    """The key opens nothing from now on. The last operator's key can't be revoked. Safe to repeat."""
+    async with api.transaction() as connection:
+        # Locks all operators' keys in one order, so that two of them can't revoke each other at the same time.
+        operators = await connection.fetch(
+            "SELECT key_id FROM api_keys WHERE role = 'operator' AND revoked_at IS NULL ORDER BY key_id FOR UPDATE"
+        )
+        if [row["key_id"] for row in operators] == [key_id]:
+            raise conflict("this is the last operator's key; create another one before you revoke it")
+        status = await connection.execute(
+            "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1", key_id
+        )
+        if status == "UPDATE 0":
+            raise not_found("API key", key_id)

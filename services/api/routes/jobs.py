@@ -1,0 +1,216 @@
+"""Submit, inspect and control jobs."""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Path, Query, Response
+from sqlmodel import col, func, select
+
+from services.api.connections import Api, Connections, Session
+from services.api.idempotency import Submission
+from services.api.inputs import check_input
+from services.api.pagination import Pages
+from services.api.problems import BODY
+from services.api.security import Submitter, Viewer
+from services.api.shapes.jobs import Job, JobPage, JobState, JobSummary, sum_progress
+from services.api.strict_json import StrictRoute
+from services.common import jobs, tables
+from services.common.database import Connection, Pool
+from services.common.problems import invalid, not_found, problems
+from services.common.progress import COUNTS, SUM_COUNTERS, Progress, count_progress
+from services.common.spec import JobSpec
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
+
+JobId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
+
+CLOCK_SKEW = timedelta(seconds=5)  # a client's clock may run ahead of the database's by this
+
+EXAMPLES: Any = {
+    "array": {
+        "summary": "An array job: ten tasks that differ by their index",
+        "description": "Needs the processor `noop`: send the example of `register_processor` first.",
+        "value": {
+            "name": "hello",
+            "input": {"type": "range", "count": 10},
+            "stages": [{"processor": "noop"}],
+            "labels": {"team": "claims"},
+        },
+    },
+    "pipeline": {
+        "summary": "A CSV cut into parts, cleaned in parallel, aggregated, reduced to one file",
+        "value": {
+            "name": "flights",
+            "input": {
+                "type": "lines",
+                "uri": "s3://piecework/uploads/flights.csv",
+                "format": "csv",
+                "part_bytes": 4194304,
+            },
+            "stages": [
+                {"name": "clean", "processor": "clean-flights@1", "rejects_max": 1000},
+                {"name": "aggregate", "processor": "aggregate-flights@1", "params": {"by": ["carrier", "month"]}},
+            ],
+            "merge": {"type": "reduce", "processor": "sum-flights@1", "filename": "delays.json"},
+        },
+    },
+    "later": {
+        "summary": "A job for later, on a pool of its own",
+        "value": {
+            "name": "month-end",
+            "input": {"type": "items", "items": [{"region": "north"}, {"region": "south"}]},
+            "stages": [{"processor": "transform@3", "pool": "large", "timeout_seconds": 7200}],
+            "merge": {"type": "concat", "filename": "ledger.jsonl"},
+            "run_at": "2099-12-31T23:00:00Z",
+        },
+    },
+}
+
+# One statement, so that job, stages and counters are of one moment.
+_JOB = f"""
+    SELECT j.*, (
+        SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
+            SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
+                s.chains, s.planned, CASE WHEN s.planned THEN s.task_count END AS task_count, s.started_at,
+                s.finished_at, s.result, c.*
+            FROM stages AS s CROSS JOIN LATERAL ({SUM_COUNTERS}) AS c
+            WHERE s.job_id = j.job_id
+        ) AS x
+    ) AS stages
+    FROM jobs AS j WHERE j.job_id = $1"""
+
+
+async def load_job(connection: Connection | Pool, job_id: UUID) -> Job:
+    """Raises a 404."""
+    row = await connection.fetchrow(_JOB, job_id)
+    if row is None:
+        raise not_found("job", job_id)
+    progress = count_progress(row["stages"])
+    stages = [stage | {"progress": each} for stage, each in zip(row["stages"], progress, strict=True)]
+    return Job.model_validate({**row, "stages": stages})
+
+
+@router.post(
+    "",
+    operation_id="submit_job",
+    status_code=201,
+    response_model=Job,
+    responses=problems(*BODY, 502),
+    summary="Submit a job",
+)
+async def submit_job(
+    creation: Submission, api: Api, spec: Annotated[JobSpec, Body(openapi_examples=EXAMPLES)]
+) -> Response:
+    """Record a job; it starts at once, or at `run_at`.
+
+    The processors, their params and the pools are checked. So is the input of a job that starts at once; that of a
+    later one is checked when it starts.
+    """
+
+    async def prepare() -> None:
+        if spec.run_at is None:
+            await check_input(api, spec.input)
+
+    async def create(connection: Connection) -> Job:
+        if spec.run_at is not None:
+            now = await connection.fetchval("SELECT now()")
+            if spec.run_at < now - CLOCK_SKEW:
+                mend = f"this time has passed (it is {now:%Y-%m-%dT%H:%M:%SZ}); give a later one, or none to start now"
+                raise invalid("run_at", spec.run_at.isoformat(), mend)
+        job_id = await jobs.submit_job(connection, spec, settings=api.settings)
+        return await load_job(connection, job_id)
+
+    return await creation.once(create, prepare=prepare)
+
+
+def _labels(labels: list[str]) -> dict[str, str]:
+    pairs = [label.partition(":") for label in labels]
+    for label, (key, colon, _) in zip(labels, pairs, strict=True):
+        if not key or not colon:
+            raise invalid("label", label, "write label=key:value")
+    return {key: value for key, _, value in pairs}
+
+
+async def _progress(session: Session, job_ids: list[UUID]) -> dict[UUID, list[Progress]]:
+    """The progress of these jobs' stages."""
+    stage, counter = tables.Stage, tables.StageCounter
+    sums = [func.coalesce(func.sum(getattr(counter, name)), 0) for name in COUNTS]
+    key = col(stage.job_id), col(stage.stage)
+    statement = (
+        select(stage.job_id, stage.kind, stage.state, stage.chains, *sums)
+        .join(counter, (key[0] == counter.job_id) & (key[1] == counter.stage), isouter=True)
+        .where(key[0].in_(job_ids))
+        .group_by(*key)
+        .order_by(*key)
+    )
+    stages: dict[UUID, list[Any]] = {job_id: [] for job_id in job_ids}
+    for job_id, *values in await session.exec(statement):
+        stages[job_id].append(dict(zip(("kind", "state", "chains", *COUNTS), values, strict=True)))
+    return {job_id: count_progress(rows) for job_id, rows in stages.items()}
+
+
+@router.get("", operation_id="list_jobs", summary="List jobs")
+async def list_jobs(
+    _key: Viewer,
+    session: Session,
+    pages: Pages,
+    state: Annotated[list[JobState], Query(description="any of these states")] = [],  # noqa: B006
+    name: Annotated[str | None, Query(max_length=100)] = None,
+    label: Annotated[list[str], Query(description="`key:value`; all of these labels", max_length=20)] = [],  # noqa: B006
+    schedule_id: UUID | None = None,
+) -> JobPage:
+    """Jobs, newest first."""
+    job = tables.Job
+    statement = select(job)
+    if state:
+        statement = statement.where(col(job.state).in_(state))
+    if name is not None:
+        statement = statement.where(job.name == name)
+    if schedule_id is not None:
+        statement = statement.where(job.schedule_id == schedule_id)
+    for key, value in _labels(label).items():
+        statement = statement.where(col(job.labels).contains({key: value}))
+    rows, next_cursor = await pages.fetch(session, statement, job.job_id, newest_first=True)
+    progress = await _progress(session, [row.job_id for row in rows])
+    items = [
+        JobSummary.model_validate(row.model_dump() | {"progress": sum_progress(progress[row.job_id])}) for row in rows
+    ]
+    return JobPage(items=items, next_cursor=next_cursor)
+
+
+@router.get("/{job_id}", operation_id="get_job", responses=problems(404), summary="Inspect a job")
+async def get_job(_key: Viewer, api: Api, job_id: JobId) -> Job:
+    """A job with its stages and their exact progress."""
+    return await load_job(api.pool, job_id)
+
+
+async def _order(api: Connections, job_id: UUID, order: Callable[[Connection, UUID], Awaitable[None]]) -> Job:
+    async with api.transaction() as connection:
+        await order(connection, job_id)
+        return await load_job(connection, job_id)
+
+
+@router.post("/{job_id}/cancel", operation_id="cancel_job", responses=problems(404, 409), summary="Cancel a job")
+async def cancel_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
+    """End a job: its waiting tasks never start, its running ones are killed."""
+    return await _order(api, job_id, jobs.cancel_job)
+
+
+@router.post("/{job_id}/pause", operation_id="pause_job", responses=problems(404, 409), summary="Pause a job")
+async def pause_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
+    """Start no more of a job's tasks; those that run end as usual."""
+    return await _order(api, job_id, jobs.pause_job)
+
+
+@router.post("/{job_id}/resume", operation_id="resume_job", responses=problems(404, 409), summary="Resume a job")
+async def resume_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
+    """Go on with a paused job."""
+    return await _order(api, job_id, jobs.resume_job)
+
+
+@router.post("/{job_id}/retry", operation_id="retry_job", responses=problems(404, 409), summary="Retry a job")
+async def retry_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
+    """Run the failed and cancelled tasks of a failed or cancelled job again; what succeeded is kept."""
+    return await _order(api, job_id, jobs.retry_job)

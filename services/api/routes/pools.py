@@ -1,0 +1,175 @@
+"""Kinds of worker nodes: their queues, their capacity."""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path
+from sqlmodel import select
+
+from services.api.connections import Api, Connections, Session
+from services.api.pagination import Pages
+from services.api.problems import BODY
+from services.api.security import Operator, Viewer
+from services.api.shapes.grid import Capacity, Pool, PoolPage, PoolSpec
+from services.api.strict_json import StrictRoute
+from services.common import jobs, tables
+from services.common.database import Connection
+from services.common.database import Pool as ConnectionPool
+from services.common.problems import conflict, invalid, not_found, problems
+
+router = APIRouter(prefix="/pools", tags=["pools"], route_class=StrictRoute)
+
+PoolName = Annotated[str, Path(max_length=100, examples=["default"])]
+
+# What is left of SQS's 80 characters between `piecework-` and `-dead-letter`.
+_POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,57}")
+
+PUT_EXAMPLES: Any = {
+    "queues": {"summary": "With queues made for it, not scaled", "value": {"slots": 2}},
+    "scaled": {"summary": "Scaled by an Auto Scaling group", "value": {"slots": 16, "group_name": "piecework-large"}},
+}
+CAPACITY_EXAMPLES: Any = {"bounds": {"summary": "Up to ten nodes", "value": {"min": 0, "max": 10, "desired": 2}}}
+
+_LOAD = """
+    SELECT p.name, w.*, t.*
+    FROM unnest($1::text[]) AS p (name) CROSS JOIN LATERAL (
+        SELECT count(*) AS workers_live, coalesce(sum(slots), 0) AS slots_live, coalesce(sum(busy), 0) AS slots_busy
+        FROM workers WHERE pool = p.name AND state IN ('active', 'draining')
+    ) AS w CROSS JOIN LATERAL (
+        SELECT coalesce(sum(ready), 0) AS tasks_ready, coalesce(sum(queued), 0) AS tasks_queued,
+            coalesce(sum(running), 0) AS tasks_running
+        FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stage_counters AS c USING (job_id, stage)
+        WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') AND s.pool = p.name
+    ) AS t"""
+
+
+async def _show(connection: Connection | ConnectionPool, rows: Iterable[dict[str, Any]]) -> list[Pool]:
+    """The pools with their workers and tasks of this moment."""
+    pools = list(rows)
+    load = {row["name"]: dict(row) for row in await connection.fetch(_LOAD, [pool["name"] for pool in pools])}
+    return [Pool.model_validate(pool | load[pool["name"]]) for pool in pools]
+
+
+async def _load(connection: Connection | ConnectionPool, name: str) -> Pool:
+    """Raises a 404."""
+    row = await connection.fetchrow("SELECT * FROM pools WHERE name = $1", name)
+    if row is None:
+        raise not_found("pool", name)
+    [pool] = await _show(connection, [dict(row)])
+    return pool
+
+
+@router.get("", operation_id="list_pools", summary="List pools")
+async def list_pools(_key: Viewer, api: Api, session: Session, pages: Pages) -> PoolPage:
+    """Pools by name, with their workers and tasks of this moment."""
+    rows, next_cursor = await pages.fetch(session, select(tables.WorkerPool), tables.WorkerPool.name)
+    return PoolPage(items=await _show(api.pool, [row.model_dump() for row in rows]), next_cursor=next_cursor)
+
+
+@router.get("/{name}", operation_id="get_pool", responses=problems(404), summary="Inspect a pool")
+async def get_pool(_key: Viewer, api: Api, name: PoolName) -> Pool:
+    """A pool with its workers and tasks of this moment."""
+    return await _load(api.pool, name)
+
+
+@router.put("/{name}", operation_id="put_pool", responses=problems(*BODY, 502), summary="Add or change a pool")
+async def put_pool(
+    _key: Operator, api: Api, name: PoolName, spec: Annotated[PoolSpec, Body(openapi_examples=PUT_EXAMPLES)]
+) -> Pool:
+    """Add a pool, or change its queues, group and slots; its capacity and pause stay. Safe to repeat."""
+    if _POOL_NAME.fullmatch(name) is None:
+        raise invalid("name", name, "write letters, digits, '_' and '-' (SQS allows no more), at most 58 characters")
+    if spec.group_name is not None:
+        await _find_group(api, spec.group_name)
+    queue_url, dead_letter_url = spec.queue_url, spec.dead_letter_url
+    if queue_url is None or dead_letter_url is None:
+        # Creating what exists gives the same URL again, so a crash before the row is written costs nothing.
+        queue_url = await _create_queue(api, f"piecework-{name}")
+        dead_letter_url = await _create_queue(api, f"piecework-{name}-dead-letter")
+    async with api.transaction() as connection:
+        await jobs.register_pool(
+            connection,
+            name,
+            queue_url=queue_url,
+            dead_letter_url=dead_letter_url,
+            group_name=spec.group_name,
+            slots=spec.slots,
+        )
+        return await _load(connection, name)
+
+
+async def _create_queue(api: Connections, name: str) -> str:
+    answer = await api.aws.sqs.create_queue(QueueName=name)
+    url: str = answer["QueueUrl"]
+    return url
+
+
+async def _find_group(api: Connections, name: str) -> dict[str, Any]:
+    """The Auto Scaling group; raises a 422 for `group_name`."""
+    answer = await api.aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+    groups: list[dict[str, Any]] = answer["AutoScalingGroups"]
+    if not groups:
+        raise invalid("group_name", name, "there is no such Auto Scaling group in this account and region")
+    return groups[0]
+
+
+@router.put(
+    "/{name}/capacity",
+    operation_id="set_pool_capacity",
+    responses=problems(*BODY, 404, 409, 502),
+    summary="Set a pool's capacity",
+)
+async def set_pool_capacity(
+    _key: Operator, api: Api, name: PoolName, capacity: Annotated[Capacity, Body(openapi_examples=CAPACITY_EXAMPLES)]
+) -> Pool:
+    """Set the bounds of the pool's Auto Scaling group, and add nodes at once if `desired` is more than it has.
+
+    Nodes are never cut off: surplus ones are drained by the scheduler when they are idle.
+    """
+    pool = await _load(api.pool, name)
+    if pool.group_name is None:
+        raise conflict(f"the pool {name} has no Auto Scaling group; give it one with PUT /v1/pools/{name}")
+    group = await _find_group(api, pool.group_name)
+    # First our row: the scheduler brings the group in line with it, should we not get to do so.
+    async with api.transaction() as connection:
+        desired: int | None = await connection.fetchval(
+            "UPDATE pools SET capacity_min = $2, capacity_max = $3, "
+            "capacity_desired = least(greatest(coalesce($4, capacity_desired), $2), $3) "
+            "WHERE name = $1 RETURNING capacity_desired",
+            name,
+            capacity.min,
+            capacity.max,
+            capacity.desired,
+        )
+        if desired is None:
+            raise not_found("pool", name)
+        changed = await _load(connection, name)
+    await _adapt_group(api, group, capacity, desired)
+    return changed
+
+
+async def _adapt_group(api: Connections, group: dict[str, Any], capacity: Capacity, desired: int) -> None:
+    name, current = group["AutoScalingGroupName"], group["DesiredCapacity"]
+    # A MaxSize below the current size would make AWS terminate nodes, busy ones too: it waits until they are drained.
+    await api.aws.autoscaling.update_auto_scaling_group(
+        AutoScalingGroupName=name, MinSize=capacity.min, MaxSize=max(capacity.max, current)
+    )
+    if desired > current:
+        await api.aws.autoscaling.set_desired_capacity(AutoScalingGroupName=name, DesiredCapacity=desired)
+
+
+@router.post("/{name}/pause", operation_id="pause_pool", responses=problems(404), summary="Pause a pool")
+async def pause_pool(_key: Operator, api: Api, name: PoolName) -> Pool:
+    """Start nothing more in the pool; running tasks end as usual."""
+    async with api.transaction() as connection:
+        await jobs.pause_pool(connection, name)
+        return await _load(connection, name)
+
+
+@router.post("/{name}/resume", operation_id="resume_pool", responses=problems(404), summary="Resume a pool")
+async def resume_pool(_key: Operator, api: Api, name: PoolName) -> Pool:
+    """Start tasks in the pool again."""
+    async with api.transaction() as connection:
+        await jobs.resume_pool(connection, name)
+        return await _load(connection, name)

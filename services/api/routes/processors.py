@@ -1,0 +1,151 @@
+"""Register and inspect what jobs can run."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import jsonschema
+from asyncpg import Record
+from fastapi import APIRouter, Body, Path, Query, Response
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+from sqlalchemy import tuple_
+from sqlmodel import col, func, select
+
+from services.api.connections import Api, Session
+from services.api.idempotency import Registration
+from services.api.pagination import Pages
+from services.api.problems import BODY
+from services.api.security import Viewer
+from services.api.shapes.processors import Processor, ProcessorDetail, ProcessorPage, ProcessorRegistration
+from services.api.strict_json import StrictRoute
+from services.common import jobs, tables
+from services.common.database import Connection
+from services.common.problems import ProblemError, invalid, not_found, problems
+from services.common.spec import ProcessorSpec
+
+router = APIRouter(prefix="/processors", tags=["processors"], route_class=StrictRoute)
+
+ProcessorName = Annotated[str, Path(max_length=100, examples=["noop"])]
+
+EXAMPLES: Any = {
+    "noop": {
+        "summary": "A built-in that does nothing: to try the grid",
+        "value": {"name": "noop", "builtin": "noop", "description": "does nothing"},
+    },
+    "command": {
+        "summary": "An existing program",
+        "value": {
+            "name": "transcode",
+            "command": ["ffmpeg", "-i", "{input}", "-b:v", "{params.bitrate}", "{output}"],
+            "output": "video.mp4",
+            "params_schema": {
+                "type": "object",
+                "properties": {"bitrate": {"type": "string", "pattern": "^[0-9]+[kM]$"}},
+                "required": ["bitrate"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "records": {
+        "summary": "A Python function applied to each record",
+        "value": {
+            "name": "clean-flights",
+            "records": "flights:clean",
+            "output": "clean.csv",
+            "output_format": "csv",
+            "description": "drops cancelled flights",
+        },
+    },
+}
+
+_VERSION = """
+    SELECT *, ARRAY(SELECT version FROM processors WHERE name = $1 ORDER BY version) AS versions
+    FROM processors WHERE name = $1 AND ($2::integer IS NULL OR version = $2) ORDER BY version DESC LIMIT 1"""
+
+
+@router.post(
+    "",
+    operation_id="register_processor",
+    status_code=201,
+    response_model=Processor,
+    responses=problems(*BODY),
+    summary="Register a processor",
+)
+async def register_processor(
+    creation: Registration, registration: Annotated[ProcessorRegistration, Body(openapi_examples=EXAMPLES)]
+) -> Response:
+    """Add a version. Jobs that are submitted keep the version they were submitted with.
+
+    What the newest version says already is not registered again: its number is the answer.
+    """
+    _check_schema(registration.params_schema)
+    spec = ProcessorSpec.model_validate(registration.model_dump(exclude={"name", "description"}))
+
+    async def create(connection: Connection) -> Processor:
+        version = await jobs.register_processor(connection, registration.name, spec, registration.description)
+        row = await connection.fetchrow(_VERSION, registration.name, version)
+        return Processor.model_validate(dict(_found(row, registration.name, version)))
+
+    return await creation.once(create)
+
+
+def _check_schema(schema: dict[str, Any] | None) -> None:
+    """Raises a 422 for `params_schema` unless it is a JSON Schema (2020-12) complete in itself."""
+    if schema is None:
+        return
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        path = ".".join(["params_schema", *map(str, error.absolute_path)])
+        raise invalid(path, error.instance, f"not a JSON Schema (2020-12): {error.message}") from error
+    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable as error:
+            raise invalid("params_schema", reference, "this $ref leads nowhere inside the schema") from error
+
+
+def _references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for name, value in schema.items():
+            if name in ("$ref", "$dynamicRef") and isinstance(value, str):
+                yield value
+            else:
+                yield from _references(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _references(value)
+
+
+def _found(row: Record | None, name: str, version: int | None) -> Record:
+    if row is None:
+        raise _unknown(name, version)
+    return row
+
+
+def _unknown(name: str, version: int | None) -> ProblemError:
+    return not_found("processor", name if version is None else f"{name}@{version}")
+
+
+@router.get("", operation_id="list_processors", summary="List processors")
+async def list_processors(_key: Viewer, session: Session, pages: Pages) -> ProcessorPage:
+    """The newest version of each processor, by name."""
+    newest = select(tables.Processor.name, func.max(tables.Processor.version)).group_by(tables.Processor.name)
+    processor = tables.Processor
+    statement = select(processor).where(tuple_(col(processor.name), col(processor.version)).in_(newest))
+    rows, next_cursor = await pages.fetch(session, statement, processor.name)
+    return ProcessorPage(items=[Processor.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get("/{name}", operation_id="get_processor", responses=problems(404), summary="Inspect a processor")
+async def get_processor(
+    _key: Viewer,
+    api: Api,
+    name: ProcessorName,
+    version: Annotated[int | None, Query(ge=1, le=2_147_483_647, description="the newest if absent")] = None,
+) -> ProcessorDetail:
+    """A version of a processor, and which others there are."""
+    row = await api.pool.fetchrow(_VERSION, name, version)
+    return ProcessorDetail.model_validate(dict(_found(row, name, version)))

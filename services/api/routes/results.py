@@ -1,0 +1,43 @@
+"""What a job made, to download."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from services.api.connections import Api, Connections
+from services.api.links import download_link
+from services.api.routes.jobs import JobId
+from services.api.security import Viewer
+from services.api.shapes.jobs import ResultFile, Results
+from services.api.strict_json import StrictRoute
+from services.common.layout import Location
+from services.common.problems import conflict, not_found, problems
+
+router = APIRouter(prefix="/jobs/{job_id}/results", tags=["results"], route_class=StrictRoute)
+
+_RESULTS = """
+    SELECT j.state, s.result FROM jobs AS j LEFT JOIN stages AS s ON s.job_id = j.job_id AND s.result IS NOT NULL
+    WHERE j.job_id = $1 ORDER BY s.stage DESC NULLS LAST LIMIT 1"""
+
+
+@router.get("", operation_id="get_results", responses=problems(404, 409), summary="Get a job's results")
+async def get_results(_key: Viewer, api: Api, job_id: JobId) -> Results:
+    """Presigned links to the results of a job that succeeded, and to the manifest of all their parts.
+
+    When nothing is merged and there are more than a thousand parts, only the manifest lists them.
+    """
+    row = await api.pool.fetchrow(_RESULTS, job_id)
+    if row is None:
+        raise not_found("job", job_id)
+    if row["state"] != "succeeded" or row["result"] is None:
+        raise conflict(f"the job is {row['state']}; results are there when it has succeeded")
+    return Results(
+        job_id=job_id,
+        files=[await _file(api, file) for file in row["result"]["files"]],
+        manifest=await _file(api, row["result"]["manifest"]),
+    )
+
+
+async def _file(api: Connections, file: dict[str, Any]) -> ResultFile:
+    url = await download_link(api, Location.parse(file["uri"]), file["name"])
+    return ResultFile(**file, url=url)

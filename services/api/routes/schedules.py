@@ -1,0 +1,168 @@
+"""Recurring submissions."""
+
+from datetime import datetime
+from itertools import islice
+from typing import Annotated, Any
+from uuid import UUID
+
+import asyncpg
+from asyncpg import Record
+from fastapi import APIRouter, Body, Path, Response
+from sqlmodel import select
+
+from services.api.connections import Api, Session
+from services.api.idempotency import Submission
+from services.api.pagination import Pages
+from services.api.problems import BODY
+from services.api.security import Submitter, Viewer
+from services.api.shapes.schedules import Schedule, SchedulePage, ScheduleSpec
+from services.api.strict_json import StrictRoute
+from services.common import tables
+from services.common.cron import due_times, next_time
+from services.common.database import Connection, new_id
+from services.common.jobs import SpecError, notify_jobs, resolve_stages
+from services.common.problems import conflict, invalid, not_found, problems
+
+router = APIRouter(prefix="/schedules", tags=["schedules"], route_class=StrictRoute)
+
+ScheduleId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
+
+UPCOMING = 3
+
+EXAMPLES: Any = {
+    "month-end": {
+        "summary": "On the last day of each month at 02:00 in Berlin",
+        "description": "Needs the processor `noop`: send the example of `register_processor` first.",
+        "value": {
+            "name": "month-end",
+            "cron": "0 2 L * *",
+            "time_zone": "Europe/Berlin",
+            "misfire": "run_once",
+            "job": {"name": "month-end", "input": {"type": "range", "count": 10}, "stages": [{"processor": "noop"}]},
+        },
+    },
+}
+
+_INSERT = """
+    INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *"""
+
+
+def _show(row: dict[str, Any]) -> Schedule:
+    upcoming: list[datetime] = []
+    if row["next_run_at"] is not None:
+        later = due_times(row["cron"], row["time_zone"], row["next_run_at"])
+        upcoming = [row["next_run_at"], *islice(later, UPCOMING - 1)]
+    return Schedule.model_validate(row | {"upcoming": upcoming})
+
+
+@router.post(
+    "",
+    operation_id="create_schedule",
+    status_code=201,
+    response_model=Schedule,
+    responses=problems(*BODY, 409),
+    summary="Create a schedule",
+)
+async def create_schedule(
+    creation: Submission, api: Api, spec: Annotated[ScheduleSpec, Body(openapi_examples=EXAMPLES)]
+) -> Response:
+    """Submit a job again and again, at the times of a cron expression in a time zone.
+
+    A time of day that a daylight-saving change skips runs right after the gap; one that it repeats runs once. Runs
+    missed while the grid was down are made up for by `misfire`: the last one (`run_once`), all (`run_all`) or none
+    (`skip`).
+    """
+
+    async def create(connection: Connection) -> Schedule:
+        if spec.job.run_at is not None:
+            raise invalid("job.run_at", spec.job.run_at.isoformat(), "the cron expression says when; remove run_at")
+        try:
+            await resolve_stages(connection, spec.job, api.settings)
+        except SpecError as error:
+            raise invalid(f"job.{error.field}", error.value, error.mend) from error
+        now = await connection.fetchval("SELECT now()")
+        try:
+            row = await connection.fetchrow(
+                _INSERT,
+                new_id(),
+                spec.name,
+                spec.cron,
+                spec.time_zone,
+                spec.misfire,
+                spec.job.model_dump(mode="json"),
+                next_time(spec.cron, spec.time_zone, now),
+            )
+        except asyncpg.UniqueViolationError as error:
+            raise conflict(f"there is a schedule named {spec.name!r}; delete it or choose another name") from error
+        assert row is not None
+        await notify_jobs(connection)
+        return _show(dict(row))
+
+    return await creation.once(create)
+
+
+@router.get("", operation_id="list_schedules", summary="List schedules")
+async def list_schedules(_key: Viewer, session: Session, pages: Pages) -> SchedulePage:
+    """Schedules, newest first."""
+    schedule = tables.Schedule
+    rows, next_cursor = await pages.fetch(session, select(schedule), schedule.schedule_id, newest_first=True)
+    return SchedulePage(items=[_show(row.model_dump()) for row in rows], next_cursor=next_cursor)
+
+
+def _found(row: Record | None, schedule_id: UUID) -> Record:
+    if row is None:
+        raise not_found("schedule", schedule_id)
+    return row
+
+
+@router.get("/{schedule_id}", operation_id="get_schedule", responses=problems(404), summary="Inspect a schedule")
+async def get_schedule(_key: Viewer, api: Api, schedule_id: ScheduleId) -> Schedule:
+    """A schedule with its next runs."""
+    row = await api.pool.fetchrow("SELECT * FROM schedules WHERE schedule_id = $1", schedule_id)
+    return _show(dict(_found(row, schedule_id)))
+
+
+@router.delete(
+    "/{schedule_id}",
+    operation_id="delete_schedule",
+    status_code=204,
+    responses=problems(404),
+    summary="Delete a schedule",
+)
+async def delete_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> None:
+    """Submit no more; jobs that it has submitted stay."""
+    row = await api.pool.fetchrow("DELETE FROM schedules WHERE schedule_id = $1 RETURNING name", schedule_id)
+    _found(row, schedule_id)
+
+
+@router.post("/{schedule_id}/pause", operation_id="pause_schedule", responses=problems(404), summary="Pause a schedule")
+async def pause_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> Schedule:
+    """Submit nothing until the schedule is resumed."""
+    row = await api.pool.fetchrow(
+        "UPDATE schedules SET paused = true, next_run_at = NULL WHERE schedule_id = $1 RETURNING *", schedule_id
+    )
+    return _show(dict(_found(row, schedule_id)))
+
+
+@router.post(
+    "/{schedule_id}/resume", operation_id="resume_schedule", responses=problems(404), summary="Resume a schedule"
+)
+async def resume_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> Schedule:
+    """Go on with the next time to come; what fell into the pause is not made up for."""
+    async with api.transaction() as connection:
+        row = _found(
+            await connection.fetchrow(
+                "SELECT *, now() AS now FROM schedules WHERE schedule_id = $1 FOR UPDATE", schedule_id
+            ),
+            schedule_id,
+        )
+        if not row["paused"]:
+            return _show(dict(row))
+        resumed = await connection.fetchrow(
+            "UPDATE schedules SET paused = false, next_run_at = $2 WHERE schedule_id = $1 RETURNING *",
+            schedule_id,
+            next_time(row["cron"], row["time_zone"], row["now"]),
+        )
+        await notify_jobs(connection)
+        return _show(dict(_found(resumed, schedule_id)))

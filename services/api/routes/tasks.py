@@ -1,0 +1,89 @@
+"""A job's tasks, their attempts and logs."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query
+from sqlmodel import col, select
+
+from services.api.connections import Api, Session
+from services.api.links import download_link
+from services.api.pagination import Pages
+from services.api.routes.jobs import JobId
+from services.api.security import Viewer
+from services.api.shapes.jobs import Attempt, Task, TaskDetail, TaskLog, TaskPage, TaskState
+from services.api.strict_json import StrictRoute
+from services.common import tables
+from services.common.layout import Location
+from services.common.problems import ProblemError, not_found, problems
+
+router = APIRouter(prefix="/jobs/{job_id}/tasks", tags=["tasks"], route_class=StrictRoute, responses=problems(404))
+
+StageNumber = Annotated[int, Path(ge=0, le=32_767, examples=[0])]
+TaskIndex = Annotated[int, Path(ge=0, le=2_147_483_647, examples=[0])]
+
+
+@router.get("", operation_id="list_tasks", summary="List a job's tasks")
+async def list_tasks(
+    _key: Viewer,
+    session: Session,
+    pages: Pages,
+    job_id: JobId,
+    stage: Annotated[int | None, Query(ge=0, le=32_767)] = None,
+    state: Annotated[list[TaskState], Query(description="any of these states")] = [],  # noqa: B006
+) -> TaskPage:
+    """Tasks by stage and index."""
+    if await session.get(tables.Job, job_id) is None:
+        raise not_found("job", job_id)
+    task = tables.Task
+    statement = select(task).where(task.job_id == job_id)
+    if stage is not None:
+        statement = statement.where(task.stage == stage)
+    if state:
+        statement = statement.where(col(task.state).in_(state))
+    rows, next_cursor = await pages.fetch(session, statement, task.stage, task.index)
+    return TaskPage(items=[Task.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+def _no_task(job_id: UUID, stage: int, index: int) -> ProblemError:
+    return not_found("task", f"{stage}/{index} of job {job_id} (yet)")
+
+
+async def _attempts(session: Session, job_id: UUID, stage: int, index: int) -> list[Attempt]:
+    row = tables.Attempt
+    statement = select(row).where(row.job_id == job_id, row.stage == stage, row.index == index)
+    attempts = await session.exec(statement.order_by(col(row.attempt)))
+    return [Attempt.model_validate(attempt) for attempt in attempts]
+
+
+@router.get("/{stage}/{index}", operation_id="get_task", summary="Inspect a task")
+async def get_task(_key: Viewer, session: Session, job_id: JobId, stage: StageNumber, index: TaskIndex) -> TaskDetail:
+    """A task with its finished attempts."""
+    task = await session.get(tables.Task, (job_id, stage, index))
+    if task is None:
+        raise _no_task(job_id, stage, index)
+    attempts = await _attempts(session, job_id, stage, index)
+    return TaskDetail.model_validate(task.model_dump() | {"attempts": attempts})
+
+
+@router.get("/{stage}/{index}/log", operation_id="get_task_log", summary="Find what a task printed")
+async def get_task_log(
+    _key: Viewer,
+    api: Api,
+    session: Session,
+    job_id: JobId,
+    stage: StageNumber,
+    index: TaskIndex,
+    attempt: Annotated[int | None, Query(ge=1, le=32_767, description="the newest finished attempt if absent")] = None,
+) -> TaskLog:
+    """A presigned link to the standard output and error of an attempt; it is there when the attempt has ended."""
+    if await session.get(tables.Task, (job_id, stage, index)) is None:
+        raise _no_task(job_id, stage, index)
+    logged = {each.attempt: each.log for each in await _attempts(session, job_id, stage, index) if each.log}
+    number = attempt or max(logged, default=None)
+    if number is None or (uri := logged.get(number)) is None:
+        having = f"attempts {', '.join(map(str, logged))} have one" if logged else "no attempt has one yet"
+        raise ProblemError(404, "not-found", f"there is no log of this attempt of task {stage}/{index}; {having}")
+    location = Location.parse(uri)
+    name = f"{job_id}-{stage}-{index}-{number}.txt"
+    return TaskLog(attempt=number, uri=uri, url=await download_link(api, location, name))

@@ -1,0 +1,193 @@
+"""Tell other systems when jobs end."""
+
+import base64
+import ipaddress
+import secrets
+import socket
+from typing import Annotated, Any
+from urllib.parse import SplitResult, urlsplit
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Path, Query, Response
+from sqlmodel import col, select
+
+from services.api.connections import Api, Session
+from services.api.idempotency import Registration
+from services.api.pagination import Pages
+from services.api.problems import BODY
+from services.api.security import Operator, Viewer
+from services.api.shapes.webhooks import (
+    CreatedWebhookEndpoint,
+    Delivery,
+    DeliveryPage,
+    DeliveryState,
+    WebhookEndpoint,
+    WebhookEndpointPage,
+    WebhookEndpointSpec,
+)
+from services.api.strict_json import StrictRoute
+from services.common import tables
+from services.common.database import WEBHOOKS_CHANNEL, Connection, new_id
+from services.common.problems import invalid, not_found, problems
+
+router = APIRouter(tags=["webhooks"], route_class=StrictRoute)
+
+EndpointId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
+DeliveryId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
+
+EXAMPLES: Any = {
+    "failures": {
+        "summary": "Tell of failed jobs",
+        "value": {"url": "https://example.com/piecework", "events": ["job.failed"]},
+    },
+}
+
+SECRET_BYTES = 32
+
+
+def check_url(url: str, private_allowed: bool) -> None:
+    """Raises a 422 for `url`. Names are resolved when a webhook is sent; here only literal addresses can be judged."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise invalid("url", url, f"this is not a URL ({error}); write https://host/path") from error
+    if parts.username is not None or parts.password is not None:
+        raise invalid("url", _without_credentials(parts), "a webhook URL has no user or password; remove them")
+    if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
+        raise invalid("url", url, "write an absolute URL with http or https, such as https://example.com/piecework")
+    if not private_allowed and _is_private(host):
+        raise invalid(
+            "url", url, "webhooks go to public addresses only, unless the operator of Piecework allows others"
+        )
+
+
+def _without_credentials(parts: SplitResult) -> str:
+    return parts._replace(netloc=f"…@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def _is_private(host: str) -> bool:
+    name = host.rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:  # other spellings of an IPv4 address that resolvers take: 127.1, 2130706433, 0x7f000001
+            address = ipaddress.ip_address(socket.inet_aton(host))
+        except OSError:
+            return False
+    return not address.is_global
+
+
+@router.post(
+    "/webhook-endpoints",
+    operation_id="create_webhook_endpoint",
+    status_code=201,
+    response_model=CreatedWebhookEndpoint,
+    responses=problems(*BODY),
+    summary="Create a webhook endpoint",
+)
+async def create_webhook_endpoint(
+    creation: Registration, api: Api, spec: Annotated[WebhookEndpointSpec, Body(openapi_examples=EXAMPLES)]
+) -> Response:
+    """Send the events of all jobs to a URL, signed as Standard Webhooks says, tried again until it answers with 2xx.
+
+    The answer's `secret` verifies the signatures. It is shown only now; with an Idempotency-Key, also when the same
+    request is sent again.
+    """
+    check_url(spec.url, api.settings.webhook_private_addresses)
+
+    async def create(connection: Connection) -> CreatedWebhookEndpoint:
+        row = await connection.fetchrow(
+            "INSERT INTO webhook_endpoints (endpoint_id, url, secret, events) VALUES ($1, $2, $3, $4) RETURNING *",
+            new_id(),
+            spec.url,
+            f"whsec_{base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()}",
+            list(dict.fromkeys(spec.events)),
+        )
+        assert row is not None
+        return CreatedWebhookEndpoint.model_validate(dict(row))
+
+    return await creation.once(create)
+
+
+@router.get("/webhook-endpoints", operation_id="list_webhook_endpoints", summary="List webhook endpoints")
+async def list_webhook_endpoints(_key: Viewer, session: Session, pages: Pages) -> WebhookEndpointPage:
+    """Endpoints, newest first, without their secrets."""
+    endpoint = tables.WebhookEndpoint
+    rows, next_cursor = await pages.fetch(session, select(endpoint), endpoint.endpoint_id, newest_first=True)
+    return WebhookEndpointPage(items=[WebhookEndpoint.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get(
+    "/webhook-endpoints/{endpoint_id}",
+    operation_id="get_webhook_endpoint",
+    responses=problems(404),
+    summary="Inspect a webhook endpoint",
+)
+async def get_webhook_endpoint(_key: Viewer, session: Session, endpoint_id: EndpointId) -> WebhookEndpoint:
+    """An endpoint, without its secret."""
+    row = await session.get(tables.WebhookEndpoint, endpoint_id)
+    if row is None:
+        raise not_found("webhook endpoint", endpoint_id)
+    return WebhookEndpoint.model_validate(row)
+
+
+@router.delete(
+    "/webhook-endpoints/{endpoint_id}",
+    operation_id="delete_webhook_endpoint",
+    status_code=204,
+    responses=problems(404),
+    summary="Delete a webhook endpoint",
+)
+async def delete_webhook_endpoint(_key: Operator, api: Api, endpoint_id: EndpointId) -> None:
+    """Send nothing more to it; its deliveries are deleted with it."""
+    status = await api.pool.execute("DELETE FROM webhook_endpoints WHERE endpoint_id = $1", endpoint_id)
+    if status == "DELETE 0":
+        raise not_found("webhook endpoint", endpoint_id)
+
+
+@router.get("/webhook-deliveries", operation_id="list_webhook_deliveries", summary="List webhook deliveries")
+async def list_webhook_deliveries(
+    _key: Viewer,
+    session: Session,
+    pages: Pages,
+    endpoint_id: UUID | None = None,
+    job_id: UUID | None = None,
+    state: Annotated[list[DeliveryState], Query(description="any of these states")] = [],  # noqa: B006
+) -> DeliveryPage:
+    """Deliveries, newest first, with how the last try went."""
+    delivery = tables.WebhookDelivery
+    statement = select(delivery)
+    if endpoint_id is not None:
+        statement = statement.where(delivery.endpoint_id == endpoint_id)
+    if job_id is not None:
+        statement = statement.where(delivery.job_id == job_id)
+    if state:
+        statement = statement.where(col(delivery.state).in_(state))
+    rows, next_cursor = await pages.fetch(
+        session, statement, delivery.created_at, delivery.delivery_id, newest_first=True
+    )
+    return DeliveryPage(items=[Delivery.model_validate(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.post(
+    "/webhook-deliveries/{delivery_id}/redeliver",
+    operation_id="redeliver",
+    responses=problems(404),
+    summary="Deliver a webhook again",
+)
+async def redeliver(_key: Operator, api: Api, delivery_id: DeliveryId) -> Delivery:
+    """Send it again at once, with the whole time of a new delivery for further tries; the receiver sees the same id."""
+    async with api.transaction() as connection:
+        row = await connection.fetchrow(
+            "UPDATE webhook_deliveries SET state = 'pending', next_try_at = now(), delivered_at = NULL, "
+            "give_up_at = now() + $2 * interval '1 hour' WHERE delivery_id = $1 RETURNING *",
+            delivery_id,
+            api.settings.webhook_hours,
+        )
+        if row is None:
+            raise not_found("webhook delivery", delivery_id)
+        await connection.execute("SELECT pg_notify($1, '')", WEBHOOKS_CHANNEL)
+        return Delivery.model_validate(dict(row))

@@ -1,0 +1,34 @@
+"""Who may do what: every route under /v1 names the least role it needs."""
+
+from typing import Annotated
+
+from fastapi import Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+
+from services.api.connections import Api
+from services.common.auth import Key, authenticate
+
+_bearer = HTTPBearer(
+    scheme_name="api_key",
+    auto_error=False,
+    description="An API key, sent as `Authorization: Bearer <key>`. Roles: viewer < submitter < operator.",
+)
+
+
+async def _authorized(
+    request: Request,
+    roles: SecurityScopes,
+    api: Api,
+    _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> Key:
+    """The caller's key; raises Unauthorized, Forbidden. The role shows as the scope of the route in OpenAPI."""
+    key = await authenticate(api.pool, request.headers.get("authorization"))
+    request.state.key_name = key.name
+    for role in roles.scopes:
+        key.require(role)  # type: ignore[arg-type]
+    return key
+
+
+Viewer = Annotated[Key, Security(_authorized, scopes=["viewer"])]
+Submitter = Annotated[Key, Security(_authorized, scopes=["submitter"])]
+Operator = Annotated[Key, Security(_authorized, scopes=["operator"])]

@@ -1,0 +1,96 @@
+"""The grid: pools and their workers."""
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from pydantic import Field, model_validator
+
+from services.api.pagination import Page
+from services.api.shapes.row import Row
+from services.common.spec import Strict
+
+WorkerState = Literal["active", "draining", "stopped", "lost"]
+
+NODES_MAX = 100_000
+
+_QueueUrl = Annotated[str, Field(pattern=r"^https?://\S+$", max_length=1000)]
+
+
+class PoolSpec(Strict):
+    """What a pool is made of."""
+
+    queue_url: _QueueUrl | None = Field(None, description="an SQS queue of your own; one is created if absent")
+    dead_letter_url: _QueueUrl | None = Field(None, description="with `queue_url`: where unreadable messages go")
+    group_name: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
+        None, description="the Auto Scaling group of the pool's nodes; absent: the pool is not scaled"
+    )
+    slots: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="slots of one node, to plan with")
+
+    @model_validator(mode="after")
+    def _both_queues(self) -> Self:
+        if (self.queue_url is None) != (self.dead_letter_url is None):
+            raise ValueError("give both queue_url and dead_letter_url, or neither")
+        return self
+
+
+class Capacity(Strict):
+    """How many nodes a pool may have."""
+
+    min: Annotated[int, Field(ge=0, le=NODES_MAX)]
+    max: Annotated[int, Field(ge=0, le=NODES_MAX)]
+    desired: Annotated[int, Field(ge=0, le=NODES_MAX)] | None = Field(
+        None, description="how many to have now; from then on the backlog decides, between min and max"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) must not be greater than max ({self.max})")
+        if self.desired is not None and not self.min <= self.desired <= self.max:
+            raise ValueError(f"desired ({self.desired}) must be from min ({self.min}) to max ({self.max})")
+        return self
+
+
+class Pool(Row):
+    """A kind of worker node, and how it does."""
+
+    name: str
+    queue_url: str
+    dead_letter_url: str
+    group_name: str | None
+    capacity_min: int
+    capacity_max: int
+    capacity_desired: int
+    slots: int
+    paused: bool
+    workers_live: int
+    slots_live: int
+    slots_busy: int
+    tasks_ready: int
+    tasks_queued: int
+    tasks_running: int
+
+
+class PoolPage(Page[Pool]):
+    """Pools by name."""
+
+
+class Worker(Row):
+    """One run of a worker node."""
+
+    worker_id: UUID
+    pool: str
+    hostname: str
+    instance_id: str | None
+    pid: int
+    slots: int
+    busy: int
+    state: WorkerState
+    started_at: datetime
+    heartbeat_at: datetime
+    stopped_at: datetime | None
+
+
+class WorkerPage(Page[Worker]):
+    """Workers, newest first."""

@@ -1,0 +1,171 @@
+"""Jobs, their tasks and attempts, their results."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.api.pagination import Page
+from services.api.shapes.row import Row
+from services.common.progress import COUNTS, Progress
+from services.common.spec import JobSpec
+
+JobState = Literal["scheduled", "running", "paused", "cancelling", "failing", "succeeded", "failed", "cancelled"]
+StageState = Literal["waiting", "running", "merging", "succeeded", "failed", "cancelled"]
+TaskState = Literal["ready", "queued", "running", "succeeded", "failed", "cancelled"]
+Outcome = Literal["succeeded", "failed", "lost", "timeout", "memory", "cancelled", "released"]
+
+
+class Failure(BaseModel):
+    """Why a job, task or attempt failed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["exit_code"])
+    message: str = Field(examples=["the command ended with exit code 1"])
+
+
+class Stage(BaseModel):
+    """One step of a job."""
+
+    stage: int
+    name: str
+    kind: Literal["map", "reduce"]
+    processor: str = Field(examples=["clean-flights@1"])
+    pool: str
+    state: StageState
+    task_count: int | None = Field(description="null until the whole input is split")
+    planned: bool = Field(description="whether all tasks are known")
+    progress: Progress
+    started_at: datetime | None
+    finished_at: datetime | None
+    result: dict[str, Any] | None
+
+
+class JobProgress(BaseModel):
+    """Tasks of all stages together."""
+
+    tasks: int = Field(description="known so far")
+    succeeded: int
+    failed: int
+
+
+class _JobFields(Row):
+    job_id: UUID
+    name: str
+    state: JobState
+    priority: int
+    share: str
+    labels: dict[str, str]
+    schedule_id: UUID | None
+    run_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: Failure | None
+
+
+class JobSummary(_JobFields):
+    """A job in a list."""
+
+    progress: JobProgress
+
+
+class Job(_JobFields):
+    """A job with its specification and its stages."""
+
+    spec: JobSpec
+    stages: list[Stage]
+
+
+class JobPage(Page[JobSummary]):
+    """Jobs, newest first."""
+
+
+class Task(Row):
+    """One part of a stage."""
+
+    stage: int
+    index: int
+    state: TaskState
+    attempt: int = Field(description="number of the newest attempt; 0 before the first")
+    failures: int
+    losses: int = Field(description="attempts whose worker was lost; they do not count as failures")
+    worker_id: UUID | None
+    ready_at: datetime | None
+    queued_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    input: dict[str, Any]
+    output: dict[str, Any] | None
+    error: Failure | None
+
+
+class TaskPage(Page[Task]):
+    """Tasks by stage and index."""
+
+
+class Attempt(Row):
+    """One execution of a task; durations in seconds, sizes in bytes."""
+
+    job_id: UUID
+    stage: int
+    index: int
+    attempt: int
+    worker_id: UUID | None
+    pool: str
+    outcome: Outcome
+    started_at: datetime
+    finished_at: datetime
+    run_seconds: float
+    exit_code: int | None
+    error: Failure | None
+    bytes_in: int
+    bytes_out: int
+    records_in: int
+    records_out: int
+    records_rejected: int
+    cpu_seconds: float
+    memory_bytes_peak: int
+    log: str | None = Field(description="S3 URI of what the attempt printed")
+
+
+class TaskDetail(Task):
+    """A task with its finished attempts."""
+
+    attempts: list[Attempt]
+
+
+class TaskLog(BaseModel):
+    """Where an attempt's output is."""
+
+    attempt: int
+    uri: str
+    url: str = Field(description="presigned; valid for a limited time")
+
+
+class ResultFile(BaseModel):
+    """A downloadable object."""
+
+    name: str
+    uri: str
+    bytes: int
+    url: str = Field(description="presigned; valid for a limited time")
+
+
+class Results(BaseModel):
+    """What a job made."""
+
+    job_id: UUID
+    files: list[ResultFile]
+    manifest: ResultFile
+
+
+def sum_progress(progress: Sequence[Progress]) -> JobProgress:
+    return JobProgress(
+        tasks=sum(stage.waiting + sum(getattr(stage, name) for name in COUNTS) for stage in progress),
+        succeeded=sum(stage.succeeded for stage in progress),
+        failed=sum(stage.failed for stage in progress),
+    )

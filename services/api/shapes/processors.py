@@ -1,0 +1,37 @@
+"""Processors: registered, versioned pieces of work."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from services.api.pagination import Page
+from services.api.shapes.row import Row
+from services.common.spec import Name, ProcessorSpec
+
+
+class ProcessorRegistration(ProcessorSpec):
+    """A new version of a processor."""
+
+    name: Name
+    description: Annotated[str, Field(max_length=10_000)] = ""
+
+
+class Processor(Row):
+    """A version of a processor."""
+
+    name: str
+    version: int
+    description: str
+    spec: ProcessorSpec
+    created_at: datetime
+
+
+class ProcessorDetail(Processor):
+    """A version of a processor, and which others there are."""
+
+    versions: list[int]
+
+
+class ProcessorPage(Page[Processor]):
+    """The newest version of each processor, by name."""

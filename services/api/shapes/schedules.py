@@ -1,0 +1,51 @@
+"""Schedules: recurring submissions."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, Field
+
+from services.api.pagination import Page
+from services.api.shapes.row import Row
+from services.common.cron import check_cron, check_zone
+from services.common.spec import JobSpec, Name, Strict
+
+Misfire = Literal["run_once", "run_all", "skip"]
+
+
+class ScheduleSpec(Strict):
+    """When to submit which job."""
+
+    name: Name
+    cron: Annotated[str, Field(max_length=200), AfterValidator(check_cron)] = Field(
+        description="minute hour day-of-month month day-of-week; `L` is the last day of the month",
+        examples=["0 2 L * *"],
+    )
+    time_zone: Annotated[str, AfterValidator(check_zone)] = Field(
+        "UTC", description="an IANA name", examples=["Europe/Berlin"]
+    )
+    misfire: Misfire = Field("run_once", description="what becomes of runs that were missed")
+    job: JobSpec = Field(description="without `run_at`")
+
+
+class Schedule(Row):
+    """A recurring submission."""
+
+    schedule_id: UUID
+    name: str
+    cron: str
+    time_zone: str
+    misfire: Misfire
+    paused: bool
+    next_run_at: datetime | None = Field(description="null while paused")
+    last_run_at: datetime | None
+    last_job_id: UUID | None
+    error: str | None = Field(description="why the last run could not be submitted")
+    created_at: datetime
+    job: JobSpec
+    upcoming: list[datetime] = Field(description="the next three runs")
+
+
+class SchedulePage(Page[Schedule]):
+    """Schedules, newest first."""

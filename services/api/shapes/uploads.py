@@ -1,0 +1,76 @@
+"""Uploads: raw data on its way from a user to S3."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from services.common.spec import Strict
+
+BYTES_MAX = 5_497_558_138_880  # of an S3 object
+PARTS_MAX = 10_000
+PART_BYTES = 67_108_864  # of an upload that 10,000 such parts hold; larger ones have larger parts
+_MEBIBYTE = 1_048_576
+
+
+def _check_filename(value: str) -> str:
+    if not value or value in (".", "..") or "/" in value or "\\" in value or not value.isprintable():
+        raise ValueError("write a plain file name: without slashes and control characters, and not '.' or '..'")
+    if len(value.encode()) > 255:
+        raise ValueError("write a file name of at most 255 bytes (in UTF-8)")
+    return value
+
+
+class UploadSpec(Strict):
+    """What is to be uploaded."""
+
+    filename: Annotated[str, AfterValidator(_check_filename)] = Field(examples=["flights.csv"])
+    bytes: Annotated[int, Field(ge=0, le=BYTES_MAX)] = Field(description="size of the file", examples=[31_000_000])
+
+
+class UploadLink(BaseModel):
+    """Where one part goes: PUT its bytes to the URL and keep the answer's ETag."""
+
+    number: int
+    url: str = Field(description="presigned; valid for a limited time")
+    bytes: int
+
+
+class Upload(BaseModel):
+    """An upload that has begun."""
+
+    upload_id: UUID
+    uri: str = Field(description="where the object will be", examples=["s3://piecework/uploads/…/flights.csv"])
+    multipart_id: str | None = Field(description="of S3; null when the object is put as a whole")
+    part_bytes: int = Field(description="size of every part but the last")
+    parts: list[UploadLink]
+
+
+class UploadedPart(Strict):
+    """A part that S3 has taken."""
+
+    number: Annotated[int, Field(ge=1, le=PARTS_MAX)]
+    etag: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class UploadCompletion(Strict):
+    """The parts, with the ETags that S3 answered."""
+
+    parts: Annotated[list[UploadedPart], Field(max_length=PARTS_MAX)] = Field(
+        [], description="not needed when the object was put as a whole"
+    )
+
+
+class CompletedUpload(BaseModel):
+    """An object that is there."""
+
+    upload_id: UUID
+    uri: str
+    bytes: int
+
+
+def part_sizes(size: int) -> list[int]:
+    """How an object of `size` bytes is cut for its upload: at least one part, at most PARTS_MAX."""
+    part_bytes = max(PART_BYTES, -(-size // PARTS_MAX // _MEBIBYTE) * _MEBIBYTE)
+    whole, rest = divmod(size, part_bytes)
+    return [part_bytes] * whole + ([rest] if rest or not whole else [])

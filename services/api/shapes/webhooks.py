@@ -1,0 +1,64 @@
+"""Webhook endpoints and what was delivered to them."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from services.api.pagination import Page
+from services.api.shapes.row import Row
+from services.common.spec import Strict
+
+Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
+DeliveryState = Literal["pending", "delivered", "failed"]
+EVENTS: list[Event] = ["job.succeeded", "job.failed", "job.cancelled"]
+
+
+class WebhookEndpointSpec(Strict):
+    """Where to send which events."""
+
+    url: Annotated[str, Field(max_length=2000)] = Field(examples=["https://example.com/piecework"])
+    events: Annotated[list[Event], Field(min_length=1)] = Field(EVENTS, description="all if absent")
+
+
+class WebhookEndpoint(Row):
+    """A receiver of webhooks."""
+
+    endpoint_id: UUID
+    url: str
+    events: list[Event]
+    enabled: bool
+    created_at: datetime
+
+
+class CreatedWebhookEndpoint(WebhookEndpoint):
+    """A new receiver of webhooks, with the secret that signs what it gets (Standard Webhooks)."""
+
+    secret: str = Field(description="shown only now", examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+
+
+class WebhookEndpointPage(Page[WebhookEndpoint]):
+    """Endpoints, newest first."""
+
+
+class Delivery(Row):
+    """One event for one endpoint."""
+
+    delivery_id: UUID
+    endpoint_id: UUID
+    job_id: UUID
+    event: Event
+    payload: dict[str, Any]
+    state: DeliveryState
+    tries: int
+    next_try_at: datetime
+    give_up_at: datetime
+    status_code: int | None
+    error: str | None
+    created_at: datetime
+    delivered_at: datetime | None
+
+
+class DeliveryPage(Page[Delivery]):
+    """Deliveries, newest first."""

@@ -1,0 +1,43 @@
+"""Request bodies are read as JSON proper: no NaN or Infinity, no lone surrogates, no nesting too deep to be stored."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from services.common.problems import ProblemError
+
+DEPTH_MAX = 100  # pydantic gives up at about 250
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        """Raises json.JSONDecodeError, and a 400 for a body nested too deeply."""
+        if not hasattr(self, "_json"):
+            self._json = orjson.loads(await self.body())
+            _check_depth(self._json)
+        return self._json
+
+
+def _check_depth(body: Any) -> None:
+    level = [body]
+    for _ in range(DEPTH_MAX):
+        nested = [value for value in level if isinstance(value, dict | list)]
+        level = [child for value in nested for child in (value.values() if isinstance(value, dict) else value)]
+        if not level:
+            return
+    raise ProblemError(400, "malformed-json", f"the body is nested deeper than {DEPTH_MAX} levels; flatten it")
+
+
+class StrictRoute(APIRoute):
+    """A route that parses its body with orjson."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return strict

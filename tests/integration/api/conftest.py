@@ -1,0 +1,140 @@
+"""The API, with its lifespan, over ASGI; clients with keys of each role."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from services.api.main import create_app
+from services.common import lifecycle
+from services.common.auth import Role, hash_secret, new_secret
+from services.common.aws import Aws
+from services.common.database import Pool, new_id
+from services.common.settings import Settings
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Makes API keys and clients that use them."""
+
+    pool: Pool
+    app: FastAPI
+
+    async def secret(self, role: Role) -> str:
+        secret = new_secret()
+        await self.pool.execute(
+            "INSERT INTO api_keys (key_id, name, role, key_hash) VALUES ($1, $2, $3, $4)",
+            new_id(),
+            f"test-{role}",
+            role,
+            hash_secret(secret),
+        )
+        return secret
+
+    async def client(self, role: Role) -> httpx.AsyncClient:
+        return client_of(self.app, await self.secret(role))
+
+
+def client_of(app: FastAPI, secret: str | None = None) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {secret}"} if secret else {}
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers)
+
+
+@pytest.fixture
+async def app(settings: Settings, aws: Aws) -> AsyncIterator[FastAPI]:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def keys(app: FastAPI, pool: Pool) -> Keys:
+    return Keys(pool, app)
+
+
+@pytest.fixture
+async def operator(keys: Keys) -> AsyncIterator[httpx.AsyncClient]:
+    async with await keys.client("operator") as client:
+        yield client
+
+
+@pytest.fixture
+async def submitter(keys: Keys) -> AsyncIterator[httpx.AsyncClient]:
+    async with await keys.client("submitter") as client:
+        yield client
+
+
+@pytest.fixture
+async def viewer(keys: Keys) -> AsyncIterator[httpx.AsyncClient]:
+    async with await keys.client("viewer") as client:
+        yield client
+
+
+@pytest.fixture
+async def grid(operator: httpx.AsyncClient) -> None:
+    """A pool `default` and a processor `noop`: what a job needs to be submitted."""
+    await ok(operator.put("/v1/pools/default", json={}))
+    await ok(operator.post("/v1/processors", json={"name": "noop", "builtin": "noop"}))
+
+
+async def ok(request: Any) -> Any:
+    """The JSON of a successful answer."""
+    response = await request
+    assert response.is_success, response.text
+    return response.json() if response.content else None
+
+
+def array_job(**changes: Any) -> dict[str, Any]:
+    return {"input": {"type": "range", "count": 3}, "stages": [{"processor": "noop"}]} | changes
+
+
+class Grid:
+    """Plays the scheduler and a worker: the rows that their transitions leave behind."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.worker_id = new_id()
+
+    async def register(self, *, pool: str = "default", busy: int = 0) -> UUID:
+        await lifecycle.register_worker(
+            self._pool, worker_id=self.worker_id, pool=pool, hostname="node-1", instance_id=None, pid=1, slots=4
+        )
+        await lifecycle.heartbeat(self._pool, self.worker_id, busy)
+        return self.worker_id
+
+    async def plan(self, job_id: UUID, count: int, stage: int = 0) -> None:
+        """The split is done: the stage has `count` tasks."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            await lifecycle.plan_same_tasks(connection, job_id, stage, 0, {"type": "index", "count": count}, count)
+            await connection.execute(
+                "UPDATE stages SET planned = true, task_count = $3 WHERE job_id = $1 AND stage = $2",
+                job_id,
+                stage,
+                count,
+            )
+
+    async def claim(self, job_id: UUID, tasks: int, stage: int = 0) -> list[lifecycle.ClaimedTask]:
+        """Up to `tasks` ready tasks are dispatched, and run by the worker."""
+        async with self._pool.acquire() as connection:
+            messages = await lifecycle.dispatch(
+                connection, job_id, stage, pool="default", tasks_max=tasks, bundle_tasks_max=1, resend_seconds=60
+            )
+        return await lifecycle.claim(self._pool, self.worker_id, [message.bundle_id for message in messages])
+
+    async def finish(self, task: lifecycle.ClaimedTask, outcome: str = "succeeded", **facts: Any) -> None:
+        finished = lifecycle.Finished(
+            task.job_id, task.stage, task.index, task.attempt, outcome, run_seconds=0.5, **facts
+        )
+        assert await lifecycle.complete(self._pool, self.worker_id, [finished], [task.bundle_id]) == 1
+
+
+@pytest.fixture
+async def worker(pool: Pool, grid: None) -> Grid:
+    played = Grid(pool)
+    await played.register()
+    return played

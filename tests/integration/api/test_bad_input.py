@@ -1,0 +1,260 @@
+"""Each bad request gets a problem (RFC 9457) that names the field, the value and the mend."""
+
+import io
+from typing import Any
+
+import httpx
+import pyarrow
+import pyarrow.parquet
+import pytest
+from fastapi import FastAPI
+
+from services.common.aws import Aws
+from services.common.database import Pool
+from services.common.settings import Settings
+from tests.integration.api.conftest import array_job, client_of, ok
+
+pytestmark = pytest.mark.usefixtures("grid")
+
+UNKNOWN = "01970000-0000-7000-8000-000000000000"
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem, after a check that it is one."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["status"] == status
+    assert body["type"].startswith("urn:piecework:")
+    assert body["title"] and body["detail"]
+    assert body["instance"] == response.request.url.path
+    return body
+
+
+def blamed(response: httpx.Response) -> tuple[str, Any, str]:
+    """Field, value and message of a 422 that blames one field."""
+    [error] = problem(response, 422)["errors"]
+    return error["field"], error["value"], error["message"]
+
+
+BAD_FIELDS: list[tuple[dict[str, Any], str, Any, str]] = [
+    ({"stages": [{"processor": "nope"}]}, "stages.0.processor", "nope", "registered: noop"),
+    ({"stages": [{"processor": "noop@9"}]}, "stages.0.processor", "noop@9", "no such processor"),
+    ({"stages": [{"processor": "noop@new"}]}, "stages.0.processor", "noop@new", "name@version"),
+    ({"stages": [{"processor": "noop", "pool": "gpu"}]}, "stages.0.pool", "gpu", "pools: default"),
+    ({"merge": {"type": "reduce", "processor": "nope"}}, "merge.processor", "nope", "registered: noop"),
+    ({"stages": []}, "stages", [], "at least 1"),
+    (
+        {"stages": [{"processor": "noop", "retry": {"max_attempts": 0}}]},
+        "stages.0.retry.max_attempts",
+        0,
+        "greater",
+    ),
+    ({"stages": [{"processor": "noop", "retrys": 3}]}, "stages.0.retrys", 3, "spelling"),
+    ({"input": {"type": "range", "count": 0}}, "input.count", 0, "greater than or equal to 1"),
+    ({"input": {"type": "items", "items": []}}, "input.items", [], "at least 1"),
+    ({"input": {"type": "zip", "uri": "s3://a/b"}}, "input.type", "zip", "'lines'"),
+    ({"input": {"uri": "s3://a/b"}}, "input.type", None, "required"),
+    ({"input": {"type": "lines"}}, "input.uri", None, "required"),
+    ({"input": {"type": "lines", "uri": "/tmp/x"}}, "input.uri", "/tmp/x", "s3://bucket/key"),
+    ({"input": {"type": "lines", "uri": "s3://bucket/"}}, "input.uri", "s3://bucket/", "s3://bucket/key"),
+    ({"name": "my job"}, "name", "my job", "letters, digits"),
+    ({"labels": {"a b": "c"}}, "labels.a b", "a b", "letters, digits"),
+    ({"run_at": "2001-01-01T00:00:00Z"}, "run_at", "2001-01-01T00:00:00+00:00", "give a later one"),
+    ({"run_at": "2099-01-01T00:00:00"}, "run_at", "2099-01-01T00:00:00", "timezone"),
+    ({"priority": "urgent"}, "priority", "urgent", "integer"),
+]
+
+
+async def test_a_bad_field_of_a_job_is_named_with_its_value_and_the_mend(
+    submitter: httpx.AsyncClient, subtests: pytest.Subtests
+) -> None:
+    for changes, field, value, mend in BAD_FIELDS:
+        with subtests.test(field, changes=changes):
+            response = await submitter.post("/v1/jobs", json=array_job(**changes))
+
+            assert blamed(response)[:2] == (field, value)
+            assert mend in blamed(response)[2]
+
+
+async def test_all_bad_fields_are_named_at_once(submitter: httpx.AsyncClient) -> None:
+    response = await submitter.post("/v1/jobs", json={"name": "?", "input": {"type": "range", "count": "x"}})
+
+    fields = [error["field"] for error in problem(response, 422)["errors"]]
+    assert fields == ["name", "input.count", "stages"]
+
+
+async def test_params_are_checked_against_the_processors_schema(operator: httpx.AsyncClient) -> None:
+    schema = {"type": "object", "properties": {"rate": {"type": "integer"}}, "required": ["rate"]}
+    await ok(operator.post("/v1/processors", json={"name": "strict", "builtin": "noop", "params_schema": schema}))
+
+    wrong = await operator.post("/v1/jobs", json=array_job(stages=[{"processor": "strict", "params": {"rate": "x"}}]))
+    missing = await operator.post("/v1/jobs", json=array_job(stages=[{"processor": "strict"}]))
+
+    assert blamed(wrong)[:2] == ("stages.0.params.rate", "x") and "integer" in blamed(wrong)[2]
+    assert blamed(missing)[0] == "stages.0.params" and "'rate' is a required property" in blamed(missing)[2]
+
+
+async def test_limits_of_stages_and_items(submitter: httpx.AsyncClient, settings: Settings) -> None:
+    stages = await submitter.post(
+        "/v1/jobs", json=array_job(stages=[{"processor": "noop"}] * (settings.stages_max + 1))
+    )
+    items = await submitter.post(
+        "/v1/jobs", json=array_job(input={"type": "items", "items": [0] * (settings.items_max + 1)})
+    )
+
+    assert blamed(stages)[0] == "stages" and str(settings.stages_max) in blamed(stages)[2]
+    assert blamed(items)[0] == "input.items" and str(settings.items_max) in blamed(items)[2]
+
+
+async def test_a_missing_object_is_found_at_submission(submitter: httpx.AsyncClient, settings: Settings) -> None:
+    for kind in ("lines", "parquet"):
+        for uri in (f"s3://{settings.bucket}/missing", "s3://no-such-bucket-anywhere/key"):
+            response = await submitter.post("/v1/jobs", json=array_job(input={"type": kind, "uri": uri}))
+
+            assert blamed(response)[:2] == ("input.uri", uri) and "no such object" in blamed(response)[2]
+
+
+async def test_an_empty_prefix_is_found_at_submission(
+    submitter: httpx.AsyncClient, settings: Settings, aws: Aws
+) -> None:
+    prefix = f"s3://{settings.bucket}/claims/"
+    job = array_job(input={"type": "objects", "prefix": prefix})
+
+    assert blamed(await submitter.post("/v1/jobs", json=job))[:2] == ("input.prefix", prefix)
+    await aws.s3.put_object(Bucket=settings.bucket, Key="claims/1.json", Body=b"{}")
+    assert (await ok(submitter.post("/v1/jobs", json=job)))["state"] == "running"
+
+
+NO_PARQUET = {
+    b"": "does not end with PAR1",
+    b"carrier,month\n": "does not end with PAR1",
+    b"PAR1" + b"\x00" * 100 + b"\xff\xff\xff\x7fPAR1": "footer of",
+    b"PAR1" + b"\x15\x00" * 50 + b"\x20\x00\x00\x00PAR1": "can't be read",
+}
+
+
+async def test_an_unreadable_parquet_object_is_found_at_submission(
+    submitter: httpx.AsyncClient, settings: Settings, aws: Aws
+) -> None:
+    uri = f"s3://{settings.bucket}/bad.parquet"
+    for body, reason in NO_PARQUET.items():
+        await aws.s3.put_object(Bucket=settings.bucket, Key="bad.parquet", Body=body)
+
+        response = await submitter.post("/v1/jobs", json=array_job(input={"type": "parquet", "uri": uri}))
+
+        assert blamed(response)[:2] == ("input.uri", uri) and reason in blamed(response)[2]
+
+
+async def test_a_good_parquet_object_is_accepted(submitter: httpx.AsyncClient, settings: Settings, aws: Aws) -> None:
+    # So many columns that the footer does not fit into the first read.
+    table = pyarrow.table({f"a_rather_long_column_name_{n}": [n] for n in range(1500)})
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+    await aws.s3.put_object(Bucket=settings.bucket, Key="good.parquet", Body=file.getvalue())
+
+    job = array_job(input={"type": "parquet", "uri": f"s3://{settings.bucket}/good.parquet"})
+
+    assert (await ok(submitter.post("/v1/jobs", json=job)))["state"] == "running"
+
+
+async def test_a_refused_job_leaves_nothing_behind(submitter: httpx.AsyncClient, pool: Pool) -> None:
+    await submitter.post("/v1/jobs", json=array_job(stages=[{"processor": "noop"}, {"processor": "nope"}]))
+
+    assert await pool.fetchval("SELECT count(*) FROM jobs") == 0
+
+
+async def test_a_run_that_is_just_past_is_excused_by_clock_skew(submitter: httpx.AsyncClient, pool: Pool) -> None:
+    now = await pool.fetchval("SELECT now() - interval '2 seconds'")
+
+    assert (await ok(submitter.post("/v1/jobs", json=array_job(run_at=now.isoformat()))))["state"] == "scheduled"
+
+
+async def test_values_that_postgres_or_json_cannot_hold(submitter: httpx.AsyncClient) -> None:
+    async def post(body: bytes) -> httpx.Response:
+        return await submitter.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+
+    stages = b'"stages": [{"processor": "noop"}]'
+    nul = await post(b'{"input": {"type": "items", "items": ["a\\u0000b"]}, ' + stages + b"}")
+    nan = await post(b'{"input": {"type": "items", "items": [NaN]}, ' + stages + b"}")
+    surrogate = await post(b'{"input": {"type": "items", "items": ["\\ud800"]}, ' + stages + b"}")
+    huge = await post(b'{"input": {"type": "range", "count": 1' + b"0" * 400 + b"}, " + stages + b"}")
+    deep = await post(b'{"input": {"type": "items", "items": [' + b"[" * 300 + b"]" * 300 + b"]}, " + stages + b"}")
+    nested = await post(b'{"input": {"type": "items", "items": [' + b"[" * 90 + b"]" * 90 + b"]}, " + stages + b"}")
+    in_query = await submitter.get("/v1/jobs", params={"name": "a\x00b"})
+
+    assert "NUL" in problem(nul, 422)["detail"]
+    assert "not JSON" in problem(nan, 400)["detail"]
+    assert "not JSON" in problem(surrogate, 400)["detail"]
+    assert "nested deeper" in problem(deep, 400)["detail"]
+    assert nested.status_code == 201
+    assert huge.status_code in (400, 422)
+    assert "NUL" in problem(in_query, 422)["detail"]
+
+
+async def test_a_long_value_is_shortened(submitter: httpx.AsyncClient) -> None:
+    _, value, _ = blamed(await submitter.post("/v1/jobs", json=array_job(name="x" * 100_000)))
+
+    assert value.startswith('"xxx') and len(value) < 250
+
+
+async def test_bodies_that_are_no_json(submitter: httpx.AsyncClient) -> None:
+    headers = {"content-type": "application/json"}
+    broken = await submitter.post("/v1/jobs", content=b'{"name": ', headers=headers)
+    text = await submitter.post("/v1/jobs", content=b'{"name": "x"}', headers={"content-type": "text/plain"})
+    array = await submitter.post("/v1/jobs", json=[1])
+    absent = await submitter.post("/v1/jobs")
+
+    assert "not JSON" in problem(broken, 400)["detail"]
+    assert "Content-Type: application/json" in problem(text, 415)["detail"]
+    assert blamed(array)[0] == "body"
+    assert blamed(absent) == ("body", None, "this field is required")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_an_oversized_body_is_refused_with_the_limit(
+    submitter: httpx.AsyncClient, settings: Settings, chunked: bool
+) -> None:
+    async def chunks() -> Any:
+        for _ in range(settings.body_bytes_max // 65_536 + 1):
+            yield b" " * 65_536
+
+    content = chunks() if chunked else b" " * (settings.body_bytes_max + 1)
+    response = await submitter.post("/v1/jobs", content=content, headers={"content-type": "application/json"})
+
+    assert f"limit of {settings.body_bytes_max} bytes" in problem(response, 413)["detail"]
+
+
+async def test_unknown_ids_are_named(operator: httpx.AsyncClient) -> None:
+    for path in ("jobs", "schedules", "workers", "webhook-endpoints"):
+        assert UNKNOWN in problem(await operator.get(f"/v1/{path}/{UNKNOWN}"), 404)["detail"]
+    for path in ("processors", "pools"):
+        assert "nothing" in problem(await operator.get(f"/v1/{path}/nothing"), 404)["detail"]
+    for order in ("cancel", "pause", "resume", "retry"):
+        assert UNKNOWN in problem(await operator.post(f"/v1/jobs/{UNKNOWN}/{order}"), 404)["detail"]
+    assert UNKNOWN in problem(await operator.get(f"/v1/jobs/{UNKNOWN}/tasks"), 404)["detail"]
+    assert UNKNOWN in problem(await operator.get(f"/v1/jobs/{UNKNOWN}/results"), 404)["detail"]
+
+
+async def test_an_id_that_is_none_and_numbers_out_of_range(viewer: httpx.AsyncClient) -> None:
+    assert blamed(await viewer.get("/v1/jobs/42"))[:2] == ("job_id", "42")
+    assert blamed(await viewer.get("/v1/jobs?limit=501"))[:2] == ("limit", "501")
+    assert blamed(await viewer.get(f"/v1/jobs/{UNKNOWN}/tasks/0/99999999999"))[0] == "index"
+    assert blamed(await viewer.get("/v1/jobs?state=asleep"))[:2] == ("state.0", "asleep")
+    assert blamed(await viewer.get("/v1/jobs?label=claims"))[0] == "label"
+
+
+async def test_unknown_routes_and_methods(viewer: httpx.AsyncClient) -> None:
+    assert "/v1/jobz" in problem(await viewer.get("/v1/jobz"), 404)["detail"]
+    response = await viewer.delete("/v1/jobs")
+    assert "DELETE" in problem(response, 405)["detail"] and response.headers["allow"]
+
+
+async def test_a_request_without_a_good_key(app: FastAPI) -> None:
+    async with client_of(app) as anonymous:
+        for header in (None, "Bearer", "Bearer wrong", "Basic dXNlcjpwYXNz", "Bearer \xff"):
+            headers = {"authorization": header.encode("latin-1")} if header else {}
+            response = await anonymous.get("/v1/jobs", headers=headers)
+
+            problem(response, 401)
+            assert response.headers["www-authenticate"] == "Bearer"

@@ -1,0 +1,201 @@
+"""Submitting, inspecting and controlling jobs over HTTP."""
+
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from services.common.aws import Aws
+from services.common.database import Pool
+from services.common.settings import Settings
+from tests.integration.api.conftest import Grid, array_job, ok
+
+pytestmark = pytest.mark.usefixtures("grid")
+
+
+async def test_a_submitted_job_runs_at_once_and_shows_its_stages(submitter: httpx.AsyncClient) -> None:
+    job = await ok(submitter.post("/v1/jobs", json=array_job(name="hello", labels={"team": "claims"})))
+
+    assert (job["name"], job["state"], job["labels"]) == ("hello", "running", {"team": "claims"})
+    [stage] = job["stages"]
+    assert (stage["name"], stage["processor"], stage["state"]) == ("stage-0", "noop@1", "running")
+    assert (stage["task_count"], stage["planned"]) == (None, False)
+    assert await ok(submitter.get(f"/v1/jobs/{job['job_id']}")) == job
+
+
+async def test_a_job_for_later_waits_and_its_input_need_not_be_there_yet(submitter: httpx.AsyncClient) -> None:
+    later = array_job(input={"type": "lines", "uri": "s3://nowhere/yet.csv"}, run_at="2099-01-01T00:00:00+01:00")
+
+    job = await ok(submitter.post("/v1/jobs", json=later))
+
+    assert (job["state"], job["run_at"], job["started_at"]) == ("scheduled", "2098-12-31T23:00:00Z", None)
+
+
+async def test_a_job_keeps_the_processor_version_it_was_submitted_with(operator: httpx.AsyncClient) -> None:
+    job = await ok(operator.post("/v1/jobs", json=array_job()))
+    await ok(operator.post("/v1/processors", json={"name": "noop", "builtin": "copy"}))
+
+    newer = await ok(operator.post("/v1/jobs", json=array_job()))
+
+    assert (await ok(operator.get(f"/v1/jobs/{job['job_id']}")))["stages"][0]["processor"] == "noop@1"
+    assert newer["stages"][0]["processor"] == "noop@2"
+
+
+async def test_progress_is_exact_through_a_chain_of_stages(submitter: httpx.AsyncClient, worker: Grid) -> None:
+    chain = array_job(
+        stages=[{"processor": "noop"}, {"processor": "noop"}], merge={"type": "reduce", "processor": "noop"}
+    )
+    job_id = UUID((await ok(submitter.post("/v1/jobs", json=chain)))["job_id"])
+    await worker.plan(job_id, 5)
+    first, second, third, _ = await worker.claim(job_id, 4)
+    await worker.finish(first, output={"value": 1})
+    await worker.finish(second, "failed", error={"type": "exit_code", "message": "no"}, retryable=False)
+    await worker.finish(third, output={"value": 3})
+
+    job = await ok(submitter.get(f"/v1/jobs/{job_id}"))
+
+    counts = [{name: n for name, n in stage["progress"].items() if n} for stage in job["stages"]]
+    assert counts == [
+        {"ready": 1, "running": 1, "succeeded": 2, "failed": 1},
+        {"waiting": 2, "ready": 2},  # one for each task before it that may still succeed
+        {"waiting": 1},
+    ]
+    assert [stage["task_count"] for stage in job["stages"]] == [5, None, None]
+    [summary] = (await ok(submitter.get("/v1/jobs")))["items"]
+    assert summary["progress"] == {"tasks": 10, "succeeded": 2, "failed": 1}
+
+
+async def test_orders_move_a_job_and_the_wrong_ones_are_refused(submitter: httpx.AsyncClient) -> None:
+    path = f"/v1/jobs/{(await ok(submitter.post('/v1/jobs', json=array_job())))['job_id']}"
+
+    assert (await ok(submitter.post(f"{path}/pause")))["state"] == "paused"
+    refused = await submitter.post(f"{path}/pause")
+    assert (await ok(submitter.post(f"{path}/resume")))["state"] == "running"
+    assert (await ok(submitter.post(f"{path}/cancel")))["state"] == "cancelling"
+    too_early = await submitter.post(f"{path}/retry")
+
+    assert refused.status_code == too_early.status_code == 409
+    assert "paused" in refused.json()["detail"] and "must be running" in refused.json()["detail"]
+    assert "cancelling" in too_early.json()["detail"]
+
+
+async def test_retry_runs_failed_tasks_again(submitter: httpx.AsyncClient, worker: Grid, pool: Pool) -> None:
+    job_id = UUID((await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"])
+    await worker.plan(job_id, 1)
+    [task] = await worker.claim(job_id, 1)
+    await worker.finish(task, "failed", error={"type": "exit_code", "message": "no"}, retryable=False)
+    await pool.execute('UPDATE jobs SET state = \'failed\', error = \'{"type": "stage_failed", "message": "x"}\'')
+
+    job = await ok(submitter.post(f"/v1/jobs/{job_id}/retry"))
+
+    assert (job["state"], job["error"]) == ("running", None)
+    assert job["stages"][0]["progress"]["ready"] == 1
+
+
+async def test_jobs_are_filtered_by_state_name_labels_and_schedule(submitter: httpx.AsyncClient) -> None:
+    async def submit(**changes: Any) -> str:
+        job_id: str = (await ok(submitter.post("/v1/jobs", json=array_job(**changes))))["job_id"]
+        return job_id
+
+    async def found(query: str) -> list[str]:
+        return [job["job_id"] for job in (await ok(submitter.get(f"/v1/jobs?{query}")))["items"]]
+
+    red = await submit(name="a", labels={"team": "red", "tier": "gold:1"})
+    blue = await submit(name="a", labels={"team": "blue"})
+    other = await submit(name="b", labels={"team": "red"})
+    await ok(submitter.post(f"/v1/jobs/{other}/pause"))
+
+    assert await found("") == [other, blue, red]
+    assert await found("name=a") == [blue, red]
+    assert await found("state=paused") == [other]
+    assert await found("state=paused&state=running&name=a") == [blue, red]
+    assert await found("label=team:red") == [other, red]
+    assert await found("label=team:red&label=tier:gold:1") == [red]
+    assert await found("schedule_id=01970000-0000-7000-8000-000000000000") == []
+
+
+async def test_a_task_shows_its_attempts_and_where_their_logs_are(
+    submitter: httpx.AsyncClient, worker: Grid, settings: Settings, aws: Aws
+) -> None:
+    job_id = UUID(
+        (
+            await ok(
+                submitter.post(
+                    "/v1/jobs", json=array_job(stages=[{"processor": "noop", "retry": {"backoff_seconds": 0}}])
+                )
+            )
+        )["job_id"]
+    )
+    path = f"/v1/jobs/{job_id}/tasks/0/0"
+    await worker.plan(job_id, 2)
+    [task, _] = await worker.claim(job_id, 2)
+    no_log = await submitter.get(f"{path}/log")
+    await aws.s3.put_object(Bucket=settings.bucket, Key="log.txt", Body=b"out of luck\n")
+    error = {"type": "exit_code", "message": "exit code 3"}
+    await worker.finish(task, "failed", error=error, exit_code=3, log=f"s3://{settings.bucket}/log.txt")
+    [again] = await worker.claim(job_id, 1)
+    await worker.finish(again, output={"value": {"n": 1}}, records_in=7)
+
+    shown = await ok(submitter.get(path))
+    log = await ok(submitter.get(f"{path}/log"))
+
+    assert (shown["state"], shown["attempt"], shown["failures"], shown["output"]) == (
+        "succeeded",
+        2,
+        1,
+        {"value": {"n": 1}},
+    )
+    assert [(a["attempt"], a["outcome"], a["exit_code"], a["records_in"]) for a in shown["attempts"]] == [
+        (1, "failed", 3, 0),
+        (2, "succeeded", None, 7),
+    ]
+    assert shown["attempts"][0]["error"] == error
+    assert no_log.status_code == 404 and "no attempt has one yet" in no_log.json()["detail"]
+    assert log["attempt"] == 1
+    async with httpx.AsyncClient() as s3:
+        download = await s3.get(log["url"])
+    assert download.text == "out of luck\n"
+    assert f"{job_id}-0-0-1.txt" in download.headers["content-disposition"]
+    assert (await submitter.get(f"{path}/log?attempt=2")).status_code == 404
+    assert (await submitter.get(f"/v1/jobs/{job_id}/tasks/0/9")).status_code == 404
+
+
+async def test_tasks_are_filtered_by_stage_and_state(submitter: httpx.AsyncClient, worker: Grid) -> None:
+    chain = array_job(stages=[{"processor": "noop"}, {"processor": "noop"}])
+    job_id = UUID((await ok(submitter.post("/v1/jobs", json=chain)))["job_id"])
+    await worker.plan(job_id, 3)
+    [task] = await worker.claim(job_id, 1)
+    await worker.finish(task, output={"value": 1})
+
+    async def found(query: str) -> list[tuple[int, int, str]]:
+        page = await ok(submitter.get(f"/v1/jobs/{job_id}/tasks?{query}"))
+        return [(task["stage"], task["index"], task["state"]) for task in page["items"]]
+
+    assert await found("") == [(0, 0, "succeeded"), (0, 1, "ready"), (0, 2, "ready"), (1, 0, "ready")]
+    assert await found("stage=1") == [(1, 0, "ready")]
+    assert await found("state=succeeded") == [(0, 0, "succeeded")]
+
+
+async def test_results_are_links_and_there_when_the_job_has_succeeded(
+    submitter: httpx.AsyncClient, pool: Pool, settings: Settings, aws: Aws
+) -> None:
+    job_id = (await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"]
+    too_early = await submitter.get(f"/v1/jobs/{job_id}/results")
+    await aws.s3.put_object(Bucket=settings.bucket, Key="r/delays.json", Body=b"[1]")
+    await aws.s3.put_object(Bucket=settings.bucket, Key="r/manifest.json", Body=b"{}")
+    files = [
+        {"name": name, "uri": f"s3://{settings.bucket}/r/{name}", "bytes": size}
+        for name, size in (("delays.json", 3), ("manifest.json", 2))
+    ]
+    await pool.execute("UPDATE stages SET result = $1", {"files": files[:1], "manifest": files[1]})
+    await pool.execute("UPDATE jobs SET state = 'succeeded'")
+
+    results = await ok(submitter.get(f"/v1/jobs/{job_id}/results"))
+
+    assert too_early.status_code == 409 and "running" in too_early.json()["detail"]
+    assert [{k: v for k, v in file.items() if k != "url"} for file in [*results["files"], results["manifest"]]] == files
+    async with httpx.AsyncClient() as s3:
+        download = await s3.get(results["files"][0]["url"])
+    assert download.content == b"[1]"
+    assert "delays.json" in download.headers["content-disposition"]

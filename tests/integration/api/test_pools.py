@@ -1,0 +1,149 @@
+"""Pools, their capacity, and workers."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from services.common.aws import Aws
+from services.common.database import Pool
+from tests.integration.api.conftest import Grid, array_job, ok
+
+
+@pytest.fixture
+async def group(aws: Aws) -> str:
+    """An Auto Scaling group with two nodes."""
+    name = f"group-{uuid4().hex}"
+    await aws.autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName=name, MinSize=0, MaxSize=4, DesiredCapacity=2, AvailabilityZones=["us-east-1a"]
+    )
+    return name
+
+
+async def sizes(aws: Aws, name: str) -> tuple[int, int, int]:
+    """Least, greatest and desired size of a group."""
+    answer = await aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+    [group] = answer["AutoScalingGroups"]
+    return group["MinSize"], group["MaxSize"], group["DesiredCapacity"]
+
+
+async def test_a_pool_gets_its_queues_and_can_be_put_again(operator: httpx.AsyncClient, aws: Aws) -> None:
+    first = await ok(operator.put("/v1/pools/large", json={"slots": 8}))
+    again = await ok(operator.put("/v1/pools/large", json={"slots": 16}))
+
+    assert again == first | {"slots": 16}
+    for url, name in (("queue_url", "piecework-large"), ("dead_letter_url", "piecework-large-dead-letter")):
+        assert (await aws.sqs.get_queue_url(QueueName=name))["QueueUrl"] == first[url]
+    assert await ok(operator.get("/v1/pools/large")) == again
+    assert (await ok(operator.get("/v1/pools")))["items"] == [again]
+
+
+async def test_a_pool_can_have_queues_of_its_own(operator: httpx.AsyncClient) -> None:
+    urls = {"queue_url": "https://sqs/1/work", "dead_letter_url": "https://sqs/1/dead"}
+
+    assert (await ok(operator.put("/v1/pools/own", json=urls))).items() >= urls.items()
+    half = await operator.put("/v1/pools/own", json={"queue_url": "https://sqs/1/work"})
+    assert half.status_code == 422 and "dead_letter_url" in half.json()["detail"]
+
+
+async def test_putting_a_pool_keeps_its_capacity_and_pause(operator: httpx.AsyncClient, group: str) -> None:
+    await ok(operator.put("/v1/pools/p", json={"group_name": group}))
+    await ok(operator.put("/v1/pools/p/capacity", json={"min": 1, "max": 3}))
+    await ok(operator.post("/v1/pools/p/pause"))
+
+    pool = await ok(operator.put("/v1/pools/p", json={"group_name": group, "slots": 4}))
+
+    assert (pool["capacity_min"], pool["capacity_max"], pool["paused"], pool["slots"]) == (1, 3, True, 4)
+    assert (await ok(operator.post("/v1/pools/p/resume")))["paused"] is False
+
+
+async def test_capacity_reaches_the_group_and_only_ever_adds_nodes(
+    operator: httpx.AsyncClient, aws: Aws, group: str
+) -> None:
+    await ok(operator.put("/v1/pools/p", json={"group_name": group}))
+
+    async def set_capacity(**capacity: int) -> tuple[int, int, int]:
+        pool = await ok(operator.put("/v1/pools/p/capacity", json=capacity))
+        return pool["capacity_min"], pool["capacity_max"], pool["capacity_desired"]
+
+    assert await set_capacity(min=0, max=10, desired=5) == (0, 10, 5)
+    assert await sizes(aws, group) == (0, 10, 5)
+    # Fewer nodes: recorded for the scheduler, which drains idle ones. AWS must not terminate what may be busy.
+    assert await set_capacity(min=0, max=3, desired=1) == (0, 3, 1)
+    assert await sizes(aws, group) == (0, 5, 5)
+    # The least size is more than there are.
+    assert await set_capacity(min=7, max=9) == (7, 9, 7)
+    assert await sizes(aws, group) == (7, 9, 7)
+
+
+async def test_bad_capacities_and_groups_are_refused(operator: httpx.AsyncClient, group: str, aws: Aws) -> None:
+    await ok(operator.put("/v1/pools/p", json={"group_name": group}))
+    await ok(operator.put("/v1/pools/fixed", json={}))
+    bad: list[dict[str, Any]] = [
+        {"min": 3, "max": 2},
+        {"min": 1, "max": 2, "desired": 3},
+        {"min": 1, "max": 2, "desired": 0},
+        {"min": -1, "max": 2},
+        {"min": 0},
+    ]
+    for capacity in bad:
+        assert (await operator.put("/v1/pools/p/capacity", json=capacity)).status_code == 422
+    assert await sizes(aws, group) == (0, 4, 2)
+
+    not_scaled = await operator.put("/v1/pools/fixed/capacity", json={"min": 0, "max": 1})
+    no_group = await operator.put("/v1/pools/p", json={"group_name": "nothing"})
+    no_pool = await operator.put("/v1/pools/nothing/capacity", json={"min": 0, "max": 1})
+    bad_name = await operator.put("/v1/pools/a.b", json={})
+
+    assert not_scaled.status_code == 409 and "no Auto Scaling group" in not_scaled.json()["detail"]
+    assert no_group.status_code == 422 and no_group.json()["errors"][0]["field"] == "group_name"
+    assert no_pool.status_code == 404
+    assert bad_name.status_code == 422 and bad_name.json()["errors"][0]["field"] == "name"
+
+
+async def test_a_capacity_is_recorded_even_if_aws_fails_afterwards(
+    operator: httpx.AsyncClient, aws: Aws, group: str, app: Any, monkeypatch: pytest.MonkeyPatch, pool: Pool
+) -> None:
+    await ok(operator.put("/v1/pools/p", json={"group_name": group}))
+    autoscaling = app.state.connections.aws.autoscaling
+    monkeypatch.setattr(
+        autoscaling, "update_auto_scaling_group", lambda **_: autoscaling.delete_auto_scaling_group(Nonsense=1)
+    )
+
+    response = await operator.put("/v1/pools/p/capacity", json={"min": 1, "max": 8})
+
+    assert response.status_code == 503
+    assert tuple(await pool.fetchrow("SELECT capacity_min, capacity_max FROM pools")) == (1, 8)
+
+
+async def test_a_pool_shows_its_workers_and_tasks(operator: httpx.AsyncClient, worker: Grid) -> None:
+    await worker.register(busy=3)
+    job_id = UUID((await ok(operator.post("/v1/jobs", json=array_job())))["job_id"])
+    await worker.plan(job_id, 6)
+    await worker.claim(job_id, 2)
+
+    pool = await ok(operator.get("/v1/pools/default"))
+
+    assert {name: pool[name] for name in pool if name.startswith(("workers", "slots_", "tasks"))} == {
+        "workers_live": 1,
+        "slots_live": 4,
+        "slots_busy": 3,
+        "tasks_ready": 4,
+        "tasks_queued": 0,
+        "tasks_running": 2,
+    }
+
+
+async def test_workers_are_listed_filtered_and_drained(operator: httpx.AsyncClient, worker: Grid, pool: Pool) -> None:
+    path = f"/v1/workers/{worker.worker_id}"
+    shown = await ok(operator.get(path))
+    assert (shown["pool"], shown["hostname"], shown["slots"], shown["state"]) == ("default", "node-1", 4, "active")
+
+    assert (await ok(operator.post(f"{path}/drain")))["state"] == "draining"
+    assert (await ok(operator.post(f"{path}/drain")))["state"] == "draining"
+    for query, count in (("", 1), ("state=draining", 1), ("state=active", 0), ("pool=default", 1), ("pool=x", 0)):
+        assert len((await ok(operator.get(f"/v1/workers?{query}")))["items"]) == count
+    await pool.execute("UPDATE workers SET state = 'lost'")
+    refused = await operator.post(f"{path}/drain")
+    assert refused.status_code == 409 and "lost" in refused.json()["detail"]

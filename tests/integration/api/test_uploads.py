@@ -1,0 +1,138 @@
+"""Uploads: links from the API, bytes straight to S3."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from services.api.shapes import uploads
+from services.common.aws import Aws
+from services.common.database import Pool
+from services.common.layout import Location
+from services.common.settings import Settings
+from tests.integration.api.conftest import ok
+
+MEBIBYTE = 1_048_576
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of S3's least size, so that a test need not send gigabytes."""
+    monkeypatch.setattr(uploads, "PART_BYTES", 5 * MEBIBYTE)
+
+
+async def put(upload: dict[str, Any], content: bytes) -> list[dict[str, Any]]:
+    """PUT the content to the upload's links; what `complete` wants to know."""
+    parts, start = [], 0
+    async with httpx.AsyncClient() as s3:
+        for link in upload["parts"]:
+            response = await s3.put(link["url"], content=content[start : start + link["bytes"]])
+            assert response.status_code == 200, response.text
+            parts.append({"number": link["number"], "etag": response.headers["etag"]})
+            start += link["bytes"]
+    return parts
+
+
+async def read(aws: Aws, uri: str) -> bytes:
+    location = Location.parse(uri)
+    answer = await aws.s3.get_object(Bucket=location.bucket, Key=location.key)
+    data: bytes = await answer["Body"].read()
+    return data
+
+
+@pytest.mark.parametrize("content", [b"carrier,month\nAA,1\n", b""])
+async def test_a_small_file_goes_in_one_put(
+    submitter: httpx.AsyncClient, settings: Settings, aws: Aws, content: bytes
+) -> None:
+    spec = {"filename": "Flüge 2013 (1).csv", "bytes": len(content)}
+    upload = await ok(submitter.post("/v1/uploads", json=spec))
+    assert upload["uri"] == f"s3://{settings.bucket}/uploads/{upload['upload_id']}/Flüge 2013 (1).csv"
+    assert upload["multipart_id"] is None and len(upload["parts"]) == 1
+    await put(upload, content)
+
+    completed = await ok(submitter.post(f"/v1/uploads/{upload['upload_id']}/complete", json={}))
+
+    assert completed == {"upload_id": upload["upload_id"], "uri": upload["uri"], "bytes": len(content)}
+    assert await read(aws, upload["uri"]) == content
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_a_large_file_goes_in_parts_and_completing_twice_is_the_same(
+    submitter: httpx.AsyncClient, aws: Aws, pool: Pool
+) -> None:
+    content = bytes(range(256)) * (12 * MEBIBYTE // 256) + b"end"
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.bin", "bytes": len(content)}))
+    assert [part["bytes"] for part in upload["parts"]] == [5 * MEBIBYTE, 5 * MEBIBYTE, 2 * MEBIBYTE + 3]
+    assert upload["part_bytes"] == 5 * MEBIBYTE and upload["multipart_id"]
+    body = {"parts": (await put(upload, content))[::-1]}  # any order
+    path = f"/v1/uploads/{upload['upload_id']}/complete"
+
+    first = await ok(submitter.post(path, json=body))
+    again = await ok(submitter.post(path, json=body))
+    # The answer and the record of the first were lost: S3 has joined the parts, we don't know.
+    await pool.execute("UPDATE uploads SET completed_at = NULL")
+    after_crash = await ok(submitter.post(path, json=body))
+
+    # The same, later: S3 has forgotten the multipart upload too.
+    await pool.execute("UPDATE uploads SET completed_at = NULL, multipart_id = 'forgotten'")
+    long_after_crash = await ok(submitter.post(path, json=body))
+
+    assert first == again == after_crash == long_after_crash
+    assert await read(aws, upload["uri"]) == content
+    assert await pool.fetchval("SELECT completed_at IS NOT NULL FROM uploads")
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_parts_that_are_missing_or_were_not_uploaded_are_refused(submitter: httpx.AsyncClient) -> None:
+    content = b"x" * (6 * MEBIBYTE)
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.bin", "bytes": len(content)}))
+    path = f"/v1/uploads/{upload['upload_id']}/complete"
+    one, two = await put(upload, content)
+
+    cases = {
+        "missing: [2]": [one],
+        "missing: [1, 2]": [],
+        "given twice": [one, two, two],
+        "InvalidPart": [one, two | {"etag": "0" * 32}],
+    }
+    for reason, parts in cases.items():
+        response = await submitter.post(path, json={"parts": parts})
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["field"] == "parts" and reason in response.json()["detail"]
+    assert (await submitter.post(path, json={"parts": [one, two]})).status_code == 200
+
+
+async def test_an_object_that_is_missing_or_has_another_size_is_refused(submitter: httpx.AsyncClient) -> None:
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.txt", "bytes": 5}))
+    path = f"/v1/uploads/{upload['upload_id']}/complete"
+
+    missing = await submitter.post(path, json={})
+    await put(upload | {"parts": [upload["parts"][0] | {"bytes": 3}]}, b"abc")
+    short = await submitter.post(path, json={})
+    await put(upload, b"abcde")
+
+    assert missing.status_code == 409 and "not there yet" in missing.json()["detail"]
+    assert short.status_code == 409 and "has 3 bytes, but 5 were announced" in short.json()["detail"]
+    assert (await submitter.post(path, json={})).status_code == 200
+
+
+async def test_bad_names_and_sizes_are_refused(submitter: httpx.AsyncClient, subtests: pytest.Subtests) -> None:
+    names = ["", ".", "..", "a/b", "/etc/passwd", "..\\x", "a\nb", "a\x00b", "x" * 256, "ä" * 128]
+    cases = [("filename", name, 1) for name in names] + [("bytes", "a", -1), ("bytes", "a", 5 * 2**40 + 1)]
+    for field, name, size in cases:
+        with subtests.test(name=name, size=size):
+            response = await submitter.post("/v1/uploads", json={"filename": name, "bytes": size})
+            assert response.status_code == 422
+            assert response.json()["errors"][0]["field"] == field
+
+
+async def test_the_largest_object_gets_ten_thousand_links_at_most(submitter: httpx.AsyncClient) -> None:
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "a", "bytes": 5 * 2**40}))
+
+    assert 9_000 < len(upload["parts"]) <= 10_000
+    assert sum(part["bytes"] for part in upload["parts"]) == 5 * 2**40
+
+
+async def test_an_unknown_upload(submitter: httpx.AsyncClient) -> None:
+    response = await submitter.post("/v1/uploads/01970000-0000-7000-8000-000000000000/complete", json={})
+    assert response.status_code == 404

@@ -1,0 +1,110 @@
+"""Webhook endpoints and deliveries."""
+
+import asyncio
+import base64
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import asyncpg
+import httpx
+from standardwebhooks.webhooks import Webhook
+
+from services.api.main import create_app
+from services.common.aws import Aws
+from services.common.database import WEBHOOKS_CHANNEL, Pool
+from services.common.settings import Settings
+from tests.integration.api.conftest import Keys, ok
+
+
+async def test_the_secret_is_shown_once_and_signs(operator: httpx.AsyncClient) -> None:
+    created = await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/hook"}))
+    other = await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/hook"}))
+
+    prefix, _, encoded = created["secret"].partition("_")
+    assert prefix == "whsec" and len(base64.b64decode(encoded, validate=True)) >= 24
+    assert created["secret"] != other["secret"]
+    assert Webhook(created["secret"]).sign("msg_1", datetime.now(UTC), "{}").startswith("v1,")
+    assert created["events"] == ["job.succeeded", "job.failed", "job.cancelled"]
+    shown = {name: value for name, value in created.items() if name != "secret"}
+    assert await ok(operator.get(f"/v1/webhook-endpoints/{created['endpoint_id']}")) == shown
+    assert (await ok(operator.get("/v1/webhook-endpoints")))["items"][1] == shown
+
+
+async def test_bad_endpoints_are_refused_by_field(operator: httpx.AsyncClient) -> None:
+    for url in ("ftp://example.com", "example.com", "https://", "https://a b.com/", "https://[::1", "http://x:99999/"):
+        response = await operator.post("/v1/webhook-endpoints", json={"url": url})
+        assert response.status_code == 422, url
+        assert response.json()["errors"][0]["field"] == "url"
+    secretive = await operator.post("/v1/webhook-endpoints", json={"url": "https://me:hunter2@example.com/"})
+    assert secretive.status_code == 422 and "hunter2" not in secretive.text
+    events = await operator.post("/v1/webhook-endpoints", json={"url": "https://example.com", "events": ["job.eaten"]})
+    assert events.json()["errors"][0]["field"] == "events.0"
+
+
+async def test_private_addresses_are_refused_unless_allowed(
+    settings: Settings, aws: Aws, pool: Pool, operator: httpx.AsyncClient
+) -> None:
+    private = [
+        "localhost", "api.localhost", "LOCALHOST.", "127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254",
+        "0.0.0.0", "[::1]", "[fe80::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f000001",
+    ]  # fmt: skip
+    guarded = create_app(settings.model_copy(update={"webhook_private_addresses": False}))
+    async with guarded.router.lifespan_context(guarded), await Keys(pool, guarded).client("operator") as client:
+        for host in private:
+            response = await client.post("/v1/webhook-endpoints", json={"url": f"http://{host}:8080/"})
+            assert response.status_code == 422, host
+        for host in ("example.com", "93.184.216.34", "[2606:4700::1111]"):
+            assert (await client.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201
+    for host in private:
+        assert (await operator.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201
+
+
+async def deliver(pool: Pool, endpoint_id: str, state: str) -> str:
+    """A delivery whose last try was long ago."""
+    delivery_id: str = await pool.fetchval(
+        "INSERT INTO webhook_deliveries (delivery_id, endpoint_id, job_id, event, payload, state, tries, status_code, "
+        "next_try_at, give_up_at) VALUES (gen_random_uuid(), $1, $2, 'job.failed', '{}', $3, 9, 500, "
+        "now() - interval '1 day', now() - interval '1 hour') RETURNING delivery_id::text",
+        endpoint_id,
+        uuid4(),
+        state,
+    )
+    return delivery_id
+
+
+async def test_deliveries_are_listed_filtered_and_sent_again(
+    operator: httpx.AsyncClient, pool: Pool, database_url: str, settings: Settings
+) -> None:
+    one = (await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/1"})))["endpoint_id"]
+    two = (await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/2"})))["endpoint_id"]
+    failed, delivered = await deliver(pool, one, "failed"), await deliver(pool, two, "delivered")
+
+    async def found(query: str) -> set[str]:
+        return {each["delivery_id"] for each in (await ok(operator.get(f"/v1/webhook-deliveries?{query}")))["items"]}
+
+    assert await found("") == {failed, delivered}
+    assert await found("state=failed") == await found(f"endpoint_id={one}") == {failed}
+    assert await found(f"job_id={uuid4()}") == set()
+
+    listener = await asyncpg.connect(database_url)
+    woken = asyncio.Event()
+    await listener.add_listener(WEBHOOKS_CHANNEL, lambda *_: woken.set())
+    again = await ok(operator.post(f"/v1/webhook-deliveries/{failed}/redeliver"))
+    await asyncio.wait_for(woken.wait(), 10)
+    await listener.close()
+
+    now = datetime.now(UTC)
+    assert (again["state"], again["tries"]) == ("pending", 9)
+    assert datetime.fromisoformat(again["next_try_at"]) <= now
+    assert datetime.fromisoformat(again["give_up_at"]) > now + timedelta(hours=settings.webhook_hours - 1)
+    assert (await operator.post(f"/v1/webhook-deliveries/{uuid4()}/redeliver")).status_code == 404
+
+
+async def test_a_deleted_endpoint_takes_its_deliveries_along(operator: httpx.AsyncClient, pool: Pool) -> None:
+    endpoint = (await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/"})))["endpoint_id"]
+    await deliver(pool, endpoint, "pending")
+
+    await ok(operator.delete(f"/v1/webhook-endpoints/{endpoint}"))
+
+    assert (await ok(operator.get("/v1/webhook-deliveries")))["items"] == []
+    assert (await operator.delete(f"/v1/webhook-endpoints/{endpoint}")).status_code == 404

@@ -1,0 +1,93 @@
+"""The OpenAPI document and its pages."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from openapi_spec_validator import validate
+
+from services.api.main import create_app
+from services.common.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(Settings())
+
+
+@pytest.fixture(scope="module")
+def document(app: FastAPI) -> dict[str, Any]:
+    return app.openapi()
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    validate(document)
+
+
+def test_every_operation_is_documented(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", operation["operationId"]), name
+        assert operation["summary"] and operation["description"] and operation["tags"], name
+        for parameter in operation.get("parameters", []):
+            if parameter["in"] == "path":
+                assert parameter["schema"]["examples"], f"{name} {parameter['name']}"
+
+
+def test_every_body_has_examples_that_the_schema_accepts(document: dict[str, Any]) -> None:
+    from jsonschema import Draft202012Validator
+
+    for name, operation in operations(document).items():
+        if "requestBody" in operation:
+            content = operation["requestBody"]["content"]["application/json"]
+            validator = Draft202012Validator(content["schema"] | {"components": document["components"]})
+            assert content["examples"], name
+            for example in content["examples"].values():
+                assert example["summary"], name
+                validator.validate(example["value"])
+
+
+def test_every_answer_has_a_schema_and_every_error_is_a_problem(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        for status, response in operation["responses"].items():
+            if status >= "400":
+                assert set(response["content"]) == {"application/problem+json"}, name
+                reference = response["content"]["application/problem+json"]["schema"]
+                assert reference == {"$ref": "#/components/schemas/Problem"}, name
+            elif status != "204":
+                assert response["content"]["application/json"]["schema"], name
+        if name.split()[1].startswith("/v1"):
+            assert {"401", "403", "422", "503"} <= set(operation["responses"]), name
+
+
+def test_every_creation_takes_an_idempotency_key(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        headers = {parameter["name"].lower() for parameter in operation.get("parameters", [])}
+        assert ("idempotency-key" in headers) == ("201" in operation["responses"]), name
+
+
+def test_authorize_takes_a_bearer_key(document: dict[str, Any]) -> None:
+    [scheme] = document["components"]["securitySchemes"].values()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_the_pages_work_without_the_internet(app: FastAPI, page: str) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        html = (await client.get(page)).text
+        assert "http://" not in html and "https://" not in html
+        assets = re.findall(r"""(?:src|href|url|spec-url)\s*[=:]\s*['"]([^'"]+)""", html)
+        assert len(assets) >= 3
+        for asset in assets:
+            assert asset.startswith("/") and not asset.startswith("//"), asset
+            response = await client.get(asset)
+            assert response.status_code == 200 and response.content, asset
