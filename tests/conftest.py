@@ -40,6 +40,10 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 async def template(postgres: EmbeddedPostgres) -> str:
     url = await postgres.create_database("template")
     await migrate(url)
+    connection = await asyncpg.connect(url)
+    await connection.execute("ALTER SYSTEM SET fsync = off")  # many databases come and go; no test pulls the plug
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
     return "template"
 
 

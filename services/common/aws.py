@@ -20,6 +20,10 @@ class Aws:
     autoscaling: Any
 
 
+# One for the process: it parses each service's large API description once.
+_session = aioboto3.Session()
+
+
 @asynccontextmanager
 async def connect_aws(settings: Settings) -> AsyncIterator[Aws]:
     """Open the three clients for the time of the context."""
@@ -32,11 +36,10 @@ async def connect_aws(settings: Settings) -> AsyncIterator[Aws]:
         response_checksum_validation="when_required",
     )
     s3_config = config.merge(AioConfig(signature_version="s3v4"))
-    session = aioboto3.Session()
     async with AsyncExitStack() as stack:
 
         async def client(name: str, client_config: AioConfig) -> Any:
-            context = session.client(name, endpoint_url=settings.aws_endpoint_url, config=client_config)
+            context = _session.client(name, endpoint_url=settings.aws_endpoint_url, config=client_config)
             return await stack.enter_async_context(context)
 
         yield Aws(await client("s3", s3_config), await client("sqs", config), await client("autoscaling", config))

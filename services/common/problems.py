@@ -176,7 +176,7 @@ def describe(request: Request, error: BaseException) -> ProblemError:
             return ProblemError(403, "forbidden", str(error))
         case asyncpg.UntranslatableCharacterError() | asyncpg.CharacterNotInRepertoireError():
             return ProblemError(422, "invalid-request", "a text holds the NUL character (\\u0000); remove it")
-        case _ if isinstance(error, UNREADY):
+        case _ if isinstance(error, UNREADY) and not isinstance(error, ValueError):  # that is a bad argument of ours
             return unavailable("the database", error)
     log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
     return ProblemError(500, "internal-error", "this is a bug in the service; its log says more")

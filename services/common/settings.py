@@ -58,7 +58,7 @@ class WorkerSettings(Settings):
     processor_path: str = Field("", description="directories put on PYTHONPATH of user code, colon-separated")
     drain_seconds: PositiveFloat = Field(100.0, description="after SIGTERM, running tasks get this long to end")
     log_bytes_max: PositiveInt = 1_048_576
-    receive_wait_seconds: Annotated[int, Field(ge=0, le=20)] = 20
+    receive_wait_seconds: Annotated[int, Field(ge=1, le=20)] = 20
 
 
 @lru_cache

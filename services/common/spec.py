@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -204,6 +205,13 @@ class ProcessorSpec(Strict):
     output_format: Literal["jsonl", "csv"] = Field("jsonl", description="of records functions")
     environment: dict[VariableName, str] = {}
     params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
+
+    @field_validator("output")
+    @classmethod
+    def _not_ours(cls, output: str) -> str:
+        if output in ("log.txt", "rejects.jsonl"):
+            raise ValueError(f"the worker writes {output} itself, beside the output; choose another name")
+        return output
 
     @model_validator(mode="after")
     def _one_kind(self) -> "ProcessorSpec":

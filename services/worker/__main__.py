@@ -1,0 +1,59 @@
+"""Run a worker node: `python -m services.worker --pool default`."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+
+from pydantic import ValidationError
+
+from services.common.lifecycle import UnknownPool
+from services.common.logs import configure_logs
+from services.common.settings import WorkerSettings
+from services.worker.node import Node
+from services.worker.scratch import ScratchUnusable
+
+try:
+    import uvloop as loops
+except ImportError:
+    loops = asyncio  # type: ignore[misc]
+
+
+def main() -> int:
+    """Exit code: 0 drained, 2 it can't start as configured, 130 interrupted twice."""
+    parser = argparse.ArgumentParser(prog="python -m services.worker", description=__doc__)
+    parser.add_argument("--pool", help="the pool to work for (PIECEWORK_POOL)")
+    parser.add_argument("--slots", help="tasks to run at once (PIECEWORK_SLOTS)")
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    try:
+        settings = WorkerSettings(**given)
+    except ValidationError as error:
+        for fault in error.errors():
+            print(f"PIECEWORK_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}", file=sys.stderr)
+        return 2
+    configure_logs("worker", settings.log_level)
+    try:
+        with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+            runner.run(_run(settings))
+    except (UnknownPool, ScratchUnusable) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _run(settings: WorkerSettings) -> None:
+    node = Node(settings)
+    loop = asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        node.drain()
+        loop.add_signal_handler(signal.SIGINT, os._exit, 130)  # the kernel ends the children with us
+
+    loop.add_signal_handler(signal.SIGTERM, node.drain)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    await node.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The one error by which an attempt says why it failed."""
+
+from typing import Any
+
+
+class TaskError(Exception):
+    """An attempt failed for a known reason: `type` is one of the task error types, `message` is for its user."""
+
+    def __init__(self, type: str, message: str, *, retryable: bool = True, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+        self.retryable = retryable
+        self.exit_code = exit_code
+
+    def as_reply(self) -> dict[str, Any]:
+        return {
+            "error": {"type": self.type, "message": self.message},
+            "retryable": self.retryable,
+            "exit_code": self.exit_code,
+        }
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: bad carrier 'X9'`, cut to 2,000 characters."""
+    try:
+        text = str(error)
+    except Exception as broken:
+        text = f"(its __str__ raises {type(broken).__name__})"
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= 2000 else f"{text[:2000]} …"

@@ -1,0 +1,25 @@
+"""The child's protocol: JSON values, each after its length in four bytes, over a socket pair."""
+
+import json
+import struct
+from typing import Any, BinaryIO
+
+LENGTH = struct.Struct(">I")
+
+
+def encode(value: Any) -> bytes:
+    body = json.dumps(value).encode()
+    return LENGTH.pack(len(body)) + body
+
+
+def decode(body: bytes) -> Any:
+    """The standard library's reader, as stricter ones refuse the lone surrogates that its writer lets through."""
+    return json.loads(body)
+
+
+def read(stream: BinaryIO) -> Any:
+    """The next value, or None when the other side has gone."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    return decode(stream.read(*LENGTH.unpack(head)))

@@ -1,0 +1,54 @@
+"""Parquet, by pyarrow, which only tasks with Parquet input import: it is most of their memory."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from services.worker.child.errors import TaskError
+
+_BATCH_ROWS = 1024
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """The open pyarrow ParquetFile; what can't be read of it raises TaskError (input_invalid)."""
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault, not the file's
+        raise TaskError("input_invalid", f"the Parquet file can't be read: {error}", retryable=False) from None
+
+
+class ParquetRows:
+    """Each row is a record: a dict by column."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def raws(self) -> Iterator[Any]:
+        with open_parquet(self.path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for index, row in enumerate(batch.to_pylist()):
+                    yield batch, index, row
+
+    def parse(self, raw: Any) -> Any:
+        return raw[2]
+
+    def show(self, raw: Any) -> Any:
+        batch, index, _ = raw
+        return batch.slice(index, 1).to_pylist()[0]
+
+
+def extract_row_groups(source: Path, row_groups: Sequence[int], target: Path) -> None:
+    """Write a Parquet file with just these row groups of the source; one of them is in memory at a time."""
+    import pyarrow.parquet
+
+    with open_parquet(source) as file, pyarrow.parquet.ParquetWriter(target, file.schema_arrow) as writer:
+        for row_group in row_groups:
+            table = file.read_row_group(row_group)
+            writer.write_table(table, row_group_size=max(table.num_rows, 1))

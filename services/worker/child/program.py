@@ -1,0 +1,145 @@
+"""The child's main program: take a job, run it with its output going to its log, answer, wait for the next.
+
+A job is the JSON object that `services.worker.attempt` makes; the answer holds its results or its `error`, and what
+it used. Whatever kills this process costs one attempt: the worker starts another.
+"""
+
+import contextlib
+import errno
+import faulthandler
+import os
+import shutil
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from services.worker.child import frames, linux
+from services.worker.child.commands import check_exit, run_command
+from services.worker.child.errors import TaskError, describe
+from services.worker.child.functions import call_function
+from services.worker.child.parquet import extract_row_groups
+from services.worker.child.records import apply_to_records
+
+_HERE = str(Path(__file__).parent)
+
+
+def main(control: int, parent: int) -> None:
+    """Serve jobs from the socket `control` until the process `parent` closes it."""
+    linux.die_with_parent()
+    if os.getppid() != parent:
+        return  # the worker died before it could take us with it
+    linux.adopt_orphans()
+    faulthandler.enable(file=2)
+    _leave_no_trace()
+    with socket.socket(fileno=control) as channel, channel.makefile("rb") as jobs:
+        while (job := frames.read(jobs)) is not None:
+            channel.sendall(frames.encode(_run(job)))
+
+
+def _leave_no_trace() -> None:
+    """User code may have modules of its own by the names of ours, and must find an ordinary interpreter."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "services"]:
+        del sys.modules[name]
+    del sys.path[0]  # where ours came from
+    sys.argv[:] = [""]
+
+
+def _run(job: dict[str, Any]) -> dict[str, Any]:
+    reply: dict[str, Any] = {}
+    with _logging_to(job["log"]):
+        linux.reset_memory_peak()
+        cpu_seconds = linux.cpu_seconds()
+        try:
+            os.environ.clear()
+            os.environ.update(job["environment"])
+            os.chdir(job["directory"])
+            _dispatch(job, reply)
+        except TaskError as error:
+            reply |= error.as_reply()
+        except SystemExit as error:
+            reply |= _exited(error)
+        except BaseException as error:
+            _print_traceback(error)
+            disk_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            reply |= TaskError("disk_full" if disk_full else "exception", describe(error)).as_reply()
+        reply.setdefault("memory_bytes_peak", linux.memory_bytes_peak())
+        reply["cpu_seconds"] = linux.cpu_seconds() - cpu_seconds
+        reply |= {"memory_bytes": linux.memory_bytes(), "leftovers": linux.has_children()}
+    return reply
+
+
+def _dispatch(job: dict[str, Any], reply: dict[str, Any]) -> None:
+    """Run the job and put what comes of it into `reply`; raises TaskError and whatever user code raises."""
+    input, output, log = Path(job["input"]), Path(job["output"]), Path(job["log"])
+    if extract := job.get("extract"):
+        extract_row_groups(Path(extract["source"]), extract["row_groups"], input)
+    match job["kind"]:
+        case "command":
+            reply["exit_code"], reply["memory_bytes_peak"] = run_command(job["arguments"])
+            check_exit(reply["exit_code"], log)
+        case "callable":
+            reply["value"] = call_function(job["function"], input, output, job["params"])
+        case "records":
+            reply |= apply_to_records(
+                job["function"],
+                input=input,
+                format=job["format"],
+                output=output,
+                output_format=job["output_format"],
+                rejects=Path(job["rejects"]),
+                rejects_max=job["rejects_max"],
+                params=job["params"],
+            )
+        case "copy":
+            _copy(input, output)
+
+
+def _copy(input: Path, output: Path) -> None:
+    """The input file, or the files of the input directory one after the other."""
+    with output.open("wb") as target:
+        for path in sorted(input.iterdir()) if input.is_dir() else [input]:
+            with path.open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _exited(error: SystemExit) -> dict[str, Any]:
+    """User code called sys.exit in the middle of its work."""
+    code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    message = f"exit code {code}: {error.code}" if isinstance(error.code, str) else f"exit code {code}"
+    return TaskError("exit_code", message, exit_code=code).as_reply()
+
+
+def _print_traceback(error: BaseException) -> None:
+    """Print the user's part of the traceback to the log."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.tb_next
+    traceback.print_exception(error.with_traceback(frame))
+
+
+@contextlib.contextmanager
+def _logging_to(path: str) -> Iterator[None]:
+    """Standard output and error, also those of C code and of child processes, go to the file meanwhile."""
+    _redirect(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+    sys.stdout, sys.stderr = _stream(1), _stream(2)  # new ones: the last task may have closed or replaced them
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        linux.flush_stdio()
+        _redirect(os.open(os.devnull, os.O_WRONLY))
+
+
+def _redirect(target: int) -> None:
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+
+
+def _stream(descriptor: int) -> TextIO:
+    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)

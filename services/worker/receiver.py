@@ -1,0 +1,195 @@
+"""From the pool's queue to the slots: receive messages, claim their bundles, delete the messages.
+
+A message is deleted only when its claim has committed, or when it has nothing left to claim. Whatever dies in
+between, the message comes back, and a claim of what is claimed gives nothing.
+"""
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+
+from services.common import lifecycle
+from services.common.database import Pool
+from services.common.lifecycle import ClaimedTask, PoolQueues
+from services.common.message import Message, MessageError
+from services.worker.bundles import Bundles
+from services.worker.completer import Completer
+from services.worker.outage import Outage
+from services.worker.slots import Slots
+from services.worker.stages import Stages
+
+log = structlog.get_logger()
+
+_MESSAGES_MAX = 10  # of one receive, by SQS
+_BACKLOG_MAX = 20_000  # attempts that have ended but are not reported: more work would only pile up there
+_STOCK_SECONDS = 0.5  # of short tasks, kept waiting so that slots never starve between two receives
+_SHORT_SECONDS = 1.0
+_SMOOTHING = 0.2
+
+T = TypeVar("T")
+
+
+def messages_wanted(
+    *, slots: int, busy: int, waiting: int, task_seconds: float, longest_running_seconds: float, bundle_tasks: float
+) -> int:
+    """How many messages to ask for, 0 to 10: enough to fill the free slots and, of short tasks, a small stock.
+
+    Longer tasks are never claimed before a slot is free for them: another worker may have one.
+    """
+    tasks = float(slots - busy - waiting)
+    if task_seconds and max(task_seconds, longest_running_seconds) < _SHORT_SECONDS:
+        tasks = max(tasks, _STOCK_SECONDS * slots / task_seconds - waiting)
+    return max(0, min(_MESSAGES_MAX, math.ceil(tasks / bundle_tasks)))
+
+
+class Receiver:
+    """The one loop of a node that talks to SQS."""
+
+    def __init__(
+        self,
+        *,
+        database: Pool,
+        sqs: Any,
+        queues: PoolQueues,
+        worker_id: UUID,
+        wait_seconds: int,
+        bundles: Bundles,
+        slots: Slots,
+        completer: Completer,
+    ) -> None:
+        self._database = database
+        self._sqs = sqs
+        self._queues = queues
+        self._worker_id = worker_id
+        self._wait_seconds = wait_seconds
+        self._bundles = bundles
+        self._slots = slots
+        self._completer = completer
+        self._stages = Stages(database)
+        self._bundle_tasks = 1.0  # moving average of what a message offers
+        self._stopped = asyncio.Event()
+        self._queue_outage = Outage("queue")
+        self._database_outage = Outage("database")
+
+    def stop(self) -> None:
+        """Take no more; what a receive under way brings, if it is cut off, is offered again later."""
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Until stopped."""
+        while not self._stopped.is_set():
+            self._slots.progress.clear()
+            if self._completer.backlog >= _BACKLOG_MAX:
+                await self._unless_stopped(self._completer.flushed())
+            elif wanted := self._wanted():
+                messages = await self._unless_stopped(self._receive(wanted))
+                await self._accept(messages or [])
+            else:
+                await self._unless_stopped(self._slots.progress.wait())
+
+    def _wanted(self) -> int:
+        return messages_wanted(
+            slots=self._slots.count,
+            busy=self._slots.busy,
+            waiting=self._bundles.tasks_waiting,
+            task_seconds=self._slots.task_seconds,
+            longest_running_seconds=self._slots.longest_running_seconds,
+            bundle_tasks=self._bundle_tasks,
+        )
+
+    async def _unless_stopped(self, step: Coroutine[Any, Any, T]) -> T | None:
+        """The step's result, or None if the receiver was stopped first."""
+        working, stopping = asyncio.ensure_future(step), asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            stopping.cancel()
+            working.cancel()
+            await asyncio.wait({working, stopping})
+
+    async def _receive(self, wanted: int) -> list[dict[str, Any]]:
+        """The next messages: empty after the long poll or when SQS can't be reached."""
+        try:
+            answer = await self._sqs.receive_message(
+                QueueUrl=self._queues.queue_url, MaxNumberOfMessages=wanted, WaitTimeSeconds=self._wait_seconds
+            )
+        except Exception as error:
+            await self._queue_outage.failed(error)
+            return []
+        self._queue_outage.passed()
+        messages: list[dict[str, Any]] = answer.get("Messages", [])
+        return messages
+
+    async def _accept(self, received: Sequence[dict[str, Any]]) -> None:
+        """Claim what the messages offer, then delete them."""
+        offers: dict[UUID, Message] = {}
+        done: list[str] = []
+        for raw in received:
+            try:
+                message = Message.decode(raw["Body"])
+            except MessageError as error:
+                if not await self._bury(raw, error):
+                    continue
+            else:
+                if message.bundle_id not in self._bundles:
+                    offers[message.bundle_id] = message
+            done.append(raw["ReceiptHandle"])
+        if offers and not await self._claim(offers):
+            return  # the messages come back
+        await self._delete(done)
+
+    async def _claim(self, offers: dict[UUID, Message]) -> bool:
+        """Claim the bundles and queue their tasks; False if the database can't be asked.
+
+        While its outcome is unknown the heartbeat must not take a bundle for one whose claim got lost.
+        """
+        self._bundles.claiming = frozenset(offers)
+        try:
+            tasks = await lifecycle.claim(self._database, self._worker_id, list(offers))
+            self._database_outage.passed()
+            bundles: defaultdict[UUID, list[ClaimedTask]] = defaultdict(list)
+            for task in tasks:
+                bundles[task.bundle_id].append(task)
+            for bundle_id, bundle_tasks in bundles.items():
+                await self._hold(bundle_id, bundle_tasks)
+        except Exception as error:
+            await self._database_outage.failed(error)
+            return False
+        finally:
+            self._bundles.claiming = frozenset()
+        for message in offers.values():
+            self._bundle_tasks += _SMOOTHING * (message.count - self._bundle_tasks)
+        return True
+
+    async def _hold(self, bundle_id: UUID, tasks: list[ClaimedTask]) -> None:
+        stage = await self._stages.get(tasks[0].job_id, tasks[0].stage)
+        self._bundles.add(bundle_id, stage, tasks)
+
+    async def _bury(self, raw: dict[str, Any], error: MessageError) -> bool:
+        """Move a message that nobody can read to the dead-letter queue; False if that failed and it must come back."""
+        try:
+            await self._sqs.send_message(QueueUrl=self._queues.dead_letter_url, MessageBody=raw["Body"] or " ")
+        except Exception as failure:
+            log.warning("message not buried", message_id=raw["MessageId"], error=repr(failure))
+            return False
+        log.error("message buried", message_id=raw["MessageId"], error=str(error))
+        return True
+
+    async def _delete(self, receipt_handles: Sequence[str]) -> None:
+        """What is not deleted comes back and claims nothing."""
+        if not receipt_handles:
+            return
+        entries = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)]
+        try:
+            answer = await self._sqs.delete_message_batch(QueueUrl=self._queues.queue_url, Entries=entries)
+        except Exception as error:
+            log.info("messages not deleted", messages=len(entries), error=repr(error))
+        else:
+            if failed := answer.get("Failed"):
+                log.info("messages not deleted", messages=len(failed), error=failed[0].get("Message"))

@@ -1,0 +1,61 @@
+"""Private working directories on the node's disk, and the removal of what crashed workers left there."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+
+class ScratchUnusable(Exception):
+    """The scratch directory can't be made or written to; the message names it and the setting."""
+
+
+@contextmanager
+def scratch_directory(root: Path) -> Iterator[Path]:
+    """This process's own directory below `root`, removed at the end; directories of dead processes are removed first.
+
+    Each is held with a file lock, which ends with its process: unlike a process id that also tells the living from
+    the dead after a reboot and across containers. Raises ScratchUnusable.
+    """
+    directory = root / uuid4().hex
+    with ExitStack() as stack:
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _locked(root / "lock"):  # between making a directory and locking it nobody may look
+                _remove_leftovers(root)
+                directory.mkdir(mode=0o700)
+                stack.enter_context(_locked(directory / "lock"))
+        except OSError as error:
+            raise ScratchUnusable(f"can't use the directory in PIECEWORK_SCRATCH: {error}") from None
+        stack.callback(remove_tree, directory)  # before the lock is given up
+        yield directory
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory and all in it, also where a task took away its own permissions; what resists stays."""
+    shutil.rmtree(directory, onerror=_retry_permitted)
+
+
+def _retry_permitted(function: Callable[..., Any], path: str, _: object) -> None:
+    with suppress(OSError):
+        Path(path).parent.chmod(0o700)
+        Path(path).chmod(0o700)
+        shutil.rmtree(path) if function is not os.unlink else function(path)
+
+
+def _remove_leftovers(root: Path) -> None:
+    for directory in filter(Path.is_dir, root.iterdir()):
+        with suppress(BlockingIOError), _locked(directory / "lock", fcntl.LOCK_NB):
+            remove_tree(directory)
+
+
+@contextmanager
+def _locked(path: Path, flags: int = 0) -> Iterator[None]:
+    """Hold the lock on a file; with LOCK_NB raises BlockingIOError if another process has it."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | flags)
+        yield

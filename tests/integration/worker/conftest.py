@@ -1,0 +1,186 @@
+"""A pool with queues, jobs whose tasks are planned and dispatched by hand, and nodes that run in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from services.common import jobs, lifecycle
+from services.common.aws import Aws
+from services.common.database import Pool
+from services.common.layout import Location
+from services.common.message import Message
+from services.common.settings import Settings, WorkerSettings
+from services.common.spec import JobSpec, ProcessorSpec
+from services.worker.node import Node
+
+
+class Grid:
+    """What the scheduler does, step by step, and what can be seen from outside."""
+
+    def __init__(self, pool: Pool, aws: Aws, settings: WorkerSettings) -> None:
+        self.pool = pool
+        self.aws = aws
+        self.settings = settings
+        self.queue_url = ""
+        self.dead_letter_url = ""
+
+    async def create_pool(self) -> None:
+        urls = [(await self.aws.sqs.create_queue(QueueName=f"test-{uuid4().hex}"))["QueueUrl"] for _ in range(2)]
+        self.queue_url, self.dead_letter_url = urls
+        async with self.pool.acquire() as connection:
+            await jobs.register_pool(
+                connection,
+                "default",
+                queue_url=self.queue_url,
+                dead_letter_url=self.dead_letter_url,
+                group_name=None,
+                slots=2,
+            )
+
+    async def submit(self, processor: dict[str, Any], inputs: Sequence[Any], **stage: Any) -> UUID:
+        """A job of one stage with these task inputs, all ready; a failure is final unless `retry` says otherwise."""
+        stage = {"processor": "p", "retry": {"max_attempts": 1}} | stage
+        spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": [stage]})
+        async with self.pool.acquire() as connection, connection.transaction():
+            await jobs.register_processor(connection, "p", ProcessorSpec.model_validate(processor))
+            job_id = await jobs.submit_job(connection, spec, settings=self.settings)
+            await lifecycle.plan_tasks(connection, job_id, 0, 0, inputs)
+        return job_id
+
+    async def dispatch(self, job_id: UUID, *, bundle_tasks_max: int = 1, times: int = 1) -> list[Message]:
+        """Queue all ready tasks and send each bundle's message so many times."""
+        async with self.pool.acquire() as connection:
+            messages = await lifecycle.dispatch(
+                connection,
+                job_id,
+                0,
+                pool="default",
+                tasks_max=100_000,
+                bundle_tasks_max=bundle_tasks_max,
+                resend_seconds=60,
+            )
+        for message in messages * times:
+            await self.send(message.encode())
+        return messages
+
+    async def send(self, body: str) -> None:
+        await self.aws.sqs.send_message(QueueUrl=self.queue_url, MessageBody=body)
+
+    async def messages(self, queue_url: str) -> list[str]:
+        """What a queue still offers."""
+        answer = await self.aws.sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10)
+        return [message["Body"] for message in answer.get("Messages", [])]
+
+    async def queue_depth(self) -> int:
+        """Messages in the queue, offered or received and not deleted."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        answer = await self.aws.sqs.get_queue_attributes(QueueUrl=self.queue_url, AttributeNames=names)
+        return sum(int(answer["Attributes"][name]) for name in names)
+
+    async def run(self, *job_ids: UUID, bundle_tasks_max: int = 1) -> list[asyncpg.Record]:
+        """Dispatch, run a node until every task has ended, and return the tasks.
+
+        Call it once a test: the emulator may give the next message to the long poll that the node has left.
+        """
+        for job_id in job_ids:
+            await self.dispatch(job_id, bundle_tasks_max=bundle_tasks_max)
+        async with self.node():
+            for job_id in job_ids:
+                await self.ended(job_id)
+        return [task for job_id in job_ids for task in await self.tasks(job_id)]
+
+    @asynccontextmanager
+    async def node(self, **settings: Any) -> AsyncIterator[Node]:
+        """A running node, drained at the end."""
+        node = Node(self.settings.model_copy(update=settings))
+        running = asyncio.create_task(node.run())
+        try:
+            yield node
+        finally:
+            node.drain()
+            async with asyncio.timeout(20):
+                await running
+
+    async def ended(self, job_id: UUID) -> None:
+        query = "SELECT count(*) = 0 FROM tasks WHERE job_id = $1 AND state IN ('ready', 'queued', 'running')"
+        await self.until(query, job_id)
+
+    async def until(self, query: str, *arguments: Any) -> None:
+        """Wait until the database says so."""
+
+        async def holds() -> bool:
+            return bool(await self.pool.fetchval(query, *arguments))
+
+        await self.eventually(holds)
+
+    async def eventually(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(20):
+            while not await holds():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def tasks(self, job_id: UUID) -> list[asyncpg.Record]:
+        return list(await self.pool.fetch("SELECT * FROM tasks WHERE job_id = $1 ORDER BY stage, index", job_id))
+
+    async def attempts(self, job_id: UUID) -> list[asyncpg.Record]:
+        query = "SELECT * FROM attempts WHERE job_id = $1 ORDER BY stage, index, attempt"
+        return list(await self.pool.fetch(query, job_id))
+
+    async def worker(self) -> asyncpg.Record:
+        row = await self.pool.fetchrow("SELECT * FROM workers ORDER BY started_at DESC LIMIT 1")
+        assert row is not None
+        return row
+
+    async def put(self, key: str, body: bytes) -> dict[str, str]:
+        """An object to work on: its uri and etag."""
+        answer = await self.aws.s3.put_object(Bucket=self.settings.bucket, Key=key, Body=body)
+        return {"uri": f"s3://{self.settings.bucket}/{key}", "etag": answer["ETag"]}
+
+    async def get(self, uri: str) -> bytes:
+        where = Location.parse(uri)
+        answer = await self.aws.s3.get_object(Bucket=where.bucket, Key=where.key)
+        body: bytes = await answer["Body"].read()
+        return body
+
+    async def keys(self) -> list[str]:
+        answer = await self.aws.s3.list_objects_v2(Bucket=self.settings.bucket, Prefix="jobs/")
+        return [entry["Key"] for entry in answer.get("Contents", [])]
+
+    async def counters_match(self, job_id: UUID) -> None:
+        """Invariant 2: the counters equal the task rows."""
+        states = ("ready", "queued", "running", "succeeded", "failed", "cancelled")
+        sums = ", ".join(f"coalesce(sum({state}), 0)::bigint AS {state}" for state in states)
+        counters = await self.pool.fetchrow(f"SELECT {sums} FROM stage_counters WHERE job_id = $1", job_id)
+        rows = await self.pool.fetch("SELECT state, count(*) FROM tasks WHERE job_id = $1 GROUP BY state", job_id)
+        assert counters is not None
+        assert dict(counters) == dict.fromkeys(states, 0) | {row["state"]: row["count"] for row in rows}
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """The directory that the nodes take processors' modules from."""
+    directory = tmp_path / "code"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+async def grid(pool: Pool, aws: Aws, settings: Settings, tmp_path: Path, code: Path) -> Grid:
+    worker = WorkerSettings(
+        **settings.model_dump(exclude={"lease_seconds", "heartbeat_seconds"}),
+        slots=2,
+        scratch=str(tmp_path / "scratch"),
+        processor_path=str(code),
+        receive_wait_seconds=1,
+        heartbeat_seconds=0.1,
+        lease_seconds=5.0,
+        drain_seconds=10.0,
+    )
+    grid = Grid(pool, aws, worker)
+    await grid.create_pool()
+    return grid

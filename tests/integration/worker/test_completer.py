@@ -1,0 +1,39 @@
+"""Reports reach the database whatever is in them."""
+
+import asyncio
+from uuid import uuid4
+
+from services.common import lifecycle
+from services.common.lifecycle import Finished
+from services.worker.bundles import Bundles
+from services.worker.completer import Completer
+from tests.integration.worker.conftest import Grid
+
+
+async def test_a_report_that_can_not_be_stored_fails_its_task_alone(grid: Grid) -> None:
+    job_id = await grid.submit({"builtin": "noop"}, [{"type": "item", "value": 1}] * 7)
+    (message,) = await grid.dispatch(job_id, bundle_tasks_max=7)
+    worker_id = uuid4()
+    await lifecycle.register_worker(
+        grid.pool, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
+    )
+    tasks = await lifecycle.claim(grid.pool, worker_id, [message.bundle_id])
+    bundles = Bundles()
+    bundles.add(message.bundle_id, await lifecycle.load_stage(grid.pool, job_id, 0), tasks)
+    bundle, _ = await bundles.take()
+    completer = Completer(grid.pool, worker_id, bundles)
+    finished = [Finished(job_id, 0, task.index, task.attempt, "succeeded", 0.1) for task in tasks]
+    finished[2].output = {"value": {"text": "a\0b"}}  # Postgres refuses it
+    finished[5].exit_code = 1 << 40  # its driver refuses it
+    completer.report(bundle, finished)
+    running = asyncio.create_task(completer.run())
+    await completer.flushed()
+    running.cancel()
+    states = {task["index"]: task["state"] for task in await grid.tasks(job_id)}
+    assert states == dict.fromkeys(range(7), "succeeded") | {2: "failed", 5: "failed"}
+    errors = [task["error"] for task in await grid.tasks(job_id) if task["error"]]
+    assert [error["type"] for error in errors] == ["output_invalid"] * 2
+    assert errors[0]["message"].startswith("the result can't be stored: ")
+    assert bundles.ids == frozenset()
+    assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
+    await grid.counters_match(job_id)

@@ -1,0 +1,333 @@
+"""The life of a node: what it does with messages, orders, and a database or queue that is away."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import psutil
+import pytest
+
+from services.common import jobs, lifecycle
+from services.common.message import Message
+from tests.integration.worker.conftest import Grid
+
+ITEM = {"type": "item", "value": 1}
+
+
+def sleeper(seconds: float, started: Path) -> dict[str, Any]:
+    """A command that tells the test (with its process id) that it runs."""
+    return {"command": ["sh", "-c", f"echo $$ > {started}.new && mv {started}.new {started} && exec sleep {seconds}"]}
+
+
+def read_pid(started: Path) -> int:
+    return int(started.read_text()) if started.exists() else 0
+
+
+async def runs(grid: Grid, started: Path) -> int:
+    """Wait until the command of `sleeper` runs; returns its process id."""
+
+    async def there() -> bool:
+        return read_pid(started) > 0
+
+    await grid.eventually(there)
+    return read_pid(started)
+
+
+async def is_gone(grid: Grid, pid: int) -> None:
+    async def gone() -> bool:
+        return not psutil.pid_exists(pid)
+
+    await grid.eventually(gone)
+
+
+async def queue_empties(grid: Grid) -> None:
+    async def empty() -> bool:
+        return await grid.queue_depth() == 0
+
+    await grid.eventually(empty)
+
+
+@asynccontextmanager
+async def database_away(grid: Grid) -> AsyncIterator[None]:
+    """Every connection of the node's is cut, and none can be made."""
+    name = await grid.pool.fetchval("SELECT current_database()")
+    connection = await asyncpg.connect(grid.settings.database_url, database="postgres")
+    await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+    await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+    yield
+    await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    await connection.close()
+
+
+async def test_a_message_delivered_twice_runs_its_tasks_once(grid: Grid) -> None:
+    job_id = await grid.submit({"command": ["true"]}, [ITEM] * 4)
+    await grid.dispatch(job_id, bundle_tasks_max=2, times=3)
+    async with grid.node():
+        await grid.ended(job_id)
+        await queue_empties(grid)
+    assert [task["attempt"] for task in await grid.tasks(job_id)] == [1] * 4
+    assert len(await grid.attempts(job_id)) == 4
+    await grid.counters_match(job_id)
+
+
+@pytest.mark.parametrize("body", ["no JSON", '{"bundle": "1"}', "[]"])
+async def test_a_message_that_can_not_be_read_goes_to_the_dead_letter_queue(grid: Grid, body: str) -> None:
+    job_id = await grid.submit({"builtin": "noop"}, [ITEM])
+    await grid.send(body)
+    await grid.dispatch(job_id)
+    async with grid.node():
+        await grid.ended(job_id)
+        await queue_empties(grid)
+    assert await grid.messages(grid.dead_letter_url) == [body]
+
+
+async def test_a_message_for_tasks_that_are_gone_is_dropped(grid: Grid) -> None:
+    await grid.send(Message(uuid4(), uuid4(), 0, 0, 10).encode())
+    async with grid.node():
+        await queue_empties(grid)
+    assert await grid.messages(grid.dead_letter_url) == []
+
+
+async def test_a_cancelled_job_is_killed_and_not_reported(grid: Grid, tmp_path: Path) -> None:
+    job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM] * 2)
+    other_id = await grid.submit({"command": ["true"]}, [ITEM])
+    await grid.dispatch(job_id, bundle_tasks_max=2)
+    async with grid.node(slots=1):
+        pid = await runs(grid, tmp_path / "pid")
+        async with grid.pool.acquire() as connection:
+            await jobs.cancel_job(connection, job_id)
+            while not await lifecycle.cancel_tasks(connection, job_id, 100):
+                pass
+        await is_gone(grid, pid)
+        await grid.dispatch(other_id)  # the slot is free again
+        await grid.ended(other_id)
+    assert [task["state"] for task in await grid.tasks(job_id)] == ["cancelled"] * 2
+    assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["cancelled"] * 2
+    await grid.counters_match(job_id)
+
+
+async def test_a_drain_releases_what_waits_and_finishes_what_runs(grid: Grid, tmp_path: Path) -> None:
+    job_id = await grid.submit(sleeper(0.5, tmp_path / "pid"), [ITEM] * 5)
+    await grid.dispatch(job_id, bundle_tasks_max=5)
+    async with grid.node(slots=1) as node:
+        await runs(grid, tmp_path / "pid")
+        node.drain()
+        await grid.until("SELECT state = 'draining' FROM workers")
+    first, *others = await grid.tasks(job_id)
+    assert (first["state"], first["attempt"]) == ("succeeded", 1)
+    assert {(task["state"], task["failures"], task["losses"]) for task in others} == {("ready", 0, 0)}
+    assert (await grid.worker())["state"] == "stopped"
+    assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
+    await grid.counters_match(job_id)
+
+
+async def test_a_drain_kills_and_releases_what_does_not_end_in_time(grid: Grid, tmp_path: Path) -> None:
+    job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
+    await grid.dispatch(job_id)
+    async with grid.node(drain_seconds=0.2):
+        pid = await runs(grid, tmp_path / "pid")
+    await is_gone(grid, pid)
+    (task,) = await grid.tasks(job_id)
+    assert (task["state"], task["failures"]) == ("ready", 0)
+    assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["released"]
+    await grid.counters_match(job_id)
+
+
+async def test_a_worker_drained_by_order_takes_its_instance_out_of_the_group(grid: Grid) -> None:
+    name = f"group-{uuid4().hex}"
+    await grid.aws.autoscaling.create_launch_configuration(
+        LaunchConfigurationName=name, ImageId="ami-1", InstanceType="m5.large"
+    )
+    await grid.aws.autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName=name,
+        LaunchConfigurationName=name,
+        MinSize=0,
+        MaxSize=3,
+        DesiredCapacity=1,
+        AvailabilityZones=["us-east-1a"],
+    )
+
+    async def group() -> dict[str, Any]:
+        answer = await grid.aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+        found: dict[str, Any] = answer["AutoScalingGroups"][0]
+        return found
+
+    (instance,) = (await group())["Instances"]
+    async with grid.node(instance_id=instance["InstanceId"]):
+        await grid.until("SELECT count(*) = 1 FROM workers")
+    assert len((await group())["Instances"]) == 1, "a node that is only restarted keeps its instance"
+    async with grid.node(instance_id=instance["InstanceId"]):
+        await grid.until("SELECT count(*) = 1 FROM workers WHERE state = 'active'")
+        async with grid.pool.acquire() as connection:
+            await jobs.drain_worker(connection, (await grid.worker())["worker_id"])
+        await grid.until("SELECT count(*) = 2 FROM workers WHERE state = 'stopped'")
+    after = await group()
+    assert (after["DesiredCapacity"], after["Instances"]) == (0, [])
+
+
+async def test_what_a_lost_claim_reply_left_behind_is_abandoned(grid: Grid) -> None:
+    """The database gave the worker a bundle, the worker does not know: its heartbeat gives it back."""
+    job_id = await grid.submit({"builtin": "noop"}, [ITEM] * 3)
+    async with grid.pool.acquire() as connection:
+        await connection.execute("SELECT 1")
+        messages = await lifecycle.dispatch(
+            connection, job_id, 0, pool="default", tasks_max=10, bundle_tasks_max=3, resend_seconds=60
+        )
+    async with grid.node():
+        await grid.until("SELECT count(*) = 1 FROM workers WHERE state = 'active'")
+        worker_id = (await grid.worker())["worker_id"]
+        assert len(await lifecycle.claim(grid.pool, worker_id, [message.bundle_id for message in messages])) == 3
+        await grid.until("SELECT count(*) = 3 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
+        assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
+        await grid.dispatch(job_id)
+        await grid.ended(job_id)
+    assert {(task["state"], task["attempt"], task["losses"]) for task in await grid.tasks(job_id)} == {
+        ("succeeded", 2, 0)
+    }
+
+
+async def test_a_worker_given_up_kills_its_tasks_and_starts_anew(grid: Grid, tmp_path: Path) -> None:
+    job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
+    await grid.dispatch(job_id)
+    async with grid.node(drain_seconds=0.2):
+        pid = await runs(grid, tmp_path / "pid")
+        await grid.pool.execute("UPDATE workers SET state = 'lost'")
+        await is_gone(grid, pid)
+        await grid.until("SELECT count(*) = 1 FROM workers WHERE state = 'active'")
+    assert await grid.pool.fetchval("SELECT count(*) FROM workers") == 2
+    (task,) = await grid.tasks(job_id)
+    assert (task["state"], task["losses"]) == ("ready", 0), "given back at once, without the reaper"
+    await grid.counters_match(job_id)
+
+
+async def test_a_short_absence_of_the_database_loses_nothing(grid: Grid, tmp_path: Path) -> None:
+    """What ends meanwhile is reported when the database is back, by the same worker."""
+    job_id = await grid.submit(sleeper(0.5, tmp_path / "pid"), [ITEM])
+    await grid.dispatch(job_id)
+    async with grid.node(lease_seconds=30.0):
+        pid = await runs(grid, tmp_path / "pid")
+        async with database_away(grid):
+            await is_gone(grid, pid)
+        await grid.ended(job_id)
+        assert await grid.pool.fetchval("SELECT count(*) FROM workers") == 1
+    (task,) = await grid.tasks(job_id)
+    assert (task["state"], task["attempt"]) == ("succeeded", 1)
+    await grid.counters_match(job_id)
+
+
+async def test_a_worker_that_can_not_beat_stops_its_tasks_before_its_lease_ends(grid: Grid, tmp_path: Path) -> None:
+    job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
+    await grid.dispatch(job_id)
+    async with grid.node(lease_seconds=1.0, drain_seconds=0.2):
+        pid = await runs(grid, tmp_path / "pid")
+        async with database_away(grid):
+            await is_gone(grid, pid)
+        await grid.until("SELECT count(*) = 2 FROM workers")
+        await grid.until("SELECT count(*) = 1 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
+    await grid.counters_match(job_id)
+
+
+async def test_tasks_that_wait_too_long_are_released_to_others(grid: Grid, tmp_path: Path) -> None:
+    """A bundle whose tasks take longer than expected does not keep them from free workers."""
+    job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM] * 3)
+    await grid.dispatch(job_id, bundle_tasks_max=3)
+    async with grid.node(slots=1, bundle_seconds=0.1, drain_seconds=0.2):
+        await grid.until("SELECT count(*) = 2 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
+        assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 1, "the running task is still held"
+    await grid.counters_match(job_id)
+
+
+async def test_long_tasks_are_left_to_others(grid: Grid, tmp_path: Path) -> None:
+    job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM] * 6)
+    await grid.dispatch(job_id)
+    async with grid.node(drain_seconds=0.2):
+        await grid.until("SELECT busy = 2 FROM workers")
+        assert await grid.pool.fetchval("SELECT count(*) FROM bundles WHERE worker_id IS NULL") == 4
+
+
+async def start(grid: Grid, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    names = ("database_url", "aws_endpoint_url", "bucket", "scratch", "heartbeat_seconds", "receive_wait_seconds")
+    settings = {f"PIECEWORK_{name.upper()}": str(getattr(grid.settings, name)) for name in names}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services.worker",
+        *arguments,
+        env={**os.environ, **settings, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--pool", "nope"], {}, "no pool is named 'nope'; register it with PUT /v1/pools/nope"),
+        (["--slots", "many"], {}, "PIECEWORK_SLOTS: Input should be a valid integer"),
+        ([], {"PIECEWORK_RECEIVE_WAIT_SECONDS": "21"}, "PIECEWORK_RECEIVE_WAIT_SECONDS: Input should be less than"),
+        ([], {"PIECEWORK_SCRATCH": "/dev/null/x"}, "can't use the directory in PIECEWORK_SCRATCH: "),
+    ],
+)
+async def test_what_can_not_start_says_why_in_one_line(
+    grid: Grid, arguments: list[str], environment: dict[str, str], message: str
+) -> None:
+    process = await start(grid, *arguments, **environment)
+    _, errors = await process.communicate()
+    (line,) = errors.decode().splitlines()
+    assert line.startswith(message)
+    assert process.returncode == 2
+
+
+async def test_sigterm_drains_the_process(grid: Grid, tmp_path: Path) -> None:
+    job_id = await grid.submit(sleeper(0.5, tmp_path / "pid"), [ITEM] * 3)
+    await grid.dispatch(job_id, bundle_tasks_max=3)
+    process = await start(grid, "--slots", "1")
+    await runs(grid, tmp_path / "pid")
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert process.returncode == 0
+    assert [task["state"] for task in await grid.tasks(job_id)] == ["succeeded", "ready", "ready"]
+    assert (await grid.worker())["state"] == "stopped"
+    assert os.listdir(grid.settings.scratch) == ["lock"]  # noqa: PTH208
+
+
+async def test_a_second_interrupt_ends_the_process_and_its_tasks_at_once(grid: Grid, tmp_path: Path) -> None:
+    job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
+    await grid.dispatch(job_id)
+    process = await start(grid)
+    pid = await runs(grid, tmp_path / "pid")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while b'"draining"' not in await process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode == 130
+    await is_gone(grid, pid)
+
+
+async def test_a_worker_waits_for_its_database_and_queue(grid: Grid) -> None:
+    """Both are away when it starts; it says so once each, and goes on when they are there."""
+    job_id = await grid.submit({"builtin": "noop"}, [ITEM])
+    real_url = grid.queue_url
+    await grid.pool.execute("UPDATE pools SET queue_url = replace(queue_url, '/test-', '/gone-')")
+    async with database_away(grid):
+        process = await start(grid)
+        assert process.stderr is not None
+        assert b'"database"' in await process.stderr.readline()
+    lines = [await process.stderr.readline() for _ in range(3)]
+    assert [b"works again" in lines[0], b"registered" in lines[1], b'"queue"' in lines[2]] == [True] * 3
+    await grid.aws.sqs.create_queue(QueueName=real_url.rpartition("/")[2].replace("test-", "gone-"))
+    grid.queue_url = real_url.replace("/test-", "/gone-")
+    await grid.dispatch(job_id)
+    await grid.ended(job_id)
+    process.terminate()
+    await process.communicate()
+    assert process.returncode == 0

@@ -1,0 +1,312 @@
+"""What a task's row, its attempt and S3 say after a node has run it."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tests.integration.worker.conftest import Grid
+
+ITEM = {"type": "item", "value": 1}
+
+
+def left_in(directory: str) -> list[str]:
+    return [path.name for path in Path(directory).iterdir()]
+
+
+async def test_noops_in_bundles_succeed_without_a_trace_in_s3(grid: Grid) -> None:
+    job_id = await grid.submit({"builtin": "noop"}, [{"type": "index", "count": 250}] * 250)
+    tasks = await grid.run(job_id, bundle_tasks_max=100)
+    assert {(task["state"], task["attempt"], task["output"]) for task in tasks} == {("succeeded", 1, None)}
+    assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["succeeded"] * 250
+    assert await grid.keys() == []
+    assert await grid.queue_depth() == 0
+    assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
+    await grid.counters_match(job_id)
+
+
+async def test_a_command_reads_its_part_and_writes_its_output(grid: Grid) -> None:
+    raw = await grid.put("uploads/flights.csv", b"carrier,delay\nUA,5\nAA,10\n")
+    part = {"type": "bytes", **raw, "start": 19, "end": 25, "format": "csv", "header": "carrier,delay\n"}
+    command = ["sh", "-c", "echo to the log; cat {input} > {output}; pwd; ls"]
+    job_id = await grid.submit({"command": command, "output": "part.csv", "output_format": "csv"}, [part])
+    (task,) = await grid.run(job_id)
+    assert task["state"] == "succeeded"
+    uri = f"s3://{grid.settings.bucket}/jobs/{job_id}/0/0-1/part.csv"
+    assert task["output"] == {"uri": uri, "bytes": 20, "header_bytes": 14}
+    assert await grid.get(uri) == b"carrier,delay\nAA,10\n"[:20]
+    (attempt,) = await grid.attempts(job_id)
+    assert (attempt["outcome"], attempt["exit_code"], attempt["error"]) == ("succeeded", 0, None)
+    assert (attempt["bytes_in"], attempt["bytes_out"]) == (6, 20)
+    assert attempt["memory_bytes_peak"] > 0
+    assert 0 < attempt["cpu_seconds"] < attempt["run_seconds"] < 10
+    log = (await grid.get(attempt["log"])).decode().splitlines()
+    assert log[0] == "to the log"
+    assert log[1].startswith(grid.settings.scratch)
+    assert len(log) == 2, "the working directory is empty"
+    assert left_in(grid.settings.scratch) == ["lock"], "private directories are removed"
+
+
+async def test_a_records_function_splits_good_from_bad(grid: Grid, code: Path) -> None:
+    (code / "claims.py").write_text(
+        "def clean(record, *, limit):\n"
+        "    amount = float(record['amount'])\n"
+        "    return {'id': int(record['id']), 'amount': amount} if amount <= limit else None\n"
+    )
+    raw = await grid.put("claims.csv", b"id,amount\n1,5.5\n2,NA\n3,900\n4,7\n5\n")
+    processor = {"records": "claims:clean", "output": "clean"}
+    job_id = await grid.submit(processor, [{"type": "object", **raw}], params={"limit": 100})
+    (task,) = await grid.run(job_id)
+    output = task["output"]
+    assert (output["uri"].rpartition("/")[2], output["records"]) == ("clean.jsonl", 2)
+    assert await grid.get(output["uri"]) == b'{"id":1,"amount":5.5}\n{"id":4,"amount":7.0}\n'
+    rejects = await grid.get(output["rejects"])
+    assert len(rejects) == output["rejects_bytes"]
+    assert [json.loads(line) for line in rejects.splitlines()] == [
+        {
+            "position": 2,
+            "reason": "ValueError: could not convert string to float: 'NA'",
+            "record": {"id": "2", "amount": "NA"},
+        },
+        {"position": 5, "reason": "the row has 1 fields, the header has 2", "record": ["5"]},
+    ]
+    (attempt,) = await grid.attempts(job_id)
+    assert (attempt["records_in"], attempt["records_out"], attempt["records_rejected"]) == (5, 2, 2)
+    assert (attempt["bytes_in"], attempt["bytes_out"]) == (33, output["bytes"] + output["rejects_bytes"])
+    assert attempt["log"] is None
+
+
+async def test_csv_output_tells_its_header(grid: Grid, code: Path) -> None:
+    (code / "same.py").write_text("def same(record):\n    return record\n")
+    processor = {"records": "same:same", "output_format": "csv"}
+    job_id = await grid.submit(processor, [{"type": "item", "value": {"a": 1, "b": "x"}}])
+    (task,) = await grid.run(job_id)
+    assert task["output"]["header_bytes"] == 4
+    assert await grid.get(task["output"]["uri"]) == b"a,b\n1,x\n"
+
+
+async def test_a_small_result_lives_in_the_task(grid: Grid, code: Path) -> None:
+    (code / "sums.py").write_text(
+        "import json\n"
+        "def total(input, output):\n"
+        "    return {'total': sum(json.loads(input.read_text())), 'name': input.name}\n"
+    )
+    job_id = await grid.submit({"callable": "sums:total"}, [{"type": "item", "value": [1, 2, 3]}])
+    (task,) = await grid.run(job_id)
+    assert task["output"] == {"value": {"total": 6, "name": "input.json"}}
+    assert await grid.keys() == []
+
+
+async def test_array_tasks_differ_by_their_index(grid: Grid) -> None:
+    command = [
+        "sh",
+        "-c",
+        'echo "{index} $AWS_BATCH_JOB_ARRAY_INDEX/$AWS_BATCH_JOB_ARRAY_SIZE $(cat {input})" >{output}',
+    ]
+    job_id = await grid.submit({"command": command}, [{"type": "index", "count": 3}] * 3)
+    tasks = await grid.run(job_id, bundle_tasks_max=2)
+    assert [await grid.get(task["output"]["uri"]) for task in tasks] == [
+        b'%d %d/3 {"index":%d,"count":3}\n' % (index, index, index) for index in range(3)
+    ]
+
+
+async def test_copy_keeps_name_header_and_bytes(grid: Grid) -> None:
+    raw = await grid.put("big.csv.gz", gzip.compress(b"x" * 100_000))
+    text = await grid.put("lines.csv", b"h\n1\n2\n")
+    part = {"type": "bytes", **text, "start": 4, "end": 6, "format": "csv", "header": "h\n"}
+    job_id = await grid.submit({"builtin": "copy"}, [{"type": "object", "uri": raw["uri"]}, part])
+    whole, lines = await grid.run(job_id)
+    assert whole["output"]["uri"].endswith("/output.csv.gz")
+    assert gzip.decompress(await grid.get(whole["output"]["uri"])) == b"x" * 100_000
+    assert lines["output"]["header_bytes"] == 2
+    assert await grid.get(lines["output"]["uri"]) == b"h\n2\n"
+
+
+async def test_row_groups_become_a_file_of_their_own(grid: Grid, tmp_path: Path, code: Path) -> None:
+    table = pyarrow.table({"n": list(range(1000)), "text": [f"row {n}" * 50 for n in range(1000)]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=100, compression="none")
+    content = (tmp_path / "t.parquet").read_bytes()
+    raw = await grid.put("t.parquet", content)
+    (code / "rows.py").write_text("def same(record):\n    return record\n")
+    inputs = [{"type": "row_groups", **raw, "first": first, "count": 2} for first in (0, 8)]
+    copied = await grid.submit({"builtin": "copy"}, inputs[1:])
+    first, second, task = await grid.run(await grid.submit({"records": "rows:same"}, inputs), copied)
+    lines = [
+        json.loads(line) for part in (first, second) for line in (await grid.get(part["output"]["uri"])).splitlines()
+    ]
+    assert [line["n"] for line in lines] == [*range(200), *range(800, 1000)]
+    (tmp_path / "c.parquet").write_bytes(await grid.get(task["output"]["uri"]))
+    assert pyarrow.parquet.read_table(tmp_path / "c.parquet").equals(table.slice(800))
+    assert pyarrow.parquet.ParquetFile(tmp_path / "c.parquet").num_row_groups == 2
+    (attempt,) = await grid.attempts(copied)
+    assert attempt["bytes_in"] < len(content) / 2, "the other row groups were not read"
+
+
+async def test_a_reduce_gets_a_directory_of_outputs(grid: Grid) -> None:
+    one = await grid.put("jobs/x/part.csv", b"a\n1\n")
+    lines = [{"index": 11, "attempt": 1, "uri": one["uri"]}, {"index": 2, "attempt": 1, "value": {"n": 2}}]
+    listing = await grid.put("listing", b"\n".join(json.dumps(line).encode() for line in lines))
+    command = ["sh", "-c", "cd {input}; for f in *; do echo $f: $(cat $f); done > {output}"]
+    job_id = await grid.submit({"command": command}, [{"type": "outputs", "uri": listing["uri"]}])
+    (task,) = await grid.run(job_id)
+    assert await grid.get(task["output"]["uri"]) == b'00000002.json: {"n":2}\n00000011.csv: a 1\n'
+
+
+async def test_large_files_pass_in_parts(grid: Grid) -> None:
+    body = bytes(range(256)) * 4096 * 40  # 40 MiB: five parts
+    raw = await grid.put("large.bin", body)
+    job_id = await grid.submit({"command": ["cp", "{input}", "{output}"]}, [{"type": "object", **raw}])
+    (task,) = await grid.run(job_id)
+    assert task["output"]["bytes"] == len(body)
+    assert await grid.get(task["output"]["uri"]) == body
+    assert (await grid.aws.s3.list_multipart_uploads(Bucket=grid.settings.bucket)).get("Uploads", []) == []
+
+
+@pytest.mark.parametrize(
+    ("processor", "task_input", "stage", "error", "outcome"),
+    [
+        (
+            {"command": ["sh", "-c", "echo broken >&2; exit 3"]},
+            ITEM,
+            {},
+            {"type": "exit_code", "message": "exit code 3: broken"},
+            "failed",
+        ),
+        (
+            {"command": ["sleep", "100"]},
+            ITEM,
+            {"timeout_seconds": 0.3},
+            {"type": "timeout", "message": "did not end within timeout_seconds = 0.3"},
+            "timeout",
+        ),
+        (
+            {"command": ["sh", "-c", "kill -9 $PPID"]},
+            ITEM,
+            {},
+            {"type": "crash", "message": "killed by signal 9 (SIGKILL); the node may be short of memory"},
+            "failed",
+        ),
+        (
+            {"command": ["mkdir", "{output}"]},
+            ITEM,
+            {},
+            {"type": "output_invalid", "message": "the output 'output' is no regular file"},
+            "failed",
+        ),
+        (
+            {"command": ["true", "{params.speed}"]},
+            ITEM,
+            {},
+            {
+                "type": "processor_load",
+                "message": "the command has {params.speed}, but the stage's params have no 'speed': add it to them",
+            },
+            "failed",
+        ),
+        (
+            {"builtin": "copy"},
+            {"type": "object", "uri": "s3://no-such-bucket/x"},
+            {},
+            {"type": "input_missing", "message": "s3://no-such-bucket/x does not exist"},
+            "failed",
+        ),
+        (
+            {"builtin": "copy"},
+            {"type": "tape"},
+            {},
+            {"type": "input_invalid", "message": "this worker knows no input of type 'tape'"},
+            "failed",
+        ),
+    ],
+)
+async def test_a_failure_says_what_happened(
+    grid: Grid,
+    processor: dict[str, Any],
+    task_input: dict[str, Any],
+    stage: dict[str, Any],
+    error: dict[str, str],
+    outcome: str,
+) -> None:
+    job_id = await grid.submit(processor, [task_input], **stage)
+    (task,) = await grid.run(job_id)
+    assert (task["state"], task["error"]) == ("failed", error)
+    (attempt,) = await grid.attempts(job_id)
+    assert (attempt["outcome"], attempt["error"]) == (outcome, error)
+    await grid.counters_match(job_id)
+
+
+async def test_memory_over_the_limit(grid: Grid) -> None:
+    eat = "held = bytearray(300 << 20); held[::4096] = b'1' * len(held[::4096]); import time; time.sleep(30)"
+    job_id = await grid.submit({"command": ["python3", "-c", eat]}, [ITEM], memory_bytes=100 << 20)
+    (task,) = await grid.run(job_id)
+    assert task["error"]["type"] == "memory"
+    (attempt,) = await grid.attempts(job_id)
+    assert attempt["outcome"] == "memory"
+    assert attempt["memory_bytes_peak"] > 100 << 20
+
+
+async def test_input_that_changed_or_shrank_since_the_split(grid: Grid) -> None:
+    old = await grid.put("x", b"old content")
+    new = await grid.put("x", b"new")
+    part = {"type": "bytes", "uri": new["uri"], "start": 2, "end": 9}
+    inputs = [{"type": "object", **old}, {**part, "etag": new["etag"]}, {**part, "start": 7}]
+    tasks = await grid.run(await grid.submit({"builtin": "copy"}, inputs, retry={"max_attempts": 3}))
+    assert [(task["error"]["type"], task["attempt"]) for task in tasks] == [("input_changed", 1)] * 3
+
+
+async def test_too_many_rejects(grid: Grid, code: Path) -> None:
+    (code / "strict.py").write_text("def check(record):\n    raise ValueError('invalid claim')\n")
+    raw = await grid.put("claims.jsonl", b"1\n2\n3\n")
+    job_id = await grid.submit(
+        {"records": "strict:check"}, [{"type": "object", **raw}], rejects_max=1, retry={"max_attempts": 3}
+    )
+    (task,) = await grid.run(job_id)
+    assert task["attempt"] == 1
+    assert task["error"] == {
+        "type": "rejects_exceeded",
+        "message": "more than rejects_max = 1 records were rejected, the last one because: ValueError: invalid claim",
+    }
+
+
+async def test_text_that_postgres_can_not_store_is_told_all_the_same(grid: Grid, code: Path) -> None:
+    (code / "odd.py").write_text("def odd(input, output):\n    raise ValueError('a\\0b \\udcff')\n")
+    (task,) = await grid.run(await grid.submit({"callable": "odd:odd"}, [ITEM]))
+    assert task["error"] == {"type": "exception", "message": "ValueError: a\N{REPLACEMENT CHARACTER}b ?"}
+
+
+async def test_a_long_log_is_cut(grid: Grid) -> None:
+    job_id = await grid.submit({"command": ["sh", "-c", "echo first; yes | head -c 3000000; echo last"]}, [ITEM])
+    await grid.run(job_id)
+    (attempt,) = await grid.attempts(job_id)
+    log = await grid.get(attempt["log"])
+    assert len(log) < grid.settings.log_bytes_max + 200
+    assert log.startswith(b"first\n")
+    assert log.endswith(b"last\n")
+    assert b"bytes left out here, log_bytes_max is 1048576]" in log
+
+
+async def test_a_task_sees_no_secrets(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIECEWORK_DATABASE_URL", "postgresql://user:hunter2@db/x")
+    job_id = await grid.submit({"command": ["env"]}, [ITEM])
+    await grid.run(job_id)
+    (attempt,) = await grid.attempts(job_id)
+    log = (await grid.get(attempt["log"])).decode()
+    assert f"PIECEWORK_JOB_ID={job_id}\n" in log
+    assert "hunter2" not in log
+
+
+async def test_one_processors_tasks_after_anothers(grid: Grid, code: Path) -> None:
+    """A module that has changed is loaded anew for a new version of the processor."""
+    module = code / "versioned.py"
+    async with grid.node():
+        for number in (1, 22):  # of different lengths, as a file's time may not differ
+            module.write_text(f"def which(input, output):\n    return {{'module': {number}}}\n")
+            job_id = await grid.submit({"callable": "versioned:which", "environment": {"N": str(number)}}, [ITEM])
+            await grid.dispatch(job_id)
+            await grid.ended(job_id)
+            (task,) = await grid.tasks(job_id)
+            assert task["output"] == {"value": {"module": number}}
