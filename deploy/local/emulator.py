@@ -1,4 +1,9 @@
-"""The AWS emulator (ministack): S3, SQS and Auto Scaling on one local port, persistent if given a directory."""
+"""The AWS emulator (ministack): S3, SQS and Auto Scaling on one local port, persistent if given a directory.
+
+With a state directory, objects are on disk as soon as they are written. Queues with their messages and Auto Scaling
+groups are saved by a clean stop only: after a crash they are as they were before, which deploy.local.provision mends
+(a lost message costs time, never correctness).
+"""
 
 import os
 import subprocess
@@ -7,6 +12,8 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from deploy.local.process import ROOT, last_lines
 
 # What any client of the emulator must have in its environment; no real account is ever touched.
 AWS_ENVIRONMENT = {
@@ -19,11 +26,12 @@ AWS_ENVIRONMENT = {
 class Emulator:
     """A ministack server process."""
 
+    command = [sys.executable, "-m", "deploy.local.emulator_server"]
+
     def __init__(self, port: int, state: Path | None = None, log: Path | None = None) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
-        self._environment = {
-            **os.environ,
+        self.environment = {
             **AWS_ENVIRONMENT,
             "SERVICES": "s3,sqs,autoscaling",
             "GATEWAY_PORT": str(port),
@@ -34,7 +42,7 @@ class Emulator:
             "IOT_MTLS_ENABLED": "0",
         }
         if state is not None:
-            self._environment |= {
+            self.environment |= {
                 "PERSIST_STATE": "1",
                 "STATE_DIR": str(state.resolve() / "state"),
                 "S3_PERSIST": "1",
@@ -45,22 +53,30 @@ class Emulator:
         """Start the server and wait until it answers; raises RuntimeError with its last words if it does not."""
         output = self._log.open("ab") if self._log else subprocess.DEVNULL
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ministack"],
-            env=self._environment,
+            self.command,
+            env=os.environ | self.environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=1).close()
+            if self.is_ready():
                 return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.05)
+            time.sleep(0.05)
         self.stop()
-        last_words = self._log.read_text().strip().splitlines()[-3:] if self._log else []
-        raise RuntimeError(f"the AWS emulator did not start at {self.url}: {' '.join(last_words) or 'no output'}")
+        raise RuntimeError(
+            f"the AWS emulator did not start at {self.url}: {last_lines(self._log) if self._log else 'no log'}"
+        )
+
+    def is_ready(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=1).close()
+        except (urllib.error.URLError, OSError):
+            return False
+        return True
 
     def stop(self) -> None:
         """Stop the server; with a state directory it saves its queues and groups first."""

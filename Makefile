@@ -1,0 +1,79 @@
+# Piecework's front door. `make` lists what there is.
+
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--python-version 3.11 --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up down status run test lint bench lock clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: .venv/.local  ## a virtual environment with all that the stack needs, in .venv
+	@echo "Ready: .venv"
+
+demo: .venv/.local  ## start a grid of its own, run a two-stage job over 336,776 flights, check the results, stop
+	@$(BIN)/python -m deploy.local demo
+
+up: .venv/.local  ## start the local stack and leave it running
+	@$(BIN)/python -m deploy.local up
+
+down: .venv/.local  ## stop it; jobs and results stay under .piecework/
+	@$(BIN)/python -m deploy.local down
+
+status: .venv/.local  ## what runs
+	@$(BIN)/python -m deploy.local status || true
+
+run: .venv/.local  ## the local stack in the foreground, until Ctrl-C
+	@$(BIN)/python -m deploy.local run
+
+test: .venv/.dev  ## all tests (some of them only: make test TESTS=tests/unit)
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: .venv/.dev  ## ruff, mypy, import-linter
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "run .venv/bin/ruff format ." >&2; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: .venv/.dev  ## throughput, latency and memory, written to bench/results/
+	@$(BIN)/python -m bench
+
+lock: .venv/.python  ## compile requirements/*.txt anew (make lock UPGRADE=1: with the newest versions)
+	@$(LOCK) requirements/dev.in -o requirements/dev.txt
+	@for name in server client local; do \
+		$(LOCK) requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt || exit; done
+	@$(LOCK) requirements/uv.in -o requirements/uv.txt
+
+clean:  ## stop the stack, and remove its data, the virtual environment and all caches
+	@if [ -x $(BIN)/python ] && [ -d .piecework ]; then $(BIN)/python -m deploy.local down; fi
+	@rm -rf .piecework .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache client/*.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.python: requirements/uv.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Piecework needs Python 3.11 or newer, and '$(PYTHON)' is not there:" \
+		"install it, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Piecework needs Python 3.11 or newer," \
+		"and '$(PYTHON)' is older: name a newer one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: install it," \
+		"on Debian and Ubuntu with apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up .venv"
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+.venv/.local: .venv/.python requirements/local.txt client/pyproject.toml
+	@echo "Installing $$(grep -c '==' requirements/local.txt) pinned packages"
+	@$(INSTALL) --require-hashes -r requirements/local.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e client
+	@echo "Compiling what the services import"
+	@$(BIN)/python -m deploy.local.warm
+	@touch $@
+
+.venv/.dev: .venv/.local requirements/dev.txt
+	@echo "Installing $$(grep -c '==' requirements/dev.txt) pinned packages for development"
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@

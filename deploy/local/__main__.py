@@ -1,0 +1,11 @@
+"""`python -m deploy.local`: see deploy.local.cli."""
+
+import signal
+import sys
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to clean up yet: Ctrl-C while modules load is no traceback
+    from deploy.local.cli import main
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Where a local stack keeps its state, which ports it takes, and what its processes find in their environment."""
+
+import json
+import os
+import secrets
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveFloat
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
+from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.process import ROOT, STACK_VARIABLE
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class StackSettings(BaseSettings):
+    """Read from `PIECEWORK_…` environment variables, as everywhere; what a service reads itself passes through."""
+
+    model_config = SettingsConfigDict(env_prefix="PIECEWORK_", extra="ignore")
+
+    state_directory: Path = Path(".piecework")
+    api_port: Port = 8000
+    stats_port: Port = 8001
+    emulator_port: Port = 4566
+    drain_seconds: PositiveFloat = Field(5.0, description="what running tasks get to end in, when their worker stops")
+
+    @cached_property
+    def state(self) -> Path:
+        return self.state_directory.resolve()
+
+    @cached_property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}"
+
+    @property
+    def stats_url(self) -> str:
+        return f"http://127.0.0.1:{self.stats_port}"
+
+    @cached_property
+    def postgres(self) -> EmbeddedPostgres:
+        return EmbeddedPostgres(self.state / "postgres", log=self.logs / "postgres.log")
+
+    @cached_property
+    def emulator(self) -> Emulator:
+        return Emulator(self.emulator_port, state=self.state / "emulator", log=self.logs / "emulator.log")
+
+    @property
+    def client_profile(self) -> Path:
+        """What the `piecework` client reads when its environment says nothing."""
+        return self.state / "client.json"
+
+    def write_client_profile(self) -> dict[str, str]:
+        """Write the client's profile, with the API key of the first time; readable by its owner only."""
+        profile = {"api_url": self.api_url, "stats_url": self.stats_url, "api_key": self._api_key()}
+        draft = self.client_profile.with_suffix(".new")
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps(profile, indent=2) + "\n")
+        draft.replace(self.client_profile)
+        return profile
+
+    def _api_key(self) -> str:
+        try:
+            return str(json.loads(self.client_profile.read_text())["api_key"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return f"pw_{secrets.token_urlsafe(32)}"
+
+    def environment(self, api_key: str) -> dict[str, str]:
+        """The environment of the stack's processes: this process's, without any way to a real AWS account."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        paths = [str(ROOT / "examples"), *filter(None, [inherited.get("PIECEWORK_PROCESSOR_PATH")])]
+        defaults = {"PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES": "true"}
+        fixed: dict[str, Any] = {
+            STACK_VARIABLE: str(self.state),
+            "PIECEWORK_DATABASE_URL": self.postgres.url(),
+            "PIECEWORK_AWS_ENDPOINT_URL": self.emulator.url,
+            "PIECEWORK_BUCKET": "piecework",
+            "PIECEWORK_BOOTSTRAP_API_KEY": api_key,
+            "PIECEWORK_DRAIN_SECONDS": str(self.drain_seconds),
+            "PIECEWORK_SCRATCH": str(self.state / "scratch"),
+            "PIECEWORK_PROCESSOR_PATH": ":".join(paths),
+            "NO_PROXY": "127.0.0.1,localhost",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        return {**defaults, **inherited, **AWS_ENVIRONMENT, **fixed}

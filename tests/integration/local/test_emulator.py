@@ -1,0 +1,128 @@
+"""The emulator: the Auto Scaling action that we add to it, and what it keeps over a restart."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from botocore.exceptions import ClientError
+
+from deploy.local.emulator import Emulator
+from services.common.aws import Aws, connect_aws
+from services.common.settings import Settings
+from tests.conftest import free_port
+
+
+@pytest.fixture
+async def group(aws: Aws) -> AsyncIterator[str]:
+    """A group of one to three instances, two of them there."""
+    name = f"piecework-{uuid4().hex}"
+    await aws.autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName=name, MinSize=1, MaxSize=3, DesiredCapacity=2, AvailabilityZones=["us-east-1a"]
+    )
+    yield name
+    await aws.autoscaling.delete_auto_scaling_group(AutoScalingGroupName=name, ForceDelete=True)
+
+
+async def describe(aws: Aws, name: str) -> tuple[int, list[str]]:
+    """The desired capacity of a group, and the ids of its instances."""
+    answer = await aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+    [group] = answer["AutoScalingGroups"]
+    return group["DesiredCapacity"], [instance["InstanceId"] for instance in group["Instances"]]
+
+
+async def test_terminating_with_decrement_takes_the_instance_out(aws: Aws, group: str) -> None:
+    _, [first, second] = await describe(aws, group)
+
+    answer = await aws.autoscaling.terminate_instance_in_auto_scaling_group(
+        InstanceId=first, ShouldDecrementDesiredCapacity=True
+    )
+
+    assert await describe(aws, group) == (1, [second])
+    activity = answer["Activity"]
+    assert activity["AutoScalingGroupName"] == group
+    assert activity["Description"] == f"Terminating EC2 instance: {first}"
+    assert activity["Cause"].endswith("shrinking the capacity from 2 to 1.")
+    assert activity["StatusCode"] == "InProgress"
+
+
+async def test_terminating_without_decrement_puts_another_in_its_place(aws: Aws, group: str) -> None:
+    _, [first, second] = await describe(aws, group)
+
+    await aws.autoscaling.terminate_instance_in_auto_scaling_group(
+        InstanceId=first, ShouldDecrementDesiredCapacity=False
+    )
+
+    desired, instances = await describe(aws, group)
+    assert desired == 2
+    assert len(instances) == 2
+    assert second in instances
+    assert first not in instances
+
+
+async def test_decrement_below_the_minimum_is_refused(aws: Aws, group: str) -> None:
+    _, [first, second] = await describe(aws, group)
+    await aws.autoscaling.terminate_instance_in_auto_scaling_group(
+        InstanceId=first, ShouldDecrementDesiredCapacity=True
+    )
+
+    with pytest.raises(ClientError, match=r"desiredSize equals minSize \(1\)"):
+        await aws.autoscaling.terminate_instance_in_auto_scaling_group(
+            InstanceId=second, ShouldDecrementDesiredCapacity=True
+        )
+
+    assert await describe(aws, group) == (1, [second])
+
+
+async def test_an_unknown_instance_is_refused(aws: Aws) -> None:
+    with pytest.raises(ClientError, match="No managed instance found for instance ID: i-<none>") as refused:
+        await aws.autoscaling.terminate_instance_in_auto_scaling_group(
+            InstanceId="i-<none>", ShouldDecrementDesiredCapacity=True
+        )
+    assert refused.value.response["Error"]["Code"] == "ValidationError"
+
+
+async def test_a_stop_keeps_queues_messages_objects_and_groups(tmp_path: Path) -> None:
+    emulator = Emulator(free_port(), state=tmp_path)
+    settings = Settings(aws_endpoint_url=emulator.url)
+    emulator.start()
+    async with connect_aws(settings) as aws:
+        await aws.s3.create_bucket(Bucket="kept")
+        await aws.s3.put_object(Bucket="kept", Key="uploads/1/data.csv", Body=b"a,b\n")
+        queue_url = (await aws.sqs.create_queue(QueueName="kept"))["QueueUrl"]
+        await aws.sqs.send_message(QueueUrl=queue_url, MessageBody="ring")
+        await aws.autoscaling.create_auto_scaling_group(
+            AutoScalingGroupName="kept", MinSize=0, MaxSize=2, DesiredCapacity=2, AvailabilityZones=["us-east-1a"]
+        )
+        before = await describe(aws, "kept")
+    emulator.stop()
+
+    emulator.start()
+    try:
+        async with connect_aws(settings) as aws:
+            found = await aws.s3.get_object(Bucket="kept", Key="uploads/1/data.csv")
+            assert await found["Body"].read() == b"a,b\n"
+            [message] = (await aws.sqs.receive_message(QueueUrl=queue_url))["Messages"]
+            assert message["Body"] == "ring"
+            assert await describe(aws, "kept") == before
+    finally:
+        emulator.stop()
+
+
+async def test_a_kill_keeps_the_objects(tmp_path: Path) -> None:
+    emulator = Emulator(free_port(), state=tmp_path)
+    settings = Settings(aws_endpoint_url=emulator.url)
+    emulator.start()
+    async with connect_aws(settings) as aws:
+        await aws.s3.create_bucket(Bucket="kept")
+        await aws.s3.put_object(Bucket="kept", Key="jobs/1/result", Body=b"42")
+    emulator.process.kill()
+    emulator.process.wait()
+
+    emulator.start()
+    try:
+        async with connect_aws(settings) as aws:
+            found = await aws.s3.get_object(Bucket="kept", Key="jobs/1/result")
+            assert await found["Body"].read() == b"42"
+    finally:
+        emulator.stop()
