@@ -73,8 +73,7 @@ _JOB = f"""
     SELECT j.*, (
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
             SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
-                s.chains, s.planned, CASE WHEN s.planned THEN s.task_count END AS task_count, s.started_at,
-                s.finished_at, s.result, c.*
+                s.chains, s.planned, s.started_at, s.finished_at, s.result, c.*
             FROM stages AS s CROSS JOIN LATERAL ({SUM_COUNTERS}) AS c
             WHERE s.job_id = j.job_id
         ) AS x
@@ -87,8 +86,11 @@ async def load_job(connection: Connection | Pool, job_id: UUID) -> Job:
     row = await connection.fetchrow(_JOB, job_id)
     if row is None:
         raise not_found("job", job_id)
-    progress = count_progress(row["stages"])
-    stages = [stage | {"progress": each} for stage, each in zip(row["stages"], progress, strict=True)]
+    split = row["stages"][0]["planned"]
+    stages = [
+        stage | {"progress": progress, "task_count": sum(dict(progress).values()) if split else None}
+        for stage, progress in zip(row["stages"], count_progress(row["stages"]), strict=True)
+    ]
     return Job.model_validate({**row, "stages": stages})
 
 

@@ -36,7 +36,7 @@ class Stage(BaseModel):
     processor: str = Field(examples=["clean-flights@1"])
     pool: str
     state: StageState
-    task_count: int | None = Field(description="null until the whole input is split")
+    task_count: int | None = Field(description="those to come included; null until the whole input is split")
     planned: bool = Field(description="whether all tasks are known")
     progress: Progress
     started_at: datetime | None
