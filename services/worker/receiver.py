@@ -29,6 +29,7 @@ _MESSAGES_MAX = 10  # of one receive, by SQS
 _BACKLOG_MAX = 20_000  # attempts that have ended but are not reported: more work would only pile up there
 _STOCK_SECONDS = 0.5  # of short tasks, kept waiting so that slots never starve between two receives
 _SHORT_SECONDS = 1.0
+_CLAIM_SECONDS = 20.0  # tries to claim what was received, well within the queue's visibility timeout (30 s)
 _SMOOTHING = 0.2
 
 T = TypeVar("T")
@@ -127,7 +128,7 @@ class Receiver:
         return messages
 
     async def _accept(self, received: Sequence[dict[str, Any]]) -> None:
-        """Claim what the messages offer, then delete them."""
+        """Claim what the messages offer, then delete them; a claim may be repeated, whatever became of the last."""
         offers: dict[UUID, Message] = {}
         done: list[str] = []
         for raw in received:
@@ -140,8 +141,10 @@ class Receiver:
                 if message.bundle_id not in self._bundles:
                     offers[message.bundle_id] = message
             done.append(raw["ReceiptHandle"])
-        if offers and not await self._claim(offers):
-            return  # the messages come back
+        give_up_at = asyncio.get_running_loop().time() + _CLAIM_SECONDS
+        while offers and not await self._claim(offers):
+            if self._stopped.is_set() or asyncio.get_running_loop().time() > give_up_at:
+                return  # the messages come back
         await self._delete(done)
 
     async def _claim(self, offers: dict[UUID, Message]) -> bool:

@@ -1,0 +1,1 @@
+"""Benchmarks of Piecework, and their recorded results."""

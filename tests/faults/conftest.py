@@ -1,0 +1,25 @@
+"""A grid of the test's own, with short leases so that faults are noticed in no time."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.common.aws import Aws
+from services.common.database import Pool
+from services.common.settings import Settings
+from tests.grid import Gate, Grid
+
+
+@pytest.fixture
+async def grid(settings: Settings, pool: Pool, aws: Aws, tmp_path: Path) -> AsyncIterator[Grid]:
+    quick = settings.model_copy(update={"lease_seconds": 2.0, "heartbeat_seconds": 0.2, "resend_seconds": 1.0})
+    grid = Grid(quick, pool, aws, tmp_path)
+    await grid.prepare()
+    yield grid
+    grid.stop()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")

@@ -1,0 +1,196 @@
+"""A grid in real processes, for tests that kill them: scheduler and workers on a database and a bucket of its own."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from asyncpg import Record
+
+from services.common.aws import Aws
+from services.common.database import UNAVAILABLE, Pool
+from services.common.jobs import register_pool, register_processor, submit_job
+from services.common.layout import Location
+from services.common.settings import Settings
+from services.common.spec import JobSpec, ProcessorSpec
+
+PROCESSORS = Path(__file__).parent / "processors"
+DEADLINE_SECONDS = 60.0
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
+    """Poll until `condition` gives something true; a database that is away for a moment is no answer."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if found := await condition():
+                return found
+        except UNAVAILABLE:
+            pass
+        await asyncio.sleep(0.02)
+    raise TimeoutError(f"{condition} gave nothing in {DEADLINE_SECONDS} s")
+
+
+class Gate:
+    """Where gated tasks say that they have started, and wait until the test opens it."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self.path = str(directory)
+
+    async def task_waits(self) -> None:
+        """Wait until a task has started and waits."""
+
+        async def started() -> list[Path]:
+            return await asyncio.to_thread(lambda: list(Path(self.path).iterdir()))
+
+        await until(started)
+
+    def open(self) -> None:
+        Path(self.path, "open").touch()
+
+
+@dataclass
+class Grid:
+    """Starts and kills the services; submits the word-count job and checks its end."""
+
+    settings: Settings
+    pool: Pool
+    aws: Aws
+    directory: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    async def prepare(self) -> None:
+        """Queues, the pool, the processors and the raw data."""
+        queue = (await self.aws.sqs.create_queue(QueueName=f"{self.settings.bucket}-queue"))["QueueUrl"]
+        dead = (await self.aws.sqs.create_queue(QueueName=f"{self.settings.bucket}-dead"))["QueueUrl"]
+        self.queue_url, self.dead_letter_url = queue, dead
+        processors = {
+            "clean": ProcessorSpec(records="words:clean"),
+            "count": ProcessorSpec(callable="words:count", output="counts.json"),
+            "total": ProcessorSpec(callable="words:total", output="totals.json"),
+        }
+        async with self.pool.acquire() as connection, connection.transaction():
+            await register_pool(connection, "default", queue_url=queue, dead_letter_url=dead, group_name=None, slots=2)
+            for name, spec in processors.items():
+                await register_processor(connection, name, spec)
+        lines = [f"{'abcdefghij'[number % 10]} {number}\n" for number in range(4000)]
+        lines[1234] = "this line is broken\n"
+        self.expected = {
+            letter: sum(n for n in range(4000) if n % 10 == i and n != 1234) for i, letter in enumerate("abcdefghij")
+        }
+        await self.aws.s3.put_object(Bucket=self.settings.bucket, Key="words.txt", Body="".join(lines).encode())
+
+    def environment(self, **extra: Any) -> dict[str, str]:
+        values = self.settings.model_dump(exclude_none=True) | {
+            "processor_path": PROCESSORS,
+            "scratch": self.directory / "scratch",
+            "receive_wait_seconds": 1,
+        }
+        named = {f"PIECEWORK_{name.upper()}": str(value) for name, value in (values | extra).items()}
+        return os.environ | named
+
+    def start(self, *arguments: str, **extra: Any) -> subprocess.Popen[bytes]:
+        """Start `python <arguments>` with the grid's settings; its log is a file in `directory`."""
+        log = (self.directory / f"{len(self.processes)}-{arguments[-1].rsplit('/', 1)[-1]}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, *arguments], env=self.environment(**extra), stdout=log, stderr=subprocess.STDOUT
+        )
+        self.processes.append(process)
+        return process
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        return self.start("-m", "services.scheduler")
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        return self.start("-m", "services.worker")
+
+    def stop(self) -> None:
+        """End everything that still runs, in good order if it can."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    async def submit(self, **count_params: Any) -> UUID:
+        """The word-count job: clean the lines of about 40 parts, count each part, add the counts up."""
+        spec = JobSpec.model_validate(
+            {
+                "name": "words",
+                "input": {
+                    "type": "lines",
+                    "uri": Location(self.settings.bucket, "words.txt").uri,
+                    "part_bytes": 700,
+                },
+                "stages": [
+                    {"processor": "clean", "retry": {"backoff_seconds": 0.1}},
+                    {"processor": "count", "params": count_params, "retry": {"backoff_seconds": 0.1}},
+                ],
+                "merge": {"type": "reduce", "processor": "total"},
+            }
+        )
+        async with self.pool.acquire() as connection, connection.transaction():
+            return await submit_job(connection, spec, settings=self.settings)
+
+    async def job(self, job_id: UUID) -> Record:
+        return await self.pool.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id)
+
+    async def ended(self, job_id: UUID) -> Record:
+        """Wait for the job's end."""
+
+        async def terminal() -> Record | None:
+            job = await self.job(job_id)
+            return job if job["state"] in ("succeeded", "failed", "cancelled") else None
+
+        return await until(terminal)
+
+    async def assert_right(self, job_id: UUID) -> None:
+        """The job succeeded as if nothing had happened: every task once, the counters exact, the results identical."""
+        job = await self.ended(job_id)
+        assert (job["state"], job["error"]) == ("succeeded", None)
+        counted = await self.pool.fetch(
+            "SELECT stage, sum(succeeded)::int AS succeeded, sum(ready)::int AS ready, sum(queued)::int AS queued, "
+            "sum(running)::int AS running, sum(failed)::int AS failed, sum(cancelled)::int AS cancelled "
+            "FROM stage_counters WHERE job_id = $1 GROUP BY stage ORDER BY stage",
+            job_id,
+        )
+        rows = await self.pool.fetch(
+            "SELECT stage, count(*)::int AS tasks, count(*) FILTER (WHERE state = 'succeeded')::int AS succeeded "
+            "FROM tasks WHERE job_id = $1 GROUP BY stage ORDER BY stage",
+            job_id,
+        )
+        assert [(r["stage"], r["succeeded"]) for r in counted] == [(r["stage"], r["tasks"]) for r in rows]
+        assert all(r["tasks"] == r["succeeded"] for r in rows)
+        assert not any(r[state] for r in counted for state in ("ready", "queued", "running", "failed", "cancelled"))
+        assert [r["stage"] for r in rows] == [0, 1, 2]
+        winners = await self.pool.fetchval(
+            "SELECT count(*) FROM attempts WHERE job_id = $1 AND outcome = 'succeeded'", job_id
+        )
+        assert winners == sum(r["tasks"] for r in rows)
+        assert await self.pool.fetchval("SELECT count(*) FROM bundles") == 0
+        files = await self.result_files(job_id)
+        assert json.loads(files["totals.json"]) == self.expected
+        assert len(files["rejects.jsonl"].splitlines()) == 1
+
+    async def result_files(self, job_id: UUID) -> dict[str, bytes]:
+        """The job's result files by name."""
+        result = await self.pool.fetchval("SELECT result FROM stages WHERE job_id = $1 AND result IS NOT NULL", job_id)
+        files = {}
+        for file in result["files"]:
+            place = Location.parse(file["uri"])
+            answer = await self.aws.s3.get_object(Bucket=place.bucket, Key=place.key)
+            files[file["name"]] = await answer["Body"].read()
+        return files

@@ -1,0 +1,33 @@
+"""Processors of the end-to-end and fault tests: plain functions that import nothing of Piecework."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+
+def clean(record: str) -> dict[str, str]:
+    """`word number` → a JSON record; raises for a line that is not of that form."""
+    word, number = record.split()
+    return {"word": word, "number": str(int(number))}
+
+
+def count(input: Path, output: Path, gate: str | None = None) -> None:
+    """Sum the numbers by word; with a gate, say that the task has started and wait until the gate is open."""
+    if gate is not None:
+        Path(gate, f"started-{time.monotonic_ns()}").touch()
+        while not Path(gate, "open").exists():
+            time.sleep(0.01)
+    sums: Counter[str] = Counter()
+    for line in input.read_text().splitlines():
+        record = json.loads(line)
+        sums[record["word"]] += int(record["number"])
+    output.write_text(json.dumps(sums))
+
+
+def total(input: Path, output: Path) -> None:
+    """Add up the counts of all parts."""
+    sums: Counter[str] = Counter()
+    for part in sorted(input.iterdir()):
+        sums.update(json.loads(part.read_text()))
+    output.write_text(json.dumps(dict(sorted(sums.items()))))
