@@ -13,6 +13,7 @@ from services.common.aws import Aws, connect_aws
 from services.common.database import Connection, Pool, connect_pool
 from services.common.settings import Settings
 
+AWS_TRIES = 2  # a user waits for the answer: better a 503 soon, which clients try again
 ACQUIRE_SECONDS = 10.0  # how long a request waits for a free connection before it gets a 503
 
 
@@ -44,7 +45,7 @@ async def connect(settings: Settings) -> AsyncIterator[Connections]:
         pool_pre_ping=True,
     )
     try:
-        async with connect_aws(settings) as aws:
+        async with connect_aws(settings, AWS_TRIES) as aws:
             yield Connections(settings, pool, engine, aws)
     finally:
         await engine.dispose()

@@ -25,10 +25,10 @@ _session = aioboto3.Session()
 
 
 @asynccontextmanager
-async def connect_aws(settings: Settings) -> AsyncIterator[Aws]:
-    """Open the three clients for the time of the context."""
+async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
+    """Open the three clients for the time of the context; a call is tried up to `tries` times, with backoff."""
     config = AioConfig(
-        retries={"mode": "standard", "max_attempts": 5},
+        retries={"mode": "standard", "max_attempts": tries},
         max_pool_connections=64,
         s3={"addressing_style": "path" if settings.aws_endpoint_url else "auto"},
         signature_version="v4",

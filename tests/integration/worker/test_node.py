@@ -23,7 +23,7 @@ ITEM = {"type": "item", "value": 1}
 
 def sleeper(seconds: float, started: Path) -> dict[str, Any]:
     """A command that tells the test (with its process id) that it runs."""
-    return {"command": ["sh", "-c", f"echo $$ > {started}.new && mv {started}.new {started} && exec sleep {seconds}"]}
+    return {"command": ["sh", "-c", f"echo $$ > {started}.$$ && mv {started}.$$ {started} && exec sleep {seconds}"]}
 
 
 def read_pid(started: Path) -> int:
