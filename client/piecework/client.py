@@ -258,7 +258,10 @@ class Client:
     def resume_pool(self, name: str) -> Pool:
         return self._api.post(Pool, f"/v1/pools/{_segment(name)}/resume")
 
-    def list_workers(self, *, pool: str | None = None, state: WorkerState | None = None) -> Listing[Worker]:
+    def list_workers(
+        self, *, pool: str | None = None, state: WorkerState | Sequence[WorkerState] | None = None
+    ) -> Listing[Worker]:
+        """Newest first, stopped and lost ones of the past too; in any of these states."""
         return self._list(Worker, "/v1/workers", pool=pool, state=state)
 
     def get_worker(self, worker_id: Id) -> Worker:

@@ -1,9 +1,12 @@
 """Watching a job until it ends: waiting for it, live bars on a terminal, plain lines everywhere else."""
 
+import math
 import time
+from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
+from uuid import UUID
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from piecework.client import Client
+from piecework.client import Client, Id
 from piecework.display import STYLES, duration, number, parse_time, relative
 from piecework.errors import ServerError, TransportError
 from piecework.meter import RenderColumn
@@ -21,6 +24,7 @@ POLL_SECONDS = 0.5
 LINE_SECONDS = 1.0
 UNCHANGED_LINE_SECONDS = 10.0
 OUTAGE_PAUSE_SECONDS = 1.0
+FIRST_ANSWER_SECONDS = 30.0
 RATE_WINDOW_SECONDS = 30.0
 
 
@@ -38,30 +42,46 @@ class View(Protocol):
     def say(self, message: str) -> None: ...
 
 
-def wait_for_job(client: Client, job: Job, view: View | None = None) -> Job:
-    """Poll until the job has ended; the job as it ended. Outlives outages of the API, however long."""
+def wait_for_job(client: Client, job: Job | Id, view: View | None = None) -> Job:
+    """Poll until the job has ended; the job as it ended. Outlives outages of the API, however long.
+
+    Of a job known by its id alone, the first answer must come within FIRST_ANSWER_SECONDS; else raises TransportError
+    or ServerError.
+    """
+    say = view.say if view else _say_nothing
+    if isinstance(job, UUID | str):
+        job = _get_job(client, job, say, FIRST_ANSWER_SECONDS)
     while True:
         if view:
             view.show(job)
         if job["state"] in FINAL_STATES:
             return job
         time.sleep(POLL_SECONDS)
-        job = _get_job(client, job["job_id"], view)
+        job = _get_job(client, job["job_id"], say)
 
 
-def _get_job(client: Client, job_id: str, view: View | None) -> Job:
+def _say_nothing(message: str) -> None:
+    pass
+
+
+def _get_job(client: Client, job_id: Id, say: Callable[[str], None], seconds_max: float = math.inf) -> Job:
+    """The job, after an outage of at most `seconds_max`; then raises TransportError or ServerError."""
     outage = False
+    deadline = time.monotonic() + seconds_max
+    patience = "trying on" if math.isinf(seconds_max) else f"trying on for {duration(seconds_max)}"
     while True:
         try:
             job = client.get_job(job_id)
         except (TransportError, ServerError) as error:
-            if view and not outage:
-                view.say(f"no answer from the API, trying on: {error}")
+            if time.monotonic() >= deadline:
+                raise
+            if not outage:
+                say(f"no answer from the API, {patience}: {error}")
             outage = True
             time.sleep(OUTAGE_PAUSE_SECONDS)
         else:
-            if view and outage:
-                view.say("the API answers again")
+            if outage:
+                say("the API answers again")
             return job
 
 
@@ -78,7 +98,7 @@ class _Stages:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=max(10, min(40, console.width - 80)), pulse_style="dim"),
             RenderColumn(lambda bar: Text(_count(bar), justify="right")),
-            RenderColumn(lambda bar: Text(f"{bar.fields['failed']} failed" if bar.fields["failed"] else "", "red")),
+            RenderColumn(_misses),
             RenderColumn(lambda bar: Text(_pace(bar), "green")),
             RenderColumn(lambda bar: Text(_activity(bar), "dim")),
             console=console,
@@ -93,6 +113,7 @@ class _Stages:
             completed = progress["succeeded"] + progress["failed"] + progress["cancelled"]
             fields: dict[str, Any] = {
                 "failed": progress["failed"],
+                "cancelled": progress["cancelled"],
                 "running": progress["running"],
                 "queued": progress["queued"] + progress["ready"],
                 "waiting": progress["waiting"],
@@ -185,6 +206,12 @@ def _count(bar: Bar) -> str:
     return f"{bar.completed:,.0f}/{'?' if bar.total is None else f'{bar.total:,.0f}'}"
 
 
+def _misses(bar: Bar) -> Text:
+    """`2 failed, 22 cancelled`: which of the tasks that `_count` counts as done did not succeed."""
+    states = [state for state in ("failed", "cancelled") if bar.fields[state]]
+    return Text(", ").join(Text(f"{bar.fields[state]:,} {state}", STYLES[state]) for state in states)
+
+
 def _pace(bar: Bar) -> str:
     """`12.5/s, 3 s left` while its tasks run, what it took afterwards."""
     if bar.fields["state"] in FINAL_STATES or bar.completed == bar.total:
@@ -204,8 +231,8 @@ def _activity(bar: Bar) -> str:
 
 
 def _line(bar: Bar) -> str:
-    failed = f"{bar.fields['failed']} failed" if bar.fields["failed"] else ""
-    return " ".join(part for part in (bar.description, _count(bar), failed, _pace(bar), _activity(bar)) if part)
+    parts = (bar.description, _count(bar), _misses(bar).plain, _pace(bar), _activity(bar))
+    return " ".join(part for part in parts if part)
 
 
 def _elapsed(stage: Stage, now: datetime) -> float:

@@ -6,11 +6,10 @@ import os
 import signal
 import sys
 
-from pydantic import ValidationError
-
+from services.common.aws import require_region
 from services.common.lifecycle import UnknownPool
 from services.common.logs import configure_logs
-from services.common.settings import WorkerSettings
+from services.common.settings import WorkerSettings, read_settings
 from services.worker.node import Node
 from services.worker.scratch import ScratchUnusable
 
@@ -26,12 +25,8 @@ def main() -> int:
     parser.add_argument("--pool", help="the pool to work for (PIECEWORK_POOL)")
     parser.add_argument("--slots", help="tasks to run at once (PIECEWORK_SLOTS)")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    try:
-        settings = WorkerSettings(**given)
-    except ValidationError as error:
-        for fault in error.errors():
-            print(f"PIECEWORK_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}", file=sys.stderr)
-        return 2
+    settings = read_settings(WorkerSettings, **given)
+    require_region()
     configure_logs("worker", settings.log_level)
     try:
         with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:

@@ -7,7 +7,7 @@ between, the message comes back, and a claim of what is claimed gives nothing.
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from services.common.message import Message, MessageError
 from services.worker.bundles import Bundles
 from services.worker.completer import Completer
 from services.worker.outage import Outage
+from services.worker.pace import StageKey
 from services.worker.slots import Slots
 from services.worker.stages import Stages
 
@@ -30,22 +31,50 @@ _BACKLOG_MAX = 20_000  # attempts that have ended but are not reported: more wor
 _STOCK_SECONDS = 0.5  # of short tasks, kept waiting so that slots never starve between two receives
 _SHORT_SECONDS = 1.0
 _CLAIM_SECONDS = 20.0  # tries to claim what was received, well within the queue's visibility timeout (30 s)
-_SMOOTHING = 0.2
+_SMOOTHING = 0.2  # weight of the newest message in a moving average
 
 T = TypeVar("T")
 
 
 def messages_wanted(
-    *, slots: int, busy: int, waiting: int, task_seconds: float, longest_running_seconds: float, bundle_tasks: float
+    *,
+    slots: int,
+    busy: int,
+    waiting: int,
+    task_seconds: float | None,
+    longest_running_seconds: float,
+    bundle_tasks: float,
 ) -> int:
     """How many messages to ask for, 0 to 10: enough to fill the free slots and, of short tasks, a small stock.
 
-    Longer tasks are never claimed before a slot is free for them: another worker may have one.
+    `task_seconds` is what a task of the next message is expected to take, None if nobody knows.
     """
     tasks = float(slots - busy - waiting)
     if task_seconds and max(task_seconds, longest_running_seconds) < _SHORT_SECONDS:
         tasks = max(tasks, _STOCK_SECONDS * slots / task_seconds - waiting)
     return max(0, min(_MESSAGES_MAX, math.ceil(tasks / bundle_tasks)))
+
+
+def choose(
+    messages: Iterable[Message],
+    *,
+    slots_free: int,
+    stock_seconds: float,
+    seconds_of: Callable[[StageKey], float | None],
+) -> list[Message]:
+    """Those of the messages to claim: what fills the free slots and, of tasks known as short here, the stock.
+
+    Other tasks are never claimed before a slot is free for them: another worker may have one.
+    """
+    chosen: list[Message] = []
+    for message in messages:
+        seconds = seconds_of((message.job_id, message.stage))
+        is_short = seconds is not None and seconds < _SHORT_SECONDS
+        if slots_free > 0 or (is_short and stock_seconds > 0):
+            chosen.append(message)
+            slots_free -= message.count
+            stock_seconds -= message.count * (seconds or 0.0)
+    return chosen
 
 
 class Receiver:
@@ -73,6 +102,7 @@ class Receiver:
         self._completer = completer
         self._stages = Stages(database)
         self._bundle_tasks = 1.0  # moving average of what a message offers
+        self._last_stage: StageKey | None = None  # of the last message: the next one is likely to be of it too
         self._stopped = asyncio.Event()
         self._queue_outage = Outage("queue")
         self._database_outage = Outage("database")
@@ -98,7 +128,7 @@ class Receiver:
             slots=self._slots.count,
             busy=self._slots.busy,
             waiting=self._bundles.tasks_waiting,
-            task_seconds=self._slots.task_seconds,
+            task_seconds=self._slots.pace.seconds_of(self._last_stage),
             longest_running_seconds=self._slots.longest_running_seconds,
             bundle_tasks=self._bundle_tasks,
         )
@@ -128,24 +158,46 @@ class Receiver:
         return messages
 
     async def _accept(self, received: Sequence[dict[str, Any]]) -> None:
-        """Claim what the messages offer, then delete them; a claim may be repeated, whatever became of the last."""
+        """Claim what is wanted of the messages' offers, delete their messages, and hand the others back.
+
+        A claim may be repeated, whatever became of the last.
+        """
         offers: dict[UUID, Message] = {}
+        handles: dict[UUID, str] = {}
         done: list[str] = []
         for raw in received:
             try:
                 message = Message.decode(raw["Body"])
             except MessageError as error:
-                if not await self._bury(raw, error):
-                    continue
+                if await self._bury(raw, error):
+                    done.append(raw["ReceiptHandle"])
+                continue
+            if message.bundle_id in self._bundles or message.bundle_id in offers:
+                done.append(raw["ReceiptHandle"])
             else:
-                if message.bundle_id not in self._bundles:
-                    offers[message.bundle_id] = message
-            done.append(raw["ReceiptHandle"])
+                offers[message.bundle_id], handles[message.bundle_id] = message, raw["ReceiptHandle"]
+        returned = self._refuse(offers)
+        await self._hand_back([handles[bundle_id] for bundle_id in returned])
         give_up_at = asyncio.get_running_loop().time() + _CLAIM_SECONDS
         while offers and not await self._claim(offers):
             if self._stopped.is_set() or asyncio.get_running_loop().time() > give_up_at:
                 return  # the messages come back
-        await self._delete(done)
+        await self._delete(done + [handles[bundle_id] for bundle_id in offers])
+
+    def _refuse(self, offers: dict[UUID, Message]) -> list[UUID]:
+        """Take those out of the offers that other workers had better run; returns their bundles."""
+        pace, waiting = self._slots.pace, self._bundles.tasks_waiting
+        waiting_seconds = waiting * (pace.seconds_of(self._last_stage) or 0.0)
+        chosen = choose(
+            offers.values(),
+            slots_free=self._slots.count - self._slots.busy - waiting,
+            stock_seconds=_STOCK_SECONDS * self._slots.count - waiting_seconds,
+            seconds_of=pace.seconds_of,
+        )
+        refused = [offers.pop(bundle_id) for bundle_id in offers.keys() - {m.bundle_id for m in chosen}]
+        if last := (refused or chosen)[-1:]:
+            self._last_stage = (last[0].job_id, last[0].stage)
+        return [message.bundle_id for message in refused]
 
     async def _claim(self, offers: dict[UUID, Message]) -> bool:
         """Claim the bundles and queue their tasks; False if the database can't be asked.
@@ -183,6 +235,19 @@ class Receiver:
             return False
         log.error("message buried", message_id=raw["MessageId"], error=str(error))
         return True
+
+    async def _hand_back(self, receipt_handles: Sequence[str]) -> None:
+        """Let others see these messages at once; if that fails they do so later."""
+        if not receipt_handles:
+            return
+        entries = [
+            {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+            for number, handle in enumerate(receipt_handles)
+        ]
+        try:
+            await self._sqs.change_message_visibility_batch(QueueUrl=self._queues.queue_url, Entries=entries)
+        except Exception as error:
+            log.info("messages not handed back", messages=len(entries), error=repr(error))
 
     async def _delete(self, receipt_handles: Sequence[str]) -> None:
         """What is not deleted comes back and claims nothing."""

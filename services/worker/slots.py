@@ -13,17 +13,16 @@ from services.worker.attempt import Equipment, run_attempt
 from services.worker.bundles import Bundle, Bundles
 from services.worker.child.errors import describe
 from services.worker.completer import Completer
+from services.worker.pace import Pace
 from services.worker.warm_children import WarmChildren
 
 log = structlog.get_logger()
-
-_SMOOTHING = 0.2  # weight of the newest measurement in a moving average
 
 
 class Slots:
     """Runs what `bundles` holds and reports it to the completer.
 
-    `task_seconds` is the moving average of what tasks take here, 0 before the first has ended. `progress` is set
+    `pace` is what tasks were found to take here. `progress` is set
     whenever tasks have ended. A task that had to wait longer than `wait_seconds_max` is released: its bundle was
     expected to take less than it does, and other workers may be free.
     """
@@ -32,7 +31,7 @@ class Slots:
         self, count: int, wait_seconds_max: float, equipment: Equipment, bundles: Bundles, completer: Completer
     ) -> None:
         self.count = count
-        self.task_seconds = 0.0
+        self.pace = Pace()
         self.progress = asyncio.Event()
         self._wait_seconds_max = wait_seconds_max
         self._equipment = equipment
@@ -100,7 +99,8 @@ class Slots:
                     await asyncio.sleep(0)  # no-ops alone would never let anything else run
                 else:
                     finished = [await self._attempt(bundle, tasks[0], children)]
-                self._learn(time.monotonic() - started, len(tasks))
+                stage = (bundle.stage.job_id, bundle.stage.stage)
+                self.pace.learn(stage, time.monotonic() - started, len(tasks))
                 self._completer.report(bundle, finished)
                 self.progress.set()
         finally:
@@ -128,10 +128,6 @@ class Slots:
         if finished.outcome != "succeeded":
             log.info("attempt failed", **_names(task), outcome=finished.outcome, error=finished.error)
         return finished
-
-    def _learn(self, seconds: float, tasks: int) -> None:
-        weight = 1 - (1 - _SMOOTHING) ** tasks if self.task_seconds else 1.0
-        self.task_seconds += weight * (seconds / tasks - self.task_seconds)
 
 
 def _finished(task: ClaimedTask, outcome: str, seconds: float = 0.0) -> Finished:

@@ -10,6 +10,8 @@ from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
 from piecework.shapes import Pool, Worker, WorkerState
 
+LIVE: list[WorkerState] = ["active", "draining"]
+
 PoolName = Annotated[str, typer.Argument(metavar="POOL")]
 WorkerId = Annotated[UUID, typer.Argument(metavar="WORKER_ID")]
 
@@ -120,11 +122,11 @@ def list_workers(
     session: Session,
     pool: Annotated[str | None, typer.Option(help="Only workers of this pool.")] = None,
     state: Annotated[WorkerState | None, typer.Option(help="Only workers in this state.")] = None,
-    everything: All = False,
+    everything: Annotated[bool, typer.Option("--all", help="Everything, stopped and lost ones too.")] = False,
     limit: Limit = 50,
 ) -> None:
-    """List workers."""
-    listing = session.client.list_workers(pool=pool, state=state)
+    """List workers, newest first; without --state or --all those that are active or draining."""
+    listing = session.client.list_workers(pool=pool, state=state or (None if everything else LIVE))
     session.show_list(listing, everything, limit, lambda workers: _show_workers(session, workers))
 
 

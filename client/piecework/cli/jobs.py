@@ -1,5 +1,6 @@
 """Commands on jobs."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from piecework.cli import exits
 from piecework.cli.options import All, JobId, Limit
 from piecework.cli.session import Session, command, parse_pairs
 from piecework.errors import PieceworkError
-from piecework.shapes import Job, JobState, JobSummary
+from piecework.shapes import Job, JobState, JobSummary, Stage, Task
 
 FAILURES_SHOWN = 3
 
@@ -19,18 +20,19 @@ def watch(session: Session, job_id: JobId) -> None:
 
     Exits with 0 if it succeeded, 1 if it failed or was cancelled. Ctrl-C leaves the job running.
     """
-    watch_to_end(session, session.client.get_job(job_id))
+    watch_to_end(session, job_id)
 
 
-def watch_to_end(session: Session, job: Job) -> None:
-    """Watch `job`; ends the command with exit code 1 and the reason unless it succeeded."""
+def watch_to_end(session: Session, job: Job | UUID) -> None:
+    """Watch a job, known or by its id; ends the command with exit code 1 and the reason unless it succeeded."""
     from piecework.watch import job_view, wait_for_job
 
     try:
         with job_view(session.client, session.err) as view:
             ended = wait_for_job(session.client, job, view)
     except KeyboardInterrupt as interrupt:
-        session.note(f"no longer watching; the job goes on: piecework watch {job['job_id']}")
+        job_id = job if isinstance(job, UUID) else job["job_id"]
+        session.note(f"no longer watching; the job goes on: piecework watch {job_id}")
         raise typer.Exit(exits.INTERRUPTED) from interrupt
     session.show(ended, lambda job: None)
     if ended["state"] != "succeeded":
@@ -45,16 +47,20 @@ def _reasons(session: Session, job: Job) -> list[str]:
     lines = [f"job {job['name']} {job['state']}" + (f": {error['type']}: {error['message']}" if error else "")]
     for stage in job["stages"]:
         if stage["progress"]["failed"]:
-            try:
+            # The job's own error stays the news even if its tasks can't be read.
+            with suppress(PieceworkError):
                 tasks = session.client.list_tasks(job["job_id"], stage=stage["stage"], state="failed")
-                failed = tasks.page(FAILURES_SHOWN)["items"]
-            except PieceworkError:
-                continue
-            for task in failed:
-                place = f"{task['stage']} {task['index']}"
-                why = f"{task['error']['type']}: {task['error']['message']}" if task["error"] else "failed"
-                lines.append(f"task {stage['name']} {place}: {why} (piecework logs {job['job_id']} {place})")
+                lines += [_reason(session, job, stage, task) for task in tasks.page(FAILURES_SHOWN)["items"]]
     return lines
+
+
+def _reason(session: Session, job: Job, stage: Stage, task: Task) -> str:
+    """Why a task failed, and the command that tells more: its log if the last attempt left one, else the task."""
+    why = f"{task['error']['type']}: {task['error']['message']}" if task["error"] else "failed"
+    attempts = session.client.get_task(job["job_id"], task["stage"], task["index"])["attempts"]
+    more = "logs" if attempts and attempts[-1]["log"] else "task"
+    place = f"{task['stage']} {task['index']}"
+    return f"task {stage['name']} {place}: {why} (piecework {more} {job['job_id']} {place})"
 
 
 def list_jobs(
@@ -126,7 +132,18 @@ def _show_job(session: Session, job: Job) -> None:
     print()
     table(
         session.out,
-        ["STAGE", "~NAME", "~?PROCESSOR", "STATE", ">DONE", ">FAILED", ">RUNNING", ">QUEUED", ">?WAITING"],
+        [
+            "STAGE",
+            "~NAME",
+            "~?PROCESSOR",
+            "STATE",
+            ">DONE",
+            ">FAILED",
+            ">CANCELLED",
+            ">RUNNING",
+            ">QUEUED",
+            ">?WAITING",
+        ],
         (
             (
                 stage["stage"],
@@ -135,6 +152,7 @@ def _show_job(session: Session, job: Job) -> None:
                 state(stage["state"]),
                 f"{stage['progress']['succeeded']}/{'?' if stage['task_count'] is None else stage['task_count']}",
                 stage["progress"]["failed"],
+                stage["progress"]["cancelled"],
                 stage["progress"]["running"],
                 stage["progress"]["queued"] + stage["progress"]["ready"],
                 stage["progress"]["waiting"],

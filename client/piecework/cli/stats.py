@@ -52,6 +52,7 @@ def _rows() -> dict[str, Callable[[StageStats], str]]:
         "tasks": lambda stage: number(stage["tasks"]),
         "succeeded": lambda stage: number(stage["progress"]["succeeded"]),
         "failed": lambda stage: number(stage["progress"]["failed"]),
+        "cancelled": lambda stage: number(stage["progress"]["cancelled"]),
         "rate": lambda stage: f"{number(stage['rate_per_second'])}/s",
         "time left": lambda stage: duration(stage["seconds_left"] or None),
         "task p50": lambda stage: duration(stage["duration_seconds"]["p50"]),

@@ -12,6 +12,7 @@ from services.common.aws import Aws
 from services.common.database import Pool
 from services.common.jobs import end_job, fail_job
 from services.common.layout import Layout
+from services.common.lifecycle import stop_worker
 from services.common.settings import Settings
 from tests.integration.api.conftest import Grid
 from tests.integration.client.conftest import Command, Server, new_key
@@ -80,7 +81,7 @@ async def test_a_failed_job_tells_scripts_and_people(
     done = await piecework.run("watch", str(job_id))
     assert done.code == 1
     assert "error: job array failed: stage_failed: 1 failed task\n" in done.err
-    assert f"exit_code: the command ended with exit code 3 (piecework logs {job_id} 0 0)\n" in done.err
+    assert f"exit_code: the command ended with exit code 3 (piecework task {job_id} 0 0)\n" in done.err
     assert "exit_code" in await piecework("tasks", str(job_id), "--state", "failed")
     attempts = await piecework("task", str(job_id), "0", "0")
     assert "failed" in attempts
@@ -196,7 +197,7 @@ async def test_processors(piecework: Command) -> None:
     assert "clean@1" in await piecework("processors", "show", "clean", "--version", "1")
 
 
-async def test_pools_and_workers(piecework: Command, grid: Grid) -> None:
+async def test_pools_and_workers(piecework: Command, grid: Grid, pool: Pool) -> None:
     assert "0/4" in await piecework("pools", "list")
     assert "1 with 0 of 4 slots busy" in await piecework("pools", "show", "default")
     assert await piecework("pools", "pause", "default") == "default paused"
@@ -208,6 +209,10 @@ async def test_pools_and_workers(piecework: Command, grid: Grid) -> None:
     assert worker_id in await piecework("workers", "list", "--pool", "default", "--state", "active")
     assert "node-1" in await piecework("workers", "show", worker_id)
     assert await piecework("workers", "drain", worker_id) == f"{worker_id} draining"
+    assert worker_id in await piecework("workers", "list")
+    await stop_worker(pool, grid.worker_id)
+    assert worker_id not in await piecework("workers", "list")
+    assert worker_id in await piecework("workers", "list", "--all")
 
 
 async def test_capacity_goes_to_the_auto_scaling_group(piecework: Command, aws: Aws, settings: Settings) -> None:

@@ -73,3 +73,24 @@ def task(index: int = 0, state: str = "succeeded", **fields: Any) -> Any:
         "error": None,
         **fields,
     }
+
+
+ATTEMPT = {
+    "attempt": 1,
+    "worker_id": WORKER_ID,
+    "pool": "default",
+    "outcome": "failed",
+    "started_at": TIME,
+    "finished_at": LATER,
+    "run_seconds": 12.5,
+    "exit_code": 3,
+    "error": {"type": "exit_code", "message": "the command ended with exit code 3"},
+    "bytes_in": 1_048_576,
+    "bytes_out": 0,
+    "records_in": 10,
+    "records_out": 0,
+    "records_rejected": 2,
+    "cpu_seconds": 11.0,
+    "memory_bytes_peak": 67_108_864,
+    "log": "s3://b/log.txt",
+}

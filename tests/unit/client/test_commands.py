@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.client.conftest import KEY, Answer, Run, Service, answer, problem
-from tests.unit.client.shapes import JOB_ID, LATER, TIME, WORKER_ID, job, job_summary, stage, task
+from tests.unit.client.shapes import ATTEMPT, JOB_ID, LATER, TIME, WORKER_ID, job, job_summary, stage, task
 
 ID = "01970000-0000-7000-8000-00000000000d"
 
@@ -87,25 +87,6 @@ DELIVERY = {
     "delivered_at": None,
 }
 API_KEY = {"key_id": ID, "name": "nightly", "role": "submitter", "created_at": TIME, "revoked_at": None}
-ATTEMPT = {
-    "attempt": 1,
-    "worker_id": WORKER_ID,
-    "pool": "default",
-    "outcome": "failed",
-    "started_at": TIME,
-    "finished_at": LATER,
-    "run_seconds": 12.5,
-    "exit_code": 3,
-    "error": {"type": "exit_code", "message": "the command ended with exit code 3"},
-    "bytes_in": 1_048_576,
-    "bytes_out": 0,
-    "records_in": 10,
-    "records_out": 0,
-    "records_rejected": 2,
-    "cpu_seconds": 11.0,
-    "memory_bytes_peak": 67_108_864,
-    "log": "s3://b/log.txt",
-}
 STATS = {
     "job_id": JOB_ID,
     "name": "flights",
@@ -122,7 +103,7 @@ STATS = {
         {
             **stage(),
             "tasks": 4000,
-            "progress": {"tasks": 4000, "succeeded": 1234, "failed": 1},
+            "progress": {"tasks": 4000, "succeeded": 1234, "failed": 1, "cancelled": 321},
             "rate_per_second": 12.5,
             "seconds_left": None,
             "duration_seconds": {"p50": 0.25, "p95": 1.5, "p99": 12.25, "max": 75.0, "mean": 0.5},
@@ -175,7 +156,18 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         f"stats {JOB_ID}",
         f"GET /v1/jobs/{JOB_ID}/stats",
         STATS,
-        ["1,234 of 4,000", "3 m 05 s", "12.5/s", "0.25 s", "2 lost", "1.5 MiB", "12,345", "2 h 01 m", "task 0 17 runs"],
+        [
+            "1,234 of 4,000",
+            "3 m 05 s",
+            "12.5/s",
+            "321",
+            "0.25 s",
+            "2 lost",
+            "1.5 MiB",
+            "12,345",
+            "2 h 01 m",
+            "task 0 17 runs",
+        ],
     ),
     ("schedules list", "GET /v1/schedules", page(SCHEDULE), [ID, "month-end", "0 6 L * *", "Europe/Berlin"]),
     (f"schedules show {ID}", f"GET /v1/schedules/{ID}", SCHEDULE, ["0 6 L * * in Europe/Berlin", "run_once"]),
@@ -313,6 +305,16 @@ def test_bad_usage_is_one_line(arguments: str, message: str, run: Run, service: 
     assert line.startswith("error: ")
     assert message in line
     assert not service.asked
+
+
+def test_a_job_accounts_for_all_its_tasks(run: Run, service: Service) -> None:
+    counts = {"succeeded": 18, "failed": 1, "cancelled": 2, "running": 3, "queued": 4, "ready": 5, "waiting": 7}
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job("cancelling", [stage(task_count=40, **counts)])))
+    heads, cells = (line.split() for line in run("job", JOB_ID).stdout.splitlines()[-2:])
+    shown = dict(zip(heads, cells, strict=True))
+    assert [shown[head] for head in ("DONE", "FAILED", "CANCELLED", "RUNNING", "QUEUED", "WAITING")] == [
+        "18/40", "1", "2", "3", "9", "7",
+    ]  # fmt: skip
 
 
 def test_jobs_are_filtered_by_the_api(run: Run, service: Service) -> None:
@@ -458,6 +460,23 @@ def test_a_pool_is_put(run: Run, service: Service) -> None:
     service.on("PUT", "/v1/pools/big", answer({**POOL, "name": "big"}))
     assert "big" in run("pools", "put", "big", "--group", "grid", "--slots", "8").stdout
     assert service.asked[0].body == {"group_name": "grid", "slots": 8}
+
+
+@pytest.mark.parametrize(
+    ("options", "states"),
+    [
+        ([], ["active", "draining"]),
+        (["--state", "lost"], ["lost"]),
+        (["--all"], []),
+        (["--all", "--state", "stopped"], ["stopped"]),
+    ],
+)
+def test_workers_of_the_past_are_listed_on_request(
+    options: list[str], states: list[str], run: Run, service: Service
+) -> None:
+    service.on("GET", "/v1/workers", answer(page(WORKER)))
+    assert run("workers", "list", *options).exit_code == 0
+    assert service.asked[0].query.get("state", []) == states
 
 
 def test_capacity_keeps_what_is_not_given(run: Run, service: Service) -> None:

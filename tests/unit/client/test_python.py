@@ -26,6 +26,11 @@ def test_waiting_ends_with_the_job(client: Client, service: Service, monkeypatch
     assert len(service.asked) == 3
 
 
+def test_a_job_may_be_waited_for_by_its_id(client: Client, service: Service) -> None:
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job("succeeded")))
+    assert piecework.wait_for_job(client, JOB_ID)["state"] == "succeeded"
+
+
 def test_the_readme_tells_the_exit_codes() -> None:
     readme = (Path(__file__).parents[3] / "client" / "README.md").read_text()
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)}

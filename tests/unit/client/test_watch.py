@@ -13,7 +13,7 @@ import pytest
 
 from piecework import watch
 from tests.unit.client.conftest import HANG_UP, Answer, Run, Service, answer, problem
-from tests.unit.client.shapes import JOB_ID, job, stage, task
+from tests.unit.client.shapes import ATTEMPT, JOB_ID, job, stage, task
 
 JOB = f"/v1/jobs/{JOB_ID}"
 TASKS = f"{JOB}/tasks"
@@ -32,6 +32,15 @@ FAILURES = {
     ],
     "next_cursor": None,
 }
+
+
+@pytest.fixture
+def failures(service: Service) -> None:
+    """The failed tasks of FAILED: what the first printed is kept, the second printed nothing in its last attempt."""
+    service.on("GET", TASKS, answer(FAILURES))
+    attempts = {1: [ATTEMPT], 2: [ATTEMPT, ATTEMPT | {"attempt": 2, "log": None}]}
+    for index, each in attempts.items():
+        service.on("GET", f"{TASKS}/0/{index}", answer(task(index, "failed", attempts=each)))
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +65,15 @@ def test_a_line_comes_only_when_something_changed(run: Run, service: Service) ->
     assert len(run("watch", JOB_ID).stderr.splitlines()) == 2
 
 
+@pytest.mark.usefixtures("failures")
 def test_a_failed_job_says_why_and_exits_with_1(run: Run, service: Service) -> None:
     service.on("GET", JOB, answer(HALF), answer(FAILED))
-    service.on("GET", TASKS, answer(FAILURES))
     result = run("watch", JOB_ID)
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-3:] == [
         "error: job flights failed: stage_failed: 2 tasks of stage clean failed",
         f"error: task clean 0 1: exit_code: the command ended with exit code 3 (piecework logs {JOB_ID} 0 1)",
-        f"error: task clean 0 2: timeout: ran longer than 5 s (piecework logs {JOB_ID} 0 2)",
+        f"error: task clean 0 2: timeout: ran longer than 5 s (piecework task {JOB_ID} 0 2)",
     ]
     assert service.requests("GET", TASKS)[0].query == {"stage": ["0"], "state": ["failed"], "limit": ["3"]}
 
@@ -76,9 +85,20 @@ def test_a_cancelled_job_exits_with_1(run: Run, service: Service) -> None:
     assert result.stderr.splitlines()[-1] == "error: job flights cancelled"
 
 
-def test_failures_stay_the_news_even_if_the_tasks_cannot_be_read(run: Run, service: Service) -> None:
+def test_tasks_that_were_cancelled_are_told(run: Run, service: Service) -> None:
+    cancelling = job("cancelling", [stage(task_count=40, succeeded=18, failed=2, cancelled=15, running=5)])
+    cancelled = job("cancelled", [stage(state="cancelled", task_count=40, succeeded=18, cancelled=22)])
+    service.on("GET", JOB, answer(cancelling), answer(cancelled))
+    first, last, _ = run("watch", JOB_ID).stderr.splitlines()
+    assert "clean 35/40 2 failed, 15 cancelled 5 running" in first
+    assert re.search(r"clean 40/40 22 cancelled .* cancelled$", last)
+
+
+@pytest.mark.parametrize("unreadable", [TASKS, f"{TASKS}/0/1"])
+@pytest.mark.usefixtures("failures")
+def test_failures_stay_the_news_even_if_the_tasks_cannot_be_read(unreadable: str, run: Run, service: Service) -> None:
     service.on("GET", JOB, answer(FAILED))
-    service.on("GET", TASKS, problem(500))
+    service.on("GET", unreadable, problem(500))
     result = run("watch", JOB_ID)
     assert result.exit_code == 1
     assert "error: job flights failed" in result.stderr
@@ -103,6 +123,28 @@ def test_watching_outlives_an_outage_and_says_so_once(outage: Answer, run: Run, 
     assert result.stderr.count("the API answers again") == 1
 
 
+def test_watching_may_start_during_an_outage(run: Run, service: Service) -> None:
+    service.on("GET", JOB, *[HANG_UP] * 10, answer(DONE))
+    result = run("watch", JOB_ID)
+    assert result.exit_code == 0
+    said, again, last = result.stderr.splitlines()
+    assert said.startswith(f"no answer from the API, trying on for 30 s: can't reach the API at {service.url}: ")
+    assert again == "the API answers again"
+    assert last.startswith("flights succeeded")
+
+
+def test_the_first_answer_is_not_waited_for_forever(
+    run: Run, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "FIRST_ANSWER_SECONDS", 0.2)
+    service.on("GET", JOB, HANG_UP)
+    result = run("watch", JOB_ID)
+    assert (result.exit_code, result.stdout) == (5, "")
+    said, error = result.stderr.splitlines()
+    assert said.startswith("no answer from the API, trying on for 0.2 s: ")
+    assert error.startswith(f"error: can't reach the API at {service.url}: ")
+
+
 def test_a_revoked_key_ends_watching(run: Run, service: Service) -> None:
     service.on("GET", JOB, answer(HALF), problem(401, "this API key is unknown or revoked"))
     assert run("watch", JOB_ID).exit_code == 4
@@ -112,10 +154,10 @@ def test_an_unknown_job_is_not_waited_for(run: Run, service: Service) -> None:
     assert run("watch", JOB_ID).exit_code == 3
 
 
+@pytest.mark.usefixtures("failures")
 def test_submit_can_watch_and_still_prints_the_id_alone(run: Run, service: Service) -> None:
     service.on("POST", "/v1/jobs", answer(job(), 201))
     service.on("GET", JOB, answer(FAILED))
-    service.on("GET", TASKS, answer(FAILURES))
     result = run("submit", "--count", "4", "--processor", "noop", "--watch")
     assert (result.exit_code, result.stdout) == (1, f"{JOB_ID}\n")
 
