@@ -33,7 +33,7 @@ class ProvisionSettings(Settings):
     """Capacity that the pool `default` gets when it is made; later it is changed through the API."""
 
     workers: NonNegativeInt = Field(3, description="workers at first")
-    workers_min: NonNegativeInt = 1
+    workers_min: NonNegativeInt = 3
     workers_max: PositiveInt = 4
     auto_scaling: bool = Field(True, description="give the pool an Auto Scaling group; without, nobody scales it")
     slots: PositiveInt = Field(2, description="tasks one worker runs at a time")

@@ -76,7 +76,8 @@ class StackSettings(BaseSettings):
         """The environment of the stack's processes: this process's, without any way to a real AWS account."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         paths = [str(ROOT / "examples"), *filter(None, [inherited.get("PIECEWORK_PROCESSOR_PATH")])]
-        defaults = {"PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES": "true"}
+        # The emulator forgets its messages when it is killed, and then the user waits for them to be sent again.
+        defaults = {"PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES": "true", "PIECEWORK_RESEND_SECONDS": "10"}
         fixed: dict[str, Any] = {
             STACK_VARIABLE: str(self.state),
             "PIECEWORK_DATABASE_URL": self.postgres.url(),

@@ -202,7 +202,11 @@ class ProcessorSpec(Strict):
     records: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     builtin: Literal["noop", "copy"] | None = None
     output: Name = Field("output", description="file name of the task's output")
-    output_format: Literal["jsonl", "csv"] = Field("jsonl", description="of records functions")
+    output_format: Literal["jsonl", "csv"] = Field(
+        "jsonl",
+        description="of a records function; csv for a command or callable says that its output begins with a header "
+        "line, which a concat merge keeps once",
+    )
     environment: dict[VariableName, str] = {}
     params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
 

@@ -101,8 +101,7 @@ class _Attempt:
         self.finished.bytes_in = input.bytes
         output = outputs / self._output_name(input)
         answer = await self._ask_child(self._job(input, output, work))
-        for measure in _MEASURES:
-            setattr(self.finished, measure, answer.get(measure, getattr(self.finished, measure)))
+        self._measure(answer)
         if error := answer.get("error"):
             raise TaskError(
                 error["type"], error["message"], retryable=answer["retryable"], exit_code=answer["exit_code"]
@@ -113,10 +112,16 @@ class _Attempt:
         """Raises TaskError (crash) and MemoryExceeded."""
         processor = (self._stage.processor, self._stage.processor_version)
         holding = asyncio.create_task(hold_log_down(self._log, self._equipment.log_bytes_max))
+        killed: dict[str, Any] = {}
         try:
-            return await self._children.run(processor, job, self._stage.memory_bytes)
+            return await self._children.run(processor, job, self._stage.memory_bytes, killed)
         finally:
             holding.cancel()
+            self._measure(killed)
+
+    def _measure(self, measures: Mapping[str, Any]) -> None:
+        for measure in _MEASURES:
+            setattr(self.finished, measure, measures.get(measure, getattr(self.finished, measure)))
 
     def _make_directories(self) -> tuple[Path, Path]:
         self.directory.mkdir(mode=0o700)

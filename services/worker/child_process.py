@@ -67,14 +67,22 @@ class ChildProcess:
         return cls(process, reader, writer)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return not self._death.done()
 
-    async def run(self, job: Mapping[str, Any], memory_bytes_max: int | None = None) -> dict[str, Any]:
+    async def run(
+        self, job: Mapping[str, Any], memory_bytes_max: int | None = None, killed: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Do a job; returns the child's answer.
 
-        Raises TaskError (crash) if the child dies, MemoryExceeded, or CancelledError; the child is killed before.
+        Raises TaskError (crash) if the child dies, MemoryExceeded, or CancelledError; the child is killed before, and
+        `killed` is filled with what the job had used: cpu_seconds, memory_bytes_peak.
         """
+        cpu_seconds_before = _cpu_seconds(psutil.Process(self.pid)) if self.alive else 0.0
         answer = asyncio.ensure_future(self._ask(job))
         watches: list[asyncio.Future[Any]] = [answer]
         if memory_bytes_max is not None:
@@ -89,6 +97,9 @@ class ChildProcess:
                     watch.result()  # raises MemoryExceeded
             raise await self._crash()
         except BaseException:
+            if killed is not None and self.alive:
+                killed["cpu_seconds"] = max(0.0, _tree_cpu_seconds(self.pid) - cpu_seconds_before)
+                killed["memory_bytes_peak"] = _tree_memory_bytes(self.pid)
             await self.kill()
             raise
         finally:
@@ -105,7 +116,7 @@ class ChildProcess:
 
     async def _watch_memory(self, memory_bytes_max: int) -> None:
         while True:
-            memory_bytes = await asyncio.to_thread(_tree_memory_bytes, self._process.pid)
+            memory_bytes = await asyncio.to_thread(_tree_memory_bytes, self.pid)
             if memory_bytes > memory_bytes_max:
                 raise MemoryExceeded(memory_bytes, memory_bytes_max)
             await asyncio.sleep(_MEMORY_POLL_SECONDS)
@@ -125,7 +136,7 @@ class ChildProcess:
         """End the child and all its descendants at once."""
         self._writer.close()
         if self.alive:
-            _kill_tree(self._process.pid)
+            _kill_tree(self.pid)
         _kill_session(self._process.pid)  # what a child that crashed has left
         await asyncio.wait([self._death])
 
@@ -139,6 +150,22 @@ def _tree_memory_bytes(pid: int) -> int:
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += process.memory_info().rss
     return total
+
+
+def _tree_cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of its descendants."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        return sum(_cpu_seconds(process) for process in [root, *root.children(recursive=True)])
+    return 0.0
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """CPU time of a process and of its children that have ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system + times.children_user + times.children_system)
+    return 0.0
 
 
 def _kill_tree(pid: int) -> None:

@@ -18,8 +18,10 @@ class WarmChildren:
         self._environment = environment
         self._children: dict[Processor, ChildProcess] = {}  # the one used longest ago comes first
 
-    async def run(self, processor: Processor, job: Mapping[str, Any], memory_bytes_max: int | None) -> dict[str, Any]:
-        """Do a job of a processor; see ChildProcess.run for what it returns and raises."""
+    async def run(
+        self, processor: Processor, job: Mapping[str, Any], memory_bytes_max: int | None, killed: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Do a job of a processor; see ChildProcess.run for what it returns, raises, and says of a killed job."""
         child = self._children.pop(processor, None)
         if child is not None and not _may_serve(child, memory_bytes_max):
             await child.kill()
@@ -28,7 +30,7 @@ class WarmChildren:
             while len(self._children) >= CHILDREN_MAX:
                 await self._children.pop(next(iter(self._children))).kill()
             child = await ChildProcess.start(self._environment)
-        answer = await child.run(job, memory_bytes_max)
+        answer = await child.run(job, memory_bytes_max, killed)
         if child.leftovers:  # what a task leaves running ends with it
             await child.kill()
         else:

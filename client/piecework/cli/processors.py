@@ -95,7 +95,10 @@ def register_processor(
     records: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Python function of a record.")] = None,
     builtin: Annotated[Literal["noop", "copy"] | None, typer.Option(help="A built-in.")] = None,
     output: Annotated[str | None, typer.Option(metavar="FILENAME", help="File name of a task's output.")] = None,
-    output_format: Annotated[Literal["jsonl", "csv"] | None, typer.Option(help="Of a records function.")] = None,
+    output_format: Annotated[
+        Literal["jsonl", "csv"] | None,
+        typer.Option(help="Of a records function; csv also for other output that begins with a header line."),
+    ] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment; repeatable.")] = None,
     params_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON Schema of the parameters, YAML or JSON.")

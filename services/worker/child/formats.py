@@ -174,7 +174,8 @@ class Csv:
         self._fault: Malformed | None = None
 
     def raws(self) -> Iterator[list[str]]:
-        rows = csv.reader(self._text_lines(), delimiter=self.delimiter)
+        # Strict: a quote that never closes (a field with a newline, cut by the split) must not pass for a record.
+        rows = csv.reader(self._text_lines(), delimiter=self.delimiter, strict=True)
         try:
             self.columns = next(rows, [])
         except csv.Error as error:

@@ -165,6 +165,6 @@ def run(child: WarmChildren, work: Path, user_code: Path) -> Run:
             "extract": None,
             "params": {},
         }
-        return await child.run(processor, base | job, memory_bytes_max)
+        return await child.run(processor, base | job, memory_bytes_max, {})
 
     return run

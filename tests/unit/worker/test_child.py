@@ -5,12 +5,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from services.worker.child.errors import TaskError
-from services.worker.child_process import MemoryExceeded
+from services.worker.child_process import ChildProcess, MemoryExceeded
 from services.worker.warm_children import WarmChildren
 from tests.unit.worker.conftest import Run, until
 
@@ -278,3 +279,19 @@ async def test_a_child_that_holds_much_memory_is_replaced(child: WarmChildren, r
 
 def alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+async def test_what_a_killed_job_has_used_is_known(user_code: Path, work: Path) -> None:
+    (user_code / "busy.py").write_text("def spin(input, output):\n    while True: pass\n")
+    child = await ChildProcess.start({**os.environ, "PYTHONPATH": str(user_code)})
+    files = {name: str(work / name) for name in ("log", "input", "output")}
+    job = {"kind": "callable", "function": "busy:spin", "params": {}, "directory": str(work), "extract": None}
+    killed: dict[str, Any] = {}
+
+    running = asyncio.create_task(child.run(job | files | {"environment": {}}, None, killed))
+    await until(lambda: psutil.Process(child.pid).cpu_times().user > 0.1)
+    running.cancel()
+    await asyncio.wait({running})
+
+    assert killed["cpu_seconds"] > 0.0
+    assert killed["memory_bytes_peak"] > 1 << 20
