@@ -314,7 +314,8 @@ class StageStats(TypedDict):
     seconds_left: float | None
     duration_seconds: Durations
     attempts_by_outcome: dict[str, int]
-    retries: dict[str, int]
+    unsuccessful_attempts: dict[str, int]
+    retries: int
     bytes_in: int
     bytes_out: int
     records_in: int

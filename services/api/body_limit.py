@@ -17,7 +17,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        detail = f"the body is larger than the limit of {self._bytes_max} bytes; upload data with POST /v1/uploads"
+        mend = "upload data (create_upload; `piecework upload`)"
+        detail = f"the body is larger than the limit of {self._bytes_max} bytes; {mend}"
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length) > self._bytes_max:
             response = respond(scope["path"], ProblemError(413, "body-too-large", detail))

@@ -31,6 +31,7 @@ _STORE = """
 IdempotencyKey = Annotated[
     str | None,
     Header(
+        alias="Idempotency-Key",
         min_length=1,
         max_length=255,
         description="any text of your own, such as a UUID; the same request sent again with it creates nothing more",

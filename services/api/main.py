@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 
 import structlog
 from fastapi import APIRouter, FastAPI
@@ -26,6 +27,7 @@ from services.api.routes import (
 )
 from services.common.access_log import AccessLog
 from services.common.auth import register_bootstrap_key
+from services.common.aws import require_region
 from services.common.logs import configure_logs
 from services.common.problems import UNREADY, install_problems, problems
 from services.common.settings import Settings, get_settings
@@ -110,4 +112,15 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-app = create_app(get_settings())
+@cache
+def _served() -> FastAPI:
+    settings = get_settings()
+    require_region()
+    return create_app(settings)
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app` is made when a server asks for it: importing the module asks for no configuration."""
+    if name == "app":
+        return _served()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

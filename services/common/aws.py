@@ -8,7 +8,7 @@ from typing import Any
 import aioboto3
 from aiobotocore.config import AioConfig
 
-from services.common.settings import Settings
+from services.common.settings import Settings, refuse_to_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,14 @@ class Aws:
 
 # One for the process: it parses each service's large API description once.
 _session = aioboto3.Session()
+
+
+def require_region() -> None:
+    """End the process, as bad settings do, if there is no AWS region."""
+    if _session.region_name is None:
+        refuse_to_start(
+            "AWS_DEFAULT_REGION: it is not set, and no AWS profile names a region; set it, for example to us-east-1"
+        )
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ scheduled → running ⇄ paused → succeeded
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,9 +17,12 @@ from asyncpg import Record
 from services.common import lifecycle
 from services.common.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection, new_id
 from services.common.settings import Settings
-from services.common.spec import JobSpec, ProcessorSpec, ReduceMerge, Retry, StageSpec
+from services.common.spec import JobSpec, NoMerge, ProcessorSpec, ReduceMerge, Retry, StageSpec
 
 TERMINAL = ("succeeded", "failed", "cancelled")
+
+# What Piecework itself puts beside a job's result.
+RESERVED_FILENAMES = ("manifest.json", "rejects.jsonl")
 
 
 class SpecError(ValueError):
@@ -77,10 +80,18 @@ def check_params(params: Mapping[str, Any], schema: Mapping[str, Any] | None, fi
     """Check params against a processor's JSON Schema (2020-12); raises SpecError for the first mismatch."""
     if schema is None:
         return
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(params))
+    try:
+        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(params))
+    except RecursionError as endless:
+        raise SpecError(field, params, "nested too deeply for the processor's params_schema") from endless
     if error is not None:
         path = ".".join(str(part) for part in [field, *error.absolute_path])
         raise SpecError(path, error.instance, error.message)
+
+
+def _check_filename(filename: str | None, field: str) -> None:
+    if filename in RESERVED_FILENAMES:
+        raise SpecError(field, filename, "Piecework itself writes a file of this name; choose another")
 
 
 async def _resolve_stage(connection: Connection, stage: StageSpec, kind: str, field: str) -> _ResolvedStage:
@@ -102,6 +113,8 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
     stages = [
         await _resolve_stage(connection, stage, "map", f"stages.{number}") for number, stage in enumerate(spec.stages)
     ]
+    if not isinstance(spec.merge, NoMerge):
+        _check_filename(spec.merge.filename, "merge.filename")
     if isinstance(spec.merge, ReduceMerge):
         last = spec.stages[-1]
         reduce = StageSpec(
@@ -311,8 +324,9 @@ async def register_pool(
 async def register_processor(connection: Connection, name: str, spec: ProcessorSpec, description: str = "") -> int:
     """Add a processor's next version inside the caller's transaction; returns its number.
 
-    Registering what the newest version already says gives that version again.
+    Registering what the newest version already says gives that version again. Raises SpecError.
     """
+    _check_filename(spec.output, "output")  # a reduce's output may become the result
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('processor ' || $1, 0))", name)
     newest = await connection.fetchrow(
         "SELECT version, spec, description FROM processors WHERE name = $1 ORDER BY version DESC LIMIT 1", name
@@ -368,7 +382,7 @@ def _webhook_payload(job: Record, results: dict[str, Any] | None) -> dict[str, A
     }
     return {
         "type": f"job.{job['state']}",
-        "timestamp": datetime.now(UTC).isoformat(),
+        "timestamp": job["finished_at"].isoformat(),
         "data": data | {"results": results},
     }
 

@@ -6,7 +6,9 @@
 Postgres decides: a transition happens only from the state named in its WHERE, so running it twice, late, or on two
 nodes at once changes nothing more. Each queued task is in one unclaimed bundle and each running task in one bundle of
 its worker, so whatever a worker or a message loses is found again through `bundles`, never by scanning tasks.
-All functions take a connection or a pool; a statement is atomic by itself and can join a caller's transaction.
+All functions take a connection or a pool; a statement is atomic by itself and can join a caller's transaction. All
+lock in one order, so that no two wait for each other: jobs, bundles (by id, or those alone that nobody has locked),
+tasks by key, counters by key.
 """
 
 from collections.abc import Sequence
@@ -131,6 +133,7 @@ async def plan_same_tasks(
 
 
 # dispatch: ready → queued, in bundles of neighbouring tasks. FOR SHARE on the job orders it against pause and cancel.
+# A task that has lost a worker goes alone: if it kills its workers, its neighbours must not fail with it.
 _DISPATCH = f"""
     WITH job AS (
         SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
@@ -141,17 +144,18 @@ _DISPATCH = f"""
     ), moved AS (
         UPDATE tasks AS t SET state = 'queued', ready_at = NULL, queued_at = now()
         FROM picked AS p WHERE t.job_id = p.job_id AND t.stage = p.stage AND t.index = p.index
-        RETURNING t.job_id, t.stage, t.index
+        RETURNING t.job_id, t.stage, t.index, t.losses > 0 AS alone
     ), islands AS (
-        SELECT index, index - row_number() OVER (ORDER BY index) AS island FROM moved
+        SELECT index, alone, index - row_number() OVER (PARTITION BY alone ORDER BY index) AS island FROM moved
     ), ranked AS (
-        SELECT index, island, (row_number() OVER (PARTITION BY island ORDER BY index) - 1) / $4 AS chunk FROM islands
+        SELECT index, alone, island, (row_number() OVER (PARTITION BY alone, island ORDER BY index) - 1)
+            / CASE WHEN alone THEN 1 ELSE $4 END AS chunk FROM islands
     ), counted AS (
         {_count("moved", str(SCHEDULER_SLOT), ready="-count(*)", queued="count(*)")}
     )
     INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at)
     SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + $6 * interval '1 second'
-    FROM ranked GROUP BY island, chunk
+    FROM ranked GROUP BY alone, island, chunk
     RETURNING bundle_id, job_id, stage, first, count"""
 
 
@@ -175,7 +179,8 @@ async def dispatch(
 
 # resend: an unclaimed bundle whose message may be gone is offered again, each time after a longer wait.
 _RESEND = """
-    UPDATE bundles AS b SET sends = b.sends + 1, send_at = now() + $1 * 2 ^ least(b.sends, 6) * interval '1 second'
+    UPDATE bundles AS b SET
+        sends = least(b.sends + 1, 32767), send_at = now() + $1 * 2 ^ least(b.sends, 6) * interval '1 second'
     FROM (
         SELECT bundle_id FROM bundles WHERE worker_id IS NULL AND send_at <= now()
         ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -200,9 +205,12 @@ async def mark_unsent(connection: Connection | Pool, bundle_ids: Sequence[UUID])
 # claim: queued → running. Only the first claim of a bundle finds it unclaimed; attempt + 1 fences every earlier one.
 _CLAIM = f"""
     WITH bundle AS (
-        UPDATE bundles SET worker_id = $1, claimed_at = now()
-        WHERE bundle_id = ANY($2::uuid[]) AND worker_id IS NULL
-        RETURNING bundle_id, job_id, stage, first, count
+        UPDATE bundles AS b SET worker_id = $1, claimed_at = now()
+        FROM (
+            SELECT bundle_id FROM bundles WHERE bundle_id = ANY($2::uuid[]) AND worker_id IS NULL
+            ORDER BY bundle_id FOR UPDATE
+        ) AS offered WHERE b.bundle_id = offered.bundle_id
+        RETURNING b.bundle_id, b.job_id, b.stage, b.first, b.count
     ), taken AS (
         UPDATE tasks AS t SET state = 'running', attempt = t.attempt + 1, worker_id = $1, started_at = now()
         FROM bundle AS b
@@ -227,8 +235,15 @@ _ATTEMPT_COLUMNS = """job_id, stage, index, attempt, worker_id, pool, outcome, s
 
 # complete: running → succeeded, failed, or ready again. An attempt that no longer holds its task updates nothing.
 # A chained stage's success makes the task of the same index in the next stage, in the same statement.
+# (d asks for `dropped` only for the order of locks: bundles first.)
 _COMPLETE = f"""
-    WITH d AS MATERIALIZED (
+    WITH dropped AS (
+        DELETE FROM bundles AS b USING (
+            SELECT bundle_id FROM bundles WHERE bundle_id = ANY($21::uuid[]) AND worker_id = $1
+            ORDER BY bundle_id FOR UPDATE
+        ) AS done WHERE b.bundle_id = done.bundle_id
+        RETURNING b.bundle_id
+    ), d AS MATERIALIZED (
         SELECT d.*, s.pool, s.chains, s.max_attempts, s.backoff_seconds, s.backoff_max_seconds
         FROM unnest($2::uuid[], $3::smallint[], $4::integer[], $5::smallint[], $6::text[], $7::float8[], $8::jsonb[],
                 $9::jsonb[], $10::boolean[], $11::integer[], $12::bigint[], $13::bigint[], $14::bigint[],
@@ -236,6 +251,7 @@ _COMPLETE = f"""
             AS d (job_id, stage, index, attempt, outcome, run_seconds, output, error, retryable, exit_code, bytes_in,
                 bytes_out, records_in, records_out, records_rejected, cpu_seconds, memory_bytes_peak, log)
         JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
+        WHERE (SELECT count(*) FROM dropped) >= 0
     ), ended AS (
         UPDATE tasks AS t SET
             state = CASE
@@ -288,13 +304,12 @@ _COMPLETE = f"""
         busy_seconds="coalesce(sum(run_seconds), 0)",
     )
 }
-    ), dropped AS (
-        DELETE FROM bundles WHERE bundle_id = ANY($21::uuid[]) AND worker_id = $1
     )
     SELECT count(*) FROM ended"""
 
 
 def _rows(finished: Sequence[Finished]) -> list[tuple[Any, ...]]:
+    """The parameters of _COMPLETE, a row an attempt, by key: the order of locks."""
     return [
         (
             f.job_id,
@@ -316,7 +331,7 @@ def _rows(finished: Sequence[Finished]) -> list[tuple[Any, ...]]:
             f.memory_bytes_peak,
             f.log,
         )
-        for f in finished
+        for f in sorted(finished, key=lambda f: (f.job_id, f.stage, f.index))
     ]
 
 
@@ -339,7 +354,7 @@ async def complete(
 _GIVE_BACK = f"""
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
-            SELECT bundle_id FROM bundles WHERE {{bundles}} FOR UPDATE SKIP LOCKED
+            SELECT bundle_id FROM bundles WHERE {{bundles}} ORDER BY job_id, stage, first FOR UPDATE SKIP LOCKED
         ) AS gone WHERE b.bundle_id = gone.bundle_id
         RETURNING b.job_id, b.stage, b.first, b.count, b.worker_id, b.pool
     ), back AS (
@@ -423,8 +438,11 @@ async def reap_overdue(connection: Connection | Pool, slack_seconds: float, loss
 # withdraw: queued → ready, for the unclaimed bundles of a job or a pool that is paused.
 _WITHDRAW = f"""
     WITH dropped AS (
-        DELETE FROM bundles WHERE worker_id IS NULL AND (job_id = $1 OR pool = $2)
-        RETURNING job_id, stage, first, count
+        DELETE FROM bundles AS b USING (
+            SELECT bundle_id FROM bundles WHERE worker_id IS NULL AND (job_id = $1 OR pool = $2)
+            ORDER BY bundle_id FOR UPDATE
+        ) AS unclaimed WHERE b.bundle_id = unclaimed.bundle_id
+        RETURNING b.job_id, b.stage, b.first, b.count
     ), back AS (
         UPDATE tasks AS t SET state = 'ready', ready_at = now()
         FROM dropped AS d
@@ -443,14 +461,20 @@ async def withdraw(connection: Connection, *, job_id: UUID | None = None, pool: 
     return count
 
 
-# cancel: every task of a job that is not terminal → cancelled. First what bundles hold, then what is ready.
+# cancel: every task of an ending job that is not terminal → cancelled: what bundles hold, and what is ready.
+_LOCK_ENDING = "SELECT job_id FROM jobs WHERE job_id = $1 AND state IN ('cancelling', 'failing') FOR UPDATE"
+
+# Locked by a statement of its own: what a claim that was under way has changed, only the next one is sure to see.
+_LOCK_BUNDLES = """
+    SELECT bundle_id FROM bundles WHERE job_id = $1 ORDER BY stage, first LIMIT $2 FOR UPDATE SKIP LOCKED"""
+
 _CANCEL_BUNDLED = f"""
     WITH dropped AS (
-        DELETE FROM bundles WHERE bundle_id IN (SELECT bundle_id FROM bundles WHERE job_id = $1 LIMIT $2)
+        DELETE FROM bundles WHERE bundle_id = ANY($1::uuid[])
         RETURNING job_id, stage, first, count, worker_id, pool
     ), cancelled AS (
         UPDATE tasks AS t SET state = 'cancelled', finished_at = now()
-        FROM dropped AS d
+        FROM (SELECT * FROM dropped ORDER BY stage, first) AS d
         WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index >= d.first AND t.index < d.first + d.count
           AND (t.state = 'running' AND t.worker_id = d.worker_id OR t.state = 'queued' AND d.worker_id IS NULL)
         RETURNING t.job_id, t.stage, t.index, t.attempt, d.worker_id, t.started_at, d.pool
@@ -459,8 +483,8 @@ _CANCEL_BUNDLED = f"""
         SELECT job_id, stage, index, attempt, worker_id, pool, 'cancelled', started_at, now(),
             extract(epoch FROM now() - started_at), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL
         FROM cancelled WHERE worker_id IS NOT NULL
-    ), counted AS (
-        {
+    )
+    {
     _count(
         "cancelled",
         str(SCHEDULER_SLOT),
@@ -468,9 +492,7 @@ _CANCEL_BUNDLED = f"""
         running="-count(*) FILTER (WHERE worker_id IS NOT NULL)",
         cancelled="count(*)",
     )
-}
-    )
-    SELECT count(*) FROM dropped"""
+}"""
 
 _CANCEL_READY = f"""
     WITH cancelled AS (
@@ -480,21 +502,26 @@ _CANCEL_READY = f"""
         ) AS r
         WHERE t.job_id = $1 AND t.stage = r.stage AND t.index = r.index AND t.state = 'ready'
         RETURNING t.job_id, t.stage
-    ), counted AS (
-        {_count("cancelled", str(SCHEDULER_SLOT), ready="-count(*)", cancelled="count(*)")}
     )
-    SELECT count(*) FROM cancelled"""
+    {_count("cancelled", str(SCHEDULER_SLOT), ready="-count(*)", cancelled="count(*)")}"""
+
+_ANY_LEFT = """
+    SELECT EXISTS (SELECT FROM bundles WHERE job_id = $1)
+        OR EXISTS (SELECT FROM tasks WHERE job_id = $1 AND ready_at IS NOT NULL)"""
 
 
-async def cancel_tasks(connection: Connection | Pool, job_id: UUID, tasks_max: int) -> bool:
-    """Cancel a part of what is not terminal; True when nothing is left.
+async def cancel_tasks(connection: Connection, job_id: UUID, tasks_max: int) -> bool:
+    """Cancel a part of what is not terminal of a job that is cancelling or failing; True when nothing is left.
 
-    The job must not be running any more, so that nothing new is planned or dispatched. Workers learn from their
-    heartbeats that the bundles are gone.
+    In that state nothing new is planned or dispatched. Workers learn from their heartbeats that the bundles are gone.
     """
-    if await connection.fetchval(_CANCEL_BUNDLED, job_id, tasks_max):
-        return False
-    return not await connection.fetchval(_CANCEL_READY, job_id, tasks_max)
+    async with connection.transaction():
+        if not await connection.fetchval(_LOCK_ENDING, job_id):
+            return True
+        bundles = await connection.fetch(_LOCK_BUNDLES, job_id, tasks_max)
+        await connection.execute(_CANCEL_BUNDLED, [bundle["bundle_id"] for bundle in bundles])
+        await connection.execute(_CANCEL_READY, job_id, tasks_max)
+        return not await connection.fetchval(_ANY_LEFT, job_id)
 
 
 # retry: failed and cancelled → ready, by the user's order, with all attempts allowed again.
@@ -567,7 +594,7 @@ async def register_worker(
     """Add a worker to its pool; safe to repeat. Raises UnknownPool."""
     await connection.execute(_REGISTER, worker_id, pool, hostname, instance_id, pid, slots)
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM workers WHERE worker_id = $1)", worker_id):
-        raise UnknownPool(f"no pool is named {pool!r}; register it with PUT /v1/pools/{pool}")
+        raise UnknownPool(f"no pool is named {pool!r}; register it first (put_pool, `piecework pools put {pool}`)")
 
 
 async def heartbeat(connection: Connection | Pool, worker_id: UUID, busy: int) -> Heartbeat:

@@ -19,27 +19,31 @@ class ParquetError(ValueError):
 async def read_footer(s3: Any, location: Location) -> tuple[Any, str]:
     """The object's pyarrow.parquet.FileMetaData, and its ETag. Raises ParquetError and botocore's ClientError."""
     try:
-        tail, etag = await _read(s3, location, f"bytes=-{_TAIL_BYTES}")
+        tail, etag, size = await _read(s3, location, f"bytes=-{_TAIL_BYTES}")
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("InvalidRange", "416"):  # S3's answer for an empty object
-            raise ParquetError(f"{location.uri} is empty; a Parquet file has at least 12 bytes") from error
-        raise
+        if error.response["Error"]["Code"] != "InvalidRange":
+            raise
+        tail, etag, size = b"", "", 0  # S3's answer for an empty object
     if len(tail) < 12 or tail[-4:] != _MAGIC:
         raise ParquetError(f"{location.uri} is not a Parquet file: it does not end with {_MAGIC.decode()}")
     length = int.from_bytes(tail[-8:-4], "little") + 8
+    if length > size - len(_MAGIC):  # which begins the file, too
+        raise ParquetError(
+            f"{location.uri} can't be read as a Parquet file: it names a footer of {length} bytes, longer than the file"
+        )
     if length > _FOOTER_BYTES_MAX:
         raise ParquetError(f"{location.uri} names a footer of {length} bytes; at most {_FOOTER_BYTES_MAX} are read")
     if length > len(tail):
-        tail, etag = await _read(s3, location, f"bytes=-{length}", etag)
+        tail, etag, _ = await _read(s3, location, f"bytes=-{length}", etag)
     return await asyncio.to_thread(_parse, location, tail[-length:]), etag
 
 
-async def _read(s3: Any, location: Location, range_: str, etag: str | None = None) -> tuple[bytes, str]:
-    """Bytes of the object and its ETag; with `etag`, only of that version of the object."""
+async def _read(s3: Any, location: Location, range_: str, etag: str | None = None) -> tuple[bytes, str, int]:
+    """Bytes of the object, its ETag and size; with `etag`, only of that version of the object."""
     condition = {"IfMatch": etag} if etag else {}
     answer = await s3.get_object(Bucket=location.bucket, Key=location.key, Range=range_, **condition)
     async with answer["Body"] as body:
-        return await body.read(), answer["ETag"]
+        return await body.read(), answer["ETag"], int(answer["ContentRange"].rpartition("/")[2])
 
 
 def _parse(location: Location, footer: bytes) -> Any:

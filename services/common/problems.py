@@ -17,6 +17,7 @@ from services.common.auth import Forbidden, Unauthorized
 from services.common.database import UNAVAILABLE
 
 MEDIA_TYPE = "application/problem+json"
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110's; those of Python depend on its version
 VALUE_CHARACTERS_MAX = 200
 RETRY_AFTER_SECONDS = 2
 
@@ -48,6 +49,10 @@ class Problem(BaseModel):
     detail: str = Field(examples=["there is no job 01970000-0000-7000-8000-000000000000"])
     instance: str = Field(description="the path of the request", examples=["/v1/jobs"])
     errors: list[FieldError] | None = Field(None, description="the bad fields, when fields are to blame")
+
+
+def _title(status: int) -> str:
+    return _TITLES.get(status) or HTTPStatus(status).phrase
 
 
 class ProblemError(HTTPException):
@@ -156,7 +161,7 @@ def _http(request: Request, error: HTTPException) -> ProblemError:
         404: f"there is no {request.url.path}; /docs lists the routes",
         405: f"{request.url.path} does not take {request.method}",
     }
-    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    kind = _title(error.status_code).lower().replace(" ", "-")
     detail = details.get(error.status_code, str(error.detail))
     return ProblemError(error.status_code, kind, detail, headers=dict(error.headers or {}))
 
@@ -189,7 +194,7 @@ def respond(path: str, error: ProblemError) -> Response:
     """The answer to a request of `path`."""
     problem = Problem(
         type=f"urn:piecework:{error.kind}",
-        title=HTTPStatus(error.status_code).phrase,
+        title=_title(error.status_code),
         status=error.status_code,
         detail=error.detail,
         instance=path,
@@ -256,4 +261,4 @@ def install_problems(app: FastAPI, describe: Describe = describe) -> None:
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's `responses` of a route: the problems it may answer with."""
-    return {status: {"description": HTTPStatus(status).phrase, "model": Problem} for status in statuses}
+    return {status: {"description": _title(status), "model": Problem} for status in statuses}

@@ -1,10 +1,15 @@
 """Settings of every service, read from `PIECEWORK_…` environment variables."""
 
+import sys
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
+
+_SECRETS = ("database_url", "bootstrap_api_key")
 
 
 class Settings(BaseSettings):
@@ -15,10 +20,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PIECEWORK_", extra="ignore")
 
-    database_url: str = "postgresql://postgres@127.0.0.1:5432/piecework"
+    database_url: str = Field("postgresql://postgres@127.0.0.1:5432/piecework", pattern="^postgresql://")
     database_connections_max: PositiveInt = 10
 
-    aws_endpoint_url: str | None = Field(None, description="S3, SQS and Auto Scaling emulator; unset for AWS")
+    aws_endpoint_url: str | None = Field(
+        None, pattern="^https?://", description="S3, SQS and Auto Scaling emulator; unset for AWS"
+    )
     bucket: str = "piecework"
     prefix: str = Field("", description="key prefix inside the bucket, without slashes at its ends")
 
@@ -45,7 +52,7 @@ class Settings(BaseSettings):
     webhook_private_addresses: bool = Field(False, description="allow webhooks to private and loopback addresses")
     webhook_hours: PositiveFloat = 24.0
 
-    log_level: str = "INFO"
+    log_level: LogLevel = "INFO"
 
 
 class WorkerSettings(Settings):
@@ -61,7 +68,31 @@ class WorkerSettings(Settings):
     receive_wait_seconds: Annotated[int, Field(ge=1, le=20)] = 20
 
 
+S = TypeVar("S", bound=Settings)
+
+
 @lru_cache
 def get_settings() -> Settings:
-    """The process's settings, read once."""
-    return Settings()
+    """The process's settings, read once. Raises SystemExit as `read_settings` does."""
+    return read_settings(Settings)
+
+
+def read_settings(kind: type[S], **given: Any) -> S:
+    """The settings, `given` ones before those of the environment. Ends a process that has bad ones."""
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        refuse_to_start(*map(_fault, error.errors()))
+
+
+def refuse_to_start(*faults: str) -> NoReturn:
+    """The process can't run as it is configured: a line a fault on standard error, exit code 2."""
+    print(*faults, sep="\n", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _fault(error: Any) -> str:
+    """The variable, the mend, and the value unless that may hold a password."""
+    name = str(error["loc"][0])
+    value = "its value is not shown" if name in _SECRETS else f"it is {error['input']!r}"
+    return f"PIECEWORK_{name.upper()}: {error['msg']}; {value}"

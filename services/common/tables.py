@@ -1,4 +1,4 @@
-"""The tables as SQLModel models, for reading. Alembic owns the schema (migrations/); a test compares both."""
+"""The tables that the API lists, as SQLModel models. Alembic owns the schema (migrations/); a test compares both."""
 
 from datetime import datetime
 from typing import Any
@@ -151,23 +151,6 @@ class Task(SQLModel, table=True):
     error: dict[str, Any] | None = Field(None, sa_type=JSONB)
 
 
-class Bundle(SQLModel, table=True):
-    """The range of tasks that one message offers, and afterwards the lease of the worker that claimed it."""
-
-    __tablename__ = "bundles"
-
-    bundle_id: UUID = Field(primary_key=True)
-    pool: str
-    job_id: UUID
-    stage: int = Field(sa_type=SmallInteger)
-    first: int
-    count: int
-    sends: int = Field(1, sa_type=SmallInteger)
-    send_at: datetime = Field(sa_type=_UTC)
-    worker_id: UUID | None = None
-    claimed_at: datetime | None = Field(None, sa_type=_UTC)
-
-
 class StageCounter(SQLModel, table=True):
     """A slot of a stage's counters: the sum over the slots equals the stage's task rows."""
 
@@ -270,74 +253,3 @@ class Upload(SQLModel, table=True):
     multipart_id: str | None = None
     completed_at: datetime | None = Field(None, sa_type=_UTC)
     created_at: datetime = Field(sa_type=_UTC)
-
-
-class StageStats(SQLModel, table=True):
-    """Roll-up of a stage's attempts by outcome, kept by the stats service."""
-
-    __tablename__ = "stage_stats"
-
-    job_id: UUID = Field(primary_key=True)
-    stage: int = Field(primary_key=True, sa_type=SmallInteger)
-    outcome: str = Field(primary_key=True)
-    attempts: int = Field(sa_type=BigInteger)
-    histogram: list[int] = Field(sa_column=Column(ARRAY(BigInteger), nullable=False))
-    run_seconds: float = Field(sa_type=Double)
-    run_seconds_max: float = Field(sa_type=Double)
-    cpu_seconds: float = Field(sa_type=Double)
-    memory_bytes_peak: int = Field(sa_type=BigInteger)
-    bytes_in: int = Field(sa_type=BigInteger)
-    bytes_out: int = Field(sa_type=BigInteger)
-    records_in: int = Field(sa_type=BigInteger)
-    records_out: int = Field(sa_type=BigInteger)
-    records_rejected: int = Field(sa_type=BigInteger)
-
-
-class PoolStats(SQLModel, table=True):
-    """Roll-up of a pool's attempts by outcome since the beginning: the source of Prometheus counters."""
-
-    __tablename__ = "pool_stats"
-
-    pool: str = Field(primary_key=True)
-    outcome: str = Field(primary_key=True)
-    attempts: int = Field(sa_type=BigInteger)
-    histogram: list[int] = Field(sa_column=Column(ARRAY(BigInteger), nullable=False))
-    run_seconds: float = Field(sa_type=Double)
-    run_seconds_max: float = Field(sa_type=Double)
-    cpu_seconds: float = Field(sa_type=Double)
-    memory_bytes_peak: int = Field(sa_type=BigInteger)
-    bytes_in: int = Field(sa_type=BigInteger)
-    bytes_out: int = Field(sa_type=BigInteger)
-    records_in: int = Field(sa_type=BigInteger)
-    records_out: int = Field(sa_type=BigInteger)
-    records_rejected: int = Field(sa_type=BigInteger)
-
-
-class StageMinute(SQLModel, table=True):
-    """Roll-up of a stage's attempts by minute, kept by the stats service."""
-
-    __tablename__ = "stage_minutes"
-
-    job_id: UUID = Field(primary_key=True)
-    stage: int = Field(primary_key=True, sa_type=SmallInteger)
-    minute: datetime = Field(primary_key=True, sa_type=_UTC)
-    succeeded: int = Field(sa_type=BigInteger)
-    failed: int = Field(sa_type=BigInteger)
-    busy_seconds: float = Field(sa_type=Double)
-    bytes_in: int = Field(sa_type=BigInteger)
-    bytes_out: int = Field(sa_type=BigInteger)
-
-
-class WorkerMinute(SQLModel, table=True):
-    """Roll-up of a worker's attempts by minute, kept by the stats service."""
-
-    __tablename__ = "worker_minutes"
-
-    minute: datetime = Field(primary_key=True, sa_type=_UTC)
-    pool: str = Field(primary_key=True)
-    worker_id: UUID = Field(primary_key=True)
-    succeeded: int = Field(sa_type=BigInteger)
-    failed: int = Field(sa_type=BigInteger)
-    busy_seconds: float = Field(sa_type=Double)
-    bytes_in: int = Field(sa_type=BigInteger)
-    bytes_out: int = Field(sa_type=BigInteger)

@@ -6,7 +6,7 @@ import signal
 import structlog
 import uvloop
 
-from services.common.aws import connect_aws
+from services.common.aws import connect_aws, require_region
 from services.common.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_pool
 from services.common.logs import configure_logs
 from services.common.settings import Settings, get_settings
@@ -19,16 +19,16 @@ log = structlog.get_logger()
 HOUR_SECONDS = 3600.0
 
 
-def make_loops(settings: Settings) -> list[Loop]:
+def make_loops(settings: Settings, merger: Merger) -> list[Loop]:
     """Every loop, with its pauses and what wakes it."""
     busy, idle = settings.loop_seconds, settings.idle_seconds
     jobs, deliveries = frozenset([JOBS_CHANNEL]), frozenset([WEBHOOKS_CHANNEL])
     return [
-        Loop("clock", clock.step, busy, min(idle, 1.0), jobs),
+        Loop("clock", clock.step, 0.0, min(idle, 1.0), jobs),
         Loop("plan", plan.step, 0.0, idle, jobs),
         Loop("dispatch", dispatch.step, busy, idle, jobs),
         Loop("finish", finish.step, busy, idle, jobs),
-        Loop("merge", Merger().step, busy, idle, jobs),
+        Loop("merge", merger.step, busy, idle, jobs),
         Loop("reap", reap.step, busy, min(idle, settings.lease_seconds / 10)),
         Loop("webhooks", webhooks.step, busy, idle, deliveries),
         Loop("scale", scale.step, busy, settings.scale_seconds),
@@ -38,9 +38,11 @@ def make_loops(settings: Settings) -> list[Loop]:
 
 async def run(settings: Settings) -> None:
     """Run the loops until cancelled."""
-    pool = await connect_pool(settings.database_url, settings.database_connections_max + len(make_loops(settings)))
+    merger = Merger()
+    loops = make_loops(settings, merger)
+    pool = await connect_pool(settings.database_url, settings.database_connections_max + len(loops))
     async with connect_aws(settings) as aws:
-        grid, loops = Grid(pool, aws, settings), make_loops(settings)
+        grid = Grid(pool, aws, settings)
         log.info("scheduler started", loops=[loop.name for loop in loops])
         try:
             async with asyncio.TaskGroup() as group:
@@ -48,12 +50,14 @@ async def run(settings: Settings) -> None:
                 for loop in loops:
                     group.create_task(loop.run(grid), name=loop.name)
         finally:
+            await merger.stop()
             pool.terminate()
 
 
 async def main() -> None:
     """Run until SIGTERM or SIGINT: every step is a transaction, so stopping between any two is safe."""
     settings = get_settings()
+    require_region()
     configure_logs("scheduler", settings.log_level)
     running = asyncio.create_task(run(settings))
     for name in (signal.SIGTERM, signal.SIGINT):

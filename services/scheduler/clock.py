@@ -2,15 +2,16 @@
 
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import structlog
 
 from services.common.cron import next_time
 from services.common.database import Connection
-from services.common.jobs import SpecError, notify_jobs, start_due_jobs, submit_job
+from services.common.jobs import notify_jobs, start_due_jobs, submit_job
 from services.common.spec import JobSpec
-from services.scheduler.loop import Grid
+from services.scheduler.loop import Grid, passes
 
 log = structlog.get_logger()
 
@@ -53,7 +54,11 @@ def due_times(schedule: Any) -> tuple[list[datetime], datetime]:
 
 
 async def _run_schedule(connection: Connection, grid: Grid, schedule: Any) -> None:
-    times, next_run_at = due_times(schedule)
+    try:
+        times, next_run_at = due_times(schedule)
+    except ValueError as invalid:  # such as a time zone that this node's database of them lacks
+        await _pause(connection, schedule["schedule_id"], str(invalid))
+        return
     job_id, error = None, None
     for time in times:
         try:
@@ -67,9 +72,11 @@ async def _run_schedule(connection: Connection, grid: Grid, schedule: Any) -> No
                 )
         except asyncpg.UniqueViolationError:
             continue  # this run has its job already
-        except (SpecError, ValueError) as invalid:
+        except Exception as invalid:
+            if passes(invalid):
+                raise
             error = str(invalid)
-            log.warning("schedule failed", schedule=str(schedule["schedule_id"]), error=error)
+            log.warning("schedule failed", schedule=str(schedule["schedule_id"]), error=repr(invalid))
     await connection.execute(
         "UPDATE schedules SET next_run_at = $2, last_run_at = coalesce($3, last_run_at), "
         "last_job_id = coalesce($4, last_job_id), error = $5 WHERE schedule_id = $1",
@@ -78,4 +85,12 @@ async def _run_schedule(connection: Connection, grid: Grid, schedule: Any) -> No
         times[-1] if times else None,
         job_id,
         error,
+    )
+
+
+async def _pause(connection: Connection, schedule_id: UUID, error: str) -> None:
+    """Nobody can say when the schedule is due next: it must not hold up the others."""
+    log.warning("schedule paused", schedule=str(schedule_id), error=error)
+    await connection.execute(
+        "UPDATE schedules SET paused = true, next_run_at = NULL, error = $2 WHERE schedule_id = $1", schedule_id, error
     )

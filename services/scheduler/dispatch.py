@@ -18,12 +18,18 @@ from services.common.settings import Settings
 from services.scheduler.loop import Grid
 from services.scheduler.queues import send
 
-# Pools that can take work: the unclaimed bundles they have, and the slots to keep busy.
+UNKNOWN_TASK_SECONDS = 1.0  # assumed of a stage before its first task has ended
+
+# Pools that can take work, and the slots to keep busy.
 _POOLS = """
     SELECT p.name, p.queue_url,
-        (SELECT count(*) FROM bundles AS b WHERE b.pool = p.name AND b.worker_id IS NULL) AS waiting,
         greatest(p.slots, (SELECT sum(w.slots) FROM workers AS w WHERE w.pool = p.name AND w.state = 'active')) AS slots
     FROM pools AS p WHERE NOT p.paused"""
+
+# The pool's row is the lock: one scheduler tops it up at a time, and a pause comes before or after. What waits is
+# counted by the next statement, which is sure to see what the scheduler before has queued.
+_LOCK = "SELECT true FROM pools WHERE name = $1 AND NOT paused FOR UPDATE SKIP LOCKED"
+_WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL"
 
 _STAGES = """
     SELECT s.job_id, s.stage, s.pool, j.priority, j.share, c.*
@@ -32,7 +38,8 @@ _STAGES = """
             sum(attempts)::bigint AS attempts, sum(busy_seconds) AS busy_seconds
         FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
     ) AS c
-    WHERE j.state = 'running' AND s.state = 'running' AND (c.ready > 0 OR c.in_flight > 0)"""
+    WHERE j.state = 'running' AND s.state = 'running' AND (c.ready > 0 OR c.in_flight > 0)
+    ORDER BY s.job_id, s.stage"""  # the order in which counters are locked
 
 
 @dataclass(slots=True)
@@ -48,6 +55,11 @@ class Candidate:
     task_seconds: float | None  # measured mean; None before the first task has ended
     granted: int = 0
 
+    @property
+    def expected_seconds(self) -> float:
+        """What a task is taken to last."""
+        return UNKNOWN_TASK_SECONDS if self.task_seconds is None else self.task_seconds
+
     def bundle_tasks(self, settings: Settings, slots: int) -> int:
         """How many tasks the next bundle gets."""
         if self.task_seconds is None:
@@ -55,6 +67,13 @@ class Candidate:
         aimed = int(settings.bundle_seconds / max(self.task_seconds, 1e-6))
         fair_rest = math.ceil(self.ready / (2 * slots))
         return max(1, min(aimed, fair_rest, settings.bundle_tasks_max))
+
+    def settle(self, queued: int) -> None:
+        """So many of the granted tasks are queued; if those were not all, the rest waits for its backoff."""
+        if queued < self.granted:
+            self.in_flight_seconds -= (self.granted - queued) * self.expected_seconds
+            self.ready = 0
+        self.granted = 0
 
 
 async def step(grid: Grid) -> bool:
@@ -73,10 +92,9 @@ async def step(grid: Grid) -> bool:
 
 def _candidate(row: Record) -> Candidate:
     seconds = row["busy_seconds"] / row["attempts"] if row["attempts"] else None
-    in_flight_seconds = row["in_flight"] * (1.0 if seconds is None else seconds)
-    return Candidate(
-        row["job_id"], row["stage"], row["priority"], row["share"], row["ready"], in_flight_seconds, seconds
-    )
+    candidate = Candidate(row["job_id"], row["stage"], row["priority"], row["share"], row["ready"], 0.0, seconds)
+    candidate.in_flight_seconds = row["in_flight"] * candidate.expected_seconds
+    return candidate
 
 
 def grant(candidates: list[Candidate], bundles: int, slots: int, settings: Settings) -> None:
@@ -92,7 +110,7 @@ def grant(candidates: list[Candidate], bundles: int, slots: int, settings: Setti
             hungry, key=lambda c: (-c.priority, load[c.priority, c.share], c.in_flight_seconds, c.job_id, c.stage)
         )
         tasks = min(best.bundle_tasks(settings, slots), best.ready)
-        seconds = tasks * (1.0 if best.task_seconds is None else best.task_seconds)
+        seconds = tasks * best.expected_seconds
         best.granted += tasks
         best.ready -= tasks
         best.in_flight_seconds += seconds
@@ -103,24 +121,25 @@ def grant(candidates: list[Candidate], bundles: int, slots: int, settings: Setti
 
 async def _top_up(grid: Grid, pool: Record, candidates: list[Candidate]) -> None:
     settings, slots = grid.settings, int(pool["slots"])
-    sizes = {id(c): c.bundle_tasks(settings, slots) for c in candidates}
-    grant(candidates, math.ceil(settings.window_bundles * slots) - pool["waiting"], slots, settings)
     messages: list[Message] = []
     async with grid.pool.acquire() as connection, connection.transaction():
-        # Two schedulers that top up the same pool at once would overfill its window.
-        if not await connection.fetchval(
-            "SELECT pg_try_advisory_xact_lock(hashtextextended('dispatch ' || $1, 0))", pool["name"]
-        ):
+        if not await connection.fetchval(_LOCK, pool["name"]):
             return
-        for candidate in candidates:
-            if candidate.granted:
-                messages += await lifecycle.dispatch(
-                    connection,
-                    candidate.job_id,
-                    candidate.stage,
-                    pool=pool["name"],
-                    tasks_max=candidate.granted,
-                    bundle_tasks_max=sizes[id(candidate)],
-                    resend_seconds=settings.resend_seconds,
-                )
+        free = math.ceil(settings.window_bundles * slots) - await connection.fetchval(_WAITING, pool["name"])
+        while free > len(messages) and any(candidate.ready for candidate in candidates):
+            sizes = {id(candidate): candidate.bundle_tasks(settings, slots) for candidate in candidates}
+            grant(candidates, free - len(messages), slots, settings)
+            for candidate in candidates:
+                if candidate.granted:
+                    queued = await lifecycle.dispatch(
+                        connection,
+                        candidate.job_id,
+                        candidate.stage,
+                        pool=pool["name"],
+                        tasks_max=candidate.granted,
+                        bundle_tasks_max=sizes[id(candidate)],
+                        resend_seconds=settings.resend_seconds,
+                    )
+                    candidate.settle(sum(message.count for message in queued))
+                    messages += queued
     await send(grid, pool["queue_url"], messages)

@@ -15,7 +15,7 @@ from services.scheduler.loop import Grid
 
 log = structlog.get_logger()
 
-TASKS_MAX = 10_000  # cancelled per statement
+TASKS_MAX = 10_000  # cancelled per job and step
 
 _ENDING = "SELECT job_id, state FROM jobs WHERE state IN ('cancelling', 'failing')"
 
@@ -35,67 +35,71 @@ _FIRST_FAILURE = """
 async def step(grid: Grid) -> bool:
     """Look at every running stage and every ending job once; True while there are any."""
     stages = await grid.pool.fetch(_RUNNING)
-    for stage in stages:
-        if stage["failed"] > stage["tolerated_failures"]:
-            await _fail_stage(grid, stage)
-        elif stage["planned"] and stage["succeeded"] + stage["failed"] == stage["task_count"]:
-            await _finish_stage(grid, stage)
+    for stage in filter(_is_over, stages):
+        await _end_stage(grid, stage["job_id"], stage["stage"])
     ending = await grid.pool.fetch(_ENDING)
     for job in ending:
         await _end(grid, job["job_id"], job["state"])
     return bool(stages or ending)
 
 
-async def _fail_stage(grid: Grid, stage: Record) -> None:
-    async with grid.pool.acquire() as connection:
-        first = await connection.fetchrow(_FIRST_FAILURE, stage["job_id"], stage["stage"])
-        why = f"; the first, task {first['index']}: {(first['error'] or {}).get('message')}" if first else ""
-        message = (
-            f"stage {stage['name']!r}: {stage['failed']} failed tasks, {stage['tolerated_failures']} are tolerated{why}"
-        )
-        error = {"type": "stage_failed", "message": message, "stage": stage["stage"]}
-        if await fail_job(connection, stage["job_id"], error, stage["stage"]):
-            log.info("job failing", job=str(stage["job_id"]), error=message)
+def _has_failed(stage: Record) -> bool:
+    return bool(stage["failed"] > stage["tolerated_failures"])
 
 
-async def _finish_stage(grid: Grid, stage: Record) -> None:
-    """Hand over to the next stage, or to the merge if this was the last."""
+def _is_over(stage: Record) -> bool:
+    return _has_failed(stage) or bool(stage["planned"] and stage["succeeded"] + stage["failed"] == stage["task_count"])
+
+
+async def _end_stage(grid: Grid, job_id: UUID, number: int) -> None:
     async with grid.pool.acquire() as connection, connection.transaction():
-        if await _lock(connection, stage["job_id"], stage["stage"]):
-            target = "succeeded" if stage["chains"] else "merging"
-            await connection.execute(
-                "UPDATE stages SET state = $3, finished_at = now() WHERE job_id = $1 AND stage = $2",
-                stage["job_id"],
-                stage["stage"],
-                target,
-            )
-            if stage["chains"]:
-                # Every success has made its successor, so the next stage's tasks are all there now.
-                await connection.execute(
-                    "UPDATE stages SET planned = true, task_count = $3 WHERE job_id = $1 AND stage = $2",
-                    stage["job_id"],
-                    stage["stage"] + 1,
-                    stage["succeeded"],
-                )
-            await notify_jobs(connection)
-            log.info("stage finished", job=str(stage["job_id"]), stage=stage["stage"], state=target)
+        await connection.execute("SELECT FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
+        stage = await connection.fetchrow(f"{_RUNNING} AND s.job_id = $1 AND s.stage = $2", job_id, number)
+        if stage is None or not _is_over(stage):
+            return
+        if _has_failed(stage):
+            await _fail_stage(connection, stage)
+        else:
+            await _finish_stage(connection, stage)
 
 
-async def _lock(connection: Connection, job_id: UUID, stage: int) -> bool:
-    """Lock the job; whether it and its stage still run."""
-    running: bool | None = await connection.fetchval(
-        "SELECT s.state = 'running' FROM jobs AS j JOIN stages AS s USING (job_id) "
-        "WHERE j.job_id = $1 AND j.state = 'running' AND s.stage = $2 FOR UPDATE OF j",
-        job_id,
-        stage,
+async def _fail_stage(connection: Connection, stage: Record) -> None:
+    first = await connection.fetchrow(_FIRST_FAILURE, stage["job_id"], stage["stage"])
+    why = f"; the first, task {first['index']}: {(first['error'] or {}).get('message')}" if first else ""
+    message = (
+        f"stage {stage['name']!r}: {stage['failed']} failed tasks, {stage['tolerated_failures']} are tolerated{why}"
     )
-    return bool(running)
+    error = {"type": "stage_failed", "message": message, "stage": stage["stage"]}
+    await fail_job(connection, stage["job_id"], error, stage["stage"])
+    log.info("job failing", job=str(stage["job_id"]), error=message)
+
+
+async def _finish_stage(connection: Connection, stage: Record) -> None:
+    """Hand over to the next stage, or to the merge if this was the last."""
+    target = "succeeded" if stage["chains"] else "merging"
+    await connection.execute(
+        "UPDATE stages SET state = $3, finished_at = now() WHERE job_id = $1 AND stage = $2",
+        stage["job_id"],
+        stage["stage"],
+        target,
+    )
+    if stage["chains"]:
+        # Every success has made its successor, so the next stage's tasks are all there now.
+        await connection.execute(
+            "UPDATE stages SET planned = true, task_count = $3 WHERE job_id = $1 AND stage = $2",
+            stage["job_id"],
+            stage["stage"] + 1,
+            stage["succeeded"],
+        )
+    await notify_jobs(connection)
+    log.info("stage finished", job=str(stage["job_id"]), stage=stage["stage"], state=target)
 
 
 async def _end(grid: Grid, job_id: UUID, state: str) -> None:
-    while not await cancel_tasks(grid.pool, job_id, TASKS_MAX):
-        pass
+    """A huge job takes many steps to cancel, so that the end of others need not wait for it."""
     async with grid.pool.acquire() as connection:
+        if not await cancel_tasks(connection, job_id, TASKS_MAX):
+            return
         target = "failed" if state == "failing" else "cancelled"
         if await end_job(connection, job_id, source=state, target=target, settings=grid.settings):
             log.info("job ended", job=str(job_id), state=target)

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import aiohttp
 import asyncpg
 import structlog
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from services.common.aws import Aws
 from services.common.database import UNAVAILABLE, Pool, prepare_connection
@@ -14,14 +15,29 @@ from services.common.settings import Settings
 
 log = structlog.get_logger()
 
-BACKOFF_SECONDS_MAX = 10.0
-# What passes by itself: the database restarts, AWS throttles or is out of reach.
-PASSING = (*UNAVAILABLE, ClientError, BotoCoreError)
+BACKOFF_SECONDS_FIRST = 0.1
+BACKOFF_SECONDS_MAX = 5.0
+# What passes by itself: the database restarts, AWS throttles or is out of reach. (That a body breaks off, aiobotocore
+# tells by aiohttp's own exceptions.)
+PASSING = (*UNAVAILABLE, ClientError, BotoCoreError, aiohttp.ClientError)
 
-# S3's answers that another try won't change: the object, the bucket or the right to it is missing.
-PERMANENT = frozenset(
-    ["NoSuchKey", "NoSuchBucket", "404", "403", "AccessDenied", "PreconditionFailed", "412", "InvalidBucketName"]
-)
+_DATABASE: tuple[type[BaseException], ...] = (*UNAVAILABLE, asyncpg.PostgresError)
+
+# S3's answers that another try won't change.
+_MISSING = ("NoSuchKey", "NoSuchBucket", "404", "MethodNotAllowed", "405")
+_REFUSED = ("AccessDenied", "403", "InvalidObjectState")
+_MISNAMED = ("InvalidBucketName", "InvalidArgument", "KeyTooLongError", "400", "PermanentRedirect", "301")
+_CHANGED = ("PreconditionFailed", "412", "InvalidRange")
+_PERMANENT = frozenset((*_MISSING, *_REFUSED, *_MISNAMED, *_CHANGED))
+
+
+def passes(error: Exception) -> bool:
+    """Whether another try may succeed where this error came from; what nobody foresaw won't pass by itself either."""
+    if isinstance(error, ClientError):
+        return error.response["Error"]["Code"] not in _PERMANENT
+    if isinstance(error, ParamValidationError | asyncpg.DataError):
+        return False
+    return isinstance(error, (*PASSING, *_DATABASE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +75,7 @@ class Loop:
                 failures = 0
             except Exception as error:
                 failures += 1
-                pause = min(self.busy_seconds * 2**failures, BACKOFF_SECONDS_MAX)
+                pause = min(BACKOFF_SECONDS_FIRST * 2 ** min(failures, 10), BACKOFF_SECONDS_MAX)
                 if failures == 1 or not isinstance(error, PASSING):
                     log.warning(
                         "loop failed", loop=self.name, error=repr(error), exc_info=not isinstance(error, PASSING)
@@ -100,6 +116,6 @@ async def listen(database_url: str, loops: list[Loop]) -> None:
                 await lost.wait()
             finally:
                 connection.terminate()
-        except UNAVAILABLE as error:
+        except _DATABASE as error:
             log.debug("not listening", error=repr(error))
         await asyncio.sleep(1.0)

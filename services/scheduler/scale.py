@@ -62,16 +62,18 @@ async def step(grid: Grid) -> bool:
 
 def wanted_capacity(pool: Mapping[str, Any], backlog: Mapping[str, Any], scale_out_seconds: float) -> int:
     """The nodes that work the backlog off within `scale_out_seconds`, but no more than it has tasks for."""
-    by_time = math.ceil(float(backlog["seconds"]) / (pool["slots"] * scale_out_seconds))
+    by_time = max(math.ceil(float(backlog["seconds"]) / (pool["slots"] * scale_out_seconds)), 1)
     by_tasks = math.ceil(backlog["tasks"] / pool["slots"])
     wanted: int = max(pool["capacity_min"], min(by_time, by_tasks, pool["capacity_max"]))
     return wanted
 
 
 async def _set_bounds(grid: Grid, pool: Record, group: dict[str, int]) -> None:
-    if (group["MinSize"], group["MaxSize"]) != (pool["capacity_min"], pool["capacity_max"]):
+    """Give the group the pool's bounds; never below what runs: AWS would terminate nodes at once, busy ones too."""
+    bounds = (pool["capacity_min"], max(pool["capacity_max"], group["DesiredCapacity"]))
+    if (group["MinSize"], group["MaxSize"]) != bounds:
         await grid.aws.autoscaling.update_auto_scaling_group(
-            AutoScalingGroupName=pool["group_name"], MinSize=pool["capacity_min"], MaxSize=pool["capacity_max"]
+            AutoScalingGroupName=pool["group_name"], MinSize=bounds[0], MaxSize=bounds[1]
         )
 
 

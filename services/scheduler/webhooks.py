@@ -69,20 +69,22 @@ async def _deliver(grid: Grid, client: httpx.AsyncClient, delivery: Record) -> N
             await response.aclose()
         if not 200 <= status_code < 300:
             error = f"answered {status_code}"
-    except (httpx.HTTPError, OSError, TimeoutError, Refused, ValueError) as failure:
+    except Exception as failure:  # whatever is wrong with one endpoint must not hold up the others
         error = f"{type(failure).__name__}: {failure}"[:ERROR_CHARACTERS_MAX]
     if error is None:
         await grid.pool.execute(_DELIVERED, delivery["delivery_id"], status_code)
         return
     log.info("webhook not delivered", delivery=str(delivery["delivery_id"]), tries=delivery["tries"], error=error)
-    pause = min(BACKOFF_SECONDS_FIRST * 2 ** (delivery["tries"] - 1), BACKOFF_SECONDS_MAX) * random.uniform(0.8, 1.2)
+    pause = min(BACKOFF_SECONDS_FIRST * 2 ** min(delivery["tries"] - 1, 20), BACKOFF_SECONDS_MAX)
+    pause *= random.uniform(0.8, 1.2)
     await grid.pool.execute(_NOT_DELIVERED, delivery["delivery_id"], status_code, error, pause)
 
 
 async def _request(client: httpx.AsyncClient, delivery: Record, private_allowed: bool) -> httpx.Request:
     """The signed request. It goes to the very address that was checked, whatever the name resolves to later."""
     url = httpx.URL(delivery["url"])
-    address = await _resolve(url, private_allowed)
+    addresses = await _resolve(url, private_allowed)
+    address = addresses[(delivery["tries"] - 1) % len(addresses)]  # each try goes to the next: one may be down
     body = dump_json(delivery["payload"])
     message_id, now = f"msg_{delivery['delivery_id'].hex}", datetime.now(UTC)
     headers = {
@@ -98,8 +100,8 @@ async def _request(client: httpx.AsyncClient, delivery: Record, private_allowed:
     )
 
 
-async def _resolve(url: httpx.URL, private_allowed: bool) -> str:
-    """An address of the URL's host; raises Refused if any is private, loopback or otherwise not public."""
+async def _resolve(url: httpx.URL, private_allowed: bool) -> list[str]:
+    """The addresses of the URL's host; raises Refused if any is private, loopback or otherwise not public."""
     port = url.port or {"http": 80, "https": 443}[url.scheme]
     found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
     addresses = [str(entry[4][0]) for entry in found]
@@ -109,4 +111,4 @@ async def _resolve(url: httpx.URL, private_allowed: bool) -> str:
                 raise Refused(
                     f"{url.host} is {address}, not a public address; PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES=true allows it"
                 )
-    return addresses[0]
+    return addresses

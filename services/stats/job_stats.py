@@ -16,7 +16,7 @@ from services.stats.rollup import WatermarkAhead, roll_up
 from services.stats.shapes import Durations, JobStats, StageStats, Straggler, TaskCounts, Timeline
 
 RECENT_MINUTES = 2  # whole minutes that a rate looks back, besides the one that runs
-RETRY_CAUSES = ("failed", "timeout", "memory", "lost", "released")
+UNSUCCESSFUL = ("failed", "timeout", "memory", "lost", "released")
 MEASURED = ("succeeded", "failed", "timeout", "memory")  # outcomes whose run time a worker measured
 STRAGGLERS_MAX = 20
 STRAGGLER_FACTOR = 3.0  # times p95
@@ -187,6 +187,7 @@ def _job_stats(job: Mapping[str, Any], stages: Sequence[Stage]) -> JobStats:
 def _stage_stats(job: Mapping[str, Any], stage: Stage) -> StageStats:
     row, totals, counts = stage.row, stage.totals, _count([stage])
     by_outcome = {outcome: int(total["attempts"]) for outcome, total in sorted(totals.rows.items())}
+    unsuccessful = {cause: by_outcome.get(cause, 0) for cause in UNSUCCESSFUL}
     volumes = ("bytes_in", "bytes_out", "records_in", "records_out", "records_rejected")
     return StageStats(
         **{name: row[name] for name in ("stage", "name", "kind", "pool", "state", "started_at", "finished_at")},
@@ -196,7 +197,9 @@ def _stage_stats(job: Mapping[str, Any], stage: Stage) -> StageStats:
         seconds_left=_seconds_left(row, job, [stage]),
         duration_seconds=totals.durations(),
         attempts_by_outcome=by_outcome,
-        retries={cause: by_outcome.get(cause, 0) for cause in RETRY_CAUSES},
+        unsuccessful_attempts=unsuccessful,
+        # Each failed task was ended by one of these attempts, which may not be rolled up yet.
+        retries=max(0, sum(unsuccessful.values()) - counts.failed),
         **{name: totals.sum(name, ["succeeded"]) for name in volumes},
         worker_seconds=totals.sum("run_seconds", MEASURED),
         cpu_seconds=totals.sum("cpu_seconds", MEASURED),

@@ -48,10 +48,12 @@ class StageStats(BaseModel):
     seconds_left: float | None = Field(description="null while it can't be told")
     duration_seconds: Durations
     attempts_by_outcome: dict[str, int]
-    retries: dict[str, int] = Field(
-        description="unsuccessful attempts by cause; `lost` ones had their worker vanish, `released` ones were given "
-        "back by a worker that drained"
+    unsuccessful_attempts: dict[str, int] = Field(
+        description="by cause, also those after which a task was not run again; `lost` ones had "
+        "their worker vanish, `released` ones were given back without blame: their worker drained, could not start "
+        "them soon enough, or had its hold on them withdrawn by the grid"
     )
+    retries: int = Field(description="unsuccessful attempts whose task was to run again: all but those that failed it")
     bytes_in: int
     bytes_out: int
     records_in: int

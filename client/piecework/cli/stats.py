@@ -59,7 +59,8 @@ def _rows() -> dict[str, Callable[[StageStats], str]]:
         "task p95": lambda stage: duration(stage["duration_seconds"]["p95"]),
         "task p99": lambda stage: duration(stage["duration_seconds"]["p99"]),
         "task max": lambda stage: duration(stage["duration_seconds"]["max"]),
-        "retries": lambda stage: _retries(stage),
+        "unsuccessful": lambda stage: _causes(stage),
+        "retries": lambda stage: number(stage["retries"]),
         "read": lambda stage: size(stage["bytes_in"]),
         "written": lambda stage: size(stage["bytes_out"]),
         "records in": lambda stage: number(stage["records_in"]),
@@ -71,8 +72,9 @@ def _rows() -> dict[str, Callable[[StageStats], str]]:
     }
 
 
-def _retries(stage: StageStats) -> str:
-    return ", ".join(f"{count:,} {cause}" for cause, count in stage["retries"].items() if count) or "0"
+def _causes(stage: StageStats) -> str:
+    causes = stage["unsuccessful_attempts"].items()
+    return ", ".join(f"{count:,} {cause}" for cause, count in causes if count) or "0"
 
 
 def register(app: typer.Typer) -> None:

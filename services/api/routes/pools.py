@@ -129,7 +129,8 @@ async def set_pool_capacity(
     """
     pool = await _load(api.pool, name)
     if pool.group_name is None:
-        raise conflict(f"the pool {name} has no Auto Scaling group; give it one with PUT /v1/pools/{name}")
+        mend = f"give it a group_name first (put_pool; `piecework pools put {name} --group GROUP`)"
+        raise conflict(f"the pool {name} has no Auto Scaling group; {mend}")
     group = await _find_group(api, pool.group_name)
     # First our row: the scheduler brings the group in line with it, should we not get to do so.
     async with api.transaction() as connection:

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
@@ -43,13 +43,20 @@ class Capacity(Strict):
         None, description="how many to have now; from then on the backlog decides, between min and max"
     )
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min ({self.min}) must not be greater than max ({self.max})")
-        if self.desired is not None and not self.min <= self.desired <= self.max:
-            raise ValueError(f"desired ({self.desired}) must be from min ({self.min}) to max ({self.max})")
-        return self
+    @field_validator("max")
+    @classmethod
+    def _at_least_min(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("min", value):
+            raise ValueError(f"must not be less than min ({info.data['min']})")
+        return value
+
+    @field_validator("desired")
+    @classmethod
+    def _within_bounds(cls, value: int | None, info: ValidationInfo) -> int | None:
+        match info.data:  # without bounds that are bad themselves
+            case {"min": least, "max": most} if value is not None and not least <= value <= most:
+                raise ValueError(f"must be from min ({least}) to max ({most})")
+        return value
 
 
 class Pool(Row):

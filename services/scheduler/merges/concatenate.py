@@ -12,6 +12,10 @@ COALESCED_BYTES = (
 )
 
 
+class TooShort(Exception):
+    """An object holds fewer bytes than were written to it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Bytes `start … end - 1` of an object."""
@@ -22,7 +26,7 @@ class Source:
 
 
 async def concatenate(s3: Any, target: Location, sources: AsyncIterator[Source], total_bytes: int) -> int:
-    """Write the sources, in order, to `target`; returns its size in bytes. Raises TooManyParts, ClientError."""
+    """Write the sources, in order, to `target`; returns its size in bytes. Raises TooManyParts, TooShort."""
     part_bytes = max(COALESCED_BYTES, total_bytes // (PARTS_MAX * 9 // 10))
     async with MultipartWriter(s3, target) as writer:
         async for source in sources:
@@ -52,4 +56,7 @@ async def _download(
         return
     answer = await s3.get_object(Bucket=location.bucket, Key=location.key, Range=f"bytes={start}-{end - 1}")
     async with answer["Body"] as body:
-        await writer.write(await body.read(), part_bytes)
+        data = await body.read()
+    if len(data) != end - start:
+        raise TooShort(f"{location.uri} ends before byte {end}")
+    await writer.write(data, part_bytes)

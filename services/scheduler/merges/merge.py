@@ -15,12 +15,13 @@ from asyncpg import Record
 from botocore.exceptions import ClientError
 from pydantic import TypeAdapter
 
+from services.common.database import Connection
 from services.common.jobs import end_job, fail_job, notify_jobs
 from services.common.layout import Layout, Location
 from services.common.lifecycle import plan_tasks
 from services.common.spec import ConcatMerge, Merge, ReduceMerge
-from services.scheduler.loop import PASSING, PERMANENT, Grid
-from services.scheduler.merges.concatenate import Source, concatenate
+from services.scheduler.loop import Grid, passes
+from services.scheduler.merges.concatenate import Source, TooShort, concatenate
 from services.scheduler.merges.manifest import write_manifest, write_outputs_listing
 from services.scheduler.merges.multipart import TooManyParts
 from services.scheduler.merges.outputs import succeeded_tasks
@@ -33,10 +34,16 @@ FILES_MAX = 1000  # parts listed as result files when nothing is merged; the man
 _MERGE: TypeAdapter[Merge] = TypeAdapter(Merge)
 
 _MERGING = """
-    SELECT j.job_id, j.name, j.created_at, j.spec -> 'merge' AS merge, s.stage, s.kind
+    SELECT j.job_id, j.name, j.created_at, j.spec -> 'merge' AS merge, s.stage, s.kind, s.finished_at
     FROM jobs AS j JOIN stages AS s USING (job_id)
     WHERE j.state = 'running' AND s.state = 'merging' AND j.job_id <> ALL($2::uuid[])
     ORDER BY j.priority DESC, j.job_id LIMIT $1"""
+
+# Whether the job still waits for this merge: one that was cancelled and retried meanwhile waits for another.
+_WAITS = """
+    SELECT FROM jobs AS j JOIN stages AS s USING (job_id)
+    WHERE j.job_id = $1 AND j.state = 'running' AND s.stage = $2 AND s.state = 'merging' AND s.finished_at = $3
+    FOR UPDATE"""
 
 _LOCK = "SELECT pg_try_advisory_lock(hashtextextended('merge ' || $1::uuid::text, 0))"
 _UNLOCK = "SELECT pg_advisory_unlock(hashtextextended('merge ' || $1::uuid::text, 0))"
@@ -55,6 +62,13 @@ class Merger:
             self._running[job["job_id"]] = asyncio.create_task(self._run(grid, job))
         return bool(self._running)
 
+    async def stop(self) -> None:
+        """Break off what runs, unfinished uploads included; whoever comes next begins it again."""
+        running = list(self._running.values())
+        for merge in running:
+            merge.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
     async def _run(self, grid: Grid, job: Record) -> None:
         try:
             await _merge_alone(grid, job)
@@ -72,30 +86,37 @@ async def _merge_alone(grid: Grid, job: Record) -> None:
             return
         try:
             await _merge(grid, job)
-        except TooManyParts as error:
-            await _fail(grid, job, f"{error}; use larger parts, or merge by a reduce processor")
-        except ClientError as error:
-            if error.response["Error"]["Code"] in PERMANENT:
-                await _fail(grid, job, f"an output can't be read: {error}")
+        except Exception as error:
+            if not passes(error):
+                await _fail(grid, job, _explain(error))
             else:
-                await _put_off(job, error)
-        except PASSING as error:
-            await _put_off(job, error)
+                log.warning("merge put off", job=str(job["job_id"]), error=repr(error))
+                await asyncio.sleep(PUT_OFF_SECONDS)
         finally:
             if not connection.is_closed():
                 await connection.execute(_UNLOCK, job["job_id"])
 
 
-async def _put_off(job: Record, error: BaseException) -> None:
-    log.warning("merge put off", job=str(job["job_id"]), error=repr(error))
-    await asyncio.sleep(PUT_OFF_SECONDS)
+def _explain(error: Exception) -> str:
+    if isinstance(error, TooManyParts):
+        return f"{error}; use larger parts, or merge by a reduce processor"
+    if isinstance(error, ClientError | TooShort):
+        return f"an output can't be read: {error}"
+    log.exception("merge broke", exc_info=error)
+    return f"the merge broke: {error!r}"
+
+
+async def _waits(connection: Connection, job: Record) -> bool:
+    """Lock the job and the stage; whether both are still where this merge found them."""
+    return await connection.fetchrow(_WAITS, job["job_id"], job["stage"], job["finished_at"]) is not None
 
 
 async def _fail(grid: Grid, job: Record, message: str) -> None:
-    log.info("merge failed", job=str(job["job_id"]), error=message)
-    async with grid.pool.acquire() as connection:
-        error = {"type": "merge_failed", "message": message, "stage": job["stage"]}
-        await fail_job(connection, job["job_id"], error, job["stage"])
+    error = {"type": "merge_failed", "message": message, "stage": job["stage"]}
+    async with grid.pool.acquire() as connection, connection.transaction():
+        if await _waits(connection, job):
+            await fail_job(connection, job["job_id"], error, job["stage"])
+            log.info("merge failed", job=str(job["job_id"]), error=message)
 
 
 async def _merge(grid: Grid, job: Record) -> None:
@@ -121,7 +142,8 @@ async def _start_reduce(grid: Grid, layout: Layout, job: Record) -> None:
     listing = await write_outputs_listing(grid.pool, grid.aws, layout, job["job_id"], job["stage"])
     reduce = job["stage"] + 1
     async with grid.pool.acquire() as connection, connection.transaction():
-        if await _succeed_stage(connection, job["job_id"], job["stage"], None):
+        if await _waits(connection, job):
+            await _succeed_stage(connection, job, None)
             await connection.execute(
                 "UPDATE stages SET state = 'running', planned = true, task_count = 1, started_at = now() "
                 "WHERE job_id = $1 AND stage = $2",
@@ -134,7 +156,8 @@ async def _start_reduce(grid: Grid, layout: Layout, job: Record) -> None:
 
 async def _end(grid: Grid, job: Record, result: dict[str, Any]) -> None:
     async with grid.pool.acquire() as connection, connection.transaction():
-        if await _succeed_stage(connection, job["job_id"], job["stage"], result):
+        if await _waits(connection, job):
+            await _succeed_stage(connection, job, result)
             await end_job(
                 connection,
                 job["job_id"],
@@ -146,18 +169,13 @@ async def _end(grid: Grid, job: Record, result: dict[str, Any]) -> None:
             log.info("job ended", job=str(job["job_id"]), state="succeeded")
 
 
-async def _succeed_stage(connection: Any, job_id: UUID, stage: int, result: dict[str, Any] | None) -> bool:
-    """Lock the job; end the stage if both are still where the merge found them."""
-    if not await connection.fetchval("SELECT state = 'running' FROM jobs WHERE job_id = $1 FOR UPDATE", job_id):
-        return False
-    status: str = await connection.execute(
-        "UPDATE stages SET state = 'succeeded', result = $3, finished_at = now() "
-        "WHERE job_id = $1 AND stage = $2 AND state = 'merging'",
-        job_id,
-        stage,
+async def _succeed_stage(connection: Connection, job: Record, result: dict[str, Any] | None) -> None:
+    await connection.execute(
+        "UPDATE stages SET state = 'succeeded', result = $3, finished_at = now() WHERE job_id = $1 AND stage = $2",
+        job["job_id"],
+        job["stage"],
         result,
     )
-    return status == "UPDATE 1"
 
 
 def _file(location: Location, size: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+TASKS_MAX = 10_000_000  # of a job's input; also the most that an input of type range may ask for
+
 
 class SplitError(Exception):
     """The input can't be split, now or later; the message names the object and the reason."""

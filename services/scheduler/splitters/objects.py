@@ -24,7 +24,7 @@ async def split(aws: Aws, source: ObjectsInput, cursor: dict[str, Any] | None) -
     done = not page["IsTruncated"]
     if done and not found:
         raise SplitError(f"no object under {source.prefix} matches {source.include!r}")
-    return Chunk(inputs, {"after": entries[-1]["Key"] if entries else "", "found": found}, done)
+    return Chunk(inputs, {"after": entries[-1]["Key"] if entries else cursor["after"], "found": found}, done)
 
 
 def _wanted(entry: dict[str, Any], prefix: str, include: str) -> bool:

@@ -129,7 +129,8 @@ async def test_an_empty_prefix_is_found_at_submission(
 NO_PARQUET = {
     b"": "does not end with PAR1",
     b"carrier,month\n": "does not end with PAR1",
-    b"PAR1" + b"\x00" * 100 + b"\xff\xff\xff\x7fPAR1": "footer of",
+    b"PAR1" + b"\x00" * 100 + b"\xff\xff\xff\x7fPAR1": "longer than the file",
+    b"PAR1garbagePAR1": "longer than the file",
     b"PAR1" + b"\x15\x00" * 50 + b"\x20\x00\x00\x00PAR1": "can't be read",
 }
 
@@ -193,8 +194,10 @@ async def test_values_that_postgres_or_json_cannot_hold(submitter: httpx.AsyncCl
 
 
 async def test_a_long_value_is_shortened(submitter: httpx.AsyncClient) -> None:
-    _, value, _ = blamed(await submitter.post("/v1/jobs", json=array_job(name="x" * 100_000)))
+    response = await submitter.post("/v1/jobs", json=array_job(name="x" * 100_000))
 
+    assert response.json()["title"] == "Unprocessable Content"
+    _, value, _ = blamed(response)
     assert value.startswith('"xxx') and len(value) < 250
 
 
@@ -223,6 +226,7 @@ async def test_an_oversized_body_is_refused_with_the_limit(
     response = await submitter.post("/v1/jobs", content=content, headers={"content-type": "application/json"})
 
     assert f"limit of {settings.body_bytes_max} bytes" in problem(response, 413)["detail"]
+    assert response.json()["title"] == "Content Too Large"
 
 
 async def test_unknown_ids_are_named(operator: httpx.AsyncClient) -> None:

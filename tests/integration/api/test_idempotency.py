@@ -118,7 +118,7 @@ async def test_empty_and_long_keys_are_refused(submitter: httpx.AsyncClient) -> 
     for key in ("", "x" * 256):
         response = await submitter.post("/v1/jobs", json=array_job(), headers=keyed(key))
         assert response.status_code == 422
-        assert response.json()["errors"][0]["field"] == "idempotency-key"
+        assert response.json()["errors"][0]["field"] == "Idempotency-Key"
     assert (await submitter.post("/v1/jobs", json=array_job(), headers=keyed("x" * 255))).status_code == 201
 
 

@@ -80,15 +80,19 @@ async def test_capacity_reaches_the_group_and_only_ever_adds_nodes(
 async def test_bad_capacities_and_groups_are_refused(operator: httpx.AsyncClient, group: str, aws: Aws) -> None:
     await ok(operator.put("/v1/pools/p", json={"group_name": group}))
     await ok(operator.put("/v1/pools/fixed", json={}))
-    bad: list[dict[str, Any]] = [
-        {"min": 3, "max": 2},
-        {"min": 1, "max": 2, "desired": 3},
-        {"min": 1, "max": 2, "desired": 0},
-        {"min": -1, "max": 2},
-        {"min": 0},
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"min": 3, "max": 2}, "max"),
+        ({"min": 3, "max": 2, "desired": 2}, "max"),
+        ({"min": 1, "max": 2, "desired": 3}, "desired"),
+        ({"min": 1, "max": 2, "desired": 0}, "desired"),
+        ({"min": -1, "max": 2, "desired": 1}, "min"),
+        ({"min": 0}, "max"),
     ]
-    for capacity in bad:
-        assert (await operator.put("/v1/pools/p/capacity", json=capacity)).status_code == 422
+    for capacity, field in bad:
+        response = await operator.put("/v1/pools/p/capacity", json=capacity)
+        assert response.status_code == 422
+        [error] = response.json()["errors"]
+        assert (error["field"], error["value"]) == (field, capacity.get(field))
     assert await sizes(aws, group) == (0, 4, 2)
 
     not_scaled = await operator.put("/v1/pools/fixed/capacity", json={"min": 0, "max": 1})
@@ -96,7 +100,7 @@ async def test_bad_capacities_and_groups_are_refused(operator: httpx.AsyncClient
     no_pool = await operator.put("/v1/pools/nothing/capacity", json={"min": 0, "max": 1})
     bad_name = await operator.put("/v1/pools/a.b", json={})
 
-    assert not_scaled.status_code == 409 and "no Auto Scaling group" in not_scaled.json()["detail"]
+    assert not_scaled.status_code == 409 and "put_pool" in not_scaled.json()["detail"]
     assert no_group.status_code == 422 and no_group.json()["errors"][0]["field"] == "group_name"
     assert no_pool.status_code == 404
     assert bad_name.status_code == 422 and bad_name.json()["errors"][0]["field"] == "name"

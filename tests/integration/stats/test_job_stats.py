@@ -129,7 +129,7 @@ async def test_a_job_in_the_middle_of_two_stages(client: httpx.AsyncClient, run:
     assert (clean["tasks"], aggregate["tasks"]) == (10, 9)
     assert aggregate["progress"]["waiting"] == 3  # two of the first stage run and one is to be tried again
     assert clean["attempts_by_outcome"] == {"succeeded": 6, "failed": 1, "timeout": 1}
-    assert clean["retries"] == {"failed": 1, "timeout": 1, "memory": 0, "lost": 0, "released": 0}
+    assert clean["unsuccessful_attempts"] == {"failed": 1, "timeout": 1, "memory": 0, "lost": 0, "released": 0}
     assert {name: clean[name] for name in volumes} == {name: 6 * value for name, value in volumes.items()}
     assert clean["worker_seconds"] == pytest.approx(6 * 2.0 + 1.0 + 4.0)
     assert clean["cpu_seconds"] == pytest.approx(6 * 1.5)
@@ -232,8 +232,27 @@ async def test_lost_and_released_attempts_are_retries_by_cause(client: httpx.Asy
     await catch_up(run.pool)
     stage = (await read(client, run))["stages"][0]
     assert stage["attempts_by_outcome"] == {"succeeded": 3, "released": 2, "lost": 5}
-    assert stage["retries"] == {"failed": 0, "timeout": 0, "memory": 0, "lost": 5, "released": 2}
+    assert stage["unsuccessful_attempts"] == {"failed": 0, "timeout": 0, "memory": 0, "lost": 5, "released": 2}
+    assert stage["retries"] == 7
     assert stage["worker_seconds"] == pytest.approx(3 * 0.5)
+
+
+async def test_an_attempt_that_ended_its_task_is_no_retry(client: httpx.AsyncClient, run: Run) -> None:
+    await run.pool.execute("UPDATE stages SET max_attempts = 2, backoff_seconds = 0")
+    await run.plan(3)
+    await run.complete(await run.claim(0, 3), "failed")
+    second = await run.claim(0, 3)
+    await run.complete(second[:1], "timeout")
+    await run.complete(second[1:2], "failed")
+    await run.complete(second[2:])
+    await catch_up(run.pool)
+    stage = (await read(client, run))["stages"][0]
+    assert stage["progress"]["failed"] == 2
+    assert stage["unsuccessful_attempts"] == {"failed": 4, "timeout": 1, "memory": 0, "lost": 0, "released": 0}
+    assert stage["retries"] == 3
+    async with run.pool.acquire() as connection:
+        await lifecycle.retry_tasks(connection, run.job_id)  # by the user's order
+    assert (await read(client, run))["stages"][0]["retries"] == 5
 
 
 async def hold(run: Run, bundle_id: UUID, seconds: float) -> None:

@@ -269,7 +269,7 @@ async def start(grid: Grid, *arguments: str, **environment: str) -> asyncio.subp
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (["--pool", "nope"], {}, "no pool is named 'nope'; register it with PUT /v1/pools/nope"),
+        (["--pool", "nope"], {}, "no pool is named 'nope'; register it first"),
         (["--slots", "many"], {}, "PIECEWORK_SLOTS: Input should be a valid integer"),
         ([], {"PIECEWORK_RECEIVE_WAIT_SECONDS": "21"}, "PIECEWORK_RECEIVE_WAIT_SECONDS: Input should be less than"),
         ([], {"PIECEWORK_SCRATCH": "/dev/null/x"}, "can't use the directory in PIECEWORK_SCRATCH: "),

@@ -1,0 +1,147 @@
+"""A scheduler's surroundings: a database emptied before each test, AWS clients, a bucket of the test's own."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from deploy.local.emulator import Emulator
+from deploy.local.postgres import EmbeddedPostgres
+from services.common.aws import Aws, connect_aws
+from services.common.database import Pool, connect_pool
+from services.common.layout import Location
+from services.common.settings import Settings
+from services.scheduler import finish
+from services.scheduler.loop import Grid, Step
+from tests.integration.common.conftest import empty
+from tests.integration.common.play import TERMINAL, Play, add_pool, add_processor, assert_invariants
+
+
+@pytest.fixture(scope="session")
+async def shared_database_url(postgres: EmbeddedPostgres, template: str) -> str:
+    return await postgres.create_database("scheduler", template)
+
+
+@pytest.fixture
+async def database_url(shared_database_url: str) -> str:
+    await empty(shared_database_url)
+    return shared_database_url
+
+
+@pytest.fixture(scope="session")
+async def shared_aws(emulator: Emulator) -> AsyncIterator[Aws]:
+    async with connect_aws(Settings(aws_endpoint_url=emulator.url)) as aws:
+        yield aws
+
+
+@pytest.fixture
+async def aws(settings: Settings, shared_aws: Aws) -> Aws:
+    """Open clients; the bucket of `settings` exists."""
+    await shared_aws.s3.create_bucket(Bucket=settings.bucket)
+    return shared_aws
+
+
+@pytest.fixture
+async def other(grid: Grid, database_url: str) -> AsyncIterator[Grid]:
+    """A second scheduler."""
+    pool = await connect_pool(database_url)
+    yield Grid(pool, grid.aws, grid.settings)
+    await pool.close()
+
+
+async def drive(grid: Grid, *steps: Step, until: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> None:
+    """Take the steps in turn until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not await until():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        for step in steps:
+            await step(grid)
+        await asyncio.sleep(0)
+
+
+async def finish_job(grid: Grid, play: Play, job_id: UUID, *steps: Step) -> dict[str, Any]:
+    """Take the steps of finish (and others, if given) until the job has ended; returns its row."""
+
+    async def ended() -> bool:
+        return (await play.job(job_id))["state"] in TERMINAL
+
+    await drive(grid, finish.step, *steps, until=ended)
+    await assert_invariants(grid.pool, job_id)
+    return await play.job(job_id)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The test's objects."""
+
+    s3: Any
+    name: str
+
+    async def put(self, key: str, body: bytes) -> str:
+        """Write an object; returns its URI."""
+        await self.s3.put_object(Bucket=self.name, Key=key, Body=body)
+        return Location(self.name, key).uri
+
+    async def get(self, uri: str) -> bytes:
+        location = Location.parse(uri)
+        answer = await self.s3.get_object(Bucket=location.bucket, Key=location.key)
+        async with answer["Body"] as body:
+            data: bytes = await body.read()
+            return data
+
+    async def delete(self, uri: str) -> None:
+        location = Location.parse(uri)
+        await self.s3.delete_object(Bucket=location.bucket, Key=location.key)
+
+    async def unfinished_uploads(self) -> list[str]:
+        """The keys of multipart uploads that are neither completed nor aborted."""
+        answer = await self.s3.list_multipart_uploads(Bucket=self.name)
+        return [upload["Key"] for upload in answer.get("Uploads", [])]
+
+
+@pytest.fixture
+def bucket(aws: Aws, settings: Settings) -> Bucket:
+    return Bucket(aws.s3, settings.bucket)
+
+
+@pytest.fixture
+def grid(pool: Pool, aws: Aws, settings: Settings) -> Grid:
+    return Grid(pool, aws, settings)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A pool's SQS queue."""
+
+    sqs: Any
+    url: str
+
+    async def receive(self) -> list[str]:
+        """The bodies of all messages that are there; they are deleted."""
+        bodies: list[str] = []
+        while True:
+            answer = await self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10, WaitTimeSeconds=0)
+            messages = answer.get("Messages", [])
+            if not messages:
+                return bodies
+            bodies += [message["Body"] for message in messages]
+            entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(messages)]
+            await self.sqs.delete_message_batch(QueueUrl=self.url, Entries=entries)
+
+
+@pytest.fixture
+async def queue(aws: Aws) -> Queue:
+    answer = await aws.sqs.create_queue(QueueName=f"test-{uuid4().hex}")
+    return Queue(aws.sqs, answer["QueueUrl"])
+
+
+@pytest.fixture
+async def play(pool: Pool, settings: Settings, queue: Queue) -> Play:
+    """A grid with the pool `default`, of two slots, and the processor `noop`; workers and users are the test's."""
+    await add_pool(pool, "default", queue_url=queue.url)
+    await add_processor(pool, "noop", builtin="noop")
+    return Play(pool, settings)

@@ -1,0 +1,210 @@
+"""Time becomes jobs: each delayed job and each run of a schedule once, whatever stops or doubles the clock."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.common import jobs
+from services.common.database import new_id
+from services.scheduler import clock
+from services.scheduler.loop import Grid
+from tests.integration.common.play import Play
+
+JOB: dict[str, Any] = {"name": "hourly", "input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]}
+
+
+async def add_schedule(play: Play, *, hours_late: float = 0.01, **changes: Any) -> UUID:
+    """An hourly schedule, due since so many hours."""
+    row: dict[str, Any] = {
+        "schedule_id": new_id(),
+        "name": f"schedule-{new_id()}",
+        "cron": "0 * * * *",
+        "time_zone": "UTC",
+        "misfire": "run_once",
+        "job": JOB,
+        "next_run_at": await on_the_hour(play) - timedelta(hours=int(hours_late)),
+    } | changes
+    places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
+    await play.pool.execute(f"INSERT INTO schedules ({', '.join(row)}) VALUES ({places})", *row.values())
+    schedule_id: UUID = row["schedule_id"]
+    return schedule_id
+
+
+async def on_the_hour(play: Play) -> datetime:
+    """The last full hour."""
+    now: datetime = await play.pool.fetchval("SELECT date_trunc('hour', now())")
+    return now
+
+
+async def tick(grid: Grid) -> None:
+    """Steps until the clock has nothing more to do now."""
+    while await clock.step(grid):
+        pass
+
+
+async def runs(play: Play, schedule_id: UUID) -> list[datetime]:
+    rows = await play.pool.fetch("SELECT run_at, state FROM jobs WHERE schedule_id = $1 ORDER BY run_at", schedule_id)
+    assert {row["state"] for row in rows} <= {"running"}
+    return [row["run_at"] for row in rows]
+
+
+async def schedule(play: Play, schedule_id: UUID) -> dict[str, Any]:
+    row = await play.pool.fetchrow("SELECT * FROM schedules WHERE schedule_id = $1", schedule_id)
+    assert row is not None
+    return dict(row)
+
+
+async def test_a_delayed_job_starts_when_its_time_has_come(grid: Grid, play: Play) -> None:
+    job_id = await play.submit(run_at=datetime(2099, 1, 1, tzinfo=UTC))
+    assert not await clock.step(grid)
+    assert (await play.job(job_id))["state"] == "scheduled"
+
+    await play.pool.execute("UPDATE jobs SET run_at = now()")
+    await clock.step(grid)
+
+    job = await play.job(job_id)
+    assert (job["state"], (await play.stage(job_id))["state"]) == ("running", "running")
+    assert job["started_at"] >= job["run_at"]
+
+
+async def test_a_due_schedule_submits_its_job_and_knows_its_next_time(grid: Grid, play: Play) -> None:
+    schedule_id = await add_schedule(play)
+    await tick(grid)
+
+    hour = await on_the_hour(play)
+    assert await runs(play, schedule_id) == [hour]
+    row = await schedule(play, schedule_id)
+    assert (row["last_run_at"], row["next_run_at"], row["error"]) == (hour, hour + timedelta(hours=1), None)
+    assert (await play.job(row["last_job_id"]))["name"] == "hourly"
+    await tick(grid)
+    assert len(await runs(play, schedule_id)) == 1
+
+
+@pytest.mark.parametrize(("misfire", "missed"), [("run_all", [3, 2, 1, 0]), ("run_once", [0])])
+async def test_after_an_outage_missed_runs_follow_the_policy(
+    grid: Grid, play: Play, misfire: str, missed: list[int]
+) -> None:
+    schedule_id = await add_schedule(play, hours_late=3, misfire=misfire)
+    await tick(grid)
+
+    hour = await on_the_hour(play)
+    assert await runs(play, schedule_id) == [hour - timedelta(hours=n) for n in missed]
+
+
+async def test_a_schedule_that_skips_misses_no_later_run(grid: Grid, play: Play) -> None:
+    schedule_id = await add_schedule(play, hours_late=3, misfire="skip")
+    await play.pool.execute("UPDATE schedules SET cron = '0 0 1 1 *', next_run_at = date_trunc('year', now())")
+    await tick(grid)
+
+    assert await runs(play, schedule_id) == []
+    row = await schedule(play, schedule_id)
+    assert row["next_run_at"] == row["created_at"].replace(
+        year=row["created_at"].year + 1, month=1, day=1, hour=0, minute=0, second=0, microsecond=0
+    )
+    assert row["last_run_at"] is None
+
+
+async def test_two_schedulers_make_one_job_of_each_run(grid: Grid, other: Grid, play: Play) -> None:
+    schedules = [await add_schedule(play, hours_late=5, misfire="run_all") for _ in range(4)]
+
+    await asyncio.gather(*(tick(each) for each in (grid, other, grid, other)))
+
+    for schedule_id in schedules:
+        assert len(await runs(play, schedule_id)) == 6
+
+
+async def test_a_run_that_has_its_job_gets_no_other(grid: Grid, play: Play) -> None:
+    """Such as after the schedule's row was restored from a backup."""
+    schedule_id = await add_schedule(play, hours_late=3, misfire="run_all")
+    before = await schedule(play, schedule_id)
+    await tick(grid)
+    await play.pool.execute("UPDATE schedules SET next_run_at = $1", before["next_run_at"])
+
+    await tick(grid)
+
+    assert len(await runs(play, schedule_id)) == 4
+    assert (await schedule(play, schedule_id))["error"] is None
+
+
+async def test_a_clock_that_dies_between_two_runs_makes_each_once(
+    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule_id = await add_schedule(play, hours_late=3, misfire="run_all")
+    left = 2
+
+    class Killed(BaseException):
+        pass
+
+    async def submit_or_die(*arguments: Any, **keywords: Any) -> UUID:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+        return await jobs.submit_job(*arguments, **keywords)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(clock, "submit_job", submit_or_die)
+        with pytest.raises(Killed):
+            await clock.step(grid)
+    assert await runs(play, schedule_id) == []
+
+    await tick(grid)
+
+    assert len(await runs(play, schedule_id)) == 4
+
+
+async def test_a_paused_schedule_submits_nothing(grid: Grid, play: Play) -> None:
+    schedule_id = await add_schedule(play, paused=True)
+    await tick(grid)
+    assert await runs(play, schedule_id) == []
+
+
+BROKEN: list[tuple[dict[str, Any], str]] = [
+    (JOB | {"stages": [{"processor": "gone"}]}, "stages.0.processor.*no such processor"),
+    (JOB | {"stages": [{"processor": "noop", "pool": "gone"}]}, "stages.0.pool.*no such pool"),
+    (JOB | {"stages": [{"processor": "odd"}]}, "nested too deeply"),
+    ({"no": "job"}, "validation errors"),
+]
+
+
+@pytest.mark.parametrize(("job", "why"), BROKEN)
+async def test_a_job_that_can_not_be_submitted_is_an_error_of_its_own_schedule_only(
+    grid: Grid, play: Play, job: dict[str, Any], why: str
+) -> None:
+    await play.pool.execute(
+        "INSERT INTO processors (name, version, spec) VALUES ('odd', 1, $1)",
+        {"builtin": "noop", "params_schema": {"$ref": "#"}},
+    )
+    hour = await on_the_hour(play)
+    broken = await add_schedule(play, hours_late=2, job=job)
+    fine = await add_schedule(play)
+
+    await tick(grid)
+
+    row = await schedule(play, broken)
+    assert (await runs(play, broken), row["next_run_at"], row["paused"]) == ([], hour + timedelta(hours=1), False)
+    assert await play.pool.fetchval("SELECT $1 ~ $2", row["error"], why), row["error"]
+    assert await runs(play, fine) == [hour]
+
+    await play.pool.execute("UPDATE schedules SET job = $1, next_run_at = $2", JOB, hour - timedelta(hours=1))
+    await tick(grid)
+    assert (await schedule(play, broken))["error"] is None
+    assert len(await runs(play, broken)) == 1
+
+
+@pytest.mark.parametrize("changes", [{"time_zone": "Europe/Atlantis"}, {"cron": "every day"}])
+async def test_a_schedule_that_does_not_know_its_next_time_is_paused_and_says_why(
+    grid: Grid, play: Play, changes: dict[str, Any]
+) -> None:
+    broken = await add_schedule(play, hours_late=2, **changes)
+    fine = await add_schedule(play)
+
+    await tick(grid)
+
+    row = await schedule(play, broken)
+    assert (row["paused"], row["next_run_at"], await runs(play, broken)) == (True, None, [])
+    assert next(iter(changes.values())) in row["error"]
+    assert len(await runs(play, fine)) == 1

@@ -1,0 +1,91 @@
+"""Maintenance: room for the months to come, and nothing kept that nobody needs."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from services.common.database import new_id
+from services.scheduler import maintain
+from services.scheduler.loop import Grid
+from tests.integration.common.play import Play
+
+
+async def partitions(grid: Grid) -> set[str]:
+    rows = await grid.pool.fetch(
+        "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'attempts'::regclass"
+    )
+    return {row["name"] for row in rows}
+
+
+async def test_attempts_have_a_partition_for_this_month_and_the_next_two(grid: Grid, play: Play) -> None:
+    now: datetime = await grid.pool.fetchval("SELECT now() AT TIME ZONE 'UTC'")
+    months = [divmod(now.year * 12 + now.month - 1 + n, 12) for n in range(3)]
+    expected = {"attempts_default", *(f"attempts_{year}_{month + 1:02}" for year, month in months)}
+    for name in sorted(expected - {"attempts_default"})[:2]:
+        await grid.pool.execute(f"DROP TABLE {name}")
+
+    for _ in range(2):
+        await maintain.step(grid)
+        assert expected <= await partitions(grid)
+
+    job_id = await play.submit()
+    await play.plan(job_id, 3)
+    await play.run_all(job_id)
+    assert await grid.pool.fetchval("SELECT count(*) FROM attempts_default") == 0
+
+
+async def test_expired_rows_are_removed_and_the_others_kept(grid: Grid, play: Play) -> None:
+    now: datetime = await grid.pool.fetchval("SELECT now()")
+    for key, hours in (("old", 25), ("new", 23)):
+        await grid.pool.execute(
+            "INSERT INTO idempotency_keys (key_id, idempotency_key, request_hash, created_at) VALUES ($1, $2, '', $3)",
+            new_id(),
+            key,
+            now - timedelta(hours=hours),
+        )
+    endpoint_id = new_id()
+    await grid.pool.execute(
+        "INSERT INTO webhook_endpoints (endpoint_id, url, secret) VALUES ($1, 'https://example.com', '')", endpoint_id
+    )
+    for event, state, days in (("old", "delivered", 31), ("given up", "failed", 31), ("due", "pending", 31),
+                               ("new", "delivered", 29)):  # fmt: skip
+        await grid.pool.execute(
+            "INSERT INTO webhook_deliveries (delivery_id, endpoint_id, job_id, event, payload, state, created_at) "
+            "VALUES ($1, $2, $1, $3, '{}', $4, $5)",
+            new_id(),
+            endpoint_id,
+            event,
+            state,
+            now - timedelta(days=days),
+        )
+    job_id = await play.submit()
+    await play.plan(job_id, 1)
+    old, holding, recent, silent = [await play.register() for _ in range(4)]
+    await play.run(holding, job_id)
+    for worker_id, state, days in ((old, "stopped", 8), (holding, "lost", 8), (recent, "lost", 6)):
+        await grid.pool.execute(
+            "UPDATE workers SET state = $2, stopped_at = $3 WHERE worker_id = $1",
+            worker_id,
+            state,
+            now - timedelta(days=days),
+        )
+
+    assert not await maintain.step(grid)
+
+    keys = await grid.pool.fetch("SELECT idempotency_key AS name FROM idempotency_keys")
+    events = await grid.pool.fetch("SELECT event AS name FROM webhook_deliveries")
+    assert [row["name"] for row in keys] == ["new"]
+    assert sorted(row["name"] for row in events) == ["due", "new"]
+    workers = {row["worker_id"] for row in await grid.pool.fetch("SELECT worker_id FROM workers")}
+    assert workers == {holding, recent, silent}
+
+
+async def test_much_is_removed_in_portions(grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintain, "ROWS_MAX", 2)
+    await grid.pool.execute(
+        "INSERT INTO idempotency_keys (key_id, idempotency_key, request_hash, created_at) "
+        "SELECT gen_random_uuid(), 'k', '', now() - interval '2 days' FROM generate_series(1, 5)"
+    )
+
+    assert [await maintain.step(grid) for _ in range(3)] == [True, True, False]
+    assert await grid.pool.fetchval("SELECT count(*) FROM idempotency_keys") == 0

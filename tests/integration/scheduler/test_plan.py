@@ -1,0 +1,296 @@
+"""Planning: whatever dies or runs twice between two chunks, each part of the input becomes one task."""
+
+import asyncio
+import re
+from typing import Any
+from uuid import UUID
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from services.common import jobs
+from services.scheduler import plan
+from services.scheduler.loop import Grid
+from services.scheduler.splitters import Chunk, index_range, lines
+from services.scheduler.splitters import split as plain_split
+from tests.integration.common.play import Play, assert_invariants
+from tests.integration.scheduler.conftest import Bucket, drive, finish_job
+
+DATA = b"".join(b"line %d\n" % n for n in range(120))
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "PARTS_PER_CHUNK", 4)
+    monkeypatch.setattr(index_range, "TASKS_PER_CHUNK", 7)
+
+
+async def submit_lines(play: Play, bucket: Bucket, **changes: Any) -> UUID:
+    uri = await bucket.put("in", DATA)
+    return await play.submit(input={"type": "lines", "uri": uri, "part_bytes": 30}, **changes)
+
+
+async def plan_all(grid: Grid, play: Play, job_id: UUID) -> None:
+    async def planned() -> bool:
+        return bool((await play.stage(job_id))["planned"])
+
+    await drive(grid, plan.step, until=planned)
+
+
+async def assert_planned(play: Play, job_id: UUID) -> None:
+    """Every byte of DATA is in one task, and the stage knows how many there are."""
+    stage = await play.stage(job_id)
+    rows = await play.pool.fetch("SELECT index, input FROM tasks WHERE job_id = $1 ORDER BY index", job_id)
+    assert [row["index"] for row in rows] == list(range(len(rows)))
+    assert b"".join(DATA[row["input"]["start"] : row["input"]["end"]] for row in rows) == DATA
+    assert (stage["planned"], stage["task_count"]) == (True, len(rows))
+    await assert_invariants(play.pool, job_id)
+
+
+async def test_an_input_is_planned_chunk_by_chunk_and_may_be_dispatched_meanwhile(
+    grid: Grid, play: Play, bucket: Bucket
+) -> None:
+    job_id = await submit_lines(play, bucket)
+
+    assert await plan.step(grid)
+    assert not (await play.stage(job_id))["planned"]
+    first = await play.run(await play.register(), job_id)
+    assert len(first) == 4
+    await plan_all(grid, play, job_id)
+
+    await assert_planned(play, job_id)
+    assert (await play.states(job_id))["running"] == 4
+    assert not await plan.step(grid)
+
+
+async def test_every_type_of_input_is_planned(grid: Grid, play: Play, bucket: Bucket) -> None:
+    for key in ("in/a", "in/b", "in/c"):
+        await bucket.put(key, b"x")
+    sources: list[tuple[dict[str, Any], int]] = [
+        ({"type": "items", "items": ["a"]}, 1),
+        ({"type": "items", "items": list(range(30))}, 30),
+        ({"type": "range", "count": 1}, 1),
+        ({"type": "range", "count": 22}, 22),
+        ({"type": "objects", "prefix": f"s3://{bucket.name}/in/"}, 3),
+        ({"type": "lines", "uri": await bucket.put("empty", b"")}, 0),
+    ]
+    submitted = [(await play.submit(input=source), count) for source, count in sources]
+
+    for job_id, count in submitted:
+        await plan_all(grid, play, job_id)
+        stage = await play.stage(job_id)
+        assert (stage["planned"], stage["task_count"]) == (True, count)
+        assert sum((await play.states(job_id)).values()) == count
+        await assert_invariants(play.pool, job_id)
+
+
+async def test_a_crash_between_any_two_writes_of_a_chunk_loses_and_doubles_nothing(
+    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await submit_lines(play, bucket)
+
+    class Killed(BaseException):
+        pass
+
+    async def die(*_: object) -> None:
+        raise Killed
+
+    for victim in ("split", "plan_tasks", "notify_jobs", "split", "notify_jobs"):
+        with monkeypatch.context() as dying:
+            dying.setattr(plan, victim, die)
+            with pytest.raises(Killed):
+                await plan.step(grid)
+        await plan.step(grid)
+    await plan_all(grid, play, job_id)
+
+    await assert_planned(play, job_id)
+
+
+async def test_two_schedulers_plan_each_part_once(grid: Grid, other: Grid, play: Play, bucket: Bucket) -> None:
+    jobs_of_both = [await submit_lines(play, bucket) for _ in range(3)]
+    for job_id in jobs_of_both:
+        await asyncio.gather(plan_all(grid, play, job_id), plan_all(other, play, job_id))
+
+    for job_id in jobs_of_both:
+        await assert_planned(play, job_id)
+
+
+async def test_a_chunk_that_another_scheduler_has_planned_meanwhile_does_not_count(
+    grid: Grid, other: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await submit_lines(play, bucket)
+
+    async def overtaken(*arguments: Any) -> Chunk:
+        with monkeypatch.context() as undone:
+            undone.setattr(plan, "split", plain_split)
+            await plan.step(other)
+        return await plain_split(*arguments)
+
+    monkeypatch.setattr(plan, "split", overtaken)
+    await plan.step(grid)
+    monkeypatch.undo()
+
+    assert await play.pool.fetchval("SELECT count(*) FROM tasks") == (await play.stage(job_id))["task_count"]
+    monkeypatch.setattr(plan, "split", plain_split)
+    await plan_all(grid, play, job_id)
+    await assert_planned(play, job_id)
+
+
+@pytest.mark.parametrize("order", [jobs.pause_job, jobs.cancel_job])
+async def test_an_order_in_the_middle_of_a_chunk_stops_the_planning(
+    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, order: Any
+) -> None:
+    job_id = await submit_lines(play, bucket)
+
+    async def interrupted(*arguments: Any) -> Chunk:
+        await play.order(order, job_id)
+        return await plain_split(*arguments)
+
+    monkeypatch.setattr(plan, "split", interrupted)
+    await plan.step(grid)
+
+    assert await play.states(job_id) == {}
+    assert not await plan.step(grid)
+
+
+async def test_a_paused_jobs_planning_goes_on_where_it_stopped(grid: Grid, play: Play, bucket: Bucket) -> None:
+    job_id = await submit_lines(play, bucket)
+    await plan.step(grid)
+    await play.order(jobs.pause_job, job_id)
+    assert not await plan.step(grid)
+
+    await play.order(jobs.resume_job, job_id)
+    await plan_all(grid, play, job_id)
+
+    await assert_planned(play, job_id)
+
+
+# What can't be split.
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ({"type": "lines", "uri": "s3://{bucket}/nowhere"}, "can't read s3://{bucket}/nowhere: .*Not Found"),
+        ({"type": "lines", "uri": "s3://no-such-bucket-here/key"}, "can't read s3://no-such-bucket-here/key"),
+        ({"type": "lines", "uri": "s3://not a bucket!/key"}, "can't read s3://not a bucket!/key: S3 has no such names"),
+        ({"type": "objects", "prefix": "s3://{bucket}/nowhere/"}, "no object under s3://{bucket}/nowhere/"),
+        ({"type": "objects", "prefix": "s3://no-such-bucket-here/"}, "can't read s3://no-such-bucket-here/"),
+        ({"type": "parquet", "uri": "s3://{bucket}/nowhere"}, "can't read s3://{bucket}/nowhere"),
+        ({"type": "parquet", "uri": "s3://{bucket}/garbage"}, "s3://{bucket}/garbage is not a Parquet file"),
+    ],
+)
+async def test_a_job_whose_input_can_not_be_split_fails_and_says_why_and_the_others_go_on(
+    grid: Grid, play: Play, bucket: Bucket, source: dict[str, Any], why: str
+) -> None:
+    await bucket.put("garbage", b"x" * 100)
+    named = {name: value.replace("{bucket}", bucket.name) for name, value in source.items()}
+    bad, good = await play.submit(input=named), await submit_lines(play, bucket)
+
+    await plan.step(grid)
+
+    job = await finish_job(grid, play, bad)
+    assert (job["state"], job["error"]["type"], job["error"]["stage"]) == ("failed", "split_failed", 0)
+    assert re.search(why.replace("{bucket}", bucket.name), job["error"]["message"])
+    await plan_all(grid, play, good)
+    await assert_planned(play, good)
+
+
+async def test_an_object_replaced_while_it_is_split_fails_the_job(grid: Grid, play: Play, bucket: Bucket) -> None:
+    job_id = await submit_lines(play, bucket)
+    await plan.step(grid)
+    await bucket.put("in", DATA + b"more\n")
+    await plan.step(grid)
+
+    job = await finish_job(grid, play, job_id)
+    assert "was replaced while it was being split" in job["error"]["message"]
+    assert await play.states(job_id) == {"cancelled": 4}
+
+
+def fail_splits_of(monkeypatch: pytest.MonkeyPatch, part_bytes: int, error: Exception) -> None:
+    """Inputs with parts of this size can't be split."""
+
+    async def failing(aws: Any, source: Any, cursor: Any) -> Chunk:
+        if source.part_bytes == part_bytes:
+            raise error
+        return await plain_split(aws, source, cursor)
+
+    monkeypatch.setattr(plan, "split", failing)
+
+
+PASSING = [
+    ClientError({"Error": {"Code": "SlowDown", "Message": ""}}, "GetObject"),
+    ClientError({"Error": {"Code": "InternalError", "Message": ""}}, "GetObject"),
+    EndpointConnectionError(endpoint_url="http://s3"),
+    TimeoutError(),
+]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+async def test_an_outage_of_s3_fails_no_job_and_holds_up_no_other(
+    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    unlucky, lucky = await submit_lines(play, bucket), await submit_lines(play, bucket)
+    await play.pool.execute(
+        "UPDATE jobs SET spec = jsonb_set(spec, '{input,part_bytes}', '29') WHERE job_id = $1", unlucky
+    )
+    fail_splits_of(monkeypatch, 29, error)
+
+    await plan_all(grid, play, lucky)
+    with pytest.raises(type(error)):
+        await plan.step(grid)  # nobody got further: the loop waits
+    assert (await play.job(unlucky))["state"] == "running"
+
+    monkeypatch.setattr(plan, "split", plain_split)
+    await plan_all(grid, play, unlucky)
+    await assert_planned(play, lucky)
+    await assert_planned(play, unlucky)
+
+
+async def test_a_split_that_breaks_in_an_unforeseen_way_fails_its_own_job_only(
+    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlucky, lucky = await submit_lines(play, bucket), await submit_lines(play, bucket)
+    await play.pool.execute(
+        "UPDATE jobs SET spec = jsonb_set(spec, '{input,part_bytes}', '29') WHERE job_id = $1", unlucky
+    )
+    fail_splits_of(monkeypatch, 29, KeyError("surprise"))
+
+    await plan_all(grid, play, lucky)
+
+    assert (await play.job(unlucky))["state"] == "failing"
+    assert "surprise" in (await play.job(unlucky))["error"]["message"]
+    await assert_planned(play, lucky)
+
+
+async def test_a_failure_that_another_scheduler_has_overcome_meanwhile_does_not_count(
+    grid: Grid, other: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await submit_lines(play, bucket)
+
+    async def overtaken(*arguments: Any) -> Chunk:
+        with monkeypatch.context() as undone:
+            undone.setattr(plan, "split", plain_split)
+            await plan.step(other)
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": ""}}, "GetObject")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(plan, "split", overtaken)
+        await plan.step(grid)
+
+    assert (await play.job(job_id))["state"] == "running"
+    await plan_all(grid, play, job_id)
+    await assert_planned(play, job_id)
+
+
+async def test_a_retried_job_is_split_from_where_it_failed(grid: Grid, play: Play, bucket: Bucket) -> None:
+    uri = f"s3://{bucket.name}/late"
+    job_id = await play.submit(input={"type": "lines", "uri": uri, "part_bytes": 30})
+    await plan.step(grid)
+    assert (await finish_job(grid, play, job_id))["error"]["type"] == "split_failed"
+    await bucket.put("late", DATA)
+
+    await play.order(jobs.retry_job, job_id)
+
+    await plan_all(grid, play, job_id)
+    await assert_planned(play, job_id)

@@ -1,0 +1,124 @@
+"""The whole process: all loops at once, woken by NOTIFY, or by polling alone; ended by a signal."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.common.database import JOBS_CHANNEL
+from services.common.message import Message
+from services.common.settings import Settings
+from services.scheduler import __main__ as scheduler
+from services.scheduler.loop import Grid, Loop, listen
+from tests.integration.common.play import Play, assert_invariants, until
+from tests.integration.scheduler.conftest import Bucket, Queue
+
+HOUR = 3600.0
+
+
+async def deaf(*_: object) -> None:
+    """Listens to nothing."""
+    await asyncio.Event().wait()
+
+
+@pytest.fixture(params=["woken", "polling"])
+async def running(
+    settings: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[None]:
+    """A scheduler that only NOTIFY wakes, and one that hears none."""
+    idle_seconds = HOUR if request.param == "woken" else 0.05
+    if request.param == "polling":
+        monkeypatch.setattr(scheduler, "listen", deaf)
+    task = asyncio.create_task(scheduler.run(settings.model_copy(update={"idle_seconds": idle_seconds})))
+    yield
+    assert not task.done(), task
+    task.cancel()
+    await asyncio.wait({task})
+
+
+async def work_until_ended(play: Play, queue: Queue, job_id: UUID) -> dict[str, Any]:
+    """A worker claims by the messages it gets, until the job has ended."""
+    worker_id = await play.register()
+
+    async def ended() -> dict[str, Any] | None:
+        messages = [Message.decode(body) for body in await queue.receive()]
+        await play.succeed(worker_id, await play.claim(worker_id, messages))
+        job = await play.job(job_id)
+        return job if job["state"] in ("succeeded", "failed", "cancelled") else None
+
+    job: dict[str, Any] = await until(ended, 20)
+    return job
+
+
+async def test_a_job_runs_from_its_input_to_its_results(
+    running: None, play: Play, queue: Queue, bucket: Bucket
+) -> None:
+    uri = await bucket.put("in", b"line\n" * 20)
+    job_id = await play.submit(input={"type": "lines", "uri": uri, "part_bytes": 10}, stages=2)
+
+    job = await work_until_ended(play, queue, job_id)
+
+    assert job["state"] == "succeeded"
+    assert await play.states(job_id, 1) == {"succeeded": 10}
+    manifest = (await play.stage(job_id, 1))["result"]["manifest"]
+    assert b'"parts":10' in await bucket.get(manifest["uri"])
+    await assert_invariants(play.pool, job_id)
+
+
+async def test_a_notification_wakes_the_loops_of_its_channel_and_a_lost_connection_is_made_again(
+    grid: Grid, database_url: str
+) -> None:
+    async def nothing(_: Grid) -> bool:
+        return False
+
+    mine, others = (Loop(name, nothing, HOUR, HOUR, frozenset([name])) for name in (JOBS_CHANNEL, "other"))
+    listening = asyncio.create_task(listen(database_url, [mine, others]))
+    try:
+        for _ in range(2):
+            await asyncio.wait_for(mine.wake.wait(), 10)  # whatever came before it listened
+            await asyncio.wait_for(others.wake.wait(), 10)
+            mine.wake.clear()
+            others.wake.clear()
+            await grid.pool.execute("SELECT pg_notify($1, '')", JOBS_CHANNEL)
+            await asyncio.wait_for(mine.wake.wait(), 10)
+            assert not others.wake.is_set()
+            mine.wake.clear()
+            await grid.pool.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+            )
+    finally:
+        listening.cancel()
+        await asyncio.wait({listening})
+
+
+async def test_the_process_ends_in_order_when_it_is_told_to(settings: Settings, play: Play) -> None:
+    environment = os.environ | {
+        "PIECEWORK_DATABASE_URL": settings.database_url,
+        "PIECEWORK_AWS_ENDPOINT_URL": str(settings.aws_endpoint_url),
+        "PIECEWORK_BUCKET": settings.bucket,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.scheduler", env=environment, cwd=Path(__file__).parents[3],
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        job_id = await play.submit(input={"type": "range", "count": 3})
+
+        async def queued() -> bool:
+            return (await play.states(job_id)).get("queued", 0) > 0
+
+        await until(queued, 20)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.wait_for(process.communicate(), 20)
+
+    assert process.returncode == 0
+    assert b'"scheduler stopped"' in errors.splitlines()[-1]
+    assert b"Traceback" not in errors, errors.decode()

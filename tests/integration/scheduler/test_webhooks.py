@@ -1,0 +1,359 @@
+"""Webhooks reach real receivers signed, are tried again while they fail, and never go where they must not."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from services.common import jobs
+from services.common.database import new_id
+from services.scheduler import webhooks
+from services.scheduler.loop import Grid
+from tests.conftest import free_port
+from tests.integration.common.play import Play
+from tests.integration.scheduler.conftest import drive
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+@dataclass
+class Request:
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Receiver:
+    """A real HTTP server that answers `answer`, forever if it ends in an ellipsis; None: not at all."""
+
+    port: int = 0
+    answer: bytes | None = OK
+    endless: bool = False
+    requests: list[Request] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook"
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:-2])}
+            body = await reader.readexactly(int(headers["content-length"]))
+            self.requests.append(Request(head[0].split()[1], headers, body))
+            if self.answer is None:
+                await reader.read()  # until the other side gives up
+            else:
+                writer.write(self.answer)
+                while self.endless:
+                    writer.write(b"x" * 65_536)
+                    await writer.drain()
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+
+async def serve(receiver: Receiver, host: str = "127.0.0.1") -> AsyncIterator[Receiver]:
+    async with await asyncio.start_server(receiver.handle, host, 0) as server:
+        receiver.port = server.sockets[0].getsockname()[1]
+        yield receiver
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async for receiver in serve(Receiver()):
+        yield receiver
+
+
+async def add_endpoint(play: Play, url: str, secret: str = SECRET) -> UUID:
+    endpoint_id = new_id()
+    await play.pool.execute(
+        "INSERT INTO webhook_endpoints (endpoint_id, url, secret) VALUES ($1, $2, $3)", endpoint_id, url, secret
+    )
+    return endpoint_id
+
+
+async def end_jobs(play: Play, count: int = 1) -> list[UUID]:
+    ended = []
+    for _ in range(count):
+        job_id = await play.submit(name="nightly")
+        async with play.pool.acquire() as connection:
+            await jobs.end_job(connection, job_id, source="running", target="succeeded", settings=play.settings)
+        ended.append(job_id)
+    return ended
+
+
+async def delivery(play: Play) -> dict[str, Any]:
+    [row] = await play.pool.fetch("SELECT *, now() AS now FROM webhook_deliveries")
+    return dict(row)
+
+
+async def make_due(play: Play) -> None:
+    await play.pool.execute("UPDATE webhook_deliveries SET next_try_at = now()")
+
+
+async def test_the_receiver_gets_the_event_signed(grid: Grid, play: Play, receiver: Receiver) -> None:
+    await add_endpoint(play, receiver.url)
+    [job_id] = await end_jobs(play)
+
+    assert not await webhooks.step(grid)
+
+    row = await delivery(play)
+    assert (row["state"], row["status_code"], row["tries"], row["error"]) == ("delivered", 204, 1, None)
+    assert row["delivered_at"] is not None
+    [request] = receiver.requests
+    assert request.path == "/hook"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["webhook-id"] == f"msg_{row['delivery_id'].hex}"
+    event = Webhook(SECRET).verify(request.body, request.headers)
+    assert (event["type"], event["data"]["job_id"]) == ("job.succeeded", str(job_id))
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(request.body.replace(b"nightly", b"nightlY"), request.headers)
+
+
+async def test_a_job_end_is_delivered_once_to_each_endpoint_by_however_many_schedulers(
+    grid: Grid, other: Grid, play: Play, receiver: Receiver
+) -> None:
+    for n in range(2):
+        await add_endpoint(play, f"{receiver.url}/{n}")
+    ended = await end_jobs(play, 20)
+
+    async def all_delivered() -> bool:
+        return bool(await play.pool.fetchval("SELECT count(*) = 40 FROM webhook_deliveries WHERE state = 'delivered'"))
+
+    async def both(_: Grid) -> bool:
+        await asyncio.gather(webhooks.step(grid), webhooks.step(other))
+        return True
+
+    await drive(grid, both, until=all_delivered)
+
+    received = [(request.path, orjson.loads(request.body)["data"]["job_id"]) for request in receiver.requests]
+    assert sorted(received) == sorted((f"/hook/{n}", str(job_id)) for n in range(2) for job_id in ended)
+
+
+REFUSALS: list[tuple[str, bytes | None, str, int | None]] = [
+    ("an error", b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "answered 500", 500),
+    ("a redirect", b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n", "answered 302", 302),
+    ("garbage", b"what?\r\n\r\n", "RemoteProtocolError", None),
+    ("nothing", b"", "RemoteProtocolError", None),
+    ("silence", None, "Timeout", None),
+]
+
+
+@pytest.mark.parametrize(("answer", "why", "status_code"), [r[1:] for r in REFUSALS], ids=[r[0] for r in REFUSALS])
+async def test_anything_but_success_is_tried_again_and_recorded(
+    grid: Grid,
+    play: Play,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: bytes | None,
+    why: str,
+    status_code: int | None,
+) -> None:
+    monkeypatch.setattr(webhooks, "REQUEST_SECONDS", 0.2)
+    receiver.answer = answer
+    await add_endpoint(play, receiver.url)
+    await end_jobs(play)
+
+    await webhooks.step(grid)
+
+    row = await delivery(play)
+    assert (row["state"], row["tries"], row["status_code"]) == ("pending", 1, status_code)
+    assert why in row["error"]
+    assert [request.path for request in receiver.requests] == ["/hook"]  # a redirect is not followed
+    await webhooks.step(grid)
+    assert len(receiver.requests) == 1  # not before its time
+
+    receiver.answer = OK
+    await make_due(play)
+    await webhooks.step(grid)
+
+    row = await delivery(play)
+    assert (row["state"], row["tries"], row["status_code"], row["error"]) == ("delivered", 2, 204, None)
+    first, second = receiver.requests
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.body == second.body
+
+
+async def test_tries_come_ever_later_until_it_is_given_up(grid: Grid, play: Play) -> None:
+    await add_endpoint(play, f"http://127.0.0.1:{free_port()}/")
+    await end_jobs(play)
+    pauses = []
+    for _ in range(12):
+        await make_due(play)
+        await webhooks.step(grid)
+        row = await delivery(play)
+        pauses.append((row["next_try_at"] - row["now"]).total_seconds())
+        assert "ConnectError" in row["error"]
+
+    for pause, expected in zip(pauses, [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600], strict=True):
+        assert expected * 0.75 < pause <= expected * 1.2
+
+    await play.pool.execute(
+        "UPDATE webhook_deliveries SET give_up_at = now() + interval '1 minute', next_try_at = now()"
+    )
+    await webhooks.step(grid)
+    assert (await delivery(play))["state"] == "failed"
+    await make_due(play)
+    assert not await webhooks.step(grid)
+    assert (await delivery(play))["tries"] == 13
+
+
+async def test_a_scheduler_that_dies_while_it_sends_costs_only_time(grid: Grid, play: Play, receiver: Receiver) -> None:
+    receiver.answer = None
+    await add_endpoint(play, receiver.url)
+    await end_jobs(play)
+    step = asyncio.create_task(webhooks.step(grid))
+
+    async def received() -> bool:
+        return bool(receiver.requests)
+
+    await drive(grid, until=received)
+    step.cancel()
+    await asyncio.wait({step})
+
+    row = await delivery(play)
+    assert (row["state"], row["tries"]) == ("pending", 1)
+    assert row["next_try_at"] - row["now"] <= timedelta(seconds=webhooks.LEASE_SECONDS)
+    receiver.answer = OK
+    await make_due(play)
+    await webhooks.step(grid)
+    assert (await delivery(play))["state"] == "delivered"
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
+
+
+async def test_an_endless_answer_is_not_read(grid: Grid, play: Play, receiver: Receiver) -> None:
+    receiver.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n"
+    receiver.endless = True
+    await add_endpoint(play, receiver.url)
+    await end_jobs(play)
+
+    await webhooks.step(grid)
+
+    assert (await delivery(play))["state"] == "delivered"
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [("ftp://127.0.0.1/x", SECRET), ("http://exa mple/", SECRET), ("http://[::1/", SECRET), ("", SECRET),
+     ("{receiver}", "whsec_not base64!"), ("{receiver}", "")],
+)  # fmt: skip
+async def test_an_endpoint_that_can_not_work_holds_up_no_other(
+    grid: Grid, play: Play, receiver: Receiver, url: str, secret: str
+) -> None:
+    broken = await add_endpoint(play, url.replace("{receiver}", receiver.url), secret)
+    await add_endpoint(play, receiver.url)
+    await end_jobs(play)
+
+    await webhooks.step(grid)
+
+    rows = await play.pool.fetch("SELECT endpoint_id, state, error FROM webhook_deliveries")
+    states = {row["endpoint_id"] == broken: (row["state"], row["error"] is None) for row in rows}
+    assert states == {True: ("pending", False), False: ("delivered", True)}
+
+
+# Where webhooks may go.
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "0.0.0.0", "10.1.2.3", "192.168.0.1", "169.254.169.254", "2130706433", "[::1]",
+     "[::ffff:127.0.0.1]", "[fd00::1]", "[fe80::1]"],
+)  # fmt: skip
+async def test_private_addresses_are_refused_unless_allowed(
+    grid: Grid, play: Play, receiver: Receiver, host: str
+) -> None:
+    strict = replace(grid, settings=grid.settings.model_copy(update={"webhook_private_addresses": False}))
+    await add_endpoint(play, f"http://{host}:{receiver.port}/")
+    await end_jobs(play)
+
+    await webhooks.step(strict)
+
+    row = await delivery(play)
+    assert row["state"] == "pending"
+    assert row["error"].startswith("Refused: ")
+    assert "PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES=true" in row["error"]
+    assert receiver.requests == []
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> Callable[[], int]:
+    """Every name has these addresses; gives the number of times one was asked for."""
+    asked = 0
+
+    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        nonlocal asked
+        asked += 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    return lambda: asked
+
+
+async def test_a_name_with_one_private_address_is_refused(
+    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = replace(grid, settings=grid.settings.model_copy(update={"webhook_private_addresses": False}))
+    await add_endpoint(play, "https://hooks.example.com/")
+    await end_jobs(play)
+    with monkeypatch.context() as resolving:
+        resolve_to(resolving, "93.184.216.34", "10.0.0.7")
+        await webhooks.step(strict)
+
+    assert "hooks.example.com is 10.0.0.7, not a public address" in (await delivery(play))["error"]
+
+
+async def test_a_request_goes_to_the_address_that_was_checked_and_names_its_host(
+    grid: Grid, play: Play, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_endpoint(play, f"http://hooks.example.com:{receiver.port}/a?b=c")
+    await end_jobs(play)
+    with monkeypatch.context() as resolving:
+        asked = resolve_to(resolving, "127.0.0.1")
+        await webhooks.step(grid)
+        assert asked() == 1
+
+    assert (await delivery(play))["state"] == "delivered"
+    [request] = receiver.requests
+    assert (request.path, request.headers["host"]) == ("/a?b=c", f"hooks.example.com:{receiver.port}")
+
+
+async def test_the_next_try_goes_to_the_next_address(
+    grid: Grid, play: Play, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_endpoint(play, f"http://hooks.example.com:{receiver.port}/")
+    await end_jobs(play)
+    with monkeypatch.context() as resolving:
+        resolve_to(resolving, "127.0.0.2", "127.0.0.1")  # nobody listens at the first
+        await webhooks.step(grid)
+        assert (await delivery(play))["state"] == "pending"
+        await make_due(play)
+        await webhooks.step(grid)
+
+    assert (await delivery(play))["state"] == "delivered"
+
+
+async def test_an_endpoint_may_have_an_ipv6_address(grid: Grid, play: Play) -> None:
+    try:
+        servers = serve(Receiver(), "::1")
+        receiver = await anext(servers)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    await add_endpoint(play, f"http://[::1]:{receiver.port}/")
+    await end_jobs(play)
+
+    await webhooks.step(grid)
+
+    assert (await delivery(play))["state"] == "delivered"
+    assert receiver.requests[0].headers["host"] == f"[::1]:{receiver.port}"
+    await servers.aclose()  # type: ignore[attr-defined]

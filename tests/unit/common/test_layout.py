@@ -1,0 +1,34 @@
+"""Where objects live."""
+
+from uuid import UUID
+
+import pytest
+
+from services.common.layout import Layout, Location
+
+JOB = UUID(int=1)
+
+
+@pytest.mark.parametrize("key", ["a", "a/b c/ü?#%.csv", "a//b", "/leading", "trailing/", "s3://nested/uri", ""])
+def test_a_location_is_what_its_uri_says(key: str) -> None:
+    assert Location.parse(Location("bucket", key).uri) == Location("bucket", key)
+
+
+@pytest.mark.parametrize("uri", ["", "bucket/key", "s3:/bucket/key", "s3:///key", "s3://bucket", "https://bucket/key"])
+def test_what_is_no_s3_uri_is_named_with_its_mend(uri: str) -> None:
+    with pytest.raises(ValueError, match=r"is not an S3 URI; write s3://bucket/key") as error:
+        Location.parse(uri)
+    assert repr(uri) in str(error.value)
+
+
+def test_everything_is_under_the_prefix_and_all_of_a_job_is_under_its_own() -> None:
+    layout = Layout("b", "team/grid")
+
+    job = layout.job(JOB).uri
+    assert job == f"s3://b/team/grid/jobs/{JOB}/"
+    assert layout.upload(JOB, "in.csv").uri == f"s3://b/team/grid/uploads/{JOB}/in.csv"
+    assert layout.attempt(JOB, 1, 23, 4, "out.csv").uri == f"{job}1/23-4/out.csv"
+    assert layout.log(JOB, 1, 23, 4).uri == f"{job}1/23-4/log.txt"
+    assert layout.outputs(JOB, 1).uri == f"{job}1/outputs.jsonl"
+    assert layout.result(JOB, "r").uri == f"{job}results/r"
+    assert Layout("b").job(JOB).uri == f"s3://b/jobs/{JOB}/"

@@ -1,0 +1,110 @@
+"""Who gets the next bundle, and how large it is."""
+
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.settings import Settings
+from services.scheduler.dispatch import Candidate, grant
+
+SETTINGS = Settings(bundle_seconds=1.0, bundle_tasks_max=500)
+SLOTS = 4
+
+
+def candidate(
+    number: int = 0,
+    *,
+    ready: int = 1000,
+    priority: int = 0,
+    share: str = "default",
+    in_flight_seconds: float = 0.0,
+    task_seconds: float | None = 1.0,
+) -> Candidate:
+    return Candidate(UUID(int=number), 0, priority, share, ready, in_flight_seconds, task_seconds)
+
+
+@pytest.mark.parametrize(
+    ("ready", "task_seconds", "tasks"),
+    [
+        (100_000, 0.01, 100),  # a second of work
+        (100_000, 0.0001, 500),  # no more than bundle_tasks_max
+        (100_000, 0.0, 500),
+        (100_000, 0.7, 1),
+        (100_000, 3600.0, 1),
+        (100_000, None, 1),  # nothing is known yet
+        (80, 0.01, 10),  # towards the end half a fair part: 80 tasks / (2 * 4 slots)
+        (17, 0.01, 3),
+        (8, 0.01, 1),
+        (1, 0.01, 1),
+    ],
+)
+def test_a_bundle_is_a_second_of_work_and_shrinks_towards_the_end(
+    ready: int, task_seconds: float | None, tasks: int
+) -> None:
+    assert candidate(ready=ready, task_seconds=task_seconds).bundle_tasks(SETTINGS, SLOTS) == tasks
+
+
+def granted(candidates: list[Candidate], bundles: int) -> list[int]:
+    grant(candidates, bundles, SLOTS, SETTINGS)
+    return [c.granted for c in candidates]
+
+
+def test_the_higher_priority_gets_all_it_can_take() -> None:
+    assert granted([candidate(1, priority=0), candidate(2, priority=5), candidate(3, priority=-5)], 8) == [0, 8, 0]
+    assert granted([candidate(1), candidate(2, priority=5, ready=3), candidate(3)], 8) == [3, 3, 2]
+
+
+def test_shares_divide_equally_however_many_jobs_they_have() -> None:
+    crowd = [candidate(n, share="crowd") for n in range(1, 8)]
+
+    amounts = granted([candidate(0, share="lone"), *crowd], 14)
+
+    assert amounts == [7, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_work_in_flight_counts_towards_a_share_and_a_job() -> None:
+    assert granted([candidate(1, share="a", in_flight_seconds=4), candidate(2, share="b")], 10) == [3, 7]
+    assert granted([candidate(1, in_flight_seconds=4), candidate(2)], 10) == [3, 7]
+
+
+def test_fairness_is_in_seconds_not_in_tasks() -> None:
+    assert granted([candidate(1, task_seconds=10), candidate(2, task_seconds=1)], 11) == [1, 10]
+
+
+def test_one_priority_owes_nothing_for_what_another_has_in_flight() -> None:
+    busy = candidate(1, share="a", priority=9, ready=0, in_flight_seconds=1000)
+
+    assert granted([busy, candidate(2, share="a"), candidate(3, share="b")], 4) == [0, 2, 2]
+
+
+def test_a_full_window_gives_nothing() -> None:
+    assert granted([candidate()], 0) == granted([candidate()], -3) == [0]
+
+
+@given(
+    st.lists(
+        st.builds(
+            candidate,
+            st.integers(0, 5),
+            ready=st.integers(0, 300),
+            priority=st.integers(-1, 1),
+            share=st.sampled_from("abc"),
+            in_flight_seconds=st.floats(0, 100),
+            task_seconds=st.none() | st.floats(0, 100),
+        ),
+        max_size=8,
+    ),
+    st.integers(-2, 60),
+)
+def test_nobody_is_granted_more_than_it_has_and_no_bundle_is_wasted(candidates: list[Candidate], bundles: int) -> None:
+    had = [c.ready for c in candidates]
+
+    grant(candidates, bundles, SLOTS, SETTINGS)
+
+    assert [c.granted + c.ready for c in candidates] == had
+    assert sum(c.granted for c in candidates) >= min(max(bundles, 0), sum(had))
+    if any(c.granted for c in candidates):
+        lowest = min(c.priority for c in candidates if c.granted)
+        assert not any(c.ready for c in candidates if c.priority > lowest)

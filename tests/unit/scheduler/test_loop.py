@@ -1,0 +1,150 @@
+"""A loop's pace: soon again while there is work, woken early, ever slower while it fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, ParamValidationError
+
+from services.scheduler import loop as loop_module
+from services.scheduler.loop import Loop, passes
+from services.scheduler.splitters import SplitError
+
+GRID: Any = None
+NEVER = 3600.0
+
+
+class Script:
+    """A step that answers, or raises, as written; after the last answer it sets `over`."""
+
+    def __init__(self, *answers: bool | Exception) -> None:
+        self._answers: Iterator[bool | Exception] = iter(answers)
+        self.times: list[float] = []
+        self.begun, self.over = asyncio.Event(), asyncio.Event()
+        self.left = len(answers)
+
+    @property
+    def pauses(self) -> list[float]:
+        """Seconds from each step to the next."""
+        return [b - a for a, b in pairwise(self.times)]
+
+    async def step(self, grid: Any) -> bool:
+        await asyncio.sleep(0)
+        self.times.append(asyncio.get_running_loop().time())
+        self.begun.set()
+        self.left -= 1
+        if not self.left:
+            self.over.set()
+        answer = next(self._answers, False)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def play(script: Script, loop: Loop, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Run the loop until the script is over."""
+    running = asyncio.create_task(loop.run(GRID))
+    if meanwhile is not None:
+        await meanwhile()
+    await asyncio.wait_for(script.over.wait(), 10)
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_a_busy_loop_repeats_at_once_and_an_idle_one_waits() -> None:
+    script = Script(True, True, True, False, True)
+    loop = Loop("test", script.step, busy_seconds=0.0, idle_seconds=0.05)
+
+    await play(script, loop)
+
+    assert max(script.pauses[:3]) < 0.05 <= script.pauses[3]
+
+
+async def test_an_idle_loop_is_woken_for_one_step() -> None:
+    script = Script(False, False, False)
+    loop = Loop("test", script.step, busy_seconds=0.0, idle_seconds=0.3)
+
+    async def wake() -> None:
+        await script.begun.wait()
+        await asyncio.sleep(0)
+        loop.wake.set()
+
+    await play(script, loop, wake)
+
+    first, second = script.pauses
+    assert first < 0.3 <= second
+
+
+async def test_a_wake_during_the_step_is_not_lost() -> None:
+    script = Script(False, False)
+
+    async def step(grid: Any) -> bool:
+        loop.wake.set()  # while this very step looked, something came up behind it
+        return await script.step(grid)
+
+    loop = Loop("test", step, busy_seconds=0.0, idle_seconds=NEVER)
+
+    await play(script, loop)
+
+
+@pytest.mark.parametrize("busy_seconds", [0.0, 0.1])
+async def test_a_failing_loop_slows_down_and_recovers(busy_seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "BACKOFF_SECONDS_FIRST", 0.01)
+    monkeypatch.setattr(loop_module, "BACKOFF_SECONDS_MAX", 0.05)
+    script = Script(*[OSError("down")] * 5, False, True)
+    loop = Loop("test", script.step, busy_seconds, idle_seconds=0.0)
+
+    await play(script, loop)
+
+    assert all(pause >= least for pause, least in zip(script.pauses, [0.02, 0.04, 0.05, 0.05, 0.05], strict=False))
+
+
+async def test_no_error_and_no_length_of_an_outage_ends_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "BACKOFF_SECONDS_MAX", 0.0)
+    errors = [KeyError(), ZeroDivisionError(), TimeoutError(), asyncpg.InterfaceError(""), *[OSError("down")] * 1200]
+    script = Script(*errors, True)
+
+    await play(script, Loop("test", script.step, 0.0, 0.0))
+
+
+def client_error(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": ""}}, "GetObject")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(),
+        TimeoutError(),
+        asyncpg.ConnectionDoesNotExistError(),
+        asyncpg.ReadOnlySQLTransactionError(),  # the old primary, after a failover
+        asyncpg.DeadlockDetectedError(),
+        EndpointConnectionError(endpoint_url=""),
+        aiohttp.ClientPayloadError(),
+        *map(client_error, ["SlowDown", "InternalError", "503", "RequestTimeout", "ExpiredToken", "NoSuchUpload"]),
+    ],
+    ids=repr,
+)
+def test_what_passes_is_tried_again(error: Exception) -> None:
+    assert passes(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SplitError(""),
+        KeyError(),
+        ValueError(),
+        ParamValidationError(report=""),
+        asyncpg.UntranslatableCharacterError(),
+        *map(client_error, ["NoSuchKey", "NoSuchBucket", "404", "AccessDenied", "403", "412", "InvalidRange"]),
+    ],
+    ids=repr,
+)
+def test_what_does_not_pass_is_final(error: Exception) -> None:
+    assert not passes(error)
