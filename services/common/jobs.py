@@ -207,9 +207,10 @@ async def _start_stages(connection: Connection, job_id: UUID) -> None:
 async def start_due_jobs(connection: Connection, jobs_max: int) -> int:
     """Start jobs whose `run_at` has come, inside the caller's transaction; returns how many."""
     rows = await connection.fetch(
-        "UPDATE jobs SET state = 'running', started_at = now() WHERE job_id IN ("
+        # ARRAY is evaluated once; an IN may be evaluated again for each row, and skip and find others every time.
+        "UPDATE jobs SET state = 'running', started_at = now() WHERE job_id = ANY(ARRAY("
         "SELECT job_id FROM jobs WHERE state = 'scheduled' AND run_at <= now() "
-        "ORDER BY run_at LIMIT $1 FOR UPDATE SKIP LOCKED) RETURNING job_id",
+        "ORDER BY run_at LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING job_id",
         jobs_max,
     )
     for row in rows:

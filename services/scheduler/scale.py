@@ -36,10 +36,10 @@ _BACKLOG = """
     WHERE j.state = 'running' AND s.state = 'running' AND s.pool = $1"""
 
 _DRAIN = """
-    UPDATE workers SET state = 'draining' WHERE worker_id IN (
+    UPDATE workers SET state = 'draining' WHERE worker_id = ANY(ARRAY(
         SELECT worker_id FROM workers
         WHERE pool = $1 AND state = 'active' AND busy = 0 AND idle_since < now() - $3 * interval '1 second'
-        ORDER BY idle_since LIMIT $2 FOR UPDATE SKIP LOCKED)
+        ORDER BY idle_since LIMIT $2 FOR UPDATE SKIP LOCKED))
     RETURNING worker_id"""
 
 
