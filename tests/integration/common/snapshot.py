@@ -124,6 +124,11 @@ class Snapshot:
         }
         assert {key: task["input"] for key, task in self.tasks.items() if key[1] > 0} == successors
 
+    def assert_losses_end(self, losses_max: int) -> None:
+        """A task that may be what kills its workers fails at last."""
+        for task in self.tasks.values():
+            assert task["losses"] <= losses_max - (task["state"] in ("ready", "queued", "running")), task
+
     def assert_ended_jobs_are_over(self) -> None:
         for job_id, state in self.jobs.items():
             if state in TERMINAL:
