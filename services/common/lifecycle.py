@@ -350,13 +350,14 @@ async def complete(
     return accepted
 
 
-# give back: running → ready (or failed, when its worker was lost too often), for whole bundles.
+# give back: running → ready (or failed, when its worker was lost too often), for whole bundles. A task runs by the
+# bundle with whose claim it started: given back alone, it may be claimed anew while its first bundle is still held.
 _GIVE_BACK = f"""
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
             SELECT bundle_id FROM bundles WHERE {{bundles}} ORDER BY job_id, stage, first FOR UPDATE SKIP LOCKED
         ) AS gone WHERE b.bundle_id = gone.bundle_id
-        RETURNING b.job_id, b.stage, b.first, b.count, b.worker_id, b.pool
+        RETURNING b.job_id, b.stage, b.first, b.count, b.worker_id, b.claimed_at, b.pool
     ), back AS (
         UPDATE tasks AS t SET
             state = CASE WHEN $1 = 'lost' AND t.losses + 1 >= $2 THEN 'failed' ELSE 'ready' END,
@@ -367,7 +368,7 @@ _GIVE_BACK = f"""
                 format('worker %s was lost while it ran attempt %s', t.worker_id, t.attempt)) ELSE t.error END
         FROM dropped AS d
         WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index >= d.first AND t.index < d.first + d.count
-          AND t.state = 'running' AND t.worker_id = d.worker_id
+          AND t.state = 'running' AND t.worker_id = d.worker_id AND t.started_at = d.claimed_at
         RETURNING t.job_id, t.stage, t.index, t.attempt, t.worker_id, t.state, t.started_at, t.error, d.pool
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})
@@ -471,12 +472,13 @@ _LOCK_BUNDLES = """
 _CANCEL_BUNDLED = f"""
     WITH dropped AS (
         DELETE FROM bundles WHERE bundle_id = ANY($1::uuid[])
-        RETURNING job_id, stage, first, count, worker_id, pool
+        RETURNING job_id, stage, first, count, worker_id, claimed_at, pool
     ), cancelled AS (
         UPDATE tasks AS t SET state = 'cancelled', finished_at = now()
         FROM (SELECT * FROM dropped ORDER BY stage, first) AS d
         WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index >= d.first AND t.index < d.first + d.count
-          AND (t.state = 'running' AND t.worker_id = d.worker_id OR t.state = 'queued' AND d.worker_id IS NULL)
+          AND (t.state = 'running' AND t.worker_id = d.worker_id AND t.started_at = d.claimed_at
+            OR t.state = 'queued' AND d.worker_id IS NULL)
         RETURNING t.job_id, t.stage, t.index, t.attempt, d.worker_id, t.started_at, d.pool
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})

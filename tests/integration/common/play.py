@@ -21,6 +21,18 @@ TERMINAL = ("succeeded", "failed", "cancelled")
 
 Order = Callable[[Connection, UUID], Awaitable[None]]
 
+# SQL: so many seconds pass over the claimed bundles of a worker, or over one bundle, and over what runs by them.
+HOLD = """
+    WITH held AS (
+        UPDATE bundles SET claimed_at = claimed_at - $1 * interval '1 second'
+        WHERE worker_id IS NOT NULL AND $2 IN (bundle_id, worker_id)
+        RETURNING job_id, stage, first, count, worker_id, claimed_at
+    )
+    UPDATE tasks AS t SET started_at = h.claimed_at FROM held AS h
+    WHERE t.job_id = h.job_id AND t.stage = h.stage AND t.index >= h.first AND t.index < h.first + h.count
+      AND t.state = 'running' AND t.worker_id = h.worker_id
+      AND t.started_at = h.claimed_at + $1 * interval '1 second'"""
+
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) -> Any:
     """Poll until the condition's value is true, and return it; fails after `seconds`."""

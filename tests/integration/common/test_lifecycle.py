@@ -8,7 +8,7 @@ import pytest
 from services.common import jobs, lifecycle
 from services.common.database import new_id
 from services.common.lifecycle import UnknownPool
-from tests.integration.common.play import Order, Play, assert_invariants, finished
+from tests.integration.common.play import HOLD, Order, Play, assert_invariants, finished
 
 # Plan and dispatch.
 
@@ -413,6 +413,23 @@ async def test_a_worker_gives_back_a_claim_whose_reply_it_never_got(play: Play) 
     await assert_invariants(play.pool, job_id)
 
 
+async def test_a_bundle_given_back_leaves_what_its_worker_runs_by_a_later_one(play: Play) -> None:
+    """A task given back alone is claimed again by the worker that still holds the bundle it came with."""
+    job_id = await play.submit(stages=[{"processor": "noop", "timeout_seconds": 10}])
+    await play.plan(job_id, 2)
+    worker_id = await play.register()
+    first, other = await play.run(worker_id, job_id, tasks=2)
+    await lifecycle.complete(play.pool, worker_id, [finished(first, "released")], [])
+    [again] = await play.run(worker_id, job_id, tasks=1)
+    await play.pool.execute(HOLD, 60, other.bundle_id)
+
+    assert await lifecycle.reap_overdue(play.pool, 5, play.settings.losses_max) == 1
+
+    assert (await play.task(job_id, other.index))["state"] == "ready"
+    task = await play.task(job_id, again.index)
+    assert (task["state"], task["attempt"], task["losses"]) == ("running", again.attempt, 0)
+
+
 async def test_a_bundle_held_beyond_all_its_timeouts_is_given_back(play: Play) -> None:
     job_id = await play.submit(stages=[{"processor": "noop", "timeout_seconds": 10}])
     await play.plan(job_id, 5)
@@ -420,11 +437,11 @@ async def test_a_bundle_held_beyond_all_its_timeouts_is_given_back(play: Play) -
     hung, fine = await play.run(worker_id, job_id, tasks=2), await play.run(worker_id, job_id, tasks=3)
 
     async def hold(seconds: int) -> int:
-        await play.pool.execute("UPDATE bundles SET claimed_at = now() - $1 * interval '1 second'", seconds)
+        await play.pool.execute(HOLD, seconds, worker_id)
         return await lifecycle.reap_overdue(play.pool, 5, play.settings.losses_max)
 
     assert await hold(24) == 0
-    assert await hold(26) == 2  # two tasks of 10 s, and 5 s of slack
+    assert await hold(2) == 2  # two tasks of 10 s, and 5 s of slack
 
     assert {t.index for t in fine} == {2, 3, 4}
     assert (await play.task(job_id, 0))["state"] == "ready"

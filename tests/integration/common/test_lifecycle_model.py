@@ -33,7 +33,7 @@ from services.common.lifecycle import ClaimedTask, Finished
 from services.common.message import Message
 from services.common.settings import Settings
 from services.common.spec import JobSpec, ProcessorSpec
-from tests.integration.common.play import TERMINAL
+from tests.integration.common.play import HOLD, TERMINAL
 from tests.integration.common.snapshot import Key, Snapshot
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
@@ -44,6 +44,7 @@ TASKS_MAX = 5  # of a job: few, so that things meet
 LOSSES_MAX = 2
 RESEND_SECONDS = 60.0
 LONG_AGO = "interval '30 days'"
+LONG_AGO_SECONDS = 30 * 86_400
 RETRIES = ({"max_attempts": 2, "backoff_seconds": 3600}, {"max_attempts": 2, "backoff_seconds": 0})
 
 T = TypeVar("T")
@@ -268,7 +269,7 @@ class Protocol(RuleBasedStateMachine):
         """One bundle has been held for too long."""
         held = [bundle for bundle in self.now.bundles.values() if bundle["worker_id"]]
         bundle_id = UUID(choose(held, pick)["bundle_id"])
-        self.sql(f"UPDATE bundles SET claimed_at = now() - {LONG_AGO} WHERE bundle_id = $1", bundle_id)
+        self.sql(HOLD, LONG_AGO_SECONDS, bundle_id)
         self.call(lifecycle.reap_overdue(self.grid.connection, 60, LOSSES_MAX))
 
     # The queue.

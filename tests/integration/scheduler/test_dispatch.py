@@ -12,7 +12,7 @@ from services.common.database import Connection
 from services.common.message import Message
 from services.scheduler import dispatch, reap
 from services.scheduler.loop import Grid
-from tests.integration.common.play import Play, add_pool, assert_invariants, finished
+from tests.integration.common.play import HOLD, Play, add_pool, assert_invariants, finished
 from tests.integration.scheduler.conftest import Queue
 
 WINDOW = 4  # bundles: two for each of the two slots of the pool `default`
@@ -336,7 +336,7 @@ async def test_reap_makes_ready_what_lost_stopped_and_hanging_workers_hold(grid:
         await play.run(worker_id, job_id, tasks=1)
     await play.silence(silent)
     await lifecycle.stop_worker(play.pool, stopped)
-    await play.pool.execute("UPDATE bundles SET claimed_at = now() - interval '1 hour' WHERE worker_id = $1", hung)
+    await play.pool.execute(HOLD, 3600, hung)
 
     await reap.step(grid)
 
