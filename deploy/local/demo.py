@@ -12,21 +12,20 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local import cli, state
 from deploy.local.process import ROOT
 from deploy.local.progress import say
-from deploy.local.settings import StackSettings
+from deploy.local.settings import StackSettings, separate_stack
 from deploy.local.supervisor import StackError
 
 _STATE = ROOT / ".piecework" / "demo"
@@ -60,7 +59,7 @@ class Statistics:
 
 def main() -> int:
     started = time.monotonic()
-    settings = choose_settings()
+    settings = separate_stack(_STATE, _WORKERS)
     if state.is_running(settings):
         say("Another demo is running: wait for its end.")
         return 1
@@ -85,25 +84,6 @@ def main() -> int:
         shutil.rmtree(_STATE / directory, ignore_errors=True)
     say(f"\nDone in {time.monotonic() - started:.0f} s. Results and logs: {os.path.relpath(_STATE)}")
     return 0
-
-
-def choose_settings() -> StackSettings:
-    """A stack of the demo's own: another directory and free ports, so that `make up` may run beside it."""
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        api_port, stats_port, emulator_port = (str(listener.getsockname()[1]) for listener in listeners)
-    os.environ |= {
-        "PIECEWORK_STATE_DIRECTORY": str(_STATE),
-        "PIECEWORK_API_PORT": api_port,
-        "PIECEWORK_STATS_PORT": stats_port,
-        "PIECEWORK_EMULATOR_PORT": emulator_port,
-        "PIECEWORK_WORKERS": str(_WORKERS),
-        "PIECEWORK_WORKERS_MIN": str(_WORKERS),
-        "PIECEWORK_WORKERS_MAX": str(_WORKERS),
-    }
-    return StackSettings()
 
 
 @contextmanager

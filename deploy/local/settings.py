@@ -3,6 +3,8 @@
 import json
 import os
 import secrets
+import socket
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,3 +95,25 @@ class StackSettings(BaseSettings):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         return {**defaults, **inherited, **AWS_ENVIRONMENT, **fixed}
+
+
+def separate_stack(directory: Path, workers: int) -> StackSettings:
+    """Settings of a stack beside any other: its own directory, free ports, a fixed number of workers.
+
+    They are set in this process's environment, which the stack's processes inherit.
+    """
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        api_port, stats_port, emulator_port = (str(listener.getsockname()[1]) for listener in listeners)
+    os.environ |= {
+        "PIECEWORK_STATE_DIRECTORY": str(directory),
+        "PIECEWORK_API_PORT": api_port,
+        "PIECEWORK_STATS_PORT": stats_port,
+        "PIECEWORK_EMULATOR_PORT": emulator_port,
+        "PIECEWORK_WORKERS": str(workers),
+        "PIECEWORK_WORKERS_MIN": str(workers),
+        "PIECEWORK_WORKERS_MAX": str(workers),
+    }
+    return StackSettings()

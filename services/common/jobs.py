@@ -17,7 +17,7 @@ from asyncpg import Record
 from services.common import lifecycle
 from services.common.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection, new_id
 from services.common.settings import Settings
-from services.common.spec import JobSpec, NoMerge, ProcessorSpec, ReduceMerge, Retry, StageSpec
+from services.common.spec import JobSpec, NoMerge, ProcessorSpec, ReduceMerge, StageSpec
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 
@@ -122,7 +122,7 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
             processor=spec.merge.processor,
             params=spec.merge.params,
             pool=last.pool,
-            retry=Retry(**last.retry.model_dump()),
+            retry=last.retry,
             timeout_seconds=last.timeout_seconds,
             memory_bytes=last.memory_bytes,
         )
@@ -221,8 +221,8 @@ async def start_due_jobs(connection: Connection, jobs_max: int) -> int:
 # Orders of users.
 
 
-async def _move_job(connection: Connection, job_id: UUID, order: str, sources: tuple[str, ...], target: str) -> str:
-    """Lock the job and change its state; returns the state it had. Raises NotFound, Conflict."""
+async def _move_job(connection: Connection, job_id: UUID, order: str, sources: tuple[str, ...], target: str) -> None:
+    """Lock the job and change its state. Raises NotFound, Conflict."""
     state: str | None = await connection.fetchval("SELECT state FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
     if state is None:
         raise NotFound(f"no job has the id {job_id}")
@@ -230,7 +230,6 @@ async def _move_job(connection: Connection, job_id: UUID, order: str, sources: t
         raise Conflict(f"a job that is {state} can't be {order}; it must be {' or '.join(sources)}")
     await connection.execute("UPDATE jobs SET state = $2 WHERE job_id = $1", job_id, target)
     await notify_jobs(connection)
-    return state
 
 
 async def pause_job(connection: Connection, job_id: UUID) -> None:

@@ -12,7 +12,8 @@ tasks by key, counters by key.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -308,34 +309,9 @@ _COMPLETE = f"""
     SELECT count(*) FROM ended"""
 
 
-def _rows(finished: Sequence[Finished]) -> list[tuple[Any, ...]]:
-    """The parameters of _COMPLETE, a row an attempt, by key: the order of locks."""
-    return [
-        (
-            f.job_id,
-            f.stage,
-            f.index,
-            f.attempt,
-            f.outcome,
-            f.run_seconds,
-            f.output,
-            f.error,
-            f.retryable,
-            f.exit_code,
-            f.bytes_in,
-            f.bytes_out,
-            f.records_in,
-            f.records_out,
-            f.records_rejected,
-            f.cpu_seconds,
-            f.memory_bytes_peak,
-            f.log,
-        )
-        for f in sorted(finished, key=lambda f: (f.job_id, f.stage, f.index))
-    ]
-
-
-_FINISHED_FIELDS = 18
+_FIELDS = [field.name for field in fields(Finished)]  # in the order of _COMPLETE's parameters
+_values = attrgetter(*_FIELDS)
+_key = attrgetter("job_id", "stage", "index")  # the order of locks
 
 
 async def complete(
@@ -345,7 +321,7 @@ async def complete(
 
     Returns how many attempts still held their task; the others were lost or cancelled and change nothing.
     """
-    columns = list(zip(*_rows(finished), strict=True)) or [()] * _FINISHED_FIELDS
+    columns = list(zip(*map(_values, sorted(finished, key=_key)), strict=True)) or [()] * len(_FIELDS)
     accepted: int = await connection.fetchval(_COMPLETE, worker_id, *columns, _slot(worker_id), bundles_done)
     return accepted
 
