@@ -49,6 +49,7 @@ class Stage(TypedDict):
     task_count: int | None
     planned: bool
     progress: StageProgress
+    slowed: bool
     started_at: str | None
     finished_at: str | None
     result: dict[str, Any] | None

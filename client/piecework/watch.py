@@ -118,6 +118,7 @@ class _Stages:
                 "queued": progress["queued"] + progress["ready"],
                 "waiting": progress["waiting"],
                 "state": stage["state"],
+                "slowed": stage["slowed"],
                 "elapsed": _elapsed(stage, now),
             }
             bar = self._bars.get(stage["stage"])
@@ -227,7 +228,8 @@ def _activity(bar: Bar) -> str:
     if fields["state"] != "running":
         return str(fields["state"])
     counts = [(fields["running"], "running"), (fields["queued"], "queued"), (fields["waiting"], "waiting")]
-    return ", ".join(f"{count:,} {what}" for count, what in counts if count)
+    activity = [f"{count:,} {what}" for count, what in counts if count]
+    return ", ".join([*activity, "slowed down: most attempts fail"] if fields["slowed"] else activity)
 
 
 def _line(bar: Bar) -> str:

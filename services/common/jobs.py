@@ -251,6 +251,16 @@ async def cancel_job(connection: Connection, job_id: UUID) -> None:
         await _move_job(connection, job_id, "cancelled", ("scheduled", "running", "paused"), "cancelling")
 
 
+# What failed before the user's order says nothing of what is to come.
+_FORGIVE = """
+    UPDATE stages AS s SET retry_budget = 100 + greatest(0, c.attempts - 2 * c.succeeded)
+    FROM (
+        SELECT stage, sum(attempts) AS attempts, sum(succeeded) AS succeeded FROM stage_counters
+        WHERE job_id = $1 GROUP BY stage
+    ) AS c
+    WHERE s.job_id = $1 AND s.stage = c.stage"""
+
+
 async def retry_job(connection: Connection, job_id: UUID) -> None:
     """Run a failed or cancelled job's failed and cancelled tasks again; what succeeded is kept.
 
@@ -269,6 +279,7 @@ async def retry_job(connection: Connection, job_id: UUID) -> None:
             "WHERE job_id = $1 AND kind = 'reduce' AND state IN ('failed', 'cancelled')",
             job_id,
         )
+        await connection.execute(_FORGIVE, job_id)
         await lifecycle.retry_tasks(connection, job_id)
 
 
@@ -406,6 +417,8 @@ async def end_job(
             "WHERE job_id = $1 AND state NOT IN ('succeeded', 'failed', 'cancelled')",
             job_id,
         )
+        # No task is left; but somebody may still run an attempt that has lost its race.
+        await connection.execute("DELETE FROM bundles WHERE job_id = $1", job_id)
         payload = _webhook_payload(job, results)
         await connection.execute(_RECORD_WEBHOOKS, job_id, payload["type"], payload, settings.webhook_hours)
         await connection.execute("SELECT pg_notify($1, '')", WEBHOOKS_CHANNEL)

@@ -6,6 +6,10 @@
 Postgres decides: a transition happens only from the state named in its WHERE, so running it twice, late, or on two
 nodes at once changes nothing more. Each queued task is in one unclaimed bundle and each running task in one bundle of
 its worker, so whatever a worker or a message loses is found again through `bundles`, never by scanning tasks.
+
+A running task may have a backup attempt on a second worker: the columns `backup_…` of the task, and a bundle of its
+own. The two race, and the fence lets one succeed: then `backup_…` tell of the loser. If one of them ends otherwise, the
+task goes on with the other, and `attempt`, `worker_id`, `started_at` tell of that one.
 All functions take a connection or a pool; a statement is atomic by itself and can join a caller's transaction. All
 lock in one order, so that no two wait for each other: jobs, bundles (by id, or those alone that nobody has locked),
 tasks by key, counters by key.
@@ -187,7 +191,7 @@ _RESEND = """
         ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
     ) AS due
     WHERE b.bundle_id = due.bundle_id
-    RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count"""
+    RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of"""
 
 
 async def resend(connection: Connection | Pool, resend_seconds: float, bundles_max: int) -> list[tuple[str, Message]]:
@@ -204,24 +208,35 @@ async def mark_unsent(connection: Connection | Pool, bundle_ids: Sequence[UUID])
 
 
 # claim: queued → running. Only the first claim of a bundle finds it unclaimed; attempt + 1 fences every earlier one.
+# A bundle that offers a backup starts a second attempt of a running task, on another worker than the first's.
 _CLAIM = f"""
     WITH bundle AS (
         UPDATE bundles AS b SET worker_id = $1, claimed_at = now()
         FROM (
             SELECT bundle_id FROM bundles WHERE bundle_id = ANY($2::uuid[]) AND worker_id IS NULL
+              AND backup_of IS DISTINCT FROM $1
             ORDER BY bundle_id FOR UPDATE
         ) AS offered WHERE b.bundle_id = offered.bundle_id
-        RETURNING b.bundle_id, b.job_id, b.stage, b.first, b.count
+        RETURNING b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of
     ), taken AS (
-        UPDATE tasks AS t SET state = 'running', attempt = t.attempt + 1, worker_id = $1, started_at = now()
+        UPDATE tasks AS t SET state = 'running', attempt = greatest(t.attempt, t.backup_attempt) + 1, worker_id = $1,
+            started_at = now(), backup_attempt = NULL, backup_worker_id = NULL, backup_started_at = NULL
         FROM bundle AS b
         WHERE t.job_id = b.job_id AND t.stage = b.stage AND t.index >= b.first AND t.index < b.first + b.count
-          AND t.state = 'queued'
+          AND t.state = 'queued' AND b.backup_of IS NULL
         RETURNING b.bundle_id, t.job_id, t.stage, t.index, t.attempt, t.input
+    ), backed_up AS (
+        UPDATE tasks AS t SET backup_attempt = t.attempt + 1, backup_worker_id = $1, backup_started_at = now()
+        FROM bundle AS b
+        WHERE t.job_id = b.job_id AND t.stage = b.stage AND t.index = b.first
+          AND t.state = 'running' AND t.worker_id = b.backup_of AND t.backup_attempt IS NULL
+        RETURNING b.bundle_id, t.job_id, t.stage, t.index, t.backup_attempt, t.input
     ), counted AS (
         {_count("taken", "$3::smallint", queued="-count(*)", running="count(*)")}
     )
-    SELECT bundle_id, job_id, stage, index, attempt, input FROM taken ORDER BY job_id, stage, index"""
+    SELECT bundle_id, job_id, stage, index, attempt, input FROM taken
+    UNION ALL SELECT bundle_id, job_id, stage, index, backup_attempt, input FROM backed_up
+    ORDER BY job_id, stage, index"""
 
 
 async def claim(connection: Connection | Pool, worker_id: UUID, bundle_ids: Sequence[UUID]) -> list[ClaimedTask]:
@@ -236,7 +251,10 @@ _ATTEMPT_COLUMNS = """job_id, stage, index, attempt, worker_id, pool, outcome, s
 
 # complete: running → succeeded, failed, or ready again. An attempt that no longer holds its task updates nothing.
 # A chained stage's success makes the task of the same index in the next stage, in the same statement.
+# Of two attempts that race, one that doesn't succeed leaves the task to the other, and is no failure of the task.
 # (d asks for `dropped` only for the order of locks: bundles first.)
+_RACED = "t.backup_worker_id IS NOT NULL"
+_BACKUP_REMAINS = f"{_RACED} AND (d.outcome = 'succeeded') = (d.attempt = t.backup_attempt)"  # it wins, or goes on
 _COMPLETE = f"""
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
@@ -257,25 +275,35 @@ _COMPLETE = f"""
         UPDATE tasks AS t SET
             state = CASE
                 WHEN d.outcome = 'succeeded' THEN 'succeeded'
+                WHEN {_RACED} THEN 'running'
                 WHEN d.outcome = 'released' OR d.retryable AND t.failures + 1 < d.max_attempts THEN 'ready'
                 ELSE 'failed' END,
-            failures = t.failures + (d.outcome NOT IN ('succeeded', 'released'))::integer,
+            failures = t.failures + (d.outcome NOT IN ('succeeded', 'released') AND NOT {_RACED})::integer,
             ready_at = CASE
-                WHEN d.outcome = 'succeeded' THEN NULL
+                WHEN d.outcome = 'succeeded' OR {_RACED} THEN NULL
                 WHEN d.outcome = 'released' THEN now()
                 WHEN d.retryable AND t.failures + 1 < d.max_attempts THEN
                     now() + least(d.backoff_max_seconds, d.backoff_seconds * 2 ^ t.failures)
                         * (0.5 + random() / 2) * interval '1 second'
                 END,
             finished_at = CASE
-                WHEN d.outcome = 'succeeded' OR d.outcome <> 'released'
+                WHEN d.outcome = 'succeeded' OR d.outcome <> 'released' AND NOT {_RACED}
                     AND NOT (d.retryable AND t.failures + 1 < d.max_attempts) THEN now() END,
+            attempt = CASE WHEN {_BACKUP_REMAINS} THEN t.backup_attempt ELSE t.attempt END,
+            worker_id = CASE WHEN {_BACKUP_REMAINS} THEN t.backup_worker_id ELSE t.worker_id END,
+            started_at = CASE WHEN {_BACKUP_REMAINS} THEN t.backup_started_at ELSE t.started_at END,
+            backup_attempt = CASE WHEN {_BACKUP_REMAINS} THEN t.attempt ELSE t.backup_attempt END,
+            backup_worker_id = CASE WHEN d.outcome <> 'succeeded' THEN NULL
+                WHEN {_BACKUP_REMAINS} THEN t.worker_id ELSE t.backup_worker_id END,
+            backup_started_at = CASE WHEN d.outcome <> 'succeeded' THEN NULL
+                WHEN {_BACKUP_REMAINS} THEN t.started_at ELSE t.backup_started_at END,
             output = d.output,
             error = d.error
         FROM d
-        WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index = d.index
-          AND t.state = 'running' AND t.attempt = d.attempt AND t.worker_id = $1
-        RETURNING d.*, t.state
+        WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index = d.index AND t.state = 'running'
+          AND (t.attempt = d.attempt AND t.worker_id = $1 OR t.backup_attempt = d.attempt AND t.backup_worker_id = $1)
+        RETURNING d.*, t.state, t.backup_attempt AS loser, t.backup_worker_id AS loser_worker_id,
+            t.backup_started_at AS loser_started_at
     ), successors AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
         SELECT job_id, stage + 1, index, 'ready', now(), CASE
@@ -289,8 +317,15 @@ _COMPLETE = f"""
             run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
             cpu_seconds, memory_bytes_peak, log
         FROM ended
+        UNION ALL SELECT job_id, stage, index, loser, loser_worker_id, pool, 'cancelled', loser_started_at, now(),
+            extract(epoch FROM now() - loser_started_at), NULL,
+            jsonb_build_object('type', 'overtaken', 'message', format('attempt %s succeeded first', attempt)),
+            0, 0, 0, 0, 0, 0, 0, NULL
+        FROM ended WHERE loser_worker_id IS NOT NULL
     ), changes AS (
-        SELECT job_id, stage, state, run_seconds, 1 AS running, (outcome <> 'released')::integer AS attempts FROM ended
+        SELECT job_id, stage, state, run_seconds, (state <> 'running')::integer AS running,
+            (outcome <> 'released')::integer AS attempts
+        FROM ended
         UNION ALL SELECT job_id, stage, 'ready', NULL, 0, 0 FROM successors
     ), counted AS (
         {
@@ -328,29 +363,57 @@ async def complete(
 
 # give back: running → ready (or failed, when its worker was lost too often), for whole bundles. A task runs by the
 # bundle with whose claim it started: given back alone, it may be claimed anew while its first bundle is still held.
+# If only one of two racing attempts is given back, the task goes on with the other.
 _GIVE_BACK = f"""
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
             SELECT bundle_id FROM bundles WHERE {{bundles}} ORDER BY job_id, stage, first FOR UPDATE SKIP LOCKED
         ) AS gone WHERE b.bundle_id = gone.bundle_id
         RETURNING b.job_id, b.stage, b.first, b.count, b.worker_id, b.claimed_at, b.pool
+    ), cut_off AS MATERIALIZED (
+        SELECT t.job_id, t.stage, t.index, d.pool, d.worker_id, d.claimed_at, t.worker_id = d.worker_id AS is_first,
+            CASE WHEN t.worker_id = d.worker_id THEN t.attempt ELSE t.backup_attempt END AS attempt
+        FROM dropped AS d JOIN tasks AS t ON t.job_id = d.job_id AND t.stage = d.stage
+            AND t.index >= d.first AND t.index < d.first + d.count
+        WHERE t.state = 'running' AND (t.worker_id = d.worker_id AND t.started_at = d.claimed_at
+            OR t.backup_worker_id = d.worker_id AND t.backup_started_at = d.claimed_at)
+        ORDER BY t.job_id, t.stage, t.index FOR UPDATE OF t
+    ), explained AS (
+        SELECT *, CASE WHEN $1 = 'lost' THEN jsonb_build_object('type', 'lost', 'message',
+            format('worker %s was lost while it ran attempt %s', worker_id, attempt)) END AS error FROM cut_off
+    ), by_task AS MATERIALIZED (
+        SELECT job_id, stage, index, bool_or(is_first) AS first_gone, bool_or(NOT is_first) AS backup_gone,
+            (array_agg(error))[1] AS error
+        FROM explained GROUP BY job_id, stage, index
+    ), shortened AS (
+        UPDATE tasks AS t SET
+            attempt = CASE WHEN e.first_gone THEN t.backup_attempt ELSE t.attempt END,
+            worker_id = CASE WHEN e.first_gone THEN t.backup_worker_id ELSE t.worker_id END,
+            started_at = CASE WHEN e.first_gone THEN t.backup_started_at ELSE t.started_at END,
+            backup_attempt = CASE WHEN e.first_gone THEN t.attempt ELSE t.backup_attempt END,
+            backup_worker_id = NULL,
+            backup_started_at = NULL
+        FROM by_task AS e
+        WHERE t.job_id = e.job_id AND t.stage = e.stage AND t.index = e.index
+          AND t.backup_worker_id IS NOT NULL AND NOT (e.first_gone AND e.backup_gone)
     ), back AS (
         UPDATE tasks AS t SET
             state = CASE WHEN $1 = 'lost' AND t.losses + 1 >= $2 THEN 'failed' ELSE 'ready' END,
             losses = t.losses + ($1 = 'lost')::integer,
             ready_at = CASE WHEN $1 = 'lost' AND t.losses + 1 >= $2 THEN NULL ELSE now() END,
             finished_at = CASE WHEN $1 = 'lost' AND t.losses + 1 >= $2 THEN now() END,
-            error = CASE WHEN $1 = 'lost' THEN jsonb_build_object('type', 'lost', 'message',
-                format('worker %s was lost while it ran attempt %s', t.worker_id, t.attempt)) ELSE t.error END
-        FROM dropped AS d
-        WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index >= d.first AND t.index < d.first + d.count
-          AND t.state = 'running' AND t.worker_id = d.worker_id AND t.started_at = d.claimed_at
-        RETURNING t.job_id, t.stage, t.index, t.attempt, t.worker_id, t.state, t.started_at, t.error, d.pool
+            error = coalesce(e.error, t.error),
+            backup_worker_id = NULL,
+            backup_started_at = NULL
+        FROM by_task AS e
+        WHERE t.job_id = e.job_id AND t.stage = e.stage AND t.index = e.index
+          AND (t.backup_worker_id IS NULL OR e.first_gone AND e.backup_gone)
+        RETURNING t.job_id, t.stage, t.state
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})
-        SELECT job_id, stage, index, attempt, worker_id, pool, $1, started_at, now(),
-            extract(epoch FROM now() - started_at), NULL, error, 0, 0, 0, 0, 0, 0, 0, NULL
-        FROM back
+        SELECT job_id, stage, index, attempt, worker_id, pool, $1, claimed_at, now(),
+            extract(epoch FROM now() - claimed_at), NULL, error, 0, 0, 0, 0, 0, 0, 0, NULL
+        FROM explained
     ), counted AS (
         {
     _count(
@@ -362,7 +425,7 @@ _GIVE_BACK = f"""
     )
 }
     )
-    SELECT count(*) FROM back"""
+    SELECT count(*) FROM cut_off"""
 
 _GIVE_BACK_DEAD = _GIVE_BACK.format(
     bundles="""worker_id IN (
@@ -383,7 +446,7 @@ async def mark_lost_workers(connection: Connection | Pool, lease_seconds: float)
 
 
 async def reap_dead_workers(connection: Connection | Pool, losses_max: int) -> int:
-    """Give the running tasks of lost and stopped workers back; returns how many.
+    """Give the running tasks of lost and stopped workers back; returns how many attempts that cuts off.
 
     It counts as no failure of the task, but after `losses_max` losses the task fails: it may kill its workers.
     """
@@ -392,7 +455,7 @@ async def reap_dead_workers(connection: Connection | Pool, losses_max: int) -> i
 
 
 async def abandon(connection: Connection | Pool, worker_id: UUID, bundle_ids: Sequence[UUID]) -> int:
-    """Give back what a worker holds without knowing it (the reply of its claim was lost); returns how many tasks."""
+    """Give back what a worker holds without knowing it (the reply of its claim was lost); returns how many attempts."""
     count: int = await connection.fetchval(_GIVE_BACK_NAMED, "released", 0, bundle_ids, worker_id)
     return count
 
@@ -405,7 +468,7 @@ _OVERDUE = """
 
 
 async def reap_overdue(connection: Connection | Pool, slack_seconds: float, losses_max: int) -> int:
-    """Give back bundles held longer than all their tasks' timeouts together; returns how many tasks."""
+    """Give back bundles held longer than all their tasks' timeouts together; returns how many attempts."""
     count = 0
     for row in await connection.fetch(_OVERDUE, slack_seconds):
         count += await connection.fetchval(_GIVE_BACK_NAMED, "lost", losses_max, [row["bundle_id"]], row["worker_id"])
@@ -419,12 +482,12 @@ _WITHDRAW = f"""
             SELECT bundle_id FROM bundles WHERE worker_id IS NULL AND (job_id = $1 OR pool = $2)
             ORDER BY bundle_id FOR UPDATE
         ) AS unclaimed WHERE b.bundle_id = unclaimed.bundle_id
-        RETURNING b.job_id, b.stage, b.first, b.count
+        RETURNING b.job_id, b.stage, b.first, b.count, b.backup_of
     ), back AS (
         UPDATE tasks AS t SET state = 'ready', ready_at = now()
         FROM dropped AS d
         WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index >= d.first AND t.index < d.first + d.count
-          AND t.state = 'queued'
+          AND t.state = 'queued' AND d.backup_of IS NULL
         RETURNING t.job_id, t.stage
     ), counted AS (
         {_count("back", str(SCHEDULER_SLOT), queued="-count(*)", ready="count(*)")}
@@ -443,7 +506,10 @@ _LOCK_ENDING = "SELECT job_id FROM jobs WHERE job_id = $1 AND state IN ('cancell
 
 # Locked by a statement of its own: what a claim that was under way has changed, only the next one is sure to see.
 _LOCK_BUNDLES = """
-    SELECT bundle_id FROM bundles WHERE job_id = $1 ORDER BY stage, first LIMIT $2 FOR UPDATE SKIP LOCKED"""
+    SELECT bundle_id FROM bundles WHERE job_id = $1 AND backup_of IS NULL
+    ORDER BY stage, first LIMIT $2 FOR UPDATE SKIP LOCKED"""
+
+_CANCEL_BACKUPS = _GIVE_BACK.format(bundles="job_id = $3 AND backup_of IS NOT NULL")
 
 _CANCEL_BUNDLED = f"""
     WITH dropped AS (
@@ -455,12 +521,16 @@ _CANCEL_BUNDLED = f"""
         WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index >= d.first AND t.index < d.first + d.count
           AND (t.state = 'running' AND t.worker_id = d.worker_id AND t.started_at = d.claimed_at
             OR t.state = 'queued' AND d.worker_id IS NULL)
-        RETURNING t.job_id, t.stage, t.index, t.attempt, d.worker_id, t.started_at, d.pool
+        RETURNING t.job_id, t.stage, t.index, t.attempt, d.worker_id, t.started_at, d.pool,
+            t.backup_attempt, t.backup_worker_id, t.backup_started_at
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})
-        SELECT job_id, stage, index, attempt, worker_id, pool, 'cancelled', started_at, now(),
-            extract(epoch FROM now() - started_at), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL
-        FROM cancelled WHERE worker_id IS NOT NULL
+        SELECT job_id, stage, index, a.attempt, a.worker_id, pool, 'cancelled', a.started_at, now(),
+            extract(epoch FROM now() - a.started_at), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL
+        FROM cancelled AS c CROSS JOIN LATERAL (
+            VALUES (attempt, worker_id, started_at), (backup_attempt, backup_worker_id, backup_started_at)
+        ) AS a (attempt, worker_id, started_at)
+        WHERE c.worker_id IS NOT NULL AND a.worker_id IS NOT NULL
     )
     {
     _count(
@@ -496,10 +566,74 @@ async def cancel_tasks(connection: Connection, job_id: UUID, tasks_max: int) -> 
     async with connection.transaction():
         if not await connection.fetchval(_LOCK_ENDING, job_id):
             return True
+        await connection.execute(_CANCEL_BACKUPS, "cancelled", 0, job_id)
         bundles = await connection.fetch(_LOCK_BUNDLES, job_id, tasks_max)
         await connection.execute(_CANCEL_BUNDLED, [bundle["bundle_id"] for bundle in bundles])
         await connection.execute(_CANCEL_READY, job_id, tasks_max)
         return not await connection.fetchval(_ANY_LEFT, job_id)
+
+
+# backup: a bundle that has been held for far longer than its tasks should take offers each that still runs once more.
+_OFFER_BACKUPS = """
+    WITH job AS (
+        SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
+    ), slow AS MATERIALIZED (
+        SELECT bundle_id, pool, job_id, stage, first, count, worker_id, claimed_at FROM bundles
+        WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND worker_id IS NOT NULL
+          AND NOT backed_up AND backup_of IS NULL
+          AND claimed_at < now() - greatest($3, $4 * count) * interval '1 second'
+        ORDER BY claimed_at, first LIMIT $5 FOR UPDATE SKIP LOCKED
+    ), marked AS (
+        UPDATE bundles AS b SET backed_up = true FROM slow WHERE b.bundle_id = slow.bundle_id
+    )
+    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, backup_of)
+    SELECT gen_random_uuid(), b.pool, b.job_id, b.stage, t.index, 1, now() + $6 * interval '1 second', b.worker_id
+    FROM slow AS b JOIN tasks AS t ON t.job_id = b.job_id AND t.stage = b.stage
+        AND t.index >= b.first AND t.index < b.first + b.count
+    WHERE t.state = 'running' AND t.worker_id = b.worker_id AND t.started_at = b.claimed_at
+      AND t.backup_attempt IS NULL
+    RETURNING bundle_id, job_id, stage, first, count, backup_of"""
+
+
+async def offer_backups(
+    connection: Connection | Pool,
+    job_id: UUID,
+    stage: int,
+    *,
+    seconds_min: float,
+    task_seconds_max: float,
+    bundles_max: int,
+    resend_seconds: float,
+) -> list[Message]:
+    """Offer a second attempt of what runs in bundles held for `seconds_min` and `task_seconds_max` a task or longer.
+
+    Send the messages after the commit, as those of `dispatch`.
+    """
+    arguments = (seconds_min, task_seconds_max, bundles_max, resend_seconds)
+    return [Message(**row) for row in await connection.fetch(_OFFER_BACKUPS, job_id, stage, *arguments)]
+
+
+# settle: bundles by which nothing runs any more, since the other attempt has won. Their workers learn it by heartbeat.
+_LOCK_RACED = """
+    SELECT bundle_id FROM bundles WHERE backed_up OR backup_of IS NOT NULL
+    ORDER BY bundle_id LIMIT 1000 FOR UPDATE SKIP LOCKED"""
+
+_DROP_SETTLED = """
+    DELETE FROM bundles AS b
+    WHERE bundle_id = ANY($1::uuid[]) AND NOT EXISTS (
+        SELECT FROM tasks AS t
+        WHERE t.job_id = b.job_id AND t.stage = b.stage AND t.index >= b.first AND t.index < b.first + b.count
+          AND t.state = 'running' AND CASE WHEN b.worker_id IS NULL
+            THEN t.worker_id = b.backup_of AND t.backup_attempt IS NULL
+            ELSE t.worker_id = b.worker_id AND t.started_at = b.claimed_at
+              OR t.backup_worker_id = b.worker_id AND t.backup_started_at = b.claimed_at END)"""
+
+
+async def settle_races(connection: Connection) -> None:
+    """Free the losers of races that are over: delete their bundles, and offers of backups that nobody needs now."""
+    async with connection.transaction():
+        raced = await connection.fetch(_LOCK_RACED)
+        await connection.execute(_DROP_SETTLED, [bundle["bundle_id"] for bundle in raced])
 
 
 # retry: failed and cancelled → ready, by the user's order, with all attempts allowed again.

@@ -12,25 +12,29 @@ class MessageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A bundle: tasks `first … first + count - 1` of one stage."""
+    """A bundle: tasks `first … first + count - 1` of one stage; `backup_of` is the worker who runs it already."""
 
     bundle_id: UUID
     job_id: UUID
     stage: int
     first: int
     count: int
+    backup_of: UUID | None = None
 
     def encode(self) -> str:
-        ids = {"bundle": str(self.bundle_id), "job": str(self.job_id), "stage": self.stage}
-        return orjson.dumps(ids | {"first": self.first, "count": self.count}).decode()
+        value = {"bundle": str(self.bundle_id), "job": str(self.job_id), "stage": self.stage}
+        value |= {"first": self.first, "count": self.count}
+        if self.backup_of is not None:
+            value["backup_of"] = str(self.backup_of)
+        return orjson.dumps(value).decode()
 
     @classmethod
     def decode(cls, body: str) -> "Message":
         """Raises MessageError if `body` is not JSON or lacks a field."""
         try:
             value = orjson.loads(body)
-            return cls(
-                UUID(value["bundle"]), UUID(value["job"]), int(value["stage"]), int(value["first"]), int(value["count"])
-            )
+            backup_of = UUID(value["backup_of"]) if value.get("backup_of") else None
+            stage, first, count = (int(value[name]) for name in ("stage", "first", "count"))
+            return cls(UUID(value["bundle"]), UUID(value["job"]), stage, first, count, backup_of)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MessageError(f"not a Piecework message: {error!r}") from error

@@ -25,6 +25,17 @@ class Progress(BaseModel):
     cancelled: int
 
 
+def is_slowed(stage: Mapping[str, Any]) -> bool:
+    """Whether a stage has used up its retry budget: then only a few of its tasks run at a time.
+
+    `stage` has max_attempts and retry_budget, and its counters' sums of attempts and succeeded. Each success earns one
+    failure, so that a stage whose trouble is over soon runs at full speed again (a token bucket of retries, as in the
+    standard retry mode of the AWS SDKs).
+    """
+    failures_allowed = stage["succeeded"] + stage["retry_budget"]
+    return bool(stage["max_attempts"] > 1 and stage["attempts"] - stage["succeeded"] > failures_allowed)
+
+
 def count_progress(stages: Sequence[Mapping[str, Any]]) -> list[Progress]:
     """The progress of a job's stages, in order, from their counters' sums, `kind`, `state` and `chains`.
 

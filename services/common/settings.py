@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles kept queued per slot of a pool")
     losses_max: PositiveInt = Field(5, description="a task whose worker was lost this often fails")
 
+    straggler_factor: PositiveFloat = Field(3.0, description="a task that runs so many times its stage's mean is late")
+    straggler_seconds: PositiveFloat = Field(5.0, description="no task is late before")
+
     scale_seconds: PositiveFloat = Field(5.0, description="pause between two looks at a pool's capacity")
     scale_out_seconds: PositiveFloat = Field(60.0, description="nodes are added until the backlog takes no longer")
     scale_in_seconds: PositiveFloat = Field(120.0, description="a surplus node is drained when idle for this long")

@@ -208,6 +208,11 @@ class ProcessorSpec(Strict):
         "line, which a concat merge keeps once",
     )
     environment: dict[VariableName, str] = {}
+    idempotent: bool = Field(
+        False,
+        description="a task may run twice at the same time without harm; then one that takes far longer than its "
+        "peers gets a backup attempt on another worker",
+    )
     params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
 
     @field_validator("output")

@@ -120,6 +120,7 @@ class Stage(SQLModel, table=True):
     max_attempts: int
     backoff_seconds: float = Field(sa_type=Double)
     backoff_max_seconds: float = Field(sa_type=Double)
+    retry_budget: int = Field(100, sa_type=BigInteger)
     timeout_seconds: float = Field(sa_type=Double)
     memory_bytes: int | None = Field(None, sa_type=BigInteger)
     tolerated_failures: int = Field(sa_type=BigInteger)
@@ -145,6 +146,9 @@ class Task(SQLModel, table=True):
     ready_at: datetime | None = Field(None, sa_type=_UTC)
     queued_at: datetime | None = Field(None, sa_type=_UTC)
     started_at: datetime | None = Field(None, sa_type=_UTC)
+    backup_attempt: int | None = Field(None, sa_type=SmallInteger)
+    backup_worker_id: UUID | None = None
+    backup_started_at: datetime | None = Field(None, sa_type=_UTC)
     finished_at: datetime | None = Field(None, sa_type=_UTC)
     input: dict[str, Any] = Field(sa_type=JSONB)
     output: dict[str, Any] | None = Field(None, sa_type=JSONB)

@@ -14,11 +14,13 @@ from asyncpg import Record
 
 from services.common import lifecycle
 from services.common.message import Message
+from services.common.progress import is_slowed
 from services.common.settings import Settings
 from services.scheduler.loop import Grid
 from services.scheduler.queues import send
 
 UNKNOWN_TASK_SECONDS = 1.0  # assumed of a stage before its first task has ended
+SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry budget
 
 # Pools that can take work, and the slots to keep busy.
 _POOLS = """
@@ -32,10 +34,10 @@ _LOCK = "SELECT true FROM pools WHERE name = $1 AND NOT paused FOR UPDATE SKIP L
 _WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL"
 
 _STAGES = """
-    SELECT s.job_id, s.stage, s.pool, j.priority, j.share, c.*
+    SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, j.priority, j.share, c.*
     FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
         SELECT sum(ready)::bigint AS ready, sum(queued + running)::bigint AS in_flight,
-            sum(attempts)::bigint AS attempts, sum(busy_seconds) AS busy_seconds
+            sum(attempts)::bigint AS attempts, sum(succeeded)::bigint AS succeeded, sum(busy_seconds) AS busy_seconds
         FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
     ) AS c
     WHERE j.state = 'running' AND s.state = 'running' AND (c.ready > 0 OR c.in_flight > 0)
@@ -81,18 +83,21 @@ async def step(grid: Grid) -> bool:
     stages = await grid.pool.fetch(_STAGES)
     if not stages:
         return False
-    by_pool: dict[str, list[Candidate]] = defaultdict(list)
+    by_pool: dict[str, list[Record]] = defaultdict(list)
     for row in stages:
-        by_pool[row["pool"]].append(_candidate(row))
+        by_pool[row["pool"]].append(row)
     for pool in await grid.pool.fetch(_POOLS):
-        if any(candidate.ready for candidate in by_pool[pool["name"]]):
-            await _top_up(grid, pool, by_pool[pool["name"]])
+        candidates = [_candidate(row, int(pool["slots"])) for row in by_pool[pool["name"]]]
+        if any(candidate.ready for candidate in candidates):
+            await _top_up(grid, pool, candidates)
     return True
 
 
-def _candidate(row: Record) -> Candidate:
-    seconds = row["busy_seconds"] / row["attempts"] if row["attempts"] else None
-    candidate = Candidate(row["job_id"], row["stage"], row["priority"], row["share"], row["ready"], 0.0, seconds)
+def _candidate(row: Record, slots: int) -> Candidate:
+    seconds, ready = row["busy_seconds"] / row["attempts"] if row["attempts"] else None, row["ready"]
+    if is_slowed(row):
+        ready = min(ready, max(0, math.ceil(SLOWED_SHARE * slots) - row["in_flight"]))
+    candidate = Candidate(row["job_id"], row["stage"], row["priority"], row["share"], ready, 0.0, seconds)
     candidate.in_flight_seconds = row["in_flight"] * candidate.expected_seconds
     return candidate
 

@@ -31,6 +31,7 @@ _BACKLOG_MAX = 20_000  # attempts that have ended but are not reported: more wor
 _STOCK_SECONDS = 0.5  # of short tasks, kept waiting so that slots never starve between two receives
 _SHORT_SECONDS = 1.0
 _CLAIM_SECONDS = 20.0  # tries to claim what was received, well within the queue's visibility timeout (30 s)
+_BACKUP_PAUSE_SECONDS = 1  # before another worker is asked to back up what this one runs
 _SMOOTHING = 0.2  # weight of the newest message in a moving average
 
 T = TypeVar("T")
@@ -165,6 +166,7 @@ class Receiver:
         offers: dict[UUID, Message] = {}
         handles: dict[UUID, str] = {}
         done: list[str] = []
+        own: list[str] = []  # backups of what this worker runs: others must take them
         for raw in received:
             try:
                 message = Message.decode(raw["Body"])
@@ -174,10 +176,13 @@ class Receiver:
                 continue
             if message.bundle_id in self._bundles or message.bundle_id in offers:
                 done.append(raw["ReceiptHandle"])
+            elif message.backup_of == self._worker_id:
+                own.append(raw["ReceiptHandle"])
             else:
                 offers[message.bundle_id], handles[message.bundle_id] = message, raw["ReceiptHandle"]
         returned = self._refuse(offers)
         await self._hand_back([handles[bundle_id] for bundle_id in returned])
+        await self._hand_back(own, _BACKUP_PAUSE_SECONDS)
         give_up_at = asyncio.get_running_loop().time() + _CLAIM_SECONDS
         while offers and not await self._claim(offers):
             if self._stopped.is_set() or asyncio.get_running_loop().time() > give_up_at:
@@ -236,12 +241,12 @@ class Receiver:
         log.error("message buried", message_id=raw["MessageId"], error=str(error))
         return True
 
-    async def _hand_back(self, receipt_handles: Sequence[str]) -> None:
-        """Let others see these messages at once; if that fails they do so later."""
+    async def _hand_back(self, receipt_handles: Sequence[str], seconds: int = 0) -> None:
+        """Let others see these messages after so many seconds; if that fails they do so later."""
         if not receipt_handles:
             return
         entries = [
-            {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+            {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
             for number, handle in enumerate(receipt_handles)
         ]
         try:

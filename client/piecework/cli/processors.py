@@ -73,6 +73,7 @@ def _show(session: Session, processor: ProcessorDetail) -> None:
             ("output", spec.get("output")),
             ("output format", spec.get("output_format") if kind == "records" else None),
             ("environment", ", ".join(f"{key}={value}" for key, value in (spec.get("environment") or {}).items())),
+            ("idempotent", "yes" if spec.get("idempotent") else None),
             ("params schema", json.dumps(spec["params_schema"]) if spec.get("params_schema") else None),
             ("registered", moment(processor["created_at"], session.client.now())),
         ],
@@ -100,6 +101,10 @@ def register_processor(
         typer.Option(help="Of a records function; csv also for other output that begins with a header line."),
     ] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment; repeatable.")] = None,
+    idempotent: Annotated[
+        bool | None,
+        typer.Option("--idempotent", help="A task may run twice at once: late ones get a backup attempt elsewhere."),
+    ] = None,
     params_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON Schema of the parameters, YAML or JSON.")
     ] = None,
@@ -122,6 +127,7 @@ def register_processor(
         "output": output,
         "output_format": output_format,
         "environment": parse_pairs("--env", env) or None,
+        "idempotent": idempotent,
         "params_schema": read_mapping(params_schema) if params_schema else None,
         "description": description,
     }

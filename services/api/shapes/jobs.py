@@ -39,6 +39,7 @@ class Stage(BaseModel):
     task_count: int | None = Field(description="those to come included; null until the whole input is split")
     planned: bool = Field(description="whether all tasks are known")
     progress: Progress
+    slowed: bool = Field(description="most attempts fail, so only a tenth of the pool's slots run the stage's tasks")
     started_at: datetime | None
     finished_at: datetime | None
     result: dict[str, Any] | None

@@ -66,6 +66,20 @@ async def test_progress_is_exact_through_a_chain_of_stages(submitter: httpx.Asyn
     assert summary["progress"] == {"tasks": 10, "succeeded": 2, "failed": 1}
 
 
+async def test_a_stage_most_of_whose_attempts_fail_says_that_it_is_slowed(
+    submitter: httpx.AsyncClient, worker: Grid, pool: Pool
+) -> None:
+    job_id = UUID((await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"])
+    await worker.plan(job_id, 5)
+    await pool.execute("UPDATE stage_counters SET attempts = 100 WHERE job_id = $1", job_id)
+    at_the_limit = await ok(submitter.get(f"/v1/jobs/{job_id}"))
+    await pool.execute("UPDATE stage_counters SET attempts = 101 WHERE job_id = $1", job_id)
+
+    job = await ok(submitter.get(f"/v1/jobs/{job_id}"))
+
+    assert [at_the_limit["stages"][0]["slowed"], job["stages"][0]["slowed"]] == [False, True]
+
+
 async def test_orders_move_a_job_and_the_wrong_ones_are_refused(submitter: httpx.AsyncClient) -> None:
     path = f"/v1/jobs/{(await ok(submitter.post('/v1/jobs', json=array_job())))['job_id']}"
 

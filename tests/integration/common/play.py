@@ -26,12 +26,15 @@ HOLD = """
     WITH held AS (
         UPDATE bundles SET claimed_at = claimed_at - $1 * interval '1 second'
         WHERE worker_id IS NOT NULL AND $2 IN (bundle_id, worker_id)
-        RETURNING job_id, stage, first, count, worker_id, claimed_at
+        RETURNING job_id, stage, first, count, worker_id, claimed_at, claimed_at + $1 * interval '1 second' AS was
     )
-    UPDATE tasks AS t SET started_at = h.claimed_at FROM held AS h
+    UPDATE tasks AS t SET
+        started_at = CASE WHEN t.worker_id = h.worker_id THEN h.claimed_at ELSE t.started_at END,
+        backup_started_at = CASE WHEN t.backup_worker_id = h.worker_id THEN h.claimed_at ELSE t.backup_started_at END
+    FROM held AS h
     WHERE t.job_id = h.job_id AND t.stage = h.stage AND t.index >= h.first AND t.index < h.first + h.count
-      AND t.state = 'running' AND t.worker_id = h.worker_id
-      AND t.started_at = h.claimed_at + $1 * interval '1 second'"""
+      AND t.state = 'running' AND (t.worker_id = h.worker_id AND t.started_at = h.was
+        OR t.backup_worker_id = h.worker_id AND t.backup_started_at = h.was)"""
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) -> Any:
@@ -136,6 +139,23 @@ class Play:
     async def claim(self, worker_id: UUID, messages: Sequence[Message]) -> list[ClaimedTask]:
         return await lifecycle.claim(self.pool, worker_id, [message.bundle_id for message in messages])
 
+    async def back_up(self, job_id: UUID, stage: int = 0) -> list[Message]:
+        """Offer a backup of everything that runs."""
+        limits = {"seconds_min": 0.0, "task_seconds_max": 0.0, "bundles_max": 1000}
+        messages = await lifecycle.offer_backups(self.pool, job_id, stage, **limits, resend_seconds=60)
+        return sorted(messages, key=lambda message: message.first)
+
+    async def race(self, job_id: UUID) -> tuple[UUID, ClaimedTask, UUID, ClaimedTask]:
+        """A worker runs the job's one task, another its backup."""
+        first, second = await self.register(), await self.register()
+        [task] = await self.run(first, job_id)
+        [backup] = await self.claim(second, await self.back_up(job_id))
+        return first, task, second, backup
+
+    async def settle(self) -> None:
+        async with self.pool.acquire() as connection:
+            await lifecycle.settle_races(connection)
+
     async def run(self, worker_id: UUID, job_id: UUID, stage: int = 0, **limits: Any) -> list[ClaimedTask]:
         """Dispatch ready tasks, and let the worker claim them."""
         return await self.claim(worker_id, await self.dispatch(job_id, stage, **limits))
@@ -236,6 +256,8 @@ async def assert_invariants(pool: Pool, job_id: UUID) -> None:
     offered: Counter[tuple[int, int]] = Counter()
     leased: dict[UUID, set[tuple[int, int]]] = defaultdict(set)
     for bundle in bundles:
+        if bundle["worker_id"] is None and bundle["backup_of"] is not None:
+            continue  # an offer of a backup: the task runs
         covered = {(bundle["stage"], bundle["first"] + n) for n in range(bundle["count"])}
         if bundle["worker_id"] is None:
             offered.update(covered)
@@ -248,6 +270,7 @@ async def assert_invariants(pool: Pool, job_id: UUID) -> None:
         assert offered[key] == (task["state"] == "queued"), (dict(task), offered[key])
         if task["state"] == "running":
             assert key in leased[task["worker_id"]], dict(task)
+            assert task["backup_worker_id"] is None or key in leased[task["backup_worker_id"]], dict(task)
     assert all(times == 1 for times in offered.values())
 
     # Each success of a chained stage has made one task of the next stage, and nothing else has.

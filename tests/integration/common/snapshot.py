@@ -35,6 +35,19 @@ def key_of(row: Row) -> Key:
     return row["job_id"], row["stage"], row["index"]
 
 
+def begun(task: Row) -> int:
+    """How many attempts of the task were claimed."""
+    return max(task["attempt"], task["backup_attempt"] or 0)
+
+
+def running_attempts(task: Row) -> list[tuple[int, str]]:
+    """The attempts that race for the task, with their workers."""
+    if task["state"] != "running":
+        return []
+    backup = [(task["backup_attempt"], task["backup_worker_id"])] if task["backup_worker_id"] else []
+    return [(task["attempt"], task["worker_id"]), *backup]
+
+
 def covers(bundle: Row, key: Key) -> bool:
     job_id, stage, index = key
     return (bundle["job_id"], bundle["stage"]) == (job_id, stage) and 0 <= index - bundle["first"] < bundle["count"]
@@ -74,16 +87,16 @@ class Snapshot:
     def is_held(self, worker_id: object, report: Finished) -> bool:
         """Whether the attempt that is reported still holds its task for this worker."""
         task = self.tasks[str(report.job_id), report.stage, report.index]
-        return (task["state"], task["attempt"], task["worker_id"]) == ("running", report.attempt, str(worker_id))
+        return (report.attempt, str(worker_id)) in running_attempts(task)
 
     def is_anything_undue(self) -> bool:
         """Whether a backoff or a message's resend lies in the future."""
         return any(row["due"] is False for rows in (self.tasks, self.bundles) for row in rows.values())
 
     def assert_one_attempt_wins(self) -> None:
-        """Every claim's attempt ends in one record, and a task has succeeded if its last attempt has, and no other."""
+        """Every claim's attempt ends in one record, and a task has succeeded if its attempt has, and no other."""
         for key, task in self.tasks.items():
-            ended = set(range(1, task["attempt"] + (task["state"] != "running")))
+            ended = set(range(1, begun(task) + 1)) - {attempt for attempt, _ in running_attempts(task)}
             recorded = {attempt for (of, attempt) in self.attempts if of == key}
             assert recorded == ended, ("attempts recorded", recorded, task)
             won = [attempt for attempt in recorded if self.attempts[key, attempt]["outcome"] == "succeeded"]
@@ -102,16 +115,18 @@ class Snapshot:
 
     def assert_reachable(self, leases: dict[AttemptKey, str]) -> None:
         """Ready by its time, queued by the one bundle that offers it, running by the bundle it was claimed with."""
-        offers = [bundle for bundle in self.bundles.values() if bundle["worker_id"] is None]
+        unclaimed = [bundle for bundle in self.bundles.values() if bundle["worker_id"] is None]
+        offers = [bundle for bundle in unclaimed if bundle["backup_of"] is None]
         for key, task in self.tasks.items():
             state = task["state"]
             assert (task["ready_at"] is not None) == (state == "ready"), task
             assert (task["finished_at"] is not None) == (state in TERMINAL), task
             assert sum(covers(offer, key) for offer in offers) == (state == "queued"), ("offers", task, offers)
-            if state == "running":
-                lease = self.bundles.get(leases[key, task["attempt"]])
+            assert len({worker_id for _, worker_id in running_attempts(task)}) == len(running_attempts(task)), task
+            for attempt, worker_id in running_attempts(task):
+                lease = self.bundles.get(leases[key, attempt])
                 assert lease is not None, ("running without a lease", task)
-                assert covers(lease, key) and lease["worker_id"] == task["worker_id"], (lease, task)
+                assert covers(lease, key) and lease["worker_id"] == worker_id, (lease, task)
         assert sum(offer["count"] for offer in offers) == sum(t["state"] == "queued" for t in self.tasks.values())
 
     def assert_outputs(self, outputs: dict[Key, Row | None]) -> None:
@@ -138,7 +153,7 @@ class Snapshot:
     def assert_follows(self, before: "Snapshot", retried: str | None) -> None:
         """Nothing terminal changes unless its job is retried, and never a success; what is recorded stays."""
         for key, task in before.tasks.items():
-            assert self.tasks[key]["attempt"] >= task["attempt"]
+            assert begun(self.tasks[key]) >= begun(task), "an attempt's number is given once"
             if task["state"] in TERMINAL and (key[0] != retried or task["state"] == "succeeded"):
                 assert self.tasks[key] == task, ("a terminal task has changed", task, self.tasks[key])
         for attempt, row in before.attempts.items():

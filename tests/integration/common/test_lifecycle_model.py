@@ -34,7 +34,7 @@ from services.common.message import Message
 from services.common.settings import Settings
 from services.common.spec import JobSpec, ProcessorSpec
 from tests.integration.common.play import HOLD, TERMINAL
-from tests.integration.common.snapshot import Key, Snapshot
+from tests.integration.common.snapshot import Key, Snapshot, begun, running_attempts
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 EXPLORING = EXAMPLES > 0
@@ -259,7 +259,11 @@ class Protocol(RuleBasedStateMachine):
     def reap(self) -> None:
         """Takes what the gone hold, and nobody else's."""
         running = [(key, task) for key, task in self.now.tasks.items() if task["state"] == "running"]
-        self.foretold = {key: "running" for key, t in running if not self.now.workers[t["worker_id"]]["reapable"]}
+        self.foretold = {
+            key: "running"
+            for key, task in running
+            if not all(self.now.workers[worker_id]["reapable"] for _, worker_id in running_attempts(task))
+        }
         self.call(lifecycle.mark_lost_workers(self.grid.connection, 30))
         self.call(lifecycle.reap_dead_workers(self.grid.connection, LOSSES_MAX))
 
@@ -288,14 +292,64 @@ class Protocol(RuleBasedStateMachine):
         tasks = self.call(lifecycle.claim(self.grid.connection, worker.worker_id, list(offered)))
         claimed = {(str(t.bundle_id), key_of(t), t.attempt) for t in tasks}
         free = {m for m in messages if (b := self.now.bundles.get(str(m.bundle_id))) and b["worker_id"] is None}
-        keys = {(str(message.bundle_id), key) for message in free for key in keys_of(message)}
-        assert claimed == {(bundle_id, key, self.now.tasks[key]["attempt"] + 1) for bundle_id, key in keys}
+        keys = {
+            (str(message.bundle_id), key)
+            for message in free
+            for key in keys_of(message)
+            if message.backup_of is None or self._is_backup_wanted(message, key, worker)
+        }
+        assert claimed == {(bundle_id, key, begun(self.now.tasks[key]) + 1) for bundle_id, key in keys}
         for task in tasks:
             assert task.input == self.now.tasks[key_of(task)]["input"]
             self.leases[key_of(task), task.attempt] = str(task.bundle_id)
             self.foretold[key_of(task)] = "running"
             if replied:
                 worker.held.setdefault(task.bundle_id, []).append(task)
+
+    def _is_backup_wanted(self, message: Message, key: Key, worker: Worker) -> bool:
+        task = self.now.tasks[key]
+        is_first = (task["state"], task["worker_id"]) == ("running", str(message.backup_of))
+        return is_first and task["backup_attempt"] is None and worker.worker_id != message.backup_of
+
+    def slow(self) -> list[tuple[UUID, int]]:
+        """Stages in which a bundle is held that was not backed up yet."""
+        held = [b for b in self.now.bundles.values() if b["worker_id"] and not b["backed_up"] and not b["backup_of"]]
+        return sorted({(UUID(bundle["job_id"]), bundle["stage"]) for bundle in held})
+
+    @precondition(lambda self: self.slow())
+    @rule(pick=picks, bundles_max=st.sampled_from([1, 9]), sent=st.booleans())
+    def back_up(self, pick: int, bundles_max: int, sent: bool) -> None:
+        """What runs longer than its peers is offered once more; `sent` as for `dispatch`."""
+        job_id, stage = choose(self.slow(), pick)
+        messages = self._back_up(job_id, stage, bundles_max)
+        if sent:
+            self.messages += messages
+
+    def _back_up(self, job_id: UUID, stage: int, bundles_max: int) -> list[Message]:
+        limits = {"seconds_min": 0.0, "task_seconds_max": 0.0, "bundles_max": bundles_max}
+        messages = self.call(
+            lifecycle.offer_backups(self.grid.connection, job_id, stage, **limits, resend_seconds=RESEND_SECONDS)
+        )
+        assert not messages or self.now.jobs[str(job_id)] == "running"
+        for message in messages:
+            task = self.now.tasks[(str(job_id), stage, message.first)]
+            assert (task["state"], task["worker_id"]) == ("running", str(message.backup_of))
+        return sorted(messages, key=lambda message: message.first)
+
+    @precondition(lambda self: self.slow() and len(self.workers) > 1)
+    @rule(pick=picks, to=picks)
+    def race(self, pick: int, to: int) -> None:
+        """A backup is offered and claimed at once."""
+        job_id, stage = choose(self.slow(), pick)
+        messages = self._back_up(job_id, stage, 9)
+        self.promises_are_kept()
+        self._deliver(choose(self.workers, to), messages)
+
+    @precondition(lambda self: any(b["backed_up"] or b["backup_of"] for b in self.now.bundles.values()))
+    @rule()
+    def settle(self) -> None:
+        self.foretold = {key: task["state"] for key, task in self.now.tasks.items()}
+        self.call(lifecycle.settle_races(self.grid.connection))
 
     @precondition(lambda self: self.dispatchable() and self.workers)
     @rule(pick=picks, to=picks, bundle_tasks_max=st.sampled_from([3, 1]), deleted=st.booleans())
@@ -390,8 +444,12 @@ class Protocol(RuleBasedStateMachine):
         report.has_arrived = True
 
     def _state_after(self, end: Finished) -> str:
-        if end.outcome in ("succeeded", "released"):
-            return {"succeeded": "succeeded", "released": "ready"}[end.outcome]
+        if end.outcome == "succeeded":
+            return "succeeded"
+        if len(running_attempts(self.now.tasks[key_of(end)])) > 1:
+            return "running"
+        if end.outcome == "released":
+            return "ready"
         failures = self.now.tasks[key_of(end)]["failures"] + 1
         return "ready" if end.retryable and failures < RETRIES[end.stage]["max_attempts"] else "failed"
 

@@ -10,7 +10,7 @@ import pytest
 from services.common import jobs, lifecycle
 from services.common.database import Connection
 from services.common.message import Message
-from services.scheduler import dispatch, reap
+from services.scheduler import dispatch, finish, reap
 from services.scheduler.loop import Grid
 from tests.integration.common.play import HOLD, Play, add_pool, assert_invariants, finished
 from tests.integration.scheduler.conftest import Queue
@@ -359,3 +359,61 @@ async def test_two_schedulers_reaping_at_once_give_each_task_back_once(grid: Gri
     assert await play.states(job_id) == {"ready": 40}
     assert await play.outcomes(job_id) == {"lost": 40}
     await assert_invariants(play.pool, job_id)
+
+
+# The retry budget.
+
+
+async def tried(play: Play, job_id: UUID, *, attempts: int, succeeded: int) -> None:
+    """So many attempts of the first stage have ended, so many of them well."""
+    await play.pool.execute(
+        "UPDATE stage_counters SET attempts = $2, succeeded = $3, busy_seconds = $4 WHERE job_id = $1 AND slot = 0",
+        job_id,
+        attempts,
+        succeeded,
+        float(attempts),
+    )
+
+
+@pytest.mark.parametrize(
+    ("attempts", "succeeded", "max_attempts", "bundles"),
+    [
+        (100, 0, 3, WINDOW),  # within the budget
+        (101, 0, 3, 1),  # past it
+        (300, 100, 3, WINDOW),  # successes have earned it
+        (301, 100, 3, 1),
+        (1000, 0, 1, WINDOW),  # nothing is ever retried
+    ],
+)
+async def test_a_stage_that_fails_too_often_keeps_to_a_tenth_of_the_slots(
+    grid: Grid, play: Play, queue: Queue, attempts: int, succeeded: int, max_attempts: int, bundles: int
+) -> None:
+    job_id = await submit(play, 10, stages=[{"processor": "noop", "retry": {"max_attempts": max_attempts}}])
+    await tried(play, job_id, attempts=attempts, succeeded=succeeded)
+
+    for _ in range(2):
+        await dispatch.step(grid)
+
+    assert len(await offered(play)) == bundles
+
+
+async def test_a_retry_by_the_user_forgives_what_has_failed(grid: Grid, play: Play, queue: Queue) -> None:
+    job_id = await submit(play, 10)
+    await tried(play, job_id, attempts=1000, succeeded=0)
+    await play.order(jobs.cancel_job, job_id)
+    while (await play.job(job_id))["state"] != "cancelled":
+        await finish.step(grid)
+
+    await play.order(jobs.retry_job, job_id)
+    await dispatch.step(grid)
+
+    assert len(await offered(play)) == WINDOW
+
+
+async def test_a_slowed_stage_does_not_slow_others_down(grid: Grid, play: Play, queue: Queue) -> None:
+    slowed, healthy = await submit(play, 10), await submit(play, 10)
+    await tried(play, slowed, attempts=1000, succeeded=0)
+
+    await dispatch.step(grid)
+
+    assert Counter(m.job_id for m in await offered(play)) == {slowed: 1, healthy: WINDOW - 1}

@@ -22,6 +22,7 @@ def stage(
         "state": state,
         "task_count": task_count,
         "planned": task_count is not None,
+        "slowed": False,
         "progress": NO_TASKS | progress,
         "started_at": TIME,
         "finished_at": LATER if state == "succeeded" else None,

@@ -50,6 +50,12 @@ def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "OUTAGE_PAUSE_SECONDS", 0.01)
 
 
+def test_a_stage_that_is_slowed_down_says_why(run: Run, service: Service) -> None:
+    slowed = job(stages=[stage(succeeded=2, running=1) | {"slowed": True}])
+    service.on("GET", JOB, answer(slowed), answer(DONE))
+    assert "1 running, slowed down: most attempts fail" in run("watch", JOB_ID).stderr
+
+
 def test_without_a_terminal_progress_is_lines_on_stderr(run: Run, service: Service) -> None:
     service.on("GET", JOB, answer(HALF), answer(DONE))
     result = run("watch", JOB_ID)

@@ -90,6 +90,7 @@ CREATE TABLE stages (
     max_attempts integer NOT NULL,
     backoff_seconds double precision NOT NULL,
     backoff_max_seconds double precision NOT NULL,
+    retry_budget bigint NOT NULL DEFAULT 100, -- failed attempts beyond its successes before the stage is slowed down
     timeout_seconds double precision NOT NULL,
     memory_bytes bigint,
     tolerated_failures bigint NOT NULL,
@@ -112,6 +113,9 @@ CREATE TABLE tasks (
     ready_at timestamptz,               -- set only while the task is ready: rows leave tasks_ready with it
     queued_at timestamptz,
     started_at timestamptz,
+    backup_attempt smallint,            -- a second attempt that races with the first, or has; at most one per claim
+    backup_worker_id uuid,              -- set while it runs, and of the loser when the other has won
+    backup_started_at timestamptz,
     finished_at timestamptz,
     input jsonb NOT NULL,
     output jsonb,                       -- {"uri", "bytes", "records", "rejects": uri} or {"value": ...}
@@ -133,11 +137,14 @@ CREATE TABLE bundles (
     sends smallint NOT NULL DEFAULT 1,
     send_at timestamptz NOT NULL,       -- unclaimed: when to send again
     worker_id uuid,
-    claimed_at timestamptz
+    claimed_at timestamptz,
+    backup_of uuid,                     -- the bundle offers, or holds, a backup attempt of this worker's task
+    backed_up boolean NOT NULL DEFAULT false -- backups of what ran in it were offered
 ) WITH (fillfactor = 70);
 CREATE INDEX bundles_job ON bundles (job_id, stage);
 CREATE INDEX bundles_worker ON bundles (worker_id) WHERE worker_id IS NOT NULL;
 CREATE INDEX bundles_pool ON bundles (pool) WHERE worker_id IS NULL;
+CREATE INDEX bundles_raced ON bundles (bundle_id) WHERE backed_up OR backup_of IS NOT NULL;
 
 CREATE TABLE stage_counters (
     job_id uuid NOT NULL,
