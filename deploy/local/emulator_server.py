@@ -1,19 +1,24 @@
-"""ministack plus the one Auto Scaling action that Piecework needs and ministack lacks, and quicker uploads.
+"""ministack plus the one Auto Scaling action that Piecework needs and ministack lacks, and quicker uploads and polls.
 
 Run by deploy.local.emulator, with ministack's own environment variables and command line.
 """
 
+import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from xml.sax.saxutils import escape
 
 from hypercorn.config import Config
 from ministack import app
 from ministack.core.responses import new_uuid, now_iso
-from ministack.services import autoscaling
+from ministack.services import autoscaling, sqs
 
 Response = tuple[int, dict[str, str], bytes]
+
+POLL_SECONDS = 0.1  # what becomes visible again announces itself to nobody
 
 
 def terminate_instance(params: dict[str, str]) -> Response:
@@ -64,6 +69,36 @@ def _terminate(name: str, group: dict[str, Any], instance: dict[str, Any], decre
     return result
 
 
+class LongPolls:
+    """Ends a long poll as soon as a message comes, as SQS does; ministack's own looks ten times a second."""
+
+    def __init__(self) -> None:
+        self._send = sqs._act_send_message  # of which a batch makes one call a message
+        self._receive = sqs._act_receive_message
+        self._sent = asyncio.Event()
+
+    def send(self, data: dict[str, Any], queue_url: str) -> dict[str, Any]:
+        """SendMessage."""
+        answer: dict[str, Any] = self._send(data, queue_url)
+        self._sent.set()
+        return answer
+
+    async def receive(self, data: dict[str, Any], queue_url: str) -> dict[str, Any]:
+        """ReceiveMessage."""
+        attributes = sqs._get_q(data.get("QueueUrl", queue_url))["attributes"]
+        wait_seconds = int(data.get("WaitTimeSeconds", attributes.get("ReceiveMessageWaitTimeSeconds", 0)))
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            self._sent.clear()
+            answer: dict[str, Any] = await self._receive(data | {"WaitTimeSeconds": 0}, queue_url)
+            left = deadline - time.monotonic()
+            if answer or left <= 0:
+                return answer
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, POLL_SECONDS)):
+                    await self._sent.wait()
+
+
 async def read_request_body(
     receive: Callable[[], Awaitable[dict[str, Any]]], method: str, headers: dict[str, str]
 ) -> bytes:
@@ -87,6 +122,9 @@ def _refuse(message: str) -> Response:
 if __name__ == "__main__":
     actions: dict[str, Callable[[dict[str, str]], Response]] = autoscaling._ACTION_MAP
     actions["TerminateInstanceInAutoScalingGroup"] = terminate_instance
+    polls = LongPolls()
+    sqs._act_send_message = sqs._HANDLERS["SendMessage"] = polls.send
+    sqs._HANDLERS["ReceiveMessage"] = polls.receive
     app._read_request_body = read_request_body
     Config.graceful_timeout = 0.2  # its last clients are long polls that nobody waits for
     app.main()
