@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     bundle_seconds: PositiveFloat = Field(1.0, description="work aimed at per SQS message")
     bundle_tasks_max: PositiveInt = 500
     window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles kept queued per slot of a pool")
+    window_seconds: PositiveFloat = Field(5.0, description="fewer of long ones: so much work per slot of a full pool")
     losses_max: PositiveInt = Field(5, description="a task whose worker was lost this often fails")
 
     straggler_factor: PositiveFloat = Field(3.0, description="a task that runs so many times its stage's mean is late")

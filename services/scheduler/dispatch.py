@@ -20,6 +20,7 @@ from services.scheduler.loop import Grid
 from services.scheduler.queues import send
 
 UNKNOWN_TASK_SECONDS = 1.0  # assumed of a stage before its first task has ended
+BUNDLES_MAX = 5_000  # queued by one transaction
 SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry budget
 
 # Pools that can take work, and the slots to keep busy.
@@ -36,7 +37,7 @@ _WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL"
 _STAGES = """
     SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, j.priority, j.share, c.*
     FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
-        SELECT sum(ready)::bigint AS ready, sum(queued + running)::bigint AS in_flight,
+        SELECT sum(ready)::bigint AS ready, sum(running)::bigint AS running, sum(queued + running)::bigint AS in_flight,
             sum(attempts)::bigint AS attempts, sum(succeeded)::bigint AS succeeded, sum(busy_seconds) AS busy_seconds
         FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
     ) AS c
@@ -79,18 +80,36 @@ class Candidate:
 
 
 async def step(grid: Grid) -> bool:
-    """Top up every pool once; True while any job has tasks that are not terminal."""
-    stages = await grid.pool.fetch(_STAGES)
-    if not stages:
-        return False
+    """Top up every pool, again while one of them empties fast; True while any job has tasks that are not terminal."""
+    while True:
+        stages = await grid.pool.fetch(_STAGES)
+        if not await _top_up_all(grid, stages):
+            return bool(stages)
+
+
+async def _top_up_all(grid: Grid, stages: list[Record]) -> bool:
+    """True if a pool's queue was half empty: its bundles are so short that a pause would let its slots starve."""
     by_pool: dict[str, list[Record]] = defaultdict(list)
     for row in stages:
         by_pool[row["pool"]].append(row)
-    for pool in await grid.pool.fetch(_POOLS):
-        candidates = [_candidate(row, int(pool["slots"])) for row in by_pool[pool["name"]]]
+    fast = False
+    for pool in await grid.pool.fetch(_POOLS) if by_pool else ():
+        rows, slots = by_pool[pool["name"]], int(pool["slots"])
+        candidates = [_candidate(row, slots) for row in rows]
         if any(candidate.ready for candidate in candidates):
-            await _top_up(grid, pool, candidates)
-    return True
+            window = window_bundles(candidates, sum(row["running"] for row in rows), slots, grid.settings)
+            fast |= await _top_up(grid, pool, candidates, window)
+    return fast
+
+
+def window_bundles(candidates: list[Candidate], running: int, slots: int, settings: Settings) -> int:
+    """How many unclaimed bundles the pool's queue may hold: one for each idle slot, and a stock of a few seconds.
+
+    More of long tasks would only wait there, be offered again and again, and come before what is urgent.
+    """
+    seconds = min(c.bundle_tasks(settings, slots) * c.expected_seconds for c in candidates if c.ready)
+    stock = min(settings.window_bundles, settings.window_seconds / max(seconds, 1e-6))
+    return max(slots - running, math.ceil(stock * slots))
 
 
 def _candidate(row: Record, slots: int) -> Candidate:
@@ -124,13 +143,14 @@ def grant(candidates: list[Candidate], bundles: int, slots: int, settings: Setti
             hungry.remove(best)
 
 
-async def _top_up(grid: Grid, pool: Record, candidates: list[Candidate]) -> None:
+async def _top_up(grid: Grid, pool: Record, candidates: list[Candidate], window: int) -> bool:
+    """True if it took half of the window's bundles, or as many as one step may."""
     settings, slots = grid.settings, int(pool["slots"])
     messages: list[Message] = []
     async with grid.pool.acquire() as connection, connection.transaction():
         if not await connection.fetchval(_LOCK, pool["name"]):
-            return
-        free = math.ceil(settings.window_bundles * slots) - await connection.fetchval(_WAITING, pool["name"])
+            return False
+        free = min(BUNDLES_MAX, window - await connection.fetchval(_WAITING, pool["name"]))
         while free > len(messages) and any(candidate.ready for candidate in candidates):
             sizes = {id(candidate): candidate.bundle_tasks(settings, slots) for candidate in candidates}
             grant(candidates, free - len(messages), slots, settings)
@@ -148,3 +168,4 @@ async def _top_up(grid: Grid, pool: Record, candidates: list[Candidate]) -> None
                     candidate.settle(sum(message.count for message in queued))
                     messages += queued
     await send(grid, pool["queue_url"], messages)
+    return len(messages) >= min(BUNDLES_MAX, window / 2)

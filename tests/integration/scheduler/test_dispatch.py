@@ -203,10 +203,10 @@ def before_top_up(monkeypatch: pytest.MonkeyPatch, meanwhile: Any) -> None:
     """`meanwhile` happens between a step's look at the grid and what it does about it."""
     plain = dispatch._top_up
 
-    async def overtaken(*arguments: Any) -> None:
+    async def overtaken(*arguments: Any) -> bool:
         monkeypatch.setattr(dispatch, "_top_up", plain)
         await meanwhile()
-        await plain(*arguments)
+        return await plain(*arguments)
 
     monkeypatch.setattr(dispatch, "_top_up", overtaken)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.settings import Settings
-from services.scheduler.dispatch import Candidate, grant
+from services.scheduler.dispatch import Candidate, grant, window_bundles
 
 SETTINGS = Settings(bundle_seconds=1.0, bundle_tasks_max=500)
 SLOTS = 4
@@ -44,6 +44,31 @@ def test_a_bundle_is_a_second_of_work_and_shrinks_towards_the_end(
     ready: int, task_seconds: float | None, tasks: int
 ) -> None:
     assert candidate(ready=ready, task_seconds=task_seconds).bundle_tasks(SETTINGS, SLOTS) == tasks
+
+
+@pytest.mark.parametrize(
+    ("task_seconds", "running", "bundles"),
+    [
+        (None, 0, 8),  # two a slot
+        (0.01, 4, 8),
+        (2.5, 4, 8),
+        (5.0, 4, 4),  # five seconds of work a slot
+        (60.0, 4, 1),
+        (3600.0, 4, 1),
+        (3600.0, 1, 3),  # and one for each idle slot
+        (3600.0, 0, 4),
+    ],
+)
+def test_a_queue_holds_what_idle_slots_need_and_a_few_seconds_more(
+    task_seconds: float | None, running: int, bundles: int
+) -> None:
+    assert window_bundles([candidate(task_seconds=task_seconds)], running, SLOTS, SETTINGS) == bundles
+
+
+def test_the_shortest_bundles_decide_how_many_a_queue_holds() -> None:
+    done = candidate(3, task_seconds=0.001, ready=0)
+    assert window_bundles([candidate(1, task_seconds=60.0), candidate(2), done], 4, SLOTS, SETTINGS) == 8
+    assert window_bundles([candidate(1, task_seconds=60.0), done], 4, SLOTS, SETTINGS) == 1
 
 
 def granted(candidates: list[Candidate], bundles: int) -> list[int]:

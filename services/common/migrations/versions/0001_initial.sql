@@ -121,7 +121,7 @@ CREATE TABLE tasks (
     output jsonb,                       -- {"uri", "bytes", "records", "rejects": uri} or {"value": ...}
     error jsonb,                        -- {"type", "message"}
     PRIMARY KEY (job_id, stage, index)
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
         autovacuum_analyze_scale_factor = 0.05);
 CREATE INDEX tasks_ready ON tasks (job_id, stage, ready_at, index) WHERE ready_at IS NOT NULL;
 
@@ -144,6 +144,7 @@ CREATE TABLE bundles (
 CREATE INDEX bundles_job ON bundles (job_id, stage);
 CREATE INDEX bundles_worker ON bundles (worker_id) WHERE worker_id IS NOT NULL;
 CREATE INDEX bundles_pool ON bundles (pool) WHERE worker_id IS NULL;
+CREATE INDEX bundles_send ON bundles (send_at) WHERE worker_id IS NULL;
 CREATE INDEX bundles_raced ON bundles (bundle_id) WHERE backed_up OR backup_of IS NOT NULL;
 
 CREATE TABLE stage_counters (
