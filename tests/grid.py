@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,13 @@ class Grid:
         return os.environ | named
 
     def start(self, *arguments: str, **extra: Any) -> subprocess.Popen[bytes]:
-        """Start `python <arguments>` with the grid's settings; its log is a file in `directory`."""
-        log = (self.directory / f"{len(self.processes)}-{arguments[-1].rsplit('/', 1)[-1]}.log").open("wb")
-        process = subprocess.Popen(
-            [sys.executable, *arguments], env=self.environment(**extra), stdout=log, stderr=subprocess.STDOUT
-        )
+        """Start `python <arguments>` with the grid's settings."""
+        return self.spawn([sys.executable, *arguments], **extra)
+
+    def spawn(self, command: Sequence[str], **extra: Any) -> subprocess.Popen[bytes]:
+        """Start a command with the grid's settings; its log is a file in `directory`."""
+        log = (self.directory / f"{len(self.processes)}-{command[-1].rsplit('/', 1)[-1]}.log").open("wb")
+        process = subprocess.Popen(command, env=self.environment(**extra), stdout=log, stderr=subprocess.STDOUT)
         self.processes.append(process)
         return process
 

@@ -27,6 +27,7 @@ from services.common.spec import ProcessorSpec
 
 SCHEDULER_SLOT = 0  # of stage_counters; workers spread over the slots after it
 _WORKER_SLOTS = 15
+_SUSPECT_LOSSES = 2
 
 
 class UnknownPool(LookupError):
@@ -138,30 +139,36 @@ async def plan_same_tasks(
 
 
 # dispatch: ready → queued, in bundles of neighbouring tasks. FOR SHARE on the job orders it against pause and cancel.
-# A task that has lost a worker goes alone: if it kills its workers, its neighbours must not fail with it.
+# Second tries come first: a job that can't succeed is found out soon, and its end does not wait for them.
+# A task that has lost a worker goes alone: if it kills its workers, its neighbours must not fail with it. After a second
+# loss it is a suspect, of which a worker runs one at a time: so none who is innocent fails together with the culprit.
 _DISPATCH = f"""
     WITH job AS (
         SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
-    ), picked AS (
+    ), again AS MATERIALIZED (
         SELECT job_id, stage, index FROM tasks
-        WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND ready_at <= now()
-        ORDER BY ready_at, index LIMIT $3 FOR UPDATE SKIP LOCKED
+        WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND ready_at <= now() AND (failures > 0 OR losses > 0)
+        ORDER BY ready_at LIMIT $3 FOR UPDATE SKIP LOCKED
+    ), fresh AS MATERIALIZED (
+        SELECT job_id, stage, index FROM tasks
+        WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND ready_at <= now() AND failures = 0 AND losses = 0
+        ORDER BY ready_at, index LIMIT $3 - (SELECT count(*) FROM again) FOR UPDATE SKIP LOCKED
     ), moved AS (
         UPDATE tasks AS t SET state = 'queued', ready_at = NULL, queued_at = now()
-        FROM picked AS p WHERE t.job_id = p.job_id AND t.stage = p.stage AND t.index = p.index
-        RETURNING t.job_id, t.stage, t.index, t.losses > 0 AS alone
+        FROM (TABLE again UNION ALL TABLE fresh) AS p WHERE t.job_id = p.job_id AND t.stage = p.stage AND t.index = p.index
+        RETURNING t.job_id, t.stage, t.index, t.losses > 0 AS alone, t.losses >= {_SUSPECT_LOSSES} AS suspect
     ), islands AS (
-        SELECT index, alone, index - row_number() OVER (PARTITION BY alone ORDER BY index) AS island FROM moved
+        SELECT index, alone, suspect, index - row_number() OVER (PARTITION BY alone ORDER BY index) AS island FROM moved
     ), ranked AS (
-        SELECT index, alone, island, (row_number() OVER (PARTITION BY alone, island ORDER BY index) - 1)
+        SELECT index, alone, suspect, island, (row_number() OVER (PARTITION BY alone, island ORDER BY index) - 1)
             / CASE WHEN alone THEN 1 ELSE $4 END AS chunk FROM islands
     ), counted AS (
         {_count("moved", str(SCHEDULER_SLOT), ready="-count(*)", queued="count(*)")}
     )
-    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at)
-    SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + $6 * interval '1 second'
+    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, suspect)
+    SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + $6 * interval '1 second', bool_or(suspect)
     FROM ranked GROUP BY alone, island, chunk
-    RETURNING bundle_id, job_id, stage, first, count"""
+    RETURNING bundle_id, job_id, stage, first, count, suspect"""
 
 
 async def dispatch(
@@ -191,7 +198,7 @@ _RESEND = """
         ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
     ) AS due
     WHERE b.bundle_id = due.bundle_id
-    RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of"""
+    RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of, b.suspect"""
 
 
 async def resend(connection: Connection | Pool, resend_seconds: float, bundles_max: int) -> list[tuple[str, Message]]:
@@ -543,12 +550,12 @@ _CANCEL_BUNDLED = f"""
 }"""
 
 _CANCEL_READY = f"""
-    WITH cancelled AS (
+    WITH rest AS MATERIALIZED (
+        SELECT job_id, stage, index FROM tasks WHERE job_id = $1 AND ready_at IS NOT NULL LIMIT $2
+    ), cancelled AS (
         UPDATE tasks AS t SET state = 'cancelled', ready_at = NULL, finished_at = now()
-        FROM (
-            SELECT stage, index FROM tasks WHERE job_id = $1 AND ready_at IS NOT NULL LIMIT $2
-        ) AS r
-        WHERE t.job_id = $1 AND t.stage = r.stage AND t.index = r.index AND t.state = 'ready'
+        FROM rest AS r
+        WHERE t.job_id = r.job_id AND t.stage = r.stage AND t.index = r.index AND t.state = 'ready'
         RETURNING t.job_id, t.stage
     )
     {_count("cancelled", str(SCHEDULER_SLOT), ready="-count(*)", cancelled="count(*)")}"""

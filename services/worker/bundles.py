@@ -22,12 +22,13 @@ class Bundle:
 
 
 class Bundles:
-    """First claimed, first run. `claiming` are those whose claim is under way: not held, but not unknown either."""
+    """First claimed, first run. `suspects` are those held whose task may kill this worker; `claiming` are those whose claim is under way: not held, but not unknown either."""
 
     def __init__(self) -> None:
         self._held: dict[UUID, Bundle] = {}
         self._queue: deque[Bundle] = deque()
         self._any_waiting = asyncio.Event()
+        self.suspects: set[UUID] = set()
         self.claiming: frozenset[UUID] = frozenset()
         self.tasks_waiting = 0
 
@@ -38,10 +39,12 @@ class Bundles:
     def ids(self) -> frozenset[UUID]:
         return frozenset(self._held)
 
-    def add(self, bundle_id: UUID, stage: StageWork, tasks: Sequence[ClaimedTask]) -> None:
+    def add(self, bundle_id: UUID, stage: StageWork, tasks: Sequence[ClaimedTask], *, suspect: bool) -> None:
         bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks))
         self._held[bundle_id] = bundle
         self._queue.append(bundle)
+        if suspect:
+            self.suspects.add(bundle_id)
         self.tasks_waiting += len(tasks)
         self._any_waiting.set()
 
@@ -79,6 +82,7 @@ class Bundles:
         """Forget bundles that are reported as done, or that the database says are no longer ours."""
         for bundle_id in bundle_ids:
             bundle = self._held.pop(bundle_id, None)
+            self.suspects.discard(bundle_id)
             if bundle is not None and bundle.waiting:
                 self._queue.remove(bundle)
                 self.tasks_waiting -= len(bundle.waiting)

@@ -31,7 +31,7 @@ _BACKLOG_MAX = 20_000  # attempts that have ended but are not reported: more wor
 _STOCK_SECONDS = 0.5  # of short tasks, kept waiting so that slots never starve between two receives
 _SHORT_SECONDS = 1.0
 _CLAIM_SECONDS = 20.0  # tries to claim what was received, well within the queue's visibility timeout (30 s)
-_BACKUP_PAUSE_SECONDS = 1  # before another worker is asked to back up what this one runs
+_PASS_SECONDS = 1  # before another worker is asked to take what this one must not
 _SMOOTHING = 0.2  # weight of the newest message in a moving average
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ class Receiver:
         offers: dict[UUID, Message] = {}
         handles: dict[UUID, str] = {}
         done: list[str] = []
-        own: list[str] = []  # backups of what this worker runs: others must take them
+        passed: list[str] = []
         for raw in received:
             try:
                 message = Message.decode(raw["Body"])
@@ -176,18 +176,23 @@ class Receiver:
                 continue
             if message.bundle_id in self._bundles or message.bundle_id in offers:
                 done.append(raw["ReceiptHandle"])
-            elif message.backup_of == self._worker_id:
-                own.append(raw["ReceiptHandle"])
+            elif self._must_pass(message, offers.values()):
+                passed.append(raw["ReceiptHandle"])
             else:
                 offers[message.bundle_id], handles[message.bundle_id] = message, raw["ReceiptHandle"]
         returned = self._refuse(offers)
         await self._hand_back([handles[bundle_id] for bundle_id in returned])
-        await self._hand_back(own, _BACKUP_PAUSE_SECONDS)
+        await self._hand_back(passed, _PASS_SECONDS)
         give_up_at = asyncio.get_running_loop().time() + _CLAIM_SECONDS
         while offers and not await self._claim(offers):
             if self._stopped.is_set() or asyncio.get_running_loop().time() > give_up_at:
                 return  # the messages come back
         await self._delete(done + [handles[bundle_id] for bundle_id in offers])
+
+    def _must_pass(self, message: Message, offers: Iterable[Message]) -> bool:
+        """A backup of what this worker runs itself, and a second suspect, are for others."""
+        holds_suspect = bool(self._bundles.suspects) or any(offer.suspect for offer in offers)
+        return message.backup_of == self._worker_id or (message.suspect and holds_suspect)
 
     def _refuse(self, offers: dict[UUID, Message]) -> list[UUID]:
         """Take those out of the offers that other workers had better run; returns their bundles."""
@@ -217,7 +222,7 @@ class Receiver:
             for task in tasks:
                 bundles[task.bundle_id].append(task)
             for bundle_id, bundle_tasks in bundles.items():
-                await self._hold(bundle_id, bundle_tasks)
+                await self._hold(offers[bundle_id], bundle_tasks)
         except Exception as error:
             await self._database_outage.failed(error)
             return False
@@ -227,9 +232,9 @@ class Receiver:
             self._bundle_tasks += _SMOOTHING * (message.count - self._bundle_tasks)
         return True
 
-    async def _hold(self, bundle_id: UUID, tasks: list[ClaimedTask]) -> None:
-        stage = await self._stages.get(tasks[0].job_id, tasks[0].stage)
-        self._bundles.add(bundle_id, stage, tasks)
+    async def _hold(self, offer: Message, tasks: list[ClaimedTask]) -> None:
+        stage = await self._stages.get(offer.job_id, offer.stage)
+        self._bundles.add(offer.bundle_id, stage, tasks, suspect=offer.suspect)
 
     async def _bury(self, raw: dict[str, Any], error: MessageError) -> bool:
         """Move a message that nobody can read to the dead-letter queue; False if that failed and it must come back."""

@@ -113,11 +113,12 @@ def _exited(error: SystemExit) -> dict[str, Any]:
 
 
 def _print_traceback(error: BaseException) -> None:
-    """Print the user's part of the traceback to the log."""
+    """Print the user's part of the traceback to the log, if there is room for it."""
     frame = error.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HERE):
         frame = frame.tb_next
-    traceback.print_exception(error.with_traceback(frame))
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error.with_traceback(frame))
 
 
 @contextlib.contextmanager

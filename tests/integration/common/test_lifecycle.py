@@ -60,6 +60,33 @@ async def test_a_job_that_is_not_running_is_not_dispatched(play: Play, order: Or
     assert await play.states(job_id) == {"ready": 3}
 
 
+async def test_second_tries_come_first(play: Play) -> None:
+    job_id = await play.submit(stages=[{"processor": "noop", "retry": {"max_attempts": 2, "backoff_seconds": 0}}])
+    await play.plan(job_id, 9)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id, tasks=2, bundle=1)
+    await play.complete(worker_id, *(finished(task, "failed") for task in tasks), done=tasks)
+
+    messages = await play.dispatch(job_id, tasks=3)
+
+    assert [(m.first, m.count) for m in messages] == [(0, 3)]
+    await assert_invariants(play.pool, job_id)
+
+
+async def test_one_who_has_lost_two_workers_is_a_suspect(play: Play) -> None:
+    job_id = await play.submit()
+    await play.plan(job_id, 2)
+    suspects = []
+    for _ in range(3):
+        messages = await play.dispatch(job_id)
+        suspects.append([message.suspect for message in messages])
+        worker_id = await play.register()
+        await play.claim(worker_id, messages)
+        await play.lose(worker_id)
+
+    assert suspects == [[False], [False, False], [True, True]]
+
+
 # Claim.
 
 

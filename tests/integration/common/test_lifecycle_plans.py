@@ -91,7 +91,7 @@ TRANSITIONS: list[tuple[Transition, tuple[str, ...]]] = [
     (abandon, FULL_KEY),
     (reap, FULL_KEY),
     (pause, FULL_KEY),
-    (cancel, ("job_id",)),  # it ends all that is ready, so it may walk over the whole job
+    (cancel, FULL_KEY),
 ]
 
 

@@ -19,7 +19,7 @@ async def test_a_report_that_can_not_be_stored_fails_its_task_alone(grid: Grid) 
     )
     tasks = await lifecycle.claim(grid.pool, worker_id, [message.bundle_id])
     bundles = Bundles()
-    bundles.add(message.bundle_id, await lifecycle.load_stage(grid.pool, job_id, 0), tasks)
+    bundles.add(message.bundle_id, await lifecycle.load_stage(grid.pool, job_id, 0), tasks, suspect=False)
     bundle, _ = await bundles.take()
     completer = Completer(grid.pool, worker_id, bundles)
     finished = [Finished(job_id, 0, task.index, task.attempt, "succeeded", 0.1) for task in tasks]

@@ -124,6 +124,8 @@ CREATE TABLE tasks (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0,
         autovacuum_analyze_scale_factor = 0.05);
 CREATE INDEX tasks_ready ON tasks (job_id, stage, ready_at, index) WHERE ready_at IS NOT NULL;
+CREATE INDEX tasks_again ON tasks (job_id, stage, ready_at)
+    WHERE ready_at IS NOT NULL AND (failures > 0 OR losses > 0);
 
 -- A bundle is the range of tasks that one SQS message offers, and afterwards the lease of the worker that claimed it.
 -- Each queued task is in one unclaimed bundle, each running task in one bundle of its worker.
@@ -138,6 +140,7 @@ CREATE TABLE bundles (
     send_at timestamptz NOT NULL,       -- unclaimed: when to send again
     worker_id uuid,
     claimed_at timestamptz,
+    suspect boolean NOT NULL DEFAULT false, -- its one task may be what kills its workers: each runs one such at a time
     backup_of uuid,                     -- the bundle offers, or holds, a backup attempt of this worker's task
     backed_up boolean NOT NULL DEFAULT false -- backups of what ran in it were offered
 ) WITH (fillfactor = 70);
