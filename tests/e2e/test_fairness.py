@@ -1,0 +1,64 @@
+"""A small job is not kept waiting by a huge one, whether the two have a share each or one together.
+
+Time is told in tasks that the huge job starts meanwhile, so that a slow machine is no excuse and no reason to fail.
+"""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.common.aws import Aws
+from services.common.database import Pool
+from services.common.jobs import register_processor, submit_job
+from services.common.settings import Settings
+from services.common.spec import JobSpec, ProcessorSpec
+from tests.grid import Grid, until
+
+NAP_SECONDS = 0.05
+SLOTS = 4
+TASKS_PER_SECOND = SLOTS / NAP_SECONDS  # if the grid did nothing but these tasks
+
+
+async def submit(grid: Grid, tasks: int, **job: Any) -> UUID:
+    stage = {"processor": "nap", "params": {"seconds": NAP_SECONDS}}
+    spec = JobSpec.model_validate({"input": {"type": "range", "count": tasks}, "stages": [stage]} | job)
+    async with grid.pool.acquire() as connection, connection.transaction():
+        return await submit_job(connection, spec, settings=grid.settings)
+
+
+async def seconds_of_work(grid: Grid, huge: UUID, small: UUID, until: str) -> float:
+    """What the huge job started between the submission of the small one and a moment, in seconds of the whole grid."""
+    started = await grid.pool.fetchval(
+        f"""SELECT count(*) FROM attempts WHERE job_id = $1
+            AND started_at > (SELECT created_at FROM jobs WHERE job_id = $2)
+            AND started_at < (SELECT {until} FROM tasks WHERE job_id = $2)""",
+        huge,
+        small,
+    )
+    return float(started / TASKS_PER_SECOND)
+
+
+@pytest.mark.parametrize("shares", [("claims", "media"), ("claims", "claims")])
+async def test_ten_tasks_are_done_while_a_million_wait(
+    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any, shares: tuple[str, str]
+) -> None:
+    grid = Grid(settings, pool, aws, tmp_path)
+    await grid.prepare()
+    async with pool.acquire() as connection, connection.transaction():
+        await register_processor(connection, "nap", ProcessorSpec(callable="naps:nap"))
+    grid.start_scheduler()
+    grid.start_worker()
+    grid.start_worker()
+    try:
+        huge = await submit(grid, 1_000_000, share=shares[0])
+        await until(lambda: pool.fetchval("SELECT count(*) > 100 FROM attempts"))  # the huge job is in full swing
+
+        small = await submit(grid, 10, share=shares[1])
+
+        assert (await grid.ended(small))["state"] == "succeeded"
+        assert await seconds_of_work(grid, huge, small, "min(started_at)") < 2.0
+        assert await seconds_of_work(grid, huge, small, "max(finished_at)") < 4.0
+        assert (await grid.job(huge))["state"] == "running"
+    finally:
+        grid.stop()
