@@ -26,7 +26,7 @@ from services.common.message import Message
 from services.common.spec import ProcessorSpec
 
 SCHEDULER_SLOT = 0  # of stage_counters; workers spread over the slots after it
-_WORKER_SLOTS = 15
+_WORKER_SLOTS = 63
 _SUSPECT_LOSSES = 2
 
 
