@@ -114,7 +114,7 @@ def window_bundles(candidates: list[Candidate], running: int, slots: int, settin
 
 def _candidate(row: Record, slots: int) -> Candidate:
     seconds, ready = row["busy_seconds"] / row["attempts"] if row["attempts"] else None, row["ready"]
-    if is_slowed(row):
+    if is_slowed(dict(row)):
         ready = min(ready, max(0, math.ceil(SLOWED_SHARE * slots) - row["in_flight"]))
     candidate = Candidate(row["job_id"], row["stage"], row["priority"], row["share"], ready, 0.0, seconds)
     candidate.in_flight_seconds = row["in_flight"] * candidate.expected_seconds

@@ -56,21 +56,26 @@ class Heartbeat:
     async def _beat_in_time(self) -> None:
         beat = asyncio.ensure_future(self._beat())
         deadline = self._beaten_at + self._lease_seconds
-        done, _ = await asyncio.wait({beat}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-        if not done:
+        try:
+            done, _ = await asyncio.wait({beat}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        finally:
             beat.cancel()  # and don't wait: a connection that hangs must not keep the tasks running
+        if not done:
             raise LeaseLost(f"no heartbeat reached the database for {self._lease_seconds:g} s")
         beat.result()
 
     async def _beat(self) -> None:
-        """Try until one succeeds."""
-        while True:
+        """Try until one succeeds, or until cancelled: asyncpg may raise an error of its own in place of that."""
+        this = asyncio.current_task()
+        assert this is not None
+        while not this.cancelling():
             asked_at, held = asyncio.get_running_loop().time(), self._bundles.ids
             try:
                 answer = await lifecycle.heartbeat(self._database, self._worker_id, self._slots.busy)
                 self._beaten_at = asked_at
                 self._outage.passed()
-                return await self._obey(answer, held)
+                await self._obey(answer, held)
+                return
             except LeaseLost:
                 raise
             except Exception as error:

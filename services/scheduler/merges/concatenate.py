@@ -6,6 +6,7 @@ from typing import Any
 
 from services.common.layout import Location
 from services.scheduler.merges.multipart import PART_BYTES_MIN, PARTS_MAX, MultipartWriter
+from services.scheduler.reads import read_range
 
 COALESCED_BYTES = (
     8_388_608  # aimed at per coalesced part, unless the result is so large that S3's part limit needs more
@@ -54,9 +55,7 @@ async def _download(
 ) -> None:
     if start == end:
         return
-    answer = await s3.get_object(Bucket=location.bucket, Key=location.key, Range=f"bytes={start}-{end - 1}")
-    async with answer["Body"] as body:
-        data = await body.read()
+    data = await read_range(s3, location, start, end)
     if len(data) != end - start:
         raise TooShort(f"{location.uri} ends before byte {end}")
     await writer.write(data, part_bytes)

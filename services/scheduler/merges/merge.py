@@ -6,6 +6,7 @@ counts is the transaction at its end.
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from asyncpg import Record
 from botocore.exceptions import ClientError
 from pydantic import TypeAdapter
 
-from services.common.database import Connection
+from services.common.database import UNAVAILABLE, Connection
 from services.common.jobs import end_job, fail_job, notify_jobs
 from services.common.layout import Layout, Location
 from services.common.lifecycle import plan_tasks
@@ -72,8 +73,11 @@ class Merger:
     async def _run(self, grid: Grid, job: Record) -> None:
         try:
             await _merge_alone(grid, job)
-        except Exception:
-            log.exception("merge broke", job=str(job["job_id"]))
+        except Exception as error:
+            if passes(error):
+                log.warning("merge put off", job=str(job["job_id"]), error=repr(error))
+            else:
+                log.exception("merge broke", job=str(job["job_id"]))
             await asyncio.sleep(PUT_OFF_SECONDS)
         finally:
             del self._running[job["job_id"]]
@@ -87,13 +91,11 @@ async def _merge_alone(grid: Grid, job: Record) -> None:
         try:
             await _merge(grid, job)
         except Exception as error:
-            if not passes(error):
-                await _fail(grid, job, _explain(error))
-            else:
-                log.warning("merge put off", job=str(job["job_id"]), error=repr(error))
-                await asyncio.sleep(PUT_OFF_SECONDS)
+            if passes(error):
+                raise
+            await _fail(grid, job, _explain(error))
         finally:
-            if not connection.is_closed():
+            with suppress(*UNAVAILABLE):  # the lock is gone with its connection
                 await connection.execute(_UNLOCK, job["job_id"])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from services.common.aws import Aws
 from services.common.layout import Location
 from services.common.spec import LinesInput
+from services.scheduler.reads import read_range
 from services.scheduler.splitters.chunk import TASKS_MAX, Chunk, SplitError
 
 PARTS_PER_CHUNK = 128
@@ -73,12 +74,7 @@ class _Text:
         self.etag = ""
 
     async def read(self, start: int, end: int) -> bytes:
-        answer = await self.aws.s3.get_object(
-            Bucket=self.location.bucket, Key=self.location.key, Range=f"bytes={start}-{end - 1}", IfMatch=self.etag
-        )
-        async with answer["Body"] as body:
-            data: bytes = await body.read()
-            return data
+        return await read_range(self.aws.s3, self.location, start, end, IfMatch=self.etag)
 
     async def line_start(self, target: int, end: int) -> int | None:
         """The first start of a line in `target … end - 1`, or None: no byte is read for two targets."""

@@ -1,0 +1,28 @@
+"""Ranged reads of objects. A body that breaks off is read again: work of many reads must not begin anew for one."""
+
+from typing import Any
+
+import aiohttp
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from services.common.layout import Location
+
+_TRIES = 5
+
+
+async def read_range(s3: Any, location: Location, start: int, end: int, **condition: str) -> bytes:
+    """Bytes `start … end - 1` of an object; fewer if it ends before. Raises what the client raises."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(aiohttp.ClientError),
+        stop=stop_after_attempt(_TRIES),
+        wait=wait_random_exponential(0.05, max=1),
+        reraise=True,
+    ):
+        with attempt:
+            answer = await s3.get_object(
+                Bucket=location.bucket, Key=location.key, Range=f"bytes={start}-{end - 1}", **condition
+            )
+            async with answer["Body"] as body:
+                data: bytes = await body.read()
+                return data
+    raise AssertionError("retrying ends with an answer or an exception")

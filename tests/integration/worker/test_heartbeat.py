@@ -1,0 +1,47 @@
+"""A heartbeat ends when its worker does."""
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+
+from services.common import lifecycle
+from services.common.layout import Layout
+from services.worker.attempt import Equipment
+from services.worker.bundles import Bundles
+from services.worker.completer import Completer
+from services.worker.heartbeat import Heartbeat
+from services.worker.slots import Slots
+from tests.integration.worker.conftest import Grid
+
+_WAITING = """
+    SELECT count(*) = {count} FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+
+
+async def test_a_beat_under_way_ends_with_the_heartbeat(grid: Grid, tmp_path: Path) -> None:
+    worker_id, bundles = uuid4(), Bundles()
+    await lifecycle.register_worker(
+        grid.pool, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
+    )
+    equipment = Equipment(grid.aws.s3, Layout(grid.settings.bucket), tmp_path, {}, 1)
+    heartbeat = Heartbeat(
+        database=grid.pool,
+        worker_id=worker_id,
+        heartbeat_seconds=0.1,
+        lease_seconds=60.0,
+        bundles=bundles,
+        slots=Slots(1, 1.0, equipment, bundles, Completer(grid.pool, worker_id, bundles)),
+        drain=lambda: None,
+    )
+    blocker = await asyncpg.connect(grid.settings.database_url)
+    await blocker.execute("BEGIN")
+    await blocker.execute("SELECT FROM workers WHERE worker_id = $1 FOR UPDATE", worker_id)
+
+    beating = asyncio.create_task(heartbeat.run())
+    await grid.until(_WAITING.format(count=1))
+    beating.cancel()
+
+    await grid.until(_WAITING.format(count=0))
+    await blocker.close()

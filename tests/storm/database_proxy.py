@@ -1,0 +1,85 @@
+"""A TCP proxy in front of Postgres whose connections can be cut, robbed of a reply, or stalled."""
+
+import asyncio
+import random
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One connection of a service, and the one to Postgres behind it."""
+
+    service: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
+    next_reply_is_lost: bool = False
+
+    def cut(self) -> None:
+        """Both sides see a reset at once."""
+        self.service.transport.abort()
+        self.server.transport.abort()
+        self.flowing.set()
+
+
+def cut(links: Iterable[Link]) -> None:
+    for link in list(links):
+        link.cut()
+
+
+class DatabaseProxy:
+    """Listens on a port of this machine; hands everything on to the server's Unix socket."""
+
+    def __init__(self, server_url: str) -> None:
+        self._socket = f"{parse_qs(urlsplit(server_url).query)['host'][0]}/.s.PGSQL.5432"
+        self._database = urlsplit(server_url).path
+        self._links: dict[Link, None] = {}  # in the order in which they were opened
+
+    async def start(self) -> None:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._listener.sockets[0].getsockname()[1]
+        self.url = f"postgresql://postgres@127.0.0.1:{port}{self._database}?sslmode=disable"
+
+    def stop(self) -> None:
+        self._listener.close()
+        cut(self._links)
+
+    def choose(self, share: float, draw: float) -> list[Link]:
+        """About that share of the open connections, one at least if there are any."""
+        links = list(self._links)
+        random.Random(draw).shuffle(links)
+        return links[: max(1, round(share * len(links)))]
+
+    async def _serve(self, reader: asyncio.StreamReader, service: asyncio.StreamWriter) -> None:
+        try:
+            replies, server = await asyncio.open_unix_connection(self._socket)
+        except OSError:  # the server is down
+            service.transport.abort()
+            return
+        link = Link(service, server)
+        link.flowing.set()
+        self._links[link] = None
+        pumps = [asyncio.create_task(_pump(link, reader, server)), asyncio.create_task(_pump(link, replies, service))]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            del self._links[link]
+            service.close()
+            server.close()
+
+
+async def _pump(link: Link, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await source.read(_CHUNK_BYTES):
+            await link.flowing.wait()
+            if link.next_reply_is_lost and target is link.service:
+                link.cut()
+                return
+            target.write(data)
+            await target.drain()

@@ -1,0 +1,90 @@
+"""What the database, S3 and the receiver of webhooks say after the storm."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+from asyncpg import Record
+
+from services.common.aws import Aws
+from services.common.layout import Location
+from tests.storm.grid import Grid
+from tests.storm.work import Work
+
+Stage = tuple[UUID, int]  # job_id, stage
+Task = tuple[UUID, int, int]  # job_id, stage, index
+
+STATES = ("ready", "queued", "running", "succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All there is to know about the run."""
+
+    works: dict[UUID, Work]
+    jobs: dict[UUID, Record]
+    stages: dict[Stage, Record]
+    tasks: dict[Task, Record]
+    attempts: dict[Task, list[Record]]
+    counters: dict[Stage, Record]
+    bundles: list[Record]
+    workers: list[Record]
+    deliveries: list[Record]
+    taken: dict[tuple[str, str], Counter[str]]
+    sizes: dict[str, int]  # of the objects below jobs/, by URI
+    contents: dict[str, bytes]  # of the results, manifests and listings
+
+    def name(self, task: Sequence[Any]) -> str:
+        return "/".join([self.works[task[0]].name, *map(str, task[1:])])
+
+
+async def gather(grid: Grid, works: dict[UUID, Work]) -> Evidence:
+    """Read everything; the services have stopped."""
+    connection = await asyncpg.connect(grid.postgres.url())
+    try:
+        await connection.set_type_codec("jsonb", encoder=str, decoder=orjson.loads, schema="pg_catalog")
+        tasks = await connection.fetch("SELECT * FROM tasks")
+        attempts: defaultdict[Task, list[Record]] = defaultdict(list)
+        for row in await connection.fetch("SELECT * FROM attempts ORDER BY attempt"):
+            attempts[row["job_id"], row["stage"], row["index"]].append(row)
+        stages = await connection.fetch("SELECT * FROM stages")
+        sums = ", ".join(f"sum({name})::bigint AS {name}" for name in (*STATES, "attempts"))
+        counters = await connection.fetch(f"SELECT job_id, stage, {sums} FROM stage_counters GROUP BY job_id, stage")
+        sizes = await _list_objects(grid.aws, grid.settings.bucket)
+        wanted = [uri for uri in sizes if "/results/" in uri or uri.endswith("/outputs.jsonl")]
+        return Evidence(
+            works,
+            {row["job_id"]: row for row in await connection.fetch("SELECT * FROM jobs")},
+            {(row["job_id"], row["stage"]): row for row in stages},
+            {(row["job_id"], row["stage"], row["index"]): row for row in tasks},
+            attempts,
+            {(row["job_id"], row["stage"]): row for row in counters},
+            await connection.fetch("SELECT * FROM bundles"),
+            await connection.fetch("SELECT * FROM workers"),
+            await connection.fetch("SELECT * FROM webhook_deliveries"),
+            grid.receiver.taken,
+            sizes,
+            {uri: await _read(grid.aws, uri) for uri in wanted},
+        )
+    finally:
+        await connection.close()
+
+
+async def _list_objects(aws: Aws, bucket: str) -> dict[str, int]:
+    sizes = {}
+    async for page in aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="jobs/"):
+        for entry in page.get("Contents", []):
+            sizes[Location(bucket, entry["Key"]).uri] = entry["Size"]
+    return sizes
+
+
+async def _read(aws: Aws, uri: str) -> bytes:
+    place = Location.parse(uri)
+    answer = await aws.s3.get_object(Bucket=place.bucket, Key=place.key)
+    async with answer["Body"] as body:
+        data: bytes = await body.read()
+        return data

@@ -1,0 +1,152 @@
+"""The grid of the storm: Postgres, the emulator and the proxies in front of them, and the services as processes."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
+from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.process import spawn, stop
+from services.common.aws import Aws, connect_aws
+from services.common.database import UNAVAILABLE, Connection, Pool, connect_pool
+from services.common.migrate import migrate
+from services.common.settings import Settings
+from tests.conftest import free_port
+from tests.grid import PROCESSORS
+from tests.storm.aws_proxy import AwsProxy
+from tests.storm.database_proxy import DatabaseProxy
+from tests.storm.journal import Journal
+from tests.storm.plan import Plan
+from tests.storm.receiver import Receiver
+
+_RESTART_SECONDS = 0.1
+_STOP_SECONDS = 15.0
+_EXPECTED_ENDS = (0, -signal.SIGKILL, -signal.SIGTERM)  # drained, killed, or told to stop before it listened
+
+T = TypeVar("T")
+
+
+class Service:
+    """A process that is started again whenever it ends. `ends` counts its exit codes."""
+
+    def __init__(self, name: str, module: str, environment: dict[str, str], log: Path) -> None:
+        self.name = name
+        self.ends: Counter[int] = Counter()
+        self.stopped_in_order = False
+        self.process: Process | None = None
+        self._command = [sys.executable, "-m", module]
+        self._environment = environment
+        self._log = log
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        return None if self.process is None else self.process.pid
+
+    def signal(self, number: int) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)
+
+    async def run(self) -> None:
+        """Until cancelled; then it is stopped in good order."""
+        try:
+            while True:
+                self.process = await spawn(self._command, log=self._log, environment=self._environment)
+                self.ends[await self.process.wait()] += 1
+                await asyncio.sleep(_RESTART_SECONDS)
+        finally:
+            if self.process is not None:
+                await stop(self.process, signal.SIGTERM, _STOP_SECONDS)
+                self.stopped_in_order = self.process.returncode in (0, -signal.SIGTERM)
+
+    @property
+    def crashes(self) -> list[int]:
+        """Exit codes that nobody asked for."""
+        return [code for code in self.ends if code not in _EXPECTED_ENDS]
+
+
+@dataclass(slots=True)
+class Grid:
+    """`pool` and `aws` go past the proxies: the storm's own eyes and hands."""
+
+    settings: Settings
+    postgres: EmbeddedPostgres
+    database_proxy: DatabaseProxy
+    aws_proxy: AwsProxy
+    receiver: Receiver
+    pool: Pool
+    aws: Aws
+    queue_url: str
+    dead_letter_url: str
+    workers: list[Service]
+    schedulers: list[Service]
+
+    @property
+    def services(self) -> list[Service]:
+        return [*self.schedulers, *self.workers]
+
+    async def ask(self, step: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run a step on a connection; again, if the database has just been killed."""
+        while True:
+            try:
+                async with self.pool.acquire() as connection:
+                    return await step(connection)
+            except UNAVAILABLE:
+                await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def running_grid(plan: Plan, data: Path, logs: Path, journal: Journal) -> AsyncIterator[Grid]:
+    """Everything is up and has its proxies, but no service runs yet."""
+    os.environ.update(AWS_ENVIRONMENT)
+    postgres = EmbeddedPostgres(data / "postgres", log=logs / "postgres.log")
+    emulator = Emulator(free_port(), log=logs / "emulator.log")
+    try:
+        await asyncio.gather(asyncio.to_thread(postgres.start), asyncio.to_thread(emulator.start))
+        url = await postgres.create_database("piecework")
+        await migrate(url)
+        async with _proxies(url, emulator.url, journal) as (database_proxy, aws_proxy, receiver):
+            settings = plan.settings(database_proxy.url, aws_proxy.url)
+            direct = settings.model_copy(update={"database_url": url, "aws_endpoint_url": emulator.url})
+            async with connect_aws(direct) as aws, await connect_pool(url) as pool:
+                await aws.s3.create_bucket(Bucket=settings.bucket)
+                queue, dead = [(await aws.sqs.create_queue(QueueName=name))["QueueUrl"] for name in ("queue", "dead")]
+                workers = _services("worker", plan.workers, settings, data, logs, **plan.worker_settings)
+                schedulers = _services("scheduler", plan.schedulers, settings, data, logs)
+                yield Grid(
+                    settings, postgres, database_proxy, aws_proxy, receiver, pool, aws, queue, dead, workers, schedulers
+                )
+    finally:
+        await asyncio.gather(asyncio.to_thread(emulator.stop), asyncio.to_thread(postgres.stop))
+
+
+@asynccontextmanager
+async def _proxies(
+    database_url: str, aws_url: str, journal: Journal
+) -> AsyncIterator[tuple[DatabaseProxy, AwsProxy, Receiver]]:
+    database_proxy, aws_proxy, receiver = DatabaseProxy(database_url), AwsProxy(aws_url, journal), Receiver(journal)
+    await asyncio.gather(database_proxy.start(), aws_proxy.start(), receiver.start())
+    try:
+        yield database_proxy, aws_proxy, receiver
+    finally:
+        database_proxy.stop()
+        await asyncio.gather(aws_proxy.stop(), receiver.stop())
+
+
+def _services(kind: str, count: int, settings: Settings, data: Path, logs: Path, **more: Any) -> list[Service]:
+    values = settings.model_dump(exclude_none=True) | more
+    values |= {"processor_path": PROCESSORS, "scratch": data / "scratch"}
+    environment = os.environ | {f"PIECEWORK_{name.upper()}": str(value) for name, value in values.items()}
+    names = [f"{kind}-{number}" for number in range(1, count + 1)]
+    return [Service(name, f"services.{kind}", environment, logs / f"{name}.log") for name in names]

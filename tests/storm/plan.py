@@ -1,0 +1,45 @@
+"""How large a storm is, and how the services are set up for it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from services.common.settings import Settings
+
+LOSSES_MAX = 10_000  # a task may lose more workers in a storm than a sane grid allows; none may fail of it
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`gap_seconds` is the mean pause between two faults; they end after `storm_seconds` if each kind has come.
+
+    `task_seconds` is what a short task sleeps.
+    """
+
+    seed: int
+    tasks: int
+    workers: int = 8
+    schedulers: int = 2
+    gap_seconds: float = 1.0
+    storm_seconds: float = 600.0
+    calm_seconds: float = 300.0  # then, what has not ended is lost
+    lease_seconds: float = 8.0
+    task_seconds: float = 0.0
+
+    def settings(self, database_url: str, aws_url: str) -> Settings:
+        return Settings(
+            database_url=database_url,
+            aws_endpoint_url=aws_url,
+            bucket="storm",
+            lease_seconds=self.lease_seconds,
+            heartbeat_seconds=self.lease_seconds / 8,
+            resend_seconds=self.lease_seconds / 2,
+            straggler_seconds=self.lease_seconds / 4,
+            losses_max=LOSSES_MAX,
+            loop_seconds=0.05,
+            idle_seconds=0.5,
+            webhook_private_addresses=True,
+        )
+
+    @property
+    def worker_settings(self) -> dict[str, Any]:
+        return {"slots": 2, "receive_wait_seconds": 1, "drain_seconds": self.lease_seconds / 2}
