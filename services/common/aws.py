@@ -8,6 +8,7 @@ from typing import Any
 import aioboto3
 from aiobotocore.config import AioConfig
 
+from services.common import effects
 from services.common.settings import Settings, refuse_to_start
 
 
@@ -22,6 +23,20 @@ class Aws:
 
 # One for the process: it parses each service's large API description once.
 _session = aioboto3.Session()
+_KINDS: dict[str, effects.Kind] = {"s3": "s3", "sqs": "sqs", "auto-scaling": "autoscaling"}
+
+
+def _tell(event_name: str, **_: Any) -> None:
+    """botocore tells of each HTTP try of a call; where a body is streamed, "after" is when its head has come.
+
+    Below it, aiohttp sends a GET, HEAD or PUT again when its connection breaks before the answer: that stays unseen.
+    """
+    event, service, operation = event_name.split(".")
+    effects.tell("before" if event == "before-send" else "after", _KINDS[service], operation)
+
+
+_session.events.register("before-send", _tell)
+_session.events.register("response-received", _tell)
 
 
 def require_region() -> None:
@@ -38,16 +53,18 @@ async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
     config = AioConfig(
         retries={"mode": "standard", "max_attempts": tries},
         max_pool_connections=64,
+        connect_timeout=5,
         s3={"addressing_style": "path" if settings.aws_endpoint_url else "auto"},
         signature_version="v4",
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
     s3_config = config.merge(AioConfig(signature_version="s3v4"))
+    sqs_config = config.merge(AioConfig(read_timeout=25))  # a long poll lasts up to 20 s, everything else is quick
     async with AsyncExitStack() as stack:
 
         async def client(name: str, client_config: AioConfig) -> Any:
             context = _session.client(name, endpoint_url=settings.aws_endpoint_url, config=client_config)
             return await stack.enter_async_context(context)
 
-        yield Aws(await client("s3", s3_config), await client("sqs", config), await client("autoscaling", config))
+        yield Aws(await client("s3", s3_config), await client("sqs", sqs_config), await client("autoscaling", config))

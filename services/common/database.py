@@ -1,11 +1,14 @@
 """Connections to Postgres: an asyncpg pool for the engine's SQL, JSON as Python values."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
 from uuid_utils.compat import uuid7
+
+from services.common import effects
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Pool = asyncpg.Pool
@@ -50,7 +53,49 @@ def dump_json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-async def prepare_connection(connection: asyncpg.Connection) -> None:
+class _Gated(asyncpg.Connection):
+    """A connection whose effects pass the gate: statements that stand alone, and COMMIT for those of a transaction."""
+
+    def _passing(self, query: str) -> AbstractContextManager[None]:
+        return effects.passing("sql") if effects.watched() and self._has_effect(query) else effects.UNSEEN
+
+    def _has_effect(self, query: str) -> bool:
+        if self.is_closed():
+            return False
+        if self.is_in_transaction():
+            return query == "COMMIT;"
+        return not query.startswith("BEGIN")
+
+    def get_reset_query(self) -> str:
+        """None: no statement of ours leaves anything in its session, and it would cost each a second round trip."""
+        return ""
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        with self._passing(query):
+            return await super().execute(query, *args, timeout=timeout)
+
+    async def executemany(self, command: str, args: Any, *, timeout: float | None = None) -> None:
+        with self._passing(command):
+            await super().executemany(command, args, timeout=timeout)
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+        with self._passing(query):
+            return await super().fetch(query, *args, **options)
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        with self._passing(query):
+            return await super().fetchval(query, *args, **options)
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+        with self._passing(query):
+            return await super().fetchrow(query, *args, **options)
+
+    async def fetchmany(self, query: str, args: Any, **options: Any) -> Any:
+        with self._passing(query):
+            return await super().fetchmany(query, args, **options)
+
+
+async def _prepare(connection: asyncpg.Connection) -> None:
     for name in ("json", "jsonb"):
         await connection.set_type_codec(name, encoder=dump_json, decoder=orjson.loads, schema="pg_catalog")
 
@@ -61,9 +106,15 @@ async def connect_pool(url: str, connections_max: int = 10, connections_min: int
         url,
         min_size=connections_min,
         max_size=connections_max,
-        init=prepare_connection,
+        init=_prepare,
+        connection_class=_Gated,
         command_timeout=60,
         timeout=10,
         server_settings=_PLANNER,
     )
     return await pool
+
+
+async def connect_alone(url: str) -> asyncpg.Connection:
+    """Open a connection outside any pool, to LISTEN on."""
+    return await asyncpg.connect(url, timeout=10, connection_class=_Gated)

@@ -10,7 +10,7 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from services.common.aws import Aws
-from services.common.database import UNAVAILABLE, Pool, prepare_connection
+from services.common.database import UNAVAILABLE, Pool, connect_alone
 from services.common.settings import Settings
 
 log = structlog.get_logger()
@@ -64,9 +64,14 @@ class Loop:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, grid: Grid) -> None:
-        """Repeat the step until cancelled; what it raises is logged and tried again, ever more slowly."""
+        """Repeat the step until cancelled; what it raises is logged and tried again, ever more slowly.
+
+        asyncpg may raise an error of its own in CancelledError's place.
+        """
         failures = 0
-        while True:
+        this = asyncio.current_task()
+        assert this is not None
+        while not this.cancelling():
             self.wake.clear()
             try:
                 pause = self.busy_seconds if await self.step(grid) else self.idle_seconds
@@ -104,9 +109,8 @@ async def listen(database_url: str, loops: list[Loop]) -> None:
 
     while True:
         try:
-            connection = await asyncpg.connect(database_url, timeout=10)
+            connection = await connect_alone(database_url)
             try:
-                await prepare_connection(connection)
                 lost = asyncio.Event()
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
                 for channel in channels:

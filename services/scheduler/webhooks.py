@@ -15,6 +15,7 @@ import structlog
 from asyncpg import Record
 from standardwebhooks.webhooks import Webhook
 
+from services.common import effects
 from services.common.database import dump_json
 from services.scheduler.loop import Grid
 
@@ -64,7 +65,8 @@ async def _deliver(grid: Grid, client: httpx.AsyncClient, delivery: Record) -> N
         async with asyncio.timeout(REQUEST_SECONDS * 2):
             request = await _request(client, delivery, grid.settings.webhook_private_addresses)
             # The answer's body is of no interest: an endless one must not fill our memory.
-            response = await client.send(request, stream=True)
+            with effects.passing("http", "webhook"):
+                response = await client.send(request, stream=True)
             status_code = response.status_code
             await response.aclose()
         if not 200 <= status_code < 300:

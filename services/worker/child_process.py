@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from services.common import effects
 from services.worker.child import frames
 from services.worker.child.commands import name_signal
 from services.worker.child.errors import TaskError
@@ -39,6 +40,7 @@ class ChildProcess:
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._process = process
+        self._usage: psutil.Process | None = None
         self._death = asyncio.ensure_future(process.wait())
         self._reader = reader
         self._writer = writer
@@ -49,7 +51,7 @@ class ChildProcess:
     async def start(cls, environment: Mapping[str, str]) -> "ChildProcess":
         """Start a child in a session of its own, out of reach of the terminal's signals."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, effects.passing("process", "child"):
             boot = _BOOT.format(root=_ROOT, fd=theirs.fileno(), parent=os.getpid())
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -82,7 +84,9 @@ class ChildProcess:
         Raises TaskError (crash) if the child dies, MemoryExceeded, or CancelledError; the child is killed before, and
         `killed` is filled with what the job had used: cpu_seconds, memory_bytes_peak.
         """
-        cpu_seconds_before = _cpu_seconds(psutil.Process(self.pid)) if self.alive else 0.0
+        if self._usage is None and self.alive:
+            self._usage = psutil.Process(self.pid)
+        cpu_seconds_before = _cpu_seconds(self._usage) if self._usage else 0.0
         answer = asyncio.ensure_future(self._ask(job))
         watches: list[asyncio.Future[Any]] = [answer]
         if memory_bytes_max is not None:

@@ -1,0 +1,90 @@
+"""Every statement that counts, and every try of a request, passes the gate of services.common.effects."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from services.common import effects, lifecycle
+from services.common.aws import Aws, connect_aws
+from services.common.database import Pool, connect_alone, new_id
+from services.common.effects import Effect, Moment
+from services.common.settings import Settings
+
+Seen = list[tuple[Moment, Effect]]
+
+
+@pytest.fixture
+def seen() -> Iterator[Seen]:
+    seen: Seen = []
+    effects.watch(lambda moment, effect: seen.append((moment, effect)))
+    yield seen
+    effects.watch(None)
+
+
+def names(seen: Seen) -> list[str]:
+    """What was told "before"; its "after" followed at once."""
+    before, after = seen[::2], seen[1::2]
+    assert [("after", effect) for _, effect in before] == after
+    return [effect.name for _, effect in before]
+
+
+async def test_a_statement_alone_is_told_by_its_function(pool: Pool, seen: Seen) -> None:
+    await lifecycle.load_pool(pool, "default")
+    async with pool.acquire() as connection:
+        await lifecycle.stop_worker(connection, new_id())
+    assert names(seen) == ["common.lifecycle.load_pool", "common.lifecycle.stop_worker"]
+
+
+async def test_of_a_transaction_its_commit_alone_is_told(pool: Pool, seen: Seen) -> None:
+    async with pool.acquire() as connection:
+        await lifecycle.cancel_tasks(connection, new_id(), 1)  # a transaction of its own
+        async with connection.transaction():  # within ours it is none
+            await lifecycle.cancel_tasks(connection, new_id(), 1)
+            await lifecycle.stop_worker(connection, new_id())
+    assert names(seen) == ["common.lifecycle.cancel_tasks", "elsewhere"]
+
+
+async def test_a_transaction_that_rolls_back_has_no_effect(pool: Pool, seen: Seen) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with pool.acquire() as connection, connection.transaction():
+            await lifecycle.stop_worker(connection, new_id())
+            raise ZeroDivisionError
+    assert seen == []
+
+
+async def test_a_connection_of_its_own_is_watched_too(settings: Settings, seen: Seen) -> None:
+    connection = await connect_alone(settings.database_url)
+    await connection.add_listener("channel", lambda *_: None)
+    connection.terminate()
+    assert names(seen) == ["elsewhere"]
+
+
+async def test_calls_to_all_of_aws_are_told(aws: Aws, settings: Settings, seen: Seen) -> None:
+    await aws.s3.put_object(Bucket=settings.bucket, Key="key", Body=b"body")
+    answer = await aws.s3.get_object(Bucket=settings.bucket, Key="key")
+    await answer["Body"].read()
+    await aws.sqs.create_queue(QueueName=f"{settings.bucket}-queue")
+    await aws.autoscaling.describe_auto_scaling_groups()
+    assert [(effect.kind, effect.name) for _, effect in seen[::2]] == [
+        ("s3", "PutObject"),
+        ("s3", "GetObject"),
+        ("sqs", "CreateQueue"),
+        ("autoscaling", "DescribeAutoScalingGroups"),
+    ]
+    assert len(names(seen)) == 4
+
+
+async def test_each_try_of_a_call_is_told(settings: Settings, seen: Seen) -> None:
+    answers = iter([b"503 Slow Down", b"500 Internal Server Error", b"200 OK"])
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % next(answers))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect_aws(settings.model_copy(update={"aws_endpoint_url": url})) as aws:
+            await aws.s3.head_object(Bucket="bucket", Key="key")
+    assert names(seen) == ["HeadObject"] * 3
