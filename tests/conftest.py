@@ -9,6 +9,8 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.postgres import EmbeddedPostgres
@@ -18,6 +20,10 @@ from services.common.migrate import migrate
 from services.common.settings import Settings
 
 os.environ.update(AWS_ENVIRONMENT)
+
+# A busy machine is no failure.
+hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("patient")
 
 
 def free_port() -> int:

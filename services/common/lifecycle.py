@@ -140,8 +140,8 @@ async def plan_same_tasks(
 
 # dispatch: ready → queued, in bundles of neighbouring tasks. FOR SHARE on the job orders it against pause and cancel.
 # Second tries come first: a job that can't succeed is found out soon, and its end does not wait for them.
-# A task that has lost a worker goes alone: if it kills its workers, its neighbours must not fail with it. After a second
-# loss it is a suspect, of which a worker runs one at a time: so none who is innocent fails together with the culprit.
+# A task that has lost a worker goes alone: if it kills its workers, its neighbours must not fail with it. After a
+# second loss it is a suspect, of which a worker runs one at a time, so that no innocent one fails with the culprit.
 _DISPATCH = f"""
     WITH job AS (
         SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
@@ -155,7 +155,8 @@ _DISPATCH = f"""
         ORDER BY ready_at, index LIMIT $3 - (SELECT count(*) FROM again) FOR UPDATE SKIP LOCKED
     ), moved AS (
         UPDATE tasks AS t SET state = 'queued', ready_at = NULL, queued_at = now()
-        FROM (TABLE again UNION ALL TABLE fresh) AS p WHERE t.job_id = p.job_id AND t.stage = p.stage AND t.index = p.index
+        FROM (TABLE again UNION ALL TABLE fresh) AS p
+        WHERE t.job_id = p.job_id AND t.stage = p.stage AND t.index = p.index
         RETURNING t.job_id, t.stage, t.index, t.losses > 0 AS alone, t.losses >= {_SUSPECT_LOSSES} AS suspect
     ), islands AS (
         SELECT index, alone, suspect, index - row_number() OVER (PARTITION BY alone ORDER BY index) AS island FROM moved

@@ -1,8 +1,8 @@
 """Dispatch: keep each pool's queue topped up with a few bundles a slot, by priority and fair share.
 
 SQS has no priorities, so the order is made before it: only a short window of work is ever queued, and every step
-chooses anew which job's tasks come next. Bundles aim at half a second of work, by the stage's measured task time, and shrink
-towards the end of a stage (guided self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
+chooses anew which job's tasks come next. Bundles aim at half a second of work, by the stage's measured task time, and
+shrink towards the end of a stage (guided self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
 """
 
 import math

@@ -22,7 +22,11 @@ class Bundle:
 
 
 class Bundles:
-    """First claimed, first run. `suspects` are those held whose task may kill this worker; `claiming` are those whose claim is under way: not held, but not unknown either."""
+    """First claimed, first run.
+
+    `suspects` are those held whose task may kill this worker; `claiming` are those whose claim is under way: not held,
+    but not unknown either.
+    """
 
     def __init__(self) -> None:
         self._held: dict[UUID, Bundle] = {}

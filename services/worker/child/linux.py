@@ -54,9 +54,9 @@ def kill_descendants() -> None:
 
 def has_children() -> bool:
     """Whether a process runs that this one, or a process it has adopted, started."""
-    for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread has just ended
-            if path.read_text():
+    for thread in os.listdir("/proc/self/task") if _linux else ():  # noqa: PTH208  # after every task: quicker so
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children") as children:  # noqa: PTH123
+            if children.read():
                 return True
     return False
 

@@ -53,8 +53,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         linux.reset_memory_peak()
         cpu_seconds = linux.cpu_seconds()
         try:
-            os.environ.clear()
-            os.environ.update(job["environment"])
+            _set_environment(job["environment"])
             os.chdir(job["directory"])
             _dispatch(job, reply)
         except TaskError as error:
@@ -69,6 +68,13 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
         reply["cpu_seconds"] = linux.cpu_seconds() - cpu_seconds
         reply |= {"memory_bytes": linux.memory_bytes(), "leftovers": linux.has_children()}
     return reply
+
+
+def _set_environment(wanted: dict[str, str]) -> None:
+    """Change only what differs: most variables are those of the task before."""
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in wanted.items() if os.environ.get(name) != value})
 
 
 def _dispatch(job: dict[str, Any], reply: dict[str, Any]) -> None:
