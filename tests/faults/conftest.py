@@ -10,6 +10,8 @@ from services.common.database import Pool
 from services.common.settings import Settings
 from tests.grid import Gate, Grid
 
+pytest.register_assert_rewrite("tests.faults.outcome", "tests.faults.standing_grid")
+
 
 @pytest.fixture
 async def grid(settings: Settings, pool: Pool, aws: Aws, tmp_path: Path) -> AsyncIterator[Grid]:

@@ -1,6 +1,7 @@
 """Processors of the end-to-end and fault tests: plain functions that import nothing of Piecework."""
 
 import json
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,17 @@ def count(input: Path, output: Path, gate: str | None = None) -> None:
         record = json.loads(line)
         sums[record["word"]] += int(record["number"])
     output.write_text(json.dumps(sums))
+
+
+def add_up_at_second_try(input: Path, output: Path) -> None:
+    """Sum the numbers by word, of a file of records or a directory of such; but the first try of even tasks fails."""
+    if os.environ["PIECEWORK_ATTEMPT"] == "1" and int(os.environ["PIECEWORK_TASK_INDEX"]) % 2 == 0:
+        raise RuntimeError("the first try never works")
+    sums: Counter[str] = Counter()
+    for part in sorted(input.iterdir()) if input.is_dir() else [input]:
+        for record in map(json.loads, part.read_text().splitlines()):
+            sums[record["word"]] += int(record["number"])
+    output.write_text("".join(json.dumps({"word": word, "number": number}) + "\n" for word, number in sums.items()))
 
 
 def total(input: Path, output: Path) -> None:
