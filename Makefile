@@ -2,15 +2,16 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PEERS := .venv-peers
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--python-version 3.11 --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status run test lint bench lock clean
+.PHONY: help setup demo up down status run test storm lint bench bench-peers lock clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: .venv/.local  ## a virtual environment with all that the stack needs, in .venv
 	@echo "Ready: .venv"
@@ -33,24 +34,32 @@ run: .venv/.local  ## the local stack in the foreground, until Ctrl-C
 test: .venv/.dev  ## all tests (some of them only: make test TESTS=tests/unit)
 	@$(BIN)/python -m pytest $(TESTS)
 
+storm: .venv/.dev  ## 100,000 tasks in a storm of faults, and the truth about them (make storm STORM='--seed 7')
+	@$(BIN)/python -m tests.storm $(STORM)
+
 lint: .venv/.dev  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "run .venv/bin/ruff format ." >&2; exit 1; }
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: .venv/.dev  ## throughput, latency and memory, written to bench/results/
-	@$(BIN)/python -m bench
+bench: .venv/.bench  ## throughput, latency, memory, CPU, AWS requests (a longer one: make bench SUITES=tenmillion)
+	@$(BIN)/python -m bench $(SUITES)
+
+bench-peers: .venv/.bench $(PEERS)/.installed  ## the same beside Celery, Dramatiq, taskiq, arq, procrastinate, Dask, Ray
+	@$(BIN)/python -m bench peers
 
 lock: .venv/.python  ## compile requirements/*.txt anew (make lock UPGRADE=1: with the newest versions)
 	@$(LOCK) requirements/dev.in -o requirements/dev.txt
 	@for name in server client local; do \
 		$(LOCK) requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt || exit; done
+	@$(LOCK) requirements/bench.in -c requirements/dev.txt -o requirements/bench.txt
+	@$(LOCK) requirements/peers.in -o requirements/peers.txt
 	@$(LOCK) requirements/uv.in -o requirements/uv.txt
 
 clean:  ## stop the stack, and remove its data, the virtual environment and all caches
 	@if [ -x $(BIN)/python ] && [ -d .piecework ]; then $(BIN)/python -m deploy.local down; fi
-	@rm -rf .piecework .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache client/*.egg-info
+	@rm -rf .piecework .venv $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache client/*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python: requirements/uv.txt
@@ -77,3 +86,14 @@ clean:  ## stop the stack, and remove its data, the virtual environment and all 
 	@echo "Installing $$(grep -c '==' requirements/dev.txt) pinned packages for development"
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@
+
+.venv/.bench: .venv/.dev requirements/bench.txt
+	@$(INSTALL) --require-hashes -r requirements/bench.txt
+	@touch $@
+
+# A peer that can't be installed is reported by the benchmark, so a failure here ends nothing.
+$(PEERS)/.installed: .venv/.python requirements/peers.txt
+	@echo "Installing $$(grep -c '==' requirements/peers.txt) pinned packages of the peers"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS)
+	@if $(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes -r requirements/peers.txt; \
+		then touch $@; fi

