@@ -1,6 +1,6 @@
 """bench/results/README.md: the newest results of each suite in tables, beside what was aimed at."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ Written by `python -m bench` from the records in this directory; what is measure
 """
 
 
-def write_page(suites: Suites, directory: Path) -> Path:
+def write_page(suites: Suites, plots: Iterable[Path], directory: Path) -> Path:
     path = directory / "README.md"
-    sections = ["\n".join(section(suites)) for section in (_runs, _aims, _sizes, _peers, _plots(directory))]
+    sections = ["\n".join(section(suites)) for section in (_runs, _aims, _sizes, _peers)]
+    sections += [f"![{plot.stem}]({plot.name})" for plot in plots]
     path.write_text("\n\n".join([_HEAD.rstrip(), *filter(None, sections)]) + "\n")
     return path
 
@@ -161,11 +162,3 @@ def _cells(row: Any, ours: Any) -> Iterator[str]:
 
 def ratio_text(ratio: float) -> str:
     return f"{ratio:,.0f} x" if ratio >= 10 else f"{ratio:.2g} x"
-
-
-def _plots(directory: Path) -> Callable[[Suites], Iterator[str]]:
-    def links(_: Suites) -> Iterator[str]:
-        for path in sorted(directory.glob("*.png")):
-            yield f"![{path.stem}]({path.name})\n"
-
-    return links

@@ -57,8 +57,8 @@ def _peers_throughput(axes: Axes, suites: Suites) -> bool:
         ours = rates[rows[0]["peer"]]
         _bars(axes, rates, [f"{rate:,.0f}   ({ratio_text(ours / rate)})" for rate in rates.values()])
         axes.set_xscale("log")
-        axes.set_xlim(right=max(rates.values()) * 20)
-        axes.set_title("No-op tasks a second (and how many times that Piecework's built-in no-op is)")
+        axes.set_xlim(right=max(rates.values()) * 30)
+        axes.set_title("No-op tasks a second (in brackets: built-in no-op as a multiple)")
     return bool(rates)
 
 

@@ -34,7 +34,8 @@ class Record:
         """Draw the plots and write the page, of the newest results of each suite."""
         if self._keep:
             suites = newest(RESULTS)
-            for path in [*draw(suites, RESULTS), write_page(suites, RESULTS)]:
+            plots = draw(suites, RESULTS)
+            for path in [*plots, write_page(suites, plots, RESULTS)]:
                 print(f"written: {path.relative_to(RESULTS.parents[1])}")
 
 

@@ -66,9 +66,9 @@ async def _start_one() -> float:
 
 async def _until_done(poll_seconds: float) -> None:
     deadline = time.monotonic() + _TIMEOUT_SECONDS
-    while await _count(_LEFT):
+    while left := await _count(_LEFT):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"jobs are left after {_TIMEOUT_SECONDS:.0f} s")
+            raise TimeoutError(f"{left} jobs are left after {_TIMEOUT_SECONDS:.0f} s")
         await asyncio.sleep(poll_seconds)
 
 
