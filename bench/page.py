@@ -72,7 +72,7 @@ def _transform(results: Any) -> str:
     return (
         f"{results['ratio']:.2f} x: {ours['seconds']:.1f} s against {pool['seconds']:.1f} s; CPU: worker "
         f"{ours['cpu_seconds']['worker 0']:.1f} s, S3 emulator {ours['cpu_seconds']['emulator']:.1f} s, "
-        f"Pool {pool['cpu_seconds']:.1f} s"
+        f"Pool {pool['cpu_seconds']:.1f} s; {results['ratio_orjson']:.2f} x a Pool that reads and writes by orjson"
     )
 
 

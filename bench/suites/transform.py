@@ -1,7 +1,8 @@
 """1 GB of JSONL through a pure-Python record function, beside multiprocessing.Pool(2) on local files.
 
-Both read, parse, change and write each record by the standard library's json and bench_tasks.settle, in parts of 8 MiB,
-two at a time, each part's result in a file or object of its own. Piecework's seconds, from submission to the end of the
+Both apply bench_tasks.settle to each record, in parts of 8 MiB, two at a time, each part's result in a file or object of
+its own. The Pool's program reads and writes JSON by the standard library, as is usual, and then once more by orjson,
+which Piecework uses for its record functions. Piecework's seconds, from submission to the end of the
 job, include all its reads from and writes to S3; the upload, which a local file needs not, is given beside. The
 emulator is Python, too, and takes the CPU it needs from the same two cores: how much is given as well.
 """
@@ -11,10 +12,13 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from bench.grid import running_grid
 from bench.processes import Failed
@@ -33,15 +37,18 @@ def run(size: int | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="piecework-bench-") as name:
         directory = Path(name)
         path = _write_claims(directory / "claims.jsonl", (size or _MEGABYTES) * 1_000_000)
-        pool = _by_pool(path, directory / "out")
+        pool = _by_pool(path, directory / "json", "json")
+        pool_orjson = _by_pool(path, directory / "orjson", "orjson")
         grid = _by_grid(path)
     if (pool["records"], pool["bytes_out"]) != (grid["records"], grid["bytes_out"]):
         raise Failed(f"the results differ: {pool}, {grid}")
     return {
         "bytes_in": pool["bytes_in"],
         "pool": pool,
+        "pool_orjson": pool_orjson,
         "piecework": grid,
         "ratio": round(grid["seconds"] / pool["seconds"], 4),
+        "ratio_orjson": round(grid["seconds"] / pool_orjson["seconds"], 4),
     }
 
 
@@ -71,7 +78,7 @@ def _claim(draw: random.Random, number: int) -> dict[str, Any]:
     }
 
 
-def _by_pool(path: Path, out: Path) -> dict[str, Any]:
+def _by_pool(path: Path, out: Path, library: str) -> dict[str, Any]:
     out.mkdir()
     started, before = time.monotonic(), os.times()
     size = path.stat().st_size
@@ -80,7 +87,7 @@ def _by_pool(path: Path, out: Path) -> dict[str, Any]:
         for start in range(0, size, _PART_BYTES)
     ]
     with get_context("fork").Pool(2) as pool:
-        records = sum(pool.imap_unordered(transform_span, spans))
+        records = sum(pool.imap_unordered(partial(transform_span, library=library), spans))
         seconds = time.monotonic() - started
         pool.close()
         pool.join()
@@ -94,10 +101,23 @@ def _by_pool(path: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def transform_span(span: Span) -> int:
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def _encode(value: Any) -> bytes:
+    return _encoder.encode(value).encode()
+
+
+_LIBRARIES: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
+    "json": (json.loads, _encode),
+    "orjson": (orjson.loads, orjson.dumps),
+}
+
+
+def transform_span(span: Span, library: str = "json") -> int:
     """Transform the lines that begin within the span; returns how many."""
     path, start, end, target = span
-    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    decode, encode = _LIBRARIES[library]
     records = 0
     with path.open("rb") as source, target.open("wb", buffering=1 << 20) as results:
         if start:
@@ -108,7 +128,7 @@ def transform_span(span: Span) -> int:
             if position >= end:
                 break
             position += len(line)
-            results.write(encode(settle(json.loads(line))).encode() + b"\n")
+            results.write(encode(settle(decode(line))) + b"\n")
             records += 1
     return records
 
@@ -144,7 +164,8 @@ def report(results: dict[str, Any]) -> Iterator[str]:
     pool, grid = results["pool"], results["piecework"]
     yield (
         f"{results['bytes_in'] / 1e6:,.0f} MB, {pool['records']:,} records: Piecework {grid['seconds']:.1f} s, "
-        f"Pool(2) on local files {pool['seconds']:.1f} s, ratio {results['ratio']:.3f}"
+        f"Pool(2) on local files {pool['seconds']:.1f} s, ratio {results['ratio']:.3f}; "
+        f"Pool(2) with orjson {results['pool_orjson']['seconds']:.1f} s, ratio {results['ratio_orjson']:.3f}"
     )
     cpu = grid["cpu_seconds"]
     yield (

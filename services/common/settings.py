@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: PositiveFloat = 5.0
     resend_seconds: PositiveFloat = Field(60.0, description="an unclaimed bundle is sent again after this long")
     loop_seconds: PositiveFloat = Field(0.1, description="pause of a busy scheduler loop between steps")
-    idle_seconds: PositiveFloat = Field(2.0, description="pause of an idle scheduler loop, cut short by NOTIFY")
+    idle_seconds: PositiveFloat = Field(5.0, description="pause of an idle scheduler loop, cut short by NOTIFY")
     bundle_seconds: PositiveFloat = Field(0.5, description="work aimed at per SQS message")
     bundle_tasks_max: PositiveInt = 500
     window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles kept queued per slot of a pool")

@@ -19,6 +19,11 @@ JOBS_MAX = 100  # per step
 # A run that starts this late is a missed one, and the schedule's misfire policy decides.
 MISFIRE_GRACE = timedelta(seconds=60)
 
+# Most looks find nothing: one statement, no transaction.
+_ANY_DUE = """
+    SELECT EXISTS (SELECT FROM jobs WHERE state = 'scheduled' AND run_at <= now())
+        OR EXISTS (SELECT FROM schedules WHERE NOT paused AND next_run_at <= now())"""
+
 _DUE = """
     SELECT schedule_id, cron, time_zone, misfire, job, next_run_at, now() AS now FROM schedules
     WHERE NOT paused AND next_run_at <= now() ORDER BY next_run_at LIMIT 1 FOR UPDATE SKIP LOCKED"""
@@ -26,6 +31,8 @@ _DUE = """
 
 async def step(grid: Grid) -> bool:
     """Start due jobs and run due schedules, each in one transaction."""
+    if not await grid.pool.fetchval(_ANY_DUE):
+        return False
     async with grid.pool.acquire() as connection:
         async with connection.transaction():
             started = await start_due_jobs(connection, JOBS_MAX)

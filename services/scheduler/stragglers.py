@@ -31,10 +31,14 @@ _STAGES = """
       AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = s.pool AND b.worker_id IS NULL)"""
 
 
+_ANY_RACE = "SELECT EXISTS (SELECT FROM bundles WHERE backed_up OR backup_of IS NOT NULL)"
+
+
 async def step(grid: Grid) -> bool:
     """Free the losers of races that are over, then offer backups; True while a stage may need one."""
-    async with grid.pool.acquire() as connection:
-        await lifecycle.settle_races(connection)
+    if await grid.pool.fetchval(_ANY_RACE):
+        async with grid.pool.acquire() as connection:
+            await lifecycle.settle_races(connection)
     stages = await grid.pool.fetch(_STAGES)
     for stage in stages:
         if stage["slots_free"] > 0:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 from uuid import UUID
 
+import orjson
+
 from services.worker.child.errors import TaskError
 from services.worker.child.parquet import ParquetRows
 
@@ -114,7 +116,18 @@ def _refuse_constant(name: str) -> None:
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def _parse_json(text: str) -> Any:
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER = b"0" * 19  # orjson makes a float of an integer of more than 64 bits
+
+
+def _parse_json(raw: bytes) -> Any:
+    """By orjson, several times as fast; what it refuses or would round, the standard reader reads. Raises Malformed."""
+    if _LONG_NUMBER not in raw.translate(_DIGITS_AS_ZEROS):
+        try:
+            return orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            pass
+    text = _decode(raw)
     try:
         return _decoder.decode(text)
     except json.JSONDecodeError as error:
@@ -147,7 +160,7 @@ class JsonLines(TextLines):
         return (line for line in _lines(self.path) if not line.isspace())
 
     def parse(self, raw: bytes) -> Any:
-        return _parse_json(_decode(raw))
+        return _parse_json(raw)
 
     def show(self, raw: bytes) -> Any:
         try:
@@ -242,8 +255,21 @@ def _plain(value: Any) -> Any:
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
 
 
+# Of these types orjson would write more than the standard writer does.
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
 def encode_json(value: Any) -> bytes:
-    """Compact JSON in UTF-8; raises Malformed."""
+    """Compact JSON in UTF-8; raises Malformed.
+
+    By orjson where it writes what the standard writer does: it writes null for a number that is none.
+    """
+    try:
+        encoded = orjson.dumps(value, _plain, _OPTIONS)
+        if b"null" not in encoded:
+            return encoded
+    except orjson.JSONEncodeError:
+        pass
     try:
         return _encoder.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
