@@ -1,10 +1,10 @@
 """1 GB of JSONL through a pure-Python record function, beside multiprocessing.Pool(2) on local files.
 
-Both apply bench_tasks.settle to each record, in parts of 8 MiB, two at a time, each part's result in a file or object of
-its own. The Pool's program reads and writes JSON by the standard library, as is usual, and then once more by orjson,
-which Piecework uses for its record functions. Piecework's seconds, from submission to the end of the
-job, include all its reads from and writes to S3; the upload, which a local file needs not, is given beside. The
-emulator is Python, too, and takes the CPU it needs from the same two cores: how much is given as well.
+Both apply bench_tasks.settle to each record, in parts of 8 MiB, two at a time, each part's result in a file or object
+of its own. The Pool's program reads and writes JSON by the standard library, as is usual, and then once more by orjson,
+which Piecework uses for its record functions. Piecework's seconds, from submission to the end of the job, include all
+its reads from and writes to S3; the upload, which a local file needs not, is given beside. The emulator is Python, too,
+and takes the CPU it needs from the same two cores: how much is given as well.
 """
 
 import json

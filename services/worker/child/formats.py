@@ -121,7 +121,7 @@ _LONG_NUMBER = b"0" * 19  # orjson makes a float of an integer of more than 64 b
 
 
 def _parse_json(raw: bytes) -> Any:
-    """By orjson, several times as fast; what it refuses or would round, the standard reader reads. Raises Malformed."""
+    """By orjson, several times as fast; what it refuses or rounds, the standard reader reads. Raises Malformed."""
     if _LONG_NUMBER not in raw.translate(_DIGITS_AS_ZEROS):
         try:
             return orjson.loads(raw)
