@@ -253,6 +253,7 @@ async def claim(connection: Connection | Pool, worker_id: UUID, bundle_ids: Sequ
     return [ClaimedTask(*row) for row in rows]
 
 
+# (An attempt may begin after now(), the start of the transaction that ends it: it waited for the claim's locks.)
 _ATTEMPT_COLUMNS = """job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at, run_seconds,
     exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected, cpu_seconds, memory_bytes_peak,
     log"""
@@ -325,8 +326,8 @@ _COMPLETE = f"""
             run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
             cpu_seconds, memory_bytes_peak, log
         FROM ended
-        UNION ALL SELECT job_id, stage, index, loser, loser_worker_id, pool, 'cancelled', loser_started_at, now(),
-            extract(epoch FROM now() - loser_started_at), NULL,
+        UNION ALL SELECT job_id, stage, index, loser, loser_worker_id, pool, 'cancelled',
+            least(loser_started_at, now()), now(), greatest(extract(epoch FROM now() - loser_started_at), 0), NULL,
             jsonb_build_object('type', 'overtaken', 'message', format('attempt %s succeeded first', attempt)),
             0, 0, 0, 0, 0, 0, 0, NULL
         FROM ended WHERE loser_worker_id IS NOT NULL
@@ -419,8 +420,8 @@ _GIVE_BACK = f"""
         RETURNING t.job_id, t.stage, t.state
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})
-        SELECT job_id, stage, index, attempt, worker_id, pool, $1, claimed_at, now(),
-            extract(epoch FROM now() - claimed_at), NULL, error, 0, 0, 0, 0, 0, 0, 0, NULL
+        SELECT job_id, stage, index, attempt, worker_id, pool, $1, least(claimed_at, now()), now(),
+            greatest(extract(epoch FROM now() - claimed_at), 0), NULL, error, 0, 0, 0, 0, 0, 0, 0, NULL
         FROM explained
     ), counted AS (
         {
@@ -533,8 +534,8 @@ _CANCEL_BUNDLED = f"""
             t.backup_attempt, t.backup_worker_id, t.backup_started_at
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})
-        SELECT job_id, stage, index, a.attempt, a.worker_id, pool, 'cancelled', a.started_at, now(),
-            extract(epoch FROM now() - a.started_at), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL
+        SELECT job_id, stage, index, a.attempt, a.worker_id, pool, 'cancelled', least(a.started_at, now()), now(),
+            greatest(extract(epoch FROM now() - a.started_at), 0), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL
         FROM cancelled AS c CROSS JOIN LATERAL (
             VALUES (attempt, worker_id, started_at), (backup_attempt, backup_worker_id, backup_started_at)
         ) AS a (attempt, worker_id, started_at)

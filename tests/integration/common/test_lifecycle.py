@@ -646,3 +646,16 @@ async def test_a_stage_is_loaded_with_the_processor_version_of_its_submission(pl
     assert (work.spec.builtin, work.params, work.timeout_seconds, work.rejects_max) == ("noop", {"a": 1}, 9, 4)
     with pytest.raises(LookupError):
         await lifecycle.load_stage(play.pool, new_id(), 0)
+
+
+async def test_an_attempt_that_begins_after_the_transaction_that_ends_it_took_no_negative_time(play: Play) -> None:
+    job_id = await play.submit()
+    await play.plan(job_id, 1)
+    worker_id = await play.register()
+    async with play.pool.acquire() as connection, connection.transaction():
+        await connection.fetchval("SELECT now()")  # its time begins
+        [task] = await play.run(worker_id, job_id)
+        assert await lifecycle.abandon(connection, worker_id, [task.bundle_id]) == 1
+
+    attempt = await play.pool.fetchrow("SELECT started_at <= finished_at AS ordered, run_seconds FROM attempts")
+    assert (attempt["ordered"], attempt["run_seconds"]) == (True, 0)
