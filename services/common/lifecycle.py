@@ -10,6 +10,7 @@ its worker, so whatever a worker or a message loses is found again through `bund
 A running task may have a backup attempt on a second worker: the columns `backup_…` of the task, and a bundle of its
 own. The two race, and the fence lets one succeed: then `backup_…` tell of the loser. If one of them ends otherwise, the
 task goes on with the other, and `attempt`, `worker_id`, `started_at` tell of that one.
+
 All functions take a connection or a pool; a statement is atomic by itself and can join a caller's transaction. All
 lock in one order, so that no two wait for each other: jobs, bundles (by id, or those alone that nobody has locked),
 tasks by key, counters by key.
@@ -109,6 +110,20 @@ def _count(source: str, slot: str, **sums: str) -> str:
 
 def _slot(worker_id: UUID) -> int:
     return SCHEDULER_SLOT + 1 + worker_id.int % _WORKER_SLOTS
+
+
+def _cut_short(started_at: str) -> str:
+    """SQL for started_at, finished_at and run_seconds of an attempt that is over now, though its worker runs it.
+
+    It may have begun after now(), the start of the transaction that ends it: that waited for the locks of its claim.
+    """
+    return f"least({started_at}, now()), now(), greatest(extract(epoch FROM now() - {started_at}), 0)"
+
+
+def _runs_by(bundle: str) -> str:
+    """SQL: whether the worker that has claimed the bundle runs an attempt of task `t`, the first or a backup, by it."""
+    return f"""(t.worker_id = {bundle}.worker_id AND t.started_at = {bundle}.claimed_at
+            OR t.backup_worker_id = {bundle}.worker_id AND t.backup_started_at = {bundle}.claimed_at)"""
 
 
 # plan: a splitter's inputs become ready tasks; the caller saves its cursor in the same transaction.
@@ -253,7 +268,6 @@ async def claim(connection: Connection | Pool, worker_id: UUID, bundle_ids: Sequ
     return [ClaimedTask(*row) for row in rows]
 
 
-# (An attempt may begin after now(), the start of the transaction that ends it: it waited for the claim's locks.)
 _ATTEMPT_COLUMNS = """job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at, run_seconds,
     exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected, cpu_seconds, memory_bytes_peak,
     log"""
@@ -326,8 +340,9 @@ _COMPLETE = f"""
             run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
             cpu_seconds, memory_bytes_peak, log
         FROM ended
-        UNION ALL SELECT job_id, stage, index, loser, loser_worker_id, pool, 'cancelled',
-            least(loser_started_at, now()), now(), greatest(extract(epoch FROM now() - loser_started_at), 0), NULL,
+        UNION ALL SELECT job_id, stage, index, loser, loser_worker_id, pool, 'cancelled', {
+    _cut_short("loser_started_at")
+}, NULL,
             jsonb_build_object('type', 'overtaken', 'message', format('attempt %s succeeded first', attempt)),
             0, 0, 0, 0, 0, 0, 0, NULL
         FROM ended WHERE loser_worker_id IS NOT NULL
@@ -384,8 +399,7 @@ _GIVE_BACK = f"""
             CASE WHEN t.worker_id = d.worker_id THEN t.attempt ELSE t.backup_attempt END AS attempt
         FROM dropped AS d JOIN tasks AS t ON t.job_id = d.job_id AND t.stage = d.stage
             AND t.index >= d.first AND t.index < d.first + d.count
-        WHERE t.state = 'running' AND (t.worker_id = d.worker_id AND t.started_at = d.claimed_at
-            OR t.backup_worker_id = d.worker_id AND t.backup_started_at = d.claimed_at)
+        WHERE t.state = 'running' AND {_runs_by("d")}
         ORDER BY t.job_id, t.stage, t.index FOR UPDATE OF t
     ), explained AS (
         SELECT *, CASE WHEN $1 = 'lost' THEN jsonb_build_object('type', 'lost', 'message',
@@ -420,8 +434,8 @@ _GIVE_BACK = f"""
         RETURNING t.job_id, t.stage, t.state
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})
-        SELECT job_id, stage, index, attempt, worker_id, pool, $1, least(claimed_at, now()), now(),
-            greatest(extract(epoch FROM now() - claimed_at), 0), NULL, error, 0, 0, 0, 0, 0, 0, 0, NULL
+        SELECT job_id, stage, index, attempt, worker_id, pool, $1, {_cut_short("claimed_at")}, NULL, error,
+            0, 0, 0, 0, 0, 0, 0, NULL
         FROM explained
     ), counted AS (
         {
@@ -534,8 +548,10 @@ _CANCEL_BUNDLED = f"""
             t.backup_attempt, t.backup_worker_id, t.backup_started_at
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})
-        SELECT job_id, stage, index, a.attempt, a.worker_id, pool, 'cancelled', least(a.started_at, now()), now(),
-            greatest(extract(epoch FROM now() - a.started_at), 0), NULL, NULL, 0, 0, 0, 0, 0, 0, 0, NULL
+        SELECT job_id, stage, index, a.attempt, a.worker_id, pool, 'cancelled', {
+    _cut_short("a.started_at")
+}, NULL, NULL,
+            0, 0, 0, 0, 0, 0, 0, NULL
         FROM cancelled AS c CROSS JOIN LATERAL (
             VALUES (attempt, worker_id, started_at), (backup_attempt, backup_worker_id, backup_started_at)
         ) AS a (attempt, worker_id, started_at)
@@ -627,15 +643,14 @@ _LOCK_RACED = """
     SELECT bundle_id FROM bundles WHERE backed_up OR backup_of IS NOT NULL
     ORDER BY bundle_id LIMIT 1000 FOR UPDATE SKIP LOCKED"""
 
-_DROP_SETTLED = """
+_DROP_SETTLED = f"""
     DELETE FROM bundles AS b
     WHERE bundle_id = ANY($1::uuid[]) AND NOT EXISTS (
         SELECT FROM tasks AS t
         WHERE t.job_id = b.job_id AND t.stage = b.stage AND t.index >= b.first AND t.index < b.first + b.count
           AND t.state = 'running' AND CASE WHEN b.worker_id IS NULL
             THEN t.worker_id = b.backup_of AND t.backup_attempt IS NULL
-            ELSE t.worker_id = b.worker_id AND t.started_at = b.claimed_at
-              OR t.backup_worker_id = b.worker_id AND t.backup_started_at = b.claimed_at END)"""
+            ELSE {_runs_by("b")} END)"""
 
 
 async def settle_races(connection: Connection) -> None:

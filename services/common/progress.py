@@ -7,9 +7,9 @@ from pydantic import BaseModel, Field
 
 COUNTS = ("ready", "queued", "running", "succeeded", "failed", "cancelled")
 
-# SQL: the sums of a stage's counters, by the names of COUNTS; `s` is the row of stages.
+# SQL: the sums of a stage's counters, by the names of COUNTS, and its attempts; `s` is the row of stages.
 SUM_COUNTERS = f"""
-    SELECT {", ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in COUNTS)}
+    SELECT {", ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in (*COUNTS, "attempts"))}
     FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage"""
 
 

@@ -18,21 +18,17 @@ class Bundle:
     stage: StageWork
     waiting: deque[ClaimedTask]
     unfinished: int
+    suspect: bool  # its task may kill this worker
     claimed_at: float = field(default_factory=time.monotonic)
 
 
 class Bundles:
-    """First claimed, first run.
-
-    `suspects` are those held whose task may kill this worker; `claiming` are those whose claim is under way: not held,
-    but not unknown either.
-    """
+    """First claimed, first run. `claiming` are those whose claim is under way: not held, but not unknown either."""
 
     def __init__(self) -> None:
         self._held: dict[UUID, Bundle] = {}
         self._queue: deque[Bundle] = deque()
         self._any_waiting = asyncio.Event()
-        self.suspects: set[UUID] = set()
         self.claiming: frozenset[UUID] = frozenset()
         self.tasks_waiting = 0
 
@@ -43,12 +39,14 @@ class Bundles:
     def ids(self) -> frozenset[UUID]:
         return frozenset(self._held)
 
+    @property
+    def hold_suspect(self) -> bool:
+        return any(bundle.suspect for bundle in self._held.values())
+
     def add(self, bundle_id: UUID, stage: StageWork, tasks: Sequence[ClaimedTask], *, suspect: bool) -> None:
-        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks))
+        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), suspect)
         self._held[bundle_id] = bundle
         self._queue.append(bundle)
-        if suspect:
-            self.suspects.add(bundle_id)
         self.tasks_waiting += len(tasks)
         self._any_waiting.set()
 
@@ -86,7 +84,6 @@ class Bundles:
         """Forget bundles that are reported as done, or that the database says are no longer ours."""
         for bundle_id in bundle_ids:
             bundle = self._held.pop(bundle_id, None)
-            self.suspects.discard(bundle_id)
             if bundle is not None and bundle.waiting:
                 self._queue.remove(bundle)
                 self.tasks_waiting -= len(bundle.waiting)

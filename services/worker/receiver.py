@@ -191,8 +191,9 @@ class Receiver:
 
     def _must_pass(self, message: Message, offers: Iterable[Message]) -> bool:
         """A backup of what this worker runs itself, and a second suspect, are for others."""
-        holds_suspect = bool(self._bundles.suspects) or any(offer.suspect for offer in offers)
-        return message.backup_of == self._worker_id or (message.suspect and holds_suspect)
+        if message.backup_of == self._worker_id:
+            return True
+        return message.suspect and (self._bundles.hold_suspect or any(offer.suspect for offer in offers))
 
     def _refuse(self, offers: dict[UUID, Message]) -> list[UUID]:
         """Take those out of the offers that other workers had better run; returns their bundles."""

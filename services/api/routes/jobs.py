@@ -73,10 +73,7 @@ _JOB = f"""
     SELECT j.*, (
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
             SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
-                s.chains, s.planned, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result, c.*, (
-                    SELECT coalesce(sum(attempts), 0) FROM stage_counters AS sc
-                    WHERE sc.job_id = s.job_id AND sc.stage = s.stage
-                ) AS attempts
+                s.chains, s.planned, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result, c.*
             FROM stages AS s CROSS JOIN LATERAL ({SUM_COUNTERS}) AS c
             WHERE s.job_id = j.job_id
         ) AS x
@@ -92,8 +89,11 @@ async def load_job(connection: Connection | Pool, job_id: UUID) -> Job:
     split = row["stages"][0]["planned"]
     stages = [
         stage
-        | {"progress": progress, "task_count": sum(dict(progress).values()) if split else None}
-        | {"slowed": is_slowed(stage)}
+        | {
+            "progress": progress,
+            "task_count": sum(dict(progress).values()) if split else None,
+            "slowed": is_slowed(stage),
+        }
         for stage, progress in zip(row["stages"], count_progress(row["stages"]), strict=True)
     ]
     return Job.model_validate({**row, "stages": stages})
