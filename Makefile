@@ -11,13 +11,15 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 .PHONY: help setup demo up down status run test storm lint bench bench-peers lock clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+)(%?):.*## (.*)/  make \1\2\t\3/; s/%/NAME/' | expand -t 20
 
 setup: .venv/.local  ## a virtual environment with all that the stack needs, in .venv
 	@echo "Ready: .venv"
 
-demo: .venv/.local  ## start a grid of its own, run a two-stage job over 336,776 flights, check the results, stop
-	@$(BIN)/python -m deploy.local demo
+demo: example-flights  ## start a grid of its own, run a two-stage job over 336,776 flights, check the results, stop
+
+example-%: .venv/.local  ## the same for: claims, media, multipart, transform (larger: make example-transform SIZE=1, in GB)
+	@$(BIN)/python -m deploy.local example $* $(if $(SIZE),--gigabytes $(SIZE))
 
 up: .venv/.local  ## start the local stack and leave it running
 	@$(BIN)/python -m deploy.local up
@@ -53,6 +55,7 @@ lock: .venv/.python  ## compile requirements/*.txt anew (make lock UPGRADE=1: wi
 	@$(LOCK) requirements/dev.in -o requirements/dev.txt
 	@for name in server client local; do \
 		$(LOCK) requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt || exit; done
+	@$(LOCK) examples/media/requirements.in -c requirements/dev.txt -o examples/media/requirements.txt
 	@$(LOCK) requirements/bench.in -c requirements/dev.txt -o requirements/bench.txt
 	@$(LOCK) requirements/peers.in -o requirements/peers.txt
 	@$(LOCK) requirements/uv.in -o requirements/uv.txt

@@ -8,14 +8,14 @@ import traceback
 
 from bench.record import Record
 
-STANDARD = ("noop", "latency", "sleep", "transform", "idle")
-SUITES = (*STANDARD, "peers", "tenmillion")
+STANDARD = ("noop", "latency", "sleep", "transform", "sql", "transcode", "merge", "idle")
+SUITES = (*STANDARD, "splits", "peers", "tenmillion")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all but the last two"
+        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all but the last three"
     )
     parser.add_argument(
         "--size", type=int, help="tasks (jobs, MB) instead of the suite's own number, to try it small; not recorded"

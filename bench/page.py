@@ -76,6 +76,40 @@ def _transform(results: Any) -> str:
     )
 
 
+def _sql(results: Any) -> str:
+    alone, ours = results["duckdb"], results["piecework"]
+    return (
+        f"{results['ratio']:.2f} x: {ours['seconds']:.1f} s against {alone['seconds']:.1f} s; CPU: worker "
+        f"{ours['cpu_seconds']['worker 0']:.1f} s, S3 emulator {ours['cpu_seconds']['emulator']:.1f} s, "
+        f"DuckDB {alone['cpu_seconds']:.1f} s"
+    )
+
+
+def _transcode(results: Any) -> str:
+    return "; ".join(
+        f"{codec}: {made['ratio']:.2f} x, {made['seconds']:.1f} s against {made['ffmpeg']['seconds']:.1f} s"
+        for codec, made in results["codecs"].items()
+    )
+
+
+def _merge(results: Any) -> str:
+    copied, rates = results["copied"], {name: run["parts_per_second"] for name, run in results.items()}
+    return (
+        f"{copied['bytes'] / 1e6:,.0f} MB in {copied['parts']} parts: {copied['cpu_seconds']:.1f} s of CPU; the S3 "
+        f"emulator takes {copied['seconds']:.1f} s to join them; parts of 10 KiB: {rates['coalesced']:,.0f}/s "
+        f"({rates['one_by_one']:,.0f}/s one by one); with 20 ms to the first byte {rates['coalesced_20_ms']:,.0f}/s "
+        f"({rates['one_by_one_20_ms']:,.0f}/s)"
+    )
+
+
+def _splits(results: Any) -> str:
+    lines, listing = results["lines"], results["listing"]
+    return (
+        f"{100 * lines['read_share']:.4f} %, at {lines['tasks_a_second']:,} parts/s; {listing['tasks']:,} objects are "
+        f"listed at {listing['tasks_a_second']:,}/s"
+    )
+
+
 def _flatness(results: Any) -> str:
     first = results["samples"][0]["memory_bytes"]
     peaks = results["memory_peak_bytes"]
@@ -98,6 +132,10 @@ _AIMS: list[tuple[str, str, Callable[[Any], str]]] = [
         lambda results: f"{100 * results['of_ideal']:.1f} %",
     ),
     ("transform", "1 GB of JSONL in pure Python: at most 1.10 x `Pool(2)` on local files", _transform),
+    ("sql", "DuckDB over 1 GB of CSV: at most 1.50 x DuckDB alone, with 2 threads, on the local file", _sql),
+    ("transcode", "a film in segments on two slots: at most 1.15 x one ffmpeg of two threads", _transcode),
+    ("merge", "joining outputs: time grows with the parts, not the bytes; small ones are read many at once", _merge),
+    ("splits", "splitting 1 TB into 16,384 parts: at most 0.01 % of it is read", _splits),
     (
         "latency",
         "idle grid, submission to first start: p50 at most 50 ms, p99 at most 250 ms",

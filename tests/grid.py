@@ -17,10 +17,11 @@ from asyncpg import Record
 
 from services.common.aws import Aws
 from services.common.database import UNAVAILABLE, Pool
-from services.common.jobs import register_pool, register_processor, submit_job
+from services.common.jobs import register_pool, register_processor
 from services.common.layout import Location
 from services.common.settings import Settings
 from services.common.spec import JobSpec, ProcessorSpec
+from services.common.submission import submit_job
 
 PROCESSORS = Path(__file__).parent / "processors"
 DEADLINE_SECONDS = 60.0
@@ -189,7 +190,9 @@ class Grid:
 
     async def result_files(self, job_id: UUID) -> dict[str, bytes]:
         """The job's result files by name."""
-        result = await self.pool.fetchval("SELECT result FROM stages WHERE job_id = $1 AND result IS NOT NULL", job_id)
+        result = await self.pool.fetchval(
+            "SELECT result FROM stages WHERE job_id = $1 ORDER BY stage DESC LIMIT 1", job_id
+        )
         files = {}
         for file in result["files"]:
             place = Location.parse(file["uri"])

@@ -18,9 +18,10 @@ from bench.scale.sampler import Sampler
 from bench.scale.summary import summarize
 from deploy.local.postgres import EmbeddedPostgres
 from services.common.database import Pool, connect_pool
-from services.common.jobs import register_pool, register_processor, submit_job
+from services.common.jobs import register_pool, register_processor
 from services.common.migrate import migrate
 from services.common.spec import JobSpec, ProcessorSpec
+from services.common.submission import submit_job
 
 _FULL = 0.97  # of the slots at work: the fleet is up
 _STALLED_SECONDS = 60.0  # without more slots at work: the database is its limit

@@ -12,6 +12,7 @@ from uuid import UUID
 import httpx
 
 from piecework.config import load_config
+from piecework.packing import packed
 from piecework.shapes import (
     ApiKey,
     DeliveryState,
@@ -24,6 +25,7 @@ from piecework.shapes import (
     Misfire,
     NewApiKey,
     NewWebhookEndpoint,
+    Package,
     Page,
     Pool,
     PoolStats,
@@ -33,10 +35,12 @@ from piecework.shapes import (
     Results,
     Role,
     Schedule,
+    Split,
     Task,
     TaskDetail,
     TaskLog,
     TaskState,
+    Trigger,
     Upload,
     Uploaded,
     UploadedPart,
@@ -46,7 +50,7 @@ from piecework.shapes import (
     WorkerState,
     WorkerStats,
 )
-from piecework.transfer import Progress, Transfers
+from piecework.transfer import Progress, Transfers, files_in
 from piecework.transport import Transport
 
 T = TypeVar("T")
@@ -120,6 +124,13 @@ class Client:
         """Submit a JobSpec; repeating it with the same key returns the first job."""
         return self._api.create(Job, "/v1/jobs", spec, idempotency_key)
 
+    def preview_split(
+        self, input: Mapping[str, Any] | list[Any], *, pool: str = "default", parts_max: int = 20
+    ) -> Split:
+        """What a job's input, or inputs, would be split into, for a pool of that name; nothing is run."""
+        body = {"input": input, "pool": pool, "parts_max": parts_max}
+        return self._api.post(Split, "/v1/splits", body, repeatable=True)
+
     def list_jobs(
         self,
         *,
@@ -171,16 +182,24 @@ class Client:
         return self._objects.read(url)
 
     def download(self, files: Iterable[ResultFile], directory: Path, *, progress: Progress | None = None) -> list[Path]:
-        """Download result files, several at a time, into `directory`; each appears whole or not at all."""
+        """Download result files, several at a time, into `directory`; each appears undamaged or not at all."""
         return self._objects.download(files, directory, progress)
 
     def upload(self, path: Path, *, progress: Progress | None = None) -> Uploaded:
-        """Upload a local file, several parts at a time; the answer's `uri` is what a job's input names."""
+        """Upload a local file, or all files of a directory, several at a time.
+
+        The answer's `uri` is what a job's input names; of a directory it is a prefix.
+        """
+        if path.is_dir():
+            files = files_in(path)
+            upload = self.create_upload(f"{path.resolve().name}/", sum(file.stat().st_size for file in files))
+            self._objects.send_files(files, path, upload, progress)
+            return self.complete_upload(upload["upload_id"], [])
         upload = self.create_upload(path.name, path.stat().st_size)
         return self.complete_upload(upload["upload_id"], self._objects.send(path, upload, progress))
 
     def create_upload(self, filename: str, size: int) -> Upload:
-        """Announce an upload of `size` bytes (`upload` does all three steps)."""
+        """Announce an upload of `size` bytes (`upload` does all three steps); `name/` is a directory."""
         return self._api.create(Upload, "/v1/uploads", {"filename": filename, "bytes": size})
 
     def complete_upload(self, upload_id: Id, parts: Iterable[UploadedPart]) -> Uploaded:
@@ -218,6 +237,43 @@ class Client:
     def resume_schedule(self, schedule_id: Id) -> Schedule:
         return self._api.post(Schedule, f"/v1/schedules/{schedule_id}/resume")
 
+    # Triggers
+
+    def create_trigger(
+        self,
+        name: str,
+        queue_url: str,
+        job: Mapping[str, Any],
+        *,
+        prefix: str = "",
+        suffix: str = "",
+        match: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Trigger:
+        """Submit `job`, a JobSpec with `{placeholders}`, for each message of an SQS queue.
+
+        With a prefix or a suffix: for each created object whose URI begins and ends so. With `match`, only messages
+        whose fields (by dotted path) are what it says.
+        """
+        body = {"name": name, "queue_url": queue_url, "prefix": prefix, "suffix": suffix, "match": dict(match or {})}
+        body["job"] = job
+        return self._api.create(Trigger, "/v1/triggers", body, idempotency_key)
+
+    def list_triggers(self) -> Listing[Trigger]:
+        return self._list(Trigger, "/v1/triggers")
+
+    def get_trigger(self, trigger_id: Id) -> Trigger:
+        return self._api.get(Trigger, f"/v1/triggers/{trigger_id}")
+
+    def delete_trigger(self, trigger_id: Id) -> None:
+        self._api.delete(f"/v1/triggers/{trigger_id}")
+
+    def pause_trigger(self, trigger_id: Id) -> Trigger:
+        return self._api.post(Trigger, f"/v1/triggers/{trigger_id}/pause")
+
+    def resume_trigger(self, trigger_id: Id) -> Trigger:
+        return self._api.post(Trigger, f"/v1/triggers/{trigger_id}/resume")
+
     # Processors
 
     def register_processor(
@@ -233,6 +289,22 @@ class Client:
 
     def get_processor(self, name: str, *, version: int | None = None) -> ProcessorDetail:
         return self._api.get(ProcessorDetail, f"/v1/processors/{_segment(name)}", version=version)
+
+    def push_package(self, directory: Path, *, progress: Progress | None = None) -> Package:
+        """Ship a directory of code; its `sha256` is what a processor's `package` names.
+
+        Hidden files and compiled Python are left out. The same files make the same package, which goes over the wire
+        once. Raises InputError if it is too large.
+        """
+        with packed(directory) as archive:
+            package = self.create_package(archive.sha256, archive.bytes)
+            if package["url"] is not None:
+                self._objects.put(archive.path, package["url"], progress)
+        return package
+
+    def create_package(self, sha256: str, size: int) -> Package:
+        """Announce a package by the hash of its archive (`push_package` does it all)."""
+        return self._api.post(Package, "/v1/packages", {"sha256": sha256, "bytes": size}, repeatable=True)
 
     # The grid
 

@@ -1,9 +1,10 @@
-"""Job files: YAML or JSON in the shape of the API, where an input's `uri` may be a local file."""
+"""Job files: YAML or JSON in the shape of the API, where an input may be a local file or directory."""
 
 import json
 import re
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +59,47 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def local_input(spec: Mapping[str, Any], directory: Path) -> Path | None:
-    """The local file that `input.uri` of a JobSpec names, seen from `directory`; None if it names no local file.
+@dataclass(frozen=True, slots=True)
+class LocalPath:
+    """A local file or directory that a JobSpec names, and where it names it: `holder[field]`."""
 
-    Raises InputError if there is no such file.
+    holder: dict[str, Any]
+    field: str
+    path: Path
+
+
+def local_paths(spec: Mapping[str, Any], directory: Path) -> list[LocalPath]:
+    """What is local, seen from `directory`, of a JobSpec's inputs and its stages' and merge's further inputs.
+
+    A `prefix` names a directory, all else a file; raises InputError if there is none.
     """
+    found = []
+    for holder, field, where in _uris(spec):
+        uri = holder.get(field)
+        if not isinstance(uri, str) or "://" in uri:
+            continue
+        path = directory / Path(uri).expanduser()
+        wanted = field == "prefix"
+        if not (path.is_dir() if wanted else path.is_file()):
+            meant = ("s3://bucket/prefix/", "directory") if wanted else ("s3://bucket/key", "file")
+            raise InputError(f"{where}: {uri!r} is neither an S3 URI ({meant[0]}) nor a local {meant[1]} ({path})")
+        found.append(LocalPath(holder, field, path))
+    return found
+
+
+def _uris(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Every place in a JobSpec, well-formed or not, that may name a local file: holder, field, and what to call it."""
     source = spec.get("input")
-    uri = source.get("uri") if isinstance(source, dict) else None
-    if not isinstance(uri, str) or "://" in uri:
-        return None
-    path = directory / Path(uri).expanduser()
-    if not path.is_file():
-        raise InputError(f"input.uri: {uri!r} is neither an S3 URI (s3://bucket/key) nor a local file ({path})")
-    return path
+    for number, one in enumerate(source) if isinstance(source, list) else [(None, source)]:
+        if isinstance(one, dict):
+            name = "input" if number is None else f"input.{number}"
+            yield from ((one, field, f"{name}.{field}") for field in ("uri", "prefix"))
+    stages = spec.get("stages")
+    steps = [(f"stages.{number}", stage) for number, stage in enumerate(stages if isinstance(stages, list) else [])]
+    for name, step in [*steps, ("merge", spec.get("merge"))]:
+        further = step.get("inputs") if isinstance(step, dict) else None
+        if isinstance(further, dict):
+            yield from ((further, field, f"{name}.inputs.{field}") for field in further)
 
 
 def parse_size(text: str) -> int:

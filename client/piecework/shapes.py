@@ -39,6 +39,14 @@ class StageProgress(TypedDict):
     cancelled: int
 
 
+# `in` is no name in Python.
+StageRecords = TypedDict(
+    "StageRecords",
+    {"in": int, "out": int, "rejected": int, "filtered": int, "added": int, "balanced": bool | None},
+)
+"""Records of a stage; `balanced`: in + added = out + rejected + filtered (None: what went in was not counted)."""
+
+
 class Stage(TypedDict):
     stage: int
     name: str
@@ -50,9 +58,29 @@ class Stage(TypedDict):
     planned: bool
     progress: StageProgress
     slowed: bool
+    records: StageRecords
     started_at: str | None
     finished_at: str | None
     result: dict[str, Any] | None
+
+
+class SplitPart(TypedDict):
+    """`input` is what the part's task works on."""
+
+    index: int
+    bytes: int | None
+    input: dict[str, Any]
+
+
+class Split(TypedDict):
+    """What an input would be split into; unless `exact`, `notes` say why `count` and `bytes` are estimates."""
+
+    count: int
+    bytes: int | None
+    exact: bool
+    notes: list[str]
+    part_bytes: int | None
+    parts: list[SplitPart]
 
 
 class JobProgress(TypedDict):
@@ -71,6 +99,7 @@ class _JobFields(TypedDict):
     share: str
     labels: dict[str, str]
     schedule_id: str | None
+    trigger_id: str | None
     run_at: str | None
     created_at: str
     started_at: str | None
@@ -81,6 +110,7 @@ class _JobFields(TypedDict):
 class Job(_JobFields):
     spec: dict[str, Any]
     stages: list[Stage]
+    warnings: list[str]
 
 
 class JobSummary(_JobFields):
@@ -121,6 +151,8 @@ class Attempt(TypedDict):
     records_in: int
     records_out: int
     records_rejected: int
+    records_filtered: int
+    records_added: int
     cpu_seconds: float
     memory_bytes_peak: int
     log: str | None
@@ -137,11 +169,12 @@ class TaskLog(TypedDict):
 
 
 class ResultFile(TypedDict):
-    """`url` is a presigned link."""
+    """`url` is a presigned link; `checksum_crc32` as S3 writes it, None if it is not known."""
 
     name: str
     uri: str
     bytes: int
+    checksum_crc32: NotRequired[str | None]
     url: str
 
 
@@ -157,13 +190,21 @@ class UploadPart(TypedDict):
     bytes: int
 
 
+class UploadForm(TypedDict):
+    """How to POST a file of a directory: `${filename}` in the field `key` stands for its name."""
+
+    url: str
+    fields: dict[str, str]
+
+
 class Upload(TypedDict):
-    """An announced upload: send each part to its presigned link."""
+    """An announced upload: send each part to its presigned link, or each file of a directory by the form."""
 
     upload_id: str
     uri: str
     part_bytes: int
     parts: list[UploadPart]
+    form: UploadForm | None
 
 
 class UploadedPart(TypedDict):
@@ -195,12 +236,36 @@ class Schedule(TypedDict):
     upcoming: list[str]
 
 
+class Trigger(TypedDict):
+    trigger_id: str
+    name: str
+    queue_url: str
+    prefix: str
+    suffix: str
+    match: dict[str, Any]
+    paused: bool
+    last_job_id: str | None
+    last_message_at: str | None
+    error: str | None
+    created_at: str
+    job: dict[str, Any]
+
+
 class Processor(TypedDict):
     name: str
     version: int
     description: str
     spec: dict[str, Any]
     created_at: str
+
+
+class Package(TypedDict):
+    """A package's place; `url` takes its archive, unless that is there already."""
+
+    sha256: str
+    uri: str
+    bytes: int
+    url: str | None
 
 
 class ProcessorDetail(Processor):

@@ -1,8 +1,10 @@
 """Bytes between local files and S3, over presigned links: in parallel, with retries, never a half-written file."""
 
+import base64
 import itertools
 import re
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -56,8 +58,35 @@ class Transfers:
             raise InputError(f"{path}: {CHANGED}")
         return sent
 
+    def put(self, path: Path, url: str, progress: Progress | None = None) -> None:
+        """Send a file to a link that takes it whole. Raises TransferError."""
+        part: UploadPart = {"number": 1, "url": url, "bytes": path.stat().st_size}
+        stop, report = threading.Event(), progress or _ignore
+        self._repeat(lambda: self._send_part(path, part, 0, stop, report), str(path), stop)
+
+    def send_files(
+        self, files: Iterable[Path], directory: Path, upload: Upload, progress: Progress | None = None
+    ) -> None:
+        """Send files of a directory, each whole and by its path in there. Raises TransferError."""
+        form, report = upload["form"], progress or _ignore
+        if form is None:
+            raise TransferError(f"{directory}: the API takes single files only; it is older than this client")
+
+        def send(path: Path, stop: threading.Event) -> None:
+            key = form["fields"]["key"].replace("${filename}", path.relative_to(directory).as_posix())
+            fields = {**form["fields"], "key": key}
+
+            def post() -> None:
+                with path.open("rb") as content:
+                    _check(self._http.post(form["url"], data=fields, files={"file": content}))
+
+            self._repeat(post, str(path), stop)
+            report(path.stat().st_size)
+
+        _in_parallel(send, list(files))
+
     def download(self, files: Iterable[ResultFile], directory: Path, progress: Progress | None = None) -> list[Path]:
-        """Download `files` into `directory`. Each appears whole, under its own name, or not at all."""
+        """Download `files` into `directory`. Each appears whole and undamaged, under its own name, or not at all."""
         report = progress or _ignore
         directory.mkdir(parents=True, exist_ok=True)
         targets = [(file, _target(directory, file["name"])) for file in files]
@@ -141,6 +170,7 @@ class _Download:
         self._progress = progress
         self._etag = ""
         self._received = 0
+        self._crc32 = 0
 
     def go_on(self) -> None:
         # If-Range: an object that was replaced meanwhile comes whole, not as a tail that doesn't fit.
@@ -159,15 +189,23 @@ class _Download:
                     raise Stopped
                 self._target.write(chunk)
                 self._received += len(chunk)
+                self._crc32 = zlib.crc32(chunk, self._crc32)
                 self._progress(len(chunk))
+        self._verify()
+
+    def _verify(self) -> None:
         if self._received != self._file["bytes"]:
             raise _Refused(
                 f"has {self._received} bytes, not {self._file['bytes']}; the results changed: list them again"
             )
+        expected = self._file.get("checksum_crc32")
+        checksum = base64.b64encode(self._crc32.to_bytes(4, "big")).decode()
+        if expected not in (None, checksum):
+            raise _Refused(f"its CRC-32 is {checksum}, not {expected}: damaged bytes were not kept; download it again")
 
     def _start_over(self) -> None:
         self._progress(-self._received)
-        self._received = 0
+        self._received = self._crc32 = 0
         self._target.seek(0)
         self._target.truncate()
 
@@ -192,6 +230,14 @@ def _check(response: httpx.Response) -> None:
     if response.status_code == httpx.codes.FORBIDDEN:
         message += "; the presigned link may have expired: ask for a new one"
     raise _Refused(message)
+
+
+def files_in(directory: Path) -> list[Path]:
+    """All files in a directory and the directories in it, in order. Raises InputError if there are none."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    if not files:
+        raise InputError(f"{directory}: there is no file in it")
+    return files
 
 
 def _target(directory: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""`python -m deploy.local up|down|status|run|demo`: the whole grid here, without Docker or an AWS account."""
+"""`python -m deploy.local up|down|status|run|example`: the whole grid here, without Docker or an AWS account."""
 
 import argparse
 import asyncio
@@ -199,29 +199,30 @@ def _shorten(path: os.PathLike[str]) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-def demo(settings: StackSettings) -> int:
-    """Run the demo on a stack of its own."""
-    from deploy.local.demo import main  # it builds on this module
-
-    return main()
-
-
 COMMANDS: dict[str, Callable[[StackSettings], int]] = {
     "up": up,
     "down": down,
     "status": status,
     "run": run,
-    "demo": demo,
     "supervise": supervise,
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
-    parser.add_argument("command", choices=COMMANDS, metavar="up|down|status|run|demo")
-    command = COMMANDS[parser.parse_args().command]
+    commands = parser.add_subparsers(dest="command", required=True, metavar="up|down|status|run|example")
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, description=command.__doc__)
+    example = commands.add_parser("example", description="Run an example on a stack of its own.")
+    example.add_argument("name", help="a directory of examples/")
+    example.add_argument("data_options", nargs=argparse.REMAINDER, help="passed on to the example's data.py")
+    arguments = parser.parse_args()
     try:
-        return command(StackSettings())
+        if arguments.command == "example":
+            from deploy.local import examples  # it builds on this module
+
+            return examples.main(arguments.name, arguments.data_options)
+        return COMMANDS[arguments.command](StackSettings())
     except ValidationError as error:
         first = error.errors()[0]
         name = f"PIECEWORK_{first['loc'][0]}".upper()

@@ -88,6 +88,7 @@ class StackSettings(BaseSettings):
             "PIECEWORK_BOOTSTRAP_API_KEY": api_key,
             "PIECEWORK_DRAIN_SECONDS": str(self.drain_seconds),
             "PIECEWORK_SCRATCH": str(self.state / "scratch"),
+            "PIECEWORK_CACHE": str(self.state / "cache"),
             "PIECEWORK_PROCESSOR_PATH": ":".join(paths),
             "NO_PROXY": "127.0.0.1,localhost",
             "AWS_CONFIG_FILE": os.devnull,

@@ -1,12 +1,32 @@
 """The input of a job that runs now is looked at when it is submitted, not first by the scheduler."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from botocore.exceptions import ClientError, ParamValidationError
 
 from services.api.connections import Connections
+from services.common.arrow import ArrowError
+from services.common.inputs import (
+    ArrowInput,
+    AvroInput,
+    Input,
+    LinesInput,
+    ManifestInput,
+    ObjectsInput,
+    ParquetInput,
+)
 from services.common.layout import Location
 from services.common.parquet import ParquetError, read_footer
-from services.common.problems import ProblemError, invalid
-from services.common.spec import Input, LinesInput, ObjectsInput, ParquetInput
+from services.common.problems import invalid
+from services.common.reads import PinnedObject
+from services.common.spec import JobSpec
+from services.common.splitters import SplitError, lines, needs_grid
+from services.common.splitters.arrow import read_batches
+from services.common.splitters.avro import read_header
+from services.common.splitters.manifest import find_files
+from services.common.splitters.manifest_rows import ManifestError
 
 # S3 answers 404 without saying whether bucket or key is missing, and 403 for either if the bucket can't be listed.
 _REASONS = {
@@ -22,34 +42,50 @@ _REASONS = {
 }
 
 
-async def check_input(api: Connections, source: Input) -> None:
-    """Raises a 422 for `input.uri` or `input.prefix` if what it names can't be read."""
-    match source:
-        case LinesInput():
-            field, location = "input.uri", Location.parse(source.uri)
-        case ParquetInput():
-            field, location = "input.uri", Location.parse(source.uri)
-        case ObjectsInput():
-            field, location = "input.prefix", Location.parse(source.prefix)
-        case _:
-            return
+async def check_inputs(api: Connections, spec: JobSpec) -> None:
+    """Raises a 422 for the first field of the job's input, or inputs, that names what can't be read or split."""
+    for number, source in enumerate(spec.inputs):
+        field = f"input.{number}" if isinstance(spec.input, list) else "input"
+        with naming(field, source):
+            await _look(api.aws.s3, source)
+
+
+@contextmanager
+def naming(field: str, source: Input) -> Iterator[None]:
+    """Whatever is wrong with what the source names becomes a 422 that blames this field of it."""
+    name = "prefix" if isinstance(source, ObjectsInput) else "uri"
+    uri = getattr(source, name, None)
+    field = field if uri is None else f"{field}.{name}"
     try:
-        if isinstance(source, ObjectsInput):
-            listing = await api.aws.s3.list_objects_v2(Bucket=location.bucket, Prefix=location.key, MaxKeys=1)
-            if listing["KeyCount"] == 0:
-                raise invalid(field, location.uri, "no object is under this prefix; upload the data first")
-            return
-        await api.aws.s3.head_object(Bucket=location.bucket, Key=location.key)
-        if isinstance(source, ParquetInput):
-            await read_footer(api.aws.s3, location)
-    except ParquetError as error:
-        raise invalid(field, location.uri, str(error)) from error
+        yield
+    except (SplitError, ManifestError, ParquetError, ArrowError) as error:
+        raise invalid(field, uri, str(error)) from error
     except ParamValidationError as error:
-        raise invalid(field, location.uri, _REASONS["InvalidBucketName"]) from error
+        raise invalid(field, uri, _REASONS["InvalidBucketName"]) from error
     except ClientError as error:
-        raise _unreadable(field, location, error) from error
+        reason = _REASONS.get(error.response.get("Error", {}).get("Code", ""))
+        if reason is None:
+            raise
+        raise invalid(field, uri, reason) from error
 
 
-def _unreadable(field: str, location: Location, error: ClientError) -> ProblemError | ClientError:
-    reason = _REASONS.get(error.response.get("Error", {}).get("Code", ""))
-    return error if reason is None else invalid(field, location.uri, reason)
+async def _look(s3: Any, source: Input) -> None:
+    """Read as little as tells whether the input is what its type says."""
+    match source:
+        case ObjectsInput():
+            place = Location.parse(source.prefix)
+            listing = await s3.list_objects_v2(Bucket=place.bucket, Prefix=place.key, MaxKeys=1)
+            if listing["KeyCount"] == 0:
+                raise SplitError("no object is under this prefix; upload the data first")
+        case LinesInput() if needs_grid(source):
+            await PinnedObject.find(s3, source.uri)
+        case LinesInput():
+            await lines.look(s3, source)
+        case ManifestInput():
+            await find_files(s3, source)
+        case ParquetInput():
+            await read_footer(s3, (await PinnedObject.find(s3, source.uri)).location)
+        case ArrowInput():
+            await read_batches(await PinnedObject.find(s3, source.uri))
+        case AvroInput():
+            await read_header(await PinnedObject.find(s3, source.uri))

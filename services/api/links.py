@@ -27,3 +27,14 @@ async def upload_link(api: Connections, location: Location) -> str:
 async def part_link(api: Connections, location: Location, multipart_id: str, number: int) -> str:
     """A URL that takes one part of a multipart upload in a PUT."""
     return await _presign(api, "upload_part", location, UploadId=multipart_id, PartNumber=number)
+
+
+async def upload_form(api: Connections, prefix: Location, bytes_max: int) -> dict[str, Any]:
+    """A form, as `url` and `fields`, that takes any number of objects of such a size under the prefix."""
+    form: dict[str, Any] = await api.aws.s3.generate_presigned_post(
+        prefix.bucket,
+        f"{prefix.key}${{filename}}",  # boto makes of this ending that any name may follow
+        Conditions=[["content-length-range", 0, bytes_max]],
+        ExpiresIn=api.settings.link_seconds,
+    )
+    return form

@@ -16,11 +16,14 @@ from services.api.routes import (
     api_keys,
     health,
     jobs,
+    packages,
     pools,
     processors,
     results,
     schedules,
+    splits,
     tasks,
+    triggers,
     uploads,
     webhooks,
     workers,
@@ -48,6 +51,7 @@ TAGS = [
     {"name": "tasks", "description": tasks.__doc__},
     {"name": "results", "description": results.__doc__},
     {"name": "schedules", "description": schedules.__doc__},
+    {"name": "triggers", "description": triggers.__doc__},
     {"name": "uploads", "description": uploads.__doc__},
     {"name": "processors", "description": processors.__doc__},
     {"name": "pools", "description": pools.__doc__},
@@ -105,7 +109,21 @@ def create_app(settings: Settings) -> FastAPI:
     install_problems(app, describe)
     app.add_middleware(AccessLog)
     v1 = APIRouter(prefix="/v1", responses=problems(401, 403, 422, 500, 503))
-    for resource in (jobs, tasks, results, schedules, uploads, processors, pools, workers, webhooks, api_keys):
+    for resource in (
+        jobs,
+        splits,
+        tasks,
+        results,
+        schedules,
+        triggers,
+        uploads,
+        processors,
+        packages,
+        pools,
+        workers,
+        webhooks,
+        api_keys,
+    ):
         v1.include_router(resource.router)
     app.include_router(v1)
     app.include_router(health.router)

@@ -1,12 +1,16 @@
 """Clients for S3, SQS and Auto Scaling, on AWS or on an emulator."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aioboto3
 from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.utils import parse_timestamp
 
 from services.common import effects
 from services.common.settings import Settings, refuse_to_start
@@ -21,8 +25,23 @@ class Aws:
     autoscaling: Any
 
 
+def _parse_time(value: Any) -> datetime:
+    """A time in an answer. botocore's own way takes most of the time that reading a listing takes."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return datetime.fromisoformat(value) if value[10:11] == "T" else parsedate_to_datetime(value)
+    parsed: datetime = parse_timestamp(value)
+    return parsed
+
+
+def _make_session() -> aioboto3.Session:
+    session = get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
+    return aioboto3.Session(botocore_session=session)
+
+
 # One for the process: it parses each service's large API description once.
-_session = aioboto3.Session()
+_session = _make_session()
 _KINDS: dict[str, effects.Kind] = {"s3": "s3", "sqs": "sqs", "auto-scaling": "autoscaling"}
 
 

@@ -1,28 +1,24 @@
-"""Jobs as a whole: submission, and every transition that a user or the scheduler makes of a job, a stage or a pool.
+"""Jobs as a whole: every transition that a user or the scheduler makes of a job, a stage or a pool.
 
 scheduled → running ⇄ paused → succeeded
      └─────────┴────────┴────→ cancelling → cancelled
                └────────┴────→ failing    → failed       (failed, cancelled → running by retry)
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import jsonschema
 from asyncpg import Record
 
 from services.common import lifecycle
-from services.common.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection, new_id
+from services.common.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection
 from services.common.settings import Settings
-from services.common.spec import JobSpec, NoMerge, ProcessorSpec, ReduceMerge, StageSpec
+from services.common.spec import OWN_PROCESSORS, ProcessorSpec
+
+EVENT_FILES_MAX = 20  # a queue's messages are small
 
 TERMINAL = ("succeeded", "failed", "cancelled")
-
-# What Piecework itself puts beside a job's result.
-RESERVED_FILENAMES = ("manifest.json", "rejects.jsonl")
 
 
 class SpecError(ValueError):
@@ -48,158 +44,17 @@ async def notify_jobs(connection: Connection) -> None:
     await connection.execute("SELECT pg_notify($1, '')", JOBS_CHANNEL)
 
 
-# Submission.
-
-
-@dataclass(frozen=True, slots=True)
-class _ResolvedStage:
-    spec: StageSpec
-    kind: str
-    processor: str
-    version: int
-
-
-async def _find_processor(connection: Connection, name_and_version: str, field: str) -> Record:
-    name, at, version = name_and_version.partition("@")
-    if at and not version.isdecimal():
-        raise SpecError(field, name_and_version, "write `name` for the newest version or `name@version` with a number")
-    row = await connection.fetchrow(
-        "SELECT name, version, spec FROM processors WHERE name = $1 AND ($2::integer IS NULL OR version = $2) "
-        "ORDER BY version DESC LIMIT 1",
-        name,
-        int(version) if at else None,
-    )
-    if row is None:
-        known = await connection.fetch("SELECT DISTINCT name FROM processors ORDER BY name LIMIT 20")
-        names = ", ".join(row["name"] for row in known) or "none yet"
-        raise SpecError(field, name_and_version, f"no such processor is registered (registered: {names})")
-    return row
-
-
-def check_params(params: Mapping[str, Any], schema: Mapping[str, Any] | None, field: str) -> None:
-    """Check params against a processor's JSON Schema (2020-12); raises SpecError for the first mismatch."""
-    if schema is None:
-        return
-    try:
-        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(params))
-    except RecursionError as endless:
-        raise SpecError(field, params, "nested too deeply for the processor's params_schema") from endless
-    if error is not None:
-        path = ".".join(str(part) for part in [field, *error.absolute_path])
-        raise SpecError(path, error.instance, error.message)
-
-
-def _check_filename(filename: str | None, field: str) -> None:
-    if filename in RESERVED_FILENAMES:
-        raise SpecError(field, filename, "Piecework itself writes a file of this name; choose another")
-
-
-async def _resolve_stage(connection: Connection, stage: StageSpec, kind: str, field: str) -> _ResolvedStage:
-    row = await _find_processor(connection, stage.processor, f"{field}.processor")
-    check_params(stage.params, row["spec"].get("params_schema"), f"{field}.params")
-    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pools WHERE name = $1)", stage.pool):
-        known = await connection.fetch("SELECT name FROM pools ORDER BY name")
-        raise SpecError(f"{field}.pool", stage.pool, f"no such pool (pools: {', '.join(r['name'] for r in known)})")
-    return _ResolvedStage(stage, kind, row["name"], row["version"])
-
-
-async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settings) -> list[_ResolvedStage]:
-    """The stages a job will have, a reduce included, with processors' versions fixed; raises SpecError."""
-    if len(spec.stages) > settings.stages_max:
-        raise SpecError("stages", len(spec.stages), f"a job has at most {settings.stages_max} stages")
-    if spec.input.type == "items" and len(spec.input.items) > settings.items_max:
-        mend = f"at most {settings.items_max} items; put more into an object and use an input of type lines"
-        raise SpecError("input.items", len(spec.input.items), mend)
-    stages = [
-        await _resolve_stage(connection, stage, "map", f"stages.{number}") for number, stage in enumerate(spec.stages)
-    ]
-    if not isinstance(spec.merge, NoMerge):
-        _check_filename(spec.merge.filename, "merge.filename")
-    if isinstance(spec.merge, ReduceMerge):
-        last = spec.stages[-1]
-        reduce = StageSpec(
-            name="reduce" if all(stage.name != "reduce" for stage in spec.stages) else f"reduce-{len(stages)}",
-            processor=spec.merge.processor,
-            params=spec.merge.params,
-            pool=last.pool,
-            retry=last.retry,
-            timeout_seconds=last.timeout_seconds,
-            memory_bytes=last.memory_bytes,
-        )
-        stages.append(await _resolve_stage(connection, reduce, "reduce", "merge"))
-    return stages
-
-
-_INSERT_JOB = """
-    INSERT INTO jobs (job_id, name, spec, state, priority, share, labels, schedule_id, run_at, started_at)
-    VALUES ($1, $2, $3, CASE WHEN $4 THEN 'scheduled' ELSE 'running' END, $5, $6, $7, $8, $9,
-        CASE WHEN NOT $4 THEN now() END)"""
-
-_INSERT_STAGE = """
-    INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, params, pool, chains, max_attempts,
-        backoff_seconds, backoff_max_seconds, timeout_seconds, memory_bytes, tolerated_failures, rejects_max)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"""
-
-
-async def submit_job(
-    connection: Connection,
-    spec: JobSpec,
-    *,
-    settings: Settings,
-    schedule_id: UUID | None = None,
-    run_at: datetime | None = None,
-) -> UUID:
-    """Record a job inside the caller's transaction; it starts at once unless `spec.run_at` is set.
-
-    `schedule_id` and `run_at` are those of the schedule's run: a second job for the same run raises
-    asyncpg.UniqueViolationError. Raises SpecError.
-    """
-    resolved = await resolve_stages(connection, spec, settings)
-    job_id = new_id()
-    await connection.execute(
-        _INSERT_JOB,
-        job_id,
-        spec.name,
-        spec.model_dump(mode="json"),
-        spec.run_at is not None,
-        spec.priority,
-        spec.share,
-        spec.labels,
-        schedule_id,
-        run_at or spec.run_at,
-    )
-    maps = sum(stage.kind == "map" for stage in resolved)
-    for number, stage in enumerate(resolved):
-        await connection.execute(
-            _INSERT_STAGE,
-            job_id,
-            number,
-            stage.spec.name,
-            stage.kind,
-            stage.processor,
-            stage.version,
-            stage.spec.params,
-            stage.spec.pool,
-            number < maps - 1,
-            stage.spec.retry.max_attempts,
-            stage.spec.retry.backoff_seconds,
-            stage.spec.retry.backoff_max_seconds,
-            stage.spec.timeout_seconds,
-            stage.spec.memory_bytes,
-            stage.spec.tolerated_failures,
-            stage.spec.rejects_max,
-        )
-    if spec.run_at is None:
-        await _start_stages(connection, job_id)
-    await notify_jobs(connection)
-    return job_id
-
-
-async def _start_stages(connection: Connection, job_id: UUID) -> None:
-    """All map stages run from the start: a task of a later one is there as soon as its predecessor has succeeded."""
+async def start_stages(connection: Connection, job_id: UUID) -> None:
+    """Run the stages whose tasks come one by one; those that wait for all of the stage before stay `waiting`."""
     await connection.execute(
         "UPDATE stages SET state = 'running', started_at = coalesce(started_at, now()), finished_at = NULL "
-        "WHERE job_id = $1 AND kind = 'map' AND state IN ('waiting', 'failed', 'cancelled')",
+        "WHERE job_id = $1 AND state IN ('waiting', 'failed', 'cancelled') "
+        "AND (planned OR plan_cursor IS NOT NULL OR NOT barrier AND tasks_from IN ('input', 'successes', 'items'))",
+        job_id,
+    )
+    await connection.execute(
+        "UPDATE stages SET state = 'waiting', finished_at = NULL "
+        "WHERE job_id = $1 AND state IN ('failed', 'cancelled')",
         job_id,
     )
 
@@ -214,7 +69,7 @@ async def start_due_jobs(connection: Connection, jobs_max: int) -> int:
         jobs_max,
     )
     for row in rows:
-        await _start_stages(connection, row["job_id"])
+        await start_stages(connection, row["job_id"])
     return len(rows)
 
 
@@ -273,12 +128,7 @@ async def retry_job(connection: Connection, job_id: UUID) -> None:
             "WHERE job_id = $1",
             job_id,
         )
-        await _start_stages(connection, job_id)
-        await connection.execute(
-            "UPDATE stages SET state = CASE WHEN planned THEN 'running' ELSE 'waiting' END, finished_at = NULL "
-            "WHERE job_id = $1 AND kind = 'reduce' AND state IN ('failed', 'cancelled')",
-            job_id,
-        )
+        await start_stages(connection, job_id)
         await connection.execute(_FORGIVE, job_id)
         await lifecycle.retry_tasks(connection, job_id)
 
@@ -337,7 +187,8 @@ async def register_processor(connection: Connection, name: str, spec: ProcessorS
 
     Registering what the newest version already says gives that version again. Raises SpecError.
     """
-    _check_filename(spec.output, "output")  # a reduce's output may become the result
+    if name.startswith(OWN_PROCESSORS):
+        raise SpecError("name", name, f"names that begin with {OWN_PROCESSORS} are Piecework's own; choose another")
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('processor ' || $1, 0))", name)
     newest = await connection.fetchrow(
         "SELECT version, spec, description FROM processors WHERE name = $1 ORDER BY version DESC LIMIT 1", name
@@ -386,7 +237,13 @@ _RECORD_WEBHOOKS = """
     FROM webhook_endpoints WHERE enabled AND $2 = ANY(events)"""
 
 
-def _webhook_payload(job: Record, results: dict[str, Any] | None) -> dict[str, Any]:
+_TELL_QUEUE = """
+    INSERT INTO queue_messages (queue_url, job_id, body)
+    SELECT spec ->> 'output_queue', $1, $2 FROM jobs WHERE job_id = $1 AND spec ->> 'output_queue' IS NOT NULL"""
+
+
+def _event(job: Record, result: dict[str, Any] | None) -> dict[str, Any]:
+    """What webhooks and a user's queue are told: of many result files (parts left as they are) the manifest."""
     data = {
         name: value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
         for name, value in job.items()
@@ -394,7 +251,11 @@ def _webhook_payload(job: Record, results: dict[str, Any] | None) -> dict[str, A
     return {
         "type": f"job.{job['state']}",
         "timestamp": job["finished_at"].isoformat(),
-        "data": data | {"results": results},
+        "data": data
+        | {
+            "results": result and result["manifest"],
+            "files": result["files"] if result and len(result["files"]) <= EVENT_FILES_MAX else [],
+        },
     }
 
 
@@ -405,9 +266,9 @@ async def end_job(
     source: str,
     target: str,
     settings: Settings,
-    results: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
 ) -> bool:
-    """Put a job into its terminal state together with its webhooks; False if another did. Joins a transaction."""
+    """Put a job into its terminal state together with what is told of it; False if another did. Joins a transaction."""
     async with connection.transaction():
         job = await connection.fetchrow(_END, job_id, source, target)
         if job is None:
@@ -419,7 +280,8 @@ async def end_job(
         )
         # No task is left; but somebody may still run an attempt that has lost its race.
         await connection.execute("DELETE FROM bundles WHERE job_id = $1", job_id)
-        payload = _webhook_payload(job, results)
-        await connection.execute(_RECORD_WEBHOOKS, job_id, payload["type"], payload, settings.webhook_hours)
+        event = _event(job, result)
+        await connection.execute(_RECORD_WEBHOOKS, job_id, event["type"], event, settings.webhook_hours)
+        await connection.execute(_TELL_QUEUE, job_id, event)
         await connection.execute("SELECT pg_notify($1, '')", WEBHOOKS_CHANNEL)
         return True

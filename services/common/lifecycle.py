@@ -48,6 +48,8 @@ class StageWork:
     processor_version: int
     spec: ProcessorSpec
     params: dict[str, Any]
+    inputs: dict[str, str]
+    fan_out: bool
     timeout_seconds: float
     memory_bytes: int | None
     rejects_max: int | None
@@ -84,6 +86,8 @@ class Finished:
     records_in: int = 0
     records_out: int = 0
     records_rejected: int = 0
+    records_filtered: int = 0
+    records_added: int = 0
     cpu_seconds: float = 0.0
     memory_bytes_peak: int = 0
     log: str | None = None
@@ -151,6 +155,35 @@ async def plan_same_tasks(
 ) -> None:
     """Insert `count` ready tasks that share one input and differ by their index."""
     await connection.execute(_PLAN_SAME, job_id, stage, first, task_input, count)
+
+
+# plan after a barrier: what `complete` does for the next stage at once, for a whole stage that has ended.
+_OUTPUT_AS_INPUT = """CASE
+            WHEN output ? 'uri' THEN jsonb_build_object('type', 'object', 'uri', output -> 'uri')
+            ELSE jsonb_build_object('type', 'item', 'value', output -> 'value') END"""
+
+_PLAN_OUTPUTS = f"""
+    WITH planned AS (
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
+        SELECT job_id, stage + 1, index, 'ready', now(), {_OUTPUT_AS_INPUT}
+        FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index > $3 AND state = 'succeeded'
+        ORDER BY index LIMIT $4
+        RETURNING job_id, stage, index
+    ), counted AS (
+        {_count("planned", str(SCHEDULER_SLOT), ready="count(*)")}
+    )
+    SELECT count(*) AS count, max(index) AS last FROM planned"""
+
+
+async def plan_outputs(
+    connection: Connection, job_id: UUID, stage: int, after: int, tasks_max: int
+) -> tuple[int, int | None]:
+    """Insert ready tasks that work on the outputs of the stage before, of indexes greater than `after`.
+
+    Returns how many, and the last one's index.
+    """
+    ((count, last),) = await connection.fetch(_PLAN_OUTPUTS, job_id, stage, after, tasks_max)
+    return count, last
 
 
 # dispatch: ready → queued, in bundles of neighbouring tasks. FOR SHARE on the job orders it against pause and cancel.
@@ -269,29 +302,31 @@ async def claim(connection: Connection | Pool, worker_id: UUID, bundle_ids: Sequ
 
 
 _ATTEMPT_COLUMNS = """job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at, run_seconds,
-    exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected, cpu_seconds, memory_bytes_peak,
-    log"""
+    exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected, records_filtered,
+    records_added, cpu_seconds, memory_bytes_peak, log"""
 
 # complete: running → succeeded, failed, or ready again. An attempt that no longer holds its task updates nothing.
 # A chained stage's success makes the task of the same index in the next stage, in the same statement.
 # Of two attempts that race, one that doesn't succeed leaves the task to the other, and is no failure of the task.
 # (d asks for `dropped` only for the order of locks: bundles first.)
+_RECORDS = ("records_in", "records_out", "records_rejected", "records_filtered", "records_added")
 _RACED = "t.backup_worker_id IS NOT NULL"
 _BACKUP_REMAINS = f"{_RACED} AND (d.outcome = 'succeeded') = (d.attempt = t.backup_attempt)"  # it wins, or goes on
 _COMPLETE = f"""
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
-            SELECT bundle_id FROM bundles WHERE bundle_id = ANY($21::uuid[]) AND worker_id = $1
+            SELECT bundle_id FROM bundles WHERE bundle_id = ANY($23::uuid[]) AND worker_id = $1
             ORDER BY bundle_id FOR UPDATE
         ) AS done WHERE b.bundle_id = done.bundle_id
         RETURNING b.bundle_id
     ), d AS MATERIALIZED (
-        SELECT d.*, s.pool, s.chains, s.max_attempts, s.backoff_seconds, s.backoff_max_seconds
+        SELECT d.*, s.pool, s.chains, s.output_queue, s.max_attempts, s.backoff_seconds, s.backoff_max_seconds
         FROM unnest($2::uuid[], $3::smallint[], $4::integer[], $5::smallint[], $6::text[], $7::float8[], $8::jsonb[],
                 $9::jsonb[], $10::boolean[], $11::integer[], $12::bigint[], $13::bigint[], $14::bigint[],
-                $15::bigint[], $16::bigint[], $17::float8[], $18::bigint[], $19::text[])
+                $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::float8[], $20::bigint[], $21::text[])
             AS d (job_id, stage, index, attempt, outcome, run_seconds, output, error, retryable, exit_code, bytes_in,
-                bytes_out, records_in, records_out, records_rejected, cpu_seconds, memory_bytes_peak, log)
+                bytes_out, records_in, records_out, records_rejected, records_filtered, records_added, cpu_seconds,
+                memory_bytes_peak, log)
         JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
         WHERE (SELECT count(*) FROM dropped) >= 0
     ), ended AS (
@@ -329,39 +364,45 @@ _COMPLETE = f"""
             t.backup_started_at AS loser_started_at
     ), successors AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT job_id, stage + 1, index, 'ready', now(), CASE
-            WHEN output ? 'uri' THEN jsonb_build_object('type', 'object', 'uri', output -> 'uri')
-            ELSE jsonb_build_object('type', 'item', 'value', output -> 'value') END
+        SELECT job_id, stage + 1, index, 'ready', now(), {_OUTPUT_AS_INPUT}
         FROM ended WHERE chains AND state = 'succeeded'
         RETURNING job_id, stage
+    ), told AS (
+        INSERT INTO queue_messages (queue_url, job_id, body)
+        SELECT output_queue, job_id, jsonb_build_object('type', 'task.succeeded', 'timestamp', now(), 'data',
+            jsonb_build_object('job_id', job_id, 'stage', stage, 'index', index, 'attempt', attempt, 'output', output))
+        FROM ended WHERE output_queue IS NOT NULL AND state = 'succeeded'
+        ORDER BY job_id, stage, index
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})
         SELECT job_id, stage, index, attempt, $1, pool, outcome, now() - run_seconds * interval '1 second', now(),
             run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
-            cpu_seconds, memory_bytes_peak, log
+            records_filtered, records_added, cpu_seconds, memory_bytes_peak, log
         FROM ended
         UNION ALL SELECT job_id, stage, index, loser, loser_worker_id, pool, 'cancelled', {
     _cut_short("loser_started_at")
 }, NULL,
             jsonb_build_object('type', 'overtaken', 'message', format('attempt %s succeeded first', attempt)),
-            0, 0, 0, 0, 0, 0, 0, NULL
+            0, 0, 0, 0, 0, 0, 0, 0, 0, NULL
         FROM ended WHERE loser_worker_id IS NOT NULL
     ), changes AS (
         SELECT job_id, stage, state, run_seconds, (state <> 'running')::integer AS running,
-            (outcome <> 'released')::integer AS attempts
+            (outcome <> 'released')::integer AS attempts, state = 'succeeded' AS won,
+            records_in, records_out, records_rejected, records_filtered, records_added
         FROM ended
-        UNION ALL SELECT job_id, stage, 'ready', NULL, 0, 0 FROM successors
+        UNION ALL SELECT job_id, stage, 'ready', NULL, 0, 0, false, 0, 0, 0, 0, 0 FROM successors
     ), counted AS (
         {
     _count(
         "changes",
-        "$20::smallint",
+        "$22::smallint",
         ready="count(*) FILTER (WHERE state = 'ready')",
         running="-sum(running)",
         succeeded="count(*) FILTER (WHERE state = 'succeeded')",
         failed="count(*) FILTER (WHERE state = 'failed')",
         attempts="sum(attempts)",
         busy_seconds="coalesce(sum(run_seconds), 0)",
+        **{name: f"coalesce(sum({name}) FILTER (WHERE won), 0)" for name in _RECORDS},
     )
 }
     )
@@ -435,7 +476,7 @@ _GIVE_BACK = f"""
     ), recorded AS (
         INSERT INTO attempts ({_ATTEMPT_COLUMNS})
         SELECT job_id, stage, index, attempt, worker_id, pool, $1, {_cut_short("claimed_at")}, NULL, error,
-            0, 0, 0, 0, 0, 0, 0, NULL
+            0, 0, 0, 0, 0, 0, 0, 0, 0, NULL
         FROM explained
     ), counted AS (
         {
@@ -551,7 +592,7 @@ _CANCEL_BUNDLED = f"""
         SELECT job_id, stage, index, a.attempt, a.worker_id, pool, 'cancelled', {
     _cut_short("a.started_at")
 }, NULL, NULL,
-            0, 0, 0, 0, 0, 0, 0, NULL
+            0, 0, 0, 0, 0, 0, 0, 0, 0, NULL
         FROM cancelled AS c CROSS JOIN LATERAL (
             VALUES (attempt, worker_id, started_at), (backup_attempt, backup_worker_id, backup_started_at)
         ) AS a (attempt, worker_id, started_at)
@@ -711,7 +752,7 @@ _STOP = """
 
 _LOAD_STAGE = """
     SELECT s.job_id, s.stage, j.name AS job_name, s.name AS stage_name, s.kind, s.processor, s.processor_version,
-        p.spec, s.params, s.timeout_seconds, s.memory_bytes, s.rejects_max
+        p.spec, s.params, s.inputs, s.fan_out, s.timeout_seconds, s.memory_bytes, s.rejects_max
     FROM stages AS s JOIN jobs AS j USING (job_id)
     JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
     WHERE s.job_id = $1 AND s.stage = $2"""

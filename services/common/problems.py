@@ -106,7 +106,7 @@ def _shorten(value: Any) -> Any:
     return value if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX] + "…"
 
 
-def _path(location: Sequence[str | int], body: Any) -> str:
+def field_path(location: Sequence[str | int], body: Any) -> str:
     """The dotted path of a pydantic error, without `body` and without the tags that pick a member of a union."""
     source, *steps = location
     if source != "body":
@@ -117,7 +117,7 @@ def _path(location: Sequence[str | int], body: Any) -> str:
         if isinstance(value, dict) and value.get("type") == step and not tagged and path:
             tagged = True
             continue
-        if step == "[key]":
+        if step == "[key]" or str(step).startswith("("):
             continue
         path.append(str(step))
         tagged = False
@@ -131,7 +131,7 @@ def _path(location: Sequence[str | int], body: Any) -> str:
 
 
 def _field_error(error: dict[str, Any], body: Any) -> FieldError:
-    field, message = _path(error["loc"], body), error["msg"].removeprefix("Value error, ")
+    field, message = field_path(error["loc"], body), error["msg"].removeprefix("Value error, ")
     match error["type"]:
         case "missing":
             return FieldError(field=field, message="this field is required")

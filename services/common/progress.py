@@ -1,6 +1,6 @@
 """The progress of a job's stages, from their counters: the API and the stats service tell the same numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -37,19 +37,44 @@ def is_slowed(stage: Mapping[str, Any]) -> bool:
 
 
 def count_progress(stages: Sequence[Mapping[str, Any]]) -> list[Progress]:
-    """The progress of a job's stages, in order, from their counters' sums, `kind`, `state` and `chains`.
+    """The progress of a job's stages, in order, from their rows and their counters' sums.
 
-    A chained stage still waits for every task of the stage before that has not ended; a reduce is one task to come.
+    A stage still waits for whatever the stage before will have it do, as far as that can be told (`tasks_known`).
     """
     progress: list[Progress] = []
-    for number, stage in enumerate(stages):
+    for stage in stages:
         counts = {name: int(stage[name]) for name in COUNTS}
-        before = progress[number - 1] if number and stages[number - 1]["chains"] else None
-        if before is not None:
-            waiting = before.waiting + before.ready + before.queued + before.running
-        elif stage["kind"] == "reduce" and stage["state"] == "waiting":
-            waiting = 1
-        else:
-            waiting = 0
+        waiting = 0
+        if progress and stage["state"] in ("waiting", "running") and not stage["planned"]:
+            waiting = max(0, _tasks_expected(stage, progress[-1]) - sum(counts.values()))
         progress.append(Progress(waiting=waiting, **counts))
     return progress
+
+
+def _tasks_expected(stage: Mapping[str, Any], before: Progress) -> int:
+    """How many tasks come of a stage if none of the tasks before it fails any more."""
+    outputs = before.waiting + before.ready + before.queued + before.running + before.succeeded
+    match stage["tasks_from"]:
+        case "successes" | "outputs":
+            return outputs
+        case "reduce":
+            return sum(reduce_levels(outputs, stage["fan_in"]))
+    return 0
+
+
+def reduce_levels(outputs: int, fan_in: int) -> Iterator[int]:
+    """The number of tasks of each level of a reduce, down to the one task of the last."""
+    while True:
+        outputs = max(1, -(-outputs // fan_in))
+        yield outputs
+        if outputs == 1:
+            return
+
+
+def tasks_known(stages: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Whether the number of each stage's tasks is known: what follows from the stage before, once that one's is."""
+    known: list[bool] = []
+    for stage in stages:
+        follows = stage["tasks_from"] in ("successes", "outputs", "reduce")
+        known.append(stage["planned"] or (follows and known[-1]))
+    return known

@@ -66,6 +66,10 @@ class WorkerSettings(Settings):
     slots: PositiveInt = 2
     instance_id: str | None = Field(None, description="EC2 instance, so that a drained node can terminate itself")
     scratch: str = Field("/tmp/piecework", description="directory of the tasks' private working directories")
+    cache: str = Field("/tmp/piecework-cache", description="directory of the packages' code and environments")
+    inputs_bytes_max: PositiveInt = Field(
+        10_737_418_240, description="objects that processors declare as inputs are kept on disk up to this"
+    )
     processor_path: str = Field("", description="directories put on PYTHONPATH of user code, colon-separated")
     drain_seconds: PositiveFloat = Field(100.0, description="after SIGTERM, running tasks get this long to end")
     log_bytes_max: PositiveInt = 1_048_576

@@ -1,119 +1,30 @@
 """What a user submits: the job specification, shared by the API (which checks it) and the scheduler (which runs it)."""
 
-import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 
-from services.common.layout import Location
+from services.common.fields import Name, ObjectUri, PrefixUri, ProcessorReference, Strict, VariableName
+from services.common.inputs import Input, Inputs, Resplit
 
+OWN_PROCESSORS = "piecework-"  # the names of Piecework's own begin so
+SPLIT_PROCESSOR = "piecework-split"  # of the stage that splits what only a reader of every byte can split
+COMPACT_PROCESSOR = "piecework-compact"  # of a parquet merge
 
-def _matches(pattern: str, mend: str) -> Callable[[str], str]:
-    """A validator whose error says in words what a regular expression only implies."""
-    compiled = re.compile(pattern)
-
-    def check(value: str) -> str:
-        if compiled.fullmatch(value) is None:
-            raise ValueError(mend)
-        return value
-
-    return check
+# What the worker itself writes beside an output.
+OWN_FILENAMES = ("log.txt", "rejects.jsonl", "items.jsonl", "manifest.json")
 
 
-_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_NAME_MEND = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100 characters"
-_VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
-_REFERENCE = f"{_NAME}(@[1-9][0-9]{{0,8}})?"
+def _refuse_own(filename: str) -> str:
+    if filename in OWN_FILENAMES:
+        raise ValueError(f"Piecework writes {filename} itself, beside the others; choose another name")
+    return filename
 
-Name = Annotated[
-    str,
-    AfterValidator(_matches(_NAME, f"write {_NAME_MEND}")),
-    WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"}),
+
+Filename = Annotated[Name, AfterValidator(_refuse_own)]
+QueueUrl = Annotated[
+    str, Field(max_length=1024, pattern=r"^https?://\S+$", examples=["https://sqs.eu-west-1.amazonaws.com/1234/done"])
 ]
-ProcessorReference = Annotated[
-    str,
-    AfterValidator(_matches(_REFERENCE, f"write `name` (newest version) or `name@version`; a name is {_NAME_MEND}")),
-    WithJsonSchema({"type": "string", "pattern": f"^{_REFERENCE}$", "examples": ["clean-flights@1"]}),
-]
-VariableName = Annotated[
-    str,
-    AfterValidator(_matches(_VARIABLE, "write letters, digits and '_', beginning with a letter or '_'")),
-    WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"}),
-]
-
-
-class Strict(BaseModel):
-    """Unknown fields are errors: a misspelt option must not be silently ignored."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-def _check_prefix(value: str) -> str:
-    Location.parse(value)
-    return value
-
-
-def _check_object(value: str) -> str:
-    if not Location.parse(value).key:
-        raise ValueError("this names a bucket only; write s3://bucket/key")
-    return value
-
-
-_UriText = Annotated[str, Field(max_length=1100, examples=["s3://piecework/uploads/flights.csv"])]
-ObjectUri = Annotated[_UriText, AfterValidator(_check_object)]
-PrefixUri = Annotated[_UriText, AfterValidator(_check_prefix)]
-
-
-class LinesInput(Strict):
-    """Line-oriented objects, cut by byte range at line ends; the CSV header is carried to each part."""
-
-    type: Literal["lines"]
-    uri: ObjectUri
-    format: Literal["text", "jsonl", "csv"] = "text"
-    part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)] = 8_388_608
-
-
-class ObjectsInput(Strict):
-    """Every object under a prefix is a task."""
-
-    type: Literal["objects"]
-    prefix: PrefixUri
-    include: Annotated[str, Field(max_length=1024)] = Field("*", description="glob on the key after the prefix")
-
-
-class ItemsInput(Strict):
-    """Every JSON value of the list is a task."""
-
-    type: Literal["items"]
-    items: Annotated[list[Any], Field(min_length=1)]
-
-
-class RangeInput(Strict):
-    """An array job: `count` tasks that differ by their index."""
-
-    type: Literal["range"]
-    count: Annotated[int, Field(ge=1, le=10_000_000)]
-
-
-class ParquetInput(Strict):
-    """A Parquet object, cut between row groups by its footer."""
-
-    type: Literal["parquet"]
-    uri: ObjectUri
-    row_groups: Annotated[int, Field(ge=1, le=1_000_000)] = Field(1, description="row groups per task")
-
-
-Input = Annotated[LinesInput | ObjectsInput | ItemsInput | RangeInput | ParquetInput, Field(discriminator="type")]
 
 
 class NoMerge(Strict):
@@ -123,22 +34,33 @@ class NoMerge(Strict):
 
 
 class ConcatMerge(Strict):
-    """The outputs are joined in task order by a server-side multipart copy."""
+    """The outputs are joined in task order by a server-side multipart copy; a CSV's header is kept once."""
 
     type: Literal["concat"]
-    filename: Name = "result"
+    filename: Filename = "result"
+
+
+class ParquetMerge(Strict):
+    """The outputs become one Parquet object, its row groups as large as Parquet's readers like them."""
+
+    type: Literal["parquet"]
+    filename: Filename = "result.parquet"
 
 
 class ReduceMerge(Strict):
-    """A processor gets the directory of all outputs and makes one."""
+    """A processor gets a directory of outputs and makes one; more than `fan_in` outputs are reduced level by level."""
 
     type: Literal["reduce"]
     processor: ProcessorReference
     params: dict[str, Any] = {}
-    filename: Name | None = Field(None, description="name of the result; the processor's output name if absent")
+    inputs: dict[VariableName, ObjectUri] = Field({}, description="objects that the processor declares by these names")
+    fan_in: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        1000, description="outputs per task; with more, results of tasks are reduced again until one is left"
+    )
+    filename: Filename | None = Field(None, description="name of the result; the processor's output name if absent")
 
 
-Merge = Annotated[NoMerge | ConcatMerge | ReduceMerge, Field(discriminator="type")]
+Merge = Annotated[NoMerge | ConcatMerge | ParquetMerge | ReduceMerge, Field(discriminator="type")]
 
 
 class Retry(Strict):
@@ -150,11 +72,22 @@ class Retry(Strict):
 
 
 class StageSpec(Strict):
-    """One step: a processor applied to every task. Task i of a later stage works on the output of task i before it."""
+    """One step: a processor applied to every task. Task i of a later stage works on the output of task i before it,
+    as soon as that is there; unless the stage before fans out, or this one has a barrier or splits anew."""
 
     name: Name | None = None
     processor: ProcessorReference = Field(description="`name` (newest version) or `name@version`")
     params: dict[str, Any] = {}
+    inputs: dict[VariableName, ObjectUri] = Field({}, description="objects that the processor declares by these names")
+    fan_out: bool = Field(
+        False,
+        description="each task yields items (files of its output directory, lines of its output, elements of "
+        "the list it returns), and each item is a task of the next stage",
+    )
+    barrier: bool = Field(False, description="no task starts before all tasks of the stage before have ended")
+    resplit: Resplit | None = Field(
+        None, description="the outputs of the stage before are joined to one object, which is split anew like this"
+    )
     pool: Name = "default"
     retry: Retry = Retry()
     timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] = 3600.0
@@ -171,13 +104,24 @@ class JobSpec(Strict):
     """A job as submitted."""
 
     name: Name = "job"
-    input: Input
+    input: Inputs
     stages: Annotated[list[StageSpec], Field(min_length=1)]
     merge: Merge = NoMerge()
+    results: PrefixUri | None = Field(
+        None, description="results go to a folder named after the job's id under this prefix; absent: Piecework's own"
+    )
+    output_queue: QueueUrl | None = Field(
+        None, description="an SQS queue that is told of every succeeded task and of the job's end, in that order"
+    )
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="higher runs first")
     share: Name = Field("default", description="jobs of one share divide its part of a pool")
     labels: dict[Name, Annotated[str, Field(max_length=256)]] = {}
     run_at: AwareDatetime | None = Field(None, description="start no earlier than this")
+
+    @property
+    def inputs(self) -> list[Input]:
+        """The input, or the inputs, in order."""
+        return self.input if isinstance(self.input, list) else [self.input]
 
     @model_validator(mode="after")
     def _name_stages(self) -> "JobSpec":
@@ -190,23 +134,35 @@ class JobSpec(Strict):
 
 
 class ProcessorSpec(Strict):
-    """What a registered processor runs; exactly one of command, callable, records, builtin.
+    """What a registered processor runs; exactly one of command, callable, records, sql, builtin.
 
-    Commands know `{input}`, `{output}`, `{index}` and `{params.NAME}`. A callable is `module:function(input: Path,
-    output: Path, **params)`; a records function is `module:function(record, **params)` returning a record, None to
-    drop it, or raising to reject it.
+    Commands know `{input}`, `{output}`, `{index}`, `{params.NAME}`, `{inputs.NAME}` and `{outputs.NAME}`. A callable is
+    `module:function(input: Path, output: Path, **params)`; a records function is `module:function(record, **params)`
+    returning a record, a list of records, None to drop it, or raising to reject it. SQL is a DuckDB query of `input`.
     """
 
     command: Annotated[list[str], Field(min_length=1)] | None = None
     callable: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     records: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
-    builtin: Literal["noop", "copy"] | None = None
-    output: Name = Field("output", description="file name of the task's output")
-    output_format: Literal["jsonl", "csv"] = Field(
-        "jsonl",
-        description="of a records function; csv for a command or callable says that its output begins with a header "
-        "line, which a concat merge keeps once",
+    sql: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=65_536)] | None = None
+    builtin: Literal["noop", "copy", "split", "compact"] | None = None
+    package: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="SHA-256 of the pushed package (`piecework processors push`) that holds the code"
     )
+    inputs: dict[VariableName, ObjectUri | None] = Field(
+        {}, description="objects that each task finds beside its own input; null: the stage has to say which"
+    )
+    output: Filename = Field("output", description="file name of the task's output")
+    output_directory: bool = Field(
+        False, description="the output is a directory of files, each an item of a fan-out stage"
+    )
+    outputs: dict[VariableName, Filename] = Field({}, description="file names of further outputs")
+    output_format: Literal["jsonl", "csv", "parquet"] = Field(
+        "jsonl",
+        description="of a records function or SQL; csv for a command or callable says that its output begins with a "
+        "header line, which a concat merge keeps once",
+    )
+    filters: bool = Field(False, description="dropping records is meant, so that their count need not come out even")
     environment: dict[VariableName, str] = {}
     idempotent: bool = Field(
         False,
@@ -215,16 +171,14 @@ class ProcessorSpec(Strict):
     )
     params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
 
-    @field_validator("output")
-    @classmethod
-    def _not_ours(cls, output: str) -> str:
-        if output in ("log.txt", "rejects.jsonl"):
-            raise ValueError(f"the worker writes {output} itself, beside the output; choose another name")
-        return output
-
     @model_validator(mode="after")
     def _one_kind(self) -> "ProcessorSpec":
-        kinds = [k for k in ("command", "callable", "records", "builtin") if getattr(self, k) is not None]
+        kinds = [k for k in ("command", "callable", "records", "sql", "builtin") if getattr(self, k) is not None]
         if len(kinds) != 1:
-            raise ValueError(f"give exactly one of command, callable, records, builtin; got {kinds or 'none'}")
+            raise ValueError(f"give exactly one of command, callable, records, sql, builtin; got {kinds or 'none'}")
+        filenames = [self.output, *self.outputs.values()]
+        if kinds[0] in ("records", "sql"):
+            filenames.append(f"{self.output}.{self.output_format}")  # where the output's name does not tell
+        if len(set(filenames)) < len(filenames):
+            raise ValueError(f"output and outputs must name different files, got {filenames}")
         return self

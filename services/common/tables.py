@@ -79,6 +79,25 @@ class Schedule(SQLModel, table=True):
     created_at: datetime = Field(sa_type=_UTC)
 
 
+class Trigger(SQLModel, table=True):
+    """A queue whose messages submit jobs; `job` is a JobSpec with placeholders."""
+
+    __tablename__ = "triggers"
+
+    trigger_id: UUID = Field(primary_key=True)
+    name: str
+    queue_url: str
+    prefix: str = ""
+    suffix: str = ""
+    match: dict[str, Any] = Field(sa_type=JSONB)
+    job: dict[str, Any] = Field(sa_type=JSONB)
+    paused: bool = False
+    last_job_id: UUID | None = None
+    last_message_at: datetime | None = Field(None, sa_type=_UTC)
+    error: str | None = None
+    created_at: datetime = Field(sa_type=_UTC)
+
+
 class Job(SQLModel, table=True):
     """A job; `spec` is the JobSpec as submitted."""
 
@@ -92,6 +111,8 @@ class Job(SQLModel, table=True):
     share: str = "default"
     labels: dict[str, str] = Field(sa_type=JSONB)
     schedule_id: UUID | None = None
+    trigger_id: UUID | None = None
+    trigger_message: str | None = None
     run_at: datetime | None = Field(None, sa_type=_UTC)
     error: dict[str, Any] | None = Field(None, sa_type=JSONB)
     created_at: datetime = Field(sa_type=_UTC)
@@ -111,7 +132,14 @@ class Stage(SQLModel, table=True):
     processor: str
     processor_version: int
     params: dict[str, Any] = Field(sa_type=JSONB)
+    inputs: dict[str, str] = Field(sa_type=JSONB)
     pool: str
+    tasks_from: str
+    resplit: dict[str, Any] | None = Field(None, sa_type=JSONB)
+    fan_in: int | None = None
+    barrier: bool = False
+    fan_out: bool = False
+    output_queue: str | None = None
     state: str
     chains: bool = False
     planned: bool = False
@@ -171,6 +199,11 @@ class StageCounter(SQLModel, table=True):
     cancelled: int = Field(0, sa_type=BigInteger)
     attempts: int = Field(0, sa_type=BigInteger)
     busy_seconds: float = Field(0, sa_type=Double)
+    records_in: int = Field(0, sa_type=BigInteger)
+    records_out: int = Field(0, sa_type=BigInteger)
+    records_rejected: int = Field(0, sa_type=BigInteger)
+    records_filtered: int = Field(0, sa_type=BigInteger)
+    records_added: int = Field(0, sa_type=BigInteger)
 
 
 class Attempt(SQLModel, table=True):
@@ -195,6 +228,8 @@ class Attempt(SQLModel, table=True):
     records_in: int = Field(0, sa_type=BigInteger)
     records_out: int = Field(0, sa_type=BigInteger)
     records_rejected: int = Field(0, sa_type=BigInteger)
+    records_filtered: int = Field(0, sa_type=BigInteger)
+    records_added: int = Field(0, sa_type=BigInteger)
     cpu_seconds: float = Field(0, sa_type=Double)
     memory_bytes_peak: int = Field(0, sa_type=BigInteger)
     log: str | None = None

@@ -10,7 +10,20 @@ from services.common.aws import connect_aws, require_region
 from services.common.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_pool
 from services.common.logs import configure_logs
 from services.common.settings import Settings, get_settings
-from services.scheduler import clock, dispatch, finish, maintain, plan, reap, scale, stragglers, webhooks
+from services.scheduler import (
+    chain,
+    clock,
+    dispatch,
+    finish,
+    maintain,
+    plan,
+    reap,
+    scale,
+    stragglers,
+    tell,
+    triggers,
+    webhooks,
+)
 from services.scheduler.loop import Grid, Loop, listen
 from services.scheduler.merges.merge import Merger
 
@@ -26,11 +39,14 @@ def make_loops(settings: Settings, merger: Merger) -> list[Loop]:
     return [
         Loop("clock", clock.step, 0.0, min(idle, 1.0), jobs),
         Loop("plan", plan.step, 0.0, idle, jobs),
+        Loop("chain", chain.step, busy, idle, jobs),
         Loop("dispatch", dispatch.step, busy, idle, jobs),
         Loop("finish", finish.step, busy, idle, jobs),
         Loop("merge", merger.step, busy, idle, jobs),
         Loop("reap", reap.step, busy, min(idle, settings.lease_seconds / 10)),
         Loop("stragglers", stragglers.step, min(idle, 1.0), idle),
+        Loop("tell", tell.step, busy, min(idle, 1.0), jobs),
+        Loop("triggers", triggers.step, 0.0, idle),
         Loop("webhooks", webhooks.step, busy, idle, deliveries),
         Loop("scale", scale.step, busy, settings.scale_seconds),
         Loop("maintain", maintain.step, 1.0, HOUR_SECONDS),

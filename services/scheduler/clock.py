@@ -9,8 +9,9 @@ import structlog
 
 from services.common.cron import next_time
 from services.common.database import Connection
-from services.common.jobs import notify_jobs, start_due_jobs, submit_job
+from services.common.jobs import notify_jobs, start_due_jobs
 from services.common.spec import JobSpec
+from services.common.submission import submit_job
 from services.scheduler.loop import Grid, passes
 
 log = structlog.get_logger()

@@ -21,6 +21,7 @@ _ENDING = "SELECT job_id, state FROM jobs WHERE state IN ('cancelling', 'failing
 
 _RUNNING = """
     SELECT s.job_id, s.stage, s.name, s.chains, s.planned, s.task_count, s.tolerated_failures,
+        (SELECT n.tasks_from FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS next,
         coalesce(c.succeeded, 0) AS succeeded, coalesce(c.failed, 0) AS failed
     FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
         SELECT sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed
@@ -75,8 +76,8 @@ async def _fail_stage(connection: Connection, stage: Record) -> None:
 
 
 async def _finish_stage(connection: Connection, stage: Record) -> None:
-    """Hand over to the next stage, or to the merge if this was the last."""
-    target = "succeeded" if stage["chains"] else "merging"
+    """Hand over to the next stage, or to the merge if this was the last, or the next works on the joined outputs."""
+    target = "merging" if stage["next"] in (None, "resplit") else "succeeded"
     await connection.execute(
         "UPDATE stages SET state = $3, finished_at = now() WHERE job_id = $1 AND stage = $2",
         stage["job_id"],

@@ -27,7 +27,7 @@ _DATABASE: tuple[type[BaseException], ...] = (*UNAVAILABLE, asyncpg.PostgresErro
 _MISSING = ("NoSuchKey", "NoSuchBucket", "404", "MethodNotAllowed", "405")
 _REFUSED = ("AccessDenied", "403", "InvalidObjectState")
 _MISNAMED = ("InvalidBucketName", "InvalidArgument", "KeyTooLongError", "400", "PermanentRedirect", "301")
-_CHANGED = ("PreconditionFailed", "412", "InvalidRange")
+_CHANGED = ("PreconditionFailed", "412", "InvalidRange", "InvalidRequest", "EntityTooLarge")
 _PERMANENT = frozenset((*_MISSING, *_REFUSED, *_MISNAMED, *_CHANGED))
 
 

@@ -5,6 +5,9 @@ from services.scheduler.loop import Grid
 ROWS_MAX = 5_000  # deleted per statement
 
 _EXPIRED = (
+    # A queue that is gone for so long is not coming back (SQS itself keeps messages as long by default).
+    """DELETE FROM queue_messages WHERE ctid IN (
+        SELECT ctid FROM queue_messages WHERE created_at < now() - interval '4 days' LIMIT $1)""",
     # An Idempotency-Key is remembered for a day.
     """DELETE FROM idempotency_keys WHERE ctid IN (
         SELECT ctid FROM idempotency_keys WHERE created_at < now() - interval '1 day' LIMIT $1)""",

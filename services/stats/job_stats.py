@@ -9,7 +9,7 @@ from uuid import UUID
 
 from services.common.database import Connection, Pool
 from services.common.problems import not_found
-from services.common.progress import COUNTS, SUM_COUNTERS, Progress, count_progress
+from services.common.progress import COUNTS, SUM_COUNTERS, Progress, count_progress, tasks_known
 from services.stats.histogram import quantile
 from services.stats.pace import rate, seconds_lately, seconds_left, succeeded_lately
 from services.stats.rollup import WatermarkAhead, roll_up
@@ -28,7 +28,8 @@ _JOB = """
     FROM jobs CROSS JOIN stats_watermark WHERE job_id = $1"""
 
 _STAGES = f"""
-    SELECT s.stage, s.name, s.kind, s.pool, s.state, s.chains, s.planned, s.started_at, s.finished_at, c.*, (
+    SELECT s.stage, s.name, s.kind, s.pool, s.state, s.tasks_from, s.fan_in, s.planned, s.started_at, s.finished_at,
+        c.*, (
         SELECT coalesce(sum(m.succeeded), 0)::bigint FROM stage_minutes AS m
         WHERE m.job_id = s.job_id AND m.stage = s.stage AND m.minute >= $2
     ) AS rolled_up_lately
@@ -143,17 +144,8 @@ async def _read_stages(connection: Connection, job: Mapping[str, Any]) -> list[S
         by_outcome[total["stage"]][total["outcome"]] = dict(total)
     totals = [Totals(outcomes) for outcomes in by_outcome]
     stragglers = await _find_stragglers(connection, job["job_id"], rows, totals)
-    columns = (rows, count_progress(rows), totals, _known(rows), stragglers)
+    columns = (rows, count_progress(rows), totals, tasks_known(rows), stragglers)
     return [Stage(*stage) for stage in zip(*columns, strict=True)]
-
-
-def _known(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Whether the number of each stage's tasks is known: a chained stage's once that of the stage before is."""
-    known: list[bool] = []
-    for number, row in enumerate(rows):
-        chained = number > 0 and rows[number - 1]["chains"]
-        known.append(row["planned"] or row["kind"] == "reduce" or (chained and known[-1]))
-    return known
 
 
 async def _find_stragglers(

@@ -12,20 +12,24 @@ import structlog
 
 from services.common.layout import Layout
 from services.common.lifecycle import ClaimedTask, Finished, StageWork
+from services.worker.child.counts import COUNTS
 from services.worker.child.errors import TaskError, describe
+from services.worker.child_job import Share, child_job
 from services.worker.child_process import MemoryExceeded
-from services.worker.environment import task_environment
+from services.worker.declared_inputs import DeclaredInputs
+from services.worker.grid_split.run import run_grid_split
 from services.worker.inputs import Input, fetch_input, suffix_of
-from services.worker.placeholders import fill_placeholders
+from services.worker.outputs import Outputs
+from services.worker.packages import Packages, Runtime
+from services.worker.paths import Paths, Workspace
 from services.worker.scratch import remove_tree
 from services.worker.task_log import hold_log_down, put_log
-from services.worker.transfer import upload
 from services.worker.warm_children import WarmChildren
 
 log = structlog.get_logger()
 
 # What the child's answer and Finished call by the same name.
-_MEASURES = ("exit_code", "records_in", "records_out", "records_rejected", "cpu_seconds", "memory_bytes_peak")
+_MEASURES = ("exit_code", *COUNTS, "cpu_seconds", "memory_bytes_peak")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,10 @@ class Equipment:
     s3: Any
     layout: Layout
     directory: Path
-    environment: Mapping[str, str]
+    packages: Packages
+    inputs: DeclaredInputs
     log_bytes_max: int
+    share: Share
 
 
 async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork, children: WarmChildren) -> Finished:
@@ -47,13 +53,13 @@ async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork,
         await attempt.run()
         await attempt.put_log()
     finally:
-        await asyncio.to_thread(remove_tree, attempt.directory)
+        await asyncio.to_thread(remove_tree, attempt.workspace.directory)
     attempt.finished.run_seconds = time.monotonic() - started
     return attempt.finished
 
 
 class _Attempt:
-    """An attempt's private directory holds its input, its log, `work` (where user code starts) and `output`."""
+    """An attempt and the private directory that it works in."""
 
     def __init__(self, equipment: Equipment, task: ClaimedTask, stage: StageWork, children: WarmChildren) -> None:
         self._equipment = equipment
@@ -61,9 +67,7 @@ class _Attempt:
         self._stage = stage
         self._children = children
         self._key = (task.job_id, task.stage, task.index, task.attempt)
-        self.directory = equipment.directory / "-".join(map(str, self._key))
-        self._log = self.directory / "log.txt"
-        self._rejects = self.directory / "rejects.jsonl"
+        self.workspace = Workspace(equipment.directory / "-".join(map(str, self._key)))
         self.finished = Finished(*self._key, outcome="failed", run_seconds=0.0)
 
     async def run(self) -> None:
@@ -96,25 +100,69 @@ class _Attempt:
         self.finished.error = {"type": type, "message": text}
 
     async def _work(self) -> None:
-        work, outputs = self._make_directories()
-        input = await fetch_input(self._equipment.s3, self._task, self.directory)
+        self.workspace.make()
+        if self._stage.spec.builtin == "split":
+            self.finished.output = await self._split()
+            return
+        runtime = await self._equipment.packages.get(self._stage.spec.package)
+        async with self._equipment.inputs.holding(self._task.job_id, self._stage.inputs) as inputs:
+            await self._run(runtime, inputs)
+
+    async def _run(self, runtime: Runtime, inputs: Mapping[str, Path]) -> None:
+        input = await fetch_input(self._equipment.s3, self._task, self.workspace.directory)
         self.finished.bytes_in = input.bytes
-        output = outputs / self._output_name(input)
-        answer = await self._ask_child(self._job(input, output, work))
+        paths = self._paths(input, inputs, runtime.package)
+        job = child_job(
+            self._task,
+            self._stage,
+            environment=runtime.environment,
+            workspace=self.workspace,
+            input=input,
+            paths=paths,
+            share=self._equipment.share,
+        )
+        answer = await self._ask_child(runtime, job)
         self._measure(answer)
         if error := answer.get("error"):
             raise TaskError(
                 error["type"], error["message"], retryable=answer["retryable"], exit_code=answer["exit_code"]
             )
-        self.finished.output = await self._put_outputs(input, output, answer)
+        self.finished.output = await self._put_outputs(input, paths, answer)
 
-    async def _ask_child(self, job: Mapping[str, Any]) -> dict[str, Any]:
+    async def _split(self) -> dict[str, Any]:
+        """Read what only a reader of every byte can split."""
+        s3, layout = self._equipment.s3, self._equipment.layout
+        listing, count = await run_grid_split(s3, layout, self._task, self.workspace.directory)
+        return await Outputs(s3, lambda name: layout.attempt(*self._key, name)).put_items(listing, count)
+
+    def _paths(self, input: Input, inputs: Mapping[str, Path], package: Path | None) -> Paths:
+        spec, workspace = self._stage.spec, self.workspace
+        output = workspace.output / self._output_name(input)
+        if spec.output_directory:
+            output.mkdir()
+        outputs = {name: workspace.output / filename for name, filename in spec.outputs.items()}
+        return Paths(input.path, output, workspace.records, inputs, outputs, package)
+
+    def _output_name(self, input: Input) -> str:
+        """The spec's name; where we know the format and the name does not tell it, with a suffix that does."""
+        spec = self._stage.spec
+        if Path(spec.output).suffix or spec.output_directory:
+            return spec.output
+        if spec.records is not None or spec.sql is not None:
+            return f"{spec.output}.{spec.output_format}"
+        if spec.builtin == "compact":
+            return f"{spec.output}.parquet"
+        if spec.builtin == "copy":
+            return spec.output + suffix_of(input.path.name)
+        return spec.output
+
+    async def _ask_child(self, runtime: Runtime, job: Mapping[str, Any]) -> dict[str, Any]:
         """Raises TaskError (crash) and MemoryExceeded."""
         processor = (self._stage.processor, self._stage.processor_version)
-        holding = asyncio.create_task(hold_log_down(self._log, self._equipment.log_bytes_max))
+        holding = asyncio.create_task(hold_log_down(self.workspace.log, self._equipment.log_bytes_max))
         killed: dict[str, Any] = {}
         try:
-            return await self._children.run(processor, job, self._stage.memory_bytes, killed)
+            return await self._children.run(processor, runtime, job, self._stage.memory_bytes, killed)
         finally:
             holding.cancel()
             self._measure(killed)
@@ -123,92 +171,40 @@ class _Attempt:
         for measure in _MEASURES:
             setattr(self.finished, measure, measures.get(measure, getattr(self.finished, measure)))
 
-    def _make_directories(self) -> tuple[Path, Path]:
-        self.directory.mkdir(mode=0o700)
-        work, outputs = self.directory / "work", self.directory / "output"
-        work.mkdir()
-        outputs.mkdir()
-        return work, outputs
-
-    def _output_name(self, input: Input) -> str:
-        """The spec's name; where we know the format and the name does not tell it, with a suffix that does."""
-        spec = self._stage.spec
-        if Path(spec.output).suffix:
-            return spec.output
-        if spec.records is not None:
-            return f"{spec.output}.{spec.output_format}"
-        if spec.builtin == "copy":
-            return spec.output + suffix_of(input.path.name)
-        return spec.output
-
-    def _job(self, input: Input, output: Path, work: Path) -> dict[str, Any]:
-        """What the child is to do; services.worker.child.program reads it."""
-        spec, params = self._stage.spec, self._stage.params
-        job: dict[str, Any] = {
-            "directory": str(work),
-            "environment": task_environment(self._equipment.environment, self._task, self._stage, input.path, output),
-            "log": str(self._log),
-            "input": str(input.path),
-            "output": str(output),
-            "extract": input.extract,
-        }
-        if spec.command is not None:
-            arguments = fill_placeholders(
-                spec.command, input=input.path, output=output, index=self._task.index, params=params
-            )
-            return job | {"kind": "command", "arguments": arguments}
-        if spec.callable is not None:
-            return job | {"kind": "callable", "function": spec.callable, "params": params}
-        if spec.records is not None:
-            return job | {
-                "kind": "records",
-                "function": spec.records,
-                "params": params,
-                "format": input.format,
-                "output_format": spec.output_format,
-                "rejects": str(self._rejects),
-                "rejects_max": self._stage.rejects_max,
-            }
-        return job | {"kind": "copy"}
-
-    async def _put_outputs(self, input: Input, output: Path, answer: Mapping[str, Any]) -> dict[str, Any] | None:
+    async def _put_outputs(self, input: Input, paths: Paths, answer: Mapping[str, Any]) -> dict[str, Any] | None:
         """What tasks.output will say; None if the processor neither wrote nor returned anything."""
-        result: dict[str, Any] = {}
-        if _is_file(output):
-            result |= await self._put(output)
-            if self._stage.spec.records is not None:
-                result["records"] = answer["records_out"]
-            if self._stage.spec.output_format == "csv":
-                header_bytes = answer.get("header_bytes")
-                result["header_bytes"] = _first_line_bytes(output) if header_bytes is None else header_bytes
-            elif self._stage.spec.builtin == "copy" and input.header_bytes:
-                result["header_bytes"] = input.header_bytes
-        if answer.get("records_rejected"):
-            rejects = await self._put(self._rejects)
-            result |= {"rejects": rejects["uri"], "rejects_bytes": rejects["bytes"]}
+        outputs = Outputs(self._equipment.s3, lambda name: self._equipment.layout.attempt(*self._key, name))
+        try:
+            result = await self._put_output(outputs, input, paths.output, answer)
+            result |= await outputs.put_further(paths.outputs)
+            if answer.get("records_rejected") and self.workspace.rejects.exists():
+                result |= await outputs.put_rejects(self.workspace.rejects)
+        finally:
+            self.finished.bytes_out = outputs.bytes
         if answer.get("value") is not None:
             result["value"] = answer["value"]
         return result or None
 
-    async def _put(self, path: Path) -> dict[str, Any]:
-        location = self._equipment.layout.attempt(*self._key, path.name)
-        size = await upload(self._equipment.s3, path, location)
-        self.finished.bytes_out += size
-        return {"uri": location.uri, "bytes": size}
+    async def _put_output(
+        self, outputs: Outputs, input: Input, output: Path, answer: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The output itself, or the items that it is made of."""
+        if self._stage.spec.output_directory:
+            return await outputs.put_directory(output, self.workspace.items)
+        if self._stage.fan_out:
+            return await outputs.put_items(self.workspace.items, answer["items"])
+        result = await outputs.put_output(output, self._header_bytes(input, answer))
+        if result and "records_out" in answer:
+            result["records"] = answer["records_out"]
+        return result
+
+    def _header_bytes(self, input: Input, answer: Mapping[str, Any]) -> int | None:
+        """How long the output's header is; None: its first line."""
+        if self._stage.spec.output_format == "csv":
+            return answer.get("header_bytes")
+        return input.header_bytes if self._stage.spec.builtin == "copy" else 0
 
     async def put_log(self) -> None:
         location = self._equipment.layout.log(*self._key)
-        if await put_log(self._equipment.s3, self._log, location, self._equipment.log_bytes_max):
+        if await put_log(self._equipment.s3, self.workspace.log, location, self._equipment.log_bytes_max):
             self.finished.log = location.uri
-
-
-def _is_file(output: Path) -> bool:
-    """False if there is nothing; raises TaskError (output_invalid) if it is something else."""
-    if output.exists() and not output.is_file():
-        raise TaskError("output_invalid", f"the output {output.name!r} is no regular file", retryable=False)
-    return output.exists()
-
-
-def _first_line_bytes(path: Path) -> int:
-    with path.open("rb") as file:
-        return len(file.readline())

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ from services.worker.child.commands import name_signal
 from services.worker.child.errors import TaskError
 
 _ROOT = str(Path(__file__).parents[2])
-_BOOT = "import sys; sys.path.insert(0, {root!r}); from services.worker.child.program import main; main({fd}, {parent})"
+_BOOT = (
+    "import sys; sys.path[:0] = [{root!r}]; sys.path += [p for p in {needs!r} if p not in sys.path]; "
+    "from services.worker.child.program import main; main({fd}, {parent})"
+)
+# Where the child's own needs are, for an interpreter of another environment.
+_NEEDS = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 _MEMORY_POLL_SECONDS = 0.2
 _EXIT_SECONDS = 5.0
 _DISCONNECTED = (EOFError, ConnectionError)
@@ -48,13 +54,13 @@ class ChildProcess:
         self.leftovers = False  # it has processes below it that its last job started
 
     @classmethod
-    async def start(cls, environment: Mapping[str, str]) -> "ChildProcess":
+    async def start(cls, environment: Mapping[str, str], python: str = sys.executable) -> "ChildProcess":
         """Start a child in a session of its own, out of reach of the terminal's signals."""
         ours, theirs = socket.socketpair()
         with theirs, effects.passing("process", "child"):
-            boot = _BOOT.format(root=_ROOT, fd=theirs.fileno(), parent=os.getpid())
+            boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), parent=os.getpid())
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
+                python,
                 "-P",
                 "-c",
                 boot,

@@ -8,6 +8,7 @@ import orjson
 
 from services.common.lifecycle import ClaimedTask, StageWork
 from services.common.settings import WorkerSettings
+from services.worker.paths import Paths
 
 
 def base_environment(settings: WorkerSettings) -> dict[str, str]:
@@ -23,19 +24,18 @@ def base_environment(settings: WorkerSettings) -> dict[str, str]:
     return environment
 
 
-def task_environment(
-    base: Mapping[str, str], task: ClaimedTask, stage: StageWork, input: Path, output: Path
-) -> dict[str, str]:
-    """The base, who the task is, and what the processor's spec sets, which wins."""
-    identity = {
+def task_environment(base: Mapping[str, str], task: ClaimedTask, stage: StageWork, paths: Paths) -> dict[str, str]:
+    """The base, who the task is, where its files are, and what the processor's spec sets, which wins."""
+    identity: dict[str, object] = {
         "PIECEWORK_JOB_ID": task.job_id,
         "PIECEWORK_JOB_NAME": stage.job_name,
         "PIECEWORK_STAGE": task.stage,
         "PIECEWORK_STAGE_NAME": stage.stage_name,
         "PIECEWORK_TASK_INDEX": task.index,
         "PIECEWORK_ATTEMPT": task.attempt,
-        "PIECEWORK_INPUT": input,
-        "PIECEWORK_OUTPUT": output,
+        "PIECEWORK_INPUT": paths.input,
+        "PIECEWORK_OUTPUT": paths.output,
+        "PIECEWORK_RECORDS": paths.records,
         "PIECEWORK_PARAMS": orjson.dumps(stage.params).decode(),
         "AWS_BATCH_JOB_ID": f"{task.job_id}:{task.index}",
         "AWS_BATCH_JOB_ATTEMPT": task.attempt,
@@ -44,6 +44,10 @@ def task_environment(
         "SLURM_ARRAY_TASK_ID": task.index,
         "PBS_ARRAY_INDEX": task.index,
     }
+    identity |= {f"PIECEWORK_INPUT_{name.upper()}": path for name, path in paths.inputs.items()}
+    identity |= {f"PIECEWORK_OUTPUT_{name.upper()}": path for name, path in paths.outputs.items()}
+    if paths.package is not None:
+        identity["PIECEWORK_PACKAGE"] = paths.package
     if task.input.get("type") == "index":
         count = task.input["count"]
         identity |= {

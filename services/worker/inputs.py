@@ -1,6 +1,6 @@
 """A task's input, of whatever type, as a file or directory on the node's disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -8,28 +8,31 @@ import orjson
 
 from services.common.layout import Location
 from services.common.lifecycle import ClaimedTask
-from services.worker import row_groups
+from services.worker import record_batches, row_groups
 from services.worker.child.errors import TaskError
 from services.worker.transfer import all_or_none, download
 
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-_SUFFIX_OF_FORMAT = {"jsonl": ".jsonl", "csv": ".csv", "text": ".txt"}
+SUFFIX_OF_FORMAT = {"jsonl": ".jsonl", "csv": ".csv", "tsv": ".tsv", "text": ".txt", "fixed": ".dat"}
+
+_COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".zst")
+_OPTIONS = ("csv", "record_bytes")
 _PARTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Where a task's input is, and how many bytes it is.
+    """Where a task's input is, and how many bytes of it were fetched.
 
-    `header_bytes` of them are the header that was put before a part. `extract` tells the child which row groups of
-    which file to make the input of.
+    `header_bytes` of the file are the header that was put before a part. `options` are what a reader of the format has
+    to know besides. `steps` are what the child has to do first, to make the input of what was fetched (child/prepare).
     """
 
     path: Path
     bytes: int
     format: str | None = None
     header_bytes: int = 0
-    extract: dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
 
 
 async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> Input:
@@ -41,14 +44,22 @@ async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> Input:
     match value["type"]:
         case "bytes":
             return await _fetch_bytes(s3, value, directory)
+        case "blocks":
+            return await _fetch_blocks(s3, value, directory)
         case "object":
             return await _fetch_object(s3, value, directory)
+        case "objects":
+            return await _fetch_objects(s3, value, directory)
         case "item":
             return _write_value(value["value"], directory / "input.json")
         case "index":
             return _write_value({"index": task.index, "count": value["count"]}, directory / "input.json")
         case "row_groups":
             return await _fetch_row_groups(s3, value, directory)
+        case "record_batches":
+            return await _fetch_record_batches(s3, value, directory)
+        case "avro_blocks":
+            return await _fetch_avro_blocks(s3, value, directory)
         case "outputs":
             return await _fetch_outputs(s3, value, directory)
         case unknown:
@@ -61,17 +72,54 @@ def suffix_of(name: str) -> str:
     return path.with_suffix("").suffix + path.suffix if path.suffix in _COMPRESSED else path.suffix
 
 
+def input_filename(number: int, uri: str) -> str:
+    """What a file of an input directory is called: by its number, so that the names are in order."""
+    return f"{number:08d}{suffix_of(uri)}"
+
+
 async def _fetch_bytes(s3: Any, value: dict[str, Any], directory: Path) -> Input:
-    """A range of lines, after the header of its object."""
-    format = value.get("format", "text")
-    path = directory / f"input{suffix_of(value['uri']) or _SUFFIX_OF_FORMAT[format]}"
+    """A range of records, after the header of its object."""
+    path = directory / f"input{suffix_of(value['uri']) or SUFFIX_OF_FORMAT[value.get('format', 'text')]}"
     header = value.get("header", "").encode()
     with path.open("wb") as file:
         file.write(header)
         size = await download(
             s3, Location.parse(value["uri"]), file, etag=value.get("etag"), start=value["start"], end=value["end"]
         )
-    return Input(path, size, format, header_bytes=len(header))
+    return _part(value, path, size, len(header), value["start"] - len(header))
+
+
+async def _fetch_blocks(s3: Any, value: dict[str, Any], directory: Path) -> Input:
+    """Compressed blocks, which the child will decompress."""
+    (start, skip), (end, tail) = value["start"], value["end"]
+    compressed = directory / "source.blocks"
+    with compressed.open("wb") as file:
+        size = await download(
+            s3, Location.parse(value["uri"]), file, etag=value.get("etag"), start=start, end=value["read_end"]
+        )
+    header = value.get("header", "")
+    decompress = {
+        "step": "decompress",
+        "source": str(compressed),
+        "compression": "gzip" if value["compression"] == "bgzip" else value["compression"],
+        "header": header,
+        "whole": end - start,
+        "skip": skip,
+        "tail": tail,
+    }
+    path = directory / f"input{SUFFIX_OF_FORMAT[value['format']]}"
+    return _part(value, path, size, len(header.encode()), None, decompress)
+
+
+def _part(
+    value: dict[str, Any], path: Path, size: int, header_bytes: int, byte: int | None, *steps: dict[str, Any]
+) -> Input:
+    """Some records of an object; that they are whole is checked before anything reads them."""
+    format, source, made = value.get("format", "text"), {"uri": value["uri"], "byte": byte}, list(steps)
+    if format in ("csv", "tsv"):
+        made.append({"step": "check_quotes", "csv": value.get("csv"), "format": format, "source": source})
+    options = {name: value[name] for name in _OPTIONS if name in value}
+    return Input(path, size, format, header_bytes, options, made)
 
 
 async def _fetch_object(s3: Any, value: dict[str, Any], directory: Path) -> Input:
@@ -81,6 +129,23 @@ async def _fetch_object(s3: Any, value: dict[str, Any], directory: Path) -> Inpu
     return Input(path, size)
 
 
+async def _fetch_objects(s3: Any, value: dict[str, Any], directory: Path) -> Input:
+    """A directory with one file for each object, in order."""
+    target = directory / "input"
+    target.mkdir()
+    sizes: list[int] = []
+    waiting = iter(enumerate(value["objects"]))
+
+    async def fetch_some() -> None:
+        for number, object_ in waiting:
+            with (target / input_filename(number, object_["uri"])).open("wb") as file:
+                size = await download(s3, Location.parse(object_["uri"]), file, etag=object_.get("etag"))
+            sizes.append(size)
+
+    await all_or_none(*(fetch_some() for _ in range(_PARTS_AT_ONCE)))
+    return Input(target, sum(sizes))
+
+
 def _write_value(value: Any, path: Path) -> Input:
     return Input(path, path.write_bytes(orjson.dumps(value)))
 
@@ -88,8 +153,26 @@ def _write_value(value: Any, path: Path) -> Input:
 async def _fetch_row_groups(s3: Any, value: dict[str, Any], directory: Path) -> Input:
     source, wanted = directory / "source.parquet", range(value["first"], value["first"] + value["count"])
     size = await row_groups.fetch_row_groups(s3, Location.parse(value["uri"]), value.get("etag"), wanted, source)
-    extract = {"source": str(source), "row_groups": list(wanted)}
-    return Input(directory / "input.parquet", size, "parquet", extract=extract)
+    step = {"step": "row_groups", "source": str(source), "row_groups": list(wanted)}
+    return Input(directory / "input.parquet", size, "parquet", steps=[step])
+
+
+async def _fetch_record_batches(s3: Any, value: dict[str, Any], directory: Path) -> Input:
+    source, wanted = directory / "source.arrow", range(value["first"], value["first"] + value["count"])
+    location = Location.parse(value["uri"])
+    size = await record_batches.fetch_record_batches(s3, location, value.get("etag"), wanted, source)
+    step = {"step": "record_batches", "source": str(source), "batches": list(wanted)}
+    return Input(directory / "input.arrow", size, "arrow", steps=[step])
+
+
+async def _fetch_avro_blocks(s3: Any, value: dict[str, Any], directory: Path) -> Input:
+    """The file's header, with its schema, and some of its blocks: together an Avro file."""
+    path, location = directory / "input.avro", Location.parse(value["uri"])
+    with path.open("wb") as file:
+        for start, end in ((0, value["header_end"]), (value["start"], value["end"])):
+            await download(s3, location, file, etag=value.get("etag"), start=start, end=end)
+    size = value["header_end"] + value["end"] - value["start"]
+    return Input(path, size, "avro")
 
 
 async def _fetch_outputs(s3: Any, value: dict[str, Any], directory: Path) -> Input:
@@ -111,8 +194,7 @@ async def _fetch_outputs(s3: Any, value: dict[str, Any], directory: Path) -> Inp
 
 async def _fetch_output(s3: Any, output: dict[str, Any], directory: Path) -> int:
     """One task's output: its object, or its small value as JSON."""
-    name = f"{output['index']:08d}"
     if "uri" not in output:
-        return _write_value(output.get("value"), directory / f"{name}.json").bytes
-    with (directory / f"{name}{suffix_of(output['uri'])}").open("wb") as file:
+        return _write_value(output.get("value"), directory / input_filename(output["index"], "value.json")).bytes
+    with (directory / input_filename(output["index"], output["uri"])).open("wb") as file:
         return await download(s3, Location.parse(output["uri"]), file)

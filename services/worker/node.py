@@ -6,8 +6,10 @@ import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import psutil
 import structlog
 
 from services.common import jobs, lifecycle
@@ -18,10 +20,13 @@ from services.common.lifecycle import PoolQueues, UnknownPool
 from services.common.settings import WorkerSettings
 from services.worker.attempt import Equipment
 from services.worker.bundles import Bundles
+from services.worker.child_job import Share
 from services.worker.completer import Completer
+from services.worker.declared_inputs import DeclaredInputs
 from services.worker.environment import base_environment
 from services.worker.heartbeat import Heartbeat, LeaseLost
 from services.worker.outage import Outage
+from services.worker.packages import Packages, cache_directory
 from services.worker.receiver import Receiver
 from services.worker.scratch import scratch_directory
 from services.worker.slots import Slots
@@ -54,13 +59,9 @@ class Node:
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(scratch_directory(Path(self._settings.scratch)))
             aws = await stack.enter_async_context(connect_aws(self._settings))
-            equipment = Equipment(
-                aws.s3,
-                Layout(self._settings.bucket, self._settings.prefix),
-                directory,
-                base_environment(self._settings),
-                self._settings.log_bytes_max,
-            )
+            equipment = equip(self._settings, aws.s3, directory)
+            stack.push_async_callback(equipment.inputs.close)
+            stack.push_async_callback(equipment.packages.close)
             while not self._draining.is_set():
                 await self._run_registered(aws, equipment)
             if self._ordered and self._settings.instance_id is not None:
@@ -186,6 +187,20 @@ class Node:
         except TimeoutError:
             log.error("stopped with unreported attempts: the lease is over", attempts=completer.backlog)
         raise _Drained
+
+
+def equip(settings: WorkerSettings, s3: Any, directory: Path) -> Equipment:
+    """Raises ScratchUnusable."""
+    layout, slots = Layout(settings.bucket, settings.prefix), settings.slots
+    return Equipment(
+        s3,
+        layout,
+        directory,
+        Packages(s3, layout, cache_directory(Path(settings.cache)), base_environment(settings)),
+        DeclaredInputs(s3, layout, directory / "inputs", settings.inputs_bytes_max),
+        settings.log_bytes_max,
+        Share(max(1, (os.cpu_count() or 1) // slots), psutil.virtual_memory().total // slots),
+    )
 
 
 async def _announce_drain(database: Pool, worker_id: UUID) -> None:

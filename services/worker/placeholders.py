@@ -2,33 +2,43 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from services.worker.child.errors import TaskError
+from services.worker.paths import Paths
 
-_PLACEHOLDER = re.compile(r"\{(input|output|index|params\.([^{}]+))\}")
+_PLACEHOLDER = re.compile(r"\{(input|output|index|package|(params|inputs|outputs)\.([^{}]+))\}")
+_MEND = {
+    "params": "the stage's params have no {!r}: add it to them",
+    "inputs": "the processor declares no input {!r}: add it to its inputs",
+    "outputs": "the processor declares no output {!r}: add it to its outputs",
+}
 
 
-def fill_placeholders(
-    command: Sequence[str], *, input: Path, output: Path, index: int, params: Mapping[str, Any]
-) -> list[str]:
-    """The command with `{input}`, `{output}`, `{index}` and `{params.NAME}` replaced; other braces stay as they are.
+def fill_placeholders(command: Sequence[str], *, paths: Paths, index: int, params: Mapping[str, Any]) -> list[str]:
+    """The command with its placeholders replaced; other braces stay as they are.
 
-    A param that is no string is written as JSON. Raises TaskError (processor_load) for a param that is not given.
+    They are `{input}`, `{output}`, `{index}`, `{package}`, `{params.NAME}`, `{inputs.NAME}` and `{outputs.NAME}`. A
+    param that is no string is written as JSON. Raises TaskError (processor_load) for what is not there.
     """
-    values = {"input": str(input), "output": str(output), "index": str(index)}
+    single = {"input": paths.input, "output": paths.output, "index": index, "package": paths.package}
+    named: dict[str, Mapping[str, Any]] = {"params": params, "inputs": paths.inputs, "outputs": paths.outputs}
 
     def value_of(match: re.Match[str]) -> str:
-        param = match[2]
-        if param is None:
-            return values[match[1]]
-        if param not in params:
-            message = f"the command has {match[0]}, but the stage's params have no {param!r}: add it to them"
-            raise TaskError("processor_load", message, retryable=False)
-        value = params[param]
-        return value if isinstance(value, str) else orjson.dumps(value).decode()
+        kind, name = match[2], match[3]
+        if kind is None:
+            if (value := single[match[1]]) is None:
+                raise _missing(match[0], "the processor has no package")
+            return str(value)
+        if name not in named[kind]:
+            raise _missing(match[0], _MEND[kind].format(name))
+        value = named[kind][name]
+        return orjson.dumps(value).decode() if kind == "params" and not isinstance(value, str) else str(value)
 
     return [_PLACEHOLDER.sub(value_of, argument) for argument in command]
+
+
+def _missing(placeholder: str, mend: str) -> TaskError:
+    return TaskError("processor_load", f"the command has {placeholder}, but {mend}", retryable=False)

@@ -89,7 +89,7 @@ class Slots:
                 log.info("waiting tasks released", tasks=count)
 
     async def _serve(self) -> None:
-        children = WarmChildren(self._equipment.environment)
+        children = WarmChildren()
         try:
             while True:
                 bundle, tasks = await self._bundles.take()

@@ -6,7 +6,9 @@ for a minute, a download from where it stopped, before the attempt fails.
 
 import asyncio
 import contextlib
+import zlib
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,7 +43,7 @@ async def download(
             with attempt:
                 await transfer.go_on()
     except S3_FAULTS as error:
-        raise _input_error(source, etag, error) from None
+        raise input_error(source, etag, error) from None
     if end is not None and transfer.position != end:
         raise TaskError("input_changed", f"{source.uri} has no bytes {transfer.position}-{end - 1}", retryable=False)
     return transfer.position - start
@@ -55,7 +57,7 @@ async def object_bytes(s3: Any, source: Location, etag: str | None) -> int:
             with attempt:
                 return int((await s3.head_object(**request))["ContentLength"])
     except S3_FAULTS as error:
-        raise _input_error(source, etag, error) from None
+        raise input_error(source, etag, error) from None
     raise AssertionError("retrying ends with an answer or an exception")
 
 
@@ -106,67 +108,97 @@ def _status(error: BaseException) -> int:
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _input_error(source: Location, etag: str | None, error: BaseException) -> TaskError:
+def input_error(source: Location, etag: str | None, error: BaseException) -> TaskError:
     match _status(error):
         case 404:
             return TaskError("input_missing", f"{source.uri} does not exist", retryable=False)
         case 412:
-            message = f"{source.uri} is no longer the object it was when the job was split (ETag {etag})"
+            message = f"{source.uri} is no longer the object it was when the job began (ETag {etag})"
             return TaskError("input_changed", message, retryable=False)
         case 416:
             return TaskError("input_changed", f"{source.uri} has become shorter", retryable=False)
     return TaskError("input_unavailable", f"{source.uri} can't be read: {describe(error)}")
 
 
-async def upload(s3: Any, path: Path, target: Location) -> int:
-    """Put a file; returns its size. Raises TaskError (output_unavailable), which is retryable."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object that was put, and zlib's CRC-32 of its bytes."""
+
+    uri: str
+    bytes: int
+    crc32: int
+
+
+async def upload(s3: Any, path: Path, target: Location) -> Stored:
+    """Put a file. Raises TaskError (output_unavailable), which is retryable."""
     size = _size(path)
     try:
         async for attempt in _retrying():
             with attempt:
-                await (_put(s3, path, target) if size <= _PART_BYTES else _put_parts(s3, path, size, target))
+                crc32 = await (_put(s3, path, target) if size <= _PART_BYTES else _put_parts(s3, path, size, target))
     except S3_FAULTS as error:
         raise TaskError("output_unavailable", f"{target.uri} can't be written: {describe(error)}") from None
-    return size
+    return Stored(target.uri, size, crc32)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-async def _put(s3: Any, path: Path, target: Location) -> None:
-    body = await asyncio.to_thread(path.read_bytes)
+class _Parts:
+    """A file read from its beginning to its end, part by part, and the CRC-32 of what has been read."""
+
+    def __init__(self, path: Path, part_bytes: int) -> None:
+        self.crc32 = 0
+        self._path = path
+        self._part_bytes = part_bytes
+        self._count = 0
+        self._turn = asyncio.Lock()
+
+    async def next(self) -> tuple[int, bytes]:
+        """The next part's number, from 1, and its bytes: none at the file's end."""
+        async with self._turn:
+            body = await asyncio.to_thread(self._read)
+            self._count += 1
+            return self._count, body
+
+    def _read(self) -> bytes:
+        with self._path.open("rb") as file:
+            file.seek(self._count * self._part_bytes)
+            body = file.read(self._part_bytes)
+        self.crc32 = zlib.crc32(body, self.crc32)
+        return body
+
+
+async def _put(s3: Any, path: Path, target: Location) -> int:
+    parts = _Parts(path, _PART_BYTES)
+    _, body = await parts.next()
     await s3.put_object(Bucket=target.bucket, Key=target.key, Body=body)
+    return parts.crc32
 
 
-async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> None:
+async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> int:
     """A multipart upload, a few parts at once; aborted if it can't be completed, so that its parts cost nothing."""
     where = {"Bucket": target.bucket, "Key": target.key}
     upload_id = (await s3.create_multipart_upload(**where))["UploadId"]
-    part_bytes = max(_PART_BYTES, -(-size // _PARTS_MAX))
-    numbers = iter(range(1, -(-size // part_bytes) + 1))
-    parts: list[dict[str, Any]] = []
+    parts = _Parts(path, max(_PART_BYTES, -(-size // _PARTS_MAX)))
+    put: list[dict[str, Any]] = []
 
     async def put_some() -> None:
-        for number in numbers:
-            body = await asyncio.to_thread(_read, path, (number - 1) * part_bytes, part_bytes)
+        while (part := await parts.next())[1]:
+            number, body = part
             answer = await s3.upload_part(**where, UploadId=upload_id, PartNumber=number, Body=body)
-            parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+            put.append({"PartNumber": number, "ETag": answer["ETag"]})
 
     try:
         await all_or_none(*(put_some() for _ in range(_PARTS_AT_ONCE)))
-        parts.sort(key=lambda part: part["PartNumber"])
-        await s3.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": parts})
+        put.sort(key=lambda part: part["PartNumber"])
+        await s3.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": put})
     except BaseException:
         with contextlib.suppress(*S3_FAULTS):
             await s3.abort_multipart_upload(**where, UploadId=upload_id)
         raise
-
-
-def _read(path: Path, offset: int, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+    return parts.crc32
 
 
 async def all_or_none(*steps: Coroutine[Any, Any, None]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.worker.child_process import ChildProcess
+from services.worker.packages import Runtime
 
 # Stages of a job are pipelined, so a slot goes to and fro between a few processors; each keeps a child of its own.
 CHILDREN_MAX = 4
@@ -14,12 +15,16 @@ Processor = tuple[str, int]  # name and version
 class WarmChildren:
     """At most one child process for each of the processors used last, made when first needed."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+    def __init__(self) -> None:
         self._children: dict[Processor, ChildProcess] = {}  # the one used longest ago comes first
 
     async def run(
-        self, processor: Processor, job: Mapping[str, Any], memory_bytes_max: int | None, killed: dict[str, Any]
+        self,
+        processor: Processor,
+        runtime: Runtime,
+        job: Mapping[str, Any],
+        memory_bytes_max: int | None,
+        killed: dict[str, Any],
     ) -> dict[str, Any]:
         """Do a job of a processor; see ChildProcess.run for what it returns, raises, and says of a killed job."""
         child = self._children.pop(processor, None)
@@ -29,7 +34,7 @@ class WarmChildren:
         if child is None:
             while len(self._children) >= CHILDREN_MAX:
                 await self._children.pop(next(iter(self._children))).kill()
-            child = await ChildProcess.start(self._environment)
+            child = await ChildProcess.start(runtime.environment, runtime.python)
         answer = await child.run(job, memory_bytes_max, killed)
         if child.leftovers:  # what a task leaves running ends with it
             await child.kill()

@@ -10,9 +10,10 @@ import pytest
 
 from services.common.aws import Aws
 from services.common.database import Pool
-from services.common.jobs import register_processor, submit_job
+from services.common.jobs import register_processor
 from services.common.settings import Settings
 from services.common.spec import JobSpec, ProcessorSpec
+from services.common.submission import submit_job
 from tests.grid import Grid, until
 
 NAP_SECONDS = 0.05

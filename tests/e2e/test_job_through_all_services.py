@@ -118,13 +118,21 @@ async def test_from_a_local_file_to_checked_results(
 
     # The results, downloaded through presigned links, equal a direct computation.
     results = await asyncio.to_thread(client.get_results, job_id)
-    await asyncio.to_thread(client.download, [*results["files"], results["manifest"]], tmp_path / "results")
+    files = [*results["files"], results["manifest"]]
+    assert all(file["checksum_crc32"] for file in files)  # which the download verifies
+    await asyncio.to_thread(client.download, files, tmp_path / "results")
     totals = json.loads((tmp_path / "results" / "totals.json").read_text())
     assert totals == {letter: sum(range(start, 3000, 3)) for start, letter in enumerate("abc")}
     [reject] = map(json.loads, (tmp_path / "results" / "rejects.jsonl").read_text().splitlines())
     assert reject["record"] == "no number"
     manifest = json.loads((tmp_path / "results" / "manifest.json").read_text())
     assert manifest["job_id"] == job_id
+    assert manifest["totals"]["parts"] == len(manifest["parts"]) == parts
+
+    # Every record is accounted for.
+    counts = {"in": 3001, "out": 3000, "rejected": 1, "filtered": 0, "added": 0, "balanced": True}
+    assert (job["stages"][0]["records"], job["warnings"]) == (counts, [])
+    assert [stage["records"] for stage in manifest["stages"]] == [stage["records"] for stage in job["stages"]]
 
     # Tasks and attempts.
     task = await asyncio.to_thread(client.get_task, job_id, 0, 0)

@@ -81,7 +81,7 @@ async def _assert_counters(pool: Pool, job_id: UUID, tasks: list[Any], ends: dic
 
 async def _read_results(pool: Pool, aws: Aws, job_id: UUID) -> dict[str, bytes]:
     """The result files' bytes by name, the manifest's without what differs from job to job."""
-    [result] = await pool.fetchrow("SELECT result FROM stages WHERE job_id = $1 AND result IS NOT NULL", job_id)
+    result = await pool.fetchval("SELECT result FROM stages WHERE job_id = $1 ORDER BY stage DESC LIMIT 1", job_id)
     results = {}
     for file in [*result["files"], result["manifest"]]:
         place = Location.parse(file["uri"])
@@ -92,6 +92,9 @@ async def _read_results(pool: Pool, aws: Aws, job_id: UUID) -> dict[str, bytes]:
     assert not uploads.get("Uploads"), "the merge has left an unfinished upload"
     manifest = json.loads(results["manifest.json"])
     parts = [(part["index"], part["bytes"], part.get("records")) for part in manifest["parts"]]
+    if "rejects.jsonl" in results:  # it names objects
+        plain = results["rejects.jsonl"].replace(place.bucket.encode(), b"BUCKET")
+        results["rejects.jsonl"] = plain.replace(str(job_id).encode(), b"JOB")
     names = [file["name"] for file in manifest["files"]]
     results["manifest.json"] = json.dumps([names, parts, manifest["totals"]]).encode()
     return results

@@ -11,9 +11,10 @@ from uuid import UUID
 
 from services.common.aws import Aws
 from services.common.database import Pool, new_id
-from services.common.jobs import TERMINAL, register_pool, register_processor, submit_job
+from services.common.jobs import TERMINAL, register_pool, register_processor
 from services.common.settings import Settings
 from services.common.spec import JobSpec, ProcessorSpec
+from services.common.submission import submit_job
 from tests.faults.mortal import Mortal, Point, Role
 from tests.faults.outcome import Outcome, read_outcome
 from tests.faults.receiver import SECRET, Receiver
@@ -31,16 +32,17 @@ _OBJECTS = {
 }
 _RETRY = {"backoff_seconds": 0.05}
 JOBS: dict[str, dict[str, Any]] = {
-    # By a schedule. Every other task of the second stage fails once, and so does the reduce.
+    # By a schedule. Every other task of the second stage and of the reduce, which has two levels, fails once.
     "words": {
-        "input": {"type": "lines", "uri": "s3://BUCKET/words.txt", "part_bytes": 25},
+        "input": {"type": "lines", "uri": "s3://BUCKET/words.txt", "part_bytes": 17},
         "stages": [{"processor": "clean", "retry": _RETRY}, {"processor": "add-up", "retry": _RETRY}],
-        "merge": {"type": "reduce", "processor": "add-up"},
+        "merge": {"type": "reduce", "processor": "add-up", "fan_in": 2},
+        "output_queue": "QUEUE",
     },
-    # For a time long past, so that the clock starts it.
+    # For a time long past, so that the clock starts it. Each object is cut in two, which are copied when all are there.
     "copies": {
         "input": {"type": "objects", "prefix": "s3://BUCKET/copies/"},
-        "stages": [{"processor": "copy", "retry": _RETRY}],
+        "stages": [{"processor": "cut", "fan_out": True, "retry": _RETRY}, {"processor": "copy", "retry": _RETRY}],
         "merge": {"type": "concat"},
         "run_at": "2020-01-01T00:00:00Z",
     },
@@ -48,6 +50,7 @@ JOBS: dict[str, dict[str, Any]] = {
 _PROCESSORS = {
     "clean": ProcessorSpec(records="words:clean"),
     "add-up": ProcessorSpec(callable="words:add_up_at_second_try", output="sums.jsonl"),
+    "cut": ProcessorSpec(callable="words:cut", output_directory=True),
     "copy": ProcessorSpec(builtin="copy"),
 }
 
@@ -71,7 +74,8 @@ class StandingGrid:
     async def prepare(self) -> None:
         """The pool with its queues and its group, the processors, the raw data, the schedule and the webhook."""
         name = self.settings.bucket
-        queue, dead = [(await self.aws.sqs.create_queue(QueueName=q))["QueueUrl"] for q in (name, f"{name}-dead")]
+        names = (name, f"{name}-dead", f"{name}-told")
+        queue, dead, self._told_url = [(await self.aws.sqs.create_queue(QueueName=q))["QueueUrl"] for q in names]
         self._group = {"AutoScalingGroupName": name, "MinSize": 0, "MaxSize": 1, "DesiredCapacity": 0}
         await self.aws.autoscaling.create_auto_scaling_group(**self._group, AvailabilityZones=["us-east-1a"])
         for key, body in _OBJECTS.items():
@@ -134,7 +138,9 @@ class StandingGrid:
             mortal.kill()
 
     def _spec(self, job: str) -> JobSpec:
-        return JobSpec.model_validate_json(json.dumps(JOBS[job]).replace("BUCKET", self.settings.bucket))
+        return JobSpec.model_validate_json(
+            json.dumps(JOBS[job]).replace("BUCKET", self.settings.bucket).replace("QUEUE", self._told_url)
+        )
 
     def _start(self, role: Role, point: Point | None = None) -> Mortal:
         self._started += 1
@@ -177,7 +183,7 @@ class StandingGrid:
             return await submit_job(connection, self._spec(job), settings=self.settings)
 
     async def _ended(self, job: str, submitted: Any, mortal: Mortal) -> UUID:
-        """Wait until the job has ended and its webhook is delivered; replace the process as soon as it has died."""
+        """Wait until the job has ended and all have been told of it; replace the process as soon as it has died."""
         column = "run_at" if job == "words" else "job_id"
 
         async def over() -> UUID | None:
@@ -191,7 +197,9 @@ class StandingGrid:
             delivery = await self._delivery(job_id)
             if delivery["state"] != "delivered" and mortal.killed_itself:
                 await self._let_a_minute_pass(delivery["delivery_id"])
-            return job_id if delivery["state"] == "delivered" else None
+            untold = "SELECT EXISTS (SELECT FROM queue_messages WHERE job_id = $1)"
+            told = delivery["state"] == "delivered" and not await self.pool.fetchval(untold, job_id)
+            return job_id if told else None
 
         return await self._until(over, mortal)  # type: ignore[no-any-return]
 
@@ -213,7 +221,27 @@ class StandingGrid:
     async def _outcome(self, job_id: UUID) -> Outcome:
         delivery = await self._delivery(job_id)
         assert set(self.receiver.received[str(job_id)]) == {f"msg_{delivery['delivery_id'].hex}"}
-        return await read_outcome(self.pool, self.aws, job_id)
+        outcome = await read_outcome(self.pool, self.aws, job_id)
+        if await self.pool.fetchval("SELECT spec ->> 'output_queue' FROM jobs WHERE job_id = $1", job_id) is not None:
+            await self._assert_told(job_id, outcome)
+        return outcome
+
+    async def _assert_told(self, job_id: UUID, outcome: Outcome) -> None:
+        """Of every success and at last of the job's end, some perhaps twice; what other jobs told is thrown away."""
+        told: list[Any] = []
+        queue = {"QueueUrl": self._told_url}
+        while messages := (await self.aws.sqs.receive_message(**queue, MaxNumberOfMessages=10)).get("Messages"):
+            for message in messages:
+                await self.aws.sqs.delete_message(**queue, ReceiptHandle=message["ReceiptHandle"])
+                event = json.loads(message["Body"])
+                if event["data"]["job_id"] == str(job_id):
+                    told.append(
+                        event["type"]
+                        if "index" not in event["data"]
+                        else (event["data"]["stage"], event["data"]["index"])
+                    )
+        assert told[-1] == "job.succeeded"
+        assert {*told} == {*outcome.tasks, "job.succeeded"}
 
     async def _until(self, condition: Callable[[], Awaitable[Any]], mortal: Mortal) -> Any:
         deadline = time.monotonic() + SECONDS_MAX

@@ -4,8 +4,9 @@ from uuid import UUID
 
 import pytest
 
-from services.common.jobs import register_processor, submit_job
+from services.common.jobs import register_processor
 from services.common.spec import JobSpec, ProcessorSpec
+from services.common.submission import submit_job
 from tests.grid import Gate, Grid, until
 
 TASKS, LATE = 12, 5

@@ -37,6 +37,13 @@ def add_up_at_second_try(input: Path, output: Path) -> None:
     output.write_text("".join(json.dumps({"word": word, "number": number}) + "\n" for word, number in sums.items()))
 
 
+def cut(input: Path, output: Path) -> None:
+    """Two files, the halves of one."""
+    data = input.read_bytes()
+    (output / "0").write_bytes(data[: len(data) // 2])
+    (output / "1").write_bytes(data[len(data) // 2 :])
+
+
 def total(input: Path, output: Path) -> None:
     """Add up the counts of all parts."""
     sums: Counter[str] = Counter()

@@ -55,7 +55,7 @@ async def gather(grid: Grid, works: dict[UUID, Work]) -> Evidence:
         sums = ", ".join(f"sum({name})::bigint AS {name}" for name in (*STATES, "attempts"))
         counters = await connection.fetch(f"SELECT job_id, stage, {sums} FROM stage_counters GROUP BY job_id, stage")
         sizes = await _list_objects(grid.aws, grid.settings.bucket)
-        wanted = [uri for uri in sizes if "/results/" in uri or uri.endswith("/outputs.jsonl")]
+        wanted = [uri for uri in sizes if "/results/" in uri or "/inputs/" in uri]
         return Evidence(
             works,
             {row["job_id"]: row for row in await connection.fetch("SELECT * FROM jobs")},

@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from services.common.database import Connection
-from services.common.jobs import cancel_job, pause_job, register_pool, register_processor, resume_job, submit_job
+from services.common.jobs import cancel_job, pause_job, register_pool, register_processor, resume_job
 from services.common.spec import JobSpec
+from services.common.submission import submit_job
 from tests.storm.grid import Grid
 from tests.storm.journal import Journal
 from tests.storm.work import PROCESSORS, Work, raw_location

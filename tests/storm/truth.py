@@ -10,6 +10,8 @@ from uuid import UUID
 import orjson
 from asyncpg import Record
 
+from services.common.progress import reduce_levels
+from services.common.spec import ReduceMerge
 from tests.storm.evidence import STATES, Evidence
 from tests.storm.work import Work
 
@@ -152,10 +154,13 @@ def _results_are_right(evidence: Evidence, check: Check) -> None:
             right = len(body) == file["bytes"] and name in work.files and work.files[name](body)
             check.expect(right, f"{work.name}: {name} ({len(body)} bytes)")
         manifest = evidence.contents.get(result["manifest"]["uri"], b"{}") if result["manifest"] else b"{}"
-        check.expect(
-            orjson.loads(manifest).get("parts") == _parts(evidence, job_id, last), f"{work.name}: manifest.json"
-        )
-        if work.spec.get("merge", {}).get("type") == "reduce":
+        reduced = work.spec.get("merge", {}).get("type") == "reduce"
+        listed = [
+            {name: part[name] for name in ("index", "attempt", "uri", "bytes", "value") if name in part}
+            for part in orjson.loads(manifest).get("parts", [])
+        ]
+        check.expect(listed == _parts(evidence, job_id, last - reduced), f"{work.name}: manifest.json")
+        if reduced:
             _expect_listing(evidence, check, job_id, last - 1)
 
 
@@ -166,14 +171,22 @@ def _parts(evidence: Evidence, job_id: UUID, stage: int) -> list[dict[str, Any]]
         for (task_job_id, task_stage, index), task in evidence.tasks.items()
         if (task_job_id, task_stage, task["state"]) == (job_id, stage, "succeeded")
     )
-    return [{"index": index, "attempt": attempt, **output} for index, attempt, output in winners]
+    return [
+        {"index": index, "attempt": attempt}
+        | {name: output[name] for name in ("uri", "bytes", "value") if name in output}
+        for index, attempt, output in winners
+    ]
 
 
 def _expect_listing(evidence: Evidence, check: Check, job_id: UUID, stage: int) -> None:
-    uri = next((uri for uri in evidence.contents if uri.endswith(f"/{job_id}/{stage}/outputs.jsonl")), "")
-    lines = [orjson.loads(line) for line in evidence.contents.get(uri, b"").splitlines()]
+    """What the first level of the reduce works on is just what the stage before it has made."""
     right = [{name: part[name] for name in ("index", "attempt", "uri")} for part in _parts(evidence, job_id, stage)]
-    check.expect(lines == right, f"{evidence.works[job_id].name}: outputs.jsonl")
+    fan_in = evidence.works[job_id].spec["merge"].get("fan_in", ReduceMerge.model_fields["fan_in"].default)
+    prefix = f"/jobs/{job_id}/{stage + 1}/inputs/"
+    listings = {int(uri.rpartition("/")[2].removesuffix(".jsonl")): uri for uri in evidence.contents if prefix in uri}
+    first_level = [listings.get(number, "") for number in range(next(reduce_levels(len(right), fan_in)))]
+    lines = [orjson.loads(line) for uri in first_level for line in evidence.contents.get(uri, b"").splitlines()]
+    check.expect(lines == right, f"{evidence.works[job_id].name}: the reduce's inputs")
 
 
 def _every_job_end_is_told_once(evidence: Evidence, check: Check) -> None:

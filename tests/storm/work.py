@@ -87,7 +87,7 @@ def _chain(parts: int, bucket: str) -> Work:
 
     def are_rejects(body: bytes) -> bool:
         rejects = [json.loads(text) for text in body.splitlines()]
-        return [(reject["position"], reject["record"]) for reject in rejects] == broken
+        return [(reject["source"]["record"], reject["record"]) for reject in rejects] == broken
 
     files = {"totals.json": lambda body: json.loads(body) == totals}
     return Work(

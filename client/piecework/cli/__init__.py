@@ -4,7 +4,21 @@ from typing import Annotated
 
 import typer
 
-from piecework.cli import exits, grid, jobs, keys, objects, processors, schedules, stats, submit, tasks, webhooks
+from piecework.cli import (
+    exits,
+    grid,
+    jobs,
+    keys,
+    objects,
+    processors,
+    schedules,
+    split,
+    stats,
+    submit,
+    tasks,
+    triggers,
+    webhooks,
+)
 from piecework.cli.session import RootGroup, Session, root_callback
 
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exits.TABLE.items()) + "."
@@ -30,5 +44,5 @@ def piecework(
     """Submit and watch batch jobs on a Piecework grid, and run the grid itself."""
 
 
-for module in (submit, jobs, tasks, objects, stats, schedules, processors, grid, webhooks, keys):
+for module in (submit, split, jobs, tasks, objects, stats, schedules, triggers, processors, grid, webhooks, keys):
     module.register(app)

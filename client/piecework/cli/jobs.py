@@ -10,7 +10,7 @@ from piecework.cli import exits
 from piecework.cli.options import All, JobId, Limit
 from piecework.cli.session import Session, command, parse_pairs
 from piecework.errors import PieceworkError
-from piecework.shapes import Job, JobState, JobSummary, Stage, Task
+from piecework.shapes import Job, JobState, JobSummary, Stage, StageRecords, Task
 
 FAILURES_SHOWN = 3
 
@@ -35,6 +35,8 @@ def watch_to_end(session: Session, job: Job | UUID) -> None:
         session.note(f"no longer watching; the job goes on: piecework watch {job_id}")
         raise typer.Exit(exits.INTERRUPTED) from interrupt
     session.show(ended, lambda job: None)
+    for warning in ended["warnings"]:
+        session.note(f"warning: {warning}")
     if ended["state"] != "succeeded":
         for line in _reasons(session, ended):
             session.note(f"error: {line}")
@@ -107,6 +109,8 @@ def show_job(session: Session, job_id: JobId) -> None:
 
 
 def _show_job(session: Session, job: Job) -> None:
+    from rich.text import Text
+
     from piecework.display import facts, moment, state, table
 
     now = session.client.now()
@@ -119,6 +123,7 @@ def _show_job(session: Session, job: Job) -> None:
             ("error", f"{job['error']['type']}: {job['error']['message']}" if job["error"] else None),
             ("input", _describe_input(job["spec"]["input"])),
             ("merge", job["spec"].get("merge", {}).get("type")),
+            *(("warning", Text(warning, "yellow")) for warning in job["warnings"]),
             ("labels", ", ".join(f"{key}={value}" for key, value in job["labels"].items())),
             ("priority", job["priority"] or None),
             ("share", job["share"]),
@@ -143,6 +148,7 @@ def _show_job(session: Session, job: Job) -> None:
             ">RUNNING",
             ">QUEUED",
             ">?WAITING",
+            "?RECORDS",
         ],
         (
             (
@@ -156,10 +162,17 @@ def _show_job(session: Session, job: Job) -> None:
                 stage["progress"]["running"],
                 stage["progress"]["queued"] + stage["progress"]["ready"],
                 stage["progress"]["waiting"],
+                _describe_records(stage["records"]),
             )
             for stage in job["stages"]
         ),
     )
+
+
+def _describe_records(records: StageRecords) -> str | None:
+    """`100 in, 98 out, 2 rejected`; None if nothing was counted."""
+    counts = {name: count for name, count in records.items() if name != "balanced" and count}
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or None
 
 
 def _describe_input(source: dict[str, Any]) -> str:

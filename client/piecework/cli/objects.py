@@ -11,28 +11,38 @@ from piecework.errors import InputError
 from piecework.shapes import Results, Uploaded
 
 
-def upload(session: Session, file: Annotated[Path, typer.Argument(metavar="FILE", help="Local file.")]) -> None:
-    """Upload a file and print its S3 URI, for the input of a job."""
-    session.show(upload_file(session, file), lambda uploaded: print(uploaded["uri"]))
+def upload(
+    session: Session, path: Annotated[Path, typer.Argument(metavar="PATH", help="Local file or directory.")]
+) -> None:
+    """Upload a file, or all files of a directory, and print its S3 URI, for the input of a job."""
+    session.show(upload_path(session, path), lambda uploaded: print(uploaded["uri"]))
 
 
-def upload_file(session: Session, path: Path) -> Uploaded:
-    """Upload a local file, showing how far it is. Raises InputError if it is no file."""
+def upload_path(session: Session, path: Path) -> Uploaded:
+    """Upload a local file or directory, showing how far it is. Raises InputError if it is neither."""
     from piecework.meter import transfer_meter
+    from piecework.transfer import files_in
 
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    with transfer_meter(session.err, "uploading", path.name, path.stat().st_size) as progress:
+    if path.is_dir():
+        files = files_in(path)
+        what, total = f"{path.resolve().name}/ ({len(files):,} files)", sum(file.stat().st_size for file in files)
+    elif path.is_file():
+        what, total = path.name, path.stat().st_size
+    else:
+        raise InputError(f"{path}: there is no such file or directory")
+    with transfer_meter(session.err, "uploading", what, total) as progress:
         return session.client.upload(path, progress=progress)
 
 
-def upload_input(session: Session, spec: dict[str, Any], directory: Path) -> None:
-    """Upload the local file (seen from `directory`) that a JobSpec names as its input, and name the object instead."""
-    from piecework.jobfile import local_input
+def upload_inputs(session: Session, spec: dict[str, Any], directory: Path) -> None:
+    """Upload the local files (seen from `directory`) that a JobSpec names, each once, and name the objects instead."""
+    from piecework.jobfile import local_paths
 
-    path = local_input(spec, directory)
-    if path is not None:
-        spec["input"]["uri"] = upload_file(session, path)["uri"]
+    uris: dict[Path, str] = {}
+    for local in local_paths(spec, directory):
+        if local.path not in uris:
+            uris[local.path] = upload_path(session, local.path)["uri"]
+        local.holder[local.field] = uris[local.path]
 
 
 def results(
@@ -42,7 +52,7 @@ def results(
         Path | None, typer.Option(metavar="DIR", help="Download all into this directory instead.")
     ] = None,
 ) -> None:
-    """List the results of a job with their sizes, or download them."""
+    """List the results of a job with their sizes and checksums, or download and verify them."""
     found = session.client.get_results(job_id)
     if download is None:
         session.show(found, lambda found: _show_results(session, found))
@@ -55,7 +65,11 @@ def _show_results(session: Session, found: Results) -> None:
     from piecework.display import size, table
 
     files = [*found["files"], *([found["manifest"]] if found["manifest"] else [])]
-    table(session.out, ["NAME", ">SIZE", "?URI"], ((file["name"], size(file["bytes"]), file["uri"]) for file in files))
+    table(
+        session.out,
+        ["NAME", ">SIZE", "?URI", "?CRC-32"],
+        ((file["name"], size(file["bytes"]), file["uri"], file.get("checksum_crc32")) for file in files),
+    )
     if not found["files"]:
         session.note("there are too many parts to list here: the manifest lists them all")
 

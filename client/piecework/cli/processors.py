@@ -41,9 +41,9 @@ def _show_list(session: Session, processors: list[Processor]) -> None:
 
 
 def _what_it_runs(spec: dict[str, Any]) -> tuple[str, str]:
-    for kind in ("callable", "records", "builtin"):
+    for kind in ("callable", "records", "sql", "builtin"):
         if spec.get(kind):
-            return kind, str(spec[kind])
+            return kind, " ".join(str(spec[kind]).split())
     return "command", shlex.join(spec.get("command") or [])
 
 
@@ -70,8 +70,15 @@ def _show(session: Session, processor: ProcessorDetail) -> None:
             ("versions", ", ".join(map(str, processor["versions"]))),
             ("description", processor["description"]),
             (kind, runs),
+            ("package", spec.get("package")),
+            (
+                "inputs",
+                ", ".join(f"{key}={uri or '(of the stage)'}" for key, uri in (spec.get("inputs") or {}).items()),
+            ),
             ("output", spec.get("output")),
-            ("output format", spec.get("output_format") if kind == "records" else None),
+            ("further outputs", ", ".join(f"{key}={file}" for key, file in (spec.get("outputs") or {}).items())),
+            ("output format", spec.get("output_format") if kind in ("records", "sql") else None),
+            ("filters", "yes" if spec.get("filters") else None),
             ("environment", ", ".join(f"{key}={value}" for key, value in (spec.get("environment") or {}).items())),
             ("idempotent", "yes" if spec.get("idempotent") else None),
             ("params schema", json.dumps(spec["params_schema"]) if spec.get("params_schema") else None),
@@ -94,16 +101,20 @@ def register_processor(
         str | None, typer.Option(metavar="MODULE:FUNCTION", help="Python function of input and output path.")
     ] = None,
     records: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Python function of a record.")] = None,
+    sql: Annotated[str | None, typer.Option(metavar="QUERY", help="DuckDB's SQL: SELECT … FROM input.")] = None,
     builtin: Annotated[Literal["noop", "copy"] | None, typer.Option(help="A built-in.")] = None,
     output: Annotated[str | None, typer.Option(metavar="FILENAME", help="File name of a task's output.")] = None,
     output_format: Annotated[
-        Literal["jsonl", "csv"] | None,
-        typer.Option(help="Of a records function; csv also for other output that begins with a header line."),
+        Literal["jsonl", "csv", "parquet"] | None,
+        typer.Option(help="Of a records function or SQL; csv also for other output that begins with a header line."),
     ] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment; repeatable.")] = None,
     idempotent: Annotated[
         bool | None,
         typer.Option("--idempotent", help="A task may run twice at once: late ones get a backup attempt elsewhere."),
+    ] = None,
+    filters: Annotated[
+        bool | None, typer.Option("--filters", help="Dropping records is meant: their count need not come out even.")
     ] = None,
     params_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON Schema of the parameters, YAML or JSON.")
@@ -123,11 +134,13 @@ def register_processor(
         "command": shlex.split(run) if run else None,
         "callable": callable,
         "records": records,
+        "sql": sql,
         "builtin": builtin,
         "output": output,
         "output_format": output_format,
         "environment": parse_pairs("--env", env) or None,
         "idempotent": idempotent,
+        "filters": filters,
         "params_schema": read_mapping(params_schema) if params_schema else None,
         "description": description,
     }
@@ -137,8 +150,56 @@ def register_processor(
     session.show(processor, lambda processor: print(f"{processor['name']}@{processor['version']}"))
 
 
+def push(
+    session: Session,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Code, with processors/*.yaml or a processor.yaml.")],
+    name: Annotated[
+        list[str] | None, typer.Option("--name", metavar="NAME", help="Register only this processor; repeatable.")
+    ] = None,
+) -> None:
+    """Ship a directory of code, register the processors in it, and print name@version of each.
+
+    What its requirements.txt says (each with its hash) is installed on the workers. Hidden files stay here.
+    """
+    specs = _specs_in(directory)
+    if unknown := sorted(set(name or ()) - specs.keys()):
+        raise InputError(f"--name: {directory} has no processor {unknown[0]!r}; it has {', '.join(specs)}")
+    package = session.client.push_package(directory)["sha256"]
+    registered = []
+    for each, spec in specs.items():
+        if not name or each in name:
+            description = str(spec.pop("description", ""))
+            code = {"package": package} if _brings_code(spec) else {}
+            registered.append(session.client.register_processor(each, {**spec, **code}, description=description))
+    session.show(registered, lambda processors: [print(f"{p['name']}@{p['version']}") for p in processors])
+
+
+def _specs_in(directory: Path) -> dict[str, dict[str, Any]]:
+    """The specifications in the directory, by their processors' names. Raises InputError."""
+    from piecework.jobfile import read_mapping
+
+    alone = directory / "processor.yaml"
+    files = [alone] if alone.exists() else sorted(directory.glob("processors/*.yaml"))
+    if not files:
+        raise InputError(f"{directory}: there is neither a processor.yaml nor a processors/*.yaml in it")
+    specs: dict[str, dict[str, Any]] = {}
+    for file in files:
+        spec = read_mapping(file)
+        named = str(spec.pop("name", directory.resolve().name if file == alone else file.stem))
+        if named in specs:
+            raise InputError(f"{file}: another file is of the processor {named!r}, too")
+        specs[named] = spec
+    return specs
+
+
+def _brings_code(spec: dict[str, Any]) -> bool:
+    """SQL and built-ins need no package, and so no new version with every change of one."""
+    return not spec.get("sql") and not spec.get("builtin")
+
+
 def register(app: typer.Typer) -> None:
     processors = group(app, "processors", "Registered, versioned pieces of work.")
     command(processors, "list")(list_processors)
     command(processors, "show")(show)
     command(processors, "register")(register_processor)
+    command(processors, "push")(push)

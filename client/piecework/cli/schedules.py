@@ -6,7 +6,7 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli.objects import upload_input
+from piecework.cli.objects import upload_inputs
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group
 from piecework.shapes import Misfire, Schedule
@@ -53,7 +53,7 @@ def create(
     from piecework.jobfile import read_mapping
 
     spec = read_mapping(file)
-    upload_input(session, spec, file.parent)
+    upload_inputs(session, spec, file.parent)
     schedule = session.client.create_schedule(name, cron, spec, time_zone=time_zone, misfire=misfire)
     session.show(schedule, lambda schedule: print(schedule["schedule_id"]))
 

@@ -2,23 +2,37 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
+from piecework.cli.input_options import (
+    Count,
+    Exclude,
+    Format,
+    Include,
+    InputUri,
+    Item,
+    Multiline,
+    ObjectsPerTask,
+    PartBytes,
+    Parts,
+    RowGroups,
+    UploadPath,
+    mapping_of,
+    read_job_file,
+    set_fields,
+    set_input,
+)
 from piecework.cli.jobs import watch_to_end
-from piecework.cli.objects import upload_input
+from piecework.cli.objects import upload_inputs
 from piecework.cli.session import Session, command, parse_pairs
 from piecework.errors import InputError
 from piecework.shapes import Misfire
 
-_INPUT = "Input"
 _WORK = "Work"
 _WHEN = "When"
-
-# What an extension says about the format of an input, unless --format says it.
-_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 
 def submit(
@@ -26,39 +40,26 @@ def submit(
     file: Annotated[
         Path | None, typer.Argument(metavar="JOB.yaml", help="Job file, YAML or JSON; - reads standard input.")
     ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the job file's local paths are; default: beside it.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Watch the job until it ends.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of the job (or schedule).")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label; repeatable.")] = None,
     priority: Annotated[int | None, typer.Option(help="-100..100; higher runs first.")] = None,
     share: Annotated[str | None, typer.Option(help="Jobs of one share divide its part of a pool.")] = None,
-    input_uri: Annotated[
-        str | None,
-        typer.Option("--input", metavar="URI", help="s3://bucket/key, or s3://bucket/prefix/.", rich_help_panel=_INPUT),
-    ] = None,
-    upload: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Upload this file as the input.", rich_help_panel=_INPUT)
-    ] = None,
-    format: Annotated[
-        Literal["text", "jsonl", "csv", "parquet"] | None,
-        typer.Option(help="Format of the input; by its extension if absent.", rich_help_panel=_INPUT),
-    ] = None,
-    part_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Size of a part, such as 8MiB.", rich_help_panel=_INPUT)
-    ] = None,
-    row_groups: Annotated[
-        int | None, typer.Option(metavar="N", help="Parquet row groups per part.", rich_help_panel=_INPUT)
-    ] = None,
-    include: Annotated[
-        str | None,
-        typer.Option(metavar="GLOB", help="Which objects under the prefix to take.", rich_help_panel=_INPUT),
-    ] = None,
-    item: Annotated[
-        list[str] | None,
-        typer.Option(metavar="VALUE", help="One task for this YAML value; repeatable.", rich_help_panel=_INPUT),
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option(metavar="N", help="Array job of N tasks.", rich_help_panel=_INPUT)
-    ] = None,
+    input_uri: InputUri = None,
+    upload: UploadPath = None,
+    format: Format = None,
+    part_bytes: PartBytes = None,
+    parts: Parts = None,
+    row_groups: RowGroups = None,
+    multiline: Multiline = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    objects_per_task: ObjectsPerTask = None,
+    item: Item = None,
+    count: Count = None,
     stage: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,30 +110,33 @@ def submit(
 
     From a job file, from options, or from both: options override the file.
 
-    A local path as the input's uri, seen from the job file, is uploaded first.
+    Local paths as inputs, seen from the job file or from --directory, are uploaded first; a directory as a prefix.
 
     With --cron it makes a schedule and prints the schedule's id.
     """
-    _check_one_input({"--input": input_uri, "--upload": upload, "--item": item, "--count": count})
     _check_when(watch=watch, cron=cron, run_at=run_at, time_zone=time_zone, misfire=misfire)
-    spec, directory = _read(file)
-    _set(spec, name=name, priority=priority, share=share)
+    spec, seen_from = read_job_file(file)
+    set_fields(spec, name=name, priority=priority, share=share)
     if label:
-        spec["labels"] = _mapping(spec, "labels") | parse_pairs("--label", label)
-    local = upload or (Path(input_uri) if input_uri and "://" not in input_uri else None)
-    _set_input(
+        spec["labels"] = mapping_of(spec, "labels") | parse_pairs("--label", label)
+    set_input(
         spec,
-        uri=str(local.expanduser().absolute()) if local else input_uri,
+        uri=input_uri,
+        upload=upload,
         items=item,
         count=count,
         format=format,
-        part_bytes=_size("--part-bytes", part_bytes),
+        part_bytes=part_bytes,
+        parts=parts,
         row_groups=row_groups,
+        multiline=multiline or None,
         include=include,
+        exclude=exclude,
+        objects_per_task=objects_per_task,
     )
     _set_stages(spec, stage, param, pool)
-    _set(spec, merge=_merge(merge), run_at=_run_at(run_at, time_zone))
-    upload_input(session, spec, directory)
+    set_fields(spec, merge=_merge(merge), run_at=_run_at(run_at, time_zone))
+    upload_inputs(session, spec, directory or seen_from)
     if cron is not None:
         schedule = session.client.create_schedule(
             str(spec.get("name", "job")),
@@ -153,12 +157,6 @@ def submit(
         session.show(job, lambda job: print(job["job_id"]))
 
 
-def _check_one_input(options: dict[str, object]) -> None:
-    given = [name for name, value in options.items() if value not in (None, [])]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)}: a job has one input; give one of them")
-
-
 def _check_when(
     *, watch: bool, cron: str | None, run_at: str | None, time_zone: str | None, misfire: str | None
 ) -> None:
@@ -173,69 +171,6 @@ def _check_when(
         raise InputError("--misfire: belongs to --cron; give it too")
 
 
-def _read(file: Path | None) -> tuple[dict[str, Any], Path]:
-    """The job file's content and the directory its local paths are seen from."""
-    from piecework.jobfile import read_mapping
-
-    if file is None:
-        return {}, Path()
-    return read_mapping(file), file.parent
-
-
-def _set(target: dict[str, Any], **values: Any) -> None:
-    target.update({name: value for name, value in values.items() if value is not None})
-
-
-def _mapping(spec: dict[str, Any], field: str) -> dict[str, Any]:
-    value = spec.get(field) or {}
-    if not isinstance(value, dict):
-        raise InputError(f"{field}: must be a mapping, got {value!r}")
-    return value
-
-
-def _size(option: str, text: str | None) -> int | None:
-    from piecework.jobfile import parse_size
-
-    try:
-        return None if text is None else parse_size(text)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}") from error
-
-
-def _set_input(
-    spec: dict[str, Any],
-    *,
-    uri: str | None,
-    items: list[str] | None,
-    count: int | None,
-    format: str | None,
-    **details: Any,
-) -> None:
-    """Make of the file's input what the options say; that its fields fit together is the API's to check."""
-    from piecework.jobfile import parse_value
-
-    made = _mapping(spec, "input")
-    if count is not None:
-        made = {"type": "range", "count": count}
-    elif items:
-        made = {"type": "items", "items": [parse_value(item) for item in items]}
-    elif uri is not None:
-        made = _object_input(made, uri, format)
-    _set(made, format=None if format == "parquet" else format, **details)
-    if made:
-        spec["input"] = made
-
-
-def _object_input(present: dict[str, Any], uri: str, format: str | None) -> dict[str, Any]:
-    """The input that reads `uri`; the rest of the file's input stays if it is of such a type."""
-    if uri.endswith("/"):
-        return {"type": "objects", "prefix": uri}
-    if format is None and present.get("type") in ("lines", "parquet"):
-        return {**present, "uri": uri}
-    format = format or _FORMATS.get(Path(uri).suffix.lower(), "text")
-    return {"type": "parquet", "uri": uri} if format == "parquet" else {"type": "lines", "uri": uri, "format": format}
-
-
 def _set_stages(spec: dict[str, Any], stages: list[str] | None, params: list[str] | None, pool: str | None) -> None:
     from piecework.jobfile import parse_value
 
@@ -245,9 +180,9 @@ def _set_stages(spec: dict[str, Any], stages: list[str] | None, params: list[str
     known = [stage for stage in listed if isinstance(stage, dict)] if isinstance(listed, list) else []
     for key, value in parse_pairs("--param", params).items():
         stage, name = _find_param(known, key)
-        stage["params"] = _mapping(stage, "params") | {name: parse_value(value)}
+        stage["params"] = mapping_of(stage, "params") | {name: parse_value(value)}
     for stage in known:
-        _set(stage, pool=pool)
+        set_fields(stage, pool=pool)
 
 
 def _stage(text: str) -> dict[str, Any]:

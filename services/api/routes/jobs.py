@@ -10,16 +10,19 @@ from sqlmodel import col, func, select
 
 from services.api.connections import Api, Connections, Session
 from services.api.idempotency import Submission
-from services.api.inputs import check_input
+from services.api.inputs import check_inputs
 from services.api.pagination import Pages
 from services.api.problems import BODY
+from services.api.queues import check_queue
+from services.api.results_place import check_results_place
 from services.api.security import Submitter, Viewer
 from services.api.shapes.jobs import Job, JobPage, JobState, JobSummary, sum_progress
 from services.api.strict_json import StrictRoute
-from services.common import jobs, tables
+from services.common import jobs, submission, tables
 from services.common.database import Connection, Pool
 from services.common.problems import invalid, not_found, problems
-from services.common.progress import COUNTS, SUM_COUNTERS, Progress, count_progress, is_slowed
+from services.common.progress import COUNTS, SUM_COUNTERS, Progress, count_progress, is_slowed, tasks_known
+from services.common.records import FILTERS, SUM_RECORDS, check_records
 from services.common.spec import JobSpec
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -73,8 +76,10 @@ _JOB = f"""
     SELECT j.*, (
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
             SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
-                s.chains, s.planned, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result, c.*
+                s.planned, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result,
+                s.tasks_from, s.fan_in, s.tolerated_failures, c.*, r.*, f.*
             FROM stages AS s CROSS JOIN LATERAL ({SUM_COUNTERS}) AS c
+                CROSS JOIN LATERAL ({SUM_RECORDS}) AS r CROSS JOIN LATERAL ({FILTERS}) AS f
             WHERE s.job_id = j.job_id
         ) AS x
     ) AS stages
@@ -86,17 +91,20 @@ async def load_job(connection: Connection | Pool, job_id: UUID) -> Job:
     row = await connection.fetchrow(_JOB, job_id)
     if row is None:
         raise not_found("job", job_id)
-    split = row["stages"][0]["planned"]
+    records, warnings = check_records(row["stages"])
     stages = [
         stage
         | {
             "progress": progress,
-            "task_count": sum(dict(progress).values()) if split else None,
+            "task_count": sum(dict(progress).values()) if known else None,
             "slowed": is_slowed(stage),
+            "records": counted,
         }
-        for stage, progress in zip(row["stages"], count_progress(row["stages"]), strict=True)
+        for stage, progress, known, counted in zip(
+            row["stages"], count_progress(row["stages"]), tasks_known(row["stages"]), records, strict=True
+        )
     ]
-    return Job.model_validate({**row, "stages": stages})
+    return Job.model_validate({**row, "stages": stages, "warnings": warnings})
 
 
 @router.post(
@@ -112,13 +120,16 @@ async def submit_job(
 ) -> Response:
     """Record a job; it starts at once, or at `run_at`.
 
-    The processors, their params and the pools are checked. So is the input of a job that starts at once; that of a
-    later one is checked when it starts.
+    The processors, their params, the pools and the bucket for results are checked. So is the input of a job that starts
+    at once; that of a later one is checked when it starts.
     """
 
     async def prepare() -> None:
+        await check_results_place(api, spec.results)
+        if spec.output_queue is not None:
+            await check_queue(api, spec.output_queue, "output_queue")
         if spec.run_at is None:
-            await check_input(api, spec.input)
+            await check_inputs(api, spec)
 
     async def create(connection: Connection) -> Job:
         if spec.run_at is not None:
@@ -126,7 +137,7 @@ async def submit_job(
             if spec.run_at < now - CLOCK_SKEW:
                 mend = f"this time has passed (it is {now:%Y-%m-%dT%H:%M:%SZ}); give a later one, or none to start now"
                 raise invalid("run_at", spec.run_at.isoformat(), mend)
-        job_id = await jobs.submit_job(connection, spec, settings=api.settings)
+        job_id = await submission.submit_job(connection, spec, settings=api.settings)
         return await load_job(connection, job_id)
 
     return await creation.once(create, prepare=prepare)
@@ -143,10 +154,11 @@ def _labels(labels: list[str]) -> dict[str, str]:
 async def _progress(session: Session, job_ids: list[UUID]) -> dict[UUID, list[Progress]]:
     """The progress of these jobs' stages."""
     stage, counter = tables.Stage, tables.StageCounter
+    facts = [getattr(stage, name) for name in ("state", "planned", "tasks_from", "fan_in")]
     sums = [func.coalesce(func.sum(getattr(counter, name)), 0) for name in COUNTS]
     key = col(stage.job_id), col(stage.stage)
     statement = (
-        select(stage.job_id, stage.kind, stage.state, stage.chains, *sums)
+        select(stage.job_id, *facts, *sums)
         .join(counter, (key[0] == counter.job_id) & (key[1] == counter.stage), isouter=True)
         .where(key[0].in_(job_ids))
         .group_by(*key)
@@ -154,7 +166,7 @@ async def _progress(session: Session, job_ids: list[UUID]) -> dict[UUID, list[Pr
     )
     stages: dict[UUID, list[Any]] = {job_id: [] for job_id in job_ids}
     for job_id, *values in await session.exec(statement):
-        stages[job_id].append(dict(zip(("kind", "state", "chains", *COUNTS), values, strict=True)))
+        stages[job_id].append(dict(zip(("state", "planned", "tasks_from", "fan_in", *COUNTS), values, strict=True)))
     return {job_id: count_progress(rows) for job_id, rows in stages.items()}
 
 

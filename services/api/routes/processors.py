@@ -10,19 +10,20 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 from sqlalchemy import tuple_
-from sqlmodel import col, func, select
+from sqlmodel import col, func, not_, select
 
 from services.api.connections import Api, Session
 from services.api.idempotency import Registration
 from services.api.pagination import Pages
 from services.api.problems import BODY
+from services.api.routes.packages import check_package
 from services.api.security import Viewer
 from services.api.shapes.processors import Processor, ProcessorDetail, ProcessorPage, ProcessorRegistration
 from services.api.strict_json import StrictRoute
 from services.common import jobs, tables
 from services.common.database import Connection
 from services.common.problems import ProblemError, invalid, not_found, problems
-from services.common.spec import ProcessorSpec
+from services.common.spec import OWN_PROCESSORS, ProcessorSpec
 
 router = APIRouter(prefix="/processors", tags=["processors"], route_class=StrictRoute)
 
@@ -57,6 +58,16 @@ EXAMPLES: Any = {
             "description": "drops cancelled flights",
         },
     },
+    "sql": {
+        "summary": "A DuckDB query of each part",
+        "value": {
+            "name": "delays",
+            "sql": "SELECT carrier, dep_delay::INT AS delay FROM input WHERE dep_delay::INT >= {params.minutes}",
+            "filters": True,
+            "output": "delays.parquet",
+            "output_format": "parquet",
+        },
+    },
 }
 
 _VERSION = """
@@ -69,11 +80,11 @@ _VERSION = """
     operation_id="register_processor",
     status_code=201,
     response_model=Processor,
-    responses=problems(*BODY),
+    responses=problems(*BODY, 502),
     summary="Register a processor",
 )
 async def register_processor(
-    creation: Registration, registration: Annotated[ProcessorRegistration, Body(openapi_examples=EXAMPLES)]
+    creation: Registration, api: Api, registration: Annotated[ProcessorRegistration, Body(openapi_examples=EXAMPLES)]
 ) -> Response:
     """Add a version. Jobs that are submitted keep the version they were submitted with.
 
@@ -87,7 +98,7 @@ async def register_processor(
         row = await connection.fetchrow(_VERSION, registration.name, version)
         return Processor.model_validate(dict(_found(row, registration.name, version)))
 
-    return await creation.once(create)
+    return await creation.once(create, prepare=lambda: check_package(api, spec.package))
 
 
 def _check_schema(schema: dict[str, Any] | None) -> None:
@@ -131,10 +142,11 @@ def _unknown(name: str, version: int | None) -> ProblemError:
 
 @router.get("", operation_id="list_processors", summary="List processors")
 async def list_processors(_key: Viewer, session: Session, pages: Pages) -> ProcessorPage:
-    """The newest version of each processor, by name."""
+    """The newest version of each processor, by name; not those that Piecework itself brings."""
     newest = select(tables.Processor.name, func.max(tables.Processor.version)).group_by(tables.Processor.name)
     processor = tables.Processor
-    statement = select(processor).where(tuple_(col(processor.name), col(processor.version)).in_(newest))
+    registered: Any = not_(col(processor.name).startswith(OWN_PROCESSORS))
+    statement = select(processor).where(registered, tuple_(col(processor.name), col(processor.version)).in_(newest))
     rows, next_cursor = await pages.fetch(session, statement, processor.name)
     return ProcessorPage(items=[Processor.model_validate(row) for row in rows], next_cursor=next_cursor)
 

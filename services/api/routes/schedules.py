@@ -14,14 +14,16 @@ from services.api.connections import Api, Session
 from services.api.idempotency import Submission
 from services.api.pagination import Pages
 from services.api.problems import BODY
+from services.api.results_place import check_results_place
 from services.api.security import Submitter, Viewer
 from services.api.shapes.schedules import Schedule, SchedulePage, ScheduleSpec
 from services.api.strict_json import StrictRoute
 from services.common import tables
 from services.common.cron import due_times, next_time
 from services.common.database import Connection, new_id
-from services.common.jobs import SpecError, notify_jobs, resolve_stages
+from services.common.jobs import SpecError, notify_jobs
 from services.common.problems import conflict, invalid, not_found, problems
+from services.common.submission import resolve_stages
 
 router = APIRouter(prefix="/schedules", tags=["schedules"], route_class=StrictRoute)
 
@@ -99,7 +101,10 @@ async def create_schedule(
         await notify_jobs(connection)
         return _show(dict(row))
 
-    return await creation.once(create)
+    async def prepare() -> None:
+        await check_results_place(api, spec.job.results, "job.results")
+
+    return await creation.once(create, prepare=prepare)
 
 
 @router.get("", operation_id="list_schedules", summary="List schedules")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Path, Response
 
 from services.api.connections import Api, Connections
 from services.api.idempotency import Submission
-from services.api.links import part_link, upload_link
+from services.api.links import part_link, upload_form, upload_link
 from services.api.problems import BODY
 from services.api.security import Submitter
 from services.api.shapes.uploads import (
@@ -17,6 +17,7 @@ from services.api.shapes.uploads import (
     Upload,
     UploadCompletion,
     UploadedPart,
+    UploadForm,
     UploadLink,
     UploadSpec,
     part_sizes,
@@ -33,6 +34,7 @@ UploadId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"
 CREATE_EXAMPLES: Any = {
     "small": {"summary": "A file that goes in one PUT", "value": {"filename": "flights.csv", "bytes": 31000000}},
     "large": {"summary": "A file in many parts", "value": {"filename": "claims.parquet", "bytes": 80000000000}},
+    "directory": {"summary": "A directory of files", "value": {"filename": "notes/", "bytes": 4200000}},
 }
 COMPLETE_EXAMPLES: Any = {
     "small": {"summary": "After a single PUT", "value": {"parts": []}},
@@ -58,6 +60,8 @@ async def create_upload(
 ) -> Response:
     """Get links to PUT the file to, part by part, in any order and as many at once as you like.
 
+    A name with a slash at its end is a directory: it gets a form to POST each of its files with.
+
     Parts of an upload that is never completed are for the bucket's lifecycle rule to remove
     (`AbortIncompleteMultipartUpload`).
     """
@@ -66,9 +70,13 @@ async def create_upload(
     sizes = part_sizes(spec.bytes)
     multipart_id: str | None = None
     links: list[UploadLink] = []
+    form: UploadForm | None = None
 
     async def prepare() -> None:
-        nonlocal multipart_id, links
+        nonlocal multipart_id, links, form
+        if location.key.endswith("/"):
+            form = UploadForm(**await upload_form(api, location, spec.bytes))
+            return
         if len(sizes) > 1:
             answer = await api.aws.s3.create_multipart_upload(Bucket=location.bucket, Key=location.key)
             multipart_id = answer["UploadId"]
@@ -88,6 +96,7 @@ async def create_upload(
             multipart_id=multipart_id,
             part_bytes=sizes[0],
             parts=links,
+            form=form,
         )
 
     return await creation.once(create, prepare=prepare)
@@ -116,7 +125,7 @@ async def complete_upload(
     upload_id: UploadId,
     completion: Annotated[UploadCompletion, Body(openapi_examples=COMPLETE_EXAMPLES)],
 ) -> CompletedUpload:
-    """Join the parts and check that the object has the announced size. Safe to repeat."""
+    """Join the parts and check that the object, or the directory, has the announced size. Safe to repeat."""
     row = await api.pool.fetchrow("SELECT * FROM uploads WHERE upload_id = $1", upload_id)
     if row is None:
         raise not_found("upload", upload_id)
@@ -127,7 +136,10 @@ async def complete_upload(
     if row["multipart_id"] is not None:
         parts = _ordered(completion.parts, len(part_sizes(row["bytes"])))
         await _join(api, location, row["multipart_id"], parts)
-    await _check_size(api, location, row["bytes"])
+    if location.key.endswith("/"):
+        await _check_total(api, location, row["bytes"])
+    else:
+        await _check_size(api, location, row["bytes"])
     # What S3 holds decides, so a second completion that runs beside this one comes to the same end.
     await api.pool.execute("UPDATE uploads SET completed_at = now() WHERE upload_id = $1", upload_id)
     return completed
@@ -172,4 +184,14 @@ async def _check_size(api: Connections, location: Location, size: int) -> None:
         raise conflict(
             f"the object has {head['ContentLength']} bytes, but {size} were announced; upload it again, "
             "with a new upload if its size has changed"
+        )
+
+
+async def _check_total(api: Connections, prefix: Location, size: int) -> None:
+    pages = api.aws.s3.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=prefix.key)
+    total = sum([entry["Size"] async for page in pages for entry in page.get("Contents", [])])
+    if total != size:
+        raise conflict(
+            f"the directory's objects have {total} bytes, but {size} were announced; POST each file once by the "
+            "upload's form, and begin a new upload if the files have changed"
         )

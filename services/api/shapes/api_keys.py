@@ -9,7 +9,7 @@ from pydantic import Field
 from services.api.pagination import Page
 from services.api.shapes.row import Row
 from services.common.auth import Role
-from services.common.spec import Strict
+from services.common.fields import Strict
 
 
 class ApiKeySpec(Strict):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.api.pagination import Page
 from services.api.shapes.row import Row
 from services.common.progress import COUNTS, Progress
+from services.common.records import StageRecords
 from services.common.spec import JobSpec
 
 JobState = Literal["scheduled", "running", "paused", "cancelling", "failing", "succeeded", "failed", "cancelled"]
@@ -32,14 +33,17 @@ class Stage(BaseModel):
 
     stage: int
     name: str
-    kind: Literal["map", "reduce"]
+    kind: Literal["map", "reduce", "split"]
     processor: str = Field(examples=["clean-flights@1"])
     pool: str
     state: StageState
-    task_count: int | None = Field(description="those to come included; null until the whole input is split")
+    task_count: int | None = Field(
+        description="those to come included; null until it can be told: the whole input is split, a fan-out has ended"
+    )
     planned: bool = Field(description="whether all tasks are known")
     progress: Progress
     slowed: bool = Field(description="most attempts fail, so only a tenth of the pool's slots run the stage's tasks")
+    records: StageRecords
     started_at: datetime | None
     finished_at: datetime | None
     result: dict[str, Any] | None
@@ -61,6 +65,7 @@ class _JobFields(Row):
     share: str
     labels: dict[str, str]
     schedule_id: UUID | None
+    trigger_id: UUID | None
     run_at: datetime | None
     created_at: datetime
     started_at: datetime | None
@@ -79,6 +84,10 @@ class Job(_JobFields):
 
     spec: JobSpec
     stages: list[Stage]
+    warnings: list[str] = Field(
+        description="what of the records does not come out even",
+        examples=[["stage clean: 100 records in, 98 out, 0 rejected: 2 are unaccounted for"]],
+    )
 
 
 class JobPage(Page[JobSummary]):
@@ -128,6 +137,8 @@ class Attempt(Row):
     records_in: int
     records_out: int
     records_rejected: int
+    records_filtered: int
+    records_added: int
     cpu_seconds: float
     memory_bytes_peak: int
     log: str | None = Field(description="S3 URI of what the attempt printed")
@@ -153,6 +164,11 @@ class ResultFile(BaseModel):
     name: str
     uri: str
     bytes: int
+    checksum_crc32: str | None = Field(
+        None,
+        description="CRC-32 of the object, as S3 writes it: base64 of four bytes; null: that of some part is not known",
+        examples=["y/Q5Jg=="],
+    )
     url: str = Field(description="presigned; valid for a limited time")
 
 

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.common.spec import Name, ProcessorSpec
+from services.common.fields import Name
+from services.common.spec import ProcessorSpec
 
 
 class ProcessorRegistration(ProcessorSpec):

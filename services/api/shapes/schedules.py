@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field
 from services.api.pagination import Page
 from services.api.shapes.row import Row
 from services.common.cron import check_cron, check_zone
-from services.common.spec import JobSpec, Name, Strict
+from services.common.fields import Name, Strict
+from services.common.spec import JobSpec
 
 Misfire = Literal["run_once", "run_all", "skip"]
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from services.common.spec import Strict
+from services.common.fields import Strict
 
 BYTES_MAX = 5_497_558_138_880  # of an S3 object
 PARTS_MAX = 10_000
@@ -14,18 +14,23 @@ _MEBIBYTE = 1_048_576
 
 
 def _check_filename(value: str) -> str:
+    given, value = value, value.removesuffix("/")
     if not value or value in (".", "..") or "/" in value or "\\" in value or not value.isprintable():
         raise ValueError("write a plain file name: without slashes and control characters, and not '.' or '..'")
     if len(value.encode()) > 255:
         raise ValueError("write a file name of at most 255 bytes (in UTF-8)")
-    return value
+    return given
 
 
 class UploadSpec(Strict):
     """What is to be uploaded."""
 
-    filename: Annotated[str, AfterValidator(_check_filename)] = Field(examples=["flights.csv"])
-    bytes: Annotated[int, Field(ge=0, le=BYTES_MAX)] = Field(description="size of the file", examples=[31_000_000])
+    filename: Annotated[str, AfterValidator(_check_filename)] = Field(
+        description="with a slash at its end: a directory of any number of files", examples=["flights.csv"]
+    )
+    bytes: Annotated[int, Field(ge=0, le=BYTES_MAX)] = Field(
+        description="size of the file, or of all files of the directory", examples=[31_000_000]
+    )
 
 
 class UploadLink(BaseModel):
@@ -36,14 +41,27 @@ class UploadLink(BaseModel):
     bytes: int
 
 
+class UploadForm(BaseModel):
+    """Where each file of a directory goes: POST the fields and then the field `file` as multipart/form-data."""
+
+    url: str
+    fields: dict[str, str] = Field(
+        description="signed for a limited time; put the file's path in the directory for `${filename}` in `key`"
+    )
+
+
 class Upload(BaseModel):
     """An upload that has begun."""
 
     upload_id: UUID
-    uri: str = Field(description="where the object will be", examples=["s3://piecework/uploads/…/flights.csv"])
+    uri: str = Field(
+        description="where the object, or of a directory the prefix, will be",
+        examples=["s3://piecework/uploads/…/flights.csv"],
+    )
     multipart_id: str | None = Field(description="of S3; null when the object is put as a whole")
     part_bytes: int = Field(description="size of every part but the last")
     parts: list[UploadLink]
+    form: UploadForm | None = Field(None, description="of a directory, which has no parts")
 
 
 class UploadedPart(Strict):
@@ -57,12 +75,12 @@ class UploadCompletion(Strict):
     """The parts, with the ETags that S3 answered."""
 
     parts: Annotated[list[UploadedPart], Field(max_length=PARTS_MAX)] = Field(
-        [], description="not needed when the object was put as a whole"
+        [], description="not needed when the object was put as a whole, or for a directory"
     )
 
 
 class CompletedUpload(BaseModel):
-    """An object that is there."""
+    """An object, or the objects of a directory, that are there."""
 
     upload_id: UUID
     uri: str

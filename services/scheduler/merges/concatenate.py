@@ -1,61 +1,209 @@
-"""Joining objects end to end: large ones are copied inside S3, small neighbours are coalesced through memory."""
+"""Joining objects end to end: large ones are copied inside S3, small neighbours are coalesced through memory.
 
-from collections.abc import AsyncIterator
+How is decided by sizes alone, so that small objects can be read ahead, many at once. What would need more parts than
+S3 allows is joined by sections of its own first; two levels do for the largest object that S3 takes.
+"""
+
+import asyncio
+import zlib
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from services.common.layout import Location
-from services.scheduler.merges.multipart import PART_BYTES_MIN, PARTS_MAX, MultipartWriter
-from services.scheduler.reads import read_range
+from services.common.reads import read_range
+from services.scheduler.merges import multipart
+from services.scheduler.merges.crc32 import combine
+from services.scheduler.merges.multipart import MultipartWriter, delete_all
 
-COALESCED_BYTES = (
-    8_388_608  # aimed at per coalesced part, unless the result is so large that S3's part limit needs more
-)
+READS_AT_ONCE = 32
+READ_AHEAD_BYTES = 16_777_216
+SECTION_PARTS = multipart.PARTS_MAX // 2  # the section's last source may be of as many pieces again
 
 
-class TooShort(Exception):
-    """An object holds fewer bytes than were written to it."""
+class TooLarge(Exception):
+    """The result would be larger than S3 allows."""
+
+
+class Changed(Exception):
+    """An object holds other bytes than were written to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Bytes `start … end - 1` of an object."""
+    """Bytes `start … end - 1` of an object, and their CRC-32 if it is known."""
 
     location: Location
     start: int
     end: int
+    crc32: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self.end - self.start
 
 
-async def concatenate(s3: Any, target: Location, sources: AsyncIterator[Source], total_bytes: int) -> int:
-    """Write the sources, in order, to `target`; returns its size in bytes. Raises TooManyParts, TooShort."""
-    part_bytes = max(COALESCED_BYTES, total_bytes // (PARTS_MAX * 9 // 10))
-    async with MultipartWriter(s3, target) as writer:
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How many sources there are to join, and their bytes together: neither may be less than there is."""
+
+    sources: int
+    bytes: int
+
+    @property
+    def parts_max(self) -> int:
+        """S3's parts when joined at once: no part but the last is under the minimum, and a source makes two at most."""
+        pieces = self.bytes // multipart.PART_BYTES_MAX
+        return min(self.bytes // multipart.PART_BYTES_MIN + 1, 2 * self.sources + pieces)
+
+
+@dataclass(slots=True)
+class Joined:
+    """What has been joined so far; its CRC-32 is known if that of each source is."""
+
+    bytes: int = 0
+    crc32: int | None = 0
+
+    async def count(self, sources: AsyncIterator[Source]) -> AsyncIterator[Source]:
         async for source in sources:
-            await _append(s3, writer, source, part_bytes)
-    return writer.bytes
+            self.bytes += source.bytes
+            self.crc32 = combine(self.crc32, source.crc32, source.bytes)
+            yield source
 
 
-async def _append(s3: Any, writer: MultipartWriter, source: Source, part_bytes: int) -> None:
-    start = source.start
-    if not writer.at_part_border:
-        # Fill the waiting part up to the minimum; if enough remains, the rest can be copied.
-        fill = min(max(PART_BYTES_MIN - writer.waiting_bytes, 0), source.end - start)
-        if source.end - start - fill >= PART_BYTES_MIN:
-            await _download(s3, writer, source.location, start, start + fill, part_bytes)
-            await writer.flush()
-            start += fill
-    if writer.at_part_border and source.end - start >= PART_BYTES_MIN:
-        await writer.copy(source.location, start, source.end)
-    elif source.end > start:
-        await _download(s3, writer, source.location, start, source.end, part_bytes)
+async def concatenate(
+    s3: Any, target: Location, sources: AsyncIterator[Source], extent: Extent, sections: Location
+) -> Joined:
+    """Write the sources, in order, to `target`. Raises TooLarge, TooManyParts, Changed, and what S3's client raises.
+
+    Under the prefix `sections`, which is nobody else's, objects may come and go.
+    """
+    if extent.bytes > multipart.OBJECT_BYTES_MAX:
+        raise TooLarge(f"{target.uri} would have {extent.bytes:,} bytes; S3 takes {multipart.OBJECT_BYTES_MAX:,}")
+    joined = Joined()
+    counted = joined.count(sources)
+    if extent.parts_max <= multipart.PARTS_MAX:
+        await _join(s3, target, counted)
+    else:
+        await _join_by_sections(s3, target, counted, sections)
+    return joined
 
 
-async def _download(
-    s3: Any, writer: MultipartWriter, location: Location, start: int, end: int, part_bytes: int
-) -> None:
-    if start == end:
-        return
-    data = await read_range(s3, location, start, end)
-    if len(data) != end - start:
-        raise TooShort(f"{location.uri} ends before byte {end}")
-    await writer.write(data, part_bytes)
+async def _join(s3: Any, target: Location, sources: AsyncIterator[Source]) -> None:
+    async with aclosing(_read_ahead(s3, _plan(sources))) as steps, MultipartWriter(s3, target) as writer:
+        async for step in steps:
+            await step.write(writer)
+
+
+async def _join_by_sections(s3: Any, target: Location, sources: AsyncIterator[Source], place: Location) -> None:
+    try:
+        sections = await _write_sections(s3, sources, place)
+        await _join(s3, target, _each(sections))
+    finally:
+        await delete_all(s3, place)
+
+
+async def _write_sections(s3: Any, sources: AsyncIterator[Source], place: Location) -> list[Source]:
+    sections: list[Source] = []
+    async with aclosing(_read_ahead(s3, _plan(sources))) as steps:
+        step = await anext(steps, None)
+        while step is not None:
+            section = Location(place.bucket, f"{place.key}{len(sections):05}")
+            async with MultipartWriter(s3, section) as writer:
+                while step is not None and writer.parts < SECTION_PARTS:
+                    await step.write(writer)
+                    step = await anext(steps, None)
+            sections.append(Source(section, 0, writer.bytes))
+    return sections
+
+
+async def _each(sources: list[Source]) -> AsyncIterator[Source]:
+    for source in sources:
+        yield source
+
+
+@dataclass(slots=True)
+class Copy:
+    """A source that S3 copies by itself."""
+
+    source: Source
+
+    @property
+    def reads(self) -> int:
+        return 0
+
+    async def write(self, writer: MultipartWriter) -> None:
+        await writer.copy(self.source.location, self.source.start, self.source.end)
+
+
+@dataclass(slots=True)
+class Read:
+    """A source whose bytes pass through memory; `data` is on its way once the step is near."""
+
+    source: Source
+    data: asyncio.Task[bytes] | None = None
+
+    @property
+    def reads(self) -> int:
+        return self.source.bytes
+
+    async def write(self, writer: MultipartWriter) -> None:
+        assert self.data is not None
+        await writer.write(await self.data)
+
+
+Step = Copy | Read
+
+
+async def _plan(sources: AsyncIterator[Source]) -> AsyncIterator[Step]:
+    waiting = 0  # bytes in the writer's memory
+    async for source in sources:
+        for step in plan_source(source, waiting):
+            waiting = 0 if isinstance(step, Copy) else waiting + step.source.bytes
+            waiting = 0 if waiting >= multipart.BUFFER_BYTES else waiting
+            yield step
+
+
+def plan_source(source: Source, waiting: int) -> Iterator[Step]:
+    """How a source is appended when so many bytes wait in memory: no part but the last may be under S3's minimum."""
+    fill = max(multipart.PART_BYTES_MIN - waiting, 0) if waiting else 0
+    if source.bytes - fill >= multipart.PART_BYTES_MIN:
+        if fill:
+            border = source.start + fill
+            yield Read(Source(source.location, source.start, border))
+            source = Source(source.location, border, source.end)
+        yield Copy(source)
+    elif source.bytes:
+        yield Read(source)
+
+
+async def _read_ahead(s3: Any, steps: AsyncIterator[Step]) -> AsyncGenerator[Step, None]:
+    """The same steps, with reads under way for those to come."""
+    ahead: deque[Step] = deque()
+    size = 0
+    try:
+        async for step in steps:
+            while ahead and (len(ahead) >= READS_AT_ONCE or size + step.reads > READ_AHEAD_BYTES):
+                yield ahead[0]
+                size -= ahead.popleft().reads
+            if isinstance(step, Read):
+                step.data = asyncio.create_task(_read(s3, step.source))
+            ahead.append(step)
+            size += step.reads
+        while ahead:
+            yield ahead[0]
+            ahead.popleft()
+    finally:
+        reading = [step.data for step in ahead if isinstance(step, Read) and step.data is not None]
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
+async def _read(s3: Any, source: Source) -> bytes:
+    data = await read_range(s3, source.location, source.start, source.end)
+    if len(data) != source.bytes or source.crc32 not in (None, zlib.crc32(data)):
+        raise Changed(f"{source.location.uri}: bytes {source.start}-{source.end - 1} are not those that were written")
+    return data

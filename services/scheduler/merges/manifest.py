@@ -1,5 +1,9 @@
-"""`manifest.json`: what a job made, every part of it with the attempt that made it."""
+"""`manifest.json`: what a job made, every part of it with the attempt that made it, and whether its records come out
+even. Written as it is read, so that millions of parts take no memory."""
 
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -7,39 +11,77 @@ import orjson
 
 from services.common.aws import Aws
 from services.common.database import Pool
-from services.common.layout import Layout
+from services.common.layout import Location
+from services.common.records import COUNTS, FILTERS, SUM_RECORDS, check_records
+from services.scheduler.merges.crc32 import encode
 from services.scheduler.merges.multipart import MultipartWriter
-from services.scheduler.merges.outputs import succeeded_tasks
+from services.scheduler.merges.outputs import Facts, file_facts, succeeded_pages
+
+_STAGES = f"""
+    SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.state, s.tasks_from,
+        s.tolerated_failures, f.filters, r.*
+    FROM stages AS s CROSS JOIN LATERAL ({SUM_RECORDS}) AS r CROSS JOIN LATERAL ({FILTERS}) AS f
+    WHERE s.job_id = $1 ORDER BY s.stage"""
+
+_RECORDS = f"""
+    SELECT index, attempt, {", ".join(f"records_{name}" for name in COUNTS)} FROM attempts
+    WHERE job_id = $1 AND stage = $2 AND index BETWEEN $3 AND $4 AND outcome = 'succeeded'"""
 
 
 async def write_manifest(
-    pool: Pool, aws: Aws, layout: Layout, job: dict[str, Any], stage: int, files: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Write the manifest of a job whose last stage is `stage`; returns its `{"name", "uri", "bytes"}`."""
-    target = layout.result(job["job_id"], "manifest.json")
-    head = {"job_id": str(job["job_id"]), "name": job["name"], "created_at": job["created_at"], "files": files}
+    pool: Pool, aws: Aws, target: Location, job: Mapping[str, Any], stage: int, files: list[Facts]
+) -> Facts:
+    """Write the manifest of a job whose results are made of the parts of `stage`; returns the facts of the file."""
+    crc32 = 0
     async with MultipartWriter(aws.s3, target, "application/json") as writer:
-        await writer.write(orjson.dumps(head)[:-1] + b',"parts":[')
-        separator = b"\n"
-        totals = {"parts": 0, "bytes": 0, "records": 0}
-        async for task in succeeded_tasks(pool, job["job_id"], stage, stage):
-            output = task["output"] or {}
-            await writer.write(separator + orjson.dumps({"index": task["index"], "attempt": task["attempt"], **output}))
-            separator = b",\n"
-            totals["parts"] += 1
-            totals["bytes"] += output.get("bytes", 0)
-            totals["records"] += output.get("records", 0)
-        await writer.write(b'\n],"totals":' + orjson.dumps(totals) + b"}\n")
-    return {"name": "manifest.json", "uri": target.uri, "bytes": writer.bytes}
+        async for piece in _manifest(pool, job, stage, files):
+            crc32 = zlib.crc32(piece, crc32)
+            await writer.write(piece)
+    return file_facts(target, writer.bytes, crc32)
 
 
-async def write_outputs_listing(pool: Pool, aws: Aws, layout: Layout, job_id: UUID, stage: int) -> str:
-    """List a stage's outputs for its reduce, a JSON line each; returns the listing's URI."""
-    target = layout.outputs(job_id, stage)
-    async with MultipartWriter(aws.s3, target, "application/jsonl") as writer:
-        async for task in succeeded_tasks(pool, job_id, stage, stage):
-            output = task["output"] or {}
-            line = {"index": task["index"], "attempt": task["attempt"]}
-            line |= {name: output[name] for name in ("uri", "value") if name in output}
-            await writer.write(orjson.dumps(line) + b"\n")
-    return target.uri
+async def _manifest(pool: Pool, job: Mapping[str, Any], stage: int, files: list[Facts]) -> AsyncIterator[bytes]:
+    head = {"job_id": str(job["job_id"]), "name": job["name"], "created_at": job["created_at"], "files": files}
+    yield orjson.dumps(head | await _arithmetic(pool, job["job_id"]))[:-1] + b',"parts":['
+    totals: Counter[str] = Counter(parts=0, bytes=0)
+    records: Counter[str] = Counter()
+    separator = b"\n"
+    async for part in _parts(pool, job["job_id"], stage):
+        yield separator + orjson.dumps(part)
+        separator = b",\n"
+        totals.update(parts=1, bytes=part.get("bytes", 0))
+        records.update(part.get("records", {}))
+    yield b'\n],"totals":' + orjson.dumps({**totals, "records": dict(records) or None}) + b"}\n"
+
+
+async def _arithmetic(pool: Pool, job_id: UUID) -> Facts:
+    stages = [dict(row) for row in await pool.fetch(_STAGES, job_id)]
+    records, warnings = check_records(stages)
+    said = [
+        {name: stage[name] for name in ("stage", "name", "kind", "processor")} | {"records": record.model_dump()}
+        for stage, record in zip(stages, records, strict=True)
+    ]
+    return {"stages": said, "warnings": warnings}
+
+
+async def _parts(pool: Pool, job_id: UUID, stage: int) -> AsyncIterator[Facts]:
+    async for page in succeeded_pages(pool, job_id, stage, stage):
+        rows = await pool.fetch(_RECORDS, job_id, stage, page[0]["index"], page[-1]["index"])
+        counts = {(row["index"], row["attempt"]): {name: row[f"records_{name}"] for name in COUNTS} for row in rows}
+        for task in page:
+            records = counts.get((task["index"], task["attempt"]), {})
+            part = {"index": task["index"], "attempt": task["attempt"], **_object(task["output"] or {})}
+            yield part | ({"records": records} if any(records.values()) else {})
+
+
+def _object(output: Facts) -> Facts:
+    """What a part's output says, its checksums as S3 writes them."""
+    shown: Facts = {name: output[name] for name in ("uri", "bytes", "value") if name in output}
+    if output.get("crc32") is not None:
+        shown["checksum_crc32"] = encode(output["crc32"])
+    if "files" in output:
+        shown["files"] = {name: _object(facts) for name, facts in output["files"].items()}
+    if "rejects" in output:
+        facts = {"uri": output["rejects"], "bytes": output["rejects_bytes"], "crc32": output.get("rejects_crc32")}
+        shown["rejects"] = _object(facts)
+    return shown

@@ -1,41 +1,38 @@
-"""The end of a job's last stage: its outputs become results, by one scheduler at a time.
+"""The end of a job's last stage: its outputs become results, by one scheduler at a time. (Or the outputs of an earlier
+stage become one object, if the next splits that anew.)
 
 Everything is written under fixed keys, so a merge that dies is done again from its start by whoever comes next; what
 counts is the transaction at its end.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
 
 import structlog
 from asyncpg import Record
 from botocore.exceptions import ClientError
-from pydantic import TypeAdapter
 
 from services.common.database import UNAVAILABLE, Connection
 from services.common.jobs import end_job, fail_job, notify_jobs
-from services.common.layout import Layout, Location
-from services.common.lifecycle import plan_tasks
-from services.common.spec import ConcatMerge, Merge, ReduceMerge
 from services.scheduler.loop import Grid, passes
-from services.scheduler.merges.concatenate import Source, TooShort, concatenate
-from services.scheduler.merges.manifest import write_manifest, write_outputs_listing
+from services.scheduler.merges.concatenate import Changed, TooLarge
+from services.scheduler.merges.manifest import write_manifest
 from services.scheduler.merges.multipart import TooManyParts
-from services.scheduler.merges.outputs import succeeded_tasks
+from services.scheduler.merges.results import Results
 
 log = structlog.get_logger()
 
 MERGES_AT_ONCE = 4
 PUT_OFF_SECONDS = 1.0
-FILES_MAX = 1000  # parts listed as result files when nothing is merged; the manifest always lists all
-_MERGE: TypeAdapter[Merge] = TypeAdapter(Merge)
 
 _MERGING = """
-    SELECT j.job_id, j.name, j.created_at, j.spec -> 'merge' AS merge, s.stage, s.kind, s.finished_at
+    SELECT j.job_id, j.name, j.created_at, j.spec -> 'merge' AS merge, j.spec ->> 'results' AS results,
+        s.stage, s.kind, s.finished_at,
+        (SELECT p.spec -> 'outputs' FROM processors AS p
+            WHERE p.name = s.processor AND p.version = s.processor_version) AS outputs,
+        EXISTS (SELECT FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS goes_on
     FROM jobs AS j JOIN stages AS s USING (job_id)
     WHERE j.state = 'running' AND s.state = 'merging' AND j.job_id <> ALL($2::uuid[])
     ORDER BY j.priority DESC, j.job_id LIMIT $1"""
@@ -100,10 +97,13 @@ async def _merge_alone(grid: Grid, job: Record) -> None:
 
 
 def _explain(error: Exception) -> str:
-    if isinstance(error, TooManyParts):
-        return f"{error}; use larger parts, or merge by a reduce processor"
-    if isinstance(error, ClientError | TooShort):
-        return f"an output can't be read: {error}"
+    if isinstance(error, TooManyParts | TooLarge):
+        return f"{error}; merge by a reduce processor, or not at all"
+    if isinstance(error, ClientError):
+        reads = error.operation_name in ("GetObject", "UploadPartCopy")
+        return f"{'an output' if reads else 'a result'} can't be {'read' if reads else 'written'}: {error}"
+    if isinstance(error, Changed):
+        return str(error)
     log.exception("merge broke", exc_info=error)
     return f"the merge broke: {error!r}"
 
@@ -122,37 +122,22 @@ async def _fail(grid: Grid, job: Record, message: str) -> None:
 
 
 async def _merge(grid: Grid, job: Record) -> None:
-    layout = Layout(grid.settings.bucket, grid.settings.prefix)
-    merge = _MERGE.validate_python(job["merge"])
-    if isinstance(merge, ReduceMerge) and job["kind"] == "map":
-        await _start_reduce(grid, layout, job)
+    results = Results(grid, dict(job))
+    if job["goes_on"]:
+        await _hand_over(grid, job, {"files": [await results.join_stage()]})
         return
-    if isinstance(merge, ConcatMerge):
-        files = [await _concatenate_outputs(grid, layout.result(job["job_id"], merge.filename), job)]
-    elif isinstance(merge, ReduceMerge):
-        files = await _publish_reduced(grid, layout, job, merge.filename)
-    else:
-        files = await _list_parts(grid, job)
-    rejects = await _concatenate_rejects(grid, layout.result(job["job_id"], "rejects.jsonl"), job)
-    if rejects is not None:
-        files.append(rejects)
-    manifest = await write_manifest(grid.pool, grid.aws, layout, dict(job), job["stage"], files)
+    files = await results.write()
+    parts_of = job["stage"] - (job["kind"] == "reduce")
+    place = results.place("manifest.json")
+    manifest = await write_manifest(grid.pool, grid.aws, place, dict(job), parts_of, files)
     await _end(grid, job, {"files": files, "manifest": manifest})
 
 
-async def _start_reduce(grid: Grid, layout: Layout, job: Record) -> None:
-    listing = await write_outputs_listing(grid.pool, grid.aws, layout, job["job_id"], job["stage"])
-    reduce = job["stage"] + 1
+async def _hand_over(grid: Grid, job: Record, result: dict[str, Any]) -> None:
+    """The next stage of the job may begin."""
     async with grid.pool.acquire() as connection, connection.transaction():
         if await _waits(connection, job):
-            await _succeed_stage(connection, job, None)
-            await connection.execute(
-                "UPDATE stages SET state = 'running', planned = true, task_count = 1, started_at = now() "
-                "WHERE job_id = $1 AND stage = $2",
-                job["job_id"],
-                reduce,
-            )
-            await plan_tasks(connection, job["job_id"], reduce, 0, [{"type": "outputs", "uri": listing}])
+            await _succeed_stage(connection, job, result)
             await notify_jobs(connection)
 
 
@@ -166,7 +151,7 @@ async def _end(grid: Grid, job: Record, result: dict[str, Any]) -> None:
                 source="running",
                 target="succeeded",
                 settings=grid.settings,
-                results=result["manifest"],
+                result=result,
             )
             log.info("job ended", job=str(job["job_id"]), state="succeeded")
 
@@ -178,75 +163,3 @@ async def _succeed_stage(connection: Connection, job: Record, result: dict[str, 
         job["stage"],
         result,
     )
-
-
-def _file(location: Location, size: int) -> dict[str, Any]:
-    return {"name": PurePosixPath(location.key).name, "uri": location.uri, "bytes": size}
-
-
-async def _total_bytes(grid: Grid, job: Record, first_stage: int, field: str) -> int:
-    total: int = await grid.pool.fetchval(
-        "SELECT coalesce(sum((output ->> $3)::bigint), 0)::bigint FROM tasks "
-        "WHERE job_id = $1 AND stage BETWEEN $2 AND $4 AND state = 'succeeded'",
-        job["job_id"],
-        first_stage,
-        field,
-        job["stage"],
-    )
-    return total
-
-
-async def _concatenate_outputs(grid: Grid, target: Location, job: Record) -> dict[str, Any]:
-    async def sources() -> AsyncIterator[Source]:
-        first = True
-        async for task in succeeded_tasks(grid.pool, job["job_id"], job["stage"], job["stage"]):
-            output = task["output"] or {}
-            if output.get("bytes"):
-                # A CSV's header line is kept from the first part only.
-                start = 0 if first else output.get("header_bytes", 0)
-                first = False
-                yield Source(Location.parse(output["uri"]), start, output["bytes"])
-
-    total = await _total_bytes(grid, job, job["stage"], "bytes")
-    return _file(target, await concatenate(grid.aws.s3, target, sources(), total))
-
-
-async def _concatenate_rejects(grid: Grid, target: Location, job: Record) -> dict[str, Any] | None:
-    async def sources() -> AsyncIterator[Source]:
-        async for task in succeeded_tasks(grid.pool, job["job_id"], 0, job["stage"]):
-            output = task["output"] or {}
-            if output.get("rejects_bytes"):
-                yield Source(Location.parse(output["rejects"]), 0, output["rejects_bytes"])
-
-    total = await _total_bytes(grid, job, 0, "rejects_bytes")
-    if not total:
-        return None
-    return _file(target, await concatenate(grid.aws.s3, target, sources(), total))
-
-
-async def _publish_reduced(grid: Grid, layout: Layout, job: Record, filename: str | None) -> list[dict[str, Any]]:
-    """Copy what the reduce wrote to the results; nothing if it only returned a value."""
-    async for task in succeeded_tasks(grid.pool, job["job_id"], job["stage"], job["stage"]):
-        output = task["output"] or {}
-        if "uri" in output:
-            made = Location.parse(output["uri"])
-            target = layout.result(job["job_id"], filename or PurePosixPath(made.key).name)
-
-            async def whole(made: Location = made, size: int = output["bytes"]) -> AsyncIterator[Source]:
-                yield Source(made, 0, size)
-
-            return [_file(target, await concatenate(grid.aws.s3, target, whole(), output["bytes"]))]
-    return []
-
-
-async def _list_parts(grid: Grid, job: Record) -> list[dict[str, Any]]:
-    files: list[dict[str, Any]] = []
-    async for task in succeeded_tasks(grid.pool, job["job_id"], job["stage"], job["stage"]):
-        output = task["output"] or {}
-        if "uri" in output:
-            if len(files) == FILES_MAX:
-                return []
-            made = Location.parse(output["uri"])
-            name = f"{task['index']:08d}{PurePosixPath(made.key).suffix}"
-            files.append({"name": name, "uri": made.uri, "bytes": output["bytes"]})
-    return files

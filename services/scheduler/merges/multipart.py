@@ -1,10 +1,12 @@
 """Writing an object of any size in constant memory: by S3 multipart upload, from bytes and from other objects.
 
-Limits: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+Limits: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html, and for the size of an object the news of
+December 2025 ("maximum object size to 50 TB"; before, and in S3's older copies of that page, 5 TiB).
 """
 
 import asyncio
 import math
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +15,11 @@ from services.common.layout import Location
 PART_BYTES_MIN = 5_242_880  # of every part but the last
 PART_BYTES_MAX = 5_368_709_120  # of a copied part
 PARTS_MAX = 10_000
-REQUESTS_AT_ONCE = 8
+OBJECT_BYTES_MAX = 50_000_000_000_000
+
+COPIES_AT_ONCE = 16  # S3's work, not ours
+UPLOADS_AT_ONCE = 4  # each is in memory
+BUFFER_BYTES = 8_388_608  # what is written is sent off in parts of about this size
 
 
 class TooManyParts(Exception):
@@ -33,7 +39,8 @@ class MultipartWriter:
         self._content_type = content_type
         self._upload_id: str | None = None
         self._parts: list[asyncio.Task[dict[str, Any]]] = []
-        self._gate = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        self._copies = asyncio.Semaphore(COPIES_AT_ONCE)
+        self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self._buffer = bytearray()
         self.bytes = 0
 
@@ -58,48 +65,45 @@ class MultipartWriter:
         return {"Bucket": self._target.bucket, "Key": self._target.key}
 
     @property
-    def waiting_bytes(self) -> int:
-        """How many bytes wait in memory for their part to be sent."""
-        return len(self._buffer)
+    def parts(self) -> int:
+        """How many parts have been begun."""
+        return len(self._parts)
 
-    @property
-    def at_part_border(self) -> bool:
-        """Whether no bytes wait in memory, so that a `copy` can follow."""
-        return not self._buffer
-
-    async def write(self, data: bytes, part_bytes: int = 2 * PART_BYTES_MIN) -> None:
-        """Append bytes; they are sent off in parts of about `part_bytes`."""
+    async def write(self, data: bytes) -> None:
+        """Append bytes; they wait in memory until they are BUFFER_BYTES, then they are sent off as a part."""
         self._buffer += data
         self.bytes += len(data)
-        if len(self._buffer) >= part_bytes:
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Send off what waits in memory as a part of its own: at least PART_BYTES_MIN, unless nothing follows."""
-        if self._buffer:
-            body, self._buffer = bytes(self._buffer), bytearray()
-            await self._add(self._upload_part(len(self._parts) + 1, body))
+        if len(self._buffer) >= BUFFER_BYTES:
+            await self._flush()
 
     async def copy(self, source: Location, start: int, end: int) -> None:
-        """Append bytes `start … end - 1` of another object, copied by S3 itself. Needs a part border."""
-        assert self.at_part_border
+        """Append bytes `start … end - 1` of another object, copied by S3 itself: at least PART_BYTES_MIN.
+
+        As many must wait in memory, if any do. No condition on the object's ETag: its key is that of an attempt.
+        """
+        await self._flush()
         size = end - start
         pieces = math.ceil(size / PART_BYTES_MAX)
         for piece in range(pieces):
             begin, until = start + size * piece // pieces, start + size * (piece + 1) // pieces
-            await self._add(self._copy_part(len(self._parts) + 1, source, begin, until))
+            await self._add(self._copy_part(len(self._parts) + 1, source, begin, until), self._copies)
         self.bytes += size
 
-    async def _add(self, part: Any) -> None:
+    async def _flush(self) -> None:
+        if self._buffer:
+            body, self._buffer = bytes(self._buffer), bytearray()
+            await self._add(self._upload_part(len(self._parts) + 1, body), self._uploads)
+
+    async def _add(self, part: Coroutine[Any, Any, dict[str, Any]], gate: asyncio.Semaphore) -> None:
         if self._upload_id is None:
             answer = await self._s3.create_multipart_upload(**self._at(), ContentType=self._content_type)
             self._upload_id = answer["UploadId"]
         if len(self._parts) == PARTS_MAX:
             part.close()
             raise TooManyParts(f"{self._target.uri} would need more than {PARTS_MAX} parts")
-        await self._gate.acquire()
+        await gate.acquire()
         task = asyncio.create_task(part)
-        task.add_done_callback(lambda _: self._gate.release())
+        task.add_done_callback(lambda _: gate.release())
         self._parts.append(task)
 
     async def _upload_part(self, number: int, body: bytes) -> dict[str, Any]:
@@ -120,10 +124,10 @@ class MultipartWriter:
         if self._upload_id is None:
             await self._s3.put_object(**self._at(), Body=bytes(self._buffer), ContentType=self._content_type)
             return
-        await self.flush()
+        await self._flush()
         parts = await asyncio.gather(*self._parts)
         await self._s3.complete_multipart_upload(
-            **self._at(), UploadId=self._upload_id, MultipartUpload={"Parts": parts}
+            **self._at(), UploadId=self._upload_id, MultipartUpload={"Parts": parts}, MpuObjectSize=self.bytes
         )
         self._upload_id = None
 
@@ -134,3 +138,13 @@ async def abort_uploads(s3: Any, target: Location) -> None:
     for upload in listing.get("Uploads", []):
         if upload["Key"] == target.key:
             await s3.abort_multipart_upload(Bucket=target.bucket, Key=target.key, UploadId=upload["UploadId"])
+
+
+async def delete_all(s3: Any, prefix: Location) -> None:
+    """Delete all objects under a prefix."""
+    while True:
+        listing = await s3.list_objects_v2(Bucket=prefix.bucket, Prefix=prefix.key)
+        found = [{"Key": entry["Key"]} for entry in listing.get("Contents", [])]
+        if not found:
+            return
+        await s3.delete_objects(Bucket=prefix.bucket, Delete={"Objects": found, "Quiet": True})

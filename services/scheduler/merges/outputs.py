@@ -1,11 +1,17 @@
-"""The outputs of a job's tasks, a page of rows at a time."""
+"""The outputs of a job's tasks, in the order of the tasks, read by pages: as rows, and as sources to join."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
 from uuid import UUID
 
 from asyncpg import Record
 
 from services.common.database import Pool
+from services.common.layout import Location
+from services.scheduler.merges.concatenate import Extent, Source
+from services.scheduler.merges.crc32 import combine, encode
 
 ROWS_PER_PAGE = 5000
 
@@ -14,14 +20,82 @@ _OUTPUTS = """
     WHERE job_id = $1 AND (stage, index) > ($2, $3) AND stage <= $4 AND state = 'succeeded'
     ORDER BY stage, index LIMIT $5"""
 
+_EXTENT = """
+    SELECT count(*) AS sources, coalesce(sum((output #>> $4)::bigint), 0)::bigint AS bytes FROM tasks
+    WHERE job_id = $1 AND stage BETWEEN $2 AND $3 AND state = 'succeeded' AND (output #>> $4)::bigint > 0"""
+
+Stages = tuple[int, int]  # the first and the last
+Facts = dict[str, Any]
+
+
+async def succeeded_pages(pool: Pool, job_id: UUID, first_stage: int, last_stage: int) -> AsyncIterator[list[Record]]:
+    """`stage, index, attempt, output` of the succeeded tasks of these stages, in order; no page is empty."""
+    stage, index = first_stage, -1
+    while rows := await pool.fetch(_OUTPUTS, job_id, stage, index, last_stage, ROWS_PER_PAGE):
+        yield rows
+        stage, index = rows[-1]["stage"], rows[-1]["index"]
+
 
 async def succeeded_tasks(pool: Pool, job_id: UUID, first_stage: int, last_stage: int) -> AsyncIterator[Record]:
-    """`stage, index, attempt, output` of the succeeded tasks of these stages, in order."""
-    stage, index = first_stage, -1
-    while True:
-        rows = await pool.fetch(_OUTPUTS, job_id, stage, index, last_stage, ROWS_PER_PAGE)
-        for row in rows:
+    """The rows of these pages."""
+    async for page in succeeded_pages(pool, job_id, first_stage, last_stage):
+        for row in page:
             yield row
-        if len(rows) < ROWS_PER_PAGE:
-            return
-        stage, index = rows[-1]["stage"], rows[-1]["index"]
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """One object of each task's output: `facts` gives its `uri`, `bytes`, `crc32`, …; `bytes` is also at `path`."""
+
+    path: tuple[str, ...]
+    facts: Callable[[Facts], Facts]
+
+
+OUTPUTS = Objects(("bytes",), lambda output: output)
+REJECTS = Objects(
+    ("rejects_bytes",),
+    lambda output: {
+        "uri": output.get("rejects"),
+        "bytes": output.get("rejects_bytes"),
+        "crc32": output.get("rejects_crc32"),
+    },
+)
+
+
+def further_outputs(name: str) -> Objects:
+    """Those that the processor declares under this name."""
+    return Objects(("files", name, "bytes"), lambda output: output.get("files", {}).get(name, {}))
+
+
+async def measure(pool: Pool, job_id: UUID, stages: Stages, objects: Objects) -> Extent:
+    """How many of these objects there are, and their bytes together."""
+    [row] = await pool.fetch(_EXTENT, job_id, *stages, objects.path)
+    return Extent(row["sources"], row["bytes"])
+
+
+async def read_sources(pool: Pool, job_id: UUID, stages: Stages, objects: Objects) -> AsyncIterator[Source]:
+    """These objects in the order of the tasks; only the first one with its header line."""
+    first = True
+    async for task in succeeded_tasks(pool, job_id, *stages):
+        facts = objects.facts(task["output"] or {})
+        if facts.get("bytes"):
+            yield source_of(facts, with_header=first)
+            first = False
+
+
+def source_of(facts: Facts, *, with_header: bool = True) -> Source:
+    location, size, crc32 = Location.parse(facts["uri"]), facts["bytes"], facts.get("crc32")
+    header = facts.get("header_bytes") or 0
+    if with_header or not header:
+        return Source(location, 0, size, crc32)
+    return Source(location, header, size, combine(facts.get("header_crc32"), crc32, size - header))
+
+
+def file_facts(location: Location, size: int, crc32: int | None, name: str | None = None) -> Facts:
+    """A file as results and manifest name it."""
+    return {
+        "name": name or PurePosixPath(location.key).name,
+        "uri": location.uri,
+        "bytes": size,
+        "checksum_crc32": None if crc32 is None else encode(crc32),
+    }

@@ -29,3 +29,7 @@ def describe(error: BaseException) -> str:
         text = f"(its __str__ raises {type(broken).__name__})"
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= 2000 else f"{text[:2000]} …"
+
+
+class Malformed(ValueError):
+    """A record can't be read or written; the message is the reason for its rejection."""

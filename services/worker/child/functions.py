@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from services.worker.child.errors import TaskError, describe
-from services.worker.child.formats import Malformed, encode_json
+from services.worker.child.counts import check_counts
+from services.worker.child.errors import Malformed, TaskError, describe
+from services.worker.child.items import write_items_of_list
+from services.worker.child.writers import encode_json
 
 VALUE_BYTES_MAX = 4096  # of a returned dict as JSON: it lives in the task's row
 
@@ -33,20 +35,34 @@ def load_function(reference: str) -> Callable[..., Any]:
     return found
 
 
-def call_function(reference: str, input: Path, output: Path, params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Call a callable processor; returns its value. Raises TaskError (output_invalid) for what can't be one."""
+def call_function(
+    reference: str, input: Path, output: Path, arguments: Mapping[str, Any], listing: Path | None
+) -> dict[str, Any]:
+    """Call a callable processor; returns what it says as `value`, records and items of the child's answer.
+
+    In a fan-out stage (its items go to `listing`) it may return a list of them. Raises TaskError (output_invalid).
+    """
     function = load_function(reference)
     try:
-        value = function(input, output, **params)
+        value = function(input, output, **arguments)
     except SystemExit as error:
         if error.code:
             raise
-        return None  # a program's main() may end in sys.exit(0)
+        return {}  # a program's main() may end in sys.exit(0)
     if value is None:
-        return None
+        return {}
+    if isinstance(value, list) and listing is not None:
+        return {"items": write_items_of_list(value, listing)}
     if not isinstance(value, dict):
-        message = f"{reference} returned a value of type {type(value).__name__}; it must return a dict or None"
+        allowed = "a dict or None" if listing is None else "a list of items, a dict or None"
+        message = f"{reference} returned a value of type {type(value).__name__}; it must return {allowed}"
         raise TaskError("output_invalid", message, retryable=False)
+    counts = check_counts(value.pop("records"), reference) if isinstance(value.get("records"), dict) else {}
+    return counts | ({"value": _small(value, reference)} if value or not counts else {})
+
+
+def _small(value: dict[str, Any], reference: str) -> dict[str, Any]:
+    """The dict as plain JSON values."""
     try:
         encoded = encode_json(value)
     except Malformed as error:

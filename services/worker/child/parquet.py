@@ -43,6 +43,9 @@ class ParquetRows:
         batch, index, _ = raw
         return batch.slice(index, 1).to_pylist()[0]
 
+    def offset(self, raw: Any) -> int | None:
+        return None
+
 
 def extract_row_groups(source: Path, row_groups: Sequence[int], target: Path) -> None:
     """Write a Parquet file with just these row groups of the source; one of them is in memory at a time."""

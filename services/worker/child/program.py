@@ -18,10 +18,14 @@ from typing import Any, TextIO
 
 from services.worker.child import frames, linux
 from services.worker.child.commands import check_exit, run_command
+from services.worker.child.counts import read_counts
 from services.worker.child.errors import TaskError, describe
 from services.worker.child.functions import call_function
-from services.worker.child.parquet import extract_row_groups
+from services.worker.child.items import write_items_of_lines
+from services.worker.child.prepare import prepare
 from services.worker.child.records import apply_to_records
+from services.worker.child.rejects import Rejects
+from services.worker.child.sql import Room, run_query
 
 _HERE = str(Path(__file__).parent)
 
@@ -80,27 +84,50 @@ def _set_environment(wanted: dict[str, str]) -> None:
 def _dispatch(job: dict[str, Any], reply: dict[str, Any]) -> None:
     """Run the job and put what comes of it into `reply`; raises TaskError and whatever user code raises."""
     input, output, log = Path(job["input"]), Path(job["output"]), Path(job["log"])
-    if extract := job.get("extract"):
-        extract_row_groups(Path(extract["source"]), extract["row_groups"], input)
+    listing = Path(job["items"]) if job["items"] else None
+    arguments = job["params"] | {name: Path(path) for name, path in job["paths"].items()}
+    prepare(job["steps"], input)
     match job["kind"]:
         case "command":
             reply["exit_code"], reply["memory_bytes_peak"] = run_command(job["arguments"])
             check_exit(reply["exit_code"], log)
+            reply |= read_counts(Path(job["records"]))
         case "callable":
-            reply["value"] = call_function(job["function"], input, output, job["params"])
+            reply |= call_function(job["function"], input, output, arguments, listing)
         case "records":
-            reply |= apply_to_records(
-                job["function"],
-                input=input,
-                format=job["format"],
-                output=output,
-                output_format=job["output_format"],
-                rejects=Path(job["rejects"]),
-                rejects_max=job["rejects_max"],
-                params=job["params"],
-            )
+            with _rejects(job) as rejected:
+                reply |= apply_to_records(
+                    job["function"],
+                    input=input,
+                    format=job["format"],
+                    options=job["options"],
+                    output=output,
+                    output_format=job["output_format"],
+                    rejected=rejected,
+                    params=arguments,
+                )
+        case "sql":
+            with _rejects(job) as rejected:
+                reply |= run_query(
+                    job["query"],
+                    input=input,
+                    format=job["format"],
+                    options=job["options"],
+                    inputs={name: Path(path) for name, path in job["inputs"].items()},
+                    output=output,
+                    output_format=job["output_format"],
+                    params=job["params"],
+                    room=Room(job["memory_bytes"], job["threads"], Path(job["spill"])),
+                    rejected=rejected,
+                )
         case "copy":
             _copy(input, output)
+    if listing is not None and "items" not in reply:
+        reply["items"] = write_items_of_lines(output, listing)
+
+
+def _rejects(job: dict[str, Any]) -> Rejects:
+    return Rejects(Path(job["rejects"]), job["rejects_max"], job["task"])
 
 
 def _copy(input: Path, output: Path) -> None:

@@ -1,62 +1,108 @@
 """A record function applied to each record of a part: results to one file, rejected records to another."""
 
 import gzip
-import json
 import lzma
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from services.worker.child.errors import TaskError, describe
-from services.worker.child.formats import Malformed, Reader, open_reader, open_writer
+from services.worker.child.errors import Malformed, TaskError, describe
 from services.worker.child.functions import load_function
+from services.worker.child.readers import Reader, open_reader
+from services.worker.child.rejects import Rejects
+from services.worker.child.writers import Writer, open_writer
 
 
 @dataclass(slots=True)
 class Counts:
-    """records_in = records_out + records_rejected + those that the function dropped by returning None."""
+    """records_in + records_added = records_out + records_rejected + records_filtered.
+
+    Added is what lists of more than one hold beyond their first record, filtered what became of nothing.
+    """
 
     records_in: int = 0
     records_out: int = 0
     records_rejected: int = 0
+    records_filtered: int = 0
+    records_added: int = 0
     header_bytes: int = 0
 
 
-class _Rejects:
-    """rejects.jsonl: `{"position", "reason", "record"}` a line; position counts the part's records from 1."""
-
-    def __init__(self, path: Path, limit: int | None) -> None:
-        self._path = path
-        self._limit = limit
-        self._files = ExitStack()
-
-    def add(self, counts: Counts, reason: str, record: Any) -> None:
-        """Raises TaskError (rejects_exceeded) when there are more than the stage allows."""
-        if counts.records_rejected == 0:
-            self._file = self._files.enter_context(self._path.open("w"))
-        counts.records_rejected += 1
-        line = {"position": counts.records_in, "reason": reason, "record": record}
-        self._file.write(json.dumps(line, default=str) + "\n")
-        if self._limit is not None and counts.records_rejected > self._limit:
-            message = f"more than rejects_max = {self._limit} records were rejected, the last one because: {reason}"
-            raise TaskError("rejects_exceeded", message, retryable=False)
-
-    def __enter__(self) -> "_Rejects":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
-
-
-def _readers(path: Path, format: str | None) -> Iterator[Reader]:
+def _readers(path: Path, format: str | None, options: Mapping[str, Any]) -> Iterator[Reader]:
     if path.is_dir():
         for part in sorted(path.iterdir()):
             yield open_reader(part)
     else:
-        yield open_reader(path, format)
+        yield open_reader(path, format, **options)
+
+
+class _Origin(NamedTuple):
+    """A record as it was read: enough to reject it now or later."""
+
+    reader: Reader
+    raw: Any
+    number: int
+    offset: int | None
+
+
+class _Application:
+    """One pass over a part: what is being read, and what has been counted."""
+
+    def __init__(self, rejects: Rejects) -> None:
+        self.counts = Counts()
+        self.reader: Reader
+        self.raw: Any = None
+        self._rejects = rejects
+
+    def origin(self) -> _Origin:
+        return _Origin(self.reader, self.raw, self.counts.records_in, self.reader.offset(self.raw))
+
+    def reject(self, reason: str) -> None:
+        self._reject(self.origin(), reason)
+
+    def take_back(self, origin: _Origin, reason: str, written: int) -> None:
+        """Reject a record of which so many results were counted as written."""
+        self.counts.records_out -= written
+        self.counts.records_added -= written - 1
+        self._reject(origin, reason)
+
+    def _reject(self, origin: _Origin, reason: str) -> None:
+        self.counts.records_rejected += 1
+        reader = origin.reader
+        self._rejects.add(reader.path, origin.number, origin.offset, reason, reader.show(origin.raw))
+
+    def apply(self, function: Callable[..., Any], params: Mapping[str, Any], writer: Writer) -> None:
+        """Apply the function to every record of the reader."""
+        counts, parse, write = self.counts, self.reader.parse, writer.write
+        for raw in _whole(self.reader):
+            self.raw = raw
+            counts.records_in += 1
+            try:
+                result = function(parse(raw), **params)
+                if result is None:
+                    counts.records_filtered += 1
+                elif type(result) is list:
+                    self._write_list(result, writer)
+                else:
+                    write(result)
+                    counts.records_out += 1
+            except MemoryError:
+                raise
+            except Malformed as error:
+                self.reject(str(error))
+            except Exception as error:
+                self.reject(describe(error))
+
+    def _write_list(self, records: list[Any], writer: Writer) -> None:
+        if not records:
+            self.counts.records_filtered += 1
+            return
+        writer.write_all(records)
+        self.counts.records_out += len(records)
+        self.counts.records_added += len(records) - 1
 
 
 def apply_to_records(
@@ -64,10 +110,10 @@ def apply_to_records(
     *,
     input: Path,
     format: str | None,
+    options: Mapping[str, Any],
     output: Path,
     output_format: str,
-    rejects: Path,
-    rejects_max: int | None,
+    rejected: Rejects,
     params: Mapping[str, Any],
 ) -> dict[str, int]:
     """Apply the function to every record of the file, or of each file of the directory; returns the Counts.
@@ -75,27 +121,13 @@ def apply_to_records(
     A record is rejected when it can't be parsed, when the function raises, or when its result can't be written.
     """
     function = load_function(reference)
-    writer = open_writer(output_format)
-    counts = Counts()
-    with output.open("wb", buffering=1 << 20) as results, _Rejects(rejects, rejects_max) as rejected:
-        for reader in _readers(input, format):
-            for raw in _whole(reader):
-                counts.records_in += 1
-                try:
-                    result = function(reader.parse(raw), **params)
-                    encoded = None if result is None else writer.encode(result)
-                except MemoryError:
-                    raise
-                except Malformed as error:
-                    rejected.add(counts, str(error), reader.show(raw))
-                except Exception as error:
-                    rejected.add(counts, describe(error), reader.show(raw))
-                else:
-                    if encoded is not None:
-                        counts.records_out += 1
-                        results.write(encoded)
-    counts.header_bytes = writer.header_bytes
-    return asdict(counts)
+    application = _Application(rejected)
+    writer = open_writer(output_format, output, application.origin, application.take_back)
+    with closing(writer):
+        for application.reader in _readers(input, format, options):
+            application.apply(function, params, writer)
+    application.counts.header_bytes = writer.header_bytes
+    return asdict(application.counts)
 
 
 def _whole(reader: Reader) -> Iterator[Any]:

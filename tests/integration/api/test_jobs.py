@@ -80,6 +80,41 @@ async def test_a_stage_most_of_whose_attempts_fail_says_that_it_is_slowed(
     assert [at_the_limit["stages"][0]["slowed"], job["stages"][0]["slowed"]] == [False, True]
 
 
+async def test_records_that_do_not_come_out_even_are_said(submitter: httpx.AsyncClient, worker: Grid) -> None:
+    chain = array_job(stages=[{"name": "clean", "processor": "noop"}, {"processor": "noop"}])
+    submitted = await ok(submitter.post("/v1/jobs", json=chain))
+    job_id = UUID(submitted["job_id"])
+    await worker.plan(job_id, 2)
+    first, second = await worker.claim(job_id, 2)
+    await worker.finish(first, output={"value": 1}, records_in=50, records_out=48, records_rejected=2)
+    await worker.finish(second, output={"value": 1}, records_in=50, records_out=48)
+
+    job = await ok(submitter.get(f"/v1/jobs/{job_id}"))
+
+    records = {"in": 100, "out": 96, "rejected": 2, "filtered": 0, "added": 0, "balanced": False}
+    assert [stage["records"] for stage in job["stages"]] == [records, submitted["stages"][1]["records"]]
+    assert submitted["stages"][1]["records"] == dict.fromkeys(records, 0) | {"balanced": None}
+    assert job["warnings"] == ["stage clean: 100 records in, 96 out, 2 rejected: 2 are unaccounted for"]
+    assert submitted["warnings"] == []
+
+
+async def test_the_place_of_results_must_be_there_when_a_job_is_submitted(
+    submitter: httpx.AsyncClient, settings: Settings
+) -> None:
+    here = await ok(submitter.post("/v1/jobs", json=array_job(results=f"s3://{settings.bucket}/claims/")))
+    assert here["spec"]["results"] == f"s3://{settings.bucket}/claims/"
+    for place, reason in (("s3://nobody-has-this/x/", "there is no such bucket"), ("s3://NOT_A_NAME!/", "name")):
+        for later in ({}, {"run_at": "2099-01-01T00:00:00Z"}):
+            refused = await submitter.post("/v1/jobs", json=array_job(results=place, **later))
+            assert refused.status_code == 422, refused.text
+            [error] = refused.json()["errors"]
+            assert (error["field"], error["value"]) == ("results", place)
+            assert reason in error["message"]
+    schedule = {"name": "nightly", "cron": "0 3 * * *", "time_zone": "UTC", "job": array_job(results=place)}
+    refused = await submitter.post("/v1/schedules", json=schedule)
+    assert [error["field"] for error in refused.json()["errors"]] == ["job.results"]
+
+
 async def test_orders_move_a_job_and_the_wrong_ones_are_refused(submitter: httpx.AsyncClient) -> None:
     path = f"/v1/jobs/{(await ok(submitter.post('/v1/jobs', json=array_job())))['job_id']}"
 
@@ -199,8 +234,8 @@ async def test_results_are_links_and_there_when_the_job_has_succeeded(
     await aws.s3.put_object(Bucket=settings.bucket, Key="r/delays.json", Body=b"[1]")
     await aws.s3.put_object(Bucket=settings.bucket, Key="r/manifest.json", Body=b"{}")
     files = [
-        {"name": name, "uri": f"s3://{settings.bucket}/r/{name}", "bytes": size}
-        for name, size in (("delays.json", 3), ("manifest.json", 2))
+        {"name": name, "uri": f"s3://{settings.bucket}/r/{name}", "bytes": size, "checksum_crc32": checksum}
+        for name, size, checksum in (("delays.json", 3, "TC8yuA=="), ("manifest.json", 2, None))
     ]
     await pool.execute("UPDATE stages SET result = $1", {"files": files[:1], "manifest": files[1]})
     await pool.execute("UPDATE jobs SET state = 'succeeded'")

@@ -22,18 +22,20 @@ async def test_a_changed_processor_is_a_new_version_and_an_unchanged_one_is_not(
     assert (await operator.get("/v1/processors/clean?version=3")).status_code == 404
     await ok(operator.post("/v1/processors", json={"name": "a", "builtin": "noop"}))
     listed = (await ok(operator.get("/v1/processors")))["items"]
-    assert [(each["name"], each["version"]) for each in listed] == [("a", 1), ("clean", 2)]
+    assert [(each["name"], each["version"]) for each in listed] == [("a", 1), ("clean", 2)]  # not Piecework's own
 
 
 async def test_bad_processors_are_refused_by_field(operator: httpx.AsyncClient, subtests: pytest.Subtests) -> None:
     cases: list[tuple[dict[str, Any], str, str]] = [
         ({"builtin": "noop", "command": ["true"]}, "body", "exactly one of"),
         ({}, "body", "exactly one of"),
+        ({"name": "piecework-x", "builtin": "noop"}, "name", "Piecework's own"),
         ({"builtin": "rm"}, "builtin", "'noop'"),
         ({"callable": "no colon"}, "callable", "pattern"),
         ({"command": []}, "command", "at least 1"),
         ({"builtin": "noop", "name": "a b"}, "name", "letters, digits"),
         ({"builtin": "noop", "environment": {"A=B": "c"}}, "environment.A=B", "letters, digits and '_'"),
+        ({"command": ["x"], "package": "0" * 64}, "package", "`piecework processors push DIR` pushes one"),
         ({"builtin": "noop", "params_schema": {"type": "int"}}, "params_schema.type", "not a JSON Schema"),
         ({"builtin": "noop", "params_schema": {"$ref": "#/$defs/x"}}, "params_schema", "leads nowhere"),
         ({"builtin": "noop", "params_schema": {"$ref": "http://127.0.0.1:1/x"}}, "params_schema", "leads nowhere"),

@@ -82,6 +82,33 @@ async def test_a_large_file_goes_in_parts_and_completing_twice_is_the_same(
     assert await pool.fetchval("SELECT completed_at IS NOT NULL FROM uploads")
 
 
+async def test_a_directory_goes_by_one_form(submitter: httpx.AsyncClient, aws: Aws) -> None:
+    files = {"a.txt": b"one\r\n", "deep/b ü.bin": bytes(range(256)), "empty": b""}
+    total = sum(map(len, files.values()))
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "notes/", "bytes": total}))
+    assert upload["uri"].endswith(f"/uploads/{upload['upload_id']}/notes/") and upload["parts"] == []
+    path = f"/v1/uploads/{upload['upload_id']}/complete"
+
+    statuses = [(await submitter.post(path, json={})).status_code]
+    for name, content in files.items():
+        await post(upload, name, content)
+        statuses.append((await submitter.post(path, json={})).status_code)
+    too_large = await post(upload, "more", bytes(total + 1))
+
+    assert statuses == [409, 409, 200, 200], "an empty file more or less does not matter"
+    assert "EntityTooLarge" in too_large
+    for name, content in files.items():
+        assert await read(aws, upload["uri"] + name) == content
+
+
+async def post(upload: dict[str, Any], name: str, content: bytes) -> str:
+    """POST a file of a directory by the upload's form; returns S3's answer."""
+    fields = upload["form"]["fields"]
+    data = {**fields, "key": fields["key"].replace("${filename}", name)}
+    async with httpx.AsyncClient() as s3:
+        return (await s3.post(upload["form"]["url"], data=data, files={"file": content})).text
+
+
 @pytest.mark.usefixtures("small_parts")
 async def test_parts_that_are_missing_or_were_not_uploaded_are_refused(submitter: httpx.AsyncClient) -> None:
     content = b"x" * (6 * MEBIBYTE)
@@ -117,7 +144,7 @@ async def test_an_object_that_is_missing_or_has_another_size_is_refused(submitte
 
 
 async def test_bad_names_and_sizes_are_refused(submitter: httpx.AsyncClient, subtests: pytest.Subtests) -> None:
-    names = ["", ".", "..", "a/b", "/etc/passwd", "..\\x", "a\nb", "a\x00b", "x" * 256, "ä" * 128]
+    names = ["", ".", "..", "a/b", "/etc/passwd", "..\\x", "/", "../", "a/b/", "a\nb", "a\x00b", "x" * 256, "ä" * 128]
     cases = [("filename", name, 1) for name in names] + [("bytes", "a", -1), ("bytes", "a", 5 * 2**40 + 1)]
     for field, name, size in cases:
         with subtests.test(name=name, size=size):

@@ -11,7 +11,7 @@ import pytest
 from services.common.aws import Aws
 from services.common.database import Pool
 from services.common.jobs import end_job, fail_job
-from services.common.layout import Layout
+from services.common.layout import Layout, Location
 from services.common.lifecycle import stop_worker
 from services.common.settings import Settings
 from tests.integration.api.conftest import Grid
@@ -123,6 +123,19 @@ async def test_a_large_local_file_is_uploaded_and_becomes_the_input(
     key = uri.removeprefix(f"s3://{settings.bucket}/")
     answer = await aws.s3.get_object(Bucket=settings.bucket, Key=key)
     assert await answer["Body"].read() == content
+
+
+async def test_a_local_directory_is_uploaded_and_becomes_the_prefix(piecework: Command, aws: Aws) -> None:
+    for name in ("a.txt", "deep/b ü.txt"):
+        path = piecework.directory / "notes" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    job_id = await piecework("submit", "--upload", "notes", "--stage", "noop")
+    source = (await piecework.run("job", job_id, "--json")).json["spec"]["input"]
+    assert source["type"] == "objects"
+    place = Location.parse(source["prefix"])
+    listing = await aws.s3.list_objects_v2(Bucket=place.bucket, Prefix=place.key)
+    assert [entry["Key"].removeprefix(place.key) for entry in listing["Contents"]] == ["a.txt", "deep/b ü.txt"]
 
 
 async def test_small_and_empty_files_are_uploaded(piecework: Command) -> None:

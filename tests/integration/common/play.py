@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from services.common import jobs, lifecycle
+from services.common import jobs, lifecycle, submission
 from services.common.database import Connection, Pool, new_id
 from services.common.lifecycle import ClaimedTask, Finished
 from services.common.message import Message
@@ -108,7 +108,7 @@ class Play:
         chain = [{"processor": "noop"} for _ in range(stages)] if isinstance(stages, int) else stages
         spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": chain} | changes)
         async with self.pool.acquire() as connection, connection.transaction():
-            return await jobs.submit_job(connection, spec, settings=self.settings)
+            return await submission.submit_job(connection, spec, settings=self.settings)
 
     async def plan(self, job_id: UUID, count: int, *, first: int = 0, planned: bool = True) -> None:
         async with self.pool.acquire() as connection, connection.transaction():

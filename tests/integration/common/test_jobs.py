@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.common import jobs, lifecycle
+from services.common import jobs, lifecycle, submission
 from services.common.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, new_id
 from services.common.jobs import Conflict, NotFound, SpecError
 from services.common.spec import JobSpec, ProcessorSpec
@@ -56,6 +56,7 @@ async def test_a_submitted_job_runs_with_the_stages_it_asks_for(play: Play) -> N
     assert [s["name"] for s in (first, second, reduce)] == ["stage-0", "second", "reduce"]
     assert [s["kind"] for s in (first, second, reduce)] == ["map", "map", "reduce"]
     assert [s["chains"] for s in (first, second, reduce)] == [True, False, False]
+    assert [s["tasks_from"] for s in (first, second, reduce)] == ["input", "successes", "reduce"]
     assert [s["state"] for s in (first, second, reduce)] == ["running", "running", "waiting"]
 
 
@@ -92,8 +93,6 @@ REDUCE = {"type": "reduce", "processor": "noop"}
          {"level": 1, "b": 2}, "'b' was unexpected"),
         ({"merge": REDUCE | {"processor": "nope"}}, "merge.processor", "nope", "registered"),
         ({"merge": REDUCE | {"processor": "checked"}}, "merge.params", {}, "'level' is a required property"),
-        ({"merge": REDUCE | {"filename": "manifest.json"}}, "merge.filename", "manifest.json", "choose another"),
-        ({"merge": {"type": "concat", "filename": "rejects.jsonl"}}, "merge.filename", "rejects.jsonl", "another"),
         ({"stages": 21}, "stages", 21, "at most 20 stages"),
         ({"input": {"type": "items", "items": list(range(10_001))}}, "input.items", 10_001, "at most 10000 items"),
     ],
@@ -125,7 +124,7 @@ async def test_one_run_of_a_schedule_gives_one_job(play: Play) -> None:
 
     async def submit(run_at: datetime) -> UUID:
         async with play.pool.acquire() as connection, connection.transaction():
-            return await jobs.submit_job(
+            return await submission.submit_job(
                 connection, spec, settings=play.settings, schedule_id=schedule_id, run_at=run_at
             )
 
@@ -159,13 +158,6 @@ async def test_registering_the_same_again_makes_no_new_version(play: Play) -> No
     assert await register(builtin="noop") == 4
     versions = await asyncio.gather(*(register(builtin="noop", environment={"N": str(n)}) for n in range(5)))
     assert sorted(versions) == [5, 6, 7, 8, 9]
-
-
-async def test_an_output_may_not_be_called_like_what_piecework_writes_beside_it(play: Play) -> None:
-    with pytest.raises(SpecError, match="choose another") as refused:
-        await add_processor(play.pool, "p", builtin="copy", output="manifest.json")
-
-    assert (refused.value.field, refused.value.value) == ("output", "manifest.json")
 
 
 async def test_registering_a_pool_again_keeps_its_capacity_and_pause(play: Play) -> None:
@@ -377,7 +369,7 @@ async def test_a_job_ends_once_and_its_webhooks_are_recorded_with_it(play: Play)
         async with play.pool.acquire() as connection:
             return await jobs.end_job(
                 connection, job_id, source="running", target="succeeded", settings=play.settings,
-                results={"uri": "s3://b/manifest.json"},
+                result={"manifest": {"uri": "s3://b/manifest.json"}, "files": [{"uri": "s3://b/a"}]},
             )  # fmt: skip
 
     async with hearing(play.pool, WEBHOOKS_CHANNEL) as heard:
@@ -396,6 +388,7 @@ async def test_a_job_ends_once_and_its_webhooks_are_recorded_with_it(play: Play)
         data = row["payload"]["data"]
         assert (data["job_id"], data["name"], data["state"]) == (str(job_id), "nightly", "succeeded")
         assert (data["labels"], data["results"]) == ({"team": "a"}, {"uri": "s3://b/manifest.json"})
+        assert data["files"] == [{"uri": "s3://b/a"}]
 
 
 async def test_an_end_that_is_rolled_back_leaves_no_webhook(play: Play, session: Session) -> None:

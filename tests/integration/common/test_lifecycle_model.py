@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from services.common import jobs, lifecycle
+from services.common import jobs, lifecycle, submission
 from services.common.database import Connection, connect_pool, new_id
 from services.common.lifecycle import ClaimedTask, Finished
 from services.common.message import Message
@@ -89,7 +89,7 @@ class Grid:
         ]
         spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": stages})
         async with self.connection.transaction():
-            return await jobs.submit_job(self.connection, spec, settings=self.settings)
+            return await submission.submit_job(self.connection, spec, settings=self.settings)
 
 
 @dataclass(eq=False)

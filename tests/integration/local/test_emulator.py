@@ -1,9 +1,11 @@
 """The emulator: the Auto Scaling action that we add to it, and what it keeps over a restart."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 
@@ -105,6 +107,34 @@ async def test_a_stop_keeps_queues_messages_objects_and_groups(tmp_path: Path) -
             [message] = (await aws.sqs.receive_message(QueueUrl=queue_url))["Messages"]
             assert message["Body"] == "ring"
             assert await describe(aws, "kept") == before
+    finally:
+        emulator.stop()
+
+
+async def test_a_range_is_read_without_the_rest_of_its_object(tmp_path: Path) -> None:
+    emulator = Emulator(free_port(), state=tmp_path)
+    emulator.start()
+    content = os.urandom(8_000_000)
+    try:
+        async with connect_aws(Settings(aws_endpoint_url=emulator.url)) as aws:
+            await aws.s3.create_bucket(Bucket="raw")
+            await aws.s3.put_object(Bucket="raw", Key="raw", Body=content)
+            upload = (await aws.s3.create_multipart_upload(Bucket="raw", Key="copy"))["UploadId"]
+            place = {"Bucket": "raw", "Key": "copy", "UploadId": upload}
+            read = psutil.Process(emulator.process.pid).io_counters().read_chars
+
+            found = await aws.s3.get_object(Bucket="raw", Key="raw", Range="bytes=5000000-5000009")
+            copied = await aws.s3.upload_part_copy(
+                **place, PartNumber=1, CopySource={"Bucket": "raw", "Key": "raw"}, CopySourceRange="bytes=100-199"
+            )
+            read = psutil.Process(emulator.process.pid).io_counters().read_chars - read
+
+            assert await found["Body"].read() == content[5_000_000:5_000_010]
+            part = {"PartNumber": 1, "ETag": copied["CopyPartResult"]["ETag"]}
+            await aws.s3.complete_multipart_upload(**place, MultipartUpload={"Parts": [part]})
+            assert await (await aws.s3.get_object(Bucket="raw", Key="copy"))["Body"].read() == content[100:200]
+            assert await (await aws.s3.get_object(Bucket="raw", Key="raw"))["Body"].read() == content
+            assert read < 1_000_000
     finally:
         emulator.stop()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deploy.local.demo import CORRUPT, open_data_set
+from examples.flights.data import CORRUPT, open_data_set
 from examples.flights.delays import aggregate, clean, combine
 
 COLUMNS = (
@@ -60,7 +60,7 @@ def test_a_bad_record_is_refused_by_field_and_value(changes: dict[str, str], rea
         clean(record(**changes))
 
 
-def test_every_corrupt_line_of_the_demo_is_refused() -> None:
+def test_every_corrupt_line_of_the_data_is_refused() -> None:
     for line in CORRUPT:
         [row] = csv.reader([line])
         if len(row) == len(COLUMNS.split(",")):  # a row of another width is refused before it gets here

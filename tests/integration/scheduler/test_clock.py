@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from services.common import jobs
+from services.common import submission
 from services.common.database import new_id
 from services.scheduler import clock
 from services.scheduler.loop import Grid
@@ -143,7 +143,7 @@ async def test_a_clock_that_dies_between_two_runs_makes_each_once(
         left -= 1
         if not left:
             raise Killed
-        return await jobs.submit_job(*arguments, **keywords)
+        return await submission.submit_job(*arguments, **keywords)
 
     with monkeypatch.context() as dying:
         dying.setattr(clock, "submit_job", submit_or_die)

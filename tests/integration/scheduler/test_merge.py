@@ -1,7 +1,8 @@
 """Merging: the results are exactly what the winning attempts wrote, whoever merges, dies or interferes."""
 
 import asyncio
-import random
+import base64
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
@@ -14,107 +15,17 @@ from services.common import jobs
 from services.common.database import new_id
 from services.common.layout import Layout, Location
 from services.common.lifecycle import ClaimedTask, Finished
-from services.scheduler import finish
+from services.scheduler import chain, finish
 from services.scheduler.loop import Grid
-from services.scheduler.merges import concatenate as concatenate_module
 from services.scheduler.merges import merge as merge_module
 from services.scheduler.merges import multipart
-from services.scheduler.merges.concatenate import Source, concatenate
+from services.scheduler.merges import results as results_module
 from services.scheduler.merges.manifest import write_manifest
 from services.scheduler.merges.merge import Merger
-from tests.integration.common.play import Order, Play, assert_invariants, finished, until
+from tests.integration.common.play import Order, Play, add_processor, assert_invariants, finished, until
 from tests.integration.scheduler.conftest import Bucket, drive, finish_job
 
-MIB = 1 << 20
 CONCAT = {"type": "concat", "filename": "all.csv"}
-
-# Concatenation.
-
-
-class Parts:
-    """The sizes of the parts that S3 gets, by number."""
-
-    def __init__(self, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.uploaded: dict[int, int] = {}
-        self.copied: dict[int, int] = {}
-        upload, copy = s3.upload_part, s3.upload_part_copy
-
-        async def upload_part(**arguments: Any) -> Any:
-            self.uploaded[arguments["PartNumber"]] = len(arguments["Body"])
-            return await upload(**arguments)
-
-        async def upload_part_copy(**arguments: Any) -> Any:
-            first, _, last = arguments["CopySourceRange"].removeprefix("bytes=").partition("-")
-            self.copied[arguments["PartNumber"]] = int(last) - int(first) + 1
-            return await copy(**arguments)
-
-        monkeypatch.setattr(s3, "upload_part", upload_part)
-        monkeypatch.setattr(s3, "upload_part_copy", upload_part_copy)
-
-    @property
-    def sizes(self) -> list[int]:
-        parts = self.uploaded | self.copied
-        assert sorted(parts) == list(range(1, len(parts) + 1))
-        return [parts[number] for number in sorted(parts)]
-
-
-async def join(bucket: Bucket, pieces: Sequence[bytes], start: int = 0) -> bytes:
-    """What `concatenate` makes of objects with these bytes, each taken from `start` on."""
-    locations = [Location.parse(await bucket.put(f"piece/{n:04}", piece)) for n, piece in enumerate(pieces)]
-
-    async def sources() -> AsyncIterator[Source]:
-        for location, piece in zip(locations, pieces, strict=True):
-            yield Source(location, start, len(piece))
-
-    target = Location(bucket.name, "joined")
-    size = await concatenate(bucket.s3, target, sources(), sum(map(len, pieces)))
-    joined = await bucket.get(target.uri)
-    assert (size, await bucket.unfinished_uploads()) == (len(joined), [])
-    return joined
-
-
-async def test_large_objects_are_copied_inside_s3_and_small_neighbours_are_coalesced(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    draw = random.Random(1)
-    sizes = [6 * MIB, 100, 5 * MIB, 3 * MIB, 3 * MIB, 0, 3 * MIB, 7 * MIB, 1]
-    pieces = [draw.randbytes(size) for size in sizes]
-    parts = Parts(bucket.s3, monkeypatch)
-
-    assert await join(bucket, pieces) == b"".join(pieces)
-
-    assert all(size >= 5 * MIB for size in parts.sizes[:-1])
-    assert sum(parts.copied.values()) >= 6 * MIB
-
-
-@pytest.mark.parametrize("seed", range(5))
-async def test_whatever_the_sizes_no_byte_is_lost_and_no_part_is_too_small(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    for module in (concatenate_module, multipart):
-        monkeypatch.setattr(module, "PART_BYTES_MIN", 10)
-    monkeypatch.setattr(multipart, "PART_BYTES_MAX", 25)
-    monkeypatch.setattr(concatenate_module, "COALESCED_BYTES", 16)
-    draw = random.Random(seed)
-    sizes = [draw.choice([0, 1, 3, 9, 10, 11, 15, 19, 20, 21, 25, 26, 60]) for _ in range(12)]
-    pieces = [draw.randbytes(size) for size in sizes]
-    parts = Parts(bucket.s3, monkeypatch)
-
-    assert await join(bucket, pieces) == b"".join(pieces)
-
-    assert all(size >= 10 for size in parts.sizes[:-1]), sizes
-    assert all(size <= 25 for size in parts.copied.values()), sizes
-
-
-async def test_nothing_joined_is_an_empty_object(bucket: Bucket) -> None:
-    assert await join(bucket, []) == await join(bucket, [b"", b""]) == b""
-
-
-async def test_only_the_named_bytes_of_each_object_are_taken(bucket: Bucket) -> None:
-    assert await join(bucket, [b"h,1", b"h,22", b"h,"], start=2) == b"122"
-
-
-# Whole jobs.
 
 
 @pytest.fixture
@@ -142,20 +53,37 @@ def layout(grid: Grid) -> Layout:
     return Layout(grid.settings.bucket, grid.settings.prefix)
 
 
-async def write(bucket: Bucket, layout: Layout, task: ClaimedTask, body: bytes, **facts: Any) -> Finished:
+async def write(
+    bucket: Bucket, layout: Layout, task: ClaimedTask, body: bytes, header_bytes: int | None = None, **measures: int
+) -> Finished:
     """The report of an attempt that wrote these bytes."""
-    location = layout.attempt(task.job_id, task.stage, task.index, task.attempt, "out.csv")
-    output = {"uri": await bucket.put(location.key, body), "bytes": len(body)} | facts
-    return finished(task, output=output)
+    output = await put_output(bucket, layout, task, "out.csv", body, header_bytes)
+    return finished(task, output=output, **measures)
+
+
+async def put_output(
+    bucket: Bucket, layout: Layout, task: ClaimedTask, filename: str, body: bytes, header_bytes: int | None = None
+) -> dict[str, Any]:
+    """Write an output as a worker does; returns what it says of it."""
+    location = layout.attempt(task.job_id, task.stage, task.index, task.attempt, filename)
+    output = {"uri": await bucket.put(location.key, body), "bytes": len(body), "crc32": zlib.crc32(body)}
+    if header_bytes is None:
+        return output
+    return output | {"header_bytes": header_bytes, "header_crc32": zlib.crc32(body[:header_bytes])}
+
+
+def checksum(body: bytes) -> str:
+    """As S3 writes it."""
+    return base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
 
 
 async def run_stage(
-    play: Play, bucket: Bucket, layout: Layout, job_id: UUID, bodies: Sequence[bytes], stage: int = 0, **facts: Any
+    play: Play, bucket: Bucket, layout: Layout, job_id: UUID, bodies: Sequence[bytes], stage: int = 0, **how: Any
 ) -> list[ClaimedTask]:
     """Every ready task of the stage succeeds, and writes its own of these bodies."""
     worker_id = await play.register()
     tasks = await play.run(worker_id, job_id, stage)
-    reports = [await write(bucket, layout, task, bodies[task.index], **facts) for task in tasks]
+    reports = [await write(bucket, layout, task, bodies[task.index], **how) for task in tasks]
     assert await play.complete(worker_id, *reports, done=tasks) == len(tasks)
     return tasks
 
@@ -174,9 +102,10 @@ async def results(play: Play, job_id: UUID, stage: int = 0) -> dict[str, Any]:
 async def read(bucket: Bucket, result: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files of a result by name, and the manifest; each is as large as the result says."""
     files = {file["name"]: await bucket.get(file["uri"]) for file in result["files"]}
-    assert {file["name"]: file["bytes"] for file in result["files"]} == {n: len(body) for n, body in files.items()}
     manifest = await bucket.get(result["manifest"]["uri"])
-    assert len(manifest) == result["manifest"]["bytes"]
+    for file in [*result["files"], result["manifest"]]:
+        body = files.get(file["name"], manifest)
+        assert (file["bytes"], file["checksum_crc32"]) == (len(body), checksum(body)), file
     parsed: dict[str, Any] = orjson.loads(manifest)
     assert parsed["files"] == result["files"]
     return files, parsed
@@ -187,7 +116,7 @@ async def test_without_a_merge_the_outputs_are_the_results(
 ) -> None:
     job_id = await submit(play, 3, name="nightly")
     bodies = [b"zero", b"one", b""]
-    await run_stage(play, bucket, layout, job_id, bodies, records=2)
+    await run_stage(play, bucket, layout, job_id, bodies, records_in=3, records_out=2, records_rejected=1)
 
     job = await finish_job(grid, play, job_id, merger.step)
 
@@ -197,17 +126,39 @@ async def test_without_a_merge_the_outputs_are_the_results(
     assert files == {"00000000.csv": b"zero", "00000001.csv": b"one", "00000002.csv": b""}
     assert result["manifest"]["uri"] == layout.result(job_id, "manifest.json").uri
     assert (manifest["job_id"], manifest["name"]) == (str(job_id), "nightly")
-    assert manifest["totals"] == {"parts": 3, "bytes": 7, "records": 6}
+    counts = {"in": 3, "out": 2, "rejected": 1, "filtered": 0, "added": 0}
     assert manifest["parts"] == [
         {
             "index": index,
             "attempt": 1,
             "uri": layout.attempt(job_id, 0, index, 1, "out.csv").uri,
             "bytes": len(bodies[index]),
-            "records": 2,
+            "checksum_crc32": checksum(bodies[index]),
+            "records": counts,
         }
         for index in range(3)
     ]
+    sums = {name: 3 * count for name, count in counts.items()}
+    assert manifest["totals"] == {"parts": 3, "bytes": 7, "records": sums}
+    [stage] = manifest["stages"]
+    assert (stage["name"], stage["records"], manifest["warnings"]) == ("stage-0", sums | {"balanced": True}, [])
+
+
+async def test_records_that_do_not_come_out_even_are_said_in_the_manifest(
+    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+) -> None:
+    await add_processor(play.pool, "filter", builtin="noop", filters=True)
+    job_id = await submit(play, 2, stages=[{"processor": "noop"}, {"processor": "filter"}])
+    await run_stage(play, bucket, layout, job_id, [b"a", b"b"], records_in=50, records_out=49)
+    await run_stage(
+        play, bucket, layout, job_id, [b"c", b"d"], stage=1, records_in=49, records_out=9, records_filtered=40
+    )
+
+    await finish_job(grid, play, job_id, merger.step)
+
+    _, manifest = await read(bucket, await results(play, job_id, 1))
+    assert [stage["records"]["balanced"] for stage in manifest["stages"]] == [False, True]
+    assert manifest["warnings"] == ["stage stage-0: 100 records in, 98 out, 0 rejected: 2 are unaccounted for"]
 
 
 async def test_small_values_are_in_the_manifest(grid: Grid, play: Play, bucket: Bucket, merger: Merger) -> None:
@@ -223,13 +174,14 @@ async def test_small_values_are_in_the_manifest(grid: Grid, play: Play, bucket: 
     files, manifest = await read(bucket, await results(play, job_id))
     assert files == {}
     assert [part.get("value") for part in manifest["parts"]] == [{"n": 1}, None, None]
-    assert manifest["totals"] == {"parts": 3, "bytes": 0, "records": 0}
+    assert manifest["totals"] == {"parts": 3, "bytes": 0, "records": None}
+    assert manifest["stages"][0]["records"]["balanced"] is None
 
 
 async def test_very_many_parts_are_listed_by_the_manifest_only(
     grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge_module, "FILES_MAX", 2)
+    monkeypatch.setattr(results_module, "FILES_MAX", 2)
     few, many = await submit(play, 2), await submit(play, 3)
     for job_id in (few, many):
         await run_stage(play, bucket, layout, job_id, [b"a", b"b", b"c"])
@@ -262,7 +214,7 @@ async def test_concatenation_keeps_the_order_and_one_header(
     joined: bytes,
 ) -> None:
     job_id = await submit(play, len(bodies), merge=CONCAT)
-    await run_stage(play, bucket, layout, job_id, bodies, **({"header_bytes": header_bytes} if header_bytes else {}))
+    await run_stage(play, bucket, layout, job_id, bodies, header_bytes=header_bytes)
 
     await finish_job(grid, play, job_id, merger.step)
 
@@ -293,27 +245,87 @@ async def test_results_are_those_of_winning_attempts_and_leave_out_tolerated_fai
     assert [(part["index"], part["attempt"]) for part in manifest["parts"]] == [(0, 2), (1, 2)]
 
 
-async def test_rejects_of_all_stages_become_one_file(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+@pytest.mark.parametrize(
+    "place", [None, "s3://{bucket}-theirs/claims", "s3://{bucket}-theirs/claims/", "s3://{bucket}-theirs/"]
+)
+async def test_rejects_of_all_stages_become_one_file_beside_the_results(
+    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, place: str | None
 ) -> None:
-    job_id = await submit(play, 3, stages=2)
+    if place is not None:
+        place = place.format(bucket=bucket.name)
+        await bucket.s3.create_bucket(Bucket=Location.parse(place).bucket)
+    job_id = await submit(play, 3, stages=2, merge=CONCAT, results=place)
     worker_id = await play.register()
     for stage in (0, 1):
         tasks = await play.run(worker_id, job_id, stage)
         reports = []
         for task in tasks:
-            rejects = b'{"stage": %d, "index": %d}\n' % (stage, task.index)
-            place = layout.attempt(job_id, stage, task.index, task.attempt, "rejects.jsonl")
-            facts = {"rejects": await bucket.put(place.key, rejects), "rejects_bytes": len(rejects)}
-            reports.append(await write(bucket, layout, task, b"x", **(facts if task.index != 1 else {})))
+            report = await write(bucket, layout, task, b"x")
+            if task.index != 1:
+                rejects = b'{"stage": %d, "index": %d}\n' % (stage, task.index)
+                put = await put_output(bucket, layout, task, "rejects.jsonl", rejects)
+                names = {"uri": "rejects", "bytes": "rejects_bytes", "crc32": "rejects_crc32"}
+                report.output = (report.output or {}) | {names[name]: fact for name, fact in put.items()}
+            reports.append(report)
         await play.complete(worker_id, *reports, done=tasks)
         await finish.step(grid)
 
     await finish_job(grid, play, job_id, merger.step)
 
-    files, _ = await read(bucket, await results(play, job_id, 1))
+    result = await results(play, job_id, 1)
+    files, manifest = await read(bucket, result)
+    assert files["all.csv"] == b"xxx"
     rejected = [orjson.loads(line) for line in files["rejects.jsonl"].splitlines()]
     assert rejected == [{"stage": stage, "index": index} for stage in (0, 1) for index in (0, 2)]
+    assert [part.get("rejects", {}).get("bytes") for part in manifest["parts"]] == [len(rejects), None, len(rejects)]
+    folder = layout.result(job_id, "").uri if place is None else f"{place.rstrip('/')}/{job_id}/"
+    uris = [file["uri"] for file in (*result["files"], result["manifest"])]
+    assert uris == [f"{folder}{name}" for name in ("all.csv", "rejects.jsonl", "manifest.json")]
+
+
+async def write_with_further(bucket: Bucket, layout: Layout, task: ClaimedTask, body: bytes) -> Finished:
+    """The report of an attempt that wrote an output, a CSV of errors and a summary beside it."""
+    report = await write(bucket, layout, task, body)
+    errors = await put_output(bucket, layout, task, "errors.csv", b"e\n%b\n" % body, header_bytes=2)
+    summary = await put_output(bucket, layout, task, "sum.json", b"[%b]" % body)
+    if task.index == 1:
+        del summary["crc32"]
+    assert report.output is not None
+    report.output["files"] = {"errors": errors, "summary": summary}
+    return report
+
+
+FURTHER = {"errors": "errors.csv", "summary": "sum.json"}
+
+
+@pytest.mark.parametrize("merge", ["none", "concat"])
+async def test_further_outputs_become_results_of_their_own(
+    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, merge: str
+) -> None:
+    await add_processor(play.pool, "split-off", builtin="noop", outputs=FURTHER)
+    job_id = await submit(play, 2, merge={"type": merge}, stages=[{"processor": "split-off"}])
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id)
+    reports = [await write_with_further(bucket, layout, task, b"%d" % task.index) for task in tasks]
+    await play.complete(worker_id, *reports, done=tasks)
+
+    await finish_job(grid, play, job_id, merger.step)
+
+    result = await results(play, job_id)
+    files = {file["name"]: await bucket.get(file["uri"]) for file in result["files"]}
+    if merge == "none":
+        assert files == {
+            "00000000.csv": b"0",
+            "00000000-errors.csv": b"e\n0\n",
+            "00000000-sum.json": b"[0]",
+            "00000001.csv": b"1",
+            "00000001-errors.csv": b"e\n1\n",
+            "00000001-sum.json": b"[1]",
+        }
+        return
+    assert files == {"result": b"01", "errors.csv": b"e\n0\n1\n", "sum.json": b"[0][1]"}
+    checksums = {file["name"]: file["checksum_crc32"] for file in result["files"]}
+    assert checksums == {"result": checksum(b"01"), "errors.csv": checksum(b"e\n0\n1\n"), "sum.json": None}
 
 
 # Reduce.
@@ -323,54 +335,33 @@ def reduce(**changes: Any) -> dict[str, Any]:
     return {"type": "reduce", "processor": "noop"} | changes
 
 
-async def test_a_reduce_works_on_a_listing_of_all_outputs_and_its_output_is_the_result(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+@pytest.mark.parametrize("filename", [None, "summary.json"])
+async def test_what_the_last_task_of_a_reduce_makes_is_the_result(
+    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, filename: str | None
 ) -> None:
-    job_id = await submit(play, 3, merge=reduce(), stages=[{"processor": "noop", "tolerated_failures": 1}])
+    await add_processor(play.pool, "sum", builtin="noop", outputs=FURTHER)
+    job_id = await submit(play, 3, merge=reduce(processor="sum", fan_in=2, filename=filename))
+    await run_stage(play, bucket, layout, job_id, [b"zero", b"one", b"two"])
     worker_id = await play.register()
-    tasks = await play.run(worker_id, job_id)
-    written = await write(bucket, layout, tasks[0], b"zero")
-    failed = finished(tasks[1], "failed", retryable=False)
-    await play.complete(worker_id, written, failed, finished(tasks[2], output={"value": [2]}), done=tasks)
+    for first, last in ((0, 1), (2, 2)):
 
-    async def reducing() -> bool:
-        return bool((await play.stage(job_id, 1))["state"] == "running")
+        async def level(last: int = last) -> bool:
+            return bool((await play.stage(job_id, 1))["task_count"] > last)
 
-    await drive(grid, finish.step, merger.step, until=reducing)
-    assert await play.states(job_id, 1) == {"ready": 1}
-    await assert_invariants(play.pool, job_id)
-    source = (await play.task(job_id, 0, 1))["input"]
-    assert source == {"type": "outputs", "uri": layout.outputs(job_id, 0).uri}
-    assert [orjson.loads(line) for line in (await bucket.get(source["uri"])).splitlines()] == [
-        {"index": 0, "attempt": 1, "uri": layout.attempt(job_id, 0, 0, 1, "out.csv").uri},
-        {"index": 2, "attempt": 1, "value": [2]},
-    ]
+        await drive(grid, finish.step, chain.step, until=level)
+        tasks = await play.run(worker_id, job_id, 1)
+        assert [task.index for task in tasks] == list(range(first, last + 1))
+        reports = [await write_with_further(bucket, layout, task, b"%d" % task.index) for task in tasks]
+        await play.complete(worker_id, *reports, done=tasks)
 
-    await run_stage(play, bucket, layout, job_id, [b"sum"], stage=1)
-    job = await finish_job(grid, play, job_id, merger.step)
+    job = await finish_job(grid, play, job_id, chain.step, merger.step)
 
     assert job["state"] == "succeeded"
     files, manifest = await read(bucket, await results(play, job_id, 1))
-    assert files == {"out.csv": b"sum"}
-    assert [part["uri"] for part in manifest["parts"]] == [layout.attempt(job_id, 1, 0, 1, "out.csv").uri]
-
-
-@pytest.mark.parametrize("tasks", [0, 1])
-async def test_a_reduced_result_may_have_a_name_of_its_own(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, tasks: int
-) -> None:
-    job_id = await submit(play, tasks, merge=reduce(filename="summary.json"))
-    await run_stage(play, bucket, layout, job_id, [b"zero"])
-
-    async def reducing() -> bool:
-        return (await play.states(job_id, 1)) == {"ready": 1}
-
-    await drive(grid, finish.step, merger.step, until=reducing)
-    await run_stage(play, bucket, layout, job_id, [b"sum"], stage=1)
-    await finish_job(grid, play, job_id, merger.step)
-
-    files, _ = await read(bucket, await results(play, job_id, 1))
-    assert files == {"summary.json": b"sum"}
+    assert files == {filename or "out.csv": b"2", "errors.csv": b"e\n2\n", "sum.json": b"[2]"}
+    assert [part["uri"] for part in manifest["parts"]] == [
+        layout.attempt(job_id, 0, index, 1, "out.csv").uri for index in range(3)
+    ]
 
 
 async def test_a_reduce_that_fails_fails_the_job_and_can_be_retried_alone(
@@ -382,7 +373,7 @@ async def test_a_reduce_that_fails_fails_the_job_and_can_be_retried_alone(
     async def reducing() -> bool:
         return (await play.states(job_id, 1)) == {"ready": 1}
 
-    await drive(grid, finish.step, merger.step, until=reducing)
+    await drive(grid, finish.step, chain.step, until=reducing)
     worker_id = await play.register()
     tasks = await play.run(worker_id, job_id, 1)
     await play.complete(worker_id, finished(tasks[0], "failed", retryable=False), done=tasks)
@@ -436,19 +427,35 @@ async def test_an_output_that_has_become_shorter_fails_the_job(
     assert (job["state"], job["error"]["type"]) == ("failed", "merge_failed")
 
 
-async def test_a_result_of_too_many_parts_fails_the_job_with_the_mend(
+async def test_a_result_that_s3_would_not_take_fails_the_job_with_the_mend(
     grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (concatenate_module, multipart):
-        monkeypatch.setattr(module, "PART_BYTES_MIN", 10)
-        monkeypatch.setattr(module, "PARTS_MAX", 2)
+    monkeypatch.setattr(multipart, "OBJECT_BYTES_MAX", 29)
     job_id = await concatenated(play, bucket, layout, [b"x" * 10] * 3)
 
     job = await finish_job(grid, play, job_id, merger.step)
 
     assert (job["state"], job["error"]["type"]) == ("failed", "merge_failed")
-    assert "use larger parts" in job["error"]["message"]
+    assert "would have 30 bytes; S3 takes 29; merge by a reduce" in job["error"]["message"]
     assert await bucket.unfinished_uploads() == []
+
+
+async def test_a_bucket_of_the_users_that_is_gone_fails_the_job_and_it_can_be_retried(
+    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+) -> None:
+    theirs = f"{bucket.name}-theirs"
+    job_id = await submit(play, 2, merge=CONCAT, results=f"s3://{theirs}/")
+    await run_stage(play, bucket, layout, job_id, [b"a", b"b"])
+
+    job = await finish_job(grid, play, job_id, merger.step)
+
+    assert (job["state"], job["error"]["type"]) == ("failed", "merge_failed")
+    assert "a result can't be written" in job["error"]["message"]
+
+    await bucket.s3.create_bucket(Bucket=theirs)
+    await play.order(jobs.retry_job, job_id)
+    assert (await finish_job(grid, play, job_id, merger.step))["state"] == "succeeded"
+    assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
 
 
 async def test_a_merge_that_breaks_in_an_unforeseen_way_fails_its_job(
@@ -487,8 +494,7 @@ async def test_an_outage_of_s3_puts_the_merge_off(
 async def test_a_merge_that_dies_is_done_again_and_leaves_no_unfinished_upload(
     grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger2: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (concatenate_module, multipart):
-        monkeypatch.setattr(module, "PART_BYTES_MIN", 10)
+    monkeypatch.setattr(multipart, "PART_BYTES_MIN", 10)
     job_id = await concatenated(play, bucket, layout, [b"x" * 30, b"y" * 30])
     died = asyncio.Event()
 
@@ -519,8 +525,7 @@ async def test_a_merge_that_dies_is_done_again_and_leaves_no_unfinished_upload(
 async def test_a_merge_that_is_stopped_leaves_nothing_behind(
     grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (concatenate_module, multipart):
-        monkeypatch.setattr(module, "PART_BYTES_MIN", 10)
+    monkeypatch.setattr(multipart, "PART_BYTES_MIN", 10)
     job_id = await concatenated(play, bucket, layout, [b"x" * 30, b"y" * 30])
     reached = asyncio.Event()
 

@@ -9,10 +9,10 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from services.common import jobs
-from services.scheduler import plan
+from services.common.splitters import Chunk, index_range, ranges
+from services.common.splitters import split_each as plain_split
+from services.scheduler import plan, planning
 from services.scheduler.loop import Grid
-from services.scheduler.splitters import Chunk, index_range, lines
-from services.scheduler.splitters import split as plain_split
 from tests.integration.common.play import Play, assert_invariants
 from tests.integration.scheduler.conftest import Bucket, drive, finish_job
 
@@ -21,7 +21,7 @@ DATA = b"".join(b"line %d\n" % n for n in range(120))
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "PARTS_PER_CHUNK", 4)
+    monkeypatch.setattr(ranges, "PARTS_PER_CHUNK", 4)
     monkeypatch.setattr(index_range, "TASKS_PER_CHUNK", 7)
 
 
@@ -95,9 +95,10 @@ async def test_a_crash_between_any_two_writes_of_a_chunk_loses_and_doubles_nothi
     async def die(*_: object) -> None:
         raise Killed
 
-    for victim in ("split", "plan_tasks", "notify_jobs", "split", "notify_jobs"):
+    victims = [(plan, "split_each"), (planning, "plan_tasks"), (planning, "notify_jobs")]
+    for module, victim in [*victims, victims[0], victims[2]]:
         with monkeypatch.context() as dying:
-            dying.setattr(plan, victim, die)
+            dying.setattr(module, victim, die)
             with pytest.raises(Killed):
                 await plan.step(grid)
         await plan.step(grid)
@@ -122,16 +123,16 @@ async def test_a_chunk_that_another_scheduler_has_planned_meanwhile_does_not_cou
 
     async def overtaken(*arguments: Any) -> Chunk:
         with monkeypatch.context() as undone:
-            undone.setattr(plan, "split", plain_split)
+            undone.setattr(plan, "split_each", plain_split)
             await plan.step(other)
         return await plain_split(*arguments)
 
-    monkeypatch.setattr(plan, "split", overtaken)
+    monkeypatch.setattr(plan, "split_each", overtaken)
     await plan.step(grid)
     monkeypatch.undo()
 
     assert await play.pool.fetchval("SELECT count(*) FROM tasks") == (await play.stage(job_id))["task_count"]
-    monkeypatch.setattr(plan, "split", plain_split)
+    monkeypatch.setattr(plan, "split_each", plain_split)
     await plan_all(grid, play, job_id)
     await assert_planned(play, job_id)
 
@@ -146,7 +147,7 @@ async def test_an_order_in_the_middle_of_a_chunk_stops_the_planning(
         await play.order(order, job_id)
         return await plain_split(*arguments)
 
-    monkeypatch.setattr(plan, "split", interrupted)
+    monkeypatch.setattr(plan, "split_each", interrupted)
     await plan.step(grid)
 
     assert await play.states(job_id) == {}
@@ -210,12 +211,12 @@ async def test_an_object_replaced_while_it_is_split_fails_the_job(grid: Grid, pl
 def fail_splits_of(monkeypatch: pytest.MonkeyPatch, part_bytes: int, error: Exception) -> None:
     """Inputs with parts of this size can't be split."""
 
-    async def failing(aws: Any, source: Any, cursor: Any) -> Chunk:
-        if source.part_bytes == part_bytes:
+    async def failing(s3: Any, sources: Any, *arguments: Any) -> Chunk:
+        if sources[0].part_bytes == part_bytes:
             raise error
-        return await plain_split(aws, source, cursor)
+        return await plain_split(s3, sources, *arguments)
 
-    monkeypatch.setattr(plan, "split", failing)
+    monkeypatch.setattr(plan, "split_each", failing)
 
 
 PASSING = [
@@ -241,7 +242,7 @@ async def test_an_outage_of_s3_fails_no_job_and_holds_up_no_other(
         await plan.step(grid)  # nobody got further: the loop waits
     assert (await play.job(unlucky))["state"] == "running"
 
-    monkeypatch.setattr(plan, "split", plain_split)
+    monkeypatch.setattr(plan, "split_each", plain_split)
     await plan_all(grid, play, unlucky)
     await assert_planned(play, lucky)
     await assert_planned(play, unlucky)
@@ -270,12 +271,12 @@ async def test_a_failure_that_another_scheduler_has_overcome_meanwhile_does_not_
 
     async def overtaken(*arguments: Any) -> Chunk:
         with monkeypatch.context() as undone:
-            undone.setattr(plan, "split", plain_split)
+            undone.setattr(plan, "split_each", plain_split)
             await plan.step(other)
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": ""}}, "GetObject")
 
     with monkeypatch.context() as failing:
-        failing.setattr(plan, "split", overtaken)
+        failing.setattr(plan, "split_each", overtaken)
         await plan.step(grid)
 
     assert (await play.job(job_id))["state"] == "running"

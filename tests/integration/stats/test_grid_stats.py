@@ -111,9 +111,9 @@ async def insert_job(pool: Pool, of_pool: str, state: str, **counts: int) -> UUI
     job_id = new_id()
     await pool.execute("INSERT INTO jobs (job_id, name, spec, state) VALUES ($1, 'job', '{}', $2)", job_id, state)
     await pool.execute(
-        "INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, pool, state, max_attempts, "
-        "backoff_seconds, backoff_max_seconds, timeout_seconds, tolerated_failures) "
-        "VALUES ($1, 0, 's', 'map', 'p', 1, $2, 'running', 1, 0, 0, 1, 0)",
+        "INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, pool, tasks_from, state, "
+        "max_attempts, backoff_seconds, backoff_max_seconds, timeout_seconds, tolerated_failures) "
+        "VALUES ($1, 0, 's', 'map', 'p', 1, $2, 'input', 'running', 1, 0, 0, 1, 0)",
         job_id,
         of_pool,
     )

@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from services.common import jobs, lifecycle
+from services.common import jobs, lifecycle, submission
 from services.common.database import Pool, new_id
 from services.common.lifecycle import ClaimedTask, Finished
 from services.common.settings import Settings
@@ -82,7 +82,7 @@ async def submit(pool: Pool, settings: Settings, stages: int, **values: Any) -> 
     )
     async with pool.acquire() as connection, connection.transaction():
         await jobs.register_processor(connection, "noop", ProcessorSpec(builtin="noop"))
-        job_id = await jobs.submit_job(connection, spec, settings=settings)
+        job_id = await submission.submit_job(connection, spec, settings=settings)
     return Run(pool, job_id, await insert_worker(pool))
 
 

@@ -1,6 +1,7 @@
 """A pool with queues, jobs whose tasks are planned and dispatched by hand, and nodes that run in this process."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from services.common import jobs, lifecycle
+from services.common import jobs, lifecycle, submission
 from services.common.aws import Aws
 from services.common.database import Pool
 from services.common.layout import Location
@@ -43,13 +44,16 @@ class Grid:
                 slots=2,
             )
 
-    async def submit(self, processor: dict[str, Any], inputs: Sequence[Any], **stage: Any) -> UUID:
+    async def submit(self, processor: dict[str, Any], inputs: Sequence[Any], /, **stage: Any) -> UUID:
         """A job of one stage with these task inputs, all ready; a failure is final unless `retry` says otherwise."""
-        stage = {"processor": "p", "retry": {"max_attempts": 1}} | stage
-        spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": [stage]})
+        stages = [{"processor": "p", "retry": {"max_attempts": 1}} | stage]
+        if stage.get("fan_out"):
+            stages.append({"processor": "next"})
+        spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": stages})
         async with self.pool.acquire() as connection, connection.transaction():
             await jobs.register_processor(connection, "p", ProcessorSpec.model_validate(processor))
-            job_id = await jobs.submit_job(connection, spec, settings=self.settings)
+            await jobs.register_processor(connection, "next", ProcessorSpec(builtin="noop"))
+            job_id = await submission.submit_job(connection, spec, settings=self.settings)
             await lifecycle.plan_tasks(connection, job_id, 0, 0, inputs)
         return job_id
 
@@ -147,6 +151,10 @@ class Grid:
         body: bytes = await answer["Body"].read()
         return body
 
+    async def lines(self, uri: str) -> list[Any]:
+        """An object's lines of JSON."""
+        return [json.loads(line) for line in (await self.get(uri)).splitlines()]
+
     async def keys(self) -> list[str]:
         answer = await self.aws.s3.list_objects_v2(Bucket=self.settings.bucket, Prefix="jobs/")
         return [entry["Key"] for entry in answer.get("Contents", [])]
@@ -175,6 +183,7 @@ async def grid(pool: Pool, aws: Aws, settings: Settings, tmp_path: Path, code: P
         **settings.model_dump(exclude={"lease_seconds", "heartbeat_seconds"}),
         slots=2,
         scratch=str(tmp_path / "scratch"),
+        cache=str(tmp_path / "cache"),
         processor_path=str(code),
         receive_wait_seconds=1,
         heartbeat_seconds=0.1,

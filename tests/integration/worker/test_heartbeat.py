@@ -7,11 +7,10 @@ from uuid import uuid4
 import asyncpg
 
 from services.common import lifecycle
-from services.common.layout import Layout
-from services.worker.attempt import Equipment
 from services.worker.bundles import Bundles
 from services.worker.completer import Completer
 from services.worker.heartbeat import Heartbeat
+from services.worker.node import equip
 from services.worker.slots import Slots
 from tests.integration.worker.conftest import Grid
 
@@ -25,7 +24,7 @@ async def test_a_beat_under_way_ends_with_the_heartbeat(grid: Grid, tmp_path: Pa
     await lifecycle.register_worker(
         grid.pool, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
     )
-    equipment = Equipment(grid.aws.s3, Layout(grid.settings.bucket), tmp_path, {}, 1)
+    equipment = equip(grid.settings, grid.aws.s3, tmp_path)
     heartbeat = Heartbeat(
         database=grid.pool,
         worker_id=worker_id,

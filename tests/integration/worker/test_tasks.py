@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,15 @@ async def test_a_command_reads_its_part_and_writes_its_output(grid: Grid) -> Non
     (task,) = await grid.run(job_id)
     assert task["state"] == "succeeded"
     uri = f"s3://{grid.settings.bucket}/jobs/{job_id}/0/0-1/part.csv"
-    assert task["output"] == {"uri": uri, "bytes": 20, "header_bytes": 14}
-    assert await grid.get(uri) == b"carrier,delay\nAA,10\n"[:20]
+    header, body = b"carrier,delay\n", b"AA,10\n"
+    assert task["output"] == {
+        "uri": uri,
+        "bytes": 20,
+        "crc32": zlib.crc32(header + body),
+        "header_bytes": 14,
+        "header_crc32": zlib.crc32(header),
+    }
+    assert await grid.get(uri) == header + body
     (attempt,) = await grid.attempts(job_id)
     assert (attempt["outcome"], attempt["exit_code"], attempt["error"]) == ("succeeded", 0, None)
     assert (attempt["bytes_in"], attempt["bytes_out"]) == (6, 20)
@@ -68,14 +76,24 @@ async def test_a_records_function_splits_good_from_bad(grid: Grid, code: Path) -
     assert len(rejects) == output["rejects_bytes"]
     assert [json.loads(line) for line in rejects.splitlines()] == [
         {
-            "position": 2,
+            "stage": 0,
+            "index": 0,
+            "source": {"uri": raw["uri"], "byte": 16, "record": 2},
             "reason": "ValueError: could not convert string to float: 'NA'",
             "record": {"id": "2", "amount": "NA"},
         },
-        {"position": 5, "reason": "the row has 1 fields, the header has 2", "record": ["5"]},
+        {
+            "stage": 0,
+            "index": 0,
+            "source": {"uri": raw["uri"], "byte": 31, "record": 5},
+            "reason": "the row has 1 fields, the header has 2",
+            "record": ["5"],
+        },
     ]
+    assert output["rejects_crc32"] == zlib.crc32(rejects)
     (attempt,) = await grid.attempts(job_id)
     assert (attempt["records_in"], attempt["records_out"], attempt["records_rejected"]) == (5, 2, 2)
+    assert (attempt["records_filtered"], attempt["records_added"]) == (1, 0)
     assert (attempt["bytes_in"], attempt["bytes_out"]) == (33, output["bytes"] + output["rejects_bytes"])
     assert attempt["log"] is None
 
@@ -161,9 +179,55 @@ async def test_large_files_pass_in_parts(grid: Grid) -> None:
     raw = await grid.put("large.bin", body)
     job_id = await grid.submit({"command": ["cp", "{input}", "{output}"]}, [{"type": "object", **raw}])
     (task,) = await grid.run(job_id)
-    assert task["output"]["bytes"] == len(body)
+    assert (task["output"]["bytes"], task["output"]["crc32"]) == (len(body), zlib.crc32(body))
     assert await grid.get(task["output"]["uri"]) == body
     assert (await grid.aws.s3.list_multipart_uploads(Bucket=grid.settings.bucket)).get("Uploads", []) == []
+
+
+async def test_what_a_fan_out_stage_yields(grid: Grid, code: Path) -> None:
+    """The files of an output directory, the lines of an output, the elements of a returned list; or nothing."""
+    (code / "yields.py").write_text(
+        "def listed(input, output):\n"
+        "    return [{'n': n, 'text': 'x' * 5000} for n in range(3)]\n"
+        "def written(input, output):\n"
+        '    output.write_text(\'1\\n\\n{"a": [1e2, "\u00e9"]}\\n  \\nnull\')\n'
+        "def broken(input, output):\n"
+        "    output.write_text('1\\n[2\\n')\n"
+        "def twice(record):\n"
+        "    return [record, record + 1]\n"
+    )
+    segments = {"command": ["sh", "-c", "cd {output}; echo b >b.ts; mkdir a; echo a >a/1.ts; echo c >c; pwd"]}
+    processors: list[dict[str, Any]] = [
+        {**segments, "output": "segments", "output_directory": True},
+        {"callable": "yields:listed"},
+        {"callable": "yields:written"},
+        {"command": ["true"]},
+        {"command": ["true"], "output_directory": True},
+        {"callable": "yields:broken"},
+        {"records": "yields:twice"},
+        {"command": ["mkdir", "{output}"]},
+    ]
+    job_ids = [await grid.submit(processor, [ITEM], fan_out=True) for processor in processors]
+    directory, listed, written, nothing, empty, broken, twice, undeclared = await grid.run(*job_ids)
+    at = f"s3://{grid.settings.bucket}/jobs/{job_ids[0]}/0/0-1/"
+    assert directory["output"] == {
+        "uri": at + "items.jsonl",
+        "bytes": directory["output"]["bytes"],
+        "crc32": zlib.crc32(await grid.get(at + "items.jsonl")),
+        "items": 3,
+    }
+    files = [{"type": "object", "uri": f"{at}segments/{name}"} for name in ("a/1.ts", "b.ts", "c")]
+    assert await grid.lines(at + "items.jsonl") == files
+    assert [await grid.get(file["uri"]) for file in files] == [b"a\n", b"b\n", b"c\n"]
+    values = [await grid.lines(task["output"]["uri"]) for task in (listed, written)]
+    assert values[0] == [{"type": "item", "value": {"n": n, "text": "x" * 5000}} for n in range(3)]
+    assert values[1] == [{"type": "item", "value": value} for value in (1, {"a": [100.0, "\u00e9"]}, None)]
+    assert [item["value"] for item in await grid.lines(twice["output"]["uri"])] == [1, 2]
+    assert [task["output"]["items"] for task in (listed, written, nothing, empty)] == [3, 3, 0, 0]
+    assert await grid.get(nothing["output"]["uri"]) == await grid.get(empty["output"]["uri"]) == b""
+    assert "does the processor need `output_directory: true`?" in undeclared["error"]["message"]
+    assert broken["error"]["type"] == "output_invalid"
+    assert broken["error"]["message"].startswith("item 2 is no line of JSON: ")
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,9 @@ class Service:
     def on(self, method: str, path: str, *scripts: Script) -> None:
         self._scripts[method, path] = list(scripts)
 
+    def scripts(self, method: str, path: str) -> list[Script]:
+        return list(self._scripts[method, path])
+
     def requests(self, method: str, path: str) -> list[Asked]:
         return [asked for asked in self.asked if (asked.method, asked.path) == (method, path)]
 

@@ -23,6 +23,7 @@ def stage(
         "task_count": task_count,
         "planned": task_count is not None,
         "slowed": False,
+        "records": dict.fromkeys(("in", "out", "rejected", "filtered", "added"), 0) | {"balanced": None},
         "progress": NO_TASKS | progress,
         "started_at": TIME,
         "finished_at": LATER if state == "succeeded" else None,
@@ -39,6 +40,7 @@ def job(state: str = "running", stages: list[Any] | None = None, **fields: Any) 
         "share": "default",
         "labels": {},
         "schedule_id": None,
+        "trigger_id": None,
         "run_at": None,
         "created_at": TIME,
         "started_at": TIME,
@@ -46,13 +48,14 @@ def job(state: str = "running", stages: list[Any] | None = None, **fields: Any) 
         "error": None,
         "spec": {"input": {"type": "range", "count": 4}, "merge": {"type": "none"}},
         "stages": [stage()] if stages is None else stages,
+        "warnings": [],
         **fields,
     }
 
 
 def job_summary(number: int = 0, **fields: Any) -> Any:
     summary = job(job_id=f"01970000-0000-7000-8000-{number:012}", **fields)
-    del summary["spec"], summary["stages"]
+    del summary["spec"], summary["stages"], summary["warnings"]
     return summary | {"progress": {"tasks": 4, "succeeded": 3, "failed": 1}}
 
 
@@ -91,6 +94,8 @@ ATTEMPT = {
     "records_in": 10,
     "records_out": 0,
     "records_rejected": 2,
+    "records_filtered": 0,
+    "records_added": 0,
     "cpu_seconds": 11.0,
     "memory_bytes_peak": 67_108_864,
     "log": "s3://b/log.txt",

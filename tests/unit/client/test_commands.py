@@ -44,6 +44,20 @@ POOL = {
     "tasks_queued": 5,
     "tasks_running": 4,
 }
+TRIGGER = {
+    "trigger_id": ID,
+    "name": "incoming",
+    "queue_url": "http://sqs/1/claims-in",
+    "prefix": "s3://in/",
+    "suffix": "",
+    "match": {"type": "job.succeeded"},
+    "paused": False,
+    "last_job_id": None,
+    "last_message_at": None,
+    "error": "message 1: {uri}: the message has no 'uri'",
+    "created_at": "2026-01-31T17:00:00Z",
+    "job": {},
+}
 SCHEDULE = {
     "schedule_id": ID,
     "name": "month-end",
@@ -175,6 +189,16 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     (f"schedules pause {ID}", f"POST /v1/schedules/{ID}/pause", SCHEDULE, [f"{ID} paused"]),
     (f"schedules resume {ID}", f"POST /v1/schedules/{ID}/resume", SCHEDULE, [f"{ID} active"]),
     (f"schedules delete {ID}", f"DELETE /v1/schedules/{ID}", None, [f"deleted {ID}"]),
+    ("triggers list", "GET /v1/triggers", page(TRIGGER), [ID, "incoming", "claims-in", "active", "no 'uri'"]),
+    (
+        f"triggers show {ID}",
+        f"GET /v1/triggers/{ID}",
+        TRIGGER,
+        ["http://sqs/1/claims-in", "s3://in/", "type=job.succeeded"],
+    ),
+    (f"triggers pause {ID}", f"POST /v1/triggers/{ID}/pause", TRIGGER, [f"{ID} paused"]),
+    (f"triggers resume {ID}", f"POST /v1/triggers/{ID}/resume", TRIGGER, [f"{ID} active"]),
+    (f"triggers delete {ID}", f"DELETE /v1/triggers/{ID}", None, [f"deleted {ID}"]),
     ("processors list", "GET /v1/processors", page(PROCESSOR), ["clean", "3", "records", "flights:clean"]),
     (
         "processors show clean",
@@ -318,6 +342,15 @@ def test_a_job_accounts_for_all_its_tasks(run: Run, service: Service) -> None:
     ]  # fmt: skip
 
 
+def test_a_job_says_what_of_its_records_does_not_come_out_even(run: Run, service: Service) -> None:
+    records = {"in": 1000, "out": 998, "rejected": 0, "filtered": 0, "added": 0, "balanced": False}
+    warning = "stage clean: 1,000 records in, 998 out, 0 rejected: 2 are unaccounted for"
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job(stages=[stage() | {"records": records}], warnings=[warning])))
+    lines = run("job", JOB_ID).stdout.splitlines()
+    assert f"warning  {warning}" in lines
+    assert lines[-1].endswith("  1,000 in, 998 out")
+
+
 def test_jobs_are_filtered_by_the_api(run: Run, service: Service) -> None:
     service.on("GET", "/v1/jobs", answer(page()))
     run("jobs", "--state", "failed", "--name", "x", "--label", "a=1", "--label", "b=2", "--schedule", ID)
@@ -370,6 +403,7 @@ def results(service: Service) -> Any:
         {"name": name, "uri": f"s3://b/{name}", "bytes": len(content), "url": f"{service.url}/{name}"}
         for name, content in names.items()
     ]
+    files[0]["checksum_crc32"] = "/eej+w=="
     for name, content in names.items():
         service.on("GET", f"/{name}", Answer(content=content))
     results = {"job_id": JOB_ID, "files": files[:1], "manifest": files[1]}
@@ -379,9 +413,9 @@ def results(service: Service) -> Any:
 
 def test_results_are_listed(run: Run, results: Any) -> None:
     assert [line.split() for line in run("results", JOB_ID).stdout.splitlines()] == [
-        ["NAME", "SIZE", "URI"],
-        ["delays.json", "9", "B", "s3://b/delays.json"],
-        ["manifest.json", "2", "B", "s3://b/manifest.json"],
+        ["NAME", "SIZE", "URI", "CRC-32"],
+        ["delays.json", "9", "B", "s3://b/delays.json", "/eej+w=="],
+        ["manifest.json", "2", "B", "s3://b/manifest.json", "-"],
     ]
     assert json.loads(run("results", JOB_ID, "--json").stdout) == results
 
@@ -409,6 +443,21 @@ def test_an_upload_prints_the_uri(run: Run, service: Service) -> None:
     service.on("PUT", "/part", Answer(headers={"etag": '"e"'}))
     service.on("POST", "/v1/uploads/u/complete", answer({"upload_id": "u", "uri": "s3://b/claims.csv", "bytes": 5}))
     assert run("upload", "claims.csv").stdout == "s3://b/claims.csv\n"
+
+
+def test_a_trigger_is_made_of_a_job_file(run: Run, service: Service) -> None:
+    Path("job.yaml").write_text("input: {type: lines, uri: '{uri}'}\nstages: [processor: noop]")
+    service.on("POST", "/v1/triggers", answer(TRIGGER, 201))
+    options = ("--queue", "http://sqs/1/claims-in", "--prefix", "s3://in/", "--match", "data.n=1")
+    assert run("triggers", "create", "incoming", "job.yaml", *options).stdout == f"{ID}\n"
+    assert service.asked[0].body == {
+        "name": "incoming",
+        "queue_url": "http://sqs/1/claims-in",
+        "prefix": "s3://in/",
+        "suffix": "",
+        "match": {"data.n": 1},
+        "job": {"input": {"type": "lines", "uri": "{uri}"}, "stages": [{"processor": "noop"}]},
+    }
 
 
 def test_a_schedule_is_made_of_a_job_file(run: Run, service: Service) -> None:

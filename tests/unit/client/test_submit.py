@@ -54,7 +54,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     ),
     (
         ["--input", "s3://b/scans/", "--include", "*.tif", "--stage", "noop"],
-        {"input": {"type": "objects", "prefix": "s3://b/scans/", "include": "*.tif"}, "stages": NOOP},
+        {"input": {"type": "objects", "prefix": "s3://b/scans/", "include": ["*.tif"]}, "stages": NOOP},
     ),
     (
         ["--count", "1", "--stage", "clean=clean@2", "--stage", "sum", "--pool", "big",
@@ -165,6 +165,40 @@ def test_a_local_input_is_uploaded_first_seen_from_the_file(run: Run, accepting:
     assert submitted(accepting)["input"] == {"type": "lines", "uri": "s3://b/uploads/u/claims.csv", "format": "csv"}
 
 
+def test_every_local_path_is_uploaded_once_seen_from_the_directory_that_is_named(run: Run, accepting: Service) -> None:
+    form = {"url": f"{accepting.url}/bucket", "fields": {"key": "uploads/d/notes/${filename}"}}
+    notes = {"upload_id": "d", "uri": "s3://b/uploads/d/notes/", "part_bytes": 5, "parts": [], "form": form}
+    [file] = accepting.scripts("POST", "/v1/uploads")
+    accepting.on("POST", "/v1/uploads", answer(notes, 201), file)
+    accepting.on("POST", "/bucket", Answer(204))
+    accepting.on("POST", "/v1/uploads/d/complete", answer({"upload_id": "d", "uri": notes["uri"], "bytes": 5}))
+    Path("data/notes").mkdir(parents=True)
+    Path("data/notes/a.txt").write_bytes(b"hello")
+    Path("data/fees.csv").write_bytes(b"a,b\n1")
+    Path("job.yaml").write_text(
+        """
+        input: [{type: objects, prefix: notes/}, {type: objects, prefix: "s3://b/more/"}]
+        stages:
+          - {processor: price, inputs: {fees: fees.csv, rates: "s3://b/rates.csv"}}
+          - {processor: check, inputs: {fees: fees.csv}}
+        """
+    )
+    assert run("submit", "job.yaml", "--directory", "data").exit_code == 0
+    spec, fees = submitted(accepting), "s3://b/uploads/u/claims.csv"
+    assert [one["prefix"] for one in spec["input"]] == ["s3://b/uploads/d/notes/", "s3://b/more/"]
+    assert [stage["inputs"] for stage in spec["stages"]] == [
+        {"fees": fees, "rates": "s3://b/rates.csv"},
+        {"fees": fees},
+    ]
+    assert len(accepting.requests("POST", "/v1/uploads")) == 2
+
+
+def test_an_option_can_name_a_local_directory(run: Run, accepting: Service) -> None:
+    Path("notes").mkdir()
+    result = run("submit", "--upload", "notes", "--stage", "noop")
+    assert result.stderr == f"error: {Path.cwd()}/notes: there is no file in it\n"
+
+
 @pytest.mark.parametrize("option", ["--upload", "--input"])
 def test_an_option_can_name_a_local_file(option: str, run: Run, accepting: Service) -> None:
     Path("claims.csv").write_bytes(b"a,b\n1")
@@ -217,6 +251,7 @@ def test_what_the_api_refuses_is_one_line_a_field(run: Run, service: Service) ->
 BAD_OPTIONS = [
     (["missing.yaml"], "missing.yaml: there is no such file"),
     (["--upload", "missing.csv", "--stage", "noop"], "neither an S3 URI"),
+    (["--input", "missing/", "--stage", "noop"], "neither an S3 URI"),
     (["--count", "1", "--item", "2"], "--item and --count: a job has one input"),
     (["--count", "1", "--stage", "noop", "--part-bytes", "8 Mibi"], "--part-bytes: '8 Mibi' is not a size"),
     (["--count", "1", "--stage", "noop", "--param", "x"], "--param: 'x' is not KEY=VALUE"),

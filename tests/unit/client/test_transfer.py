@@ -1,6 +1,8 @@
 """Uploads and downloads over presigned links that break."""
 
+import base64
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +115,51 @@ def test_a_file_that_changes_meanwhile_is_not_used(size: int, client: Client, se
     assert not service.requests("POST", "/v1/uploads/u/complete")
 
 
+def expect_directory(service: Service, files: dict[str, bytes]) -> Path:
+    """A directory `notes` of such files in the working directory, and the form that takes them."""
+    for name, content in files.items():
+        path = Path("notes") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    form = {"url": f"{service.url}/bucket", "fields": {"key": "u/notes/${filename}", "policy": "signed"}}
+    upload = {"upload_id": "u", "uri": "s3://b/u/notes/", "part_bytes": 1, "parts": [], "form": form}
+    service.on("POST", "/v1/uploads", answer(upload, 201))
+    service.on("POST", "/bucket", Answer(204))
+    service.on("POST", "/v1/uploads/u/complete", answer({"upload_id": "u", "uri": upload["uri"], "bytes": 1}))
+    return Path("notes")
+
+
+def test_a_directory_is_sent_file_by_file(client: Client, service: Service) -> None:
+    files = {"a.txt": b"one\n", "deep/b ü.bin": bytes(range(256)), "empty": b""}
+    directory = expect_directory(service, files)
+    service.on("POST", "/bucket", HANG_UP, Answer(503), Answer(204))
+    moved: list[int] = []
+    assert client.upload(directory, progress=moved.append)["uri"] == "s3://b/u/notes/"
+    assert service.requests("POST", "/v1/uploads")[0].body == {"filename": "notes/", "bytes": 260}
+    forms = service.requests("POST", "/bucket")
+    assert len(forms) == 5, "two were sent again"
+    for name, content in files.items():
+        assert any(f"\r\n\r\nu/notes/{name}\r\n".encode() in form.content for form in forms)
+        assert any(b"\r\n\r\n" + content + b"\r\n--" in form.content.partition(b'name="file"')[2] for form in forms)
+    assert all(b'name="policy"\r\n\r\nsigned\r\n' in form.content for form in forms)
+    assert sum(moved) == 260
+
+
+def test_a_refused_file_ends_the_upload_of_its_directory(client: Client, service: Service) -> None:
+    directory = expect_directory(service, {"a.txt": b"one\n"})
+    service.on("POST", "/bucket", Answer(403, b"<Code>AccessDenied</Code><Message>Policy expired</Message>"))
+    with pytest.raises(TransferError, match=r"a\.txt: S3 answered 403 AccessDenied: Policy expired"):
+        client.upload(directory)
+    assert not service.requests("POST", "/v1/uploads/u/complete")
+
+
 CONTENT = bytes(range(256)) * 4096
 
 
-def result(service: Service, name: str = "result.csv", size: int = len(CONTENT)) -> Any:
-    return {"name": name, "uri": f"s3://b/{name}", "bytes": size, "url": f"{service.url}/object"}
+def result(service: Service, name: str = "result.csv", size: int = len(CONTENT), content: bytes | None = None) -> Any:
+    checksum = None if content is None else base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
+    uri, url = f"s3://b/{name}", f"{service.url}/object"
+    return {"name": name, "uri": uri, "bytes": size, "checksum_crc32": checksum, "url": url}
 
 
 def serve_ranges(*, etag: str = '"1"', content: bytes = CONTENT, hang_up_after: int | None = None) -> Any:
@@ -146,7 +188,7 @@ def test_results_are_downloaded_whole(client: Client, service: Service, tmp_path
 def test_a_broken_download_goes_on_where_it_broke(client: Client, service: Service, tmp_path: Path) -> None:
     service.on("GET", "/object", serve_ranges(hang_up_after=600_000), serve_ranges())
     moved: list[int] = []
-    [path] = client.download([result(service)], tmp_path, progress=moved.append)
+    [path] = client.download([result(service, content=CONTENT)], tmp_path, progress=moved.append)
     assert path.read_bytes() == CONTENT
     assert sum(moved) == len(CONTENT)
     first, second = service.asked
@@ -158,7 +200,7 @@ def test_a_download_starts_over_if_the_object_changed(client: Client, service: S
     other = CONTENT[::-1]
     service.on("GET", "/object", serve_ranges(hang_up_after=600_000), serve_ranges(etag='"2"', content=other))
     moved: list[int] = []
-    [path] = client.download([result(service)], tmp_path, progress=moved.append)
+    [path] = client.download([result(service, content=other)], tmp_path, progress=moved.append)
     assert path.read_bytes() == other
     assert sum(moved) == len(CONTENT)
 
@@ -173,6 +215,13 @@ def test_a_failed_download_leaves_the_old_file(
         client.download([result(service)], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["result.csv"]
     assert (tmp_path / "result.csv").read_text() == "old"
+
+
+def test_damaged_bytes_are_not_kept(client: Client, service: Service, tmp_path: Path) -> None:
+    service.on("GET", "/object", serve_ranges(content=CONTENT[:-1] + b"!"))
+    with pytest.raises(TransferError, match=r"result\.csv: its CRC-32 is .*: damaged bytes were not kept"):
+        client.download([result(service, content=CONTENT)], tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "", "."])

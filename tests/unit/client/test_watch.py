@@ -66,6 +66,12 @@ def test_without_a_terminal_progress_is_lines_on_stderr(run: Run, service: Servi
     assert re.fullmatch(r"flights succeeded 3 m 05 s \| clean 4/4 3 m 05 s succeeded \| sum 1/1 .*", last)
 
 
+def test_a_job_that_succeeded_with_warnings_says_them(run: Run, service: Service) -> None:
+    service.on("GET", JOB, answer(DONE | {"warnings": ["stage clean: 2 are unaccounted for"]}))
+    result = run("watch", JOB_ID)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "warning: stage clean: 2 are unaccounted for")
+
+
 def test_a_line_comes_only_when_something_changed(run: Run, service: Service) -> None:
     service.on("GET", JOB, answer(HALF), answer(HALF), answer(HALF), answer(DONE))
     assert len(run("watch", JOB_ID).stderr.splitlines()) == 2

@@ -36,6 +36,7 @@ ALLOWED = {
     ("common/database.py", "asyncpg.connect"),
     ("common/database.py", "asyncpg.create_pool"),
     ("common/aws.py", "aioboto3.Session"),
+    ("common/aws.py", "aiobotocore.session.get_session"),  # that session's core, on whose events the gate listens
     ("scheduler/webhooks.py", "httpx.AsyncClient"),
     ("worker/child_process.py", "asyncio.create_subprocess_exec"),
     ("worker/child_process.py", "asyncio.subprocess.Process"),

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ParamValidationError
 
+from services.common.splitters import SplitError
 from services.scheduler import loop as loop_module
 from services.scheduler.loop import Loop, passes
-from services.scheduler.splitters import SplitError
 
 GRID: Any = None
 NEVER = 3600.0

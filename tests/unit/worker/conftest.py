@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.worker.packages import Runtime
 from services.worker.warm_children import WarmChildren
 
 Run = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
@@ -134,8 +136,8 @@ def user_code(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def child(user_code: Path) -> AsyncIterator[WarmChildren]:
-    child = WarmChildren({**os.environ, "PYTHONPATH": str(user_code)})
+async def child() -> AsyncIterator[WarmChildren]:
+    child = WarmChildren()
     yield child
     await child.close()
 
@@ -155,16 +157,20 @@ def run(child: WarmChildren, work: Path, user_code: Path) -> Run:
     async def run(
         kind: str, *, processor: tuple[str, int] = ("p", 1), memory_bytes_max: int | None = None, **job: Any
     ) -> dict[str, Any]:
-        base = {
+        base: dict[str, Any] = {
             "kind": kind,
             "directory": str(work),
             "environment": {"PATH": os.environ["PATH"], "PIECEWORK_TASK_INDEX": "7"},
             "log": str(work / "log"),
             "input": str(work / "input"),
             "output": str(work / "output"),
-            "extract": None,
+            "steps": [],
             "params": {},
+            "paths": {},
+            "items": None,
+            "records": str(work / "records.json"),
         }
-        return await child.run(processor, base | job, memory_bytes_max, {})
+        runtime = Runtime(sys.executable, {**os.environ, "PYTHONPATH": str(user_code)})
+        return await child.run(processor, runtime, base | job, memory_bytes_max, {})
 
     return run

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from services.common.spec import ProcessorSpec
 from services.worker.child.errors import TaskError
 from services.worker.environment import base_environment, task_environment
 from services.worker.inputs import suffix_of
+from services.worker.paths import Paths
 from services.worker.placeholders import fill_placeholders
 from services.worker.scratch import ScratchUnusable, remove_tree, scratch_directory
 from services.worker.task_log import free_middle, shorten_log
@@ -20,8 +22,18 @@ from services.worker.task_log import free_middle, shorten_log
 JOB = UUID("01890000-0000-7000-8000-000000000001")
 
 
+PATHS = Paths(
+    Path("/w/in.csv"),
+    Path("/w/out"),
+    Path("/w/records"),
+    inputs={"fees": Path("/cache/fees.csv")},
+    outputs={"audit": Path("/w/audit.csv")},
+    package=Path("/cache/code"),
+)
+
+
 def fill(*command: str, **params: object) -> list[str]:
-    return fill_placeholders(command, input=Path("/w/in.csv"), output=Path("/w/out"), index=7, params=params)
+    return fill_placeholders(command, paths=PATHS, index=7, params=params)
 
 
 def test_placeholders_are_filled_anywhere_in_an_argument() -> None:
@@ -39,6 +51,7 @@ def test_placeholders_are_filled_anywhere_in_an_argument() -> None:
         "1.5",
         "[true,null]",
     ]
+    assert fill("{inputs.fees}:{outputs.audit}", "{package}/bin") == ["/cache/fees.csv:/w/audit.csv", "/cache/code/bin"]
 
 
 def test_other_braces_stay_and_values_are_not_filled_again() -> None:
@@ -48,17 +61,25 @@ def test_other_braces_stay_and_values_are_not_filled_again() -> None:
     assert fill("{{input}}") == ["{/w/in.csv}"]
 
 
-def test_a_param_that_is_not_given_fails_for_good() -> None:
-    with pytest.raises(TaskError, match=r"\{params.speed\}, but the stage's params have no 'speed'") as missing:
-        fill("x", "{params.speed}", sped=1)
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("{params.speed}", "the stage's params have no 'speed'"),
+        ("{inputs.speed}", "the processor declares no input 'speed'"),
+        ("{outputs.speed}", "the processor declares no output 'speed'"),
+    ],
+)
+def test_what_is_not_given_fails_for_good(argument: str, reason: str) -> None:
+    with pytest.raises(TaskError, match=f"{re.escape(argument)}, but {reason}") as missing:
+        fill("x", argument, sped=1)
     assert not missing.value.retryable
 
 
 def environment(task_input: dict[str, object], **own: str) -> dict[str, str]:
     spec = ProcessorSpec(command=["true"], environment=own)
-    stage = StageWork(JOB, 2, "month-end", "clean", "map", "p", 1, spec, {"year": 2013}, 60.0, None, None)
+    stage = StageWork(JOB, 2, "month-end", "clean", "map", "p", 1, spec, {"year": 2013}, {}, False, 60.0, None, None)
     task = ClaimedTask(JOB, JOB, 2, 41, 3, task_input)
-    return task_environment({"PATH": "/bin", "TZ": "UTC"}, task, stage, Path("/w/in"), Path("/w/out"))
+    return task_environment({"PATH": "/bin", "TZ": "UTC"}, task, stage, PATHS)
 
 
 def test_a_task_knows_who_it_is() -> None:
@@ -71,8 +92,12 @@ def test_a_task_knows_who_it_is() -> None:
         "PIECEWORK_STAGE_NAME": "clean",
         "PIECEWORK_TASK_INDEX": "41",
         "PIECEWORK_ATTEMPT": "3",
-        "PIECEWORK_INPUT": "/w/in",
+        "PIECEWORK_INPUT": "/w/in.csv",
         "PIECEWORK_OUTPUT": "/w/out",
+        "PIECEWORK_INPUT_FEES": "/cache/fees.csv",
+        "PIECEWORK_OUTPUT_AUDIT": "/w/audit.csv",
+        "PIECEWORK_RECORDS": "/w/records",
+        "PIECEWORK_PACKAGE": "/cache/code",
         "PIECEWORK_PARAMS": '{"year":2013}',
         "AWS_BATCH_JOB_ID": f"{JOB}:41",
         "AWS_BATCH_JOB_ATTEMPT": "3",

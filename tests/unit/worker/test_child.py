@@ -182,7 +182,7 @@ async def test_a_value_that_is_none_is_invalid_output(
 
 
 async def test_sys_exit_is_an_exit_code(run: Run) -> None:
-    assert (await run("callable", function="user_code:leave"))["value"] is None
+    assert not {"error", "value"} & (await run("callable", function="user_code:leave")).keys()
     answer = await run("callable", function="user_code:leave", params={"code": 4})
     assert (answer["error"], answer["exit_code"]) == ({"type": "exit_code", "message": "exit code 4"}, 4)
     answer = await run("callable", function="user_code:leave", params={"code": "no flights"})
@@ -251,8 +251,9 @@ import asyncio, os
 from services.worker.child_process import ChildProcess
 async def main():
     child = await ChildProcess.start(dict(os.environ))
-    files = dict.fromkeys(("log", "input", "output"), {str(tmp_path / "file")!r})
-    job = {{"kind": "command", "directory": "/", "environment": dict(os.environ), "extract": None, **files}}
+    files = dict.fromkeys(("log", "input", "output", "records"), {str(tmp_path / "file")!r})
+    nothing = {{"params": {{}}, "paths": {{}}, "steps": [], "items": None}}
+    job = {{"kind": "command", "directory": "/", "environment": dict(os.environ), **nothing, **files}}
     await child.run(job | {{"arguments": ["sh", "-c", "echo $PPID $$ > {tmp_path}/pids; exec sleep 1000"]}})
 asyncio.run(main())
 """
@@ -285,7 +286,8 @@ async def test_what_a_killed_job_has_used_is_known(user_code: Path, work: Path) 
     (user_code / "busy.py").write_text("def spin(input, output):\n    while True: pass\n")
     child = await ChildProcess.start({**os.environ, "PYTHONPATH": str(user_code)})
     files = {name: str(work / name) for name in ("log", "input", "output")}
-    job = {"kind": "callable", "function": "busy:spin", "params": {}, "directory": str(work), "extract": None}
+    nothing: dict[str, Any] = {"params": {}, "paths": {}, "steps": [], "items": None}
+    job = {"kind": "callable", "function": "busy:spin", "directory": str(work), **nothing}
     killed: dict[str, Any] = {}
 
     running = asyncio.create_task(child.run(job | files | {"environment": {}}, None, killed))

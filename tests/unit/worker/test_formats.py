@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from services.worker.child.formats import Malformed, open_reader
+from services.worker.child.errors import Malformed
+from services.worker.child.readers import open_reader
 
 
 def test_a_csv_quote_that_never_closes_is_a_reject(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.child.formats import Malformed, _parse_json, encode_json
+from services.worker.child.errors import Malformed
+from services.worker.child.readers import _parse_json
+from services.worker.child.writers import encode_json
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just("null"),

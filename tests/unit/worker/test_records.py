@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -18,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.worker.child.errors import TaskError
-from services.worker.child.formats import open_reader, open_writer
+from services.worker.child.readers import open_reader
 from services.worker.child.records import apply_to_records
+from services.worker.child.rejects import Rejects
+from services.worker.child.writers import Writer, open_writer
 
 MODULE = sys.modules[__name__]
 
@@ -35,6 +38,19 @@ def only_late(record: dict[str, str], *, minutes: int) -> dict[str, str] | None:
 def spoil_and_raise(record: dict[str, Any]) -> None:
     record.clear()
     raise KeyError("delay")
+
+
+def refuse_bad(record: Any) -> Any:
+    if "bad" in str(record):
+        raise ValueError
+    return record
+
+
+def repeat(record: dict[str, Any]) -> list[Any]:
+    """As many records as its `n` says, of which a second one can't be written in any format."""
+    return [
+        record if number != 1 or not record.get("bad") else {**record, "n": "\ud800"} for number in range(record["n"])
+    ]
 
 
 def leave(record: Any) -> None:
@@ -64,28 +80,45 @@ class Part:
     ) -> dict[str, int]:
         if content is not None:
             (self.directory / name).write_bytes(content)
-        return apply_to_records(
-            f"{__name__}:{function}",
-            input=self.directory / name,
-            format=format,
-            output=self.directory / "output",
-            output_format=output_format,
-            rejects=self.directory / "rejects.jsonl",
-            rejects_max=rejects_max,
-            params=params,
-        )
+        task = {"stage": 1, "index": 7, "sources": {name: {"uri": "s3://b/whole", "byte": 1000}}}
+        with Rejects(self.directory / "rejects.jsonl", rejects_max, task) as rejected:
+            return apply_to_records(
+                f"{__name__}:{function}",
+                input=self.directory / name,
+                format=format,
+                options={},
+                output=self.directory / "output",
+                output_format=output_format,
+                rejected=rejected,
+                params=params,
+            )
 
     @property
     def output(self) -> str:
         return (self.directory / "output").read_bytes().decode()
+
+    def written(self, output_format: str) -> list[Any]:
+        path = self.directory / "output"
+        if output_format == "parquet":
+            return list(pyarrow.parquet.read_table(path).to_pylist())
+        reader = open_reader(path, output_format)
+        return [reader.parse(raw) for raw in reader.raws()]
 
     @property
     def records(self) -> list[Any]:
         return [json.loads(line) for line in self.output.splitlines()]
 
     @property
-    def rejects(self) -> list[Any]:
+    def reject_lines(self) -> list[Any]:
         return [json.loads(line) for line in (self.directory / "rejects.jsonl").read_text().splitlines()]
+
+    @property
+    def rejects(self) -> list[Any]:
+        """Each with its record's position in the part."""
+        return [
+            {"position": line["source"]["record"], "reason": line["reason"], "record": line["record"]}
+            for line in self.reject_lines
+        ]
 
 
 @pytest.fixture
@@ -93,11 +126,15 @@ def part(tmp_path: Path) -> Part:
     return Part(tmp_path)
 
 
-def counts(records_in: int, records_out: int, records_rejected: int, header_bytes: int = 0) -> dict[str, int]:
+def counts(
+    records_in: int, records_out: int, records_rejected: int, header_bytes: int = 0, *, added: int = 0
+) -> dict[str, int]:
     return {
         "records_in": records_in,
         "records_out": records_out,
         "records_rejected": records_rejected,
+        "records_filtered": records_in + added - records_out - records_rejected,
+        "records_added": added,
         "header_bytes": header_bytes,
     }
 
@@ -128,8 +165,66 @@ def test_each_bad_record_is_rejected_with_place_and_reason(part: Part) -> None:
             "record": {"flight": "3", "delay": "NA"},
         },
         {"position": 4, "reason": "the row has 3 fields, the header has 2", "record": ["4", "5", "6"]},
-        {"position": 5, "reason": "not UTF-8: byte 0xff", "record": {"flight": "5", "delay": "\\xff"}},
+        {
+            "position": 5,
+            "reason": "not UTF-8: byte 0xff at byte 2 of the record",
+            "record": {"flight": "5", "delay": "\\xff"},
+        },
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "starts"),
+    [
+        ("p.jsonl", '\ufeff1\n{"é": \r\n\n  \n2\n}\n', [5, 20]),
+        ("p.txt", "1\r\nbad\r\n\nbad", [3, 9]),
+        ("p.csv", '\ufeffa,b\n"x\ny",1\n\nbad\n"bad\n\n",\n1,2\n"é",bad', [16, 20, 33]),
+        ("p.csv.gz", "a\nbad\n", [None]),
+    ],
+)
+def test_a_reject_says_where_it_came_from(part: Part, name: str, content: str, starts: list[int | None]) -> None:
+    body = content.encode()
+    part.apply("refuse_bad", gzip.compress(body) if name.endswith("gz") else body, name=name)
+    origins = [{} if start is None else {"byte": 1000 + start} for start in starts]
+    assert [line["source"] | {"record": 0} for line in part.reject_lines] == [
+        {"uri": "s3://b/whole", **origin, "record": 0} for origin in origins
+    ]
+    assert {(line["stage"], line["index"]) for line in part.reject_lines} == {(1, 7)}
+
+
+@pytest.mark.parametrize("output_format", ["jsonl", "csv", "parquet"])
+def test_a_list_is_records_all_or_none(part: Part, output_format: str) -> None:
+    content = b'{"n": 3, "bad": true}\n{"n": 1, "bad": false}\n{"n": 0, "bad": true}\n{"n": 3, "bad": false}\n'
+    counted = part.apply("repeat", content, output_format=output_format)
+    assert counted == counts(4, 4, 1, counted["header_bytes"], added=2)
+    assert [reject["position"] for reject in part.rejects] == [1]
+    assert [int(row["n"]) for row in part.written(output_format)] == [1, 3, 3, 3]
+
+
+def test_parquet_output_has_the_types_of_the_first_batch(part: Part) -> None:
+    rows: list[Any] = [{"n": None, "s": {"a": 1}}] * 9_998 + [{"n": 1, "t": None}, {"s": None, "n": 2.5}]
+    odd: list[Any] = [{"n": "x"}, {"n": 7}, {"s": {"a": 2, "b": 3}}, {"u": 1}, [], {"t": "text", "s": {}}]
+    content = b"\n".join(orjson.dumps(row) for row in [*rows, *odd])
+    assert part.apply("keep", content, output_format="parquet") == counts(10_006, 10_002, 3)
+    table = pyarrow.parquet.read_table(part.directory / "output")
+    assert [(field.name, str(field.type)) for field in table.schema] == [
+        ("n", "double"),
+        ("s", "struct<a: int64>"),
+        ("t", "string"),
+    ]
+    assert table.num_rows == 10_002
+    assert table.slice(9_998).to_pylist() == [
+        {"n": 1.0, "s": None, "t": None},
+        {"n": 2.5, "s": None, "t": None},
+        {"n": 7.0, "s": None, "t": None},
+        {"n": None, "s": {"a": None}, "t": "text"},
+    ]
+    assert [(reject["position"], reject["record"]) for reject in part.rejects] == [
+        (10_004, {"u": 1}),
+        (10_001, {"n": "x"}),
+        (10_003, {"s": {"a": 2, "b": 3}}),
+    ]
+    assert "column 'n' is of type double" in part.rejects[1]["reason"]
 
 
 def test_a_rejected_record_is_shown_as_it_was(part: Part) -> None:
@@ -140,9 +235,9 @@ def test_a_rejected_record_is_shown_as_it_was(part: Part) -> None:
 
 
 def test_jsonl_records_are_any_json_values(part: Part) -> None:
-    content = b'\xef\xbb\xbf{"n": 1}\r\n\n[1, "\xc3\xa9\xe2\x80\xa8"]\n  \nnull\n"text"\n3'
+    content = b'\xef\xbb\xbf{"n": 1}\r\n\n{"a": "\xc3\xa9\xe2\x80\xa8"}\n  \nnull\n"text"\n3'
     assert part.apply("keep", content) == counts(5, 4, 0)  # a null record comes back as None and is dropped
-    assert part.output == '{"n":1}\n[1,"é\u2028"]\n"text"\n3\n'
+    assert part.output == '{"n":1}\n{"a":"é\u2028"}\n"text"\n3\n'
 
 
 @pytest.mark.parametrize(
@@ -174,8 +269,8 @@ def test_tsv_json_and_compressed_files(part: Part) -> None:
     assert part.records == [{"whole": ["document"]}]
     part.apply("keep", gzip.compress(b"a\n1\n"), name="p.csv.gz")
     assert part.records == [{"a": "1"}]
-    part.apply("keep", bz2.compress(b"[1]\n[2]\n"), name="p.NDJSON.bz2")
-    assert part.records == [[1], [2]]
+    part.apply("keep", bz2.compress(b"1\n2\n"), name="p.NDJSON.bz2")
+    assert part.records == [1, 2]
 
 
 def test_parquet_rows_are_dicts(part: Part) -> None:
@@ -232,13 +327,13 @@ def test_empty_input_gives_empty_output(part: Part, name: str) -> None:
 
 
 def test_csv_output_has_the_keys_of_the_first_record(part: Part) -> None:
-    content = b'{"a": 1, "b": "x,y"}\n{"b": "two\\nlines", "a": null}\n{"a": 1}\n{"a": 1, "b": 2, "c": 3}\n[1]\n'
+    content = b'{"a": 1, "b": "x,y"}\n{"b": "two\\nlines", "a": null}\n{"a": 1}\n{"a": 1, "b": 2, "c": 3}\n1\n'
     assert part.apply("keep", content, output_format="csv") == counts(5, 2, 3, header_bytes=4)
     assert part.output == 'a,b\n1,"x,y"\n,"two\nlines"\n'
     assert [reject["reason"] for reject in part.rejects] == [
         "the record has the keys ['a'], the first one had ['a', 'b']",
         "the record has the keys ['a', 'b', 'c'], the first one had ['a', 'b']",
-        "a CSV record must be a dict, this is of type list",
+        "a CSV record must be a dict, this is of type int",
     ]
 
 
@@ -263,14 +358,20 @@ def test_what_concerns_the_process_is_no_reject(part: Part, function: str, error
         part.apply(function, b"1\n")
 
 
+def write(format: str, path: Path, records: list[Any]) -> Writer:
+    writer = open_writer(format, path, lambda: None, lambda *_: None)
+    writer.write_all(records)
+    writer.close()
+    return writer
+
+
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 
 
 @given(st.lists(st.fixed_dictionaries({"a": text, 'b"': text}), min_size=1))
 def test_csv_written_is_csv_read(tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, str]]) -> None:
     path = tmp_path_factory.getbasetemp() / "round.csv"
-    writer = open_writer("csv")
-    path.write_bytes(b"".join(writer.encode(record) for record in records))
+    writer = write("csv", path, records)
     reader = open_reader(path)
     assert [reader.parse(raw) for raw in reader.raws()] == records
     assert path.read_bytes()[: writer.header_bytes] in (b'a,"b"""\n', b'"b""",a\n')
@@ -298,7 +399,6 @@ def test_csv_is_read_as_python_reads_it(tmp_path_factory: pytest.TempPathFactory
 )
 def test_jsonl_written_is_jsonl_read(tmp_path_factory: pytest.TempPathFactory, records: list[Any]) -> None:
     path = tmp_path_factory.getbasetemp() / "round.jsonl"
-    writer = open_writer("jsonl")
-    path.write_bytes(b"".join(writer.encode(record) for record in records))
+    write("jsonl", path, records)
     reader = open_reader(path)
     assert [reader.parse(raw) for raw in reader.raws()] == records

@@ -6,6 +6,10 @@ CREATE TABLE processors (
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, version)
 );
+INSERT INTO processors (name, version, spec, description) VALUES
+    ('piecework-split', 1, '{"builtin": "split"}', 'Splits inputs of which every byte has to be read'),
+    ('piecework-compact', 1, '{"builtin": "compact", "output": "result.parquet", "output_format": "parquet"}',
+        'Joins outputs to one Parquet object');
 
 CREATE TABLE pools (
     name text PRIMARY KEY,
@@ -52,6 +56,21 @@ CREATE TABLE schedules (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
+CREATE TABLE triggers (
+    trigger_id uuid PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    queue_url text NOT NULL,
+    prefix text NOT NULL DEFAULT '',    -- of the objects whose events count: s3://bucket/prefix; '': all messages
+    suffix text NOT NULL DEFAULT '',
+    match jsonb NOT NULL DEFAULT '{}',  -- fields by dotted path, and what they must be: other messages are dropped
+    job jsonb NOT NULL,                 -- a job specification with {placeholders}
+    paused boolean NOT NULL DEFAULT false,
+    last_job_id uuid,
+    last_message_at timestamptz,
+    error text,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
 CREATE TABLE jobs (
     job_id uuid PRIMARY KEY,
     name text NOT NULL,
@@ -62,6 +81,8 @@ CREATE TABLE jobs (
     share text NOT NULL DEFAULT 'default',
     labels jsonb NOT NULL DEFAULT '{}',
     schedule_id uuid,
+    trigger_id uuid,
+    trigger_message text,               -- id of the message that made the trigger submit the job
     run_at timestamptz,                 -- start no earlier
     error jsonb,                        -- {"type", "message", ...}
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -71,16 +92,24 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_active ON jobs (state) WHERE state NOT IN ('succeeded', 'failed', 'cancelled');
 CREATE INDEX jobs_labels ON jobs USING gin (labels jsonb_path_ops);
 CREATE UNIQUE INDEX jobs_schedule_run ON jobs (schedule_id, run_at) WHERE schedule_id IS NOT NULL;
+CREATE UNIQUE INDEX jobs_trigger_run ON jobs (trigger_id, trigger_message) WHERE trigger_id IS NOT NULL;
 
 CREATE TABLE stages (
     job_id uuid NOT NULL REFERENCES jobs ON DELETE CASCADE,
     stage smallint NOT NULL,
     name text NOT NULL,
-    kind text NOT NULL CHECK (kind IN ('map', 'reduce')),
+    kind text NOT NULL CHECK (kind IN ('map', 'reduce', 'split')),
     processor text NOT NULL,
     processor_version integer NOT NULL,
     params jsonb NOT NULL DEFAULT '{}',
+    inputs jsonb NOT NULL DEFAULT '{}', -- URIs of the objects that the processor declares, by name
     pool text NOT NULL,
+    tasks_from text NOT NULL CHECK (tasks_from IN ('input', 'successes', 'outputs', 'items', 'resplit', 'reduce')),
+    resplit jsonb,
+    fan_in integer,                     -- of a reduce
+    barrier boolean NOT NULL DEFAULT false,
+    fan_out boolean NOT NULL DEFAULT false,
+    output_queue text,
     state text NOT NULL DEFAULT 'waiting' CHECK (state IN
         ('waiting', 'running', 'merging', 'succeeded', 'failed', 'cancelled')),
     chains boolean NOT NULL DEFAULT false, -- a success makes the task of the same index in the next stage
@@ -162,6 +191,11 @@ CREATE TABLE stage_counters (
     cancelled bigint NOT NULL DEFAULT 0,
     attempts bigint NOT NULL DEFAULT 0,
     busy_seconds double precision NOT NULL DEFAULT 0,
+    records_in bigint NOT NULL DEFAULT 0, -- of the attempts that won
+    records_out bigint NOT NULL DEFAULT 0,
+    records_rejected bigint NOT NULL DEFAULT 0,
+    records_filtered bigint NOT NULL DEFAULT 0,
+    records_added bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (job_id, stage, slot)
 ) WITH (fillfactor = 50);
 
@@ -183,6 +217,8 @@ CREATE TABLE attempts (
     records_in bigint NOT NULL DEFAULT 0,
     records_out bigint NOT NULL DEFAULT 0,
     records_rejected bigint NOT NULL DEFAULT 0,
+    records_filtered bigint NOT NULL DEFAULT 0, -- dropped on purpose
+    records_added bigint NOT NULL DEFAULT 0,    -- by records of which more than one came
     cpu_seconds double precision NOT NULL DEFAULT 0,
     memory_bytes_peak bigint NOT NULL DEFAULT 0,
     log text,                           -- S3 URI of what the attempt printed
@@ -230,6 +266,17 @@ CREATE TABLE webhook_deliveries (
     delivered_at timestamptz
 );
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (next_try_at) WHERE state = 'pending';
+
+-- The outbox of users' queues: what tasks and jobs have to tell, recorded with their change and sent in its order.
+CREATE TABLE queue_messages (
+    message_id bigint GENERATED ALWAYS AS IDENTITY,
+    queue_url text NOT NULL,
+    job_id uuid NOT NULL,
+    body jsonb NOT NULL,
+    txid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (queue_url, txid, message_id)
+);
 
 CREATE TABLE api_keys (
     key_id uuid PRIMARY KEY,

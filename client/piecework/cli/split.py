@@ -1,0 +1,123 @@
+"""`piecework split`: what an input would be split into."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from piecework.cli.input_options import (
+    Count,
+    Exclude,
+    Format,
+    Include,
+    InputUri,
+    Item,
+    Multiline,
+    ObjectsPerTask,
+    PartBytes,
+    Parts,
+    RowGroups,
+    UploadPath,
+    read_job_file,
+    set_input,
+)
+from piecework.cli.objects import upload_inputs
+from piecework.cli.session import Session, command
+from piecework.errors import InputError
+from piecework.shapes import Split, SplitPart
+
+
+def split(
+    session: Session,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="JOB.yaml", help="Job file, YAML or JSON; - reads standard input.")
+    ] = None,
+    directory: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the job file's local paths are; default: beside it.")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="Pool whose slots suggest the size of parts; default: that of the first stage.")
+    ] = None,
+    show: Annotated[int, typer.Option(metavar="N", min=0, max=1000, help="Parts to show.")] = 20,
+    input_uri: InputUri = None,
+    upload: UploadPath = None,
+    format: Format = None,
+    part_bytes: PartBytes = None,
+    parts: Parts = None,
+    row_groups: RowGroups = None,
+    multiline: Multiline = False,
+    include: Include = None,
+    exclude: Exclude = None,
+    objects_per_task: ObjectsPerTask = None,
+    item: Item = None,
+    count: Count = None,
+) -> None:
+    """Show what a job's input would be split into, without running anything.
+
+    The input is that of a job file, or of options, or of both: options override the file. Local paths are uploaded.
+    """
+    spec, seen_from = read_job_file(file)
+    set_input(
+        spec,
+        uri=input_uri,
+        upload=upload,
+        items=item,
+        count=count,
+        format=format,
+        part_bytes=part_bytes,
+        parts=parts,
+        row_groups=row_groups,
+        multiline=multiline or None,
+        include=include,
+        exclude=exclude,
+        objects_per_task=objects_per_task,
+    )
+    if "input" not in spec:
+        raise InputError("input: nothing to split; give a job file or --input")
+    upload_inputs(session, {"input": spec["input"]}, directory or seen_from)
+    found = session.client.preview_split(spec["input"], pool=pool or _pool(spec), parts_max=show)
+    session.show(found, lambda found: _show(session, found))
+
+
+def _pool(spec: dict[str, Any]) -> str:
+    stages = spec.get("stages")
+    first = stages[0] if isinstance(stages, list) and stages else None
+    return str(first.get("pool", "default")) if isinstance(first, dict) else "default"
+
+
+def _show(session: Session, found: Split) -> None:
+    from piecework.display import number, size, table
+
+    if found["parts"]:
+        rows = ((str(part["index"]), size(part["bytes"]), _place(part)) for part in found["parts"])
+        table(session.out, [">PART", ">SIZE", "INPUT"], rows)
+    about = "" if found["exact"] else "about "
+    aimed = f", aiming at {size(found['part_bytes'])} each" if found["part_bytes"] else ""
+    of = f" of {size(found['bytes'])}" if found["bytes"] is not None else ""
+    session.note(f"{about}{number(found['count'])} parts{of}{aimed}")
+    for note in found["notes"]:
+        session.note(note)
+
+
+def _place(part: SplitPart) -> str:
+    """Where a part is, in short."""
+    source = part["input"]
+    match source["type"]:
+        case "bytes" | "avro_blocks":
+            return f"{source['uri']} bytes {source['start']}-{source['end'] - 1}"
+        case "row_groups":
+            return f"{source['uri']} row groups {source['first']}-{source['first'] + source['count'] - 1}"
+        case "record_batches":
+            return f"{source['uri']} record batches {source['first']}-{source['first'] + source['count'] - 1}"
+        case "objects":
+            first, *others = source["objects"]
+            return f"{first['uri']}" + (f" and {len(others)} more" if others else "")
+        case "item":
+            return repr(source["value"])
+        case "index":
+            return f"index {part['index']} of {source['count']}"
+    return str(source.get("uri", source["type"]))
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "split")(split)

@@ -1,0 +1,29 @@
+"""The user's own place for results is looked at when a job is submitted, not first when all its work is done."""
+
+from botocore.exceptions import ClientError, ParamValidationError
+
+from services.api.connections import Connections
+from services.common.layout import Location
+from services.common.problems import invalid
+
+_REASONS = {
+    "404": "there is no such bucket",
+    "403": "Piecework may not use this bucket; grant its role what docs/api.md lists under Results",
+    "301": "the bucket is in another region; use one in Piecework's region",
+    "400": "S3 refuses this name; check the bucket's name and region",
+}
+
+
+async def check_results_place(api: Connections, place: str | None, field: str = "results") -> None:
+    """Raises a 422 for the field if its bucket is not there for Piecework. (That it may write shows when it does.)"""
+    if place is None:
+        return
+    try:
+        await api.aws.s3.head_bucket(Bucket=Location.parse(place).bucket)
+    except ParamValidationError as error:
+        raise invalid(field, place, "this is not a bucket's name") from error
+    except ClientError as error:
+        reason = _REASONS.get(error.response.get("Error", {}).get("Code", ""))
+        if reason is None:
+            raise
+        raise invalid(field, place, reason) from error

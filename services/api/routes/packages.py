@@ -1,0 +1,49 @@
+"""Ship processors' code: the API hands out a link, the archive goes straight to S3."""
+
+from typing import Annotated, Any
+
+from botocore.exceptions import ClientError
+from fastapi import APIRouter, Body
+
+from services.api.connections import Api, Connections
+from services.api.links import upload_link
+from services.api.problems import BODY
+from services.api.security import Operator
+from services.api.shapes.packages import Package, PackageSpec
+from services.api.strict_json import StrictRoute
+from services.common.layout import Layout
+from services.common.problems import invalid, problems
+
+router = APIRouter(prefix="/packages", tags=["processors"], route_class=StrictRoute)
+
+EXAMPLES: Any = {
+    "small": {"summary": "A few modules", "value": {"sha256": "9f86d081884c7d659a2feaa0c55ad015" * 2, "bytes": 48213}}
+}
+
+
+@router.post("", operation_id="create_package", responses=problems(*BODY, 502), summary="Push a package")
+async def create_package(
+    _key: Operator, api: Api, spec: Annotated[PackageSpec, Body(openapi_examples=EXAMPLES)]
+) -> Package:
+    """Get a link to PUT a zip archive to, unless it is there already. Workers verify its hash before they unpack it."""
+    location = Layout(api.settings.bucket, api.settings.prefix).package(spec.sha256)
+    is_there = await package_bytes(api, spec.sha256) == spec.bytes
+    url = None if is_there else await upload_link(api, location)
+    return Package(sha256=spec.sha256, uri=location.uri, bytes=spec.bytes, url=url)
+
+
+async def check_package(api: Connections, sha256: str | None) -> None:
+    """Raises a 422 for `package` unless it has been pushed."""
+    if sha256 is not None and await package_bytes(api, sha256) is None:
+        raise invalid("package", sha256, "no such package was pushed: `piecework processors push DIR` pushes one")
+
+
+async def package_bytes(api: Connections, sha256: str) -> int | None:
+    location = Layout(api.settings.bucket, api.settings.prefix).package(sha256)
+    try:
+        head = await api.aws.s3.head_object(Bucket=location.bucket, Key=location.key)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "404":
+            raise
+        return None
+    return int(head["ContentLength"])

@@ -1,0 +1,57 @@
+"""See how an input would be split, without running anything."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+
+from services.api.connections import Api
+from services.api.inputs import naming
+from services.api.problems import BODY
+from services.api.security import Submitter
+from services.api.shapes.splits import Split, SplitPart, SplitSpec
+from services.api.strict_json import StrictRoute
+from services.common.problems import invalid, problems
+from services.common.slots import POOL_SLOTS
+from services.common.splitters.preview import part_size, preview
+
+router = APIRouter(prefix="/splits", tags=["jobs"], route_class=StrictRoute)
+
+EXAMPLES: Any = {
+    "array": {"summary": "An array job", "value": {"input": {"type": "range", "count": 10}}},
+    "csv": {
+        "summary": "A CSV in about 100 parts",
+        "value": {
+            "input": {"type": "lines", "uri": "s3://piecework/uploads/flights.csv", "format": "csv", "parts": 100},
+            "pool": "default",
+            "parts_max": 5,
+        },
+    },
+}
+
+
+@router.post("", operation_id="preview_split", responses=problems(*BODY, 502), summary="Preview a split")
+async def preview_split(
+    _key: Submitter, api: Api, spec: Annotated[SplitSpec, Body(openapi_examples=EXAMPLES)]
+) -> Split:
+    """The first parts that an input would be cut into, and how many there would be.
+
+    A few small reads tell it, so of a large input the count is an estimate; `notes` say why.
+    """
+    slots = await api.pool.fetchval(f"SELECT {POOL_SLOTS} FROM (SELECT $1::text AS pool) AS s", spec.pool)
+    if slots is None:
+        raise invalid("pool", spec.pool, "there is no such pool")
+    sources = spec.input if isinstance(spec.input, list) else [spec.input]
+    made = None
+    for number, source in enumerate(sources):
+        with naming(f"input.{number}" if isinstance(spec.input, list) else "input", source):
+            made = await preview(api.aws.s3, source, slots, spec.parts_max, made)
+    assert made is not None
+    parts = [SplitPart(index=index, bytes=part_size(part), input=part) for index, part in enumerate(made.parts)]
+    return Split(
+        count=made.count,
+        bytes=made.bytes,
+        exact=not made.notes,
+        notes=made.notes,
+        part_bytes=made.part_bytes,
+        parts=parts,
+    )

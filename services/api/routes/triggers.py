@@ -1,0 +1,170 @@
+"""Queues whose messages submit jobs: of another system, of another job, of S3 when an object is created."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+import asyncpg
+from asyncpg import Record
+from fastapi import APIRouter, Body, Path, Response
+from pydantic import ValidationError
+from sqlmodel import select
+
+from services.api.connections import Api, Session
+from services.api.idempotency import Registration
+from services.api.pagination import Pages
+from services.api.problems import BODY
+from services.api.queues import check_queue
+from services.api.security import Operator, Viewer
+from services.api.shapes.triggers import Trigger, TriggerPage, TriggerSpec
+from services.api.strict_json import StrictRoute
+from services.common import tables
+from services.common.database import Connection, new_id
+from services.common.jobs import SpecError
+from services.common.problems import conflict, field_path, invalid, not_found, problems
+from services.common.spec import JobSpec
+from services.common.submission import resolve_stages
+from services.common.templates import MissingValue, fill_template
+
+router = APIRouter(prefix="/triggers", tags=["triggers"], route_class=StrictRoute)
+
+TriggerId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
+
+EXAMPLES: Any = {
+    "new files": {
+        "summary": "A job for each new CSV under a prefix",
+        "description": "The bucket sends its `s3:ObjectCreated:*` events to the queue. Needs the processor `noop`.",
+        "value": {
+            "name": "incoming-claims",
+            "queue_url": "https://sqs.eu-west-1.amazonaws.com/123456789012/incoming-claims",
+            "prefix": "s3://claims/incoming/",
+            "suffix": ".csv",
+            "job": {
+                "name": "claims",
+                "input": {"type": "lines", "uri": "{uri}", "format": "csv"},
+                "stages": [{"processor": "noop"}],
+                "labels": {"file": "{filename}"},
+            },
+        },
+    },
+}
+
+# What a created object may be called; other messages have fields that only they know.
+_SAMPLE = {
+    "uri": "s3://bucket/folder/file.csv",
+    "bucket": "bucket",
+    "key": "folder/file.csv",
+    "filename": "file.csv",
+    "stem": "file",
+    "bytes": 1,
+}
+
+_INSERT = """
+    INSERT INTO triggers (trigger_id, name, queue_url, prefix, suffix, match, job)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *"""
+
+
+class _AnyField(dict[str, "_AnyField"]):
+    """A message that has every field."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> "_AnyField":
+        return _AnyField()
+
+
+async def _check_job(connection: Connection, api: Api, template: dict[str, Any]) -> None:
+    """Raises a 422 for what no message can make right."""
+    try:
+        filled = fill_template(template, _SAMPLE | {"message": _AnyField()})
+        await resolve_stages(connection, JobSpec.model_validate(filled), api.settings)
+    except MissingValue as error:
+        mend = f"{error}; a template knows {', '.join(f'{{{name}}}' for name in _SAMPLE)} and {{message.…}}"
+        raise invalid("job", "", mend) from error
+    except SpecError as error:
+        raise invalid(f"job.{error.field}", error.value, error.mend) from error
+    except ValidationError as error:
+        for fault in error.errors():
+            if not isinstance(fault["input"], _AnyField):
+                field = field_path(("body", "job", *fault["loc"]), {"job": filled})
+                raise invalid(field, fault["input"], fault["msg"].removeprefix("Value error, ")) from error
+
+
+@router.post(
+    "",
+    operation_id="create_trigger",
+    status_code=201,
+    response_model=Trigger,
+    responses=problems(*BODY, 409, 502),
+    summary="Create a trigger",
+)
+async def create_trigger(
+    creation: Registration, api: Api, spec: Annotated[TriggerSpec, Body(openapi_examples=EXAMPLES)]
+) -> Response:
+    """Submit a job for every message of a queue, or for every created object that the messages tell of.
+
+    The messages are S3 event notifications (straight, by SNS or by EventBridge), the `output_queue` of another job, or
+    any JSON objects. An event makes one job, however often it is told. A message that can't become a job comes again
+    until the queue's redrive policy takes it away; `error` says why.
+    """
+
+    async def prepare() -> None:
+        await check_queue(api, spec.queue_url, "queue_url")
+
+    async def create(connection: Connection) -> Trigger:
+        await _check_job(connection, api, spec.job)
+        values = (spec.name, spec.queue_url, spec.prefix, spec.suffix, spec.match, spec.job)
+        try:
+            row = await connection.fetchrow(_INSERT, new_id(), *values)
+        except asyncpg.UniqueViolationError as error:
+            raise conflict(f"there is a trigger named {spec.name!r}; delete it or choose another name") from error
+        return Trigger.model_validate(dict(row or {}))
+
+    return await creation.once(create, prepare=prepare)
+
+
+@router.get("", operation_id="list_triggers", summary="List triggers")
+async def list_triggers(_key: Viewer, session: Session, pages: Pages) -> TriggerPage:
+    """Triggers, newest first."""
+    trigger = tables.Trigger
+    rows, next_cursor = await pages.fetch(session, select(trigger), trigger.trigger_id, newest_first=True)
+    return TriggerPage(items=[Trigger.model_validate(row.model_dump()) for row in rows], next_cursor=next_cursor)
+
+
+def _show(row: Record | None, trigger_id: UUID) -> Trigger:
+    if row is None:
+        raise not_found("trigger", trigger_id)
+    return Trigger.model_validate(dict(row))
+
+
+@router.get("/{trigger_id}", operation_id="get_trigger", responses=problems(404), summary="Inspect a trigger")
+async def get_trigger(_key: Viewer, api: Api, trigger_id: TriggerId) -> Trigger:
+    """A trigger with its template, its last job and what went wrong last."""
+    return _show(await api.pool.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", trigger_id), trigger_id)
+
+
+@router.delete(
+    "/{trigger_id}",
+    operation_id="delete_trigger",
+    status_code=204,
+    responses=problems(404),
+    summary="Delete a trigger",
+)
+async def delete_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> None:
+    """Receive no more messages; jobs that it has submitted stay."""
+    _show(await api.pool.fetchrow("DELETE FROM triggers WHERE trigger_id = $1 RETURNING *", trigger_id), trigger_id)
+
+
+_PAUSE = "UPDATE triggers SET paused = $2 WHERE trigger_id = $1 RETURNING *"
+
+
+@router.post("/{trigger_id}/pause", operation_id="pause_trigger", responses=problems(404), summary="Pause a trigger")
+async def pause_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> Trigger:
+    """Leave messages in their queue until the trigger is resumed."""
+    return _show(await api.pool.fetchrow(_PAUSE, trigger_id, True), trigger_id)
+
+
+@router.post("/{trigger_id}/resume", operation_id="resume_trigger", responses=problems(404), summary="Resume a trigger")
+async def resume_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> Trigger:
+    """Receive messages again, those that came meanwhile first."""
+    return _show(await api.pool.fetchrow(_PAUSE, trigger_id, False), trigger_id)

@@ -1,0 +1,62 @@
+"""Triggers: queues whose messages submit jobs."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, Field
+
+from services.api.pagination import Page
+from services.api.shapes.row import Row
+from services.common.fields import Name, Strict
+from services.common.layout import Location
+from services.common.spec import QueueUrl
+
+
+def _check_prefix(prefix: str) -> str:
+    if prefix:
+        Location.parse(prefix)
+    return prefix
+
+
+class TriggerSpec(Strict):
+    """Which messages submit which job."""
+
+    name: Name
+    queue_url: QueueUrl = Field(description="Piecework receives, and deletes, all messages of this queue")
+    prefix: Annotated[str, Field(max_length=1100), AfterValidator(_check_prefix)] = Field(
+        "", description="only created objects whose URI begins so", examples=["s3://claims/incoming/"]
+    )
+    suffix: Annotated[str, Field(max_length=200)] = Field(
+        "", description="only created objects whose URI ends so", examples=[".csv"]
+    )
+    match: dict[Annotated[str, Field(min_length=1, max_length=200)], str | int | float | bool | None] = Field(
+        {},
+        description="fields of a message by dotted path, and what they must be",
+        examples=[{"type": "job.succeeded"}],
+    )
+    job: dict[str, Any] = Field(
+        description="a job specification; in any of its strings `{uri}`, `{bucket}`, `{key}`, `{filename}`, `{stem}` "
+        "and `{bytes}` stand for the created object, `{message.field.field}` for a field of the message"
+    )
+
+
+class Trigger(Row):
+    """A queue whose messages submit jobs."""
+
+    trigger_id: UUID
+    name: str
+    queue_url: str
+    prefix: str
+    suffix: str
+    match: dict[str, Any]
+    paused: bool
+    last_job_id: UUID | None
+    last_message_at: datetime | None
+    error: str | None = Field(description="why the last message could not become a job; it comes again")
+    created_at: datetime
+    job: dict[str, Any]
+
+
+class TriggerPage(Page[Trigger]):
+    """Triggers, newest first."""

@@ -1,0 +1,81 @@
+"""gzip and zstd streams of any number of members, decompressed piece by piece: memory stays flat."""
+
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+_PIECE_BYTES = 4 << 20
+_ZSTD_SLICE_BYTES = 32 << 10  # zstd can't be told how much to give at once
+
+
+class DamagedStream(ValueError):
+    """What was fed is no stream of that compression, or ends too early; the message says where."""
+
+
+class Decompressor:
+    """`feed` it all bytes in order, then `finish`. `position` is how many bytes were taken."""
+
+    def __init__(self, compression: str) -> None:
+        self.position = 0
+        self._compression = compression
+        self._member: Any = None
+        self._padding = False
+        self._errors: tuple[type[Exception], ...] = (zlib.error,)
+        if compression == "zstd":
+            import zstandard  # by those who need it, when they need it
+
+            self._zstandard = zstandard
+            self._errors = (zstandard.ZstdError,)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What the bytes are decompressed, in pieces of a few MiB. Raises DamagedStream."""
+        try:
+            yield from self._gzip(data) if self._compression == "gzip" else self._zstd(data)
+        except self._errors as error:
+            raise DamagedStream(
+                f"the {self._compression} stream is damaged near its compressed byte {self.position}: {error}"
+            ) from None
+
+    def finish(self) -> None:
+        """Raises DamagedStream if the last member is not complete."""
+        if self._member is not None:
+            raise DamagedStream(
+                f"the {self._compression} stream is truncated: it breaks off at its compressed byte {self.position}"
+            )
+
+    def _gzip(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._member is None:
+                self._padding = self._padding or data[0] == 0
+                if self._padding:  # zeros after the last member, as tapes and tar leave them
+                    if data.strip(b"\0"):
+                        raise zlib.error("no gzip member where one must begin")
+                    self.position += len(data)
+                    return
+                self._member = zlib.decompressobj(wbits=31)
+            member = self._member
+            piece = member.decompress(data, _PIECE_BYTES)
+            rest = member.unused_data if member.eof else member.unconsumed_tail
+            self.position += len(data) - len(rest)
+            data = rest
+            if member.eof:
+                self._member = None
+            if piece:
+                yield piece
+            elif not rest:
+                return
+
+    def _zstd(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), _ZSTD_SLICE_BYTES):
+            rest = data[start : start + _ZSTD_SLICE_BYTES]
+            while rest:
+                if self._member is None:
+                    self._member = self._zstandard.ZstdDecompressor().decompressobj()
+                piece = self._member.decompress(rest)
+                left = self._member.unused_data if self._member.eof else b""
+                self.position += len(rest) - len(left)
+                rest = left
+                if self._member.eof:
+                    self._member = None
+                if piece:
+                    yield piece

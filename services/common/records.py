@@ -1,0 +1,80 @@
+"""Record arithmetic: what went into a stage came out, was rejected, or was dropped on purpose; else the job says so.
+
+in + added = out + rejected + filtered, of the attempts that won. (A record that becomes a list of n adds n - 1.)
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+COUNTS = ("in", "out", "rejected", "filtered", "added")
+
+# SQL: the sums of a stage's counters by name; `s` is the row of stages.
+SUM_RECORDS = f"""
+    SELECT {", ".join(f"coalesce(sum(records_{name}), 0)::bigint AS records_{name}" for name in COUNTS)}
+    FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage"""
+
+# SQL: whether the stage's processor says that dropping records is meant.
+FILTERS = """
+    SELECT coalesce((p.spec ->> 'filters')::boolean, false) AS filters
+    FROM processors AS p WHERE p.name = s.processor AND p.version = s.processor_version"""
+
+
+class StageRecords(BaseModel):
+    """The records of a stage's attempts that won."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    into: int = Field(alias="in")
+    out: int
+    rejected: int
+    filtered: int = Field(description="dropped by the processor")
+    added: int = Field(description="beyond one for each that went in, where a record became a list")
+    balanced: bool | None = Field(
+        description="whether in + added = out + rejected + filtered, where filtered counts only if the processor says "
+        "`filters: true`, and in is what came out of the stage before; null: what went in was not counted"
+    )
+
+
+def check_records(stages: Sequence[Mapping[str, Any]]) -> tuple[list[StageRecords], list[str]]:
+    """The records of a job's stages, in order, and what does not come out even, in words.
+
+    Of each stage: name, kind, state, tasks_from, tolerated_failures, filters, and its counters' sums (SUM_RECORDS).
+    """
+    records, warnings = [], []
+    for number, stage in enumerate(stages):
+        counted = stage["kind"] == "map" and stage["records_in"] > 0  # else they are made there, or not counted
+        wrong = [_gap(stage), number and _break(stages[number - 1], stage)] if counted else []
+        said = [f"stage {stage['name']}: {sentence}" for sentence in wrong if sentence]
+        sums = {name: stage[f"records_{name}"] for name in COUNTS}
+        records.append(StageRecords.model_validate({**sums, "balanced": not said if counted else None}))
+        warnings += said
+    return records, warnings
+
+
+def _gap(stage: Mapping[str, Any]) -> str | None:
+    """What does not come out even within a stage."""
+    names = ["in", *(["added"] if stage["records_added"] else []), "out", "rejected"]
+    names += ["filtered"] if stage["records_filtered"] else []
+    said = ", ".join(f"{stage[f'records_{name}']:,} {name}" for name in names)
+    said = said.replace(" in,", " records in,", 1)
+    gone = stage["records_out"] + stage["records_rejected"] + stage["records_filtered"]
+    missing = stage["records_in"] + stage["records_added"] - gone
+    if missing > 0:
+        return f"{said}: {missing:,} {'is' if missing == 1 else 'are'} unaccounted for"
+    if missing < 0:
+        return f"{said}: {-missing:,} more than went in"
+    if stage["records_filtered"] and not stage["filters"]:
+        return f"{said}, but its processor does not say that it filters (`filters: true`)"
+    return None
+
+
+def _break(before: Mapping[str, Any], stage: Mapping[str, Any]) -> str | None:
+    """What does not come out even between two stages, where each task works on the output of one before it."""
+    follows = stage["tasks_from"] in ("successes", "outputs") and before["kind"] == "map"
+    counted = any(before[f"records_{name}"] for name in COUNTS)
+    whole = all(s["state"] in ("merging", "succeeded") and not s["tolerated_failures"] for s in (before, stage))
+    if not (follows and counted and whole) or stage["records_in"] == before["records_out"]:
+        return None
+    return f"{stage['records_in']:,} records in, but {before['records_out']:,} came out of stage {before['name']}"

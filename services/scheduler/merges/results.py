@@ -1,0 +1,119 @@
+"""The result files of a job, by its merge: joined, reduced, or left where they are; rejects beside them."""
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from services.common.layout import Layout, Location
+from services.common.spec import ConcatMerge, Merge, NoMerge
+from services.scheduler.loop import Grid
+from services.scheduler.merges.concatenate import Extent, Source, concatenate
+from services.scheduler.merges.outputs import (
+    OUTPUTS,
+    REJECTS,
+    Facts,
+    Objects,
+    Stages,
+    file_facts,
+    further_outputs,
+    measure,
+    read_sources,
+    source_of,
+    succeeded_tasks,
+)
+
+FILES_MAX = 1000  # parts listed as result files when nothing is merged; the manifest always lists all
+_MERGE: TypeAdapter[Merge] = TypeAdapter(Merge)
+_LAST = """
+    SELECT output FROM tasks WHERE job_id = $1 AND stage = $2 AND state = 'succeeded' ORDER BY index DESC LIMIT 1"""
+
+
+class Results:
+    """Makes the results of a job whose last stage has ended.
+
+    `job` has job_id, the merge, the place of its results, and of its last stage the number and its processor's further
+    `outputs`.
+    """
+
+    def __init__(self, grid: Grid, job: Mapping[str, Any]) -> None:
+        self._grid = grid
+        self._job = job
+        self._layout = Layout(grid.settings.bucket, grid.settings.prefix)
+
+    def place(self, filename: str) -> Location:
+        """Where a result goes: the user's own place, or Piecework's."""
+        return self._layout.result(self._job["job_id"], filename, self._job["results"])
+
+    async def write(self) -> list[Facts]:
+        """Write all but the manifest; returns the facts of the files."""
+        merge = _MERGE.validate_python(self._job["merge"])
+        if isinstance(merge, NoMerge):
+            files = await self._list_parts()
+        elif isinstance(merge, ConcatMerge):
+            files = await self._join_outputs(merge.filename)
+        else:
+            files = await self._publish_reduced(merge.filename)
+        rejects = await measure(self._grid.pool, self._job["job_id"], (0, self._job["stage"]), REJECTS)
+        if rejects.sources:
+            files.append(await self._join((0, self._job["stage"]), REJECTS, self.place("rejects.jsonl"), rejects))
+        return files
+
+    async def join_stage(self) -> Facts:
+        """Join the stage's outputs to one interim object, for the next stage to split anew."""
+        return await self._join_of_stage(OUTPUTS, self._layout.joined(self._job["job_id"], self._job["stage"]))
+
+    async def _join_outputs(self, filename: str) -> list[Facts]:
+        wanted = [(filename, OUTPUTS)]
+        wanted += [(name, further_outputs(key)) for key, name in sorted((self._job["outputs"] or {}).items())]
+        return [await self._join_of_stage(objects, self.place(name)) for name, objects in wanted]
+
+    async def _join_of_stage(self, objects: Objects, target: Location) -> Facts:
+        stages = (self._job["stage"], self._job["stage"])
+        extent = await measure(self._grid.pool, self._job["job_id"], stages, objects)
+        return await self._join(stages, objects, target, extent)
+
+    async def _join(self, stages: Stages, objects: Objects, target: Location, extent: Extent) -> Facts:
+        sources = read_sources(self._grid.pool, self._job["job_id"], stages, objects)
+        return await self._concatenate(target, sources, extent)
+
+    async def _concatenate(self, target: Location, sources: AsyncIterator[Source], extent: Extent) -> Facts:
+        name = PurePosixPath(target.key).name
+        sections = self._layout.sections(self._job["job_id"], self._job["stage"], name)
+        joined = await concatenate(self._grid.aws.s3, target, sources, extent, sections)
+        return file_facts(target, joined.bytes, joined.crc32)
+
+    async def _publish_reduced(self, filename: str | None) -> list[Facts]:
+        """Copy what the reduce's last task made to the results; nothing if that is only a value."""
+        output = await self._grid.pool.fetchval(_LAST, self._job["job_id"], self._job["stage"]) or {}
+        made = [(filename or _name(output), output)] if "uri" in output else []
+        made += [(_name(facts), facts) for _, facts in sorted(output.get("files", {}).items())]
+        files = []
+        for name, facts in made:
+            source = source_of(facts)
+            files.append(await self._concatenate(self.place(name), _alone(source), Extent(1, source.bytes)))
+        return files
+
+    async def _list_parts(self) -> list[Facts]:
+        files: list[Facts] = []
+        async for task in succeeded_tasks(self._grid.pool, self._job["job_id"], self._job["stage"], self._job["stage"]):
+            files += _part_files(task["index"], task["output"] or {})
+            if len(files) > FILES_MAX:
+                return []
+        return files
+
+
+def _part_files(index: int, output: Facts) -> list[Facts]:
+    """The objects of one part: `00000007.csv`, and of further outputs `00000007-summary.json`."""
+    made = [(f"{index:08d}{PurePosixPath(output['uri']).suffix}", output)] if "uri" in output else []
+    made += [(f"{index:08d}-{_name(facts)}", facts) for _, facts in sorted(output.get("files", {}).items())]
+    return [file_facts(Location.parse(facts["uri"]), facts["bytes"], facts.get("crc32"), name) for name, facts in made]
+
+
+def _name(facts: Facts) -> str:
+    return PurePosixPath(facts["uri"]).name
+
+
+async def _alone(source: Source) -> AsyncIterator[Source]:
+    yield source

@@ -1,0 +1,79 @@
+"""What all planning has in common: a chunk of tasks and its cursor are one transaction, and so is its failure.
+
+A chunk is read outside the transaction: it (or its error) counts only if no other scheduler has planned it meanwhile.
+"""
+
+from typing import Any
+from uuid import UUID
+
+import structlog
+from botocore.exceptions import ClientError, ParamValidationError
+
+from services.common.database import Connection
+from services.common.jobs import fail_job, notify_jobs
+from services.common.lifecycle import plan_same_tasks, plan_tasks
+from services.common.splitters import Chunk, SplitError
+from services.scheduler.loop import Grid
+
+log = structlog.get_logger()
+
+_LOCK = """
+    SELECT s.task_count FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = $2
+    WHERE j.job_id = $1 AND j.state = 'running' AND NOT s.planned AND s.plan_cursor IS NOT DISTINCT FROM $3
+    FOR SHARE OF j FOR UPDATE OF s SKIP LOCKED"""
+
+_SAVE = """
+    UPDATE stages SET plan_cursor = $3, planned = $4, task_count = task_count + $5, state = 'running',
+        started_at = coalesce(started_at, now())
+    WHERE job_id = $1 AND stage = $2"""
+
+
+async def lock_plan(connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any] | None) -> int | None:
+    """How many tasks the stage has by now, locked; None if its plan is no longer where `cursor` says."""
+    count: int | None = await connection.fetchval(_LOCK, job_id, stage, cursor)
+    return count
+
+
+async def save_plan(
+    connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any], done: bool, count: int
+) -> None:
+    """Say that `count` more tasks are planned, up to `cursor`. Needs the lock."""
+    await connection.execute(_SAVE, job_id, stage, cursor, done, count)
+    await notify_jobs(connection)
+
+
+async def save_chunk(grid: Grid, job_id: UUID, stage: int, chunk: Chunk, cursor: dict[str, Any] | None) -> None:
+    """Make the chunk's tasks, unless another scheduler has done so since `cursor` was read."""
+    async with grid.pool.acquire() as connection, connection.transaction():
+        first = await lock_plan(connection, job_id, stage, cursor)
+        if first is None:
+            return
+        count = len(chunk.inputs) * chunk.repeat
+        if chunk.repeat > 1:
+            await plan_same_tasks(connection, job_id, stage, first, chunk.inputs[0], count)
+        elif chunk.inputs:
+            await plan_tasks(connection, job_id, stage, first, chunk.inputs)
+        await save_plan(connection, job_id, stage, chunk.cursor, chunk.done, count)
+
+
+async def fail_plan(grid: Grid, job_id: UUID, stage: int, message: str, cursor: dict[str, Any] | None) -> None:
+    """Fail the job, unless another scheduler has got on with the plan since `cursor` was read."""
+    error = {"type": "split_failed", "message": message, "stage": stage}
+    async with grid.pool.acquire() as connection, connection.transaction():
+        if await lock_plan(connection, job_id, stage, cursor) is None:
+            return
+        await fail_job(connection, job_id, error, stage=stage)
+        log.info("split failed", job=str(job_id), stage=stage, error=message)
+
+
+def explain(error: Exception, where: str | None) -> str:
+    """Why what is at `where` can't be split, for the job's user."""
+    if isinstance(error, SplitError):
+        return str(error)
+    if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
+        return f"can't read {where}: the object was replaced while it was being split"
+    if isinstance(error, ParamValidationError):
+        return f"can't read {where}: S3 has no such names of buckets or keys"
+    if not isinstance(error, ClientError):
+        log.exception("split broke", exc_info=error)
+    return f"can't read {where}: {error}"

@@ -1,0 +1,95 @@
+"""Triggers: messages in users' queues become jobs, one for each event, however often it is told."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+from asyncpg import Record
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
+
+from services.common.database import Connection
+from services.common.jobs import SpecError
+from services.common.spec import JobSpec
+from services.common.submission import submit_job
+from services.common.templates import MissingValue, fill_template
+from services.scheduler.events import Event, UnreadableMessage, read_events
+from services.scheduler.loop import Grid
+
+log = structlog.get_logger()
+
+WAIT_SECONDS = 5  # of a receive: how late a paused trigger may still fire, or a new one first listens
+MESSAGES_MAX = 10  # SQS gives no more at once
+
+# What the message (or the template) is to blame for: it comes again, until the queue's redrive policy takes it away.
+_UNUSABLE = (UnreadableMessage, MissingValue, ValidationError, SpecError, LookupError, TypeError, ValueError)
+
+_TRIGGERS = "SELECT trigger_id, name, queue_url, prefix, suffix, match, job FROM triggers WHERE NOT paused"
+
+# A trigger that was paused or deleted since the receive leaves its messages alone.
+_HOLD = "SELECT FROM triggers WHERE trigger_id = $1 AND NOT paused FOR UPDATE"
+
+_FIRED = """
+    UPDATE triggers SET last_job_id = coalesce($2, last_job_id), last_message_at = now(), error = NULL
+    WHERE trigger_id = $1"""
+
+
+async def step(grid: Grid) -> bool:
+    """Wait a little for messages of every trigger's queue; True while there are triggers."""
+    triggers = await grid.pool.fetch(_TRIGGERS)
+    await asyncio.gather(*(_listen(grid, trigger) for trigger in triggers))
+    return bool(triggers)
+
+
+async def _listen(grid: Grid, trigger: Record) -> None:
+    queue = {"QueueUrl": trigger["queue_url"]}
+    try:
+        answer = await grid.aws.sqs.receive_message(
+            **queue, MaxNumberOfMessages=MESSAGES_MAX, WaitTimeSeconds=WAIT_SECONDS
+        )
+        for message in answer.get("Messages", []):
+            if await _fire(grid, trigger, message):
+                await grid.aws.sqs.delete_message(**queue, ReceiptHandle=message["ReceiptHandle"])
+    except (ClientError, BotoCoreError, OSError) as error:
+        await _blame(grid, trigger, f"can't read the queue: {error}")
+        await asyncio.sleep(WAIT_SECONDS)
+
+
+async def _fire(grid: Grid, trigger: Record, message: dict[str, Any]) -> bool:
+    """Submit what the message asks for, in one transaction; False if it is to come again."""
+    try:
+        wanted = {name: trigger[name] for name in ("prefix", "suffix", "match")}
+        events = read_events(message["MessageId"], message["Body"], **wanted)
+        async with grid.pool.acquire() as connection, connection.transaction():
+            if await connection.fetchrow(_HOLD, trigger["trigger_id"]) is None:
+                return False
+            submitted = [await _submit(connection, grid, trigger, event) for event in events]
+            last = next((job_id for job_id in reversed(submitted) if job_id), None)
+            await connection.execute(_FIRED, trigger["trigger_id"], last)
+        return True
+    except _UNUSABLE as error:
+        await _blame(grid, trigger, f"message {message['MessageId']}: {error}")
+        return False
+
+
+async def _submit(connection: Connection, grid: Grid, trigger: Record, event: Event) -> UUID | None:
+    """The job's id; None if this event has made its job already."""
+    spec = JobSpec.model_validate(fill_template(trigger["job"], event.values))
+    try:
+        async with connection.transaction():
+            return await submit_job(
+                connection,
+                spec,
+                settings=grid.settings,
+                trigger_id=trigger["trigger_id"],
+                trigger_message=event.key,
+            )
+    except asyncpg.UniqueViolationError:
+        return None
+
+
+async def _blame(grid: Grid, trigger: Record, error: str) -> None:
+    log.warning("trigger failed", trigger=trigger["name"], error=error)
+    await grid.pool.execute("UPDATE triggers SET error = $2 WHERE trigger_id = $1", trigger["trigger_id"], error)

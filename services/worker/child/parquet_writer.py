@@ -1,0 +1,150 @@
+"""Records written as Parquet; by pyarrow, which only tasks that write it import."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from services.worker.child.errors import Malformed
+
+_BATCH_ROWS = 10_000  # the first so many tell the schema
+_GROUP_ROWS = 1_000_000
+_GROUP_BYTES = 128 << 20  # in memory; a row group is what a reader takes at once
+
+Refuse = Callable[[Any, str, int], None]
+
+
+class ParquetWriter:
+    """Columns and their types are those of the first 10,000 rows; later rows that do not fit are refused.
+
+    A row is judged when its batch is full. So `origin` tells, when it is written, where the row comes from, and
+    `refuse` is told of the origin, the reason, and how many rows of the origin are taken back.
+    """
+
+    header_bytes = 0
+
+    def __init__(self, path: Path, origin: Callable[[], Any], refuse: Refuse) -> None:
+        self._path = path
+        self._origin = origin
+        self._refuse = refuse
+        self._waiting: list[tuple[Any, Sequence[Any]]] = []  # rows by their origin
+        self._waiting_rows = 0
+        self._batches: list[Any] = []
+        self._rows = self._bytes = 0  # of the batches
+        self._schema: Any = None
+        self._file: Any = None
+
+    def write(self, record: Any) -> None:
+        self.write_all((record,))
+
+    def write_all(self, records: Sequence[Any]) -> None:
+        for record in records:
+            if not isinstance(record, Mapping):
+                raise Malformed(f"a Parquet row must be a dict, this is of type {type(record).__name__}")
+            if self._schema is not None and not record.keys() <= self._names:
+                raise Malformed(f"the record has the keys {list(record)}, the columns are {self._schema.names}")
+        self._waiting.append((self._origin(), records))
+        self._waiting_rows += len(records)
+        if self._waiting_rows >= _BATCH_ROWS:
+            self._convert()
+
+    def close(self) -> None:
+        """Without a row there is no file: nothing tells its columns."""
+        if self._waiting_rows:
+            self._convert()
+        self._write_group()
+        if self._file is not None:
+            self._file.close()
+
+    def _convert(self) -> None:
+        """Make a batch of the waiting rows, but for those that do not fit."""
+        import pyarrow
+
+        waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
+        rows = [row for _, records in waiting for row in records]
+        if self._schema is None:
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            self._schema = pyarrow.schema([(str(name), _type_of([row.get(name) for row in rows])) for name in names])
+            self._names = set(names)
+        try:
+            self._add(_batch(rows, self._schema))
+        except Malformed:
+            for origin, records in waiting:
+                try:
+                    self._add(_batch(records, self._schema))
+                except Malformed as error:
+                    self._refuse(origin, str(error), len(records))
+
+    def _add(self, batch: Any) -> None:
+        self._batches.append(batch)
+        if (
+            sum(b.num_rows for b in self._batches) >= _GROUP_ROWS
+            or sum(b.nbytes for b in self._batches) >= _GROUP_BYTES
+        ):
+            self._write_group()
+
+    def _write_group(self) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        if self._batches:
+            if self._file is None:
+                self._file = pyarrow.parquet.ParquetWriter(self._path, self._schema)
+            table = pyarrow.Table.from_batches(self._batches, self._schema)
+            self._file.write_table(table, row_group_size=max(1, table.num_rows))
+            self._batches, self._rows, self._bytes = [], 0, 0
+
+
+def _type_of(values: list[Any]) -> Any:
+    """The type that holds all the values, or else that of the first one; text if there is none."""
+    import pyarrow
+
+    try:
+        found = pyarrow.array(values).type
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
+        first = next(value for value in values if value is not None)
+        try:
+            found = pyarrow.array([first]).type
+        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
+            return pyarrow.string()
+    return pyarrow.string() if pyarrow.types.is_null(found) else found
+
+
+def _batch(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
+    """Raises Malformed, which names a column that does not fit."""
+    import pyarrow
+
+    columns = [_column(field, [row.get(field.name) for row in rows]) for field in schema]
+    return pyarrow.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _column(field: Any, values: list[Any]) -> Any:
+    import pyarrow
+
+    try:
+        column = pyarrow.array(values, type=field.type)
+        if _has_fields(field.type) and not _holds(field.type, pyarrow.array(values).type):
+            raise Malformed(f"column {field.name!r} is of type {field.type}, the record has further fields in it")
+    except (pyarrow.ArrowException, TypeError, OverflowError) as error:
+        raise Malformed(f"column {field.name!r} is of type {field.type}: {error}") from None
+    return column
+
+
+def _has_fields(kind: Any) -> bool:
+    """pyarrow leaves out what a struct has no field for, at any depth."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
+        return True
+    return pyarrow.types.is_list(kind) and _has_fields(kind.value_type)
+
+
+def _holds(kind: Any, found: Any) -> bool:
+    """Whether every field of the found type is one of this type's, too."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind) and pyarrow.types.is_struct(found):
+        names = {field.name for field in kind}
+        return all(field.name in names and _holds(kind.field(field.name).type, field.type) for field in found)
+    if pyarrow.types.is_list(kind) and pyarrow.types.is_list(found):
+        return _holds(kind.value_type, found.value_type)
+    return True

@@ -1,0 +1,78 @@
+"""What is done to a task's input before its processor may see it: made of what was fetched, and checked."""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+from services.common.csv_dialect import CsvDialect
+from services.common.decompress import DamagedStream, Decompressor
+from services.worker.child.arrow import extract_record_batches
+from services.worker.child.errors import TaskError
+from services.worker.child.parquet import extract_row_groups
+
+_READ_BYTES = 1 << 20
+
+
+def prepare(steps: list[dict[str, Any]], input: Path) -> None:
+    """Raises TaskError (input_invalid)."""
+    for step in steps:
+        match step["step"]:
+            case "row_groups":
+                extract_row_groups(Path(step["source"]), step["row_groups"], input)
+            case "record_batches":
+                extract_record_batches(Path(step["source"]), step["batches"], input)
+            case "decompress":
+                _decompress(step, input)
+            case "check_quotes":
+                _check_quotes(step, input)
+
+
+def _decompress(step: dict[str, Any], input: Path) -> None:
+    """Write the header, what is in the `whole` compressed bytes but `skip` of it, and the first `tail` of the rest."""
+    source = Path(step["source"])
+    with source.open("rb") as compressed, input.open("wb") as target:
+        target.write(step["header"].encode())
+        try:
+            skip, left = step["skip"], step["whole"]
+            decompressor = Decompressor(step["compression"])
+            while left and (data := compressed.read(min(left, _READ_BYTES))):
+                left -= len(data)
+                for piece in decompressor.feed(data):
+                    target.write(piece[skip:])
+                    skip = max(0, skip - len(piece))
+            decompressor.finish()
+            tail, decompressor = step["tail"], Decompressor(step["compression"])
+            while tail and (data := compressed.read(_READ_BYTES)):
+                for piece in decompressor.feed(data):
+                    target.write(piece[:tail])
+                    tail = max(0, tail - len(piece))
+        except DamagedStream as error:
+            raise TaskError("input_invalid", f"the input can't be decompressed: {error}", retryable=False) from None
+    source.unlink()
+
+
+def _check_quotes(step: dict[str, Any], input: Path) -> None:
+    """A part of whole records ends outside quotes.
+
+    The split cuts at line ends. The first cut that fell into a quoted field ends a part that begins right, and that
+    part is found here; so no torn record goes unnoticed, whatever reads the part.
+    """
+    if input.stat().st_size == 0:
+        return
+    dialect = CsvDialect.of_part(step["csv"], step["format"])
+    if dialect.plain:
+        return
+    with input.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        opened = dialect.left_open(data)
+        if opened is None:
+            return
+        record = data.rfind(b"\n", 0, opened) + 1
+        line = len(data[:record].split(b"\n"))
+    uri, byte = step["source"]["uri"], step["source"]["byte"]
+    at = f"byte {byte + record}" if byte is not None else f"byte {record} of this part"
+    raise TaskError(
+        "input_invalid",
+        f"{uri}: the record at {at} (line {line} of this part) has a quote that the part's end leaves open: if quoted "
+        "fields may hold newlines, set `multiline: true` in the job's input; otherwise a quote is missing there",
+        retryable=False,
+    )

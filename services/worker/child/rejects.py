@@ -1,0 +1,50 @@
+"""rejects.jsonl: the records that were set aside, where each came from, and why."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from services.worker.child.errors import TaskError
+
+
+class Rejects:
+    """The open file, which is not there before it has a line."""
+
+    def __init__(self, path: Path, limit: int | None, task: Mapping[str, Any]) -> None:
+        """`task` says its stage and index, and under `sources` which object each of its files is a part of."""
+        self.count = 0
+        self._path = path
+        self._limit = limit
+        self._stage, self._index, self._sources = task["stage"], task["index"], task["sources"]
+        self._files = ExitStack()
+
+    def add(self, path: Path, number: int, offset: int | None, reason: str, record: Any) -> None:
+        """Record `number` (from 1) of the part, `offset` bytes into the file, if it can be told.
+
+        Raises TaskError (rejects_exceeded) when there are more than the stage allows.
+        """
+        if self.count == 0:
+            self._file = self._files.enter_context(self._path.open("w"))
+        self.count += 1
+        source = {**self._origin(path.name, offset), "record": number}
+        line = {"stage": self._stage, "index": self._index, "source": source, "reason": reason, "record": record}
+        self._file.write(json.dumps(line, default=str) + "\n")
+        if self._limit is not None and self.count > self._limit:
+            message = f"more than rejects_max = {self._limit} records were rejected, the last one because: {reason}"
+            raise TaskError("rejects_exceeded", message, retryable=False)
+
+    def _origin(self, name: str, offset: int | None) -> dict[str, Any]:
+        """The object that the file is a part of, and where in it the record begins."""
+        origin = self._sources.get(name)
+        if origin is None:
+            return {}
+        byte = origin["byte"]
+        return {"uri": origin["uri"]} | ({} if byte is None or offset is None else {"byte": byte + offset})
+
+    def __enter__(self) -> "Rejects":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()

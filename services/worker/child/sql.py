@@ -1,0 +1,179 @@
+"""A DuckDB query of a part: the part is the view `input`, and each declared input a view by its name.
+
+The columns of CSV are text, as they are for record functions, and JSON's strings stay text: DuckDB would guess types
+from what it sees of a part, and might guess others for the next.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.worker.child.counts import COUNTS
+from services.worker.child.errors import TaskError
+from services.worker.child.rejects import Rejects
+from services.worker.child.sql_views import View, create_view, text
+
+_PARAM = re.compile(r"\{params\.([A-Za-z_][A-Za-z0-9_]*)\}")
+_MEMORY_SHARE = 0.6  # of what the task may use; DuckDB does not count all that it takes
+_FORMATS = {
+    "jsonl": "FORMAT json",
+    "csv": "FORMAT csv, HEADER",
+    "parquet": "FORMAT parquet",
+    "compact": "FORMAT parquet, ROW_GROUP_SIZE 1000000, ROW_GROUP_SIZE_BYTES '128MB'",
+}
+# A line with several errors has several rows, and each pass over a file has a scan of its own.
+_REJECTS = """
+    SELECT file_path, line, line_byte_position, first(csv_line), first(error_message)
+    FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
+    GROUP BY ALL ORDER BY file_path, line_byte_position"""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a query may take, and where it may put what its memory can't hold."""
+
+    memory_bytes: int
+    threads: int
+    spill: Path
+
+
+def run_query(
+    query: str,
+    *,
+    input: Path,
+    format: str | None,
+    options: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    output: Path,
+    output_format: str,
+    params: Mapping[str, Any],
+    room: Room,
+    rejected: Rejects,
+) -> dict[str, int]:
+    """Write the query's rows to the output; returns how many records were read, written, rejected, and so on.
+
+    Raises TaskError: with DuckDB's own words for a query that can't be run, and for data that it can't take.
+    """
+    import duckdb
+
+    try:
+        with duckdb.connect(config=_settings(room, output_format)) as connection:
+            prepared, values = _prepare(connection, query, params)
+            view = create_view(connection, "input", input, format, options, rejected=rejected, spill=room.spill)
+            for name, path in inputs.items():
+                create_view(connection, name, path, spill=room.spill)
+            if view is None:
+                output.touch()
+                return dict.fromkeys(COUNTS, 0)
+            _lock_up(connection, room, inputs)
+            records_out = _copy(connection, prepared, values, output, output_format)
+            records_in = _count_read(connection, view)
+            _keep_rejects(connection, rejected)
+    except duckdb.Error as error:
+        raise _explain(error) from None
+    records_in += rejected.count
+    gone = records_in - rejected.count - records_out
+    return {
+        "records_in": records_in,
+        "records_out": records_out,
+        "records_rejected": rejected.count,
+        "records_filtered": max(0, gone),
+        "records_added": max(0, -gone),
+    }
+
+
+def _settings(room: Room, output_format: str) -> dict[str, Any]:
+    room.spill.mkdir()
+    return {
+        "threads": room.threads,
+        "memory_limit": f"{int(room.memory_bytes * _MEMORY_SHARE)}B",
+        "temp_directory": str(room.spill),
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        # Else there are no row groups by bytes. One thread keeps the order all the same.
+        "preserve_insertion_order": output_format != "compact",
+    }
+
+
+def _lock_up(connection: Any, room: Room, inputs: Mapping[str, Path]) -> None:
+    """From now on the query reads and writes nothing but the task's own files and the inputs it declares."""
+    connection.execute(f"SET allowed_directories = [{text(room.spill.parent)}]")
+    connection.execute(f"SET allowed_paths = [{', '.join(map(text, inputs.values()))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET enable_profiling = 'no_output'")  # tells how many rows are read
+    connection.execute("SET disabled_optimizers = 'type_pushdown'")  # it takes TRY_CAST of CSV for CAST (DuckDB 2.0.1)
+    connection.execute("SET lock_configuration = true")
+
+
+def _prepare(connection: Any, query: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The query with `$NAME` for `{params.NAME}`, and the values of these. Raises TaskError (processor_load)."""
+    names = set(_PARAM.findall(query))
+    if missing := sorted(names - params.keys()):
+        raise _refuse(f"has {{params.{missing[0]}}}, but the stage's params have no {missing[0]!r}: add it to them")
+    statements = connection.extract_statements(_PARAM.sub(r"$\1", query))
+    if len(statements) != 1 or statements[0].type.name != "SELECT":
+        raise _refuse("must be one SELECT")
+    (statement,) = statements
+    if quoted := sorted(names - statement.named_parameters):
+        raise _refuse(f"has {{params.{quoted[0]}}} inside quotes, where no value can stand: write it without")
+    if unknown := sorted(statement.named_parameters - params.keys()):
+        raise _refuse(f"has ${unknown[0]}, but the stage's params have no {unknown[0]!r}: add it to them")
+    return statement.query.rstrip().rstrip(";"), {name: params[name] for name in statement.named_parameters}
+
+
+def _refuse(what: str) -> TaskError:
+    return TaskError("processor_load", f"the query {what}", retryable=False)
+
+
+def _copy(connection: Any, query: str, values: Mapping[str, Any], output: Path, format: str) -> int:
+    """Returns how many rows were written."""
+    connection.execute(f"COPY (\n{query}\n) TO {text(output)} ({_FORMATS[format]})", values or None)
+    (count,) = connection.fetchone()
+    return int(count)
+
+
+def _count_read(connection: Any, view: View) -> int:
+    """The input's records that the query has read: of Parquet as the footers tell, of the others as it was scanned."""
+    scanned: dict[str, int] = {}
+    for operator in _operators(json.loads(connection.get_profiling_information(format="json"))["operator"]):
+        files = operator.get("extra_info", {}).get("Filename(s)", "")
+        if files.split(", ")[0] in view.scanned:
+            scanned[files] = max(scanned.get(files, 0), operator["rows_scanned"])
+    return view.rows + sum(scanned.values())
+
+
+def _operators(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for node in nodes:
+        yield node
+        yield from _operators(node.get("children", []))
+
+
+def _keep_rejects(connection: Any, rejected: Rejects) -> None:
+    """Set aside the lines that the CSV reader could not take; their text is what it was."""
+    import duckdb
+
+    try:
+        if not connection.execute("SELECT 1 FROM reject_errors LIMIT 1").fetchone():
+            return
+    except duckdb.CatalogException:  # no CSV was read
+        return
+    connection.execute(_REJECTS)
+    while row := connection.fetchone():
+        path, line, position, shown, reason = row
+        rejected.add(Path(path), line - 1, position - 1, reason, shown)  # the header is line 1, the first byte 1
+
+
+def _explain(error: Any) -> TaskError:
+    """Nothing but want of room passes when it is tried again."""
+    import duckdb
+
+    message = str(error)[:2000]
+    match error:
+        case duckdb.OutOfMemoryException():
+            return TaskError("memory", message)
+        case duckdb.IOException() if "No space left" in message:
+            return TaskError("disk_full", message)
+    return TaskError("exception", message, retryable=False)

@@ -1,0 +1,140 @@
+"""Writers: how records are written to a file."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import UUID
+
+import orjson
+
+from services.worker.child.errors import Malformed
+from services.worker.child.parquet_writer import ParquetWriter, Refuse
+
+_BUFFER_BYTES = 1 << 20
+
+
+class Writer(Protocol):
+    """Writes records to an output file, of which the first `header_bytes` are a header."""
+
+    header_bytes: int
+
+    def write(self, record: Any) -> None:
+        """Raises Malformed if the format can't hold the record."""
+
+    def write_all(self, records: Sequence[Any]) -> None:
+        """All of them or none; raises Malformed."""
+
+    def close(self) -> None: ...
+
+
+def open_writer(format: str, path: Path, origin: Callable[[], Any], refuse: Refuse) -> Writer:
+    """A writer of a new file; the functions are for a format that refuses records late (see ParquetWriter)."""
+    match format:
+        case "csv":
+            return CsvWriter(path)
+        case "parquet":
+            return ParquetWriter(path, origin, refuse)
+        case _:
+            return JsonlWriter(path)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no type for but Parquet and Python do."""
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, (Decimal, UUID, Path)):
+        return str(value)
+    raise TypeError(f"a value of type {type(value).__name__} can't be written as JSON")
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+
+
+# Of these types orjson would write more than the standard writer does.
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
+def encode_json(value: Any) -> bytes:
+    """Compact JSON in UTF-8; raises Malformed.
+
+    By orjson where it writes what the standard writer does: it writes null for a number that is none.
+    """
+    try:
+        encoded = orjson.dumps(value, _plain, _OPTIONS)
+        if b"null" not in encoded:
+            return encoded
+    except orjson.JSONEncodeError:
+        pass
+    try:
+        return _encoder.encode(value).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Malformed(f"can't be written as JSON: {error}") from None
+
+
+class JsonlWriter:
+    header_bytes = 0
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=_BUFFER_BYTES)
+
+    def write(self, record: Any) -> None:
+        self._file.write(encode_json(record) + b"\n")
+
+    def write_all(self, records: Sequence[Any]) -> None:
+        self._file.write(b"".join([encode_json(record) + b"\n" for record in records]))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class CsvWriter:
+    """Columns are the keys of the first record; every other record must have just these."""
+
+    header_bytes = 0
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=_BUFFER_BYTES)
+        self._columns: dict[str, None] = {}
+        self._buffer = io.StringIO(newline="")
+        self._writer = csv.writer(self._buffer)  # its line end makes it quote fields with \r or \n
+
+    def write(self, record: Any) -> None:
+        self.write_all((record,))
+
+    def write_all(self, records: Sequence[Any]) -> None:
+        if not records:
+            return
+        columns = self._columns or self._columns_of(records[0])
+        body = b"".join([self._encode(record, columns) for record in records])
+        if not self._columns:
+            header = self._row(list(columns))
+            self._columns, self.header_bytes = columns, len(header)
+            body = header + body
+        self._file.write(body)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _columns_of(self, record: Any) -> dict[str, None]:
+        return dict.fromkeys(record) if isinstance(record, Mapping) else {}
+
+    def _encode(self, record: Any, columns: Mapping[str, None]) -> bytes:
+        if not isinstance(record, Mapping):
+            raise Malformed(f"a CSV record must be a dict, this is of type {type(record).__name__}")
+        if record.keys() != columns.keys():
+            raise Malformed(f"the record has the keys {list(record)}, the first one had {list(columns)}")
+        return self._row([record[name] for name in columns])
+
+    def _row(self, fields: list[Any]) -> bytes:
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        try:
+            self._writer.writerow(fields)
+            return self._buffer.getvalue().removesuffix("\r\n").encode() + b"\n"
+        except (csv.Error, UnicodeEncodeError) as error:
+            raise Malformed(f"can't be written as CSV: {error}") from None

@@ -1,0 +1,95 @@
+"""One job through every way in which stages chain, and another that its end starts: a real scheduler and worker."""
+
+import json
+from typing import Any
+
+from services.common.aws import Aws
+from services.common.database import Pool, new_id
+from services.common.jobs import register_processor
+from services.common.settings import Settings
+from services.common.spec import JobSpec, ProcessorSpec
+from services.common.submission import submit_job
+from tests.grid import Grid, until
+
+PROCESSORS = {
+    "spread": ProcessorSpec(callable="chains:spread"),
+    "files": ProcessorSpec(callable="chains:write_files", output="files", output_directory=True),
+    "twice": ProcessorSpec(records="chains:twice"),
+    "sum": ProcessorSpec(callable="chains:total", output="sum.json", outputs={"seen": "seen.csv"}),
+}
+TASKS, WIDTH = 3, 5
+NUMBERS = range(TASKS * WIDTH)
+
+
+async def test_a_job_fans_out_twice_waits_splits_anew_and_reduces_in_levels(
+    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any
+) -> None:
+    grid = Grid(settings, pool, aws, tmp_path)
+    await grid.prepare()
+    told = (await aws.sqs.create_queue(QueueName=f"{settings.bucket}-told"))["QueueUrl"]
+    job = {
+        "input": {"type": "range", "count": TASKS},
+        "stages": [
+            {"processor": "spread", "params": {"width": WIDTH}, "fan_out": True},
+            {"processor": "files", "fan_out": True},
+            {"processor": "twice"},
+            {"processor": "sum", "resplit": {"type": "lines", "format": "jsonl", "part_bytes": 50}},
+            {"processor": "sum-of-one", "barrier": True},
+        ],
+        "merge": {"type": "reduce", "processor": "sum", "fan_in": 3, "filename": "total.json"},
+        "output_queue": told,
+    }
+    follower = {
+        "name": "follower",
+        "input": {"type": "lines", "uri": "{message.data.files.0.uri}", "format": "jsonl"},
+        "stages": [{"processor": "twice"}],
+    }
+    async with pool.acquire() as connection, connection.transaction():
+        for name, spec in PROCESSORS.items():
+            await register_processor(connection, name, spec)
+        await register_processor(connection, "sum-of-one", ProcessorSpec(builtin="copy"))
+        await connection.execute(
+            "INSERT INTO triggers (trigger_id, name, queue_url, match, job) VALUES ($1, 'follow', $2, $3, $4)",
+            new_id(),
+            told,
+            {"type": "job.succeeded"},
+            follower,
+        )
+        await connection.execute("UPDATE triggers SET paused = true")
+        job_id = await submit_job(connection, JobSpec.model_validate(job), settings=settings)
+    grid.start_scheduler()
+    grid.start_worker()
+    try:
+        ended = await grid.ended(job_id)
+        messages: list[dict[str, Any]] = []
+
+        async def all_told() -> bool:
+            answer = await aws.sqs.receive_message(QueueUrl=told, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+            for message in answer.get("Messages", []):
+                messages.append(json.loads(message["Body"]))
+            return bool(messages) and messages[-1]["type"].startswith("job.")
+
+        await until(all_told)
+        await aws.sqs.send_message(QueueUrl=told, MessageBody=json.dumps(messages[-1]))
+        await pool.execute("UPDATE triggers SET paused = false")
+        following = await until(lambda: pool.fetchval("SELECT job_id FROM jobs WHERE name = 'follower'"))
+        assert (await grid.ended(following))["state"] == "succeeded"
+    finally:
+        grid.stop()
+
+    assert (ended["state"], ended["error"]) == ("succeeded", None)
+    files = await grid.result_files(job_id)
+    assert json.loads(files["total.json"]) == {"sum": 2 * sum(n + n * n for n in NUMBERS), "width": 3}
+    assert files["seen.csv"].startswith(b"seen\n")
+    rows = await pool.fetch(
+        "SELECT s.stage, s.kind, count(t.index) AS tasks, s.task_count FROM stages AS s JOIN tasks AS t "
+        "USING (job_id, stage) WHERE job_id = $1 GROUP BY s.stage, s.kind, s.task_count ORDER BY s.stage",
+        job_id,
+    )
+    tasks = [row["tasks"] for row in rows]
+    assert tasks[:3] == [TASKS, TASKS * WIDTH, 2 * TASKS * WIDTH]
+    assert tasks[3] == tasks[4] > 3
+    assert tasks[5] > 2  # levels
+    assert all(row["tasks"] == row["task_count"] for row in rows)
+    told_of = [(m["data"]["stage"], m["data"]["index"]) for m in messages if m["type"] == "task.succeeded"]
+    assert len(told_of) == len(set(told_of)) == sum(tasks)

@@ -1,0 +1,50 @@
+"""A job whose inputs need a reader of every byte: its split stage runs on the grid, the next works on what it lists."""
+
+import gzip
+from typing import Any
+
+from services.common.aws import Aws
+from services.common.database import Pool
+from services.common.jobs import register_processor
+from services.common.settings import Settings
+from services.common.spec import JobSpec, ProcessorSpec
+from services.common.submission import submit_job
+from tests.grid import Grid
+
+RECORDS = 3000
+
+
+async def test_compressed_multiline_and_plain_inputs_of_one_job(
+    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any
+) -> None:
+    header = b"n,note\n"
+    rows = [b'%d,"two\nlines"\n' % number for number in range(RECORDS)]
+    bodies = {
+        "a.csv.gz": gzip.compress(header + b"".join(rows[:1000])),
+        "b.csv": header + b"".join(rows[1000:2000]),
+        "c.csv": header + b"".join(row.replace(b"\n", b" ", 1) for row in rows[2000:]),
+    }
+    for key, body in bodies.items():
+        await aws.s3.put_object(Bucket=settings.bucket, Key=key, Body=body)
+    lines = {"type": "lines", "format": "csv", "part_bytes": 4000}
+    sources = [{**lines, "uri": f"s3://{settings.bucket}/{key}", "multiline": key == "b.csv"} for key in bodies]
+    grid = Grid(settings, pool, aws, tmp_path)
+    await grid.prepare()
+    spec = {"input": sources, "stages": [{"processor": "same"}], "merge": {"type": "concat", "filename": "all.csv"}}
+    async with pool.acquire() as connection, connection.transaction():
+        same = ProcessorSpec(command=["cp", "{input}", "{output}"], output="part.csv", output_format="csv")
+        await register_processor(connection, "same", same)
+        job_id = await submit_job(connection, JobSpec.model_validate(spec), settings=settings)
+    grid.start_scheduler()
+    grid.start_worker()
+    try:
+        job = await grid.ended(job_id)
+        assert (job["state"], job["error"]) == ("succeeded", None)
+        kinds = await pool.fetch("SELECT kind, task_count FROM stages WHERE job_id = $1 ORDER BY stage", job_id)
+        assert [row["kind"] for row in kinds] == ["split", "map"]
+        assert kinds[0]["task_count"] == 3
+        assert kinds[1]["task_count"] > 10
+        merged = (await grid.result_files(job_id))["all.csv"]
+        assert merged.replace(b"\n", b" ") == (header + b"".join(rows)).replace(b"\n", b" ")
+    finally:
+        grid.stop()

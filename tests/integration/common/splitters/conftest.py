@@ -1,0 +1,53 @@
+"""Objects to split: a bucket of the test's own, and no database, which splitters know nothing of."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import TypeAdapter
+
+from deploy.local.emulator import Emulator
+from services.common.aws import Aws, connect_aws
+from services.common.inputs import Input
+from services.common.settings import Settings
+from services.common.splitters import split
+from tests.integration.scheduler.conftest import Bucket
+
+SLOTS = 2
+INPUT: TypeAdapter[Input] = TypeAdapter(Input)
+
+
+@pytest.fixture
+def settings(emulator: Emulator) -> Settings:
+    return Settings(aws_endpoint_url=emulator.url, bucket=f"test-{uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+async def shared_aws(emulator: Emulator) -> AsyncIterator[Aws]:
+    async with connect_aws(Settings(aws_endpoint_url=emulator.url)) as aws:
+        yield aws
+
+
+@pytest.fixture
+async def aws(settings: Settings, shared_aws: Aws) -> Aws:
+    await shared_aws.s3.create_bucket(Bucket=settings.bucket)
+    return shared_aws
+
+
+@pytest.fixture
+def bucket(aws: Aws, settings: Settings) -> Bucket:
+    return Bucket(aws.s3, settings.bucket)
+
+
+async def split_all(aws: Aws, *, slots: int = SLOTS, **source: Any) -> list[dict[str, Any]]:
+    """The inputs of all chunks, each begun from nothing but the cursor of the one before."""
+    inputs: list[dict[str, Any]] = []
+    cursor: dict[str, Any] | None = None
+    for _ in range(1000):
+        chunk = await split(aws.s3, INPUT.validate_python(source), cursor, slots)
+        inputs += chunk.inputs * chunk.repeat
+        cursor = chunk.cursor
+        if chunk.done:
+            return inputs
+    raise AssertionError("a splitter that never ends")

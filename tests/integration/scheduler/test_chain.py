@@ -1,0 +1,291 @@
+"""How stages chain beside task by task: fan-out, barrier, joined and split anew, reduce in levels."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.common import jobs
+from services.common.lifecycle import ClaimedTask, Finished
+from services.scheduler import chain, finish
+from services.scheduler.loop import Grid
+from services.scheduler.merges.merge import Merger
+from services.scheduler.plans import items as items_plan
+from tests.integration.common.play import Play, add_processor, assert_invariants, finished
+from tests.integration.scheduler.conftest import Bucket, drive, finish_job
+
+FAN_OUT = [{"processor": "noop", "fan_out": True, "tolerated_failures": 1}, {"processor": "noop"}]
+
+
+async def yields(bucket: Bucket, task: ClaimedTask, values: Sequence[Any]) -> Finished:
+    """The report of a fan-out task with these items."""
+    listing = b"".join(json.dumps({"type": "item", "value": value}).encode() + b"\n" for value in values)
+    uri = await bucket.put(f"items/{task.job_id}-{task.stage}-{task.index}", listing)
+    return finished(task, output={"uri": uri, "bytes": len(listing), "items": len(values)})
+
+
+async def inputs(play: Play, job_id: UUID, stage: int) -> list[Any]:
+    """What the tasks of a stage work on, by index; there is no gap."""
+    rows = await play.pool.fetch(
+        "SELECT index, input FROM tasks WHERE job_id = $1 AND stage = $2 ORDER BY index", job_id, stage
+    )
+    assert [row["index"] for row in rows] == list(range(len(rows)))
+    return [row["input"].get("value", row["input"]) for row in rows]
+
+
+async def chain_on(grid: Grid) -> None:
+    """All that can be planned now."""
+    before = None
+    while (now := await grid.pool.fetch("SELECT plan_cursor, planned FROM stages")) != before:
+        before = now
+        await chain.step(grid)
+
+
+async def test_items_become_tasks_in_the_order_of_their_tasks_as_these_end(
+    grid: Grid, play: Play, bucket: Bucket
+) -> None:
+    job_id = await play.submit(stages=FAN_OUT)
+    await play.plan(job_id, 4)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id)
+
+    await play.complete(worker_id, await yields(bucket, tasks[1], ["c"]))
+    await chain_on(grid)
+    assert await inputs(play, job_id, 1) == []
+
+    await play.complete(worker_id, await yields(bucket, tasks[0], ["a", "b"]))
+    await chain_on(grid)
+    assert await inputs(play, job_id, 1) == ["a", "b", "c"]
+    early = await play.run(worker_id, job_id, 1)
+    assert len(early) == 3  # they run while their stage grows
+
+    failed = finished(tasks[2], "failed", retryable=False)
+    await play.complete(worker_id, failed, await yields(bucket, tasks[3], [{"n": 4}]), done=tasks)
+    await chain_on(grid)
+    assert len(await inputs(play, job_id, 1)) == 3  # the failed one may be tried again until its stage has ended
+    await finish.step(grid)
+    await chain_on(grid)
+
+    assert await inputs(play, job_id, 1) == ["a", "b", "c", {"n": 4}]
+    second = await play.stage(job_id, 1)
+    assert (second["planned"], second["task_count"]) == (True, 4)
+    await play.succeed(worker_id, early)
+    await play.succeed(worker_id, await play.run(worker_id, job_id, 1))
+    await assert_invariants(play.pool, job_id)
+    await finish.step(grid)
+    assert (await play.stage(job_id, 1))["state"] == "merging"
+
+
+async def test_a_fan_out_of_nothing_is_an_empty_stage(grid: Grid, play: Play, bucket: Bucket) -> None:
+    job_id = await play.submit(stages=FAN_OUT)
+    await play.plan(job_id, 2)
+    worker_id = await play.register()
+    first, second = await play.run(worker_id, job_id)
+    await play.complete(worker_id, await yields(bucket, first, []), finished(second, output=None), done=[first, second])
+
+    await finish.step(grid)
+    await chain_on(grid)
+    await finish.step(grid)
+
+    assert (await play.stage(job_id, 1))["state"] == "merging"
+
+
+async def test_a_fan_out_after_a_chained_stage_waits_for_the_gaps_that_may_close(
+    grid: Grid, play: Play, bucket: Bucket
+) -> None:
+    job_id = await play.submit(stages=[{"processor": "noop", "tolerated_failures": 1}, *FAN_OUT])
+    await play.plan(job_id, 3)
+    worker_id = await play.register()
+    zero, one, two = await play.run(worker_id, job_id)
+    await play.complete(worker_id, finished(zero), finished(two))
+    for task in await play.run(worker_id, job_id, 1):
+        await play.complete(worker_id, await yields(bucket, task, [task.index]), done=[task])
+    await chain_on(grid)
+    assert await inputs(play, job_id, 2) == [0]
+
+    await play.complete(worker_id, finished(one, "failed", retryable=False), done=[zero, one, two])
+    await finish.step(grid)
+    await chain_on(grid)
+
+    assert await inputs(play, job_id, 2) == [0, 2]
+
+
+async def test_a_long_listing_is_read_piece_by_piece_and_two_schedulers_plan_each_item_once(
+    grid: Grid, other: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items_plan, "LISTING_BYTES", 100)
+    monkeypatch.setattr(items_plan, "CHUNK_BYTES", 250)
+    job_id = await play.submit(stages=FAN_OUT)
+    await play.plan(job_id, 3)
+    worker_id = await play.register()
+    values = [[f"{index}-{n}" for n in range(9 * index)] + ["x" * 300] for index in range(3)]
+    tasks = await play.run(worker_id, job_id)
+    reports = [await yields(bucket, task, values[task.index]) for task in tasks]
+    await play.complete(worker_id, *reports, done=tasks)
+
+    async def planned() -> bool:
+        await asyncio.gather(chain.step(grid), chain.step(other))
+        return bool((await play.stage(job_id, 1))["planned"])
+
+    await drive(grid, finish.step, until=planned)
+
+    assert await inputs(play, job_id, 1) == [value for listed in values for value in listed]
+    await assert_invariants(play.pool, job_id)
+
+
+async def test_a_listing_that_is_gone_fails_the_job(grid: Grid, play: Play) -> None:
+    job_id = await play.submit(stages=FAN_OUT)
+    await play.plan(job_id, 1)
+    worker_id = await play.register()
+    [task] = await play.run(worker_id, job_id)
+    lost = {"uri": f"s3://{grid.settings.bucket}/gone", "bytes": 9, "items": 1}
+    await play.complete(worker_id, finished(task, output=lost), done=[task])
+
+    job = await finish_job(grid, play, job_id, chain.step)
+
+    assert job["state"] == "failed"
+    assert job["error"]["stage"] == 1
+    assert "the outputs of stage 0" in job["error"]["message"]
+
+
+async def test_after_a_barrier_task_i_works_on_output_i(
+    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "OUTPUTS_PER_CHUNK", 2)
+    first = {"processor": "noop", "tolerated_failures": 1}
+    job_id = await play.submit(stages=[first, {"processor": "noop", "barrier": True}])
+    await play.plan(job_id, 6)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id)
+    await play.complete(worker_id, *map(finished, tasks[1:]), done=tasks[1:])
+    await chain_on(grid)
+    waiting = await play.stage(job_id, 1)
+    assert (waiting["state"], await play.states(job_id, 1)) == ("waiting", {})
+
+    await play.complete(worker_id, finished(tasks[0], "failed", retryable=False), done=tasks)
+    await finish.step(grid)
+    await chain.step(grid)
+    assert (await play.stage(job_id, 1))["state"] == "running"
+    await chain_on(grid)
+
+    rows = await play.pool.fetch("SELECT index, input FROM tasks WHERE job_id = $1 AND stage = 1 ORDER BY 1", job_id)
+    assert [(row["index"], row["input"]["value"]) for row in rows] == [(n, n) for n in range(1, 6)]
+    assert (await play.stage(job_id, 1))["task_count"] == 5
+    await assert_invariants(play.pool, job_id)
+
+
+async def test_the_outputs_of_a_stage_are_joined_and_split_anew(grid: Grid, play: Play, bucket: Bucket) -> None:
+    resplit = {"type": "lines", "format": "csv", "part_bytes": 12}
+    job_id = await play.submit(stages=[{"processor": "noop"}, {"processor": "noop", "resplit": resplit}])
+    await play.plan(job_id, 3)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id)
+    for task in tasks:
+        body = f"name,n\na{task.index},1\nb{task.index},2\n".encode()
+        uri = await bucket.put(f"{job_id}/{task.index}", body)
+        output = {"uri": uri, "bytes": len(body), "header_bytes": 7}
+        await play.complete(worker_id, finished(task, output=output), done=[task])
+    merger = Merger()
+
+    async def planned() -> bool:
+        return bool((await play.stage(job_id, 1))["planned"])
+
+    await drive(grid, finish.step, merger.step, chain.step, until=planned)
+
+    rows = await play.pool.fetch("SELECT input FROM tasks WHERE job_id = $1 AND stage = 1 ORDER BY index", job_id)
+    parts = [row["input"] for row in rows]
+    joined = await bucket.get(parts[0]["uri"])
+    assert joined == b"name,n\na0,1\nb0,2\na1,1\nb1,2\na2,1\nb2,2\n"
+    assert len(parts) > 1
+    assert {part["header"] for part in parts} == {"name,n\n"}
+    assert b"".join(joined[part["start"] : part["end"]] for part in parts) == joined[7:]
+    assert (await play.stage(job_id, 0))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize(("outputs", "levels"), [(0, [1]), (1, [1]), (3, [1]), (4, [2, 1]), (10, [4, 2, 1])])
+async def test_many_outputs_are_reduced_level_by_level(
+    grid: Grid, play: Play, bucket: Bucket, outputs: int, levels: list[int]
+) -> None:
+    job_id = await play.submit(merge={"type": "reduce", "processor": "noop", "fan_in": 3})
+    await play.plan(job_id, outputs)
+    await play.run_all(job_id)
+    await finish.step(grid)
+    worker_id = await play.register()
+    listed: list[list[Any]] = []
+    for count in levels:
+        await chain_on(grid)
+        tasks = await play.run(worker_id, job_id, 1)
+        assert len(tasks) == count
+        for task in tasks:
+            lines = (await bucket.get(task.input["uri"])).splitlines()
+            members = [json.loads(line)["value"] for line in lines]
+            listed.append(members)
+            # Each task's value is the list of all values below it.
+            value = [leaf for member in members for leaf in (member if isinstance(member, list) else [member])]
+            await play.complete(worker_id, finished(task, output={"value": value}), done=[task])
+    await chain_on(grid)
+
+    stage = await play.stage(job_id, 1)
+    assert (stage["planned"], stage["task_count"]) == (True, sum(levels))
+    last = await play.task(job_id, sum(levels) - 1, stage=1)
+    assert last["output"]["value"] == list(range(outputs))
+    assert all(len(members) <= 3 for members in listed)
+    job = await finish_job(grid, play, job_id, Merger().step)
+    assert job["state"] == "succeeded"
+
+
+async def test_a_level_that_failed_is_tried_again_and_the_levels_go_on(grid: Grid, play: Play, bucket: Bucket) -> None:
+    job_id = await play.submit(merge={"type": "reduce", "processor": "noop", "fan_in": 2})
+    await play.plan(job_id, 4)
+    await play.run_all(job_id)
+    await finish.step(grid)
+    await chain_on(grid)
+    worker_id = await play.register()
+    good, bad = await play.run(worker_id, job_id, 1)
+    failed = finished(bad, "failed", retryable=False)
+    await play.complete(worker_id, finished(good), failed, done=[good, bad])
+    assert (await finish_job(grid, play, job_id, chain.step))["state"] == "failed"
+
+    await play.order(jobs.retry_job, job_id)
+    await play.succeed(worker_id, await play.run(worker_id, job_id, 1))
+    await chain_on(grid)
+    await play.succeed(worker_id, await play.run(worker_id, job_id, 1))
+
+    assert (await finish_job(grid, play, job_id, chain.step, Merger().step))["state"] == "succeeded"
+    assert await play.states(job_id, 1) == {"succeeded": 3}
+
+
+@pytest.mark.parametrize(
+    ("stages", "field", "mend"),
+    [
+        ([{"processor": "noop", "barrier": True}], "stages.0.barrier", "before the first"),
+        ([{"processor": "noop", "fan_out": True}], "stages.0.fan_out", "after the last"),
+        ([*FAN_OUT[:1], {"processor": "noop", "resplit": {"type": "lines"}}], "stages.1.resplit", "fans out"),
+        ([{"processor": "files"}, {"processor": "noop"}], "stages.0.fan_out", "directory of files"),
+        ([{"processor": "priced"}], "stages.0.inputs", "needs the input 'fees'"),
+        ([{"processor": "noop", "inputs": {"fees": "s3://b/k"}}], "stages.0.inputs", "declares no such input"),
+    ],
+)
+async def test_what_does_not_go_together_is_refused(
+    play: Play, stages: list[dict[str, Any]], field: str, mend: str
+) -> None:
+    await add_processor(play.pool, "files", command=["x"], output_directory=True)
+    await add_processor(play.pool, "priced", command=["x"], inputs={"fees": None})
+
+    with pytest.raises(jobs.SpecError, match=mend) as refused:
+        await play.submit(stages=stages)
+
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize("merge", [{"type": "concat"}, {"type": "reduce", "processor": "priced"}])
+async def test_no_two_results_have_one_name(play: Play, merge: dict[str, Any]) -> None:
+    await add_processor(play.pool, "priced", command=["x"], outputs={"ledger": "all.csv"})
+
+    with pytest.raises(jobs.SpecError, match="further output of priced") as refused:
+        await play.submit(stages=[{"processor": "priced"}], merge=merge | {"filename": "all.csv"})
+
+    assert refused.value.field == "merge.filename"

@@ -1,0 +1,124 @@
+"""Users' queues: told of each success and of the job's end, at least once, in the order in which they happened."""
+
+import asyncio
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from services.scheduler import tell
+from services.scheduler.loop import Grid
+from services.scheduler.merges.merge import Merger
+from tests.integration.common.play import Play, finished
+from tests.integration.scheduler.conftest import Queue, drive, finish_job
+
+
+@pytest.fixture
+async def done(grid: Grid) -> Queue:
+    """A user's queue."""
+    answer = await grid.aws.sqs.create_queue(QueueName=f"done-{uuid4().hex}")
+    return Queue(grid.aws.sqs, answer["QueueUrl"])
+
+
+async def tell_all(grid: Grid) -> None:
+    async def told() -> bool:
+        return not await grid.pool.fetchval("SELECT EXISTS (SELECT FROM queue_messages)")
+
+    await drive(grid, tell.step, until=told)
+
+
+async def heard(queue: Queue) -> list[dict[str, Any]]:
+    return [json.loads(body) for body in await queue.receive()]
+
+
+async def test_a_queue_is_told_of_successes_and_of_the_end_in_order(grid: Grid, play: Play, done: Queue) -> None:
+    job_id = await play.submit(stages=2, output_queue=done.url)
+    await play.plan(job_id, 3)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id)
+    for task in (tasks[2], tasks[0], tasks[1]):
+        await play.complete(worker_id, finished(task, output={"uri": f"s3://b/{task.index}"}), done=[task])
+    await play.succeed(worker_id, await play.run(worker_id, job_id, 1))
+    await finish_job(grid, play, job_id, Merger().step)
+    await tell_all(grid)
+
+    messages = await heard(done)
+
+    assert [message["type"] for message in messages] == ["task.succeeded"] * 6 + ["job.succeeded"]
+    told = [(message["data"]["stage"], message["data"]["index"]) for message in messages[:6]]
+    assert told == [(0, 2), (0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    assert messages[0]["data"] == {
+        "job_id": str(job_id),
+        "stage": 0,
+        "index": 2,
+        "attempt": 1,
+        "output": {"uri": "s3://b/2"},
+    }
+    assert messages[-1]["data"]["job_id"] == str(job_id)
+    assert messages[-1]["data"]["results"]["uri"].endswith("/manifest.json")
+
+
+async def test_an_attempt_that_does_not_win_is_not_told_of(grid: Grid, play: Play, done: Queue) -> None:
+    job_id = await play.submit(output_queue=done.url)
+    await play.plan(job_id, 1)
+    first, task, second, backup = await play.race(job_id)
+    await play.complete(second, finished(backup), done=[backup])
+    await play.complete(first, finished(task), done=[task])
+    await tell_all(grid)
+
+    assert [message["data"]["attempt"] for message in await heard(done)] == [backup.attempt]
+
+
+async def test_what_an_older_transaction_may_still_precede_waits(grid: Grid, play: Play, done: Queue) -> None:
+    job_id = await play.submit(output_queue=done.url)
+    await play.plan(job_id, 2)
+    worker_id = await play.register()
+    early, late = await play.run(worker_id, job_id)
+    async with grid.pool.acquire() as connection, connection.transaction():
+        await connection.fetchval("SELECT pg_current_xact_id()")
+        await play.complete(worker_id, finished(late), done=[])
+        await tell.step(grid)
+        assert await heard(done) == []
+        await connection.execute(
+            "INSERT INTO queue_messages (queue_url, job_id, body) VALUES ($1, $2, $3)", done.url, job_id, {"n": "early"}
+        )
+    await tell_all(grid)
+
+    told = await heard(done)
+    assert [message.get("n") for message in told] == ["early", None]
+    assert early.index == 0
+
+
+async def test_a_scheduler_that_dies_between_sending_and_forgetting_tells_again(
+    grid: Grid, play: Play, done: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await play.submit(output_queue=done.url)
+    await play.plan(job_id, 2)
+    await play.run_all(job_id)
+    with monkeypatch.context() as dying:
+        dying.setattr(tell, "_SENT", "SELECT 1 / 0, $1::text, $2::xid8[], $3::bigint[]")
+        with pytest.raises(Exception, match="division by zero"):
+            await tell.step(grid)
+    await tell_all(grid)
+
+    assert [message["data"]["index"] for message in await heard(done)] == [0, 1, 0, 1]
+
+
+async def test_two_schedulers_keep_the_order_and_a_queue_that_is_gone_holds_up_no_other(
+    grid: Grid, other: Grid, play: Play, done: Queue
+) -> None:
+    await grid.pool.execute(
+        "INSERT INTO queue_messages (queue_url, job_id, body) "
+        "SELECT url, gen_random_uuid(), to_jsonb(n) FROM generate_series(1, 250) AS n, unnest($1::text[]) AS url",
+        [done.url, f"{done.url}-gone"],
+    )
+
+    async def told() -> bool:
+        await asyncio.gather(tell.step(grid), tell.step(other))
+        return not await grid.pool.fetchval("SELECT EXISTS (SELECT FROM queue_messages WHERE queue_url = $1)", done.url)
+
+    await drive(grid, until=told)
+
+    assert [json.loads(body) for body in await done.receive()] == list(range(1, 251))
+    assert await grid.pool.fetchval("SELECT count(*) FROM queue_messages") == 250

@@ -1,0 +1,166 @@
+"""Messages become jobs: once for each event, whatever is told twice, comes late or makes no sense."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.common.database import new_id
+from services.scheduler import triggers
+from services.scheduler.loop import Grid
+from tests.integration.common.play import Play
+from tests.integration.scheduler.conftest import Bucket, Queue
+
+JOB = {"name": "incoming", "input": {"type": "lines", "uri": "{uri}"}, "stages": [{"processor": "noop"}]}
+
+
+@pytest.fixture(autouse=True)
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triggers, "WAIT_SECONDS", 0)
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A trigger and its queue."""
+
+    grid: Grid
+    trigger_id: UUID
+    queue: Queue
+
+    async def send(self, body: Any) -> None:
+        await self.queue.sqs.send_message(QueueUrl=self.queue.url, MessageBody=json.dumps(body))
+
+    async def left(self) -> int:
+        """How many messages are in the queue, those that came to nothing included."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        answer = await self.queue.sqs.get_queue_attributes(QueueUrl=self.queue.url, AttributeNames=names)
+        return sum(int(answer["Attributes"][name]) for name in names)
+
+    async def jobs(self) -> list[dict[str, Any]]:
+        return [dict(row) for row in await self.grid.pool.fetch("SELECT * FROM jobs ORDER BY job_id")]
+
+    async def row(self) -> dict[str, Any]:
+        row = await self.grid.pool.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", self.trigger_id)
+        return dict(row or {})
+
+
+async def listen(grid: Grid, job: dict[str, Any] = JOB, prefix: str = "", **attributes: str) -> Listening:
+    trigger_id, name = new_id(), f"in-{uuid4().hex}"
+    answer = await grid.aws.sqs.create_queue(QueueName=name, Attributes=attributes)
+    await grid.pool.execute(
+        "INSERT INTO triggers (trigger_id, name, queue_url, prefix, job) VALUES ($1, $2, $3, $4, $5)",
+        trigger_id,
+        name,
+        answer["QueueUrl"],
+        prefix,
+        job,
+    )
+    return Listening(grid, trigger_id, Queue(grid.aws.sqs, answer["QueueUrl"]))
+
+
+def created(uri: str, sequencer: str = "0A") -> dict[str, Any]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    s3 = {"bucket": {"name": bucket}, "object": {"key": key, "size": 1, "sequencer": sequencer}}
+    return {"Records": [{"eventName": "ObjectCreated:Put", "s3": s3}]}
+
+
+async def test_an_object_created_in_s3_submits_a_job(grid: Grid, play: Play, bucket: Bucket) -> None:
+    listening = await listen(grid, prefix=f"s3://{bucket.name}/incoming/")
+    names = {"QueueUrl": listening.queue.url, "AttributeNames": ["QueueArn"]}
+    arn = (await grid.aws.sqs.get_queue_attributes(**names))["Attributes"]["QueueArn"]
+    await grid.aws.s3.put_bucket_notification_configuration(
+        Bucket=bucket.name,
+        NotificationConfiguration={
+            "QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}],
+        },
+    )
+    await bucket.put("elsewhere/a.csv", b"1\n")
+    uri = await bucket.put("incoming/a b.csv", b"1\n")
+
+    async with asyncio.timeout(10):
+        while not await listening.jobs():
+            assert await triggers.step(grid)
+
+    [job] = await listening.jobs()
+    assert (job["name"], job["spec"]["input"]["uri"], job["state"]) == ("incoming", uri, "running")
+    assert await listening.left() == 0
+    trigger = await listening.row()
+    assert (trigger["last_job_id"], trigger["error"]) == (job["job_id"], None)
+
+
+async def test_an_event_told_again_or_by_two_messages_makes_one_job(grid: Grid, other: Grid, play: Play) -> None:
+    listening = await listen(grid)
+    for sequencer in ("0A", "0A", "0B", "0A"):
+        await listening.send(created("s3://b/k", sequencer))
+
+    async with asyncio.timeout(10):
+        while await listening.left():
+            await asyncio.gather(triggers.step(grid), triggers.step(other))
+
+    assert len(await listening.jobs()) == 2
+
+
+async def test_a_scheduler_that_dies_before_it_deletes_the_message_submits_once(
+    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening = await listen(grid, VisibilityTimeout="0")
+    await listening.send(created("s3://b/k"))
+
+    async def die(**_: Any) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as dying:
+        dying.setattr(grid.aws.sqs, "delete_message", die)
+        with pytest.raises(asyncio.CancelledError):
+            await triggers.step(grid)
+    async with asyncio.timeout(10):
+        while await listening.left():
+            await triggers.step(grid)
+
+    assert len(await listening.jobs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("job", "body", "error"),
+    [
+        (JOB, ["no object"], "JSON list"),
+        (JOB, {"type": "job.succeeded"}, "has no 'uri'"),
+        (JOB | {"priority": "{message.p}"}, created("s3://b/k") | {"p": 1000}, "less than or equal to 100"),
+        (JOB | {"stages": [{"processor": "{message.p}"}]}, created("s3://b/k") | {"p": "none"}, "no such processor"),
+    ],
+)
+async def test_a_message_that_makes_no_job_stays_and_says_why(
+    grid: Grid, play: Play, job: dict[str, Any], body: Any, error: str
+) -> None:
+    listening = await listen(grid, job)
+    await listening.send(body)
+
+    await triggers.step(grid)
+
+    assert await listening.jobs() == []
+    assert await listening.left() == 1
+    assert error in (await listening.row())["error"]
+
+
+async def test_a_paused_trigger_leaves_its_messages_alone(grid: Grid, play: Play) -> None:
+    listening = await listen(grid)
+    await grid.pool.execute("UPDATE triggers SET paused = true")
+    await listening.send(created("s3://b/k"))
+
+    assert not await triggers.step(grid)
+
+    assert (await listening.jobs(), await listening.left()) == ([], 1)
+
+
+async def test_a_queue_that_can_not_be_read_is_told_and_holds_up_no_other(grid: Grid, play: Play) -> None:
+    gone, good = await listen(grid), await listen(grid)
+    await grid.aws.sqs.delete_queue(QueueUrl=gone.queue.url)
+    await good.send(created("s3://b/k"))
+
+    await triggers.step(grid)
+
+    assert "can't read the queue" in (await gone.row())["error"]
+    assert len(await good.jobs()) == 1

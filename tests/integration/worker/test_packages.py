@@ -1,0 +1,165 @@
+"""Code that was pushed as a package: fetched, verified, installed once a node; if it is broken, its tasks say why."""
+
+import base64
+import fcntl
+import hashlib
+import io
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from services.common.layout import Layout
+from services.worker.child.errors import TaskError
+from services.worker.packages import Packages, _unpack
+from tests.integration.worker.conftest import Grid
+
+ITEM = {"type": "item", "value": 1}
+
+
+def wheel(name: str, version: str, body: str) -> bytes:
+    """A wheel with one module."""
+    about = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": body,
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    digests = {file: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()) for file, text in files.items()}
+    record = "".join(f"{file},sha256={digest.rstrip(b'=').decode()},\n" for file, digest in digests.items())
+    return archive({**files, f"{about}/RECORD": f"{record}{about}/RECORD,,\n"})
+
+
+def archive(files: dict[str, str | bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as package:
+        for name, content in files.items():
+            package.writestr(name, content)
+    return buffer.getvalue()
+
+
+def package(files: dict[str, str | bytes], *, pin: str | None = None) -> bytes:
+    """The files, and a requirements.txt that pins a wheel beside it by its hash, or by `pin` instead."""
+    built = wheel("feetable", "1.0", "RATE = 7\n")
+    name = "wheels/feetable-1.0-py3-none-any.whl"
+    requirement = f"./{name} --hash=sha256:{pin or hashlib.sha256(built).hexdigest()}\n"
+    files = {**files, name: built, "requirements.txt": requirement}
+    return archive({f"fees/{name}": content for name, content in files.items()})
+
+
+async def push(grid: Grid, content: bytes, name: str | None = None) -> str:
+    sha256 = name or hashlib.sha256(content).hexdigest()
+    await grid.put(f"packages/{sha256}.zip", content)
+    return sha256
+
+
+@contextmanager
+def another_worker_makes(cache: str, sha256: str) -> Iterator[None]:
+    Path(cache).mkdir(mode=0o700, exist_ok=True)
+    with Path(cache, f"{sha256}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def ready_in(cache: str) -> list[Path]:
+    return list(Path(cache).glob("*/ready"))
+
+
+MODULE = """
+import json, os, sys, feetable, orjson
+def price(record):
+    return {"n": record * feetable.RATE}
+def where(input, output):
+    return {
+        "package": os.environ["PIECEWORK_PACKAGE"], "venv": os.environ["VIRTUAL_ENV"], "prefix": sys.prefix,
+        "file": __file__, "path": os.environ["PATH"].split(":")[0],
+    }
+"""
+
+
+async def test_a_package_brings_its_code_and_what_that_requires(grid: Grid) -> None:
+    sha256 = await push(grid, package({"pricing.py": MODULE, "bin/tool": "#!/bin/sh\necho tool\n"}))
+    command = ["python", "-c", "import feetable, sys; open(sys.argv[1], 'w').write(str(feetable.RATE))", "{output}"]
+    jobs = [
+        await grid.submit(
+            {"records": "pricing:price", "package": sha256}, [{"type": "item", "value": n} for n in (1, 2)]
+        ),
+        await grid.submit({"callable": "fees.pricing:where", "package": sha256}, [ITEM]),
+        await grid.submit({"command": command, "package": sha256}, [ITEM]),
+        await grid.submit({"command": ["cat", "{package}/bin/tool"], "package": sha256}, [ITEM]),
+    ]
+    tasks = await grid.run(*jobs)
+    assert [task["error"] for task in tasks] == [None] * 5
+    one, two, where, command_task, _ = tasks
+    assert await grid.lines(one["output"]["uri"]) + await grid.lines(two["output"]["uri"]) == [{"n": 7}, {"n": 14}]
+    home = Path(grid.settings.cache, sha256)
+    assert where["output"]["value"] == {
+        "package": f"{home}/code/fees",
+        "venv": f"{home}/venv",
+        "prefix": f"{home}/venv",
+        "file": f"{home}/code/fees/pricing.py",
+        "path": f"{home}/venv/bin",
+    }
+    assert await grid.get(command_task["output"]["uri"]) == b"7"
+    await grid.aws.s3.delete_object(Bucket=grid.settings.bucket, Key=f"packages/{sha256}.zip")
+    another = Packages(grid.aws.s3, Layout(grid.settings.bucket), home.parent, {})
+    assert (await another.get(sha256)).python == f"{home}/venv/bin/python", "a second worker of the node finds it ready"
+
+
+async def test_a_task_that_waits_too_long_for_its_package_leaves_it_to_the_next(grid: Grid) -> None:
+    sha256 = await push(grid, package({"pricing.py": MODULE}))
+    processor = {"callable": "pricing:where", "package": sha256}
+    impatient = await grid.submit(processor, [ITEM], timeout_seconds=0.2)
+    patient = await grid.submit(processor, [ITEM])
+    async with grid.node():
+        with another_worker_makes(grid.settings.cache, sha256):
+            await grid.dispatch(impatient)
+            await grid.ended(impatient)
+            await grid.dispatch(patient)
+        await grid.ended(patient)
+    errors = [task["error"] for job_id in (impatient, patient) for task in await grid.tasks(job_id)]
+    assert errors == [{"type": "timeout", "message": "did not end within timeout_seconds = 0.2"}, None]
+
+
+async def test_a_broken_package_fails_its_tasks_with_what_is_wrong(grid: Grid) -> None:
+    whole = package({"pricing.py": MODULE})
+    other = hashlib.sha256(b"other").hexdigest()
+    broken = {
+        "Hash mismatch for `feetable": await push(grid, package({"pricing.py": MODULE}, pin=other)),
+        "all requirements must have a hash": await push(grid, archive({"requirements.txt": "feetable==1.0\n"})),
+        f"the object's SHA-256 is {hashlib.sha256(whole).hexdigest()}": await push(grid, whole, other),
+        f"s3://{grid.settings.bucket}/packages/{'0' * 64}.zip does not exist": "0" * 64,
+        "can't be unpacked: File is not a zip file": await push(grid, b"no zip"),
+    }
+    jobs = [
+        await grid.submit({"callable": "pricing:where", "package": sha256}, [ITEM, ITEM]) for sha256 in broken.values()
+    ]
+    tasks = await grid.run(*jobs)
+    for number, message in enumerate(broken):
+        for task in tasks[2 * number : 2 * number + 2]:
+            assert task["error"]["type"] == "processor_load"
+            assert message in task["error"]["message"]
+    assert ready_in(grid.settings.cache) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "message"),
+    [
+        ("../out.py", 0, "leads out of it"),
+        ("a/../../out.py", 0, "leads out of it"),
+        ("/etc/out.py", 0, "leads out of it"),
+        ("link", stat.S_IFLNK | 0o777, "no regular file"),
+    ],
+)
+def test_an_archive_writes_nowhere_else(tmp_path: Path, name: str, mode: int, message: str) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as file:
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr = mode << 16
+        file.writestr(entry, "../out.py")
+    sha256 = hashlib.sha256((tmp_path / "p.zip").read_bytes()).hexdigest()
+    with pytest.raises(TaskError, match=message):
+        _unpack(tmp_path / "p.zip", sha256, tmp_path / "code")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["code", "p.zip"]

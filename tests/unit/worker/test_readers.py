@@ -1,0 +1,75 @@
+"""Readers of the formats that need to be told something, or that are not text."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pyarrow
+import pyarrow.ipc
+import pytest
+import zstandard
+
+from services.worker.child.errors import Malformed, TaskError
+from services.worker.child.prepare import prepare
+from services.worker.child.readers import open_reader
+
+
+def read(path: Path, data: bytes, format: str | None = None, **options: Any) -> list[Any]:
+    """Each record, or why it is rejected."""
+    path.write_bytes(data)
+    reader = open_reader(path, format, **options)
+    found: list[Any] = []
+    for raw in reader.raws():
+        try:
+            found.append(reader.parse(raw))
+        except Malformed as error:
+            found.append(str(error))
+    return found
+
+
+def test_csv_as_its_options_say(tmp_path: Path) -> None:
+    data = b"\n\na|b\r\n'x\ny|'''|1\n!|z|2\n\n"
+    options = {"delimiter": "|", "quote": "'", "escape": "!"}
+    assert read(tmp_path / "in", data, "csv", csv=options) == [{"a": "x\ny|'", "b": "1"}, {"a": "|z", "b": "2"}]
+    assert read(tmp_path / "in", b'1\t"2\n', "tsv", csv={"quote": None, "header": False}) == [["1", '"2']]
+    assert read(tmp_path / "in", b"a,b\n1,\xe9\n", "csv") == ["not UTF-8: byte 0xe9 at byte 2 of the record"]
+
+
+def test_records_of_one_length(tmp_path: Path) -> None:
+    assert read(tmp_path / "in", b"ab\ncd\nef", "fixed", record_bytes=3) == [
+        b"ab\n",
+        b"cd\n",
+        "the record has 2 bytes, record_bytes is 3",
+    ]
+
+
+def test_zstd_of_several_frames(tmp_path: Path) -> None:
+    data = zstandard.compress(b'{"n": 1}\n') + zstandard.compress(b'{"n": 2}\n')
+    assert read(tmp_path / "in.jsonl.zst", data) == [{"n": 1}, {"n": 2}]
+
+
+def test_arrow_and_what_is_extracted_of_it(tmp_path: Path) -> None:
+    words = pyarrow.array(["a", "b"] * 10).dictionary_encode()
+    table = pyarrow.table({"n": range(20), "word": words})
+    sink = io.BytesIO()
+    with pyarrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)
+
+    assert read(tmp_path / "in.arrow", sink.getvalue()) == table.to_pylist()
+    step = {"step": "record_batches", "source": str(tmp_path / "in.arrow"), "batches": [1, 2]}
+    prepare([step], tmp_path / "some.feather")
+    assert read(tmp_path / "two.arrow", (tmp_path / "some.feather").read_bytes()) == table.to_pylist()[5:15]
+    with pytest.raises(TaskError, match="the Arrow file can't be read"):
+        read(tmp_path / "bad.arrow", sink.getvalue()[:-9])
+
+
+def test_avro(tmp_path: Path) -> None:
+    schema = {"type": "record", "name": "r", "fields": [{"name": "n", "type": ["null", "int"]}]}
+    records = [{"n": 1}, {"n": None}]
+    sink = io.BytesIO()
+    fastavro.writer(sink, schema, records)
+
+    assert read(tmp_path / "in.avro", sink.getvalue()) == records
+    with pytest.raises(TaskError, match="the Avro file can't be read"):
+        read(tmp_path / "in.avro", sink.getvalue()[:-20])
