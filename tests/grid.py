@@ -94,6 +94,7 @@ class Grid:
         values = self.settings.model_dump(exclude_none=True) | {
             "processor_path": PROCESSORS,
             "scratch": self.directory / "scratch",
+            "cache": self.directory / "cache",
             "receive_wait_seconds": 1,
         }
         named = {f"PIECEWORK_{name.upper()}": str(value) for name, value in (values | extra).items()}

@@ -55,7 +55,9 @@ class CsvDialect:
 
     def left_open(self, data: Any) -> int | None:
         """Where the quote (or escape) is that whole records, which `data` should be, leave open; None: nowhere."""
-        found = None if self.plain else self.whole_fields.match(data)
+        if self.escape is None and (self.quote is None or data.find(self.quote.encode()) < 0):
+            return None
+        found = self.whole_fields.match(data)
         return None if found is None or found.end() == len(data) else found.end()
 
     def _outside(self, stop: bytes, units: list[bytes]) -> re.Pattern[bytes]:

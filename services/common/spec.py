@@ -172,10 +172,13 @@ class ProcessorSpec(Strict):
     params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
 
     @model_validator(mode="after")
-    def _one_kind(self) -> "ProcessorSpec":
+    def _fits_together(self) -> "ProcessorSpec":
         kinds = [k for k in ("command", "callable", "records", "sql", "builtin") if getattr(self, k) is not None]
         if len(kinds) != 1:
             raise ValueError(f"give exactly one of command, callable, records, sql, builtin; got {kinds or 'none'}")
+        names = [name.upper() for name in (*self.inputs, *self.outputs)]  # as in PIECEWORK_INPUT_NAME
+        if len(set(names)) < len(names):
+            raise ValueError(f"inputs and outputs must have different names, got {[*self.inputs, *self.outputs]}")
         filenames = [self.output, *self.outputs.values()]
         if kinds[0] in ("records", "sql"):
             filenames.append(f"{self.output}.{self.output_format}")  # where the output's name does not tell

@@ -146,7 +146,12 @@ class StandingGrid:
         self._started += 1
         values = self.settings.model_dump(exclude_none=True)
         if role == "worker":
-            values |= {"processor_path": PROCESSORS, "scratch": self.directory / "scratch", "receive_wait_seconds": 1}
+            values |= {
+                "processor_path": PROCESSORS,
+                "scratch": self.directory / "scratch",
+                "cache": self.directory / "cache",
+                "receive_wait_seconds": 1,
+            }
             values |= {"slots": 1, "instance_id": f"i-{self._started:017x}"}
         environment = {f"PIECEWORK_{name.upper()}": str(value) for name, value in values.items()}
         mortal = Mortal(role, environment, self.directory / f"{self._started:04d}-{role}", point)

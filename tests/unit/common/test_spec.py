@@ -16,6 +16,7 @@ from services.common.spec import JobSpec, ProcessorSpec
         ({"builtin": "copy", "output": "rejects.jsonl"}, "output\n.*choose another name"),
         ({"command": ["x"], "outputs": {"log": "log.txt"}}, "outputs.log\n.*choose another name"),
         ({"command": ["x"], "output": "a", "outputs": {"b": "a"}}, "must name different files"),
+        ({"command": ["x"], "inputs": {"fees": None}, "outputs": {"FEES": "a"}}, "must have different names"),
         ({"sql": "SELECT 1", "records": "a:b"}, "exactly one of .* sql"),
         ({"sql": "  "}, "sql\n.*at least 1 character"),
         ({"callable": "a:b", "package": "abc"}, "package\n.*pattern"),
