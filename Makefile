@@ -34,7 +34,7 @@ run: .venv/.local  ## the local stack in the foreground, until Ctrl-C
 	@$(BIN)/python -m deploy.local run
 
 test: .venv/.dev  ## all tests (some of them only: make test TESTS=tests/unit)
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 storm: .venv/.dev  ## 100,000 tasks in a storm of faults, and the truth about them (make storm STORM='--seed 7')
 	@$(BIN)/python -m tests.storm $(STORM)

@@ -3,6 +3,7 @@
 import struct
 
 _MAGIC = b"ARROW1"
+_FOOTER_BYTES_MAX = 33_554_432  # more than a million record batches
 _END_BYTES = 4 + len(_MAGIC)  # the footer's length, and the magic
 _DICTIONARIES, _RECORD_BATCHES = 2, 3  # fields of the flatbuffer table Footer
 _BLOCK = struct.Struct("<qi4xq")  # offset, length of its metadata, length of its body
@@ -21,6 +22,8 @@ def footer_bytes(uri: str, tail: bytes, size: int) -> int:
     length = int.from_bytes(tail[-_END_BYTES : -len(_MAGIC)], "little", signed=True) + _END_BYTES
     if not _END_BYTES < length <= size:
         raise ArrowError(f"{uri} can't be read as an Arrow IPC file: it names a footer of {length} bytes")
+    if length > _FOOTER_BYTES_MAX:
+        raise ArrowError(f"{uri} names a footer of {length} bytes; at most {_FOOTER_BYTES_MAX} are read")
     return length
 
 

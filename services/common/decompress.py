@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 _PIECE_BYTES = 4 << 20
-_ZSTD_SLICE_BYTES = 32 << 10  # zstd can't be told how much to give at once
+_ZSTD_SLICE_BYTES = 1 << 10  # zstd can't be told how much to give at once, and makes 128 KiB of as little as 4 bytes
+_ZSTD_PIECE_BYTES = 256 << 10
 
 
 class DamagedStream(ValueError):
@@ -66,6 +67,7 @@ class Decompressor:
                 return
 
     def _zstd(self, data: bytes) -> Iterator[bytes]:
+        made = bytearray()
         for start in range(0, len(data), _ZSTD_SLICE_BYTES):
             rest = data[start : start + _ZSTD_SLICE_BYTES]
             while rest:
@@ -77,5 +79,9 @@ class Decompressor:
                 rest = left
                 if self._member.eof:
                     self._member = None
-                if piece:
-                    yield piece
+                made += piece
+            if len(made) >= _ZSTD_PIECE_BYTES:
+                yield bytes(made)
+                made.clear()
+        if made:
+            yield bytes(made)

@@ -93,6 +93,11 @@ class LinesInput(LinesResplit):
             raise ValueError("how large a compressed object is inside is not known before: give part_bytes, not parts")
         if self.multiline and self.format not in ("csv", "tsv"):
             raise ValueError("multiline belongs to the formats csv and tsv")
+        if self.compression is None and PurePosixPath(self.uri).suffix.lower() in (".bz2", ".xz"):
+            raise ValueError(
+                "bzip2 and xz are not split: compress it as gzip or zstd, or take it whole by type objects or manifest "
+                "(or say compression: none of what is only called so)"
+            )
         return self
 
     @property

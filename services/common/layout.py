@@ -56,9 +56,9 @@ class Layout:
         """The code of processors."""
         return self._at(f"packages/{sha256}.zip")
 
-    def outputs(self, job_id: UUID, stage: int, index: int) -> Location:
-        """The listing of the outputs that a task of a reduce works on: JSON lines."""
-        return self._at(f"jobs/{job_id}/{stage}/inputs/{index}.jsonl")
+    def outputs(self, job_id: UUID, stage: int, index: int, writer_id: UUID) -> Location:
+        """The listing of the outputs that a task of a reduce works on, as one of its writers made it: JSON lines."""
+        return self._at(f"jobs/{job_id}/{stage}/inputs/{index}-{writer_id}.jsonl")
 
     def joined(self, job_id: UUID, stage: int) -> Location:
         """The outputs of a stage as one object, which the next stage splits anew."""

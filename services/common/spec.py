@@ -115,7 +115,7 @@ class JobSpec(Strict):
     )
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="higher runs first")
     share: Name = Field("default", description="jobs of one share divide its part of a pool")
-    labels: dict[Name, Annotated[str, Field(max_length=256)]] = {}
+    labels: dict[Name, Annotated[str, Field(max_length=256)]] = Field({}, max_length=64)
     run_at: AwareDatetime | None = Field(None, description="start no earlier than this")
 
     @property

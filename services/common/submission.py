@@ -87,6 +87,11 @@ def _resolve_inputs(stage: StageSpec, processor: ProcessorSpec, field: str) -> d
     return {name: uri for name, uri in found.items() if uri is not None}
 
 
+def _refuse_own(reference: str, field: str) -> None:
+    if reference.startswith(OWN_PROCESSORS):
+        raise SpecError(field, reference, "this processor is for Piecework's own stages; name one of yours")
+
+
 async def _resolve_stage(
     connection: Connection, stage: StageSpec, kind: str, field: str, tasks_from: str, fan_in: int | None = None
 ) -> _ResolvedStage:
@@ -107,6 +112,14 @@ def _check_further(processor: Record, filename: str | None) -> None:
     if filename in processor["spec"].get("outputs", {}).values():
         mend = f"a further output of {processor['name']} is called so, too; choose another name"
         raise SpecError("merge.filename", filename, mend)
+
+
+def _check_joinable(processor: Record, field: str, value: str, mend: str) -> None:
+    """Parquet files one after the other are no Parquet file."""
+    spec = processor["spec"]
+    names = [spec.get("output", ""), *spec.get("outputs", {}).values()]
+    if spec.get("output_format") == "parquet" or any(name.endswith(".parquet") for name in names):
+        raise SpecError(field, value, f"{processor['name']} writes Parquet, which can't be joined so; {mend}")
 
 
 def _tasks_from(stages: list[StageSpec], number: int, split: bool) -> str:
@@ -147,15 +160,23 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
         added = _beside(spec.stages[0], "split", spec.stages, processor=f"{SPLIT_PROCESSOR}@1", fan_out=True)
         stages.append(await _resolve_stage(connection, added, "split", "input", "input"))
     for number, stage in enumerate(spec.stages):
+        _refuse_own(stage.processor, f"stages.{number}.processor")
         made_of = _tasks_from(spec.stages, number, split)
         stages.append(await _resolve_stage(connection, stage, "map", f"stages.{number}", made_of))
+        if stage.resplit is not None:
+            before = await _find_processor(connection, spec.stages[number - 1].processor, "")
+            _check_joinable(before, f"stages.{number}.resplit", stage.resplit.type, "let it write jsonl or csv")
     if spec.stages[-1].fan_out:
         field = f"stages.{len(spec.stages) - 1}.fan_out"
         raise SpecError(field, True, "no stage comes after the last one to work on its items; leave it out")
     if isinstance(spec.merge, ConcatMerge | ReduceMerge):
         maker = spec.merge.processor if isinstance(spec.merge, ReduceMerge) else spec.stages[-1].processor
-        _check_further(await _find_processor(connection, maker, "merge.processor"), spec.merge.filename)
+        processor = await _find_processor(connection, maker, "merge.processor")
+        _check_further(processor, spec.merge.filename)
+        if isinstance(spec.merge, ConcatMerge):
+            _check_joinable(processor, "merge.type", "concat", "take the merge `parquet`, or `none`")
     if isinstance(spec.merge, ReduceMerge):
+        _refuse_own(spec.merge.processor, "merge.processor")
         fields = {"processor": spec.merge.processor, "params": spec.merge.params, "inputs": spec.merge.inputs}
         reduce = _beside(spec.stages[-1], "reduce", spec.stages, **fields)
         stages.append(await _resolve_stage(connection, reduce, "reduce", "merge", "reduce", spec.merge.fan_in))

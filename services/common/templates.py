@@ -13,6 +13,16 @@ class MissingValue(LookupError):
     """The message has nothing to put in a placeholder's place; the message names it."""
 
 
+class AnyField(dict[str, "AnyField"]):
+    """Stands for any field of a message that is not there yet, and has every field; within a text it is an `x`."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> "AnyField":
+        return AnyField()
+
+
 def fill_template(template: Any, values: Mapping[str, Any]) -> Any:
     """The template with each `{name}` or `{name.field.field}` replaced, in keys of no mapping but in every string.
 
@@ -44,4 +54,6 @@ def find_value(path: str, values: Any) -> Any:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, AnyField):
+        return "x"
     return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -32,6 +32,12 @@ _RUNNING = """
 _FIRST_FAILURE = """
     SELECT index, error FROM tasks WHERE job_id = $1 AND stage = $2 AND state = 'failed' ORDER BY index LIMIT 1"""
 
+# A part that ends inside a record says that the next begins there: whatever failures are tolerated, this is none.
+_TORN = """
+    SELECT index, error FROM tasks
+    WHERE job_id = $1 AND stage = $2 AND state = 'failed' AND error ->> 'type' = 'records_torn'
+    ORDER BY index LIMIT 1"""
+
 
 async def step(grid: Grid) -> bool:
     """Look at every running stage and every ending job once; True while there are any."""
@@ -60,6 +66,8 @@ async def _end_stage(grid: Grid, job_id: UUID, number: int) -> None:
             return
         if _has_failed(stage):
             await _fail_stage(connection, stage)
+        elif stage["failed"] and (torn := await connection.fetchrow(_TORN, job_id, number)):
+            await _fail(connection, stage, f"task {torn['index']}: {torn['error']['message']}")
         else:
             await _finish_stage(connection, stage)
 
@@ -67,9 +75,11 @@ async def _end_stage(grid: Grid, job_id: UUID, number: int) -> None:
 async def _fail_stage(connection: Connection, stage: Record) -> None:
     first = await connection.fetchrow(_FIRST_FAILURE, stage["job_id"], stage["stage"])
     why = f"; the first, task {first['index']}: {(first['error'] or {}).get('message')}" if first else ""
-    message = (
-        f"stage {stage['name']!r}: {stage['failed']} failed tasks, {stage['tolerated_failures']} are tolerated{why}"
-    )
+    await _fail(connection, stage, f"{stage['failed']} failed tasks, {stage['tolerated_failures']} are tolerated{why}")
+
+
+async def _fail(connection: Connection, stage: Record, why: str) -> None:
+    message = f"stage {stage['name']!r}: {why}"
     error = {"type": "stage_failed", "message": message, "stage": stage["stage"]}
     await fail_job(connection, stage["job_id"], error, stage["stage"])
     log.info("job failing", job=str(stage["job_id"]), error=message)

@@ -16,6 +16,8 @@ from services.scheduler.queues import MESSAGES_PER_REQUEST
 log = structlog.get_logger()
 
 MESSAGES_MAX = 100  # of a queue, per transaction
+QUEUES_AT_ONCE = 4  # each holds a connection, of which the other loops need some when SQS is slow
+_REFUSED = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})  # what SQS takes from nobody, as JSON escapes it
 
 # The distinct queues, without reading all of their messages.
 _QUEUES = """
@@ -42,12 +44,13 @@ _SENT = """
 async def step(grid: Grid) -> bool:
     """Send the next messages of every queue; True while there are any to send."""
     urls = [row["queue_url"] for row in await grid.pool.fetch(_QUEUES)]
-    return any(await asyncio.gather(*(_tell(grid, url) for url in urls)))
+    gate = asyncio.Semaphore(QUEUES_AT_ONCE)
+    return any(await asyncio.gather(*(_tell(grid, url, gate) for url in urls)))
 
 
-async def _tell(grid: Grid, queue_url: str) -> bool:
+async def _tell(grid: Grid, queue_url: str, gate: asyncio.Semaphore) -> bool:
     """One scheduler at a time, or the order would be lost; False if the queue does not take its messages."""
-    async with grid.pool.acquire() as connection, connection.transaction():
+    async with gate, grid.pool.acquire() as connection, connection.transaction():
         if not await connection.fetchval(_LOCK, queue_url):
             return False
         rows = await connection.fetch(_NEXT, queue_url, MESSAGES_MAX)
@@ -77,7 +80,7 @@ async def _send(grid: Grid, queue_url: str, rows: list[Record]) -> list[Record]:
 
 def _entry(queue_url: str, number: int, row: Record) -> dict[str, str]:
     """A FIFO queue is told in the order of each job, and drops what it is told twice."""
-    entry = {"Id": str(number), "MessageBody": orjson.dumps(row["body"]).decode()}
+    entry = {"Id": str(number), "MessageBody": orjson.dumps(row["body"]).decode().translate(_REFUSED)}
     if queue_url.endswith(".fifo"):
         entry |= {"MessageGroupId": str(row["job_id"]), "MessageDeduplicationId": str(row["message_id"])}
     return entry

@@ -22,9 +22,12 @@ log = structlog.get_logger()
 
 WAIT_SECONDS = 5  # of a receive: how late a paused trigger may still fire, or a new one first listens
 MESSAGES_MAX = 10  # SQS gives no more at once
+LISTENS_AT_ONCE = 32  # of the client's connections to SQS: dispatch must not wait for one
 
 # What the message (or the template) is to blame for: it comes again, until the queue's redrive policy takes it away.
-_UNUSABLE = (UnreadableMessage, MissingValue, ValidationError, SpecError, LookupError, TypeError, ValueError)
+# (Of a message of another shape than its kind promises the reading itself breaks; Postgres stores no NUL characters.)
+_BROKEN = (AttributeError, LookupError, TypeError, ValueError, asyncpg.DataError)
+_UNUSABLE = (UnreadableMessage, MissingValue, SpecError, *_BROKEN)
 
 _TRIGGERS = "SELECT trigger_id, name, queue_url, prefix, suffix, match, job FROM triggers WHERE NOT paused"
 
@@ -39,16 +42,18 @@ _FIRED = """
 async def step(grid: Grid) -> bool:
     """Wait a little for messages of every trigger's queue; True while there are triggers."""
     triggers = await grid.pool.fetch(_TRIGGERS)
-    await asyncio.gather(*(_listen(grid, trigger) for trigger in triggers))
+    gate = asyncio.Semaphore(LISTENS_AT_ONCE)
+    await asyncio.gather(*(_listen(grid, trigger, gate) for trigger in triggers))
     return bool(triggers)
 
 
-async def _listen(grid: Grid, trigger: Record) -> None:
+async def _listen(grid: Grid, trigger: Record, gate: asyncio.Semaphore) -> None:
     queue = {"QueueUrl": trigger["queue_url"]}
     try:
-        answer = await grid.aws.sqs.receive_message(
-            **queue, MaxNumberOfMessages=MESSAGES_MAX, WaitTimeSeconds=WAIT_SECONDS
-        )
+        async with gate:
+            answer = await grid.aws.sqs.receive_message(
+                **queue, MaxNumberOfMessages=MESSAGES_MAX, WaitTimeSeconds=WAIT_SECONDS
+            )
         for message in answer.get("Messages", []):
             if await _fire(grid, trigger, message):
                 await grid.aws.sqs.delete_message(**queue, ReceiptHandle=message["ReceiptHandle"])
@@ -69,6 +74,11 @@ async def _fire(grid: Grid, trigger: Record, message: dict[str, Any]) -> bool:
             last = next((job_id for job_id in reversed(submitted) if job_id), None)
             await connection.execute(_FIRED, trigger["trigger_id"], last)
         return True
+    except ValidationError as error:
+        faults = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+        said = "; ".join(f"{'.'.join(map(str, place))}: {what}" for place, what in faults)
+        await _blame(grid, trigger, f"message {message['MessageId']}: {said}")
+        return False
     except _UNUSABLE as error:
         await _blame(grid, trigger, f"message {message['MessageId']}: {error}")
         return False
@@ -92,4 +102,5 @@ async def _submit(connection: Connection, grid: Grid, trigger: Record, event: Ev
 
 async def _blame(grid: Grid, trigger: Record, error: str) -> None:
     log.warning("trigger failed", trigger=trigger["name"], error=error)
-    await grid.pool.execute("UPDATE triggers SET error = $2 WHERE trigger_id = $1", trigger["trigger_id"], error)
+    shown = error.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    await grid.pool.execute("UPDATE triggers SET error = $2 WHERE trigger_id = $1", trigger["trigger_id"], shown)

@@ -95,9 +95,10 @@ def _sources(value: Mapping[str, Any], input: Input, workspace: Workspace) -> di
         case "outputs":
             with workspace.listing.open("rb") as lines:
                 listed = [(line["index"], line["uri"]) for line in map(orjson.loads, lines) if "uri" in line]
+        case _ if input.source is not None:
+            return {input.path.name: input.source}
         case _ if "uri" in value:
-            byte = {"bytes": value.get("start", 0) - input.header_bytes, "object": 0}.get(value["type"])
-            return {input.path.name: {"uri": value["uri"], "byte": byte}}
+            return {input.path.name: {"uri": value["uri"], "byte": 0 if value["type"] == "object" else None}}
         case _:
             return {}
     return {input_filename(number, uri): {"uri": uri, "byte": 0} for number, uri in listed}

@@ -23,14 +23,17 @@ _PARTS_AT_ONCE = 16
 class Input:
     """Where a task's input is, and how many bytes of it were fetched.
 
-    `header_bytes` of the file are the header that was put before a part. `options` are what a reader of the format has
-    to know besides. `steps` are what the child has to do first, to make the input of what was fetched (child/prepare).
+    `header_bytes` of the file are the header that was put before a part. `source` is the object that the part is of,
+    and at which byte of its text the file would begin, if it can be told.
+    `options` are what a reader of the format has to know besides. `steps` are what the child has to do first, to make
+    the input of what was fetched (child/prepare).
     """
 
     path: Path
     bytes: int
     format: str | None = None
     header_bytes: int = 0
+    source: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
 
@@ -72,6 +75,12 @@ def suffix_of(name: str) -> str:
     return path.with_suffix("").suffix + path.suffix if path.suffix in _COMPRESSED else path.suffix
 
 
+def _plain_suffix(uri: str) -> str:
+    """That of a part of it: bytes are only cut out of what is not compressed, whatever it is called."""
+    path = PurePosixPath(uri)
+    return path.with_suffix("").suffix if path.suffix in _COMPRESSED else path.suffix
+
+
 def input_filename(number: int, uri: str) -> str:
     """What a file of an input directory is called: by its number, so that the names are in order."""
     return f"{number:08d}{suffix_of(uri)}"
@@ -79,14 +88,15 @@ def input_filename(number: int, uri: str) -> str:
 
 async def _fetch_bytes(s3: Any, value: dict[str, Any], directory: Path) -> Input:
     """A range of records, after the header of its object."""
-    path = directory / f"input{suffix_of(value['uri']) or SUFFIX_OF_FORMAT[value.get('format', 'text')]}"
+    path = directory / f"input{_plain_suffix(value['uri']) or SUFFIX_OF_FORMAT[value.get('format', 'text')]}"
     header = value.get("header", "").encode()
     with path.open("wb") as file:
         file.write(header)
         size = await download(
             s3, Location.parse(value["uri"]), file, etag=value.get("etag"), start=value["start"], end=value["end"]
         )
-    return _part(value, path, size, len(header), value["start"] - len(header))
+    source = value.get("source") or {"uri": value["uri"], "byte": value["start"]}
+    return _part(value, path, size, len(header), source | {"byte": source["byte"] - len(header)})
 
 
 async def _fetch_blocks(s3: Any, value: dict[str, Any], directory: Path) -> Input:
@@ -108,18 +118,23 @@ async def _fetch_blocks(s3: Any, value: dict[str, Any], directory: Path) -> Inpu
         "tail": tail,
     }
     path = directory / f"input{SUFFIX_OF_FORMAT[value['format']]}"
-    return _part(value, path, size, len(header.encode()), None, decompress)
+    return _part(value, path, size, len(header.encode()), {"uri": value["uri"], "byte": None}, decompress)
 
 
 def _part(
-    value: dict[str, Any], path: Path, size: int, header_bytes: int, byte: int | None, *steps: dict[str, Any]
+    value: dict[str, Any],
+    path: Path,
+    size: int,
+    header_bytes: int,
+    source: dict[str, Any],
+    *steps: dict[str, Any],
 ) -> Input:
     """Some records of an object; that they are whole is checked before anything reads them."""
-    format, source, made = value.get("format", "text"), {"uri": value["uri"], "byte": byte}, list(steps)
+    format, made = value.get("format", "text"), list(steps)
     if format in ("csv", "tsv"):
         made.append({"step": "check_quotes", "csv": value.get("csv"), "format": format, "source": source})
     options = {name: value[name] for name in _OPTIONS if name in value}
-    return Input(path, size, format, header_bytes, options, made)
+    return Input(path, size, format, header_bytes, source, options, made)
 
 
 async def _fetch_object(s3: Any, value: dict[str, Any], directory: Path) -> Input:

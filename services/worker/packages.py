@@ -10,6 +10,7 @@ A package is kept by the hash of its content, under the node's cache directory, 
 import asyncio
 import fcntl
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -17,6 +18,7 @@ import sys
 import sysconfig
 import time
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +38,10 @@ _AGAIN_SECONDS = 60.0  # a package that failed is not tried before
 _INSTALL_SECONDS = 1800.0
 _LOCK_SECONDS = 0.1
 _LINES_SHOWN = 12
+
+# What zipfile raises for an archive that it can't read; and a name that is both a file and a directory.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGED = (*_UNREADABLE, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +172,7 @@ def _unpack(archive: Path, sha256: str, target: Path) -> None:
             target.mkdir()
             for entry in entries:
                 _extract(package, entry, target)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
+    except _DAMAGED as error:
         raise TaskError("processor_load", f"it can't be unpacked: {error}") from None
     archive.unlink()
 

@@ -1,6 +1,7 @@
 """A job whose inputs need a reader of every byte: its split stage runs on the grid, the next works on what it lists."""
 
 import gzip
+import json
 from typing import Any
 
 from services.common.aws import Aws
@@ -10,6 +11,7 @@ from services.common.settings import Settings
 from services.common.spec import JobSpec, ProcessorSpec
 from services.common.submission import submit_job
 from tests.grid import Grid
+from tests.integration.worker.grid_split.test_grid_split import bgzip, seekable_zstd
 
 RECORDS = 3000
 
@@ -46,5 +48,40 @@ async def test_compressed_multiline_and_plain_inputs_of_one_job(
         assert kinds[1]["task_count"] > 10
         merged = (await grid.result_files(job_id))["all.csv"]
         assert merged.replace(b"\n", b" ") == (header + b"".join(rows)).replace(b"\n", b" ")
+    finally:
+        grid.stop()
+
+
+async def test_a_reject_names_the_users_object_whatever_it_was_cut_from(
+    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any
+) -> None:
+    text = b"".join(b"a %d\n" % number for number in range(5000)).replace(b"a 2500\n", b"broken\n")
+    bodies = {
+        "stream.txt.gz": gzip.compress(text),
+        "blocks.txt.bgz": bgzip(text),
+        "frames.txt.zst": seekable_zstd(text, 8000),
+        "plain.txt.gz": text,
+    }
+    for key, body in bodies.items():
+        await aws.s3.put_object(Bucket=settings.bucket, Key=key, Body=body)
+    uris = [f"s3://{settings.bucket}/{key}" for key in bodies]
+    sources = [{"type": "lines", "part_bytes": 5000, "uri": uri} for uri in uris]
+    sources[-1]["compression"] = "none"
+    grid = Grid(settings, pool, aws, tmp_path)
+    await grid.prepare()
+    spec = {"input": sources, "stages": [{"processor": "clean"}], "merge": {"type": "concat", "filename": "all.jsonl"}}
+    async with pool.acquire() as connection, connection.transaction():
+        job_id = await submit_job(connection, JobSpec.model_validate(spec), settings=settings)
+    grid.start_scheduler()
+    grid.start_worker()
+    try:
+        job = await grid.ended(job_id)
+        assert (job["state"], job["error"]) == ("succeeded", None)
+        files = await grid.result_files(job_id)
+        assert files["all.jsonl"].count(b"\n") == 4 * 4999
+        places = [json.loads(line)["source"] for line in files["rejects.jsonl"].splitlines()]
+        assert [place["uri"] for place in places] == uris
+        byte = text.index(b"broken")
+        assert [place.get("byte") for place in places] == [byte, None, None, byte]
     finally:
         grid.stop()

@@ -8,7 +8,7 @@ import typer
 
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group, parse_pairs
-from piecework.errors import InputError
+from piecework.errors import InputError, Invalid
 from piecework.shapes import Processor, ProcessorDetail
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
@@ -170,7 +170,11 @@ def push(
         if not name or each in name:
             description = str(spec.pop("description", ""))
             code = {"package": package} if _brings_code(spec) else {}
-            registered.append(session.client.register_processor(each, {**spec, **code}, description=description))
+            try:
+                processor = session.client.register_processor(each, {**spec, **code}, description=description)
+            except Invalid as error:
+                raise InputError(f"processor {each}: {'; '.join(error.lines())}") from error
+            registered.append(processor)
     session.show(registered, lambda processors: [print(f"{p['name']}@{p['version']}") for p in processors])
 
 

@@ -94,7 +94,8 @@ def _show(session: Session, found: Split) -> None:
     about = "" if found["exact"] else "about "
     aimed = f", aiming at {size(found['part_bytes'])} each" if found["part_bytes"] else ""
     of = f" of {size(found['bytes'])}" if found["bytes"] is not None else ""
-    session.note(f"{about}{number(found['count'])} parts{of}{aimed}")
+    parts = "part" if found["count"] == 1 else "parts"
+    session.note(f"{about}{number(found['count'])} {parts}{of}{aimed}")
     for note in found["notes"]:
         session.note(note)
 

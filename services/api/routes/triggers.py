@@ -23,7 +23,7 @@ from services.common.jobs import SpecError
 from services.common.problems import conflict, field_path, invalid, not_found, problems
 from services.common.spec import JobSpec
 from services.common.submission import resolve_stages
-from services.common.templates import MissingValue, fill_template
+from services.common.templates import AnyField, MissingValue, fill_template
 
 router = APIRouter(prefix="/triggers", tags=["triggers"], route_class=StrictRoute)
 
@@ -63,20 +63,10 @@ _INSERT = """
     VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *"""
 
 
-class _AnyField(dict[str, "_AnyField"]):
-    """A message that has every field."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __getitem__(self, name: str) -> "_AnyField":
-        return _AnyField()
-
-
 async def _check_job(connection: Connection, api: Api, template: dict[str, Any]) -> None:
     """Raises a 422 for what no message can make right."""
     try:
-        filled = fill_template(template, _SAMPLE | {"message": _AnyField()})
+        filled = fill_template(template, _SAMPLE | {"message": AnyField()})
         await resolve_stages(connection, JobSpec.model_validate(filled), api.settings)
     except MissingValue as error:
         mend = f"{error}; a template knows {', '.join(f'{{{name}}}' for name in _SAMPLE)} and {{message.…}}"
@@ -85,7 +75,7 @@ async def _check_job(connection: Connection, api: Api, template: dict[str, Any])
         raise invalid(f"job.{error.field}", error.value, error.mend) from error
     except ValidationError as error:
         for fault in error.errors():
-            if not isinstance(fault["input"], _AnyField):
+            if not isinstance(fault["input"], AnyField):
                 field = field_path(("body", "job", *fault["loc"]), {"job": filled})
                 raise invalid(field, fault["input"], fault["msg"].removeprefix("Value error, ")) from error
 

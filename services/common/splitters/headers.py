@@ -47,7 +47,7 @@ def _header_end(data: bytes, begin: int, source: LinesInput) -> int | None:
     """Where the header's line ends; of a multiline CSV, its record."""
     assert source.csv is not None
     position = begin
-    while found := data.find(b"\n", position) + 1:
+    while found := data.find(b"\n", position, begin + HEADER_BYTES_MAX + 1) + 1:  # a quote left open ends nowhere
         if not source.multiline or source.csv.left_open(data[begin:found]) is None:
             return found
         position = found

@@ -16,6 +16,7 @@ from services.common.splitters.groups import Groups, describe_globs
 from services.common.splitters.manifest_rows import ManifestError, ManifestFile, RowPage, read_rows
 
 _FORMAT_OF_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+TASKS_PER_CHUNK = 50_000  # at most: a row group may hold millions of rows
 _INVENTORY_BYTES_MAX = 16_777_216
 _BUCKET_ARN = "arn:aws:s3:::"
 
@@ -42,6 +43,8 @@ async def _split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None) 
             groups.add([entry])
             if not groups.open:
                 settled = (number, position, row)
+            if len(groups.inputs) == TASKS_PER_CHUNK:
+                return _chunk(cursor, groups, settled, done=False)
         number, position, skip = (number + 1, None, 0) if page.next is None else (number, page.next, 0)
         if not groups.open:
             settled = (number, position, skip)
@@ -51,11 +54,15 @@ async def _split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None) 
     if done:
         groups.close()
         settled = (number, None, 0)
-    found = cursor["found"] + len(groups.inputs)
-    if done and not found:
+    chunk = _chunk(cursor, groups, settled, done)
+    if done and not chunk.cursor["found"]:
         raise SplitError(f"no object in {source.uri} matches {describe_globs(source)}")
+    return chunk
+
+
+def _chunk(cursor: dict[str, Any], groups: Groups, settled: tuple[int, int | None, int], done: bool) -> Chunk:
     at = dict(zip(("file", "row", "skip"), settled, strict=True))
-    return Chunk(groups.inputs, cursor | at | {"found": found}, done)
+    return Chunk(groups.inputs, cursor | at | {"found": cursor["found"] + len(groups.inputs)}, done)
 
 
 async def find_files(s3: Any, source: ManifestInput) -> list[dict[str, Any]]:

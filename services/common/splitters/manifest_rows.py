@@ -19,7 +19,10 @@ from services.common.reads import PinnedObject
 from services.common.splitters.listing import Entry
 
 PAGE_BYTES = 4_194_304  # of text, at least one line
+ROW_BYTES_MAX = 1_048_576  # of text: no manifest has longer ones, and a page must fit into memory
+GROUP_BYTES_MAX = 536_870_912  # of the columns read of a row group, compressed
 _WINDOW_BYTES = 4_194_304
+_BATCH_ROWS = 10_000
 _PLAIN_COLUMNS = ["Bucket", "Key", "ETag"]
 
 # What S3 Inventory calls its columns in CSV, and in Parquet.
@@ -84,32 +87,57 @@ async def _read_text(object_: PinnedObject, position: int) -> tuple[bytes, int |
         text += await object_.read(start, start + PAGE_BYTES)
         if (end := text.rfind(b"\n") + 1) and position + len(text) < object_.size:
             return text[:end], position + end
+        _check_row(object_, text, position)
     return text, None
 
 
 async def _read_compressed(object_: PinnedObject, position: int) -> tuple[bytes, int | None]:
     """As `_read_text`, of decompressed bytes: what comes before `position` is decompressed again, and passed over."""
-    decompressor, text, skip = Decompressor("gzip"), b"", position
+    page = _Page(object_, position)
     for start in range(0, object_.size, _WINDOW_BYTES):
         window = await object_.read(start, start + _WINDOW_BYTES)
-        pieces = await asyncio.to_thread(_decompress, object_, decompressor, window)
-        for piece in pieces:
-            text += piece[skip:]
-            skip = max(0, skip - len(piece))
-        if len(text) > PAGE_BYTES and (end := text.rfind(b"\n", 0, PAGE_BYTES) + 1 or text.find(b"\n") + 1):
-            return text[:end], position + end
-    try:
-        decompressor.finish()
-    except DamagedStream as error:
-        raise ManifestError(f"{object_.location.uri}: {error}") from None
-    return text, None
+        if end := await asyncio.to_thread(page.feed, window):
+            return bytes(page.text[:end]), position + end
+    page.finish()
+    return bytes(page.text), None
 
 
-def _decompress(object_: PinnedObject, decompressor: Decompressor, window: bytes) -> list[bytes]:
-    try:
-        return list(decompressor.feed(window))
-    except DamagedStream as error:
-        raise ManifestError(f"{object_.location.uri}: {error}") from None
+def _check_row(object_: PinnedObject, text: bytes | bytearray, position: int) -> None:
+    """Raises ManifestError if the text, of which no line's end is known, is too long for a row."""
+    if len(text) > PAGE_BYTES + ROW_BYTES_MAX and b"\n" not in text:
+        message = f"{object_.location.uri}: the row after byte {position} is longer than {ROW_BYTES_MAX} bytes"
+        raise ManifestError(message)
+
+
+class _Page:
+    """The lines after so many decompressed bytes; no more is decompressed than they need, lest it be a bomb."""
+
+    def __init__(self, object_: PinnedObject, position: int) -> None:
+        self.text = bytearray()
+        self._object = object_
+        self._position = position
+        self._skip = position
+        self._decompressor = Decompressor("gzip")
+
+    def feed(self, window: bytes) -> int:
+        """Where the page's last line ends, once that is known; before, 0."""
+        try:
+            for piece in self._decompressor.feed(window):
+                self.text += piece[self._skip :]
+                self._skip = max(0, self._skip - len(piece))
+                if len(self.text) > PAGE_BYTES:
+                    if end := self.text.rfind(b"\n", 0, PAGE_BYTES) + 1 or self.text.find(b"\n") + 1:
+                        return end
+                    _check_row(self._object, self.text, self._position)
+        except DamagedStream as error:
+            raise ManifestError(f"{self._object.location.uri}: {error}") from None
+        return 0
+
+    def finish(self) -> None:
+        try:
+            self._decompressor.finish()
+        except DamagedStream as error:
+            raise ManifestError(f"{self._object.location.uri}: {error}") from None
 
 
 def _parse(file: ManifestFile, text: bytes, position: int) -> list[Entry]:
@@ -136,7 +164,7 @@ def _entries(file: ManifestFile, rows: Iterable[Any], where: str, encoded: bool 
             if entry is not None:
                 entries.append(entry)
             next(read)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise ManifestError(f"{file.uri}: row {next(read)} {where} names no object: {error}") from None
     return entries
 
@@ -170,14 +198,17 @@ async def _read_row_group(s3: Any, file: ManifestFile, number: int) -> RowPage:
     wanted = {name for names in _NAMES.values() for name in names}
     group = footer.row_group(number)
     columns = [group.column(index) for index in range(group.num_columns)]
+    columns = [column for column in columns if column.path_in_schema in wanted]
+    size = sum(column.total_compressed_size for column in columns)
+    if size > GROUP_BYTES_MAX:
+        raise ManifestError(f"{file.uri}: row group {number} has {size} bytes of names; at most {GROUP_BYTES_MAX} do")
     with tempfile.TemporaryFile() as sparse:
         for column in columns:
-            if column.path_in_schema in wanted:
-                start = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)))
-                data = await object_.read(start, start + column.total_compressed_size)
-                sparse.seek(start)
-                sparse.write(data)
-        names = [column.path_in_schema for column in columns if column.path_in_schema in wanted]
+            start = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)))
+            data = await object_.read(start, start + column.total_compressed_size)
+            sparse.seek(start)
+            sparse.write(data)
+        names = [column.path_in_schema for column in columns]
         entries = await asyncio.to_thread(_row_group_entries, file, sparse, footer, number, names)
     following = number + 1
     return RowPage(entries, following if following < footer.num_row_groups else None)
@@ -190,7 +221,7 @@ def _row_group_entries(file: ManifestFile, sparse: BinaryIO, footer: Any, number
 
     try:
         with pyarrow.parquet.ParquetFile(sparse, metadata=footer) as reader:
-            rows = reader.read_row_group(number, columns=names).to_pylist()
+            batches = reader.iter_batches(_BATCH_ROWS, row_groups=[number], columns=names)
+            return _entries(file, (row for batch in batches for row in batch.to_pylist()), f"of row group {number}")
     except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(f"{file.uri} can't be read: {error}") from None
-    return _entries(file, rows, f"of row group {number}")

@@ -11,8 +11,7 @@ from services.common.splitters import Chunk
 from services.scheduler.loop import Grid
 
 TASKS_PER_CHUNK = 64  # of the stage before
-LISTING_BYTES = 1_048_576  # read at once of one task's listing
-CHUNK_BYTES = 4 * LISTING_BYTES
+CHUNK_BYTES = 4_194_304  # of listings: several that are no more together, or a piece of a longer one
 
 _ENDED = """
     SELECT index, state, output FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index >= $3
@@ -39,7 +38,7 @@ async def plan(grid: Grid, stage: Record) -> Chunk | None:
     parts = await asyncio.gather(*(_read(grid, *listing) for listing in listings))
     inputs = [orjson.loads(line) for lines, _ in parts for line in lines]
     (row, _, end), (_, read) = listings[-1], parts[-1]
-    if read < end:  # only ever of a listing that is read alone, or last
+    if read < end:  # only ever of a listing that is read alone: several fit into a window
         return Chunk(inputs, {"index": row["index"], "byte": read}, done=False)
     return Chunk(inputs, {"index": row["index"] + 1, "byte": 0}, done=last)
 
@@ -62,7 +61,7 @@ async def _read(grid: Grid, row: Record, start: int, end: int) -> tuple[list[byt
     """Whole lines of a task's listing from `start` on, and where they end."""
     if start == end:
         return [], end
-    window = LISTING_BYTES
+    window = CHUNK_BYTES
     while True:
         until = min(start + window, end)
         data = await read_range(grid.aws.s3, Location.parse(row["output"]["uri"]), start, until)

@@ -12,7 +12,7 @@ from uuid import UUID
 import orjson
 from asyncpg import Record
 
-from services.common.database import Pool
+from services.common.database import Pool, new_id
 from services.common.layout import Layout, Location
 from services.common.splitters import Chunk
 from services.scheduler.loop import Grid
@@ -44,7 +44,9 @@ async def plan(grid: Grid, stage: Record) -> Chunk | None:
     """The next task. (A closed level whose tasks have not succeeded is not asked for: services/scheduler/chain.py.)"""
     cursor = _open(stage)
     number = cursor.first + cursor.made
-    target = Layout(grid.settings.bucket, grid.settings.prefix).outputs(stage["job_id"], stage["stage"], number)
+    layout = Layout(grid.settings.bucket, grid.settings.prefix)
+    # Two schedulers may be at it: under one key, each would abort the other's upload.
+    target = layout.outputs(stage["job_id"], stage["stage"], number, new_id())
     outputs = _outputs(grid.pool, stage["job_id"], cursor, stage["fan_in"])
     listed, after = await _write_listing(grid, target, outputs)
     made = cursor.made + (listed > 0 or cursor.made == 0)  # a reduce of nothing is one task, too

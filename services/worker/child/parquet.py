@@ -31,6 +31,8 @@ class ParquetRows:
         self.path = path
 
     def raws(self) -> Iterator[Any]:
+        if self.path.stat().st_size == 0:  # SQL that had no records before it leaves such a file
+            return
         with open_parquet(self.path) as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for index, row in enumerate(batch.to_pylist()):

@@ -14,7 +14,7 @@ _READ_BYTES = 1 << 20
 
 
 def prepare(steps: list[dict[str, Any]], input: Path) -> None:
-    """Raises TaskError (input_invalid)."""
+    """Raises TaskError (input_invalid, records_torn)."""
     for step in steps:
         match step["step"]:
             case "row_groups":
@@ -67,12 +67,14 @@ def _check_quotes(step: dict[str, Any], input: Path) -> None:
         if opened is None:
             return
         record = data.rfind(b"\n", 0, opened) + 1
-        line = len(data[:record].split(b"\n"))
+        pieces = (data[at : min(at + _READ_BYTES, record)] for at in range(0, record, _READ_BYTES))
+        line = 1 + sum(piece.count(b"\n") for piece in pieces)
     uri, byte = step["source"]["uri"], step["source"]["byte"]
     at = f"byte {byte + record}" if byte is not None else f"byte {record} of this part"
     raise TaskError(
-        "input_invalid",
+        "records_torn",
         f"{uri}: the record at {at} (line {line} of this part) has a quote that the part's end leaves open: if quoted "
-        "fields may hold newlines, set `multiline: true` in the job's input; otherwise a quote is missing there",
+        "fields may hold newlines, set `multiline: true` in the job's input (before a resplit, write jsonl instead); "
+        "otherwise a quote is missing there",
         retryable=False,
     )

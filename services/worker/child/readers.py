@@ -207,10 +207,18 @@ class JsonLines(TextLines):
             return super().show(raw)
 
 
+def holds_nothing(path: Path) -> bool:
+    """No bytes, or the document `null`: what a task that made nothing leaves to the next."""
+    size = path.stat().st_size
+    return size == 0 or (size == 4 and path.suffix == ".json" and path.read_bytes() == b"null")
+
+
 class JsonDocument(JsonLines):
     """The whole file is one record."""
 
     def raws(self) -> Iterator[bytes]:
+        if holds_nothing(self.path):
+            return
         with _open(self.path) as file:
             yield file.read().removeprefix(codecs.BOM_UTF8)
 

@@ -43,6 +43,14 @@ class Rejects:
         byte = origin["byte"]
         return {"uri": origin["uri"]} | ({} if byte is None or offset is None else {"byte": byte + offset})
 
+    def name_objects(self, message: str, input: Path) -> str:
+        """The message with what the user knows, objects, in place of the files of the input."""
+        for name, origin in self._sources.items():
+            path = input if input.name == name else input / name
+            begin = f" from byte {origin['byte']}" if origin["byte"] else ""
+            message = message.replace(str(path), f"{origin['uri']}{begin}")
+        return message
+
     def __enter__(self) -> "Rejects":
         return self
 

@@ -73,7 +73,7 @@ def run_query(
             records_in = _count_read(connection, view)
             _keep_rejects(connection, rejected)
     except duckdb.Error as error:
-        raise _explain(error) from None
+        raise _explain(error, rejected.name_objects(str(error), input)[:2000]) from None
     records_in += rejected.count
     gone = records_in - rejected.count - records_out
     return {
@@ -166,11 +166,10 @@ def _keep_rejects(connection: Any, rejected: Rejects) -> None:
         rejected.add(Path(path), line - 1, position - 1, reason, shown)  # the header is line 1, the first byte 1
 
 
-def _explain(error: Any) -> TaskError:
+def _explain(error: Any, message: str) -> TaskError:
     """Nothing but want of room passes when it is tried again."""
     import duckdb
 
-    message = str(error)[:2000]
     match error:
         case duckdb.OutOfMemoryException():
             return TaskError("memory", message)

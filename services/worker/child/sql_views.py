@@ -11,7 +11,7 @@ from typing import Any
 from services.common.csv_dialect import CsvDialect
 from services.worker.child.arrow import write_as_parquet
 from services.worker.child.errors import TaskError
-from services.worker.child.readers import detect_format, open_reader
+from services.worker.child.readers import detect_format, holds_nothing, open_reader
 from services.worker.child.rejects import Rejects
 from services.worker.child.writers import JsonlWriter
 
@@ -56,7 +56,7 @@ def create_view(
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Path]] = {}  # files that one function reads: alike in their columns
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.stat().st_size:
+        if not holds_nothing(file):
             kind, columns, readable = _make_readable(file, format or detect_format(file), options, spill, rejected)
             groups.setdefault((kind, columns), []).append(readable)
     if not groups:

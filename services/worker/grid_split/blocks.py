@@ -75,7 +75,10 @@ async def _find_head(object_: PinnedObject, source: LinesInput) -> tuple[Head, b
     while True:
         data = await object_.read(position, position + _WINDOW_BYTES)
         position += len(data)
-        text += b"".join(decompressor.feed(data))
+        for piece in decompressor.feed(data):
+            text += piece
+            if len(text) > HEADER_BYTES_MAX:
+                break  # of a bomb, no more than must be
         head = find_head(text, source, not data or len(text) > HEADER_BYTES_MAX)
         if head is not None:
             return head, len(text) > head.bytes or position < object_.size

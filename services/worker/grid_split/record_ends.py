@@ -4,6 +4,8 @@ import re
 
 from services.common.csv_dialect import CsvDialect
 
+_MARKS_BYTES_MAX = 16 << 20
+
 
 class OpenQuote(ValueError):
     """The stream ended within quotes; `position` is that of the quote which opened them."""
@@ -72,8 +74,12 @@ class CsvEnds:
         self._opened: int | None = None  # where the quotes opened that we are in
 
     def feed(self, data: bytes) -> list[int]:
+        """Raises OpenQuote for nothing but marks that are more than memory should hold."""
         buffer = self._buffer + data if self._buffer else data
-        return self._read(buffer, self._limit(buffer))
+        limit = self._limit(buffer)
+        if len(buffer) - limit > _MARKS_BYTES_MAX:
+            raise OpenQuote(self._offset + limit)
+        return self._read(buffer, limit)
 
     def finish(self) -> list[int]:
         """Raises OpenQuote."""

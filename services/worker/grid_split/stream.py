@@ -97,17 +97,17 @@ async def cut_into_objects(
     decompressor = Decompressor(source.compressed or "")
     uploads: list[asyncio.Task[dict[str, Any]]] = []
 
-    async def put(path: Path) -> dict[str, Any]:
+    async def put(path: Path, start: int) -> dict[str, Any]:
         stored = await upload(object_.s3, path, locate(path.name))
         await asyncio.to_thread(path.unlink)
         place = {"type": "bytes", "uri": stored.uri, "start": 0, "end": stored.bytes}
-        return place | part_options(source, parts.header)
+        return place | {"source": {"uri": source.uri, "byte": start}} | part_options(source, parts.header)
 
     try:
         async for window in _windows(object_, last=b""):
             for piece in _slices(window) or [b""]:
-                for path in await asyncio.to_thread(parts.feed, decompressor, piece):
-                    uploads.append(asyncio.create_task(put(path)))
+                for path, start in await asyncio.to_thread(parts.feed, decompressor, piece):
+                    uploads.append(asyncio.create_task(put(path, start)))
                     if len(uploads) > _UPLOADS_AT_ONCE:
                         yield await uploads.pop(0)
         while uploads:
@@ -126,6 +126,7 @@ class _PartFiles:
         self._source = source
         self._directory = directory
         self._position: int | None = None  # in the text, of what was written last
+        self._start = 0  # in the text, of the part that is being written
         self._count = 0
         self._file: BinaryIO | None = None
 
@@ -133,9 +134,9 @@ class _PartFiles:
     def header(self) -> str | None:
         return self._cutter.head.header if self._cutter.head else None
 
-    def feed(self, decompressor: Decompressor, window: bytes) -> list[Path]:
-        """Returns the files that are complete; an empty window ends the last one."""
-        done: list[Path] = []
+    def feed(self, decompressor: Decompressor, window: bytes) -> list[tuple[Path, int]]:
+        """Returns the files that are complete, and where in the text each begins; an empty window ends the last one."""
+        done: list[tuple[Path, int]] = []
         if not window:
             decompressor.finish()
             self._write(*self._cutter.finish(), done)
@@ -146,31 +147,31 @@ class _PartFiles:
                 self._write(*self._cutter.feed(text), done)
         return done
 
-    def _write(self, text: bytes, cuts: list[int], done: list[Path]) -> None:
+    def _write(self, text: bytes, cuts: list[int], done: list[tuple[Path, int]]) -> None:
         if self._position is None:
             if self._cutter.head is None:
                 return
             self._position = self._cutter.head.bytes
         begin, written = self._position, 0
         for cut in cuts:
-            self._append(text[written : cut - begin])
+            self._append(text[written : cut - begin], begin + written)
             self._end_part(done)
             written = cut - begin
-        self._append(text[written:])
+        self._append(text[written:], begin + written)
         self._position = begin + len(text)
 
-    def _append(self, text: bytes) -> None:
+    def _append(self, text: bytes, position: int) -> None:
         if not text:
             return
         if self._file is None:
-            self._file = self._path().open("wb")
+            self._file, self._start = self._path().open("wb"), position
         self._file.write(text)
 
-    def _end_part(self, done: list[Path]) -> None:
+    def _end_part(self, done: list[tuple[Path, int]]) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-            done.append(self._path())
+            done.append((self._path(), self._start))
             self._count += 1
 
     def _path(self) -> Path:

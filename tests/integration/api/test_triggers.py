@@ -12,6 +12,7 @@ from tests.integration.api.conftest import array_job, ok
 pytestmark = pytest.mark.usefixtures("grid")
 
 TEMPLATE = {
+    "name": "claims-{message.day}",
     "input": {"type": "lines", "uri": "{uri}", "part_bytes": "{message.part_bytes}"},
     "stages": [{"processor": "noop"}],
     "labels": {"file": "{filename}"},

@@ -62,11 +62,14 @@ async def test_a_directory_is_shipped_once_and_its_processors_follow_its_code(
 async def test_what_can_not_be_pushed(piecework: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = write(tmp_path / "claims")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong/processor.yaml").write_text("command: [x]\noutput: rejects.jsonl\n")
     monkeypatch.setattr(packing, "BYTES_MAX", (1 << 20) + 200)
     (directory / "lib/fees.py").write_text("x" * 300)
     for arguments, message in {
         (str(directory),): "a package is code, keep data out of it",
         (str(directory), "--name", "x"): "has no processor 'x'; it has late, price, run-tool",
+        (str(tmp_path / "wrong"),): "processor wrong: output: Piecework writes rejects.jsonl itself",
         (str(tmp_path / "empty"),): "neither a processor.yaml nor a processors/*.yaml in it",
     }.items():
         done = await piecework.run("processors", "push", *arguments)

@@ -116,7 +116,6 @@ async def test_a_fan_out_after_a_chained_stage_waits_for_the_gaps_that_may_close
 async def test_a_long_listing_is_read_piece_by_piece_and_two_schedulers_plan_each_item_once(
     grid: Grid, other: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(items_plan, "LISTING_BYTES", 100)
     monkeypatch.setattr(items_plan, "CHUNK_BYTES", 250)
     job_id = await play.submit(stages=FAN_OUT)
     await play.plan(job_id, 3)
@@ -134,6 +133,25 @@ async def test_a_long_listing_is_read_piece_by_piece_and_two_schedulers_plan_eac
 
     assert await inputs(play, job_id, 1) == [value for listed in values for value in listed]
     await assert_invariants(play.pool, job_id)
+
+
+@pytest.mark.parametrize("chunk_bytes", [30, 200, 1000, 100_000])
+async def test_no_item_is_lost_between_listings_of_different_lengths(
+    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(items_plan, "CHUNK_BYTES", chunk_bytes)
+    job_id = await play.submit(stages=FAN_OUT)
+    await play.plan(job_id, 6)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id)
+    values = [[f"{index}-{n}" for n in range(count)] for index, count in enumerate((20, 1, 0, 7, 90, 1))]
+    reports = [await yields(bucket, task, values[task.index]) for task in tasks]
+    await play.complete(worker_id, *reports, done=tasks)
+    await finish.step(grid)
+
+    await chain_on(grid)
+
+    assert await inputs(play, job_id, 1) == [value for listed in values for value in listed]
 
 
 async def test_a_listing_that_is_gone_fails_the_job(grid: Grid, play: Play) -> None:
@@ -265,6 +283,7 @@ async def test_a_level_that_failed_is_tried_again_and_the_levels_go_on(grid: Gri
         ([{"processor": "noop", "fan_out": True}], "stages.0.fan_out", "after the last"),
         ([*FAN_OUT[:1], {"processor": "noop", "resplit": {"type": "lines"}}], "stages.1.resplit", "fans out"),
         ([{"processor": "files"}, {"processor": "noop"}], "stages.0.fan_out", "directory of files"),
+        ([{"processor": "piecework-split"}], "stages.0.processor", "Piecework's own stages"),
         ([{"processor": "priced"}], "stages.0.inputs", "needs the input 'fees'"),
         ([{"processor": "noop", "inputs": {"fees": "s3://b/k"}}], "stages.0.inputs", "declares no such input"),
     ],
@@ -279,6 +298,25 @@ async def test_what_does_not_go_together_is_refused(
         await play.submit(stages=stages)
 
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    "writer", [{"sql": "FROM input", "output_format": "parquet"}, {"command": ["x"], "outputs": {"log": "log.parquet"}}]
+)
+async def test_parquet_is_not_concatenated(play: Play, writer: dict[str, Any]) -> None:
+    await add_processor(play.pool, "writer", **writer)
+
+    for job, field in (
+        ({"stages": [{"processor": "writer"}], "merge": {"type": "concat"}}, "merge.type"),
+        (
+            {"stages": [{"processor": "writer"}, {"processor": "noop", "resplit": {"type": "lines"}}]},
+            "stages.1.resplit",
+        ),
+    ):
+        with pytest.raises(jobs.SpecError, match="writer writes Parquet") as refused:
+            await play.submit(**job)
+        assert refused.value.field == field
+    await play.submit(stages=[{"processor": "writer"}], merge={"type": "none"})
 
 
 @pytest.mark.parametrize("merge", [{"type": "concat"}, {"type": "reduce", "processor": "priced"}])

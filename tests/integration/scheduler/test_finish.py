@@ -110,6 +110,21 @@ async def test_a_job_whose_failures_are_all_tolerated_goes_on(grid: Grid, play: 
     assert (await play.stage(job_id, 1))["task_count"] == 0
 
 
+async def test_torn_records_are_never_tolerated(grid: Grid, play: Play) -> None:
+    job_id = await play.submit(stages=[{"name": "clean", "processor": "noop", "tolerated_failures": 2}])
+    await play.plan(job_id, 3)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id)
+    torn = {"type": "records_torn", "message": "a quote is open"}
+    facts: list[dict[str, Any]] = [{}, {"error": torn}]
+    failures = [finished(task, "failed", retryable=False, **fact) for task, fact in zip(tasks, facts, strict=False)]
+    await play.complete(worker_id, *failures, finished(tasks[2]), done=tasks)
+
+    job = await finish_job(grid, play, job_id)
+
+    assert job["error"] == {"type": "stage_failed", "stage": 0, "message": "stage 'clean': task 1: a quote is open"}
+
+
 @pytest.mark.parametrize("before", ["scheduled", "running", "paused"])
 async def test_a_cancelled_job_ends_with_everything_it_had(grid: Grid, play: Play, before: str) -> None:
     late = {"run_at": "2099-01-01T00:00:00Z"} if before == "scheduled" else {}

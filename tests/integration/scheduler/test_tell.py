@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -57,6 +58,63 @@ async def test_a_queue_is_told_of_successes_and_of_the_end_in_order(grid: Grid, 
     }
     assert messages[-1]["data"]["job_id"] == str(job_id)
     assert messages[-1]["data"]["results"]["uri"].endswith("/manifest.json")
+
+
+async def test_slow_queues_leave_connections_to_others(grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tell, "QUEUES_AT_ONCE", 2)
+    for number in range(5):
+        url = (await grid.aws.sqs.create_queue(QueueName=f"slow-{number}-{uuid4().hex}"))["QueueUrl"]
+        job_id = await play.submit(output_queue=url)
+        await play.plan(job_id, 1)
+        await play.run_all(job_id)
+    send, sending, go_on = grid.aws.sqs.send_message_batch, 0, asyncio.Event()
+
+    async def be_slow(**request: Any) -> Any:
+        nonlocal sending
+        sending += 1
+        await go_on.wait()
+        return await send(**request)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(grid.aws.sqs, "send_message_batch", be_slow)
+        step = asyncio.create_task(tell.step(grid))
+        try:
+            async with asyncio.timeout(10):
+                while sending < 2:
+                    await grid.pool.fetchval("SELECT 1")
+            for _ in range(20):  # time for others to come, if they did
+                await grid.pool.fetchval("SELECT 1")
+            at_once = sending
+        finally:
+            go_on.set()
+            await step
+    assert (at_once, sending) == (2, 5)
+
+
+async def test_text_that_sqs_does_not_take_is_escaped(
+    grid: Grid, play: Play, done: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one such value would hold up all that is to be told after it."""
+    job_id = await play.submit(output_queue=done.url)
+    await play.plan(job_id, 1)
+    worker_id = await play.register()
+    [task] = await play.run(worker_id, job_id)
+    text = "\ufffe \uffff \N{GRINNING FACE} \x01"
+    await play.complete(worker_id, finished(task, output={"value": text}), done=[task])
+    bodies: list[str] = []
+    send = grid.aws.sqs.send_message_batch
+
+    async def listen(**request: Any) -> Any:
+        bodies.extend(entry["MessageBody"] for entry in request["Entries"])
+        return await send(**request)
+
+    with monkeypatch.context() as listening:
+        listening.setattr(grid.aws.sqs, "send_message_batch", listen)
+        await tell_all(grid)
+
+    # docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+    assert not re.search("[^\\t\\n\\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", bodies[0])
+    assert json.loads(bodies[0])["data"]["output"]["value"] == text
 
 
 async def test_an_attempt_that_does_not_win_is_not_told_of(grid: Grid, play: Play, done: Queue) -> None:

@@ -128,8 +128,15 @@ async def test_a_scheduler_that_dies_before_it_deletes_the_message_submits_once(
     [
         (JOB, ["no object"], "JSON list"),
         (JOB, {"type": "job.succeeded"}, "has no 'uri'"),
-        (JOB | {"priority": "{message.p}"}, created("s3://b/k") | {"p": 1000}, "less than or equal to 100"),
+        (
+            JOB | {"priority": "{message.p}"},
+            created("s3://b/k") | {"p": 1000},
+            ": priority: Input should be less than or equal to 100",
+        ),
         (JOB | {"stages": [{"processor": "{message.p}"}]}, created("s3://b/k") | {"p": "none"}, "no such processor"),
+        (JOB, {"Records": ["no event"]}, "no attribute"),
+        (JOB, {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": 5}}]}, "int"),
+        (JOB | {"labels": {"l": "{message.l}"}}, created("s3://b/k") | {"l": "a\0b"}, "message"),
     ],
 )
 async def test_a_message_that_makes_no_job_stays_and_says_why(
@@ -143,6 +150,29 @@ async def test_a_message_that_makes_no_job_stays_and_says_why(
     assert await listening.jobs() == []
     assert await listening.left() == 1
     assert error in (await listening.row())["error"]
+
+
+async def test_many_triggers_leave_connections_to_others(
+    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triggers, "LISTENS_AT_ONCE", 2)
+    for _ in range(5):
+        await listen(grid)
+    receive, now, most, times = grid.aws.sqs.receive_message, 0, 0, 0
+
+    async def count(**request: Any) -> Any:
+        nonlocal now, most, times
+        now, most, times = now + 1, max(most, now + 1), times + 1
+        try:
+            return await receive(**request)
+        finally:
+            now -= 1
+
+    with monkeypatch.context() as counting:
+        counting.setattr(grid.aws.sqs, "receive_message", count)
+        await triggers.step(grid)
+
+    assert (times, most) == (5, 2)
 
 
 async def test_a_paused_trigger_leaves_its_messages_alone(grid: Grid, play: Play) -> None:

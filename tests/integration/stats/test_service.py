@@ -3,14 +3,15 @@
 import httpx
 import pytest
 
-from services.common.database import Pool, new_id
+from services.common.database import Pool
 from services.common.settings import Settings
 from services.stats.main import create_app
 from tests.integration.stats.conftest import catch_up, insert_attempts
 
+JOB_ID = "01970000-0000-7000-8000-000000000000"
 PATHS = (
-    f"/v1/jobs/{new_id()}/stats",
-    f"/v1/jobs/{new_id()}/timeline",
+    f"/v1/jobs/{JOB_ID}/stats",
+    f"/v1/jobs/{JOB_ID}/timeline",
     "/v1/stats/workers",
     "/v1/stats/pools",
     "/v1/stats/timeline",

@@ -62,7 +62,7 @@ async def test_a_torn_record_fails_its_task_and_names_the_option(grid: Grid, cod
     by_command, changed, by_function = await grid.run(*jobs)
 
     for task in (by_command, by_function):
-        assert (task["state"], task["error"]["type"]) == ("failed", "input_invalid")
+        assert (task["state"], task["error"]["type"]) == ("failed", "records_torn")
         assert f"{torn['uri']}: the record at byte " in task["error"]["message"]
         assert "multiline: true" in task["error"]["message"]
     assert changed["error"]["type"] == "input_changed"

@@ -145,6 +145,28 @@ async def test_a_broken_package_fails_its_tasks_with_what_is_wrong(grid: Grid) -
     assert ready_in(grid.settings.cache) == []
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_an_archive_that_is_damaged_inside_is_told_of(tmp_path: Path, compression: int) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w", compression) as file:
+        file.writestr("a.py", MODULE * 1000)
+    data = bytearray((tmp_path / "p.zip").read_bytes())
+    begin = data.index(b"a.py") + len("a.py") + 9  # behind LZMA's own header
+    data[begin : begin + 20] = b"\xff" * 20
+    (tmp_path / "p.zip").write_bytes(data)
+
+    with pytest.raises(TaskError, match="can't be unpacked"):
+        _unpack(tmp_path / "p.zip", hashlib.sha256(data).hexdigest(), tmp_path / "code")
+
+
+def test_an_archive_with_a_file_that_is_a_directory_too_is_told_of(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as file:
+        file.writestr("a", "1")
+        file.writestr("a/b", "2")
+
+    with pytest.raises(TaskError, match="can't be unpacked"):
+        _unpack(tmp_path / "p.zip", hashlib.sha256((tmp_path / "p.zip").read_bytes()).hexdigest(), tmp_path / "code")
+
+
 @pytest.mark.parametrize(
     ("name", "mode", "message"),
     [

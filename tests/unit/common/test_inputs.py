@@ -24,6 +24,7 @@ def lines(**options: Any) -> LinesInput:
         ({"record_bytes": 1}, "record_bytes belongs to format fixed"),
         ({"uri": "s3://b/a.gz", "parts": 3}, "give part_bytes, not parts"),
         ({"multiline": True}, "multiline belongs to the formats csv and tsv"),
+        ({"uri": "s3://b/a.jsonl.XZ"}, "bzip2 and xz are not split"),
         ({"format": "csv", "delimiter": "ab"}, "one ASCII character"),
         ({"format": "csv", "delimiter": '"'}, "another character than quote and escape"),
         ({"type": "objects", "prefix": "s3://b/", "objects_per_task": 2, "part_bytes": 1}, "not both"),

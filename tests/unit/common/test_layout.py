@@ -29,7 +29,7 @@ def test_everything_is_under_the_prefix_and_all_of_a_job_is_under_its_own() -> N
     assert layout.upload(JOB, "in.csv").uri == f"s3://b/team/grid/uploads/{JOB}/in.csv"
     assert layout.attempt(JOB, 1, 23, 4, "out.csv").uri == f"{job}1/23-4/out.csv"
     assert layout.log(JOB, 1, 23, 4).uri == f"{job}1/23-4/log.txt"
-    assert layout.outputs(JOB, 1, 7).uri == f"{job}1/inputs/7.jsonl"
+    assert layout.outputs(JOB, 1, 7, JOB).uri == f"{job}1/inputs/7-{JOB}.jsonl"
     assert layout.joined(JOB, 1).uri == f"{job}1/joined"
     assert layout.sections(JOB, 1, "r").uri == f"{job}1/sections/r/"
     assert layout.result(JOB, "r").uri == f"{job}results/r"

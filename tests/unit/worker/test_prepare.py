@@ -53,7 +53,7 @@ def test_the_first_part_that_ends_in_a_record_is_found(seed: int, tmp_path: Path
         if not whole[number]:
             with pytest.raises(TaskError) as torn:
                 check(tmp_path / "part", part, CsvDialect())
-            assert torn.value.type == "input_invalid" and not torn.value.retryable
+            assert torn.value.type == "records_torn" and not torn.value.retryable
             return  # a part after it may begin torn, but the job has failed
         check(tmp_path / "part", part, CsvDialect())
 
@@ -99,6 +99,14 @@ def reference(data: bytes, dialect: CsvDialect) -> tuple[list[int], bool]:
 def test_record_ends_are_the_reference_s_however_the_bytes_come() -> None:
     for seed in range(300):
         compare_with_reference(random.Random(seed))
+
+
+def test_nothing_but_quotes_does_not_fill_the_memory() -> None:
+    finder = record_ends(0, 100, CsvDialect(), None)
+
+    with pytest.raises(OpenQuote):
+        for _ in range(40):
+            finder.feed(b'"' * (1 << 20))
 
 
 def compare_with_reference(draw: random.Random) -> None:

@@ -36,6 +36,11 @@ def test_csv_as_its_options_say(tmp_path: Path) -> None:
     assert read(tmp_path / "in", b"a,b\n1,\xe9\n", "csv") == ["not UTF-8: byte 0xe9 at byte 2 of the record"]
 
 
+@pytest.mark.parametrize(("name", "data"), [("in.json", b"null"), ("in.json", b""), ("in.parquet", b"")])
+def test_what_a_task_without_records_leaves_holds_none(tmp_path: Path, name: str, data: bytes) -> None:
+    assert read(tmp_path / name, data) == []
+
+
 def test_records_of_one_length(tmp_path: Path) -> None:
     assert read(tmp_path / "in", b"ab\ncd\nef", "fixed", record_bytes=3) == [
         b"ab\n",

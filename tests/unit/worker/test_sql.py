@@ -80,7 +80,7 @@ def counts(
     [
         ("p.csv", '\ufeffid,at,n\r\n007,2013-01-31T05:00:00,1.50\r\n8,"a ""b""\r\nc",\r\n', {}, ["007", "8"]),
         ("p.tsv", "id\tat\tn\n007\t2013-01-31T05:00:00\t1.50\n8\ta,b\t\n", {}, ["007", "8"]),
-        ("p.csv.gz", gzip.compress(b"id,at,n\n007,2013-01-31T05:00:00,1.50\n"), {}, ["007"]),
+        ("p.csv.gz", gzip.compress(b"id,at,n\n007,2013-01-31T05:00:00,1.50\n", mtime=0), {}, ["007"]),
         ("p.csv.bz2", bz2.compress(b"id,at,n\n007,2013-01-31T05:00:00,1.50\n"), {}, ["007"]),
         ("p.csv", "id;at;n\n'00;7';2013-01-31T05:00:00;1.50\n", {"csv": {"delimiter": ";", "quote": "'"}}, ["00;7"]),
         ("p.csv", 'id,at,n\n"00\\"7",2013-01-31T05:00:00,1.50\n', {"csv": {"escape": "\\"}}, ['00"7']),
@@ -177,6 +177,7 @@ def test_a_directory_is_one_view_by_the_names_of_columns(part: Part) -> None:
         "parts/00000003.json": '{"a": "7"}',
         "parts/00000004.csv": "",
         "parts/00000005.jsonl": '{"c": 1, "a": "8"}\n',
+        "parts/00000006.json": "null",  # its task made nothing
     }.items():
         part.put(name, content)
     rows = part.rows("SELECT a, b, c FROM input ORDER BY a", "parts")
@@ -189,9 +190,9 @@ def test_a_directory_is_one_view_by_the_names_of_columns(part: Part) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
-def test_nothing_in_nothing_out(part: Part, name: str) -> None:
-    part.put(name, "")
+@pytest.mark.parametrize(("name", "content"), [("p.csv", ""), ("p.jsonl", ""), ("p.parquet", ""), ("p.json", "null")])
+def test_nothing_in_nothing_out(part: Part, name: str, content: str) -> None:
+    part.put(name, content)
     assert part.query("SELECT anything FROM input", name) == counts(0, 0)
     assert (part.directory / "output").read_text() == ""
 
@@ -233,7 +234,7 @@ def test_a_query_that_can_not_run_fails_for_good(part: Part, query: str, type: s
 
 def test_json_that_can_not_be_read_names_the_line(part: Part) -> None:
     part.put("p.jsonl", '{"a": 1}\n{"a":\n{"a": 3}\n')
-    with pytest.raises(TaskError, match=r"Malformed JSON in file .* in line [23]"):
+    with pytest.raises(TaskError, match=r'Malformed JSON in file "s3://b/whole from byte 500", .* in line [23]'):
         part.query("SELECT a FROM input", "p.jsonl")
 
 

@@ -129,6 +129,7 @@ CREATE TABLE stages (
     finished_at timestamptz,
     PRIMARY KEY (job_id, stage)
 );
+CREATE INDEX stages_merging ON stages (job_id) WHERE state = 'merging'; -- else all that are kept are read to find them
 
 CREATE TABLE tasks (
     job_id uuid NOT NULL,

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from services.common.aws import Aws
-from services.common.splitters import SplitError, manifest_rows
+from services.common.splitters import SplitError, manifest, manifest_rows
 from tests.integration.common.splitters.conftest import split_all
 from tests.integration.scheduler.conftest import Bucket
 
@@ -44,6 +44,7 @@ async def test_a_manifest_in_any_format_of_many_pages(
     aws: Aws, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes
 ) -> None:
     monkeypatch.setattr(manifest_rows, "PAGE_BYTES", 200)
+    monkeypatch.setattr(manifest, "TASKS_PER_CHUNK", 3)
     uri = await bucket.put(name, data)
 
     assert await listed(aws, uri) == KEYS
@@ -85,6 +86,9 @@ async def test_an_inventory_tells_etags_and_leaves_out_what_is_gone(aws: Aws, bu
         ("m.jsonl", b'{"uri": "s3://data/a"}\n[]\n', "row 2 after byte 0 names no object"),
         ("m.jsonl", b"{", "row 1 after byte 0 names no object"),
         ("m.csv.gz", gzip.compress(CSV.encode())[:-9], "truncated"),
+        ("m.csv", b"a" * 6_000_000, "the row after byte 0 is longer than 1048576 bytes"),
+        ("m.csv.gz", gzip.compress(b"a" * 100_000_000), "the row after byte 0 is longer than 1048576 bytes"),
+        ("m.csv", b'data,"' + b"a" * 200_000, "field larger than field limit"),
         ("m.parquet", b"PAR1", "not a Parquet file"),
         ("m.bin", b"", "can't tell the format"),
         ("m.csv", b"", "no object in .* matches"),

@@ -1,0 +1,24 @@
+"""A head is looked for in a few bytes only, whatever an object begins with."""
+
+import pytest
+
+from services.common.inputs import LinesInput
+from services.common.splitters import SplitError
+from services.common.splitters.headers import HEADER_BYTES_MAX, find_head
+
+SOURCE = LinesInput(type="lines", uri="s3://b/k", format="csv", multiline=True)
+
+
+def test_a_quote_that_a_header_leaves_open_is_not_looked_for_in_all_that_follows() -> None:
+    """Each line end might close the header, and to tell that all before it is read again."""
+    data = b'"' + b"x\n" * 500_000
+
+    with pytest.raises(SplitError, match=f"longer than {HEADER_BYTES_MAX} bytes"):
+        find_head(data, SOURCE, last=True)
+
+
+def test_a_multiline_header_ends_with_its_record() -> None:
+    head = find_head(b'"a\nb",c\n1,2\n', SOURCE, last=False)
+
+    assert head is not None
+    assert (head.bytes, head.header) == (8, '"a\nb",c\n')
