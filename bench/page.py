@@ -93,7 +93,10 @@ def _transcode(results: Any) -> str:
 
 
 def _merge(results: Any) -> str:
-    copied, rates = results["copied"], {name: run["parts_per_second"] for name, run in results.items()}
+    copied, rates = (
+        results["copied"],
+        {name: run["parts_per_second"] for name, run in results.items() if isinstance(run, dict)},
+    )
     return (
         f"{copied['bytes'] / 1e6:,.0f} MB in {copied['parts']} parts: {copied['cpu_seconds']:.1f} s of CPU; the S3 "
         f"emulator takes {copied['seconds']:.1f} s to join them; parts of 10 KiB: {rates['coalesced']:,.0f}/s "
