@@ -93,10 +93,8 @@ def _transcode(results: Any) -> str:
 
 
 def _merge(results: Any) -> str:
-    copied, rates = (
-        results["copied"],
-        {name: run["parts_per_second"] for name, run in results.items() if isinstance(run, dict)},
-    )
+    names = ("copied", "coalesced", "one_by_one", "coalesced_20_ms", "one_by_one_20_ms")
+    copied, rates = results["copied"], {name: results[name]["parts_per_second"] for name in names}
     return (
         f"{copied['bytes'] / 1e6:,.0f} MB in {copied['parts']} parts: {copied['cpu_seconds']:.1f} s of CPU; the S3 "
         f"emulator takes {copied['seconds']:.1f} s to join them; parts of 10 KiB: {rates['coalesced']:,.0f}/s "
