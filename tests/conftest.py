@@ -91,9 +91,15 @@ async def settings(database_url: str, emulator: Emulator) -> Settings:
     )
 
 
-@pytest.fixture
-async def aws(settings: Settings) -> AsyncIterator[Aws]:
-    """Open clients; the bucket of `settings` exists."""
-    async with connect_aws(settings) as aws:
-        await aws.s3.create_bucket(Bucket=settings.bucket)
+@pytest.fixture(scope="session")
+async def shared_aws(emulator: Emulator) -> AsyncIterator[Aws]:
+    """Open clients; their connections serve all tests."""
+    async with connect_aws(Settings(aws_endpoint_url=emulator.url)) as aws:
         yield aws
+
+
+@pytest.fixture
+async def aws(settings: Settings, shared_aws: Aws) -> Aws:
+    """Open clients; the bucket of `settings` exists."""
+    await shared_aws.s3.create_bucket(Bucket=settings.bucket)
+    return shared_aws

@@ -118,3 +118,8 @@ async def connect_pool(url: str, connections_max: int = 10, connections_min: int
 async def connect_alone(url: str) -> asyncpg.Connection:
     """Open a connection outside any pool, to LISTEN on."""
     return await asyncpg.connect(url, timeout=10, connection_class=_Gated)
+
+
+def storable(text: str) -> str:
+    """The text without what Postgres does not store: NUL characters and lone surrogates."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

@@ -36,6 +36,7 @@ class _ResolvedStage:
     kind: str
     processor: str
     version: int
+    processor_spec: ProcessorSpec
     inputs: dict[str, str]
     tasks_from: str
     fan_in: int | None = None
@@ -104,22 +105,21 @@ async def _resolve_stage(
         known = await connection.fetch("SELECT name FROM pools ORDER BY name")
         raise SpecError(f"{field}.pool", stage.pool, f"no such pool (pools: {', '.join(r['name'] for r in known)})")
     inputs = _resolve_inputs(stage, processor, field)
-    return _ResolvedStage(stage, kind, row["name"], row["version"], inputs, tasks_from, fan_in)
+    return _ResolvedStage(stage, kind, row["name"], row["version"], processor, inputs, tasks_from, fan_in)
 
 
-def _check_further(processor: Record, filename: str | None) -> None:
+def _check_further(stage: _ResolvedStage, filename: str | None) -> None:
     """A processor's further outputs are results, too, under their own names."""
-    if filename in processor["spec"].get("outputs", {}).values():
-        mend = f"a further output of {processor['name']} is called so, too; choose another name"
+    if filename in stage.processor_spec.outputs.values():
+        mend = f"a further output of {stage.processor} is called so, too; choose another name"
         raise SpecError("merge.filename", filename, mend)
 
 
-def _check_joinable(processor: Record, field: str, value: str, mend: str) -> None:
+def _check_joinable(stage: _ResolvedStage, field: str, value: str, mend: str) -> None:
     """Parquet files one after the other are no Parquet file."""
-    spec = processor["spec"]
-    names = [spec.get("output", ""), *spec.get("outputs", {}).values()]
-    if spec.get("output_format") == "parquet" or any(name.endswith(".parquet") for name in names):
-        raise SpecError(field, value, f"{processor['name']} writes Parquet, which can't be joined so; {mend}")
+    spec = stage.processor_spec
+    if spec.output_format == "parquet" or any(n.endswith(".parquet") for n in (spec.output, *spec.outputs.values())):
+        raise SpecError(field, value, f"{stage.processor} writes Parquet, which can't be joined so; {mend}")
 
 
 def _tasks_from(stages: list[StageSpec], number: int, split: bool) -> str:
@@ -164,26 +164,31 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
         made_of = _tasks_from(spec.stages, number, split)
         stages.append(await _resolve_stage(connection, stage, "map", f"stages.{number}", made_of))
         if stage.resplit is not None:
-            before = await _find_processor(connection, spec.stages[number - 1].processor, "")
-            _check_joinable(before, f"stages.{number}.resplit", stage.resplit.type, "let it write jsonl or csv")
+            _check_joinable(stages[-2], f"stages.{number}.resplit", stage.resplit.type, "let it write jsonl or csv")
     if spec.stages[-1].fan_out:
         field = f"stages.{len(spec.stages) - 1}.fan_out"
         raise SpecError(field, True, "no stage comes after the last one to work on its items; leave it out")
-    if isinstance(spec.merge, ConcatMerge | ReduceMerge):
-        maker = spec.merge.processor if isinstance(spec.merge, ReduceMerge) else spec.stages[-1].processor
-        processor = await _find_processor(connection, maker, "merge.processor")
-        _check_further(processor, spec.merge.filename)
-        if isinstance(spec.merge, ConcatMerge):
-            _check_joinable(processor, "merge.type", "concat", "take the merge `parquet`, or `none`")
-    if isinstance(spec.merge, ReduceMerge):
-        _refuse_own(spec.merge.processor, "merge.processor")
-        fields = {"processor": spec.merge.processor, "params": spec.merge.params, "inputs": spec.merge.inputs}
-        reduce = _beside(spec.stages[-1], "reduce", spec.stages, **fields)
-        stages.append(await _resolve_stage(connection, reduce, "reduce", "merge", "reduce", spec.merge.fan_in))
-    if isinstance(spec.merge, ParquetMerge):
-        compact = _beside(spec.stages[-1], "compact", spec.stages, processor=f"{COMPACT_PROCESSOR}@1")
-        stages.append(await _resolve_stage(connection, compact, "reduce", "merge", "reduce", ALL_AT_ONCE))
+    stages += await _resolve_merge(connection, spec, stages[-1])
     return stages
+
+
+async def _resolve_merge(connection: Connection, spec: JobSpec, last: _ResolvedStage) -> list[_ResolvedStage]:
+    """The stage that the merge is, if it is one; raises SpecError."""
+    match spec.merge:
+        case ConcatMerge() as merge:
+            _check_further(last, merge.filename)
+            _check_joinable(last, "merge.type", "concat", "take the merge `parquet`, or `none`")
+        case ReduceMerge() as merge:
+            _refuse_own(merge.processor, "merge.processor")
+            fields = {"processor": merge.processor, "params": merge.params, "inputs": merge.inputs}
+            added = _beside(last.spec, "reduce", spec.stages, **fields)
+            reduce = await _resolve_stage(connection, added, "reduce", "merge", "reduce", merge.fan_in)
+            _check_further(reduce, merge.filename)
+            return [reduce]
+        case ParquetMerge():
+            added = _beside(last.spec, "compact", spec.stages, processor=f"{COMPACT_PROCESSOR}@1")
+            return [await _resolve_stage(connection, added, "reduce", "merge", "reduce", ALL_AT_ONCE)]
+    return []
 
 
 _INSERT_JOB = """

@@ -1,19 +1,15 @@
 """Chain: the tasks of every stage that does not just follow its predecessor task by task."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
 from asyncpg import Record
 
 from services.common.lifecycle import plan_outputs
 from services.common.slots import POOL_SLOTS
 from services.common.splitters import Chunk
-from services.scheduler.loop import Grid, passes
-from services.scheduler.planning import explain, fail_plan, lock_plan, save_chunk, save_plan
+from services.scheduler.loop import Grid
+from services.scheduler.planning import lock_plan, plan_each, planning, save_chunk, save_plan
 from services.scheduler.plans import items, reduce, resplit
-
-log = structlog.get_logger()
 
 STAGES_AT_ONCE = 16
 OUTPUTS_PER_CHUNK = 10_000
@@ -33,8 +29,7 @@ _WAITING = """
 # Stages that can get on: the one before has ended; or the next task of a fan-out has; or a level of a reduce.
 _READY = f"""
     SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.resplit, s.fan_in, {POOL_SLOTS} AS slots,
-        b.state AS before_state,
-        b.planned AS before_planned, b.result AS before_result
+        b.state AS before_state, b.planned AS before_planned, b.result AS before_result
     FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stages AS b ON b.job_id = s.job_id AND b.stage = s.stage - 1
     WHERE j.state = 'running' AND NOT s.planned AND s.tasks_from <> 'successes'
       AND (b.state = 'succeeded' OR s.tasks_from = 'items' AND NOT s.barrier)
@@ -57,25 +52,17 @@ async def step(grid: Grid) -> bool:
     if not await grid.pool.fetchval(_WAITING):
         return False
     stages = await grid.pool.fetch(_READY, STAGES_AT_ONCE)
-    results = await asyncio.gather(*(_plan_chunk(grid, stage) for stage in stages), return_exceptions=True)
-    errors = [result for result in results if isinstance(result, BaseException)]
-    if errors and len(errors) == len(stages):
-        raise errors[0]
+    await plan_each(_plan_chunk(grid, stage) for stage in stages)
     return True
 
 
 async def _plan_chunk(grid: Grid, stage: Record) -> None:
     key, cursor = (stage["job_id"], stage["stage"]), stage["plan_cursor"]
-    try:
+    async with planning(grid, *key, cursor, f"the outputs of stage {key[1] - 1}"):
         if stage["tasks_from"] == "outputs":
             await _plan_outputs(grid, stage)
         elif (chunk := await _PLANS[stage["tasks_from"]](grid, stage)) is not None:
             await save_chunk(grid, *key, chunk, cursor)
-    except Exception as error:
-        if passes(error):
-            log.warning("plan put off", job=str(key[0]), stage=key[1], error=repr(error))
-            raise
-        await fail_plan(grid, *key, explain(error, f"the outputs of stage {key[1] - 1}"), cursor)
 
 
 async def _plan_outputs(grid: Grid, stage: Record) -> None:

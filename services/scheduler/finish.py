@@ -20,7 +20,7 @@ TASKS_MAX = 10_000  # cancelled per job and step
 _ENDING = "SELECT job_id, state FROM jobs WHERE state IN ('cancelling', 'failing')"
 
 _RUNNING = """
-    SELECT s.job_id, s.stage, s.name, s.chains, s.planned, s.task_count, s.tolerated_failures,
+    SELECT s.job_id, s.stage, s.name, s.planned, s.task_count, s.tolerated_failures,
         (SELECT n.tasks_from FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS next,
         coalesce(c.succeeded, 0) AS succeeded, coalesce(c.failed, 0) AS failed
     FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
@@ -94,7 +94,7 @@ async def _finish_stage(connection: Connection, stage: Record) -> None:
         stage["stage"],
         target,
     )
-    if stage["chains"]:
+    if stage["next"] == "successes":
         # Every success has made its successor, so the next stage's tasks are all there now.
         await connection.execute(
             "UPDATE stages SET planned = true, task_count = $3 WHERE job_id = $1 AND stage = $2",

@@ -3,6 +3,9 @@
 A chunk is read outside the transaction: it (or its error) counts only if no other scheduler has planned it meanwhile.
 """
 
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +16,7 @@ from services.common.database import Connection
 from services.common.jobs import fail_job, notify_jobs
 from services.common.lifecycle import plan_same_tasks, plan_tasks
 from services.common.splitters import Chunk, SplitError
-from services.scheduler.loop import Grid
+from services.scheduler.loop import Grid, passes
 
 log = structlog.get_logger()
 
@@ -56,7 +59,7 @@ async def save_chunk(grid: Grid, job_id: UUID, stage: int, chunk: Chunk, cursor:
         await save_plan(connection, job_id, stage, chunk.cursor, chunk.done, count)
 
 
-async def fail_plan(grid: Grid, job_id: UUID, stage: int, message: str, cursor: dict[str, Any] | None) -> None:
+async def _fail(grid: Grid, job_id: UUID, stage: int, message: str, cursor: dict[str, Any] | None) -> None:
     """Fail the job, unless another scheduler has got on with the plan since `cursor` was read."""
     error = {"type": "split_failed", "message": message, "stage": stage}
     async with grid.pool.acquire() as connection, connection.transaction():
@@ -66,7 +69,29 @@ async def fail_plan(grid: Grid, job_id: UUID, stage: int, message: str, cursor: 
         log.info("split failed", job=str(job_id), stage=stage, error=message)
 
 
-def explain(error: Exception, where: str | None) -> str:
+async def plan_each(plans: Iterable[Awaitable[None]]) -> None:
+    """Take the plans a chunk on; raises, after all have been tried, if S3 or the database failed every one."""
+    results = await asyncio.gather(*plans, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if errors and len(errors) == len(results):
+        raise errors[0]
+
+
+@asynccontextmanager
+async def planning(
+    grid: Grid, job_id: UUID, stage: int, cursor: dict[str, Any] | None, where: str | None
+) -> AsyncIterator[None]:
+    """What won't pass by itself fails the job, and says that `where` can't be split; the rest is raised."""
+    try:
+        yield
+    except Exception as error:
+        if passes(error):
+            log.warning("plan put off", job=str(job_id), stage=stage, error=repr(error))
+            raise
+        await _fail(grid, job_id, stage, _explain(error, where), cursor)
+
+
+def _explain(error: Exception, where: str | None) -> str:
     """Why what is at `where` can't be split, for the job's user."""
     if isinstance(error, SplitError):
         return str(error)

@@ -1,16 +1,20 @@
 """Sending messages: ten a request, some requests at once. What SQS does not take is offered again by `reap`."""
 
-import asyncio
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 from uuid import UUID
 
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from services.common import lifecycle
+from services.common.concurrency import map_at_most
 from services.common.message import Message
 from services.scheduler.loop import Grid
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 MESSAGES_PER_REQUEST = 10  # the limit of SendMessageBatch
 REQUESTS_AT_ONCE = 8
@@ -18,19 +22,29 @@ REQUESTS_AT_ONCE = 8
 
 async def send(grid: Grid, queue_url: str, messages: list[Message]) -> None:
     """Send the messages of committed bundles; never raises for SQS's sake."""
-    gate = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
-    async def send_batch(batch: list[Message]) -> list[UUID]:
+    async def send_batch(batch: Sequence[Message]) -> list[UUID]:
         entries = [{"Id": str(number), "MessageBody": message.encode()} for number, message in enumerate(batch)]
-        async with gate:
-            try:
-                answer = await grid.aws.sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
-            except (ClientError, BotoCoreError, OSError) as error:
-                log.warning("messages not sent", queue=queue_url, error=str(error))
-                return [message.bundle_id for message in batch]
-        return [batch[int(entry["Id"])].bundle_id for entry in answer.get("Failed", [])]
+        return [batch[number].bundle_id for number in await send_entries(grid, queue_url, entries)]
 
-    batches = [messages[at : at + MESSAGES_PER_REQUEST] for at in range(0, len(messages), MESSAGES_PER_REQUEST)]
-    failed = [bundle for refused in await asyncio.gather(*map(send_batch, batches)) for bundle in refused]
+    refused = await map_at_most(REQUESTS_AT_ONCE, send_batch, batches(messages))
+    failed = [bundle for those in refused for bundle in those]
     if failed:
         await lifecycle.mark_unsent(grid.pool, failed)
+
+
+def batches(messages: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many as go into one request, and so on."""
+    return (messages[at : at + MESSAGES_PER_REQUEST] for at in range(0, len(messages), MESSAGES_PER_REQUEST))
+
+
+async def send_entries(grid: Grid, queue_url: str, entries: list[dict[str, str]]) -> set[int]:
+    """Send one request's entries; returns the numbers, which are their ids, of those that SQS did not take."""
+    try:
+        answer = await grid.aws.sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
+    except (ClientError, BotoCoreError, OSError) as error:
+        log.warning("messages not sent", queue=queue_url, error=str(error))
+        return set(range(len(entries)))
+    if failed := answer.get("Failed"):
+        log.warning("messages not sent", queue=queue_url, error=failed[0].get("Message"))
+    return {int(entry["Id"]) for entry in failed or []}

@@ -3,17 +3,12 @@
 The order is that of the transactions that recorded it; a row counts as soon as no older transaction runs any more.
 """
 
-import asyncio
-
 import orjson
-import structlog
 from asyncpg import Record
-from botocore.exceptions import BotoCoreError, ClientError
 
+from services.common.concurrency import map_at_most
 from services.scheduler.loop import Grid
-from services.scheduler.queues import MESSAGES_PER_REQUEST
-
-log = structlog.get_logger()
+from services.scheduler.queues import batches, send_entries
 
 MESSAGES_MAX = 100  # of a queue, per transaction
 QUEUES_AT_ONCE = 4  # each holds a connection, of which the other loops need some when SQS is slow
@@ -44,13 +39,12 @@ _SENT = """
 async def step(grid: Grid) -> bool:
     """Send the next messages of every queue; True while there are any to send."""
     urls = [row["queue_url"] for row in await grid.pool.fetch(_QUEUES)]
-    gate = asyncio.Semaphore(QUEUES_AT_ONCE)
-    return any(await asyncio.gather(*(_tell(grid, url, gate) for url in urls)))
+    return any(await map_at_most(QUEUES_AT_ONCE, lambda url: _tell(grid, url), urls))
 
 
-async def _tell(grid: Grid, queue_url: str, gate: asyncio.Semaphore) -> bool:
+async def _tell(grid: Grid, queue_url: str) -> bool:
     """One scheduler at a time, or the order would be lost; False if the queue does not take its messages."""
-    async with gate, grid.pool.acquire() as connection, connection.transaction():
+    async with grid.pool.acquire() as connection, connection.transaction():
         if not await connection.fetchval(_LOCK, queue_url):
             return False
         rows = await connection.fetch(_NEXT, queue_url, MESSAGES_MAX)
@@ -62,18 +56,11 @@ async def _tell(grid: Grid, queue_url: str, gate: asyncio.Semaphore) -> bool:
 async def _send(grid: Grid, queue_url: str, rows: list[Record]) -> list[Record]:
     """Send ten after ten, until the queue refuses some; returns those that it took."""
     sent: list[Record] = []
-    for at in range(0, len(rows), MESSAGES_PER_REQUEST):
-        batch = rows[at : at + MESSAGES_PER_REQUEST]
+    for batch in batches(rows):
         entries = [_entry(queue_url, number, row) for number, row in enumerate(batch)]
-        try:
-            answer = await grid.aws.sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
-        except (ClientError, BotoCoreError, OSError) as error:
-            log.warning("queue not told", queue=queue_url, error=str(error))
-            break
-        failed = {int(entry["Id"]) for entry in answer.get("Failed", [])}
+        failed = await send_entries(grid, queue_url, entries)
         sent += [row for number, row in enumerate(batch) if number not in failed]
         if failed:
-            log.warning("queue not told", queue=queue_url, error=answer["Failed"][0].get("Message"))
             break
     return sent
 

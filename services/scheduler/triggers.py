@@ -10,12 +10,11 @@ from asyncpg import Record
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
-from services.common.database import Connection
-from services.common.jobs import SpecError
+from services.common.database import Connection, storable
 from services.common.spec import JobSpec
 from services.common.submission import submit_job
-from services.common.templates import MissingValue, fill_template
-from services.scheduler.events import Event, UnreadableMessage, read_events
+from services.common.templates import fill_template
+from services.scheduler.events import Event, read_events
 from services.scheduler.loop import Grid
 
 log = structlog.get_logger()
@@ -26,8 +25,7 @@ LISTENS_AT_ONCE = 32  # of the client's connections to SQS: dispatch must not wa
 
 # What the message (or the template) is to blame for: it comes again, until the queue's redrive policy takes it away.
 # (Of a message of another shape than its kind promises the reading itself breaks; Postgres stores no NUL characters.)
-_BROKEN = (AttributeError, LookupError, TypeError, ValueError, asyncpg.DataError)
-_UNUSABLE = (UnreadableMessage, MissingValue, SpecError, *_BROKEN)
+_UNUSABLE = (AttributeError, LookupError, TypeError, ValueError, asyncpg.DataError)
 
 _TRIGGERS = "SELECT trigger_id, name, queue_url, prefix, suffix, match, job FROM triggers WHERE NOT paused"
 
@@ -74,14 +72,16 @@ async def _fire(grid: Grid, trigger: Record, message: dict[str, Any]) -> bool:
             last = next((job_id for job_id in reversed(submitted) if job_id), None)
             await connection.execute(_FIRED, trigger["trigger_id"], last)
         return True
-    except ValidationError as error:
-        faults = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in error.errors()]
-        said = "; ".join(f"{'.'.join(map(str, place))}: {what}" for place, what in faults)
-        await _blame(grid, trigger, f"message {message['MessageId']}: {said}")
-        return False
     except _UNUSABLE as error:
-        await _blame(grid, trigger, f"message {message['MessageId']}: {error}")
+        await _blame(grid, trigger, f"message {message['MessageId']}: {_explain(error)}")
         return False
+
+
+def _explain(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    faults = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+    return "; ".join(f"{'.'.join(map(str, place))}: {what}" for place, what in faults)
 
 
 async def _submit(connection: Connection, grid: Grid, trigger: Record, event: Event) -> UUID | None:
@@ -102,5 +102,5 @@ async def _submit(connection: Connection, grid: Grid, trigger: Record, event: Ev
 
 async def _blame(grid: Grid, trigger: Record, error: str) -> None:
     log.warning("trigger failed", trigger=trigger["name"], error=error)
-    shown = error.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    await grid.pool.execute("UPDATE triggers SET error = $2 WHERE trigger_id = $1", trigger["trigger_id"], shown)
+    statement = "UPDATE triggers SET error = $2 WHERE trigger_id = $1"
+    await grid.pool.execute(statement, trigger["trigger_id"], storable(error))

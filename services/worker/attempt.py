@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from services.common.database import storable
 from services.common.layout import Layout
 from services.common.lifecycle import ClaimedTask, Finished, StageWork
 from services.worker.child.counts import COUNTS
@@ -95,9 +96,7 @@ class _Attempt:
                 self._explain("exception", f"the worker broke: {describe(error)}")
 
     def _explain(self, type: str, message: str) -> None:
-        """Postgres stores neither NUL characters nor lone surrogates."""
-        text = message.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
-        self.finished.error = {"type": type, "message": text}
+        self.finished.error = {"type": type, "message": storable(message)}
 
     async def _work(self) -> None:
         self.workspace.make()

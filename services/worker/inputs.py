@@ -10,7 +10,7 @@ from services.common.layout import Location
 from services.common.lifecycle import ClaimedTask
 from services.worker import record_batches, row_groups
 from services.worker.child.errors import TaskError
-from services.worker.transfer import all_or_none, download
+from services.worker.transfer import download, for_each
 
 SUFFIX_OF_FORMAT = {"jsonl": ".jsonl", "csv": ".csv", "tsv": ".tsv", "text": ".txt", "fixed": ".dat"}
 
@@ -149,15 +149,14 @@ async def _fetch_objects(s3: Any, value: dict[str, Any], directory: Path) -> Inp
     target = directory / "input"
     target.mkdir()
     sizes: list[int] = []
-    waiting = iter(enumerate(value["objects"]))
 
-    async def fetch_some() -> None:
-        for number, object_ in waiting:
-            with (target / input_filename(number, object_["uri"])).open("wb") as file:
-                size = await download(s3, Location.parse(object_["uri"]), file, etag=object_.get("etag"))
-            sizes.append(size)
+    async def fetch(numbered: tuple[int, dict[str, Any]]) -> None:
+        number, object_ = numbered
+        with (target / input_filename(number, object_["uri"])).open("wb") as file:
+            size = await download(s3, Location.parse(object_["uri"]), file, etag=object_.get("etag"))
+        sizes.append(size)
 
-    await all_or_none(*(fetch_some() for _ in range(_PARTS_AT_ONCE)))
+    await for_each(enumerate(value["objects"]), _PARTS_AT_ONCE, fetch)
     return Input(target, sum(sizes))
 
 
@@ -197,13 +196,12 @@ async def _fetch_outputs(s3: Any, value: dict[str, Any], directory: Path) -> Inp
     with listing.open("wb") as file:
         await download(s3, Location.parse(value["uri"]), file)
     sizes: list[int] = []
+
+    async def fetch(line: bytes) -> None:
+        sizes.append(await _fetch_output(s3, orjson.loads(line), target))
+
     with listing.open("rb") as lines:
-
-        async def fetch_some() -> None:
-            for line in lines:
-                sizes.append(await _fetch_output(s3, orjson.loads(line), target))
-
-        await all_or_none(*(fetch_some() for _ in range(_PARTS_AT_ONCE)))
+        await for_each(lines, _PARTS_AT_ONCE, fetch)
     return Input(target, sum(sizes))
 
 

@@ -11,7 +11,7 @@ import orjson
 
 from services.common.layout import Location
 from services.worker.child.errors import TaskError
-from services.worker.transfer import Stored, all_or_none, upload
+from services.worker.transfer import Stored, for_each, upload
 
 _FILES_AT_ONCE = 8
 _WITH_HEADER = (".csv", ".tsv")
@@ -51,13 +51,12 @@ class Outputs:
         """Each file of the directory, in the order of their names, and the listing that makes each an item."""
         paths = await asyncio.to_thread(_files_in, directory)
         stored: list[Stored | None] = [None] * len(paths)
-        waiting = iter(enumerate(paths))
 
-        async def put_some() -> None:
-            for number, path in waiting:
-                stored[number] = await self._put(path, path.relative_to(directory.parent).as_posix())
+        async def put(numbered: tuple[int, Path]) -> None:
+            number, path = numbered
+            stored[number] = await self._put(path, path.relative_to(directory.parent).as_posix())
 
-        await all_or_none(*(put_some() for _ in range(_FILES_AT_ONCE)))
+        await for_each(enumerate(paths), _FILES_AT_ONCE, put)
         with listing.open("wb") as file:
             file.writelines(orjson.dumps({"type": "object", "uri": item.uri}) + b"\n" for item in stored if item)
         return await self.put_items(listing, len(paths))

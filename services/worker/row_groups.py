@@ -8,9 +8,8 @@ from typing import Any
 from services.common.layout import Location
 from services.worker.child.errors import TaskError
 from services.worker.child.parquet import open_parquet
-from services.worker.transfer import download, object_bytes
+from services.worker.sparse_copy import TAIL_BYTES, SparseCopy
 
-_TAIL_BYTES = 1 << 16  # holds most footers
 _FOOTER_END = 8  # its length in four bytes, and "PAR1"
 
 
@@ -19,33 +18,14 @@ async def fetch_row_groups(s3: Any, source: Location, etag: str | None, row_grou
 
     Readers that keep to these row groups can't tell it from a full copy. Raises TaskError.
     """
-    size = await object_bytes(s3, source, etag)
-    read = 0
-
-    async def fetch(start: int, end: int) -> None:
-        nonlocal read
-        with path.open("r+b") as file:
-            file.seek(start)
-            read += await download(s3, source, file, etag=etag, start=start, end=end)
-
-    _make_sparse(path, size)
-    tail = max(0, size - _TAIL_BYTES)
-    await fetch(tail, size)
-    await fetch(min(tail, max(0, size - _footer_bytes(path))), tail)
+    copy = await SparseCopy.begin(s3, source, etag, path)
+    tail = max(0, copy.size - TAIL_BYTES)
+    await copy.fetch(tail, copy.size)
+    footer_bytes = int.from_bytes(copy.tail(_FOOTER_END)[:4], "little") + _FOOTER_END
+    await copy.fetch(min(tail, max(0, copy.size - footer_bytes)), tail)
     for start, end in await asyncio.to_thread(_locate, path, row_groups):
-        await fetch(start, end)
-    return read
-
-
-def _make_sparse(path: Path, size: int) -> None:
-    with path.open("wb") as file:
-        file.truncate(size)
-
-
-def _footer_bytes(path: Path) -> int:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _FOOTER_END))
-        return int.from_bytes(file.read(4), "little") + _FOOTER_END
+        await copy.fetch(start, end)
+    return copy.read
 
 
 def _locate(path: Path, row_groups: Sequence[int]) -> list[tuple[int, int]]:

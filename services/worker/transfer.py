@@ -7,10 +7,10 @@ for a minute, a download from where it stopped, before the attempt fails.
 import asyncio
 import contextlib
 import zlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
@@ -18,6 +18,8 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from services.common.layout import Location
 from services.worker.child.errors import TaskError, describe
+
+T = TypeVar("T")
 
 S3_FAULTS = (BotoCoreError, ClientError, aiohttp.ClientError, ConnectionError, TimeoutError)
 
@@ -199,6 +201,17 @@ async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> int:
             await s3.abort_multipart_upload(**where, UploadId=upload_id)
         raise
     return parts.crc32
+
+
+async def for_each(items: Iterable[T], at_once: int, work: Callable[[T], Awaitable[None]]) -> None:
+    """Do the work for each item, so many at once; the first exception cancels the rest and is raised."""
+    waiting = iter(items)
+
+    async def do_some() -> None:
+        for item in waiting:
+            await work(item)
+
+    await all_or_none(*(do_some() for _ in range(at_once)))
 
 
 async def all_or_none(*steps: Coroutine[Any, Any, None]) -> None:

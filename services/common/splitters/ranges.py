@@ -1,10 +1,11 @@
 """Objects cut by byte range: targets lie evenly, and each is moved to the next place where the format may be cut."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+from services.common.concurrency import map_at_most
 
 PARTS_PER_CHUNK = 256
 READS_AT_ONCE = 32
@@ -31,13 +32,7 @@ async def cut_ranges(cursor: dict[str, Any], find: FindCut) -> Ranges:
     """`find` gives the first place to cut at in `target … end - 1`, or None: then the part goes on."""
     part_bytes, size = cursor["part_bytes"], cursor["bytes"]
     targets = range(cursor["target"] + part_bytes, size, part_bytes)[:PARTS_PER_CHUNK]
-    gate = asyncio.Semaphore(READS_AT_ONCE)
-
-    async def find_one(target: int) -> int | None:
-        async with gate:
-            return await find(target, min(target + part_bytes, size))
-
-    found = await asyncio.gather(*(find_one(target) for target in targets))
+    found = await map_at_most(READS_AT_ONCE, lambda target: find(target, min(target + part_bytes, size)), targets)
     cuts = [cursor["start"], *(cut for cut in found if cut is not None)]
     done = len(targets) < PARTS_PER_CHUNK
     if done:

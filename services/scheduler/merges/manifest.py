@@ -15,7 +15,7 @@ from services.common.layout import Location
 from services.common.records import COUNTS, FILTERS, SUM_RECORDS, check_records
 from services.scheduler.merges.crc32 import encode
 from services.scheduler.merges.multipart import MultipartWriter
-from services.scheduler.merges.outputs import Facts, file_facts, succeeded_pages
+from services.scheduler.merges.outputs import REJECTS, Facts, file_facts, succeeded_pages
 
 _STAGES = f"""
     SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.state, s.tasks_from,
@@ -82,6 +82,5 @@ def _object(output: Facts) -> Facts:
     if "files" in output:
         shown["files"] = {name: _object(facts) for name, facts in output["files"].items()}
     if "rejects" in output:
-        facts = {"uri": output["rejects"], "bytes": output["rejects_bytes"], "crc32": output.get("rejects_crc32")}
-        shown["rejects"] = _object(facts)
+        shown["rejects"] = _object(REJECTS.facts(output))
     return shown

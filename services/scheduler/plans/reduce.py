@@ -5,7 +5,6 @@ All levels are tasks of one stage, one after the other. A level is planned when 
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
-from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -81,7 +80,7 @@ async def _outputs(pool: Pool, job_id: UUID, cursor: _Cursor, outputs_max: int) 
 
 async def _write_listing(grid: Grid, target: Location, outputs: AsyncIterator[Record]) -> tuple[int, int]:
     """List outputs for a task, a JSON line each; returns how many, and the last one's index (-1: none)."""
-    listed, after = count(), -1
+    listed, after = 0, -1
     async with MultipartWriter(grid.aws.s3, target, "application/jsonl") as writer:
         async for task in outputs:
             output: dict[str, Any] = task["output"] or {}
@@ -89,5 +88,5 @@ async def _write_listing(grid: Grid, target: Location, outputs: AsyncIterator[Re
             line |= {name: output[name] for name in ("uri", "value") if name in output}
             await writer.write(orjson.dumps(line) + b"\n")
             after = task["index"]
-            next(listed)
-    return next(listed), after
+            listed += 1
+    return listed, after

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from services.worker.child.errors import TaskError
-
-_SLICE_ROWS = 1024
+from services.worker.child.parquet import BATCH_ROWS, BatchedRows
 
 
 @contextmanager
@@ -25,30 +24,12 @@ def open_arrow(path: Path) -> Iterator[Any]:
         raise TaskError("input_invalid", f"the Arrow file can't be read: {error}", retryable=False) from None
 
 
-class ArrowRows:
-    """Each row is a record: a dict by column."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def raws(self) -> Iterator[Any]:
+class ArrowRows(BatchedRows):
+    def batches(self) -> Iterator[Any]:
         with open_arrow(self.path) as reader:
             for number in range(reader.num_record_batches):
                 batch = reader.get_batch(number)
-                for start in range(0, batch.num_rows, _SLICE_ROWS):
-                    rows = batch.slice(start, _SLICE_ROWS)
-                    for index, row in enumerate(rows.to_pylist()):
-                        yield rows, index, row
-
-    def parse(self, raw: Any) -> Any:
-        return raw[2]
-
-    def show(self, raw: Any) -> Any:
-        rows, index, _ = raw
-        return rows.slice(index, 1).to_pylist()[0]
-
-    def offset(self, raw: Any) -> int | None:
-        return None
+                yield from (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
 
 
 def extract_record_batches(source: Path, batches: Sequence[int], target: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.worker.child.errors import TaskError
 
-_BATCH_ROWS = 1024
+BATCH_ROWS = 1024
 
 
 @contextmanager
@@ -24,19 +24,20 @@ def open_parquet(path: Path) -> Iterator[Any]:
         raise TaskError("input_invalid", f"the Parquet file can't be read: {error}", retryable=False) from None
 
 
-class ParquetRows:
-    """Each row is a record: a dict by column."""
+class BatchedRows:
+    """Each row of a file of record batches is a record: a dict by column."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def batches(self) -> Iterator[Any]:
+        """Those of the file, cut small."""
+        raise NotImplementedError
+
     def raws(self) -> Iterator[Any]:
-        if self.path.stat().st_size == 0:  # SQL that had no records before it leaves such a file
-            return
-        with open_parquet(self.path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                for index, row in enumerate(batch.to_pylist()):
-                    yield batch, index, row
+        for batch in self.batches():
+            for index, row in enumerate(batch.to_pylist()):
+                yield batch, index, row
 
     def parse(self, raw: Any) -> Any:
         return raw[2]
@@ -47,6 +48,14 @@ class ParquetRows:
 
     def offset(self, raw: Any) -> int | None:
         return None
+
+
+class ParquetRows(BatchedRows):
+    def batches(self) -> Iterator[Any]:
+        if self.path.stat().st_size == 0:  # SQL that had no records before it leaves such a file
+            return
+        with open_parquet(self.path) as file:
+            yield from file.iter_batches(batch_size=BATCH_ROWS)
 
 
 def extract_row_groups(source: Path, row_groups: Sequence[int], target: Path) -> None:

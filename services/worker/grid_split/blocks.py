@@ -4,12 +4,12 @@ A part begins and ends at a line's start, told as a pair: the compressed offset 
 frame), and how many decompressed bytes after the block's start. Only a window of bytes is read for each part.
 """
 
-import asyncio
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from services.common.concurrency import map_at_most
 from services.common.decompress import Decompressor
 from services.common.inputs import LinesInput
 from services.common.reads import PinnedObject
@@ -53,14 +53,8 @@ async def find_parts(object_: PinnedObject, source: LinesInput, part_bytes: int)
     head, records_follow = await _find_head(object_, source)
     if not records_follow:
         return []
-    limits = [*targets[1:], end][: len(targets)]
-    gate = asyncio.Semaphore(_READS_AT_ONCE)
-
-    async def cut(target: int, limit: int) -> _Cut | None:
-        async with gate:
-            return await _find_line(object_, source, target, limit)
-
-    found = await asyncio.gather(*(cut(target, limit) for target, limit in zip(targets, limits, strict=True)))
+    stretches = list(pairwise([*targets, end]))
+    found = await map_at_most(_READS_AT_ONCE, lambda stretch: _find_line(object_, source, *stretch), stretches)
     cuts = [_Cut(0, head.bytes, 0), *(each for each in found if each is not None), _Cut(end, 0, end)]
     part = {"type": "blocks", "uri": source.uri, "etag": object_.etag, "compression": kind}
     part |= part_options(source, head.header)
@@ -112,13 +106,8 @@ async def _bgzip_targets(object_: PinnedObject, begin: bytes, part_bytes: int) -
         compressed += size
         text += int.from_bytes(begin[compressed - 4 : compressed], "little")
     step = max(1, part_bytes * compressed // max(text, 1))
-    gate = asyncio.Semaphore(_READS_AT_ONCE)
-
-    async def find(target: int) -> int:
-        async with gate:
-            return await _find_block(object_, target)
-
-    found = await asyncio.gather(*(find(target) for target in range(step, object_.size, step)))
+    targets = range(step, object_.size, step)
+    found = await map_at_most(_READS_AT_ONCE, lambda target: _find_block(object_, target), targets)
     return sorted({block for block in found if block < object_.size}), object_.size
 
 

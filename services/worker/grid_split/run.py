@@ -34,12 +34,9 @@ async def run_grid_split(s3: Any, layout: Layout, task: ClaimedTask, directory: 
             async for item in _items(s3, layout, task, source, directory):
                 file.write(orjson.dumps(item) + b"\n")
                 count += 1
-    except (SplitError, DamagedStream) as error:
+    except (SplitError, DamagedStream, OpenQuote) as error:
         where = "" if isinstance(error, SplitError) else f"{task.input['input']['uri']}: "
         raise TaskError("input_invalid", f"{where}{error}", retryable=False) from None
-    except OpenQuote as error:
-        message = f"{task.input['input']['uri']}: the quote at byte {error.position} is not closed before the end"
-        raise TaskError("input_invalid", message, retryable=False) from None
     except S3_FAULTS as error:
         location = Location.parse(task.input["input"].get("uri") or task.input["input"]["prefix"])
         raise input_error(location, task.input.get("etag"), error) from None

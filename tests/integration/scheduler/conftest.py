@@ -9,9 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from deploy.local.emulator import Emulator
 from deploy.local.postgres import EmbeddedPostgres
-from services.common.aws import Aws, connect_aws
+from services.common.aws import Aws
 from services.common.database import Pool, connect_pool
 from services.common.layout import Location
 from services.common.settings import Settings
@@ -30,19 +29,6 @@ async def shared_database_url(postgres: EmbeddedPostgres, template: str) -> str:
 async def database_url(shared_database_url: str) -> str:
     await empty(shared_database_url)
     return shared_database_url
-
-
-@pytest.fixture(scope="session")
-async def shared_aws(emulator: Emulator) -> AsyncIterator[Aws]:
-    async with connect_aws(Settings(aws_endpoint_url=emulator.url)) as aws:
-        yield aws
-
-
-@pytest.fixture
-async def aws(settings: Settings, shared_aws: Aws) -> Aws:
-    """Open clients; the bucket of `settings` exists."""
-    await shared_aws.s3.create_bucket(Bucket=settings.bucket)
-    return shared_aws
 
 
 @pytest.fixture

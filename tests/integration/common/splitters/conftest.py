@@ -1,6 +1,5 @@
 """Objects to split: a bucket of the test's own, and no database, which splitters know nothing of."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -8,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from deploy.local.emulator import Emulator
-from services.common.aws import Aws, connect_aws
+from services.common.aws import Aws
 from services.common.inputs import Input
 from services.common.settings import Settings
 from services.common.splitters import split
@@ -21,18 +20,6 @@ INPUT: TypeAdapter[Input] = TypeAdapter(Input)
 @pytest.fixture
 def settings(emulator: Emulator) -> Settings:
     return Settings(aws_endpoint_url=emulator.url, bucket=f"test-{uuid4().hex}")
-
-
-@pytest.fixture(scope="session")
-async def shared_aws(emulator: Emulator) -> AsyncIterator[Aws]:
-    async with connect_aws(Settings(aws_endpoint_url=emulator.url)) as aws:
-        yield aws
-
-
-@pytest.fixture
-async def aws(settings: Settings, shared_aws: Aws) -> Aws:
-    await shared_aws.s3.create_bucket(Bucket=settings.bucket)
-    return shared_aws
 
 
 @pytest.fixture
