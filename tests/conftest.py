@@ -1,6 +1,7 @@
 """Fixtures every test can use: a real Postgres, a real S3/SQS/Auto Scaling endpoint, a fresh database and bucket."""
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +21,9 @@ from services.common.migrate import migrate
 from services.common.settings import Settings
 
 os.environ.update(AWS_ENVIRONMENT)
+
+# A shell has what it starts in the background ignore this, and the programs that tests interrupt would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure.
 hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
