@@ -1,4 +1,5 @@
-"""ministack plus the Auto Scaling action that Piecework needs and ministack lacks, and quicker uploads, ranges, polls.
+"""ministack plus the Auto Scaling action that Piecework needs and ministack lacks, and quicker uploads, downloads,
+ranges, polls.
 
 Run by deploy.local.emulator, with ministack's own environment variables and command line.
 """
@@ -22,6 +23,7 @@ from ministack.services import autoscaling, s3, sqs
 Response = tuple[int, dict[str, str], bytes]
 
 POLL_SECONDS = 0.1  # what becomes visible again announces itself to nobody
+PIECE_BYTES = 256 << 10
 
 
 def terminate_instance(params: dict[str, str]) -> Response:
@@ -103,31 +105,35 @@ class LongPolls:
 
 
 class RangedReads:
-    """Gives a range of an object from its file mapped into memory; ministack's own reads all of it for each range."""
+    """Gives a range of an object without the rest of it; ministack's own reads all of it for each range."""
 
     def __init__(self) -> None:
         self._read, self._get, self._copy = s3._read_body, s3._get_object, s3._upload_part_copy
-        self._ranged = ContextVar("ranged", default=False)
+        self._range_of: ContextVar[str] = ContextVar("range_of", default="")  # the request, if it is for a range
 
     def get(self, bucket: str, key: str, headers: dict[str, str], query: dict[str, Any]) -> Response:
         """GetObject."""
-        return copy_context().run(self._run, "range" in headers, self._get, bucket, key, headers, query)
+        request = "get" if "range" in headers else ""
+        return copy_context().run(self._run, request, self._get, bucket, key, headers, query)
 
     def copy(self, bucket: str, key: str, query: dict[str, Any], headers: dict[str, str]) -> Response:
         """UploadPartCopy."""
-        ranged = "x-amz-copy-source-range" in headers
-        return copy_context().run(self._run, ranged, self._copy, bucket, key, query, headers)
+        request = "copy" if "x-amz-copy-source-range" in headers else ""
+        return copy_context().run(self._run, request, self._copy, bucket, key, query, headers)
 
-    def _run(self, ranged: bool, handler: Callable[..., Response], *arguments: Any) -> Response:
-        self._ranged.set(ranged)
+    def _run(self, request: str, handler: Callable[..., Response], *arguments: Any) -> Response:
+        self._range_of.set(request)
         return handler(*arguments)
 
     def read(self, bucket: str, key: str, record: dict[str, Any]) -> Any:
-        """The object's content, to be sliced if the request is for a range of it."""
-        if self._ranged.get() and record.get("body") is None and record.get("size"):
+        """The object's content: to be sliced, if the request is for a range, without a copy, if that is only sent."""
+        request, content = self._range_of.get(), None
+        if request and record.get("body") is None and record.get("size"):
             with suppress(OSError), Path(s3._object_disk_path(bucket, key)).open("rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._read(bucket, key, record)
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if content is None:
+            content = self._read(bucket, key, record)
+        return memoryview(content) if request == "get" else content
 
 
 async def read_request_body(
@@ -145,6 +151,22 @@ async def read_request_body(
     return body
 
 
+async def send_response(
+    send: Callable[[dict[str, Any]], Awaitable[None]],
+    status: int,
+    headers: dict[str, str],
+    body: bytes | str | memoryview,
+) -> None:
+    """Piece by piece, as the client takes them; ministack's own has a large body copied as a whole, four times."""
+    view = memoryview(body.encode() if isinstance(body, str) else body)
+    if "content-length" not in {name.lower() for name in headers}:
+        headers["Content-Length"] = str(len(view))
+    await send({"type": "http.response.start", "status": status, "headers": app._asgi_header_list(headers)})
+    for start in range(0, len(view), PIECE_BYTES):
+        await send({"type": "http.response.body", "body": view[start : start + PIECE_BYTES], "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def _refuse(message: str) -> Response:
     response: Response = autoscaling._error("ValidationError", escape(message))
     return response
@@ -158,6 +180,6 @@ if __name__ == "__main__":
     sqs._HANDLERS["ReceiveMessage"] = polls.receive
     reads = RangedReads()
     s3._read_body, s3._get_object, s3._upload_part_copy = reads.read, reads.get, reads.copy
-    app._read_request_body = read_request_body
+    app._read_request_body, app._send_response = read_request_body, send_response
     Config.graceful_timeout = 0.2  # its last clients are long polls that nobody waits for
     app.main()
