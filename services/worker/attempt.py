@@ -2,8 +2,8 @@
 
 import asyncio
 import errno
-import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from services.worker.packages import Packages, Runtime
 from services.worker.paths import Paths, Workspace
 from services.worker.scratch import remove_tree
 from services.worker.task_log import hold_log_down, put_log
+from services.worker.turn import Turn
 from services.worker.warm_children import WarmChildren
 
 log = structlog.get_logger()
@@ -46,27 +47,27 @@ class Equipment:
     share: Share
 
 
-async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork, children: WarmChildren) -> Finished:
+async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork, turn: Turn) -> Finished:
     """Run a task once, within its stage's timeout. Raises nothing but CancelledError, which kills what runs."""
-    attempt = _Attempt(equipment, task, stage, children)
-    started = time.monotonic()
+    attempt = _Attempt(equipment, task, stage, turn)
     try:
         await attempt.run()
         await attempt.put_log()
     finally:
         await asyncio.to_thread(remove_tree, attempt.workspace.directory)
-    attempt.finished.run_seconds = time.monotonic() - started
+    attempt.finished.run_seconds = turn.working_seconds
     return attempt.finished
 
 
 class _Attempt:
     """An attempt and the private directory that it works in."""
 
-    def __init__(self, equipment: Equipment, task: ClaimedTask, stage: StageWork, children: WarmChildren) -> None:
+    def __init__(self, equipment: Equipment, task: ClaimedTask, stage: StageWork, turn: Turn) -> None:
         self._equipment = equipment
         self._task = task
         self._stage = stage
-        self._children = children
+        self._turn = turn
+        self._timeout = asyncio.timeout(stage.timeout_seconds)
         self._key = (task.job_id, task.stage, task.index, task.attempt)
         self.workspace = Workspace(equipment.directory / "-".join(map(str, self._key)))
         self.finished = Finished(*self._key, outcome="failed", run_seconds=0.0)
@@ -75,7 +76,7 @@ class _Attempt:
         """Do the work; `finished` tells how it went."""
         finished = self.finished
         try:
-            async with asyncio.timeout(self._stage.timeout_seconds) as timeout:
+            async with self._timeout:
                 await self._work()
             finished.outcome = "succeeded"
         except TaskError as error:
@@ -85,7 +86,7 @@ class _Attempt:
             finished.outcome, finished.memory_bytes_peak = "memory", error.memory_bytes
             self._explain("memory", str(error))
         except Exception as error:
-            if timeout.expired():
+            if self._timeout.expired():
                 finished.outcome = "timeout"
                 self._explain("timeout", f"did not end within timeout_seconds = {self._stage.timeout_seconds:g}")
             elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -101,7 +102,8 @@ class _Attempt:
     async def _work(self) -> None:
         self.workspace.make()
         if self._stage.spec.builtin == "split":
-            self.finished.output = await self._split()
+            async with self._in_slot():
+                self.finished.output = await self._split()
             return
         runtime = await self._equipment.packages.get(self._stage.spec.package)
         async with self._equipment.inputs.holding(self._task.job_id, self._stage.inputs) as inputs:
@@ -120,13 +122,25 @@ class _Attempt:
             paths=paths,
             share=self._equipment.share,
         )
-        answer = await self._ask_child(runtime, job)
+        async with self._in_slot() as children:
+            answer = await self._ask_child(children, runtime, job)
         self._measure(answer)
         if error := answer.get("error"):
             raise TaskError(
                 error["type"], error["message"], retryable=answer["retryable"], exit_code=answer["exit_code"]
             )
         self.finished.output = await self._put_outputs(input, paths, answer)
+
+    @asynccontextmanager
+    async def _in_slot(self) -> AsyncIterator[WarmChildren]:
+        """The wait for a slot does not count towards the timeout."""
+        loop, ends_at = asyncio.get_running_loop(), self._timeout.when()
+        assert ends_at is not None
+        left_seconds = ends_at - loop.time()
+        self._timeout.reschedule(None)
+        async with self._turn as children:
+            self._timeout.reschedule(loop.time() + left_seconds)
+            yield children
 
     async def _split(self) -> dict[str, Any]:
         """Read what only a reader of every byte can split."""
@@ -155,13 +169,13 @@ class _Attempt:
             return spec.output + suffix_of(input.path.name)
         return spec.output
 
-    async def _ask_child(self, runtime: Runtime, job: Mapping[str, Any]) -> dict[str, Any]:
+    async def _ask_child(self, children: WarmChildren, runtime: Runtime, job: Mapping[str, Any]) -> dict[str, Any]:
         """Raises TaskError (crash) and MemoryExceeded."""
         processor = (self._stage.processor, self._stage.processor_version)
         holding = asyncio.create_task(hold_log_down(self.workspace.log, self._equipment.log_bytes_max))
         killed: dict[str, Any] = {}
         try:
-            return await self._children.run(processor, runtime, job, self._stage.memory_bytes, killed)
+            return await children.run(processor, runtime, job, self._stage.memory_bytes, killed)
         finally:
             holding.cancel()
             self._measure(killed)

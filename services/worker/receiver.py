@@ -124,11 +124,16 @@ class Receiver:
             else:
                 await self._unless_stopped(self._slots.progress.wait())
 
+    @property
+    def _waiting(self) -> int:
+        """Tasks that wait for a slot, among them those whose attempts are ahead."""
+        return self._bundles.tasks_waiting + max(0, self._slots.wanted - self._slots.count)
+
     def _wanted(self) -> int:
         return messages_wanted(
             slots=self._slots.count,
-            busy=self._slots.busy,
-            waiting=self._bundles.tasks_waiting,
+            busy=min(self._slots.wanted, self._slots.count),
+            waiting=self._waiting,
             task_seconds=self._slots.pace.seconds_of(self._last_stage),
             longest_running_seconds=self._slots.longest_running_seconds,
             bundle_tasks=self._bundle_tasks,
@@ -197,11 +202,11 @@ class Receiver:
 
     def _refuse(self, offers: dict[UUID, Message]) -> list[UUID]:
         """Take those out of the offers that other workers had better run; returns their bundles."""
-        pace, waiting = self._slots.pace, self._bundles.tasks_waiting
+        pace, waiting = self._slots.pace, self._waiting
         waiting_seconds = waiting * (pace.seconds_of(self._last_stage) or 0.0)
         chosen = choose(
             offers.values(),
-            slots_free=self._slots.count - self._slots.busy - waiting,
+            slots_free=self._slots.count - self._slots.wanted - self._bundles.tasks_waiting,
             stock_seconds=_STOCK_SECONDS * self._slots.count - waiting_seconds,
             seconds_of=pace.seconds_of,
         )

@@ -1,4 +1,7 @@
-"""The slots of a node: each runs one waiting task after the other, in child processes of its own."""
+"""The slots of a node: each runs one task after the other, in child processes of its own.
+
+While one runs, the input of the next is fetched and the output of the last is put.
+"""
 
 import asyncio
 import time
@@ -14,9 +17,12 @@ from services.worker.bundles import Bundle, Bundles
 from services.worker.child.errors import describe
 from services.worker.completer import Completer
 from services.worker.pace import Pace
+from services.worker.turn import Turn
 from services.worker.warm_children import WarmChildren
 
 log = structlog.get_logger()
+
+_OPEN_MAX = 3  # attempts by slot: one is about to run, one runs, one has run
 
 
 class Slots:
@@ -37,22 +43,37 @@ class Slots:
         self._equipment = equipment
         self._bundles = bundles
         self._completer = completer
-        self._running: dict[asyncio.Task[Finished], tuple[Bundle, float]] = {}
+        self._open: dict[asyncio.Task[Finished], tuple[Bundle, Turn]] = {}
+        self._free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
+        self._entrance = asyncio.Semaphore(count)  # of attempts that do not run yet
 
     @property
     def busy(self) -> int:
-        return len(self._running)
+        """The slots that attempts are open for."""
+        return min(self.count, len(self._open))
+
+    @property
+    def wanted(self) -> int:
+        """How many attempts hold a slot or are going to; more than there are slots when some are ahead."""
+        return sum(turn.phase != "after" for _, turn in self._open.values())
 
     @property
     def longest_running_seconds(self) -> float:
-        return time.monotonic() - min((started for _, started in self._running.values()), default=time.monotonic())
+        return max((turn.working_seconds for _, turn in self._open.values()), default=0.0)
 
     async def run(self) -> None:
         """Until cancelled; then what runs is killed and not reported."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._release_stale())
-            for _ in range(self.count):
-                group.create_task(self._serve())
+        slots = [WarmChildren() for _ in range(self.count)]
+        for slot in slots:
+            self._free.put_nowait(slot)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._release_stale())
+                for _ in range(_OPEN_MAX * self.count):
+                    group.create_task(self._serve())
+        finally:
+            for slot in slots:
+                await slot.close()
 
     async def end(self, seconds: float) -> None:
         """Release what waits; let what runs end for so many seconds, then kill and release it too."""
@@ -66,19 +87,27 @@ class Slots:
 
     def kill(self, bundle_ids: Collection[UUID] | None = None) -> None:
         """Kill what runs of these bundles (of all, if None)."""
-        for attempt, (bundle, _) in self._running.items():
+        for attempt, (bundle, _) in self._open.items():
             if bundle_ids is None or bundle.bundle_id in bundle_ids:
                 attempt.cancel()
 
     def release_waiting(self, waited_seconds: float = 0.0) -> int:
-        """Give the tasks back that have waited that long; returns how many."""
-        taken = self._bundles.take_back(claimed_before=time.monotonic() - waited_seconds)
+        """Give the tasks back that have waited that long for a slot; returns how many."""
+        claimed_before = time.monotonic() - waited_seconds
+        taken = self._bundles.take_back(claimed_before)
         for bundle, tasks in taken:
             self._completer.report(bundle, [_finished(task, "released") for task in tasks])
-        return sum(len(tasks) for _, tasks in taken)
+        ahead = [
+            attempt
+            for attempt, (bundle, turn) in self._open.items()
+            if turn.phase == "waiting" and bundle.claimed_at < claimed_before
+        ]
+        for attempt in ahead:
+            attempt.cancel()
+        return sum(len(tasks) for _, tasks in taken) + len(ahead)
 
     async def _idle(self) -> None:
-        while self._running:
+        while self._open:
             self.progress.clear()
             await self.progress.wait()
 
@@ -89,39 +118,41 @@ class Slots:
                 log.info("waiting tasks released", tasks=count)
 
     async def _serve(self) -> None:
-        children = WarmChildren()
-        try:
-            while True:
-                bundle, tasks = await self._bundles.take()
+        while True:
+            await self._entrance.acquire()
+            bundle, tasks = await self._bundles.take()
+            if bundle.stage.spec.builtin == "noop":
                 started = time.monotonic()
-                if bundle.stage.spec.builtin == "noop":
-                    finished = [_finished(task, "succeeded") for task in tasks]
-                    await asyncio.sleep(0)  # no-ops alone would never let anything else run
-                else:
-                    finished = [await self._attempt(bundle, tasks[0], children)]
-                stage = (bundle.stage.job_id, bundle.stage.stage)
-                self.pace.learn(stage, time.monotonic() - started, len(tasks))
-                self._completer.report(bundle, finished)
-                self.progress.set()
-        finally:
-            await children.close()
+                finished = [_finished(task, "succeeded") for task in tasks]
+                await asyncio.sleep(0)  # no-ops alone would never let anything else run
+                seconds = time.monotonic() - started
+                self._entrance.release()
+            else:
+                finished = [await self._attempt(bundle, tasks[0])]
+                seconds = finished[0].run_seconds
+            if finished[0].outcome != "released":
+                self.pace.learn((bundle.stage.job_id, bundle.stage.stage), seconds, len(tasks))
+            self._completer.report(bundle, finished)
+            self.progress.set()
 
-    async def _attempt(self, bundle: Bundle, task: ClaimedTask, children: WarmChildren) -> Finished:
+    async def _attempt(self, bundle: Bundle, task: ClaimedTask) -> Finished:
         """Run an attempt so that it can be killed alone; killed, it counts as released."""
-        started = time.monotonic()
-        attempt = asyncio.create_task(run_attempt(self._equipment, task, bundle.stage, children))
-        self._running[attempt] = bundle, started
+        turn = Turn(self._free, self._entrance.release, self.progress.set)
+        attempt = asyncio.create_task(run_attempt(self._equipment, task, bundle.stage, turn))
+        self._open[attempt] = bundle, turn
         try:
             await asyncio.wait({attempt})
         finally:
             attempt.cancel()
             await asyncio.wait({attempt})
-            del self._running[attempt]
+            del self._open[attempt]
+            if turn.phase in ("before", "waiting"):
+                self._entrance.release()
         if attempt.cancelled():
-            return _finished(task, "released", time.monotonic() - started)
+            return _finished(task, "released", turn.working_seconds)
         if (error := attempt.exception()) is not None:
             log.error("attempt broke", **_names(task), exc_info=error)
-            failed = _finished(task, "failed", time.monotonic() - started)
+            failed = _finished(task, "failed", turn.working_seconds)
             failed.error = {"type": "exception", "message": f"the worker broke: {describe(error)}"}
             return failed
         finished = attempt.result()

@@ -1,0 +1,89 @@
+"""While a task runs, the next one's input is fetched; that it waits for the slot is not its time."""
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+from services.common import effects
+from services.common.lifecycle import ClaimedTask, StageWork
+from services.common.spec import ProcessorSpec
+from services.worker.attempt import run_attempt
+from services.worker.node import equip
+from services.worker.turn import Turn
+from services.worker.warm_children import WarmChildren
+from tests.integration.worker.conftest import Grid
+from tests.integration.worker.test_node import runs
+
+
+def until_told(started: Path, go: Path) -> list[str]:
+    """A command that says that it runs, and ends as soon as it may."""
+    script = f"echo $$ > {started}.$$ && mv {started}.$$ {started}; until [ -e {go} ]; do sleep 0.02; done; cat $1 > $2"
+    return ["sh", "-c", script, "sh", "{input}", "{output}"]
+
+
+async def test_one_input_is_fetched_ahead(grid: Grid, tmp_path: Path) -> None:
+    started, go = tmp_path / "pid", tmp_path / "go"
+    inputs = [{"type": "object", **await grid.put(f"in/{n}.txt", f"{n}".encode())} for n in range(4)]
+    job_id = await grid.submit({"command": until_told(started, go)}, inputs)
+    await grid.dispatch(job_id, bundle_tasks_max=4)
+    fetched: list[effects.Effect] = []
+
+    def watcher(moment: effects.Moment, effect: effects.Effect) -> None:
+        if (moment, effect.name) == ("after", "GetObject"):
+            fetched.append(effect)
+
+    async def one_is_ahead() -> bool:
+        return len(fetched) == 2
+
+    effects.watch(watcher)
+    try:
+        async with grid.node(slots=1):
+            await runs(grid, started)
+            await grid.eventually(one_is_ahead)
+            await grid.until("SELECT busy = 1 FROM workers")
+            assert await one_is_ahead()
+            go.touch()
+            await grid.ended(job_id)
+    finally:
+        effects.watch(None)
+    tasks = await grid.tasks(job_id)
+    assert [await grid.get(task["output"]["uri"]) for task in tasks] == [b"0", b"1", b"2", b"3"]
+
+
+async def test_the_wait_for_a_slot_is_not_the_tasks_time(grid: Grid, tmp_path: Path) -> None:
+    timeout_seconds = 0.5
+    task = ClaimedTask(uuid4(), uuid4(), 0, 0, 1, {"type": "item", "value": 1})
+    stage = StageWork(
+        job_id=task.job_id,
+        stage=0,
+        job_name="j",
+        stage_name="s",
+        kind="map",
+        processor="p",
+        processor_version=1,
+        spec=ProcessorSpec(command=["true"]),
+        params={},
+        inputs={},
+        fan_out=False,
+        timeout_seconds=timeout_seconds,
+        memory_bytes=None,
+        rejects_max=None,
+    )
+    free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
+    given_back = asyncio.Event()
+    turn = Turn(free, lambda: None, given_back.set)
+    equipment = equip(grid.settings, grid.aws.s3, tmp_path)
+    attempt = asyncio.create_task(run_attempt(equipment, task, stage, turn))
+
+    async def waits() -> bool:
+        return turn.phase == "waiting"
+
+    await grid.eventually(waits)
+    worked_seconds = turn.working_seconds
+    done, _ = await asyncio.wait({attempt}, timeout=1.2 * timeout_seconds)
+    assert not done
+    assert turn.working_seconds == worked_seconds < timeout_seconds
+
+    attempt.cancel()
+    await asyncio.wait({attempt})
+    assert attempt.cancelled() and not given_back.is_set()
