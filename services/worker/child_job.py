@@ -39,6 +39,7 @@ def child_job(
         "input": str(paths.input),
         "output": str(paths.output),
         "steps": input.steps,
+        "checks": input.checks,
         "params": stage.params,
         "paths": {name: str(path) for name, path in [*paths.inputs.items(), *paths.outputs.items()]},
         "items": str(workspace.items) if stage.fan_out and not stage.spec.output_directory else None,

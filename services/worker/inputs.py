@@ -26,7 +26,7 @@ class Input:
     `header_bytes` of the file are the header that was put before a part. `source` is the object that the part is of,
     and at which byte of its text the file would begin, if it can be told.
     `options` are what a reader of the format has to know besides. `steps` are what the child has to do first, to make
-    the input of what was fetched (child/prepare).
+    the input of what was fetched, and `checks` what it has to make sure of (child/prepare).
     """
 
     path: Path
@@ -36,6 +36,7 @@ class Input:
     source: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
 
 
 async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> Input:
@@ -129,12 +130,12 @@ def _part(
     source: dict[str, Any],
     *steps: dict[str, Any],
 ) -> Input:
-    """Some records of an object; that they are whole is checked before anything reads them."""
-    format, made = value.get("format", "text"), list(steps)
+    """Some records of an object; that they are whole is checked."""
+    format, checks = value.get("format", "text"), list[dict[str, Any]]()
     if format in ("csv", "tsv"):
-        made.append({"step": "check_quotes", "csv": value.get("csv"), "format": format, "source": source})
+        checks.append({"step": "check_quotes", "csv": value.get("csv"), "format": format, "source": source})
     options = {name: value[name] for name in _OPTIONS if name in value}
-    return Input(path, size, format, header_bytes, source, options, made)
+    return Input(path, size, format, header_bytes, source, options, list(steps), checks)
 
 
 async def _fetch_object(s3: Any, value: dict[str, Any], directory: Path) -> Input:

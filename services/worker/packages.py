@@ -109,7 +109,8 @@ class Packages:
         """Run a program in the package's directory; raises TaskError with the last lines that it printed."""
         log = home / "log.txt"
         log.unlink(missing_ok=True)
-        unused: dict[str, Any] = {"input": "", "output": "", "steps": [], "params": {}, "paths": {}, "items": None}
+        unused: dict[str, Any] = {"input": "", "output": "", "params": {}, "paths": {}, "items": None}
+        unused |= {"steps": [], "checks": []}
         job = {"kind": "command", "arguments": command, "directory": str(_pushed(home)), "log": str(log)}
         job["records"] = str(home / "records.json")  # which the program does not write
         child = await ChildProcess.start(self.own.environment, self.own.python)

@@ -13,6 +13,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -87,6 +88,9 @@ def _dispatch(job: dict[str, Any], reply: dict[str, Any]) -> None:
     listing = Path(job["items"]) if job["items"] else None
     arguments = job["params"] | {name: Path(path) for name, path in job["paths"].items()}
     prepare(job["steps"], input)
+    check_input = partial(prepare, job["checks"], input)
+    if job["kind"] != "sql":
+        check_input()
     match job["kind"]:
         case "command":
             reply["exit_code"], reply["memory_bytes_peak"] = run_command(job["arguments"])
@@ -119,6 +123,7 @@ def _dispatch(job: dict[str, Any], reply: dict[str, Any]) -> None:
                     params=job["params"],
                     room=Room(job["memory_bytes"], job["threads"], Path(job["spill"])),
                     rejected=rejected,
+                    check_input=check_input,
                 )
         case "copy":
             _copy(input, output)

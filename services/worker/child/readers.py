@@ -133,7 +133,9 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _position(path: Path, file: BinaryIO, size: int) -> int | None:
     """Where in the file the `size` bytes begin that were read last; None if it is compressed."""
-    return None if path.suffix.lower() in _COMPRESSION else file.tell() - size
+    if path.suffix.lower() in _COMPRESSION:
+        return None
+    return (path.stat().st_size if file.closed else file.tell()) - size  # closed as soon as all of it has been read
 
 
 def _decode(raw: bytes) -> str:

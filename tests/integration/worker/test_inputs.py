@@ -58,10 +58,11 @@ async def test_a_torn_record_fails_its_task_and_names_the_option(grid: Grid, cod
     jobs = [
         await grid.submit({"command": ["cp", "{input}", "{output}"]}, [torn, replaced]),
         await grid.submit({"records": "rows:same"}, [torn]),
+        await grid.submit({"sql": "SELECT id::BIGINT AS id FROM input", "output_format": "jsonl"}, [torn]),
     ]
-    by_command, changed, by_function = await grid.run(*jobs)
+    by_command, changed, by_function, by_query = await grid.run(*jobs)
 
-    for task in (by_command, by_function):
+    for task in (by_command, by_function, by_query):
         assert (task["state"], task["error"]["type"]) == ("failed", "records_torn")
         assert f"{torn['uri']}: the record at byte " in task["error"]["message"]
         assert "multiline: true" in task["error"]["message"]

@@ -165,6 +165,7 @@ def run(child: WarmChildren, work: Path, user_code: Path) -> Run:
             "input": str(work / "input"),
             "output": str(work / "output"),
             "steps": [],
+            "checks": [],
             "params": {},
             "paths": {},
             "items": None,

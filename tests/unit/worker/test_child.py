@@ -252,7 +252,7 @@ from services.worker.child_process import ChildProcess
 async def main():
     child = await ChildProcess.start(dict(os.environ))
     files = dict.fromkeys(("log", "input", "output", "records"), {str(tmp_path / "file")!r})
-    nothing = {{"params": {{}}, "paths": {{}}, "steps": [], "items": None}}
+    nothing = {{"params": {{}}, "paths": {{}}, "steps": [], "checks": [], "items": None}}
     job = {{"kind": "command", "directory": "/", "environment": dict(os.environ), **nothing, **files}}
     await child.run(job | {{"arguments": ["sh", "-c", "echo $PPID $$ > {tmp_path}/pids; exec sleep 1000"]}})
 asyncio.run(main())
@@ -286,7 +286,7 @@ async def test_what_a_killed_job_has_used_is_known(user_code: Path, work: Path) 
     (user_code / "busy.py").write_text("def spin(input, output):\n    while True: pass\n")
     child = await ChildProcess.start({**os.environ, "PYTHONPATH": str(user_code)})
     files = {name: str(work / name) for name in ("log", "input", "output")}
-    nothing: dict[str, Any] = {"params": {}, "paths": {}, "steps": [], "items": None}
+    nothing: dict[str, Any] = {"params": {}, "paths": {}, "steps": [], "checks": [], "items": None}
     job = {"kind": "callable", "function": "busy:spin", "directory": str(work), **nothing}
     killed: dict[str, Any] = {}
 

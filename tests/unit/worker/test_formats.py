@@ -17,7 +17,7 @@ def test_a_csv_quote_that_never_closes_is_a_reject(tmp_path: Path) -> None:
         try:
             records.append(reader.parse(raw))
         except Malformed as fault:
-            faults.append(str(fault))
+            faults.append((str(fault), reader.offset(raw)))
 
     assert records == [{"a": "1", "b": "x\ny"}]
-    assert len(faults) == 1 and "unexpected end of data" in faults[0]
+    assert faults == [("not CSV: unexpected end of data", 12)]

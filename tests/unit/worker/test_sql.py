@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import random
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
+from services.common.csv_dialect import CsvDialect
 from services.worker.child.errors import TaskError
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql import Room, run_query
@@ -25,6 +27,7 @@ class Part:
         self.directory = directory
         self.inputs: dict[str, Path] = {}
         self.rejects: list[Any] = []
+        self.checks = 0
 
     def put(self, name: str, content: bytes | str) -> Path:
         path = self.directory / name
@@ -49,9 +52,13 @@ class Part:
                 params=job.get("params", {}),
                 room=Room(512 << 20, 1, spill),
                 rejected=rejected,
+                check_input=self.check,
             )
         self.rejects = [json.loads(line) for line in rejects.read_text().splitlines()] if rejects.exists() else []
         return counts
+
+    def check(self) -> None:
+        self.checks += 1
 
     def rows(self, query: str, name: str = "part.csv", **job: Any) -> list[Any]:
         self.query(query, name, **job)
@@ -250,3 +257,45 @@ def test_compaction_of_many_outputs_to_one_parquet_file(part: Part) -> None:
     assert 3 <= file.num_row_groups <= 4
     numbers = file.read(columns=["n"])["n"].to_pylist()
     assert numbers == [1, 2, 2.5, *range(2_100_000)]
+
+
+@pytest.mark.parametrize(
+    ("query", "checks"),
+    [
+        ("SELECT * FROM input", 0),
+        ("SELECT b FROM input WHERE a <> '1' ORDER BY b", 0),
+        ("SELECT a, count(*) FROM input GROUP BY a", 0),
+        ("SELECT * FROM input LIMIT 1", 1),
+        ("SELECT * FROM input WHERE 1 = 0", 1),
+        ("SELECT a FROM input UNION ALL (SELECT b FROM input LIMIT 1)", 1),
+        ("SELECT i.a FROM input AS i JOIN (SELECT '1' AS a WHERE random() > 2) USING (a)", 1),
+    ],
+)
+def test_the_input_is_checked_unless_all_of_it_is_read(part: Part, query: str, checks: int) -> None:
+    part.put("part.csv", 'a,b\n1,"x, y"\n2,z\n')
+
+    part.query(query, format="csv")
+
+    assert part.checks == checks
+
+
+def test_a_torn_record_is_never_missed(part: Part) -> None:
+    """Wherever quotes, line ends and delimiters stand: if a quote is left open, DuckDB sees it, or there is a check."""
+    draw = random.Random(7)
+    queries = ("SELECT * FROM input", "SELECT b FROM input", "SELECT count(*) AS n FROM input WHERE a <> 'a'")
+    seen = missed = 0
+    for _ in range(400):
+        marks = ['"', '"', '"', ",", "\n", "\r\n", "a", "bc", " ", "\\"]
+        text = "a,b\n" + "".join(draw.choice(marks) for _ in range(draw.randint(1, 30)))
+        if CsvDialect().left_open(text.encode()) is None:
+            continue
+        part.put("part.csv", text)
+        part.checks = 0
+        try:
+            part.query(draw.choice(queries), format="csv")
+        except TaskError:
+            assert part.checks
+        seen += 1
+        missed += part.checks == 0
+    assert seen > 100
+    assert missed == 0
