@@ -1,4 +1,4 @@
-"""How large a part should be: as its user says, or else so that all slots of the pool get a few parts each."""
+"""How large a part should be: as its user says, or else so that all slots of the pool get equally many, a few each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from services.common.splitters.chunk import TASKS_MAX, SplitError
 
-PARTS_A_SLOT = 4
+PARTS_A_SLOT_MIN = 4
 PART_BYTES_MIN = 1_048_576
 PART_BYTES_MAX = 67_108_864
 
@@ -29,8 +29,9 @@ def choose_part_bytes(source: Sized, total_bytes: int, slots: int) -> int:
         return source.part_bytes
     if source.parts is not None:
         return max(1, -(-total_bytes // source.parts))
-    aimed = -(-total_bytes // (PARTS_A_SLOT * max(slots, 1)))
-    return min(max(aimed, PART_BYTES_MIN), PART_BYTES_MAX)
+    slots = max(slots, 1)
+    parts_a_slot = max(PARTS_A_SLOT_MIN, -(-total_bytes // (PART_BYTES_MAX * slots)))
+    return max(-(-total_bytes // (parts_a_slot * slots)), PART_BYTES_MIN)
 
 
 @dataclass(frozen=True, slots=True)
