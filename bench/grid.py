@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,9 @@ class Grid:
         self.settings.postgres.remove_socket_directory()
 
     @contextmanager
-    def measured(self) -> Iterator[Usage]:
-        """What all processes use until the context ends; memory is sampled of the services only."""
-        with measured(self.processes, self.counts, self.services) as usage:
+    def measured(self, sampled: Iterable[str] | None = None) -> Iterator[Usage]:
+        """What all processes use until the context ends; memory is sampled of those named, by default the services."""
+        with measured(self.processes, self.counts, self.services if sampled is None else sampled) as usage:
             yield usage
 
     @property

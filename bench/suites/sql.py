@@ -3,13 +3,14 @@
 The query is that of examples/transform: it computes two columns, drops the cancelled and the unreadable, and writes
 Parquet. Piecework's seconds, from submission to the end of the job, include all its reads from and writes to S3; the
 upload, which a local file needs not, is given beside. The emulator is Python, and takes the CPU it needs from the same
-two cores: how much is given as well.
+two cores: how much is given as well. Both have loaded DuckDB before: here a small job does it.
 """
 
 import os
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,11 @@ def _by_grid(path: Path, processor: dict[str, Any], directory: Path) -> dict[str
             "input": {"type": "lines", "uri": uri, "format": "csv"},
             "stages": [{"processor": "transform-settle-sql"}],
         }
-        with grid.measured() as usage:
-            job = grid.await_job(grid.client.submit_job(spec)["job_id"], poll_seconds=0.1)
+        few = grid.client.upload(_head(path, directory / "few.csv"))["uri"]
+        warm_up = spec | {"input": {"type": "lines", "uri": few, "format": "csv", "parts": 4 * _SLOTS}}
+        grid.await_job(grid.client.submit_job(warm_up)["job_id"])
+        with grid.measured(sampled=()) as usage:  # adding up the pages of two DuckDBs takes CPU from them
+            job = grid.await_job(grid.client.submit_job(spec)["job_id"])
         files = [file for file in grid.client.get_results(job["job_id"])["files"] if file["name"].endswith(".parquet")]
         results = grid.client.download(files, directory / "grid")
         sums = _sum(results)
@@ -90,9 +94,14 @@ def _by_grid(path: Path, processor: dict[str, Any], directory: Path) -> dict[str
         "bytes_out": sum(file["bytes"] for file in files),
         "sums": sums,
         "cpu_seconds": usage.cpu_seconds,
-        "memory_peak_bytes": usage.memory_peak_bytes,
         "requests": usage.requests,
     }
+
+
+def _head(path: Path, target: Path) -> Path:
+    with path.open("rb") as file, target.open("wb") as head:
+        head.writelines(islice(file, 1000))
+    return target
 
 
 def _sum(files: list[Path]) -> list[int]:

@@ -23,7 +23,7 @@ from ministack.services import autoscaling, s3, sqs
 Response = tuple[int, dict[str, str], bytes]
 
 POLL_SECONDS = 0.1  # what becomes visible again announces itself to nobody
-PIECE_BYTES = 256 << 10
+PIECE_BYTES = 1 << 20
 
 
 def terminate_instance(params: dict[str, str]) -> Response:
