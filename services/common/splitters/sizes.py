@@ -9,7 +9,7 @@ from services.common.splitters.chunk import TASKS_MAX, SplitError
 
 PARTS_A_SLOT_MIN = 4
 PART_BYTES_MIN = 1_048_576
-PART_BYTES_MAX = 67_108_864
+PART_BYTES_MAX = 134_217_728
 
 
 class Sized(Protocol):
