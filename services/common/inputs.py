@@ -29,7 +29,7 @@ class _Sized(Strict):
     """The size of a part or the number of parts; with neither, as the input's size and the pool's slots suggest."""
 
     part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)] | None = Field(
-        None, description="target size of a part; absent: 4 parts or more for each slot of the pool, of 1 MiB to 128 MiB"
+        None, description="target size of a part; absent: each slot of the pool gets 4 or more, of 1 MiB to 128 MiB"
     )
     parts: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
         None, description="target number of parts, instead of part_bytes"

@@ -18,6 +18,7 @@ from services.worker.child.errors import TaskError, describe
 from services.worker.child_job import Share, child_job
 from services.worker.child_process import MemoryExceeded
 from services.worker.declared_inputs import DeclaredInputs
+from services.worker.grid_split.meter import Meter
 from services.worker.grid_split.run import run_grid_split
 from services.worker.inputs import Input, fetch_input, suffix_of
 from services.worker.outputs import Outputs
@@ -144,9 +145,13 @@ class _Attempt:
 
     async def _split(self) -> dict[str, Any]:
         """Read what only a reader of every byte can split."""
-        s3, layout = self._equipment.s3, self._equipment.layout
-        listing, count = await run_grid_split(s3, layout, self._task, self.workspace.directory)
-        return await Outputs(s3, lambda name: layout.attempt(*self._key, name)).put_items(listing, count)
+        meter, layout = Meter(self._equipment.s3), self._equipment.layout
+        try:
+            listing, count = await run_grid_split(meter, layout, self._task, self.workspace.directory)
+            return await Outputs(meter.s3, lambda name: layout.attempt(*self._key, name)).put_items(listing, count)
+        finally:
+            self.finished.bytes_in, self.finished.bytes_out = meter.bytes_in, meter.bytes_out
+            self.finished.cpu_seconds = meter.cpu_seconds
 
     def _paths(self, input: Input, inputs: Mapping[str, Path], package: Path | None) -> Paths:
         spec, workspace = self._stage.spec, self.workspace

@@ -14,6 +14,9 @@ from tests.grid import Grid
 from tests.integration.worker.grid_split.test_grid_split import bgzip, seekable_zstd
 
 RECORDS = 3000
+_COSTS = """
+    SELECT bytes_in, bytes_out, cpu_seconds, (output ->> 'bytes')::integer AS listed
+    FROM attempts JOIN tasks USING (job_id, stage, index) WHERE job_id = $1 AND stage = 0 ORDER BY index"""
 
 
 async def test_compressed_multiline_and_plain_inputs_of_one_job(
@@ -46,6 +49,10 @@ async def test_compressed_multiline_and_plain_inputs_of_one_job(
         assert [row["kind"] for row in kinds] == ["split", "map"]
         assert kinds[0]["task_count"] == 3
         assert kinds[1]["task_count"] > 10
+        stream, plain, _ = await pool.fetch(_COSTS, job_id)
+        assert stream["bytes_in"] >= len(bodies["a.csv.gz"]) and stream["cpu_seconds"] > 0
+        assert stream["bytes_out"] == stream["listed"] + len(b"".join(rows[:1000]))
+        assert (plain["bytes_in"], plain["bytes_out"]) == (len(bodies["b.csv"]), plain["listed"])
         merged = (await grid.result_files(job_id))["all.csv"]
         assert merged.replace(b"\n", b" ") == (header + b"".join(rows)).replace(b"\n", b" ")
     finally:

@@ -24,6 +24,7 @@ _FORMATS = {
     "parquet": "FORMAT parquet",
     "compact": "FORMAT parquet, ROW_GROUP_SIZE 1000000, ROW_GROUP_SIZE_BYTES '128MB'",
 }
+_VALID_WHEN_EMPTY = ("jsonl", "csv")
 # With nothing else in its plan, a query reads all of its input.
 _READING_ALL = {
     *("RESULT_COLLECTOR", "COPY_TO_FILE", "BATCH_COPY_TO_FILE", "TABLE_SCAN", "PROJECTION", "FILTER", "ORDER_BY"),
@@ -61,6 +62,9 @@ def run_query(
 ) -> dict[str, int]:
     """Write the query's rows to the output; returns how many records were read, written, rejected, and so on.
 
+    An input that tells of no column can't be queried: the output is empty, or is not there where that would be no
+    Parquet. So it is with a record function that gives no record.
+
     `check_input` is called unless DuckDB has read every byte of the input and found each record whole.
 
     Raises TaskError: what `check_input` raises; with DuckDB's own words for a query that can't be run, and for data
@@ -75,8 +79,9 @@ def run_query(
             for name, path in inputs.items():
                 create_view(connection, name, path, spill=room.spill)
             if view is None:
-                output.touch()
-                return dict.fromkeys(COUNTS, 0)
+                if output_format in _VALID_WHEN_EMPTY:
+                    output.touch()
+                return dict.fromkeys(COUNTS, 0) | {"records_in": rejected.count, "records_rejected": rejected.count}
             _lock_up(connection, room, inputs)
             records_out = _copy(connection, prepared, values, output, output_format)
             operators = list(_operators(json.loads(connection.get_profiling_information(format="json"))["operator"]))

@@ -49,7 +49,7 @@ def create_view(
     spill: Path,
     rejected: Rejects | None = None,
 ) -> View | None:
-    """A view of a file, or of a directory's files by the names of their columns; None if all are empty.
+    """A view of a file, or of a directory's files by the names of their columns; None if nothing tells of any column.
 
     With `rejected`, lines of CSV that can't be read go to it or to DuckDB's reject tables; else they are errors.
     Raises TaskError (input_invalid).
@@ -59,13 +59,14 @@ def create_view(
         if not holds_nothing(file):
             kind, columns, readable = _make_readable(file, format or detect_format(file), options, spill, rejected)
             groups.setdefault((kind, columns), []).append(readable)
-    if not groups:
-        return None
-    rows, tables = 0, []
+    rows, tables = 0, list[str]()
     for (kind, columns), files in groups.items():
-        tables.append(_table(connection, kind, columns, files, options, rejected is not None))
+        if (table := _table(connection, kind, columns, files, options, rejected is not None)) is not None:
+            tables.append(table)
         if kind == "parquet":
             rows += connection.execute(f"SELECT sum(num_rows) FROM parquet_file_metadata({_list(files)})").fetchone()[0]
+    if not tables:
+        return None
     connection.execute(f"CREATE VIEW {_name(name)} AS {' UNION ALL BY NAME '.join(f'FROM {t}' for t in tables)}")
     scanned = [str(file) for (kind, _), files in groups.items() for file in files if kind != "parquet"]
     return View(int(rows), frozenset(scanned))
@@ -82,11 +83,13 @@ def _table(
     files: Sequence[Path],
     options: Mapping[str, Any],
     keep_rejects: bool,
-) -> str:
-    """The function that reads the files."""
+) -> str | None:
+    """The function that reads the files; None if nothing in them tells of any column."""
     match kind:
         case "parquet":
             return f"read_parquet({_list(files)}, union_by_name = true)"
+        case "csv" | "tsv" | "text" if not columns:
+            return None
         case "csv" | "tsv":
             dialect = CsvDialect.of_part(options.get("csv"), kind)
             quote, escape = dialect.quote or "", dialect.escape or dialect.quote or ""
@@ -107,10 +110,12 @@ def _text(columns: Sequence[str]) -> str:
     return f"{{{named}}}"
 
 
-def _json(connection: Any, source: str) -> str:
-    """All of the files is read first, so that a field that is rare is known, too."""
+def _json(connection: Any, source: str) -> str | None:
+    """All of the files is read first, so that a field that is rare is known, too; None if there is no record."""
     guess = "sample_size = -1, map_inference_threshold = -1, field_appearance_threshold = 0, union_by_name = true"
     found = connection.sql(f"FROM read_json({source}, {guess})")
+    if found.columns == ["json"] and not found.limit(1).fetchall():  # so DuckDB calls it when nothing is there
+        return None
     columns = zip(found.columns, found.types, strict=True)
     named = ", ".join(f"{text(column)}: {text(_without_guesses(kind))}" for column, kind in columns)
     return f"read_json({source}, columns = {{{named}}})"

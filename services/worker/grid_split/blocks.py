@@ -15,6 +15,7 @@ from services.common.inputs import LinesInput
 from services.common.reads import PinnedObject
 from services.common.splitters.headers import HEADER_BYTES_MAX, Head, find_head
 from services.common.splitters.lines import part_options
+from services.worker.grid_split.meter import Meter
 
 _READS_AT_ONCE = 16
 _WINDOW_BYTES = 65_536
@@ -40,7 +41,7 @@ class _Cut:
     read_end: int
 
 
-async def find_parts(object_: PinnedObject, source: LinesInput, part_bytes: int) -> list[dict[str, Any]]:
+async def find_parts(object_: PinnedObject, source: LinesInput, part_bytes: int, meter: Meter) -> list[dict[str, Any]]:
     """The parts, as task inputs of type `blocks`. Raises NotInPlace, SplitError and DamagedStream."""
     if source.multiline or source.record_bytes or (source.csv and source.csv.escape):
         raise NotInPlace  # whether a line end ends a record there, only a reader of all before it knows
@@ -50,11 +51,11 @@ async def find_parts(object_: PinnedObject, source: LinesInput, part_bytes: int)
         targets, end = await _bgzip_targets(object_, begin, part_bytes)
     else:
         targets, end = await _zstd_targets(object_, part_bytes)
-    head, records_follow = await _find_head(object_, source)
+    head, records_follow = await _find_head(object_, source, meter)
     if not records_follow:
         return []
     stretches = list(pairwise([*targets, end]))
-    found = await map_at_most(_READS_AT_ONCE, lambda stretch: _find_line(object_, source, *stretch), stretches)
+    found = await map_at_most(_READS_AT_ONCE, lambda stretch: _find_line(object_, source, *stretch, meter), stretches)
     cuts = [_Cut(0, head.bytes, 0), *(each for each in found if each is not None), _Cut(end, 0, end)]
     part = {"type": "blocks", "uri": source.uri, "etag": object_.etag, "compression": kind}
     part |= part_options(source, head.header)
@@ -63,38 +64,59 @@ async def find_parts(object_: PinnedObject, source: LinesInput, part_bytes: int)
     ]
 
 
-async def _find_head(object_: PinnedObject, source: LinesInput) -> tuple[Head, bool]:
+async def _find_head(object_: PinnedObject, source: LinesInput, meter: Meter) -> tuple[Head, bool]:
     """What comes before the first record, and whether there is one."""
     decompressor, text, position = Decompressor(source.compressed or ""), b"", 0
     while True:
         data = await object_.read(position, position + _WINDOW_BYTES)
         position += len(data)
-        for piece in decompressor.feed(data):
-            text += piece
-            if len(text) > HEADER_BYTES_MAX:
-                break  # of a bomb, no more than must be
+        text += await meter.in_thread(_decompress_some, decompressor, data, HEADER_BYTES_MAX + 1 - len(text))
         head = find_head(text, source, not data or len(text) > HEADER_BYTES_MAX)
         if head is not None:
             return head, len(text) > head.bytes or position < object_.size
 
 
-async def _find_line(object_: PinnedObject, source: LinesInput, block: int, limit: int) -> _Cut | None:
+def _decompress_some(decompressor: Decompressor, data: bytes, enough: int) -> bytes:
+    """What the data is decompressed; of a bomb, no more than must be."""
+    text = b""
+    for piece in decompressor.feed(data):
+        text += piece
+        if len(text) >= enough:
+            break
+    return text
+
+
+async def _find_line(object_: PinnedObject, source: LinesInput, block: int, limit: int, meter: Meter) -> _Cut | None:
     """The first start of a line after that of the block; None if none comes before the compressed byte `limit`."""
-    decompressor, skip, position, window = Decompressor(source.compressed or ""), 0, block, _WINDOW_BYTES
-    cut: _Cut | None = None
+    search, position, window = _LineSearch(source.compressed or "", block), block, _WINDOW_BYTES
     while position < limit:
         data = await object_.read(position, min(position + window, limit))
         position += len(data)
-        for piece in decompressor.feed(data):
-            if cut is not None:
-                return cut
-            if found := piece.find(b"\n") + 1:
-                cut = _Cut(block, skip + found, position)
-                if found < len(piece):
-                    return cut
-            skip += len(piece)
+        if (cut := await meter.in_thread(search.feed, data, position)) is not None:
+            return cut
         window = min(window * 2, 8 << 20)
     return None  # a line that ends where all text does starts no part
+
+
+class _LineSearch:
+    """Fed with a block and what follows it, it finds the first start of a line that has something in it."""
+
+    def __init__(self, compression: str, block: int) -> None:
+        self._decompressor = Decompressor(compression)
+        self._block = block
+        self._skip = 0
+        self._cut: _Cut | None = None
+
+    def feed(self, data: bytes, read_end: int) -> _Cut | None:
+        for piece in self._decompressor.feed(data):
+            if self._cut is not None:
+                return self._cut
+            if found := piece.find(b"\n") + 1:
+                self._cut = _Cut(self._block, self._skip + found, read_end)
+                if found < len(piece):
+                    return self._cut
+            self._skip += len(piece)
+        return None
 
 
 async def _bgzip_targets(object_: PinnedObject, begin: bytes, part_bytes: int) -> tuple[list[int], int]:

@@ -67,7 +67,8 @@ class CsvEnds:
         self._dialect = dialect
         self._quote = ord(dialect.quote) if dialect.quote else -1
         self._escape = ord(dialect.escape) if dialect.escape else -1
-        self._marks = "".join(filter(None, (dialect.quote, dialect.escape))).encode()
+        self._escapes = (dialect.escape or "").encode()
+        self._marks = (dialect.quote or "").encode() + self._escapes
         self._buffer = b""  # what is not read yet, after the byte before it if there is one
         self._next = 0  # in the buffer
         self._offset = start  # of the buffer in the stream
@@ -113,11 +114,11 @@ class CsvEnds:
         return cuts
 
     def _limit(self, buffer: bytes) -> int:
-        """How far to read for now: marks at the end, and what is escaped there, wait for what follows."""
+        """How far to read for now: marks at the end, and what is escaped before them, wait for what follows."""
         limit = len(buffer.rstrip(self._marks))
-        while limit > 1 and buffer[limit - 2] == self._escape:
-            limit = len(buffer[: limit - 2].rstrip(self._marks))
-        return limit
+        unread = buffer[self._next : max(self._next, limit - 1)]
+        escapes = len(unread) - len(unread.rstrip(self._escapes))
+        return limit - 2 if escapes % 2 else limit
 
     def _stop(self, buffer: bytes, limit: int) -> int:
         """Where to look more closely: near the target, but not between a quote and what tells its meaning."""

@@ -15,6 +15,7 @@ from services.common.reads import PinnedObject
 from services.common.splitters import SplitError, needs_grid, split
 from services.worker.child.errors import TaskError
 from services.worker.grid_split.blocks import NotInPlace, find_parts
+from services.worker.grid_split.meter import Meter
 from services.worker.grid_split.record_ends import OpenQuote
 from services.worker.grid_split.stream import cut_in_place, cut_into_objects
 from services.worker.transfer import S3_FAULTS, input_error, object_bytes
@@ -22,7 +23,7 @@ from services.worker.transfer import S3_FAULTS, input_error, object_bytes
 _INPUT: TypeAdapter[Input] = TypeAdapter(Input)
 
 
-async def run_grid_split(s3: Any, layout: Layout, task: ClaimedTask, directory: Path) -> tuple[Path, int]:
+async def run_grid_split(meter: Meter, layout: Layout, task: ClaimedTask, directory: Path) -> tuple[Path, int]:
     """Write items.jsonl, a task input a line, into the directory; returns it and how many there are.
 
     What is decompressed becomes objects beside the task's other outputs. Raises TaskError.
@@ -31,7 +32,7 @@ async def run_grid_split(s3: Any, layout: Layout, task: ClaimedTask, directory: 
     listing, count = directory / "items.jsonl", 0
     try:
         with listing.open("wb") as file:
-            async for item in _items(s3, layout, task, source, directory):
+            async for item in _items(meter, layout, task, source, directory):
                 file.write(orjson.dumps(item) + b"\n")
                 count += 1
     except (SplitError, DamagedStream, OpenQuote) as error:
@@ -44,8 +45,9 @@ async def run_grid_split(s3: Any, layout: Layout, task: ClaimedTask, directory: 
 
 
 async def _items(
-    s3: Any, layout: Layout, task: ClaimedTask, source: Input, directory: Path
+    meter: Meter, layout: Layout, task: ClaimedTask, source: Input, directory: Path
 ) -> AsyncIterator[dict[str, Any]]:
+    s3 = meter.s3
     if not isinstance(source, LinesInput) or not needs_grid(source):
         async for item in _split_here(s3, source, task.input["slots"]):
             yield item
@@ -53,18 +55,18 @@ async def _items(
     location, etag, part_bytes = Location.parse(source.uri), task.input["etag"], task.input["part_bytes"]
     object_ = PinnedObject(s3, location, etag, await object_bytes(s3, location, etag))
     if not source.compressed:
-        async for item in cut_in_place(object_, source, part_bytes):
+        async for item in cut_in_place(object_, source, part_bytes, meter):
             yield item
         return
     try:
-        for item in await find_parts(object_, source, part_bytes):
+        for item in await find_parts(object_, source, part_bytes, meter):
             yield item
     except NotInPlace:
 
         def locate(filename: str) -> Location:
             return layout.attempt(task.job_id, task.stage, task.index, task.attempt, filename)
 
-        async for item in cut_into_objects(object_, source, part_bytes, directory, locate):
+        async for item in cut_into_objects(object_, source, part_bytes, meter, directory, locate):
             yield item
 
 

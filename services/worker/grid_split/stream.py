@@ -17,6 +17,7 @@ from services.common.layout import Location
 from services.common.reads import PinnedObject
 from services.common.splitters.headers import HEADER_BYTES_MAX, Head, find_head
 from services.common.splitters.lines import part_options
+from services.worker.grid_split.meter import Meter
 from services.worker.grid_split.record_ends import RecordEnds, record_ends
 from services.worker.inputs import SUFFIX_OF_FORMAT
 from services.worker.transfer import download, upload
@@ -59,12 +60,14 @@ class _Cutter:
         return find_head(self._begin, self._source, last or len(self._begin) > HEADER_BYTES_MAX)
 
 
-async def cut_in_place(object_: PinnedObject, source: LinesInput, part_bytes: int) -> AsyncIterator[dict[str, Any]]:
+async def cut_in_place(
+    object_: PinnedObject, source: LinesInput, part_bytes: int, meter: Meter
+) -> AsyncIterator[dict[str, Any]]:
     """Parts of an object that is not compressed: byte ranges of it."""
     cutter = _Cutter(source, part_bytes)
     part = {"type": "bytes", "uri": source.uri, "etag": object_.etag}
     start: int | None = None
-    async for end in _ends_of_parts(object_, cutter):
+    async for end in _ends_of_parts(object_, cutter, meter):
         assert cutter.head is not None
         start = cutter.head.bytes if start is None else start
         if start < end:
@@ -72,9 +75,9 @@ async def cut_in_place(object_: PinnedObject, source: LinesInput, part_bytes: in
         start = end
 
 
-async def _ends_of_parts(object_: PinnedObject, cutter: _Cutter) -> AsyncIterator[int]:
+async def _ends_of_parts(object_: PinnedObject, cutter: _Cutter, meter: Meter) -> AsyncIterator[int]:
     async for window in _windows(object_):
-        for cut in await asyncio.to_thread(_feed_slices, cutter, window):
+        for cut in await meter.in_thread(_feed_slices, cutter, window):
             yield cut
     for cut in cutter.finish()[1]:
         yield cut
@@ -90,7 +93,12 @@ def _slices(data: bytes) -> list[bytes]:
 
 
 async def cut_into_objects(
-    object_: PinnedObject, source: LinesInput, part_bytes: int, directory: Path, locate: Callable[[str], Location]
+    object_: PinnedObject,
+    source: LinesInput,
+    part_bytes: int,
+    meter: Meter,
+    directory: Path,
+    locate: Callable[[str], Location],
 ) -> AsyncIterator[dict[str, Any]]:
     """Parts of a compressed object: each decompressed, in an object of its own."""
     parts = _PartFiles(_Cutter(source, part_bytes), source, directory)
@@ -106,7 +114,7 @@ async def cut_into_objects(
     try:
         async for window in _windows(object_, last=b""):
             for piece in _slices(window) or [b""]:
-                for path, start in await asyncio.to_thread(parts.feed, decompressor, piece):
+                for path, start in await meter.in_thread(parts.feed, decompressor, piece):
                     uploads.append(asyncio.create_task(put(path, start)))
                     if len(uploads) > _UPLOADS_AT_ONCE:
                         yield await uploads.pop(0)

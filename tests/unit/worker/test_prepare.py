@@ -11,6 +11,7 @@ import pytest
 from services.common.csv_dialect import CsvDialect
 from services.worker.child.errors import TaskError
 from services.worker.child.prepare import prepare
+from services.worker.grid_split import record_ends as record_ends_module
 from services.worker.grid_split.record_ends import OpenQuote, record_ends
 
 DIALECTS = [
@@ -109,6 +110,17 @@ def test_nothing_but_quotes_does_not_fill_the_memory() -> None:
             finder.feed(b'"' * (1 << 20))
 
 
+@pytest.mark.parametrize("inside", [b"", b'"'])
+@pytest.mark.parametrize("unit", [b"\\x", b"\\,", b"\\\n", b'\\x""'])
+def test_a_long_run_of_escapes_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch, unit: bytes, inside: bytes) -> None:
+    monkeypatch.setattr(record_ends_module, "_MARKS_BYTES_MAX", 64)  # of what waits to be looked at again
+    data = inside + unit * 1000 + b"x" + inside + b"\n1\n"
+    for size in (50, 51):
+        finder = record_ends(0, 1, CsvDialect(escape="\\"), None)
+        cuts = [cut for at in range(0, len(data), size) for cut in finder.feed(data[at : at + size])]
+        assert cuts + finder.finish() == [len(data) - 2, len(data)]
+
+
 def compare_with_reference(draw: random.Random) -> None:
     dialect = draw.choice(DIALECTS)
     marks = [mark for mark in (dialect.quote, dialect.quote, dialect.escape, dialect.delimiter) if mark]
@@ -123,7 +135,9 @@ def compare_with_reference(draw: random.Random) -> None:
     finder, found, position = record_ends(0, part_bytes, dialect, None), list[int](), 0
     while position < len(data):
         size = draw.randint(1, 9)
-        found += finder.feed(data[position : position + size])
+        cuts = finder.feed(data[position : position + size])
+        assert all(cut >= position for cut in cuts), "what comes before is in its part already"
+        found += cuts
         position += size
     try:
         found += finder.finish()

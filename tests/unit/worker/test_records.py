@@ -320,10 +320,13 @@ def test_unreadable_input_is_told(part: Part, name: str, content: bytes, message
     assert invalid.value.message.startswith(message)
 
 
-@pytest.mark.parametrize("name", ["p.csv", "p.jsonl", "p.txt"])
-def test_empty_input_gives_empty_output(part: Part, name: str) -> None:
-    assert part.apply("keep", b"", name=name, output_format="csv") == counts(0, 0, 0)
+@pytest.mark.parametrize(("name", "content"), [("p.csv", b""), ("p.csv", b"a,b\n"), ("p.jsonl", b""), ("p.txt", b"")])
+def test_without_a_record_nothing_tells_the_output_s_columns(part: Part, name: str, content: bytes) -> None:
+    assert part.apply("keep", content, name=name, output_format="csv") == counts(0, 0, 0)
     assert part.output == ""
+    (part.directory / "output").unlink()
+    assert part.apply("keep", content, name=name, output_format="parquet") == counts(0, 0, 0)
+    assert not (part.directory / "output").exists()
 
 
 def test_csv_output_has_the_keys_of_the_first_record(part: Part) -> None:

@@ -197,11 +197,60 @@ def test_a_directory_is_one_view_by_the_names_of_columns(part: Part) -> None:
     ]
 
 
-@pytest.mark.parametrize(("name", "content"), [("p.csv", ""), ("p.jsonl", ""), ("p.parquet", ""), ("p.json", "null")])
-def test_nothing_in_nothing_out(part: Part, name: str, content: str) -> None:
+NO_COLUMNS = {
+    "p.csv": "",
+    "p.jsonl": "",
+    "p.parquet": "",
+    "p.json": "null",
+    "blank.csv": "\r\n\n",
+    "blank.jsonl": "\n\n",
+    "list.json": "[]",
+    "p.csv.gz": gzip.compress(b"", mtime=0),
+    "p.csv.bz2": bz2.compress(b"\n"),
+    "p.jsonl.bz2": bz2.compress(b""),
+    "parts/0.csv": "",
+}
+
+
+@pytest.mark.parametrize(("name", "content"), NO_COLUMNS.items())
+def test_what_tells_of_no_column_gives_nothing_and_never_a_file_that_is_no_parquet(
+    part: Part, name: str, content: str | bytes
+) -> None:
     part.put(name, content)
-    assert part.query("SELECT anything FROM input", name) == counts(0, 0)
-    assert (part.directory / "output").read_text() == ""
+    for output_format in ("parquet", "compact", "jsonl", "csv"):
+        assert part.query("SELECT anything FROM input", name.split("/")[0], output_format=output_format) == counts(0, 0)
+        output = part.directory / "output"
+        assert output.exists() == (output_format in ("jsonl", "csv"))
+        assert not output.exists() or output.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", "a,b\n"),
+        ("p.csv", '\ufeffa,"b"'),
+        ("p.csv", "a,b\r\n\n"),
+        ("p.csv.gz", gzip.compress(b"a,b\n", mtime=0)),
+        ("p.csv.bz2", bz2.compress(b"a,b\n")),
+        ("parts/1.csv", "a,b\n"),
+    ],
+)
+def test_a_header_alone_is_a_view_without_rows(part: Part, name: str, content: str | bytes) -> None:
+    part.put(name, content)
+    name, query = name.split("/")[0], "SELECT b, a::INT AS n FROM input"
+    assert part.query(query, name, output_format="parquet") == counts(0, 0)
+    table = pyarrow.parquet.read_table(part.directory / "output")
+    assert (table.num_rows, table.schema.names, str(table.schema.types[1])) == (0, ["b", "n"], "int32")
+    assert part.query(query, name, output_format="csv") == counts(0, 0)
+    assert (part.directory / "output").read_text() == "b,n\n"
+    assert part.rows(query, name) == []
+    assert part.rows("SELECT count(*) AS n FROM input", name) == [{"n": 0}]
+
+
+def test_what_is_all_rejected_is_counted_though_nothing_can_be_queried(part: Part) -> None:
+    part.put("p.jsonl.bz2", bz2.compress(b"{\n[\n"))
+    assert part.query("SELECT a FROM input", "p.jsonl.bz2", output_format="parquet") == counts(2, 0, 2)
+    assert [line["source"]["record"] for line in part.rejects] == [1, 2]
 
 
 def test_params_are_values_never_text(part: Part) -> None:

@@ -3,6 +3,8 @@
 import gzip
 import random
 import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,6 +14,7 @@ import pytest
 import zstandard
 
 from services.common.aws import Aws
+from services.common.decompress import Decompressor
 from services.common.inputs import LinesInput
 from services.common.layout import Layout
 from services.common.lifecycle import ClaimedTask
@@ -19,7 +22,8 @@ from services.common.settings import Settings
 from services.common.splitters import split_on_grid
 from services.worker.child.errors import TaskError
 from services.worker.child.prepare import prepare
-from services.worker.grid_split import run_grid_split
+from services.worker.grid_split import blocks, run_grid_split, stream
+from services.worker.grid_split.meter import Meter
 from services.worker.inputs import fetch_input
 
 LINES = b"".join(b'%d,"name, %d",%s\n' % (n, n, b"x" * (n % 50)) for n in range(20_000))
@@ -61,7 +65,8 @@ class Splits:
 
     async def run(self, task_input: dict[str, Any]) -> list[bytes]:
         layout = Layout(self.bucket)
-        listing, count = await run_grid_split(self.s3, layout, self.task(task_input), self.directory)
+        self.meter = Meter(self.s3)
+        listing, count = await run_grid_split(self.meter, layout, self.task(task_input), self.directory)
         self.items = [orjson.loads(line) for line in listing.read_bytes().splitlines()]
         assert count == len(self.items)
         return [await self.part(number, item) for number, item in enumerate(self.items)]
@@ -117,6 +122,40 @@ async def test_a_line_may_be_longer_than_blocks_and_parts(splits: Splits, name: 
     assert b"".join(parts) == data and len(parts) > 3
     assert all(part.endswith(b"\n") for part in parts)
     assert {item["type"] for item in splits.items} == {"blocks"}
+
+
+@pytest.mark.parametrize(("name", "compress"), [("a.gz", gzip.compress), ("a.bgz", bgzip), ("a.zst", seekable_zstd)])
+async def test_nothing_is_decompressed_where_the_heartbeat_beats(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch, name: str, compress: Any
+) -> None:
+    threads: list[int] = []
+
+    class Watched(Decompressor):
+        def feed(self, data: bytes) -> Iterator[bytes]:
+            threads.append(threading.get_ident())
+            return super().feed(data)
+
+    monkeypatch.setattr(blocks, "Decompressor", Watched)
+    monkeypatch.setattr(stream, "Decompressor", Watched)
+
+    assert b"".join(await splits(name, compress(LINES), part_bytes=50_000)) == LINES
+    assert threads and threading.get_ident() not in threads
+
+
+async def test_what_a_split_costs_is_metered(splits: Splits) -> None:
+    data = b"h,i\n" + QUOTED
+    await splits("a.csv", data, format="csv", multiline=True, part_bytes=77_777)
+    assert (splits.meter.bytes_in, splits.meter.bytes_out) == (len(data), 0), "the listing is put by the attempt"
+    assert splits.meter.cpu_seconds > 0
+
+    compressed = zstandard.compress(data)
+    await splits("a.csv.zst", compressed, format="csv", multiline=True, part_bytes=77_777)
+    assert (splits.meter.bytes_in, splits.meter.bytes_out) == (len(compressed), len(QUOTED)), "headers are not put"
+
+    compressed = bgzip(LINES)
+    await splits("a.bgz", compressed, part_bytes=500_000)
+    assert splits.meter.bytes_in > 0 and splits.meter.bytes_out == 0
+    assert splits.meter.cpu_seconds > 0
 
 
 async def test_what_looks_like_a_block_within_one_is_none(splits: Splits) -> None:
