@@ -67,6 +67,9 @@ class WorkerSettings(Settings):
     instance_id: str | None = Field(None, description="EC2 instance, so that a drained node can terminate itself")
     scratch: str = Field("/tmp/piecework", description="directory of the tasks' private working directories")
     cache: str = Field("/tmp/piecework-cache", description="directory of the packages' code and environments")
+    packages_max: PositiveInt = Field(
+        50, description="packages kept in the cache: of more, those used longest ago go, but none that is in use"
+    )
     inputs_bytes_max: PositiveInt = Field(
         10_737_418_240, description="objects that processors declare as inputs are kept on disk up to this"
     )

@@ -106,9 +106,12 @@ class _Attempt:
             async with self._in_slot():
                 self.finished.output = await self._split()
             return
-        runtime = await self._equipment.packages.get(self._stage.spec.package)
-        async with self._equipment.inputs.holding(self._task.job_id, self._stage.inputs) as inputs:
-            await self._run(runtime, inputs)
+        packages, inputs = self._equipment.packages, self._equipment.inputs
+        async with (
+            packages.holding(self._stage.spec.package) as runtime,
+            inputs.holding(self._task.job_id, self._stage.inputs) as paths,
+        ):
+            await self._run(runtime, paths)
 
     async def _run(self, runtime: Runtime, inputs: Mapping[str, Path]) -> None:
         input = await fetch_input(self._equipment.s3, self._task, self.workspace.directory)

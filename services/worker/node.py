@@ -196,7 +196,7 @@ def equip(settings: WorkerSettings, s3: Any, directory: Path) -> Equipment:
         s3,
         layout,
         directory,
-        Packages(s3, layout, cache_directory(Path(settings.cache)), base_environment(settings)),
+        Packages(s3, layout, cache_directory(Path(settings.cache)), settings.packages_max, base_environment(settings)),
         DeclaredInputs(s3, layout, directory / "inputs", settings.inputs_bytes_max),
         settings.log_bytes_max,
         Share(max(1, (os.cpu_count() or 1) // slots), psutil.virtual_memory().total // slots),

@@ -1,10 +1,12 @@
 """Packages of code, made ready once a node: fetched, verified, unpacked, their requirements installed.
 
-A package is kept by the hash of its content, under the node's cache directory, for all workers and all their tasks:
+A package is kept by the hash of its content, under the node's cache directory, for all workers and all their tasks, as
+long as one of these uses it and until there are too many:
 
     {cache}/{sha256}/code     what was pushed: a directory of the name that it had
     {cache}/{sha256}/venv     a virtual environment with its requirements.txt, if it has one
-    {cache}/{sha256}/ready    there as soon as the rest is complete: without it, the rest is made anew
+    {cache}/{sha256}/ready    there as soon as the rest is complete, and touched by each use
+    {cache}/{sha256}.lock     locked by who uses the package (all may at once), makes it, or removes it
 """
 
 import asyncio
@@ -20,10 +22,10 @@ import time
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from services.common.layout import Layout
 from services.worker.child.errors import TaskError
@@ -54,42 +56,63 @@ class Runtime:
 
 
 class Packages:
-    """The packages that are ready, and the making of those that are not. `own` is the runtime of all other code."""
+    """The packages that are ready, and the making of those that are not; `count_max` of them are kept.
 
-    def __init__(self, s3: Any, layout: Layout, cache: Path, environment: Mapping[str, str]) -> None:
+    `own` is the runtime of all other code.
+    """
+
+    def __init__(self, s3: Any, layout: Layout, cache: Path, count_max: int, environment: Mapping[str, str]) -> None:
         self.own = Runtime(sys.executable, environment)
         self._s3 = s3
         self._layout = layout
         self._cache = cache
+        self._count_max = count_max
         self._making = Once(self._make)
         self._failures: dict[str, tuple[float, TaskError]] = {}
 
-    async def get(self, sha256: str | None) -> Runtime:
-        """Raises TaskError (processor_load) with the installer's own words, for a while without trying again."""
+    @asynccontextmanager
+    async def holding(self, sha256: str | None) -> AsyncIterator[Runtime]:
+        """A package that stays where it is for the time of the context.
+
+        Raises TaskError (processor_load) with the installer's own words, for a while without trying again.
+        """
         if sha256 is None:
-            return self.own
-        failed_at, failure = self._failures.get(sha256, (0.0, None))
-        if failure is not None and time.monotonic() < failed_at + _AGAIN_SECONDS:
-            raise failure
-        return await self._making.get(sha256)
+            yield self.own
+            return
+        home = self._cache / sha256
+        while True:
+            self._raise_failure(sha256)
+            async with _locked(self._cache, sha256, fcntl.LOCK_SH):
+                if (home / "ready").exists():
+                    _stamp(home / "ready")
+                    yield self._runtime(home)
+                    return
+            await self._making.get(sha256)
 
     async def close(self) -> None:
         await self._making.close()
 
-    async def _make(self, sha256: str) -> Runtime:
+    def _raise_failure(self, sha256: str) -> None:
+        failed_at, failure = self._failures.get(sha256, (0.0, None))
+        if failure is not None and time.monotonic() < failed_at + _AGAIN_SECONDS:
+            raise failure
+
+    async def _make(self, sha256: str) -> None:
         home = self._cache / sha256
         try:
-            async with asyncio.timeout(_INSTALL_SECONDS), _locked(self._cache, sha256):
+            async with asyncio.timeout(_INSTALL_SECONDS), _locked(self._cache, sha256, fcntl.LOCK_EX):
                 if not (home / "ready").exists():
                     await asyncio.to_thread(remove_tree, home)
                     home.mkdir()
                     await self._fill(home, sha256)
-                    (home / "ready").touch()
+                    _stamp(home / "ready")
         except TimeoutError:
             raise self._failed(sha256, f"was not ready within {_INSTALL_SECONDS:g} seconds") from None
         except TaskError as error:
             raise self._failed(sha256, error.message) from None
-        return self._runtime(home)
+        finally:
+            self._making.forget(sha256)  # it may be removed, and made again
+        await asyncio.to_thread(_remove_oldest, self._cache, self._count_max)
 
     def _failed(self, sha256: str, message: str) -> TaskError:
         error = TaskError("processor_load", f"package {sha256[:12]}…: {message}")
@@ -195,16 +218,39 @@ def _extract(package: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> 
 
 
 @asynccontextmanager
-async def _locked(cache: Path, sha256: str) -> AsyncIterator[None]:
-    """Keep the node's other workers from making the same package meanwhile."""
+async def _locked(cache: Path, sha256: str, kind: int) -> AsyncIterator[None]:
+    """Hold a package's lock, of a kind of `flock`: against all who want it exclusively, in this worker or another."""
     with (cache / f"{sha256}.lock").open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(_LOCK_SECONDS)
+        while not _lock(file, kind):  # noqa: ASYNC110 (another process holds it)
+            await asyncio.sleep(_LOCK_SECONDS)
         yield
+
+
+def _lock(file: IO[Any], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _stamp(ready: Path) -> None:
+    """As used now: by the clock itself, as the file system's own time moves by ticks of milliseconds."""
+    ready.touch()
+    os.utime(ready, ns=(time.time_ns(), time.time_ns()))
+
+
+def _remove_oldest(cache: Path, count_max: int) -> None:
+    """Remove the packages used longest ago, but none that is in use, until so many are left."""
+    used: list[tuple[int, Path]] = []
+    for ready in cache.glob("*/ready"):
+        with suppress(FileNotFoundError):  # another worker has just removed it
+            used.append((ready.stat().st_mtime_ns, ready))
+    for _, ready in sorted(used)[:-count_max]:
+        with (cache / f"{ready.parent.name}.lock").open("a") as file:
+            if _lock(file, fcntl.LOCK_EX):
+                ready.unlink(missing_ok=True)  # first: what is removed in part is not ready
+                remove_tree(ready.parent)
 
 
 def cache_directory(path: Path) -> Path:

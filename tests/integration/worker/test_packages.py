@@ -14,7 +14,7 @@ import pytest
 
 from services.common.layout import Layout
 from services.worker.child.errors import TaskError
-from services.worker.packages import Packages, _unpack
+from services.worker.packages import Packages, _unpack, cache_directory
 from tests.integration.worker.conftest import Grid
 
 ITEM = {"type": "item", "value": 1}
@@ -68,6 +68,12 @@ def ready_in(cache: str) -> list[Path]:
     return list(Path(cache).glob("*/ready"))
 
 
+def worker_of(grid: Grid, count_max: int) -> Packages:
+    """A worker of the node, as far as packages go."""
+    cache = cache_directory(Path(grid.settings.cache))
+    return Packages(grid.aws.s3, Layout(grid.settings.bucket), cache, count_max, {})
+
+
 MODULE = """
 import json, os, sys, feetable, orjson
 def price(record):
@@ -105,8 +111,31 @@ async def test_a_package_brings_its_code_and_what_that_requires(grid: Grid) -> N
     }
     assert await grid.get(command_task["output"]["uri"]) == b"7"
     await grid.aws.s3.delete_object(Bucket=grid.settings.bucket, Key=f"packages/{sha256}.zip")
-    another = Packages(grid.aws.s3, Layout(grid.settings.bucket), home.parent, {})
-    assert (await another.get(sha256)).python == f"{home}/venv/bin/python", "a second worker of the node finds it ready"
+    async with worker_of(grid, 1).holding(sha256) as runtime:
+        assert runtime.python == f"{home}/venv/bin/python", "a second worker of the node finds it ready"
+
+
+async def test_of_too_many_packages_those_used_longest_ago_go_but_none_in_use(grid: Grid) -> None:
+    a, b, c = [await push(grid, archive({"code.py": f"N = {n}\n"})) for n in range(3)]
+    cache = cache_directory(Path(grid.settings.cache))
+    one, two = worker_of(grid, 1), worker_of(grid, 1)
+
+    async def use(worker: Packages, sha256: str) -> None:
+        async with worker.holding(sha256) as runtime:
+            assert runtime.package and (runtime.package / "code.py").exists()
+
+    async with one.holding(a), two.holding(a):
+        await use(two, b)
+        assert {ready.parent.name for ready in cache.glob("*/ready")} == {a, b}, "a is in use, b the newest"
+        await use(two, c)
+        assert {ready.parent.name for ready in cache.glob("*/ready")} == {a, c}
+    await use(one, b)
+    assert [home.name for home in cache.iterdir() if home.is_dir()] == [b]
+    await use(one, a)  # made again
+    await use(worker_of(grid, 2), b)
+    await use(worker_of(grid, 2), a)
+    await use(worker_of(grid, 2), c)
+    assert {ready.parent.name for ready in cache.glob("*/ready")} == {a, c}, "b was used before a"
 
 
 async def test_a_task_that_waits_too_long_for_its_package_leaves_it_to_the_next(grid: Grid) -> None:
