@@ -13,6 +13,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,7 +202,7 @@ def service_lines(claim: dict[str, Any]) -> list[dict[str, Any]]:
             lines.append(
                 {
                     "revenue": segment[1] if at else "",
-                    "procedure": segment[1 + at].split(str(claim["component"])),
+                    "procedure": segment[1 + at].split(str(claim["component"]))[:6],
                     "charge": Decimal(segment[2 + at]).quantize(CENT),
                     "units": Decimal(segment[4 + at]),
                     "pointers": [] if at else segment[7].split(claim["component"]),
@@ -209,7 +210,7 @@ def service_lines(claim: dict[str, Any]) -> list[dict[str, Any]]:
                 }
             )
         elif segment[:2] == ["DTP", "472"]:
-            lines[-1]["date"] = iso(segment[3])
+            lines[-1]["date"] = iso(segment[3][:8])
     return lines
 
 
@@ -222,6 +223,7 @@ def must_be_rejected(claim: dict[str, Any], lines: list[dict[str, Any]]) -> bool
     return (
         claim["wrong"]
         or "BHT" not in around
+        or around["BHT"][6] != "CH"
         or not luhn("80840" + around["85"][9])
         or len(around["IL"]) < 10
         or clm[5].split(claim["component"])[2] != "1"
@@ -240,12 +242,15 @@ def decide(claim: dict[str, Any], line: dict[str, Any], coverages: list[dict[str
     """What depends on no other claim."""
     procedure, day, charge = line["procedure"], line["date"], line["charge"]
     service = Service(charge, (day, line["revenue"], *procedure[1:]), "")
-    renderers = [segment[9] for segment in claim["body"] if segment[:2] == ["NM1", "82"]]
+    own = takewhile(lambda segment: segment[0] not in ("SBR", "LX"), claim["body"])
+    renderers = [segment[9] for segment in own if segment[:2] == ["NM1", "82"]]
     diagnoses = sum(len(segment) - 1 for segment in claim["body"] if segment[0] == "HI")
     if not all(luhn("80840" + npi) for npi in renderers):
         return service._replace(denial="CO-16 N290")
     if any(int(pointer) > diagnoses for pointer in line["pointers"]):
         return service._replace(denial="CO-16 M76")
+    if claim["around"]["SBR"][1] != "P":
+        return service._replace(denial="OA-22")
     if not coverages:
         return service._replace(denial="PR-31")
     covering = [row for row in coverages if row["start"] <= day <= (row["end"] or "9999")]

@@ -113,6 +113,7 @@ class Claim:
     rendering: tuple[str, str, str]
     day: date
     frequency: str = "1"
+    payer_rank: str = "P"
     surcharge: int = 0
 
 
@@ -354,10 +355,16 @@ class _Maker:
         out.write_set(kind, provider, claims, defect)
 
 
-_DEFECTS_OF_SETS = {"se-count": 0.01, "se-control": 0.015, "billing-npi": 0.025, "no-bht": 0.03}  # cumulative shares
+# Cumulative shares.
+_DEFECTS_OF_SETS = {"se-count": 0.01, "se-control": 0.015, "billing-npi": 0.025, "no-bht": 0.03, "encounter": 0.035}
 
 
 # Defects of claims: each changes the claim, and returns what has to become of it.
+
+
+def secondary_payer(claim: Claim) -> str:
+    claim.payer_rank = "S"
+    return "OA-22"
 
 
 def unknown_member(claim: Claim) -> str:
@@ -423,7 +430,7 @@ def diagnosis_pointer(claim: Claim) -> str:
 
 _DEFECTS = [
     *(unknown_member, before_coverage, after_coverage, not_in_fee_schedule),
-    *(no_diagnosis, no_lines, unbalanced, no_member_id, replacement),
+    *(no_diagnosis, no_lines, unbalanced, no_member_id, replacement, secondary_payer),
 ]
 _DEFECTS_OF_P = [*_DEFECTS, rendering_npi, diagnosis_pointer]
 
@@ -466,7 +473,8 @@ class Interchange:
         control = f"{self._sets:04d}"
         self._add("ST", "837", control, _VERSIONS[kind])
         if defect != "no-bht":
-            self._add("BHT", "0019", "00", f"{self._number}{control}", f"{self._received:%Y%m%d}", "0600", "CH")
+            purpose = "RP" if defect == "encounter" else "CH"
+            self._add("BHT", "0019", "00", f"{self._number}{control}", f"{self._received:%Y%m%d}", "0600", purpose)
         self._add("NM1", "41", "2", "CLEARING HOUSE", "", "", "", "", "46", self._sender)
         self._add("PER", "IC", "EDI DESK", "TE", "8005550111")
         self._add("NM1", "40", "2", _PAYER, "", "", "", "", "46", "PWHP1")
@@ -499,7 +507,7 @@ class Interchange:
         is_subscriber = member.person == "00"
         level += 1
         self._add("HL", str(level), "1", "22", "0" if is_subscriber else "1")
-        self._add("SBR", "P", "18" if is_subscriber else "", "", "", "", "", "", "", "CI")
+        self._add("SBR", claim.payer_rank, "18" if is_subscriber else "", "", "", "", "", "", "", "CI")
         self._add("NM1", "IL", "1", *member.head, "", "", "", "MI", member.subscriber)
         if is_subscriber:
             self._demography(member)

@@ -59,6 +59,7 @@ class Claim:
     charge: int | None = None
     place: str = ""
     frequency: str = ""
+    payer_rank: str = ""  # P for the payer that pays first
     payee: Provider = field(default_factory=Provider)
     subscriber: Person = field(default_factory=Person)
     patient: Person = field(default_factory=Person)
@@ -88,6 +89,7 @@ class _Reader:
     def __init__(self, one: TransactionSet) -> None:
         self.claims: list[Claim] = []
         self.received = ""
+        self._purpose = ""
         self._set = one
         self._component = decode(one.delimiters.component)
         header = one.segments[0] if one.segments else []
@@ -97,18 +99,21 @@ class _Reader:
         self._faults: list[str] = []
         self._levels: dict[str, str] = {}  # HL01 → HL03
         self._level = ""
+        self._entity = ""  # of whom the segments are: NM101 of the last NM1 outside claims
         self._seen: set[str] = set()  # what has been since the last HL of each level
+        self._payer_rank = ""
         self._payee = Provider()
         self._subscriber = Person()
         self._patient: Person | None = None
         self._claim: Claim | None = None
+        self._other_payer = False  # whether the loop is one of another payer (2320, 2330)
         self._line: Line | None = None
         self._handlers: dict[str, Callable[[list[str]], None]] = {
             "BHT": self._bht,
             "HL": self._hl,
             "NM1": self._nm1,
             "REF": self._ref,
-            "SBR": self._mark,
+            "SBR": self._sbr,
             "PAT": self._mark,
             "DMG": self._dmg,
             "CL1": self._mark,
@@ -133,11 +138,13 @@ class _Reader:
             faults.append(f"ST03 is {self._version!r}, which is neither an 837P nor an 837I of version 5010")
         if not self.received:
             faults.append("BHT is missing, or BHT04 is no date")
+        elif self._purpose != "CH":
+            faults.append(f"BHT06 is {self._purpose!r}: only claims that ask for payment (CH) are taken")
         faults += [f"NM1*{code} is missing (loop {loop})" for code, loop in _HEADER.items() if code not in self._names]
         return faults
 
     def _bht(self, segment: list[str]) -> None:
-        self.received = iso_date(element(segment, 4))
+        self.received, self._purpose = iso_date(element(segment, 4)), element(segment, 6)
 
     def _hl(self, segment: list[str]) -> None:
         self.end_claim()
@@ -160,15 +167,22 @@ class _Reader:
             self._seen -= {"PAT", "QC"}
 
     def _mark(self, segment: list[str]) -> None:
-        if self._claim is None or segment[0] == "CL1":  # an SBR of a claim is of another payer (loop 2320)
-            self._seen.add(segment[0])
+        self._seen.add(segment[0])
+
+    def _sbr(self, segment: list[str]) -> None:
+        if self._claim is None:
+            self._seen.add("SBR")
+            self._payer_rank = element(segment, 1)
+        else:
+            self._other_payer = True
 
     def _nm1(self, segment: list[str]) -> None:
         role = element(segment, 1)
         if self._claim is not None:
-            if role == "82":
+            if role == "82" and not self._other_payer:
                 (self._line or self._claim).rendering = element(segment, 9)
             return  # NM1*IL and NM1*PR of a claim are of another payer (loops 2330A, 2330B)
+        self._entity = role
         self._names.add(role)
         self._seen.add(role)
         if role == "85":
@@ -186,7 +200,7 @@ class _Reader:
         qualifier, value = element(segment, 1), element(segment, 2)
         if self._line and qualifier == "6R":
             self._line.reference = value
-        elif self._claim is None and self._level == "20" and qualifier in ("EI", "SY"):
+        elif self._claim is None and self._entity == "85" and qualifier in ("EI", "SY"):
             self._payee.tax = value
 
     def _dmg(self, segment: list[str]) -> None:
@@ -204,6 +218,7 @@ class _Reader:
             cents(element(segment, 2)),
             place,
             frequency,
+            self._payer_rank,
             self._payee,
             self._subscriber,
             self._patient or self._subscriber,
@@ -225,6 +240,7 @@ class _Reader:
 
     def _lx(self, segment: list[str]) -> None:
         if self._claim:
+            self._other_payer = False
             self._line = Line(element(segment, 1))
             self._claim.lines.append(self._line)
 
@@ -259,6 +275,7 @@ class _Reader:
         claim.faults = self._missing_around(claim) + _faults(claim, "CL1" in self._seen)
         self.claims.append(claim)
         self._claim = self._line = None
+        self._other_payer = False
 
     def _missing_around(self, claim: Claim) -> list[str]:
         """What is wrong with the loops that the claim is in."""

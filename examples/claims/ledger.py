@@ -55,6 +55,7 @@ class Row:
     rendering: str = ""
     reference: str = ""
     revenue: str = ""
+    qualifier: str = ""
     procedure: str = ""
     modifiers: str = ""
     date: str = ""
@@ -87,6 +88,7 @@ def claim_of(row: Row) -> tuple[Any, ...]:
         row.group,
         row.set,
         row.segment,
+        row.claim,
     )
 
 

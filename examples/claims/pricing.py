@@ -17,6 +17,7 @@ from .x12 import TransactionSet, npi_is_valid, read_sets
 # Claim adjustment group and reason code, and the remark code that says more.
 INVALID_RENDERING = ("CO-16", "N290")
 INVALID_DIAGNOSIS = ("CO-16", "M76")
+OTHER_PAYER_FIRST = ("OA-22", "")
 BEFORE_COVERAGE = ("PR-26", "")
 AFTER_COVERAGE = ("PR-27", "")
 NOT_A_MEMBER = ("PR-31", "")
@@ -131,6 +132,7 @@ def _price_claim(one: TransactionSet, claim: Claim, members: Members, fees: Fees
         row.rendering = (claim.rendering if line.rendering is None else line.rendering) or ""
         row.reference = line.reference
         row.revenue = line.revenue
+        row.qualifier = line.qualifier
         row.procedure = line.procedure
         row.modifiers = " ".join(line.modifiers)
         row.date = line.date
@@ -138,7 +140,7 @@ def _price_claim(one: TransactionSet, claim: Claim, members: Members, fees: Fees
         row.units = str(line.units)
         row.charge = line.charge or 0
         coverage = next((one for one in coverages if one.start <= line.date <= one.end), None)
-        denial = _incomplete(claim, line) or _not_eligible(line, coverages, coverage)
+        denial = _incomplete(claim, line) or _not_eligible(claim, line, coverages, coverage)
         allowed = None if denial else _allowed(line, fees)
         if coverage and allowed is not None:
             row.allowed = min(row.charge, allowed)
@@ -157,7 +159,11 @@ def _incomplete(claim: Claim, line: Line) -> tuple[str, str] | None:
     return None if known.issuperset(line.pointers) else INVALID_DIAGNOSIS
 
 
-def _not_eligible(line: Line, coverages: list[Coverage], coverage: Coverage | None) -> tuple[str, str] | None:
+def _not_eligible(
+    claim: Claim, line: Line, coverages: list[Coverage], coverage: Coverage | None
+) -> tuple[str, str] | None:
+    if claim.payer_rank != "P":
+        return OTHER_PAYER_FIRST
     if coverage:
         return None
     if not coverages:

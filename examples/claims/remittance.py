@@ -216,11 +216,11 @@ def _claim(rows: list[Row]) -> str:
 
 def _line(row: Row) -> str:
     """Loop 2110: a service line."""
-    procedure = ":".join(("HC", row.procedure, *row.modifiers.split())) if row.procedure else f"NU:{row.revenue}"
+    service = (row.qualifier, row.procedure, *row.modifiers.split()) if row.procedure else ("NU", row.revenue)
     revenue = row.revenue if row.procedure else ""
     denied = row.status == ledger.DENIED
     units = ("0", "", row.units) if denied else (row.units,)
-    texts = [segment("SVC", procedure, x12_amount(row.charge), x12_amount(row.paid), revenue, *units)]
+    texts = [segment("SVC", ":".join(service), x12_amount(row.charge), x12_amount(row.paid), revenue, *units)]
     if row.until == row.date:
         texts.append(segment("DTM", "472", x12_date(row.date)))
     else:

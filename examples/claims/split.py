@@ -87,6 +87,9 @@ class _Interchange:
         self._position = skip_line_ends(data, start + ISA_BYTES)
         self._isa = data[start : self._position]
         self._line_end = data[start + ISA_BYTES : self._position]
+        while self._at(b"TA1"):
+            self._take()
+        self._head = data[start : self._position]  # of the first part: acknowledgments are sent once
         self._part: _Part | None = None
 
     def cut(self) -> int:
@@ -135,7 +138,8 @@ class _Interchange:
             self._part = None
             _forget(self._data, self._position)
         if self._part is None:
-            self._part = _Part(self._parts.create(), self._isa, self._delimiters, self._line_end)
+            self._part = _Part(self._parts.create(), self._head, self._delimiters, self._line_end)
+            self._head = self._isa
         self._part.add(gs, control, transaction_set)
 
     def _at(self, tag: bytes) -> bool:
@@ -167,16 +171,16 @@ class _Interchange:
 class _Part:
     """One file: an interchange that is written in order."""
 
-    def __init__(self, file: BinaryIO, isa: bytes, delimiters: Delimiters, line_end: bytes) -> None:
+    def __init__(self, file: BinaryIO, head: bytes, delimiters: Delimiters, line_end: bytes) -> None:
         self.file = file
-        self.size = len(isa)
-        self._control = isa.split(delimiters.element)[13]
+        self.size = len(head)
+        self._control = head.split(delimiters.element)[13]
         self._delimiters = delimiters
         self._line_end = line_end
         self._groups = 0
         self._group_control: bytes | None = None
         self._sets = 0
-        file.write(isa)
+        file.write(head)
 
     def add(self, gs: bytes, control: bytes, transaction_set: bytes) -> None:
         if self._group_control is None:

@@ -123,6 +123,8 @@ class _Interchange:
                     self._close(segment)
                     rest = self._text_from(number + 1)
                     break
+                case "TA1" if not self._groups:
+                    pass  # acknowledges an interchange of the other direction
                 case "" if segment is self._segments[-1]:
                     pass
                 case _ if self._in_set:

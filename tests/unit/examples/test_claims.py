@@ -1,7 +1,6 @@
 """The claims example: no transaction set is lost or torn, every fault is found, and every cent is accounted for."""
 
 import csv
-import io
 import re
 import shutil
 import subprocess
@@ -13,8 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from pyx12 import x12n_document
-from pyx12.params import params
 
 from examples.claims import check, data, ledger, remittance
 from examples.claims.intake import Claim, read_claims
@@ -23,8 +20,9 @@ from examples.claims.pricing import price
 from examples.claims.settle import Account, settle
 from examples.claims.split import split
 from examples.claims.x12 import npi_is_valid, read_sets
+from tests.unit.examples.x12_judge import is_valid
 
-CLAIMS, SEED = 800, 8  # a seed by which each kind of defect is planted
+CLAIMS, SEED = 800, 35  # a seed by which each kind of defect is planted
 SETTLING = yaml.safe_load(Path(check.__file__).with_name("job.yaml").read_text())["merge"]["params"]
 STYLES = [
     ("*", ":", "~", "\n"),
@@ -80,6 +78,19 @@ def test_each_transaction_set_is_in_exactly_one_part_and_each_part_is_a_valid_in
         largest_set = 4 * 9 * 20
         assert max(map(len, parts)) < max(part_bytes, largest_set) + 400
         assert sum(map(len, parts)) < len(content) + len(parts) * 400
+
+
+def test_acknowledgments_before_the_first_group_are_kept_once(tmp_path: Path) -> None:
+    acknowledgments = b"TA1*000000905*260101*0000*A*000~\n" * 2
+    plain = interchange(STYLES[0], 1, 2, 1)
+    content = plain[:107] + acknowledgments + plain[107:]
+    assert list(read_sets(content)) == list(read_sets(plain))
+    parts = parts_of(tmp_path / "acknowledged", content, 1)
+    assert parts[0].partition(b"GS*")[0] == content.partition(b"GS*")[0]
+    assert [part.replace(acknowledgments, b"") for part in parts] == parts_of(tmp_path / "plain", plain, 1)
+    assert b"".join(parts).count(b"TA1*") == 2
+    late = plain.replace(b"GE*2*1~\n", b"GE*2*1~\n" + acknowledgments)
+    assert all("segment 'TA1' outside a transaction set" in one.faults for one in read_sets(late))
 
 
 @pytest.mark.parametrize(
@@ -248,6 +259,7 @@ def edit(old: str, new: str) -> Callable[[str], str]:
         (PROFESSIONAL, edit("NM1*40*2*PLAN*****46*P~", ""), "NM1*40 is missing (loop 1000B)"),
         (PROFESSIONAL, edit("BHT*0019*00*1*20260701*0600*CH~", ""), "BHT is missing"),
         (PROFESSIONAL, edit("20260701", "20260731x"), "BHT is missing, or BHT04 is no date"),
+        (PROFESSIONAL, edit("0600*CH~", "0600*RP~"), "BHT06 is 'RP'"),
         (PROFESSIONAL, edit("005010X222A1", "004010X098A1"), "neither an 837P nor an 837I"),
         (PROFESSIONAL, edit("HL*3*2*23", "HL*4*2*23"), "HL01 is '4', but it should be 3"),
         (PROFESSIONAL, edit("HL*3*2*23", "HL*3*1*23"), "HL02 of HL 3 is '1', which is no level 22"),
@@ -282,6 +294,21 @@ def test_faults(text: str, change: Callable[[str], str], fault: str) -> None:
     assert fault in "; ".join(claims_of(change(text))[0].faults)
 
 
+def test_a_name_of_another_loop_is_not_the_provider_s() -> None:
+    """What a pay-to plan (2010AC) and another payer (2330) say of themselves, and a line of its renderer (2420)."""
+    plan = "REF*EI*580000001~NM1*PE*2*PLAN*****PI*9~N3*1 A ST~N4*MIAMI*FL*33101~REF*EI*999999999~"
+    text = PROFESSIONAL.replace("REF*EI*580000001~", plan).replace("LX*1~", "NM1*82*1~REF*G2*7~LX*1~")
+    claim, further = claims_of(
+        text.replace("REF*6R*L1~", "REF*6R*L1~NM1*82*1*DOE*EVA****XX*1679576722~").replace(
+            "SE*29*0001~", "CLM*C2*5***11:B:1~SBR*S*01~CLM*C3*5***11:B:1~NM1*82*1*ROE*EVE****XX*1245319599~SE*29*0001~"
+        )
+    )[::2]
+    assert claim.faults == []
+    assert further.rendering == "1245319599"
+    assert (claim.payee.name, claim.payee.tax, claim.rendering) == ("CLINIC", "580000001", "1245319599")
+    assert [line.rendering for line in claim.lines] == ["1679576722", None]
+
+
 @pytest.mark.parametrize(
     "segment", ["SBR*P*18*******CI~", "NM1*IL*1*DOE*ANN****MI*W1~", "NM1*PR*2*PLAN*****PI*P~", "CL1*1*1*01~"]
 )
@@ -297,7 +324,7 @@ def test_what_one_claim_has_does_not_count_for_the_next(segment: str) -> None:
 
 def service(date: str = "2026-01-10", charge: int = 10000, allowed: int = 8000, **more: Any) -> ledger.Row:
     plan = {"annual_deductible": 10000, "coinsurance_percent": 15}
-    row = {"date": date, "charge": charge, "allowed": allowed, "procedure": "99213", "payee": "1"}
+    row = {"payee": "1", "date": date, "qualifier": "HC", "procedure": "99213", "charge": charge, "allowed": allowed}
     return ledger.Row(**(row | plan | more))
 
 
@@ -333,7 +360,7 @@ def test_duplicates() -> None:
     assert (denied.codes, retried.status) == ("PR-27", ledger.PAID)
 
 
-@pytest.mark.parametrize("field", ["interchange", "sender", "group", "set", "segment"])
+@pytest.mark.parametrize("field", ["interchange", "sender", "group", "set", "segment", "claim"])
 def test_claims_are_told_apart_by_where_they_came_in(field: str) -> None:
     assert ledger.claim_of(service()) != ledger.claim_of(service(**{field: 7}))
 
@@ -383,6 +410,7 @@ W1,01,DOE,BOB,2001-02-03,M,2026-05-01,,0.00,10
         (edit("20260110", "20260401"), [("PR-27", 0), ("", 1998)]),
         (edit("*MI*W1", "*MI*W2"), [("PR-31", 0)] * 2),
         (edit("20010203", "20010204"), [("PR-31", 0)] * 2),
+        (edit("SBR*P*", "SBR*S*"), [("OA-22", 0)] * 2),
         (edit("HC:99213", "HC:99999"), [("CO-96 N130", 0), ("", 1998)]),
         (edit("1245319599", "1245319590"), [("CO-16 N290", 0)] * 2),
         (edit("***1:2", "***1:3"), [("CO-16 M76", 0), ("", 1998)]),
@@ -406,15 +434,26 @@ def price_text(directory: Path, text: str) -> dict[str, Any]:
     return price(directory / "part.x12", made, directory / "fees.csv", directory / "members.csv")
 
 
+def settle_text(directory: Path) -> bytes:
+    """Settle what was priced; returns the 835."""
+    (directory / "recoveries.csv").write_text("payee,reference,amount\n")
+    further = (directory / name for name in ("remittance.x12", "rejected.csv"))
+    settle(directory / "ledgers", directory / "ledger.csv", *further, directory / "recoveries.csv", **SETTLING)
+    return (directory / "remittance.x12").read_bytes()
+
+
+def test_the_remittance_names_a_procedure_in_the_code_list_of_the_claim(tmp_path: Path) -> None:
+    """Not all are HCPCS: what a nursing home is paid for is in HIPPS."""
+    price_text(tmp_path, INSTITUTIONAL.replace("SV2*0120**3000*DA*2", "SV2*0022*HP:BBA01*3000*UN*2"))
+    assert b"~\nSVC*HP:BBA01*3000*0*0022*0**2~\n" in settle_text(tmp_path)
+
+
 def test_line_ends_and_letters_of_any_kind(tmp_path: Path) -> None:
     """Line ends inside segments mean nothing, and a name in another encoding than UTF-8 comes back as it was."""
     wrapped = "\r\n".join(PROFESSIONAL[start : start + 80] for start in range(0, len(PROFESSIONAL), 80))
     wrapped = wrapped.replace("SE*29*", "CLM*D\xd8*5***11:B:1~SE*30*")  # a claim to be rejected
     price_text(tmp_path, wrapped.replace("DOE", "MU\xd1OZ").replace("C1", "C\xd8"))
-    (tmp_path / "recoveries.csv").write_text("payee,reference,amount\n")
-    further = (tmp_path / name for name in ("remittance.x12", "rejected.csv"))
-    settle(tmp_path / "ledgers", tmp_path / "ledger.csv", *further, tmp_path / "recoveries.csv", **SETTLING)
-    written = (tmp_path / "remittance.x12").read_bytes()
+    written = settle_text(tmp_path)
     assert b"~\nCLP*C\xd8*1*100*" in written
     assert b"~\nNM1*QC*1*MU\xd1OZ*BOB****MI*W1~\n" in written
     assert b",D\xd8," in (tmp_path / "rejected.csv").read_bytes()
@@ -479,7 +518,17 @@ def computed(raw: Path) -> tuple[check.Lines, set[str]]:
 def test_results_are_those_of_the_independent_check(raw: Path, results: Path) -> None:
     assert check.main(raw, results) == 0
     planted = list(csv.DictReader((raw / "planted.csv").open()))
-    assert {row["outcome"] for row in planted} >= {"rejected", "OA-18", "PR-26", "PR-31", "CO-16", "CO-96"}
+    assert {row["outcome"] for row in planted} >= {
+        "rejected",
+        "OA-18",
+        "OA-22",
+        "PR-26",
+        "PR-27",
+        "PR-31",
+        "CO-16",
+        "CO-96",
+    }
+    assert "encounter" in {row["defect"] for row in planted}
 
 
 def test_part_size_and_shape_of_the_tree_change_nothing(raw: Path, results: Path, tmp_path: Path) -> None:
@@ -553,10 +602,6 @@ def test_the_check_finds_what_is_wrong(
 
 def test_an_independent_validator_agrees(raw: Path, results: Path, tmp_path: Path) -> None:
     """pyx12 knows the implementation guides: it takes the 835, and the claims that are not rejected, of both kinds."""
-
-    def is_valid(text: str) -> bool:
-        return x12n_document.x12n_document(params(), io.StringIO(text), None, None)
-
     text = (results / "remittance.x12").read_text()
     second = text.index("ST*835*0002~")  # one transaction set is enough
     assert is_valid(re.sub(r"GE\*\d+", "GE*1", text[:second] + text[text.index("GE*") :]))
