@@ -1,7 +1,7 @@
 """gzip and zstd streams of any number of members, decompressed piece by piece: memory stays flat."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _PIECE_BYTES = 4 << 20
@@ -14,10 +14,15 @@ class DamagedStream(ValueError):
 
 
 class Decompressor:
-    """`feed` it all bytes in order, then `finish`. `position` is how many bytes were taken."""
+    """`feed` it all bytes in order, then `finish`. `position` is how many bytes were taken.
 
-    def __init__(self, compression: str) -> None:
+    `member_begins` is told of each member, at which byte it begins, and its text at which byte of all text.
+    """
+
+    def __init__(self, compression: str, member_begins: Callable[[int, int], None] | None = None) -> None:
         self.position = 0
+        self._text_bytes = 0
+        self._member_begins = member_begins
         self._compression = compression
         self._member: Any = None
         self._padding = False
@@ -44,6 +49,11 @@ class Decompressor:
                 f"the {self._compression} stream is truncated: it breaks off at its compressed byte {self.position}"
             )
 
+    def _begin(self, member: Any) -> None:
+        self._member = member
+        if self._member_begins is not None:
+            self._member_begins(self.position, self._text_bytes)
+
     def _gzip(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._member is None:
@@ -53,11 +63,12 @@ class Decompressor:
                         raise zlib.error("no gzip member where one must begin")
                     self.position += len(data)
                     return
-                self._member = zlib.decompressobj(wbits=31)
+                self._begin(zlib.decompressobj(wbits=31))
             member = self._member
             piece = member.decompress(data, _PIECE_BYTES)
             rest = member.unused_data if member.eof else member.unconsumed_tail
             self.position += len(data) - len(rest)
+            self._text_bytes += len(piece)
             data = rest
             if member.eof:
                 self._member = None
@@ -72,10 +83,11 @@ class Decompressor:
             rest = data[start : start + _ZSTD_SLICE_BYTES]
             while rest:
                 if self._member is None:
-                    self._member = self._zstandard.ZstdDecompressor().decompressobj()
+                    self._begin(self._zstandard.ZstdDecompressor().decompressobj())
                 piece = self._member.decompress(rest)
                 left = self._member.unused_data if self._member.eof else b""
                 self.position += len(rest) - len(left)
+                self._text_bytes += len(piece)
                 rest = left
                 if self._member.eof:
                     self._member = None

@@ -24,7 +24,7 @@ class Input:
     """Where a task's input is, and how many bytes of it were fetched.
 
     `header_bytes` of the file are the header that was put before a part. `source` is the object that the part is of,
-    and at which byte of its text the file would begin, if it can be told.
+    and at which byte of its text the file would begin, if it can be told; or which file tells of its blocks.
     `options` are what a reader of the format has to know besides. `steps` are what the child has to do first, to make
     the input of what was fetched, and `checks` what it has to make sure of (child/prepare).
     """
@@ -103,7 +103,7 @@ async def _fetch_bytes(s3: Any, value: dict[str, Any], directory: Path) -> Input
 async def _fetch_blocks(s3: Any, value: dict[str, Any], directory: Path) -> Input:
     """Compressed blocks, which the child will decompress."""
     (start, skip), (end, tail) = value["start"], value["end"]
-    compressed = directory / "source.blocks"
+    compressed, index = directory / "source.blocks", directory / "blocks.index"
     with compressed.open("wb") as file:
         size = await download(
             s3, Location.parse(value["uri"]), file, etag=value.get("etag"), start=start, end=value["read_end"]
@@ -112,6 +112,8 @@ async def _fetch_blocks(s3: Any, value: dict[str, Any], directory: Path) -> Inpu
     decompress = {
         "step": "decompress",
         "source": str(compressed),
+        "index": str(index),
+        "start": start,
         "compression": "gzip" if value["compression"] == "bgzip" else value["compression"],
         "header": header,
         "whole": end - start,
@@ -119,7 +121,8 @@ async def _fetch_blocks(s3: Any, value: dict[str, Any], directory: Path) -> Inpu
         "tail": tail,
     }
     path = directory / f"input{SUFFIX_OF_FORMAT[value['format']]}"
-    return _part(value, path, size, len(header.encode()), {"uri": value["uri"], "byte": None}, decompress)
+    source = {"uri": value["uri"], "byte": None, "blocks": str(index)}
+    return _part(value, path, size, len(header.encode()), source, decompress)
 
 
 def _part(

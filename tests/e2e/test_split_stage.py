@@ -4,6 +4,8 @@ import gzip
 import json
 from typing import Any
 
+import zstandard
+
 from services.common.aws import Aws
 from services.common.database import Pool
 from services.common.jobs import register_processor
@@ -90,5 +92,10 @@ async def test_a_reject_names_the_users_object_whatever_it_was_cut_from(
         assert [place["uri"] for place in places] == uris
         byte = text.index(b"broken")
         assert [place.get("byte") for place in places] == [byte, None, None, byte]
+        in_bgzip, in_zstd = places[1:3]
+        members = gzip.decompress(bodies["blocks.txt.bgz"][in_bgzip["block"] :])
+        assert members[in_bgzip["block_byte"] :].startswith(b"broken\n")
+        frame = zstandard.ZstdDecompressor().decompressobj().decompress(bodies["frames.txt.zst"][in_zstd["block"] :])
+        assert frame[in_zstd["block_byte"] :].startswith(b"broken\n")
     finally:
         grid.stop()

@@ -9,6 +9,7 @@ from services.common.decompress import DamagedStream, Decompressor
 from services.worker.child.arrow import extract_record_batches
 from services.worker.child.errors import TaskError
 from services.worker.child.parquet import extract_row_groups
+from services.worker.child.places import Places, note_block
 
 _READ_BYTES = 1 << 20
 
@@ -28,20 +29,27 @@ def prepare(steps: list[dict[str, Any]], input: Path) -> None:
 
 
 def _decompress(step: dict[str, Any], input: Path) -> None:
-    """Write the header, what is in the `whole` compressed bytes but `skip` of it, and the first `tail` of the rest."""
-    source = Path(step["source"])
-    with source.open("rb") as compressed, input.open("wb") as target:
-        target.write(step["header"].encode())
+    """Write the header, what is in the `whole` compressed bytes but `skip` of it, and the first `tail` of the rest.
+
+    To the `index` goes where each block begins, in the object (the first one at byte `start`) and in the file.
+    """
+    source, header = Path(step["source"]), step["header"].encode()
+    with source.open("rb") as compressed, input.open("wb") as target, Path(step["index"]).open("wb") as index:
+
+        def note(position: int, text: int) -> None:
+            note_block(index, step["start"] + position, len(header) + text - step["skip"])
+
+        target.write(header)
         try:
             skip, left = step["skip"], step["whole"]
-            decompressor = Decompressor(step["compression"])
+            decompressor = Decompressor(step["compression"], note)
             while left and (data := compressed.read(min(left, _READ_BYTES))):
                 left -= len(data)
                 for piece in decompressor.feed(data):
                     target.write(piece[skip:])
                     skip = max(0, skip - len(piece))
             decompressor.finish()
-            tail, decompressor = step["tail"], Decompressor(step["compression"])
+            tail = step["tail"]
             while tail and (data := compressed.read(_READ_BYTES)):
                 for piece in decompressor.feed(data):
                     target.write(piece[:tail])
@@ -69,12 +77,12 @@ def _check_quotes(step: dict[str, Any], input: Path) -> None:
         record = data.rfind(b"\n", 0, opened) + 1
         pieces = (data[at : min(at + _READ_BYTES, record)] for at in range(0, record, _READ_BYTES))
         line = 1 + sum(piece.count(b"\n") for piece in pieces)
-    uri, byte = step["source"]["uri"], step["source"]["byte"]
-    at = f"byte {byte + record}" if byte is not None else f"byte {record} of this part"
+    uri, place = step["source"]["uri"], Places(step["source"]).find(record)
+    at = "byte {byte}" if "byte" in place else "byte {block_byte} of the block at byte {block}"
     raise TaskError(
         "records_torn",
-        f"{uri}: the record at {at} (line {line} of this part) has a quote that the part's end leaves open: if quoted "
-        "fields may hold newlines, set `multiline: true` in the job's input (before a resplit, write jsonl instead); "
+        f"{uri}: the record at {at.format(**place)} (line {line} of this part) has a quote that the part's end leaves "
+        "open: if quoted fields may hold newlines, set `multiline: true` in the job's input (or the stage's resplit); "
         "otherwise a quote is missing there",
         retryable=False,
     )

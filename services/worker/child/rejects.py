@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from services.worker.child.errors import TaskError
+from services.worker.child.places import Places
 
 
 class Rejects:
@@ -18,6 +19,7 @@ class Rejects:
         self._path = path
         self._limit = limit
         self._stage, self._index, self._sources = task["stage"], task["index"], task["sources"]
+        self._places: dict[str, Places] = {}
         self._files = ExitStack()
 
     def add(self, path: Path, number: int, offset: int | None, reason: str, record: Any) -> None:
@@ -40,8 +42,11 @@ class Rejects:
         origin = self._sources.get(name)
         if origin is None:
             return {}
-        byte = origin["byte"]
-        return {"uri": origin["uri"]} | ({} if byte is None or offset is None else {"byte": byte + offset})
+        if offset is None:
+            return {"uri": origin["uri"]}
+        if name not in self._places:
+            self._places[name] = Places(origin)
+        return {"uri": origin["uri"]} | self._places[name].find(offset)
 
     def name_objects(self, message: str, input: Path) -> str:
         """The message with what the user knows, objects, in place of the files of the input."""

@@ -85,7 +85,7 @@ def run_query(
             _lock_up(connection, room, inputs)
             records_out = _copy(connection, prepared, values, output, output_format)
             operators = list(_operators(json.loads(connection.get_profiling_information(format="json"))["operator"]))
-            _keep_rejects(connection, rejected)
+            _keep_rejects(connection, rejected, int((options.get("csv") or {}).get("header", True)))
     except TaskError:
         check_input()
         raise
@@ -183,8 +183,11 @@ def _operators(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from _operators(node.get("children", []))
 
 
-def _keep_rejects(connection: Any, rejected: Rejects) -> None:
-    """Set aside the lines that the CSV reader could not take; their text is what it was."""
+def _keep_rejects(connection: Any, rejected: Rejects, header_lines: int) -> None:
+    """Set aside the lines that the CSV reader could not take; their text is what it was.
+
+    To DuckDB, blank lines before a record are part of it, and of CRLF, what ends the record before is CR alone.
+    """
     import duckdb
 
     try:
@@ -195,7 +198,9 @@ def _keep_rejects(connection: Any, rejected: Rejects) -> None:
     connection.execute(_REJECTS)
     while row := connection.fetchone():
         path, line, position, shown, reason = row
-        rejected.add(Path(path), line - 1, position - 1, reason, shown)  # the header is line 1, the first byte 1
+        record = shown.lstrip("\r\n")
+        offset = position - 1 + len(shown) - len(record)  # the first byte is 1, as is the first line
+        rejected.add(Path(path), line - header_lines, offset, reason, record)
 
 
 def _explain(error: Any, message: str) -> TaskError:

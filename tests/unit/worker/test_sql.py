@@ -247,6 +247,22 @@ def test_a_header_alone_is_a_view_without_rows(part: Part, name: str, content: s
     assert part.rows("SELECT count(*) AS n FROM input", name) == [{"n": 0}]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("blank", [0, 2])
+def test_the_place_of_a_bad_line_is_exact(part: Part, end: str, header: bool, blank: int) -> None:
+    lines = ["a,b", '1,"x' + end + 'y"', "2", "3,x,x", "4,x", "5"]
+    text = (end + end * blank).join(lines) + end
+    part.put("part.csv", text)
+
+    part.query("SELECT * FROM input", format="csv", options={"csv": {"header": header}})
+    assert [line["record"] for line in part.rejects] == ["2", "3,x,x", "5"]
+    places = [text.index(f"{end}{line}{end}") + len(end) + 500 for line in ("2", "3,x,x", "5")]
+    assert [line["source"]["byte"] for line in part.rejects] == places
+    if not blank:  # these DuckDB counts
+        assert [line["source"]["record"] for line in part.rejects] == [number + (not header) for number in (2, 3, 5)]
+
+
 def test_what_is_all_rejected_is_counted_though_nothing_can_be_queried(part: Part) -> None:
     part.put("p.jsonl.bz2", bz2.compress(b"{\n[\n"))
     assert part.query("SELECT a FROM input", "p.jsonl.bz2", output_format="parquet") == counts(2, 0, 2)

@@ -1,0 +1,31 @@
+"""Where in its object a record is: at a byte of the text; or, of blocks, at a byte of what a block decompresses to.
+
+How much text comes before a block, only a reader of all of it knows: so the block is named by its compressed byte.
+"""
+
+from array import array
+from bisect import bisect_right
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def note_block(index: BinaryIO, block: int, begin: int) -> None:
+    """The next block: its compressed byte in the object, and the byte of the part's file at which its text begins."""
+    array("q", (block, begin)).tofile(index)
+
+
+class Places:
+    """The places in the source of what is in a file that is a part of it."""
+
+    def __init__(self, source: dict[str, Any]) -> None:
+        """It tells the byte at which the file would begin, or the index of its blocks."""
+        self._byte: int | None = source["byte"]
+        noted = array("q", Path(source["blocks"]).read_bytes() if "blocks" in source else b"")
+        self._blocks, self._begins = noted[::2], noted[1::2]
+
+    def find(self, offset: int) -> dict[str, int]:
+        """The place of what is so many bytes into the file; nothing if it can't be told."""
+        if self._blocks:
+            number = bisect_right(self._begins, offset) - 1  # where several begin, the last: the others are empty
+            return {"block": self._blocks[number], "block_byte": offset - self._begins[number]}
+        return {} if self._byte is None else {"byte": self._byte + offset}
