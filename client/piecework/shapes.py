@@ -246,7 +246,8 @@ class Trigger(TypedDict):
     paused: bool
     last_job_id: str | None
     last_message_at: str | None
-    error: str | None
+    last_error: str | None
+    last_error_at: str | None
     created_at: str
     job: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""The input of a job that runs now is looked at when it is submitted, not first by the scheduler."""
+"""What a job that runs now works on is looked at when it is submitted, not first by the scheduler or its tasks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 
 from services.api.connections import Connections
 from services.common.arrow import ArrowError
+from services.common.concurrency import map_at_most
 from services.common.inputs import (
     ArrowInput,
     AvroInput,
@@ -27,6 +28,10 @@ from services.common.splitters.arrow import read_batches
 from services.common.splitters.avro import read_header
 from services.common.splitters.manifest import find_files
 from services.common.splitters.manifest_rows import ManifestError
+from services.common.submission import resolve_stages
+
+DECLARED_MAX = 100  # declared objects looked at; tasks find out about the rest
+DECLARED_AT_ONCE = 8
 
 # S3 answers 404 without saying whether bucket or key is missing, and 403 for either if the bucket can't be listed.
 _REASONS = {
@@ -52,10 +57,16 @@ async def check_inputs(api: Connections, spec: JobSpec) -> None:
 
 @contextmanager
 def naming(field: str, source: Input) -> Iterator[None]:
-    """Whatever is wrong with what the source names becomes a 422 that blames this field of it."""
+    """Whatever is wrong with what the source names becomes a 422 that blames the field of it that names this."""
     name = "prefix" if isinstance(source, ObjectsInput) else "uri"
     uri = getattr(source, name, None)
-    field = field if uri is None else f"{field}.{name}"
+    with _blaming(field if uri is None else f"{field}.{name}", uri):
+        yield
+
+
+@contextmanager
+def _blaming(field: str, uri: str | None) -> Iterator[None]:
+    """What can't be read or split becomes a 422; what may pass by itself is raised."""
     try:
         yield
     except (SplitError, ManifestError, ParquetError, ArrowError) as error:
@@ -67,6 +78,26 @@ def naming(field: str, source: Input) -> Iterator[None]:
         if reason is None:
             raise
         raise invalid(field, uri, reason) from error
+
+
+async def check_declared_inputs(api: Connections, spec: JobSpec) -> None:
+    """Raises a 422 for an object that a stage's processor declares and that is not there, else SpecError.
+
+    One that the API may not read is left to the tasks, since workers may have a role of their own.
+    """
+    async with api.transaction() as connection:
+        stages = await resolve_stages(connection, spec, api.settings)
+    declared = {uri: f"{stage.field}.inputs.{name}" for stage in stages for name, uri in stage.inputs.items()}
+
+    async def look(uri: str) -> None:
+        with _blaming(declared[uri], uri):
+            try:
+                await PinnedObject.find(api.aws.s3, uri)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in ("403", "AccessDenied"):
+                    raise
+
+    await map_at_most(DECLARED_AT_ONCE, look, list(declared)[:DECLARED_MAX])
 
 
 async def _look(s3: Any, source: Input) -> None:

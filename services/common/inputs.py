@@ -43,7 +43,7 @@ class _Sized(Strict):
 
 
 class LinesResplit(_Sized):
-    """The stage before, joined and cut at record ends."""
+    """The stage before, joined and cut at record ends: by small reads, or by a task on the grid as an input is."""
 
     type: Literal["lines"]
     format: Format = "text"
@@ -53,6 +53,8 @@ class LinesResplit(_Sized):
     delimiter: Character | None = Field(None, description="of csv and tsv; absent: a comma, a tab")
     quote: Character | None = Field('"', description="of csv and tsv; doubled, it stands for itself; null: none")
     escape: Character | None = Field(None, description="of csv and tsv: takes the next character literally")
+    multiline: bool = Field(False, description="of csv and tsv: quoted fields may hold newlines")
+    compression: Compression | None = Field(None, description="how the outputs are compressed; absent: not at all")
     record_bytes: Annotated[int, Field(ge=1, le=1_073_741_824)] | None = Field(
         None, description="of fixed: the length of every record, its line end included if it has one"
     )
@@ -61,9 +63,23 @@ class LinesResplit(_Sized):
     def _format_has_what_it_needs(self) -> Self:
         if (self.format == "fixed") != (self.record_bytes is not None):
             raise ValueError("record_bytes belongs to format fixed, which needs it")
+        if self.multiline and self.format not in ("csv", "tsv"):
+            raise ValueError(
+                f"multiline: true belongs to the formats csv and tsv, not to {self.format}: leave it out or set format"
+            )
         if self.csv and self.csv.delimiter in (self.quote, self.escape):
             raise ValueError("delimiter must be another character than quote and escape")
         return self
+
+    @model_validator(mode="after")
+    def _parts_can_be_told(self) -> Self:
+        if self.parts is not None and self.compressed:
+            raise ValueError("how large a compressed object is inside is not known before: give part_bytes, not parts")
+        return self
+
+    @property
+    def compressed(self) -> Literal["gzip", "zstd"] | None:
+        return None if self.compression == "none" else self.compression
 
     @property
     def csv(self) -> CsvDialect | None:
@@ -85,14 +101,9 @@ class LinesInput(LinesResplit):
     compression: Compression | None = Field(
         None, description="absent: gzip for .gz and .bgz, zstd for .zst, otherwise none"
     )
-    multiline: bool = Field(False, description="of csv and tsv: quoted fields may hold newlines")
 
     @model_validator(mode="after")
-    def _parts_can_be_told(self) -> Self:
-        if self.parts is not None and self.compressed:
-            raise ValueError("how large a compressed object is inside is not known before: give part_bytes, not parts")
-        if self.multiline and self.format not in ("csv", "tsv"):
-            raise ValueError("multiline belongs to the formats csv and tsv")
+    def _compression_is_known(self) -> Self:
         if self.compression is None and PurePosixPath(self.uri).suffix.lower() in (".bz2", ".xz"):
             raise ValueError(
                 "bzip2 and xz are not split: compress it as gzip or zstd, or take it whole by type objects or manifest "

@@ -1,6 +1,7 @@
 """Record arithmetic: what went into a stage came out, was rejected, or was dropped on purpose; else the job says so.
 
-in + added = out + rejected + filtered, of the attempts that won. (A record that becomes a list of n adds n - 1.)
+in + added = out + rejected + filtered, of the attempts that won. (A record that becomes a list of n adds n - 1.) What
+went into tasks that failed is in no result: the job says that, too, when their stage has ended in spite of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,17 +41,34 @@ class StageRecords(BaseModel):
 def check_records(stages: Sequence[Mapping[str, Any]]) -> tuple[list[StageRecords], list[str]]:
     """The records of a job's stages, in order, and what does not come out even, in words.
 
-    Of each stage: name, kind, state, tasks_from, tolerated_failures, filters, and its counters' sums (SUM_RECORDS).
+    Of each stage: name, kind, state, tasks_from, filters, and its counters' sums of failed tasks and SUM_RECORDS.
     """
     records, warnings = [], []
     for number, stage in enumerate(stages):
         counted = stage["kind"] == "map" and stage["records_in"] > 0  # else they are made there, or not counted
         wrong = [_gap(stage), number and _break(stages[number - 1], stage)] if counted else []
-        said = [f"stage {stage['name']}: {sentence}" for sentence in wrong if sentence]
+        uneven, failed = (_say(stage, sentences) for sentences in (wrong, [_tolerated(stage)]))
         sums = {name: stage[f"records_{name}"] for name in COUNTS}
-        records.append(StageRecords.model_validate({**sums, "balanced": not said if counted else None}))
-        warnings += said
+        records.append(StageRecords.model_validate({**sums, "balanced": not uneven if counted else None}))
+        warnings += uneven + failed
     return records, warnings
+
+
+def _say(stage: Mapping[str, Any], sentences: Sequence[str | int | None]) -> list[str]:
+    return [f"stage {stage['name']}: {sentence}" for sentence in sentences if sentence]
+
+
+def _has_ended(stage: Mapping[str, Any]) -> bool:
+    return stage["state"] in ("merging", "succeeded")
+
+
+def _tolerated(stage: Mapping[str, Any]) -> str | None:
+    """What a stage that has ended is without, since some of its tasks failed."""
+    if not (_has_ended(stage) and stage["failed"]):
+        return None
+    if stage["failed"] == 1:
+        return "1 task failed and was tolerated; its records are not in the results"
+    return f"{stage['failed']:,} tasks failed and were tolerated; their records are not in the results"
 
 
 def _gap(stage: Mapping[str, Any]) -> str | None:
@@ -74,7 +92,7 @@ def _break(before: Mapping[str, Any], stage: Mapping[str, Any]) -> str | None:
     """What does not come out even between two stages, where each task works on the output of one before it."""
     follows = stage["tasks_from"] in ("successes", "outputs") and before["kind"] == "map"
     counted = any(before[f"records_{name}"] for name in COUNTS)
-    whole = all(s["state"] in ("merging", "succeeded") and not s["tolerated_failures"] for s in (before, stage))
+    whole = _has_ended(before) and _has_ended(stage) and not stage["failed"]
     if not (follows and counted and whole) or stage["records_in"] == before["records_out"]:
         return None
     return f"{stage['records_in']:,} records in, but {before['records_out']:,} came out of stage {before['name']}"

@@ -10,7 +10,9 @@ import jsonschema
 from asyncpg import Record
 
 from services.common.database import Connection, new_id
+from services.common.inputs import Resplit
 from services.common.jobs import SpecError, notify_jobs, start_stages
+from services.common.params import find_missing
 from services.common.settings import Settings
 from services.common.spec import (
     COMPACT_PROCESSOR,
@@ -30,7 +32,8 @@ ALL_AT_ONCE = 2_147_483_647  # a fan-in without levels
 
 @dataclass(frozen=True, slots=True)
 class _ResolvedStage:
-    """A stage as it will be stored; `tasks_from` says what its tasks are made of (services/scheduler/plans)."""
+    """A stage as it will be stored; `tasks_from` says what its tasks are made of (services/scheduler/plans), `field`
+    where in the job's specification it is."""
 
     spec: StageSpec
     kind: str
@@ -38,6 +41,7 @@ class _ResolvedStage:
     version: int
     processor_spec: ProcessorSpec
     inputs: dict[str, str]
+    field: str
     tasks_from: str
     fan_in: int | None = None
 
@@ -75,6 +79,14 @@ def check_params(params: Mapping[str, Any], schema: Mapping[str, Any] | None, fi
         raise SpecError(path, error.instance, error.message)
 
 
+def _check_named_params(params: Mapping[str, Any], row: Record, processor: ProcessorSpec, field: str) -> None:
+    """Raises SpecError for a param that the processor can't do without."""
+    if (missing := find_missing(processor, params)) is not None:
+        what = "query" if processor.sql is not None else "command"
+        mend = f"the {what} of {row['name']}@{row['version']} has {missing}, which is not among these params: add it"
+        raise SpecError(f"{field}.params", params, mend)
+
+
 def _resolve_inputs(stage: StageSpec, processor: ProcessorSpec, field: str) -> dict[str, str]:
     """The URI of each object that the processor declares, the stage's before the processor's own."""
     for name in stage.inputs:
@@ -98,6 +110,7 @@ async def _resolve_stage(
 ) -> _ResolvedStage:
     row = await _find_processor(connection, stage.processor, f"{field}.processor")
     processor = ProcessorSpec.model_validate(row["spec"])
+    _check_named_params(stage.params, row, processor, field)
     check_params(stage.params, processor.params_schema, f"{field}.params")
     if processor.output_directory and not stage.fan_out:
         raise SpecError(f"{field}.fan_out", False, f"{row['name']} makes a directory of files: set fan_out to true")
@@ -105,7 +118,7 @@ async def _resolve_stage(
         known = await connection.fetch("SELECT name FROM pools ORDER BY name")
         raise SpecError(f"{field}.pool", stage.pool, f"no such pool (pools: {', '.join(r['name'] for r in known)})")
     inputs = _resolve_inputs(stage, processor, field)
-    return _ResolvedStage(stage, kind, row["name"], row["version"], processor, inputs, tasks_from, fan_in)
+    return _ResolvedStage(stage, kind, row["name"], row["version"], processor, inputs, field, tasks_from, fan_in)
 
 
 def _check_further(stage: _ResolvedStage, filename: str | None) -> None:
@@ -122,6 +135,13 @@ def _check_joinable(stage: _ResolvedStage, field: str, value: str, mend: str) ->
         raise SpecError(field, value, f"{stage.processor} writes Parquet, which can't be joined so; {mend}")
 
 
+def _check_headers(resplit: Resplit, field: str) -> None:
+    """A header can't be left out of what is compressed."""
+    if resplit.compressed and resplit.csv and resplit.csv.header:
+        mend = "each compressed output would bring its header line along; let the stage before write none and say false"
+        raise SpecError(f"{field}.header", True, mend)
+
+
 def _tasks_from(stages: list[StageSpec], number: int, split: bool) -> str:
     """What the tasks of map stage `number` are made of. Raises SpecError for what does not go together."""
     stage, field = stages[number], f"stages.{number}"
@@ -135,13 +155,14 @@ def _tasks_from(stages: list[StageSpec], number: int, split: bool) -> str:
             raise SpecError(f"{field}.resplit", stage.resplit.type, "the stage before fans out; give one of the two")
         return "items"
     if stage.resplit is not None:
-        return "resplit"
+        return "items" if needs_grid(stage.resplit) else "resplit"
     return "outputs" if stage.barrier else "successes"
 
 
 def _beside(stage: StageSpec, name: str, taken: list[StageSpec], **fields: Any) -> StageSpec:
     """A stage that Piecework adds: on the same pool, with the same patience."""
-    free = name if all(other.name != name for other in taken) else f"{name}-{len(taken)}"
+    names = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 2))]
+    free = next(each for each in names if all(other.name != each for other in taken))
     kept = {"pool", "retry", "timeout_seconds", "memory_bytes"}
     return StageSpec.model_validate({**stage.model_dump(include=kept), "name": free, **fields})
 
@@ -157,19 +178,33 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
     stages = []
     split = any(needs_grid(source) for source in spec.inputs)
     if split:
-        added = _beside(spec.stages[0], "split", spec.stages, processor=f"{SPLIT_PROCESSOR}@1", fan_out=True)
-        stages.append(await _resolve_stage(connection, added, "split", "input", "input"))
+        stages.append(await _resolve_split(connection, spec.stages[0], spec.stages, "input", "input"))
     for number, stage in enumerate(spec.stages):
         _refuse_own(stage.processor, f"stages.{number}.processor")
         made_of = _tasks_from(spec.stages, number, split)
-        stages.append(await _resolve_stage(connection, stage, "map", f"stages.{number}", made_of))
+        resolved = await _resolve_stage(connection, stage, "map", f"stages.{number}", made_of)
         if stage.resplit is not None:
-            _check_joinable(stages[-2], f"stages.{number}.resplit", stage.resplit.type, "let it write jsonl or csv")
+            field = f"stages.{number}.resplit"
+            _check_joinable(stages[-1], field, stage.resplit.type, "let it write jsonl or csv")
+            if needs_grid(stage.resplit):
+                _check_headers(stage.resplit, field)
+                taken = [*spec.stages, *(other.spec for other in stages)]
+                stages.append(await _resolve_split(connection, stage, taken, field, "resplit"))
+        stages.append(resolved)
     if spec.stages[-1].fan_out:
         field = f"stages.{len(spec.stages) - 1}.fan_out"
         raise SpecError(field, True, "no stage comes after the last one to work on its items; leave it out")
     stages += await _resolve_merge(connection, spec, stages[-1])
     return stages
+
+
+async def _resolve_split(
+    connection: Connection, stage: StageSpec, taken: list[StageSpec], field: str, tasks_from: str
+) -> _ResolvedStage:
+    """The stage before `stage` that reads every byte of what that works on, and finds its parts."""
+    fields = {"processor": f"{SPLIT_PROCESSOR}@1", "fan_out": True, "resplit": stage.resplit}
+    added = _beside(stage, "split", taken, **fields)
+    return await _resolve_stage(connection, added, "split", field, tasks_from)
 
 
 async def _resolve_merge(connection: Connection, spec: JobSpec, last: _ResolvedStage) -> list[_ResolvedStage]:

@@ -94,7 +94,8 @@ class Trigger(SQLModel, table=True):
     paused: bool = False
     last_job_id: UUID | None = None
     last_message_at: datetime | None = Field(None, sa_type=_UTC)
-    error: str | None = None
+    last_error: str | None = None
+    last_error_at: datetime | None = Field(None, sa_type=_UTC)
     created_at: datetime = Field(sa_type=_UTC)
 
 
@@ -145,6 +146,7 @@ class Stage(SQLModel, table=True):
     planned: bool = False
     plan_cursor: dict[str, Any] | None = Field(None, sa_type=JSONB)
     task_count: int = Field(0, sa_type=BigInteger)
+    put_off_at: datetime | None = Field(None, sa_type=_UTC)
     max_attempts: int
     backoff_seconds: float = Field(sa_type=Double)
     backoff_max_seconds: float = Field(sa_type=Double)

@@ -7,6 +7,7 @@ from asyncpg import Record
 from services.common.lifecycle import plan_outputs
 from services.common.slots import POOL_SLOTS
 from services.common.splitters import Chunk
+from services.scheduler import put_off
 from services.scheduler.loop import Grid
 from services.scheduler.planning import lock_plan, plan_each, planning, save_chunk, save_plan
 from services.scheduler.plans import items, reduce, resplit
@@ -28,10 +29,10 @@ _WAITING = """
 
 # Stages that can get on: the one before has ended; or the next task of a fan-out has; or a level of a reduce.
 _READY = f"""
-    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.resplit, s.fan_in, {POOL_SLOTS} AS slots,
+    SELECT s.job_id, s.stage, s.kind, s.tasks_from, s.plan_cursor, s.resplit, s.fan_in, {POOL_SLOTS} AS slots,
         b.state AS before_state, b.planned AS before_planned, b.result AS before_result
     FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stages AS b ON b.job_id = s.job_id AND b.stage = s.stage - 1
-    WHERE j.state = 'running' AND NOT s.planned AND s.tasks_from <> 'successes'
+    WHERE j.state = 'running' AND NOT s.planned AND s.tasks_from <> 'successes' AND {put_off.DUE}
       AND (b.state = 'succeeded' OR s.tasks_from = 'items' AND NOT s.barrier)
       AND CASE s.tasks_from
         WHEN 'items' THEN coalesce((
@@ -44,14 +45,14 @@ _READY = f"""
             SELECT sum(c.succeeded) FROM stage_counters AS c WHERE c.job_id = s.job_id AND c.stage = s.stage
         )
         ELSE true END
-    ORDER BY j.priority DESC, j.job_id, s.stage LIMIT $1"""
+    ORDER BY {put_off.TURN} LIMIT $2"""
 
 
 async def step(grid: Grid) -> bool:
     """Plan one more chunk of some stages; True while any waits for its tasks."""
     if not await grid.pool.fetchval(_WAITING):
         return False
-    stages = await grid.pool.fetch(_READY, STAGES_AT_ONCE)
+    stages = await grid.pool.fetch(_READY, put_off.PUT_OFF_SECONDS, STAGES_AT_ONCE)
     await plan_each(_plan_chunk(grid, stage) for stage in stages)
     return True
 

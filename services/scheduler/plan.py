@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from services.common.inputs import Input
 from services.common.slots import POOL_SLOTS
 from services.common.splitters import split_each, split_on_grid
+from services.scheduler import put_off
 from services.scheduler.loop import Grid
 from services.scheduler.planning import plan_each, planning, save_chunk
 
@@ -17,13 +18,13 @@ _INPUTS: TypeAdapter[list[Input]] = TypeAdapter(list[Input])
 _UNPLANNED = f"""
     SELECT j.job_id, j.spec -> 'input' AS input, s.kind, s.plan_cursor, {POOL_SLOTS} AS slots
     FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = 0
-    WHERE j.state = 'running' AND s.state = 'running' AND NOT s.planned
-    ORDER BY j.priority DESC, j.job_id LIMIT $1"""
+    WHERE j.state = 'running' AND s.state = 'running' AND NOT s.planned AND {put_off.DUE}
+    ORDER BY {put_off.TURN} LIMIT $2"""
 
 
 async def step(grid: Grid) -> bool:
     """Plan one more chunk of some jobs; True while there are any."""
-    jobs = await grid.pool.fetch(_UNPLANNED, JOBS_AT_ONCE)
+    jobs = await grid.pool.fetch(_UNPLANNED, put_off.PUT_OFF_SECONDS, JOBS_AT_ONCE)
     await plan_each(_plan_chunk(grid, job) for job in jobs)
     return bool(jobs)
 

@@ -17,6 +17,7 @@ from services.common.jobs import fail_job, notify_jobs
 from services.common.lifecycle import plan_same_tasks, plan_tasks
 from services.common.splitters import Chunk, SplitError
 from services.scheduler.loop import Grid, passes
+from services.scheduler.put_off import put_off
 
 log = structlog.get_logger()
 
@@ -27,7 +28,7 @@ _LOCK = """
 
 _SAVE = """
     UPDATE stages SET plan_cursor = $3, planned = $4, task_count = task_count + $5, state = 'running',
-        started_at = coalesce(started_at, now())
+        put_off_at = NULL, started_at = coalesce(started_at, now())
     WHERE job_id = $1 AND stage = $2"""
 
 
@@ -70,7 +71,7 @@ async def _fail(grid: Grid, job_id: UUID, stage: int, message: str, cursor: dict
 
 
 async def plan_each(plans: Iterable[Awaitable[None]]) -> None:
-    """Take the plans a chunk on; raises, after all have been tried, if S3 or the database failed every one."""
+    """Take the plans a chunk on; raises, after all have been tried, if the database failed every one."""
     results = await asyncio.gather(*plans, return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     if errors and len(errors) == len(results):
@@ -81,14 +82,15 @@ async def plan_each(plans: Iterable[Awaitable[None]]) -> None:
 async def planning(
     grid: Grid, job_id: UUID, stage: int, cursor: dict[str, Any] | None, where: str | None
 ) -> AsyncIterator[None]:
-    """What won't pass by itself fails the job, and says that `where` can't be split; the rest is raised."""
+    """What won't pass by itself fails the job, and says that `where` can't be split; the rest puts the stage off."""
     try:
         yield
     except Exception as error:
         if passes(error):
             log.warning("plan put off", job=str(job_id), stage=stage, error=repr(error))
-            raise
-        await _fail(grid, job_id, stage, _explain(error, where), cursor)
+            await put_off(grid.pool, job_id, stage)
+        else:
+            await _fail(grid, job_id, stage, _explain(error, where), cursor)
 
 
 def _explain(error: Exception, where: str | None) -> str:

@@ -33,7 +33,7 @@ _TRIGGERS = "SELECT trigger_id, name, queue_url, prefix, suffix, match, job FROM
 _HOLD = "SELECT FROM triggers WHERE trigger_id = $1 AND NOT paused FOR UPDATE"
 
 _FIRED = """
-    UPDATE triggers SET last_job_id = coalesce($2, last_job_id), last_message_at = now(), error = NULL
+    UPDATE triggers SET last_job_id = coalesce($2, last_job_id), last_message_at = now()
     WHERE trigger_id = $1"""
 
 
@@ -102,5 +102,5 @@ async def _submit(connection: Connection, grid: Grid, trigger: Record, event: Ev
 
 async def _blame(grid: Grid, trigger: Record, error: str) -> None:
     log.warning("trigger failed", trigger=trigger["name"], error=error)
-    statement = "UPDATE triggers SET error = $2 WHERE trigger_id = $1"
+    statement = "UPDATE triggers SET last_error = $2, last_error_at = now() WHERE trigger_id = $1"
     await grid.pool.execute(statement, trigger["trigger_id"], storable(error))

@@ -1,5 +1,7 @@
 """One job through every way in which stages chain, and another that its end starts: a real scheduler and worker."""
 
+import csv
+import io
 import json
 from typing import Any
 
@@ -10,11 +12,15 @@ from services.common.settings import Settings
 from services.common.spec import JobSpec, ProcessorSpec
 from services.common.submission import submit_job
 from tests.grid import Grid, until
+from tests.processors.chains import note_of
 
 PROCESSORS = {
     "spread": ProcessorSpec(callable="chains:spread"),
     "files": ProcessorSpec(callable="chains:write_files", output="files", output_directory=True),
     "twice": ProcessorSpec(records="chains:twice"),
+    "notes": ProcessorSpec(callable="chains:write_notes", output="notes.csv", output_format="csv"),
+    "packed": ProcessorSpec(callable="chains:write_packed", output="notes.jsonl.gz"),
+    "shout": ProcessorSpec(records="chains:shout", output_format="csv"),
     "sum": ProcessorSpec(callable="chains:total", output="sum.json", outputs={"seen": "seen.csv"}),
 }
 TASKS, WIDTH = 3, 5
@@ -93,3 +99,50 @@ async def test_a_job_fans_out_twice_waits_splits_anew_and_reduces_in_levels(
     assert all(row["tasks"] == row["task_count"] for row in rows)
     told_of = [(m["data"]["stage"], m["data"]["index"]) for m in messages if m["type"] == "task.succeeded"]
     assert len(told_of) == len(set(told_of)) == sum(tasks)
+
+
+async def test_outputs_that_only_a_reader_of_every_byte_can_split_are_split_anew(
+    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any
+) -> None:
+    grid = Grid(settings, pool, aws, tmp_path)
+    await grid.prepare()
+
+    def job(writer: str, **options: Any) -> JobSpec:
+        shout = {"processor": "shout", "resplit": {"type": "lines", "part_bytes": 1500, **options}}
+        stages = [{"processor": writer, "params": {"count": 200}}, shout]
+        merge = {"type": "concat", "filename": "all.csv"}
+        return JobSpec.model_validate({"input": {"type": "range", "count": 3}, "stages": stages, "merge": merge})
+
+    async with pool.acquire() as connection, connection.transaction():
+        for name, spec in PROCESSORS.items():
+            await register_processor(connection, name, spec)
+        told = [
+            await submit_job(connection, job("notes", format="csv", multiline=True), settings=settings),
+            await submit_job(connection, job("packed", format="jsonl", compression="gzip"), settings=settings),
+        ]
+        torn = await submit_job(connection, job("notes", format="csv"), settings=settings)
+        binary = await submit_job(connection, job("packed", format="jsonl"), settings=settings)
+    grid.start_scheduler()
+    grid.start_worker()
+    try:
+        ends = [await grid.ended(job_id) for job_id in (*told, torn, binary)]
+    finally:
+        grid.stop()
+
+    expected = [["id", "note"], *([str(number), note_of(number).upper()] for number in range(600))]
+    for job_id, end in zip(told, ends, strict=False):
+        assert (end["state"], end["error"]) == ("succeeded", None)
+        stages = await pool.fetch(
+            "SELECT s.kind, s.task_count, c.records_in, c.records_out FROM stages AS s CROSS JOIN LATERAL ("
+            "SELECT sum(records_in) AS records_in, sum(records_out) AS records_out FROM stage_counters AS sc "
+            "WHERE sc.job_id = s.job_id AND sc.stage = s.stage) AS c WHERE job_id = $1 ORDER BY stage",
+            job_id,
+        )
+        assert [stage["kind"] for stage in stages] == ["map", "split", "map"]
+        assert [stage["task_count"] for stage in stages[:2]] == [3, 1] and stages[2]["task_count"] > 10
+        assert stages[2]["records_in"] == stages[2]["records_out"] == 600
+        merged = (await grid.result_files(job_id))["all.csv"].decode()
+        assert list(csv.reader(io.StringIO(merged, newline=""))) == expected
+    assert [end["state"] for end in ends[2:]] == ["failed", "failed"]
+    assert "set `multiline: true` in the job's input (or the stage's resplit)" in ends[2]["error"]["message"]
+    assert "begins like gzip, not like lines: set compression: gzip" in ends[3]["error"]["message"]

@@ -1,5 +1,7 @@
 """Processors of the chaining test: lists, directories, lines and levels."""
 
+import csv
+import gzip
 import json
 import os
 from pathlib import Path
@@ -17,6 +19,31 @@ def write_files(input: Path, output: Path) -> None:
     n = json.loads(input.read_text())["n"]
     (output / "a.jsonl").write_text(json.dumps({"n": n}) + "\n")
     (output / "b.jsonl").write_text(json.dumps({"n": n * n}) + "\n")
+
+
+def write_notes(input: Path, output: Path, count: int) -> None:
+    """So many rows of CSV; the notes hold newlines, quotes and commas."""
+    index = json.loads(input.read_text())["index"]
+    with output.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "note"])
+        writer.writerows([number, note_of(number)] for number in range(index * count, (index + 1) * count))
+
+
+def write_packed(input: Path, output: Path, count: int) -> None:
+    """The same as JSON lines, compressed."""
+    index = json.loads(input.read_text())["index"]
+    with gzip.open(output, "wt") as file:
+        for number in range(index * count, (index + 1) * count):
+            file.write(json.dumps({"id": number, "note": note_of(number)}) + "\n")
+
+
+def note_of(number: int) -> str:
+    return f'note {number}\n\n"{number}", he said,\r\n' + "n" * (number % 50)
+
+
+def shout(record: dict[str, str]) -> dict[str, str]:
+    return {**record, "note": record["note"].upper()}
 
 
 def twice(record: dict[str, int]) -> list[dict[str, int]]:

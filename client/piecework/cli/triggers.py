@@ -25,7 +25,7 @@ def _show_list(session: Session, triggers: list[Trigger]) -> None:
     now = session.client.now()
     table(
         session.out,
-        ["TRIGGER_ID", "~NAME", "~QUEUE", "?STATE", "LAST MESSAGE", "~?ERROR"],
+        ["TRIGGER_ID", "~NAME", "~QUEUE", "?STATE", "LAST MESSAGE", "?LAST ERROR", "~?ERROR"],
         (
             (
                 trigger["trigger_id"],
@@ -33,7 +33,8 @@ def _show_list(session: Session, triggers: list[Trigger]) -> None:
                 trigger["queue_url"].rpartition("/")[2],
                 "paused" if trigger["paused"] else "active",
                 relative(trigger["last_message_at"], now),
-                trigger["error"] or "",
+                relative(trigger["last_error_at"], now),
+                trigger["last_error"] or "",
             )
             for trigger in triggers
         ),
@@ -88,7 +89,8 @@ def _show(session: Session, trigger: Trigger) -> None:
             ("state", "paused" if trigger["paused"] else "active"),
             ("last message", moment(trigger["last_message_at"], now)),
             ("last job", trigger["last_job_id"]),
-            ("error", trigger["error"]),
+            ("last error", moment(trigger["last_error_at"], now)),
+            ("error", trigger["last_error"]),
             ("created", moment(trigger["created_at"], now)),
         ],
     )

@@ -10,7 +10,7 @@ from sqlmodel import col, func, select
 
 from services.api.connections import Api, Connections, Session
 from services.api.idempotency import Submission
-from services.api.inputs import check_inputs
+from services.api.inputs import check_declared_inputs, check_inputs
 from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.queues import check_queue
@@ -77,7 +77,7 @@ _JOB = f"""
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
             SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
                 s.planned, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result,
-                s.tasks_from, s.fan_in, s.tolerated_failures, c.*, r.*, f.*
+                s.tasks_from, s.fan_in, c.*, r.*, f.*
             FROM stages AS s CROSS JOIN LATERAL ({SUM_COUNTERS}) AS c
                 CROSS JOIN LATERAL ({SUM_RECORDS}) AS r CROSS JOIN LATERAL ({FILTERS}) AS f
             WHERE s.job_id = j.job_id
@@ -120,8 +120,8 @@ async def submit_job(
 ) -> Response:
     """Record a job; it starts at once, or at `run_at`.
 
-    The processors, their params, the pools and the bucket for results are checked. So is the input of a job that starts
-    at once; that of a later one is checked when it starts.
+    The processors, their params, the pools and the bucket for results are checked. So are the input of a job that
+    starts at once, and the objects that its processors declare; those of a later one are looked for when it starts.
     """
 
     async def prepare() -> None:
@@ -130,6 +130,7 @@ async def submit_job(
             await check_queue(api, spec.output_queue, "output_queue")
         if spec.run_at is None:
             await check_inputs(api, spec)
+            await check_declared_inputs(api, spec)
 
     async def create(connection: Connection) -> Job:
         if spec.run_at is not None:

@@ -23,7 +23,7 @@ from services.common.jobs import SpecError
 from services.common.problems import conflict, field_path, invalid, not_found, problems
 from services.common.spec import JobSpec
 from services.common.submission import resolve_stages
-from services.common.templates import AnyField, MissingValue, fill_template
+from services.common.templates import AnyField, MissingValue, fill_template, find_value
 
 router = APIRouter(prefix="/triggers", tags=["triggers"], route_class=StrictRoute)
 
@@ -63,6 +63,14 @@ _INSERT = """
     VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *"""
 
 
+def _is_told(field: str, filled: dict[str, Any]) -> bool:
+    """Whether a message says what the field of the template is."""
+    try:
+        return isinstance(find_value(field, filled), AnyField)
+    except MissingValue:
+        return False
+
+
 async def _check_job(connection: Connection, api: Api, template: dict[str, Any]) -> None:
     """Raises a 422 for what no message can make right."""
     try:
@@ -72,6 +80,8 @@ async def _check_job(connection: Connection, api: Api, template: dict[str, Any])
         mend = f"{error}; a template knows {', '.join(f'{{{name}}}' for name in _SAMPLE)} and {{message.…}}"
         raise invalid("job", "", mend) from error
     except SpecError as error:
+        if _is_told(error.field, filled):
+            return
         raise invalid(f"job.{error.field}", error.value, error.mend) from error
     except ValidationError as error:
         for fault in error.errors():
@@ -95,7 +105,7 @@ async def create_trigger(
 
     The messages are S3 event notifications (straight, by SNS or by EventBridge), the `output_queue` of another job, or
     any JSON objects. An event makes one job, however often it is told. A message that can't become a job comes again
-    until the queue's redrive policy takes it away; `error` says why.
+    until the queue's redrive policy takes it away; `last_error` says why.
     """
 
     async def prepare() -> None:
@@ -129,7 +139,7 @@ def _show(row: Record | None, trigger_id: UUID) -> Trigger:
 
 @router.get("/{trigger_id}", operation_id="get_trigger", responses=problems(404), summary="Inspect a trigger")
 async def get_trigger(_key: Viewer, api: Api, trigger_id: TriggerId) -> Trigger:
-    """A trigger with its template, its last job and what went wrong last."""
+    """A trigger with its template, its last job, and what went wrong last and when."""
     return _show(await api.pool.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", trigger_id), trigger_id)
 
 

@@ -85,7 +85,7 @@ class Job(_JobFields):
     spec: JobSpec
     stages: list[Stage]
     warnings: list[str] = Field(
-        description="what of the records does not come out even",
+        description="what of the records does not come out even, or is missing since failed tasks were tolerated",
         examples=[["stage clean: 100 records in, 98 out, 0 rejected: 2 are unaccounted for"]],
     )
 

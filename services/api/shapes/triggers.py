@@ -52,8 +52,13 @@ class Trigger(Row):
     match: dict[str, Any]
     paused: bool
     last_job_id: UUID | None
-    last_message_at: datetime | None
-    error: str | None = Field(description="why the last message could not become a job; it comes again")
+    last_message_at: datetime | None = Field(description="when a message last became a job, or was dropped as no match")
+    last_error: str | None = Field(
+        description="why a message last could not become a job (it comes again), or the queue could not be read"
+    )
+    last_error_at: datetime | None = Field(
+        description="when that was; earlier than `last_message_at`: a message has been taken since"
+    )
     created_at: datetime
     job: dict[str, Any]
 

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from services.common.inputs import Input, LinesInput
+from services.common.inputs import Input, LinesInput, LinesResplit
 from services.common.reads import PinnedObject
 from services.common.splitters.sizes import choose_part_bytes
 
 COMPRESSION_RATIO = 4  # guessed, where the size of what is compressed is not known
 
 
-def needs_grid(source: Input) -> bool:
+def needs_grid(source: Input | LinesResplit) -> bool:
     """Whether the input is split by a task: it is compressed, or its records may hold line ends."""
-    return isinstance(source, LinesInput) and (source.compressed is not None or source.multiline)
+    return isinstance(source, LinesResplit) and (source.compressed is not None or source.multiline)
 
 
 async def split_task(s3: Any, source: Input, slots: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from services.common.splitters.chunk import SplitError
 HEADER_BYTES_MAX = 65_536
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLANK_LINES = re.compile(rb"(?:\r?\n)*+")
 _LONE_CR = re.compile(r"\r(?!\n)")
 
@@ -29,6 +30,9 @@ def find_head(data: bytes, source: LinesInput, last: bool) -> Head | None:
     """
     if data.startswith(_UTF_16):
         raise SplitError(f"{source.uri} is UTF-16 text, whose lines can't be told by their bytes; convert it to UTF-8")
+    if source.compression is None and not source.compressed and (found := _compression(data)):
+        mend = f"set compression: {found} (or none if it is not)"
+        raise SplitError(f"{source.uri} begins like {found}, not like lines: {mend}")
     start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
     if source.csv is None or not source.csv.header:
         return Head(start)
@@ -41,6 +45,10 @@ def find_head(data: bytes, source: LinesInput, last: bool) -> Head | None:
     if not whole or (end or 0) - begin > HEADER_BYTES_MAX:
         raise SplitError(f"{source.uri}: the CSV header (first line) is longer than {HEADER_BYTES_MAX} bytes")
     return Head(end or len(data), _check(data[begin : end or len(data)], source))
+
+
+def _compression(data: bytes) -> str | None:
+    return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
 
 
 def _header_end(data: bytes, begin: int, source: LinesInput) -> int | None:

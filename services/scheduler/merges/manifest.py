@@ -12,6 +12,7 @@ import orjson
 from services.common.aws import Aws
 from services.common.database import Pool
 from services.common.layout import Location
+from services.common.progress import SUM_COUNTERS
 from services.common.records import COUNTS, FILTERS, SUM_RECORDS, check_records
 from services.scheduler.merges.crc32 import encode
 from services.scheduler.merges.multipart import MultipartWriter
@@ -19,8 +20,9 @@ from services.scheduler.merges.outputs import REJECTS, Facts, file_facts, succee
 
 _STAGES = f"""
     SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.state, s.tasks_from,
-        s.tolerated_failures, f.filters, r.*
-    FROM stages AS s CROSS JOIN LATERAL ({SUM_RECORDS}) AS r CROSS JOIN LATERAL ({FILTERS}) AS f
+        c.failed, f.filters, r.*
+    FROM stages AS s CROSS JOIN LATERAL ({SUM_COUNTERS}) AS c
+        CROSS JOIN LATERAL ({SUM_RECORDS}) AS r CROSS JOIN LATERAL ({FILTERS}) AS f
     WHERE s.job_id = $1 ORDER BY s.stage"""
 
 _RECORDS = f"""

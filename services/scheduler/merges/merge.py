@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from services.common.database import UNAVAILABLE, Connection
 from services.common.jobs import end_job, fail_job, notify_jobs
+from services.scheduler import put_off
 from services.scheduler.loop import Grid, passes
 from services.scheduler.merges.concatenate import Changed, TooLarge
 from services.scheduler.merges.manifest import write_manifest
@@ -25,17 +26,16 @@ from services.scheduler.merges.results import Results
 log = structlog.get_logger()
 
 MERGES_AT_ONCE = 4
-PUT_OFF_SECONDS = 1.0
 
-_MERGING = """
+_MERGING = f"""
     SELECT j.job_id, j.name, j.created_at, j.spec -> 'merge' AS merge, j.spec ->> 'results' AS results,
         s.stage, s.kind, s.finished_at,
         (SELECT p.spec -> 'outputs' FROM processors AS p
             WHERE p.name = s.processor AND p.version = s.processor_version) AS outputs,
         EXISTS (SELECT FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS goes_on
     FROM jobs AS j JOIN stages AS s USING (job_id)
-    WHERE j.state = 'running' AND s.state = 'merging' AND j.job_id <> ALL($2::uuid[])
-    ORDER BY j.priority DESC, j.job_id LIMIT $1"""
+    WHERE j.state = 'running' AND s.state = 'merging' AND j.job_id <> ALL($3::uuid[]) AND {put_off.DUE}
+    ORDER BY {put_off.TURN} LIMIT $2"""
 
 # Whether the job still waits for this merge: one that was cancelled and retried meanwhile waits for another.
 _WAITS = """
@@ -56,7 +56,7 @@ class Merger:
     async def step(self, grid: Grid) -> bool:
         """Start merges of jobs that wait for theirs; True while there are any."""
         free = MERGES_AT_ONCE - len(self._running)
-        for job in await grid.pool.fetch(_MERGING, free, list(self._running)):
+        for job in await grid.pool.fetch(_MERGING, put_off.PUT_OFF_SECONDS, free, list(self._running)):
             self._running[job["job_id"]] = asyncio.create_task(self._run(grid, job))
         return bool(self._running)
 
@@ -75,7 +75,8 @@ class Merger:
                 log.warning("merge put off", job=str(job["job_id"]), error=repr(error))
             else:
                 log.exception("merge broke", job=str(job["job_id"]))
-            await asyncio.sleep(PUT_OFF_SECONDS)
+            with suppress(*UNAVAILABLE):  # then the loop waits for the database itself
+                await put_off.put_off(grid.pool, job["job_id"], job["stage"])
         finally:
             del self._running[job["job_id"]]
 

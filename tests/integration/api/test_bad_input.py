@@ -7,10 +7,12 @@ import httpx
 import pyarrow
 import pyarrow.parquet
 import pytest
+from botocore.exceptions import ClientError
 from fastapi import FastAPI
 
 from services.common.aws import Aws
 from services.common.database import Pool
+from services.common.reads import PinnedObject
 from services.common.settings import Settings
 from tests.integration.api.conftest import array_job, client_of, ok
 
@@ -93,6 +95,78 @@ async def test_params_are_checked_against_the_processors_schema(operator: httpx.
 
     assert blamed(wrong)[:2] == ("stages.0.params.rate", "x") and "integer" in blamed(wrong)[2]
     assert blamed(missing)[0] == "stages.0.params" and "'rate' is a required property" in blamed(missing)[2]
+
+
+SQL = "SELECT *, '$tag' AS \"$c\" FROM input WHERE a > {params.least} AND b < $most -- $more"
+
+
+@pytest.mark.parametrize(
+    ("processor", "params", "missing"),
+    [
+        ({"sql": SQL}, {"least": 1, "most": None}, None),
+        ({"sql": SQL}, {"most": 2}, "the query of named@1 has {params.least}, which is not among these params"),
+        ({"sql": SQL}, {"least": 1}, "the query of named@1 has $most, which is not among these params"),
+        ({"sql": "SELEC $most"}, {}, None),  # only DuckDB's own words would help
+        ({"command": ["crop", "{params.to-do}", "{x.y}"]}, {"to-do": 1}, None),
+        ({"command": ["crop", "-w={params.w}"]}, {"W": 1}, "the command of named@1 has {params.w}, which"),
+    ],
+)
+async def test_a_param_that_the_processor_names_is_missed_at_submission(
+    operator: httpx.AsyncClient, processor: dict[str, Any], params: dict[str, Any], missing: str | None
+) -> None:
+    await ok(operator.post("/v1/processors", json={"name": "named", **processor}))
+    stage = {"processor": "named", "params": params}
+    as_stage = array_job(stages=[{"processor": "noop"}, stage])
+    as_merge = array_job(merge={"type": "reduce", **stage})
+
+    for job, place in ((as_stage, "stages.1"), (as_merge, "merge")):
+        response = await operator.post("/v1/jobs", json=job)
+
+        if missing is None:
+            assert response.status_code == 201, response.text
+        else:
+            assert blamed(response)[:2] == (f"{place}.params", params) and missing in blamed(response)[2]
+    schedule = {"name": "nightly", "cron": "0 3 * * *", "time_zone": "UTC", "job": as_stage}
+    response = await operator.post("/v1/schedules", json=schedule)
+    assert response.status_code == (201 if missing is None else 422), response.text
+
+
+async def test_a_declared_object_that_is_missing_is_found_at_submission(
+    operator: httpx.AsyncClient, settings: Settings, aws: Aws
+) -> None:
+    here, gone = f"s3://{settings.bucket}/fees.csv", f"s3://{settings.bucket}/gone.csv"
+    await aws.s3.put_object(Bucket=settings.bucket, Key="fees.csv", Body=b"")
+    for name, inputs in (("own", {"fees": gone}), ("asks", {"fees": None, "more": here})):
+        await ok(operator.post("/v1/processors", json={"name": name, "command": ["true"], "inputs": inputs}))
+
+    def job(processor: str, **changes: Any) -> dict[str, Any]:
+        return array_job(stages=[{"processor": "noop"}, {"processor": processor, **changes}])
+
+    for uri in (gone, "s3://no-such-bucket-anywhere/key", "s3://NOT_A_NAME!/key"):
+        asking = await operator.post("/v1/jobs", json=job("asks", inputs={"fees": uri}))
+        reducing = await operator.post(
+            "/v1/jobs", json=array_job(merge={"type": "reduce", "processor": "asks", "inputs": {"fees": uri}})
+        )
+        assert blamed(asking)[:2] == ("stages.1.inputs.fees", uri)
+        assert blamed(reducing)[:2] == ("merge.inputs.fees", uri)
+    owning = await operator.post("/v1/jobs", json=job("own"))
+    assert blamed(owning)[:2] == ("stages.1.inputs.fees", gone) and "no such object" in blamed(owning)[2]
+    for good in (job("asks", inputs={"fees": here}), job("own", inputs={"fees": here}),
+                 job("own") | {"run_at": "2099-01-01T00:00:00Z"}):  # fmt: skip
+        await ok(operator.post("/v1/jobs", json=good))
+
+
+async def test_a_declared_object_that_the_api_may_not_read_is_left_to_the_tasks(
+    operator: httpx.AsyncClient, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"name": "own", "command": ["true"], "inputs": {"fees": "s3://secret/fees.csv"}}
+    await ok(operator.post("/v1/processors", json=spec))
+
+    async def refused(*_: Any) -> None:
+        raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadObject")
+
+    monkeypatch.setattr(PinnedObject, "find", refused)
+    await ok(operator.post("/v1/jobs", json=array_job(stages=[{"processor": "own"}])))
 
 
 async def test_limits_of_stages_and_items(submitter: httpx.AsyncClient, settings: Settings) -> None:

@@ -98,6 +98,26 @@ async def test_records_that_do_not_come_out_even_are_said(submitter: httpx.Async
     assert submitted["warnings"] == []
 
 
+async def test_failed_tasks_that_are_tolerated_are_said_when_their_stage_has_ended(
+    submitter: httpx.AsyncClient, worker: Grid, pool: Pool
+) -> None:
+    tolerant = array_job(stages=[{"name": "clean", "processor": "noop", "tolerated_failures": 2}])
+    job_id = UUID((await ok(submitter.post("/v1/jobs", json=tolerant)))["job_id"])
+    await worker.plan(job_id, 3)
+    first, *others = await worker.claim(job_id, 3)
+    await worker.finish(first, output={"value": 1}, records_in=50, records_out=50)
+    for task in others:
+        await worker.finish(task, "failed", error={"type": "exit_code", "message": "no"}, retryable=False)
+    before = await ok(submitter.get(f"/v1/jobs/{job_id}"))
+    await pool.execute("UPDATE stages SET state = 'merging' WHERE job_id = $1", job_id)
+
+    job = await ok(submitter.get(f"/v1/jobs/{job_id}"))
+
+    said = "stage clean: 2 tasks failed and were tolerated; their records are not in the results"
+    assert (before["warnings"], job["warnings"]) == ([], [said])
+    assert job["stages"][0]["records"]["balanced"]
+
+
 async def test_the_place_of_results_must_be_there_when_a_job_is_submitted(
     submitter: httpx.AsyncClient, settings: Settings
 ) -> None:

@@ -40,7 +40,7 @@ async def test_a_trigger_is_made_paused_resumed_and_deleted(
     path = f"/v1/triggers/{made['trigger_id']}"
 
     assert made | spec == made
-    assert (made["paused"], made["error"], made["last_job_id"]) == (False, None, None)
+    assert [made[name] for name in ("last_job_id", "last_error", "last_error_at", "paused")] == [None] * 3 + [False]
     assert (await ok(viewer.get("/v1/triggers")))["items"] == [made]
     assert (await ok(operator.post(f"{path}/pause"))) == made | {"paused": True}
     assert (await ok(operator.post(f"{path}/resume"))) == made == await ok(viewer.get(path))
@@ -74,6 +74,30 @@ async def test_a_template_that_can_never_be_a_job_is_refused(
     assert refused.status_code == 422
     [error] = refused.json()["errors"]
     assert (error["field"], message in error["message"]) == (field, True), error
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ("{message.params}", None),
+        ({"rate": "{message.rate}", "least": "{message.least}"}, None),
+        ({"rate": 1, "least": "{filename}"}, None),
+        ({"rate": "{message.rate}"}, "job.stages.0.params"),
+        ({"rate": "{filename}", "least": 1}, "job.stages.0.params.rate"),
+    ],
+)
+async def test_params_that_a_message_says_are_left_to_it(
+    operator: httpx.AsyncClient, queue_url: str, params: Any, field: str | None
+) -> None:
+    schema = {"type": "object", "properties": {"rate": {"type": "integer"}}, "required": ["rate"]}
+    sql = {"sql": "SELECT * FROM input WHERE a > {params.least}", "params_schema": schema}
+    await ok(operator.post("/v1/processors", json={"name": "sql", **sql}))
+    job = {"input": {"type": "lines", "uri": "{uri}"}, "stages": [{"processor": "sql", "params": params}]}
+
+    answer = await operator.post("/v1/triggers", json={"name": "incoming", "queue_url": queue_url, "job": job})
+
+    assert [error["field"] for error in answer.json().get("errors", [])] == ([field] if field else []), answer.text
+    assert answer.status_code == (422 if field else 201)
 
 
 async def test_a_queue_that_is_not_there_or_belongs_to_a_pool_is_refused(

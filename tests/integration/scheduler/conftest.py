@@ -14,6 +14,7 @@ from services.common.aws import Aws
 from services.common.database import Pool, connect_pool
 from services.common.layout import Location
 from services.common.settings import Settings
+from services.common.spec import SPLIT_PROCESSOR
 from services.scheduler import finish
 from services.scheduler.loop import Grid, Step
 from tests.integration.common.conftest import empty
@@ -58,6 +59,17 @@ async def finish_job(grid: Grid, play: Play, job_id: UUID, *steps: Step) -> dict
     await drive(grid, finish.step, *steps, until=ended)
     await assert_invariants(grid.pool, job_id)
     return await play.job(job_id)
+
+
+async def add_split_processor(pool: Pool) -> None:
+    """Piecework's own, which a migrated database has and an emptied one has not."""
+    own = "INSERT INTO processors (name, version, spec) VALUES ($1, 1, $2)"
+    await pool.execute(own, SPLIT_PROCESSOR, {"builtin": "split"})
+
+
+async def end_put_off(grid: Grid) -> None:
+    """Whatever was put off may be tried again; the order in which it was tried stays."""
+    await grid.pool.execute("UPDATE stages SET put_off_at = put_off_at - interval '1 hour'")
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from services.common import jobs
+from services.common.layout import Location
 from services.common.lifecycle import ClaimedTask, Finished
-from services.scheduler import chain, finish
+from services.scheduler import chain, finish, put_off
 from services.scheduler.loop import Grid
 from services.scheduler.merges.merge import Merger
 from services.scheduler.plans import items as items_plan
 from tests.integration.common.play import Play, add_processor, assert_invariants, finished
-from tests.integration.scheduler.conftest import Bucket, drive, finish_job
+from tests.integration.scheduler.conftest import Bucket, add_split_processor, drive, finish_job
 
 FAN_OUT = [{"processor": "noop", "fan_out": True, "tolerated_failures": 1}, {"processor": "noop"}]
 
@@ -223,6 +224,79 @@ async def test_the_outputs_of_a_stage_are_joined_and_split_anew(grid: Grid, play
     assert (await play.stage(job_id, 0))["state"] == "succeeded"
 
 
+async def test_many_stages_that_are_always_put_off_hold_up_no_other(
+    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(put_off, "PUT_OFF_SECONDS", 0.0)
+    *unlucky, lucky = [await play.submit(stages=FAN_OUT, priority=int(n < 20)) for n in range(21)]
+    worker_id = await play.register()
+    for job_id in (*unlucky, lucky):
+        await play.plan(job_id, 1)
+        [task] = await play.run(worker_id, job_id)
+        await play.complete(worker_id, await yields(bucket, task, ["a"]), done=[task])
+    plain = items_plan.read_range
+
+    async def read_range(s3: Any, location: Location, *arguments: Any) -> bytes:
+        if str(lucky) not in location.key:
+            raise TimeoutError
+        return await plain(s3, location, *arguments)
+
+    monkeypatch.setattr(items_plan, "read_range", read_range)
+    for _ in range(2):
+        await chain.step(grid)
+
+    assert await inputs(play, lucky, 1) == ["a"]
+    assert None not in [(await play.stage(job_id, 1))["put_off_at"] for job_id in unlucky]
+
+
+async def test_joined_outputs_whose_fields_hold_newlines_are_split_by_a_task(
+    grid: Grid, play: Play, bucket: Bucket
+) -> None:
+    await add_split_processor(play.pool)
+    resplit = {"type": "lines", "format": "csv", "part_bytes": 12, "multiline": True}
+    stages = [{"processor": "noop", "name": "split"}, {"processor": "noop", "resplit": resplit, "timeout_seconds": 9}]
+    job_id = await play.submit(stages=[*stages, stages[1]])
+    kinds = await play.pool.fetch(
+        "SELECT name, kind, tasks_from, timeout_seconds FROM stages WHERE job_id = $1 ORDER BY stage", job_id
+    )
+    assert [tuple(row) for row in kinds] == [
+        ("split", "map", "input", 3600),
+        ("split-2", "split", "resplit", 9),
+        ("stage-1", "map", "items", 9),
+        ("split-3", "split", "resplit", 9),
+        ("stage-2", "map", "items", 9),
+    ]
+    await play.plan(job_id, 2)
+    worker_id = await play.register()
+    for task in await play.run(worker_id, job_id):
+        body = f'name,n\n"a\n{task.index}",1\n'.encode()
+        uri = await bucket.put(f"{job_id}/{task.index}", body)
+        output = {"uri": uri, "bytes": len(body), "header_bytes": 7}
+        await play.complete(worker_id, finished(task, output=output), done=[task])
+    steps = (finish.step, Merger().step, chain.step)
+
+    def planned(stage: int) -> Callable[[], Awaitable[bool]]:
+        async def is_planned() -> bool:
+            return bool((await play.stage(job_id, stage))["planned"])
+
+        return is_planned
+
+    await drive(grid, *steps, until=planned(1))
+    [splitting] = await play.run(worker_id, job_id, 1)
+    source = splitting.input["input"]
+    assert await bucket.get(source["uri"]) == b'name,n\n"a\n0",1\n"a\n1",1\n'
+    assert (splitting.input["type"], splitting.input["part_bytes"]) == ("split", 12)
+    assert source == {"type": "lines", "format": "csv", "part_bytes": 12, "multiline": True, "uri": source["uri"]}
+    assert splitting.input["etag"]
+
+    await play.complete(worker_id, await yields(bucket, splitting, ["part 0", "part 1"]), done=[splitting])
+    await drive(grid, *steps, until=planned(2))
+    assert await inputs(play, job_id, 2) == ["part 0", "part 1"]
+    await play.succeed(worker_id, await play.run(worker_id, job_id, 2))
+    await drive(grid, *steps, until=planned(3))
+    await assert_invariants(play.pool, job_id)
+
+
 @pytest.mark.parametrize(("outputs", "levels"), [(0, [1]), (1, [1]), (3, [1]), (4, [2, 1]), (10, [4, 2, 1])])
 async def test_many_outputs_are_reduced_level_by_level(
     grid: Grid, play: Play, bucket: Bucket, outputs: int, levels: list[int]
@@ -282,6 +356,19 @@ async def test_a_level_that_failed_is_tried_again_and_the_levels_go_on(grid: Gri
         ([{"processor": "noop", "barrier": True}], "stages.0.barrier", "before the first"),
         ([{"processor": "noop", "fan_out": True}], "stages.0.fan_out", "after the last"),
         ([*FAN_OUT[:1], {"processor": "noop", "resplit": {"type": "lines"}}], "stages.1.resplit", "fans out"),
+        (
+            [*FAN_OUT[:1], {"processor": "noop", "resplit": {"type": "lines", "format": "csv", "multiline": True}}],
+            "stages.1.resplit",
+            "fans out",
+        ),
+        (
+            [
+                {"processor": "noop"},
+                {"processor": "noop", "resplit": {"type": "lines", "format": "csv", "compression": "gzip"}},
+            ],
+            "stages.1.resplit.header",
+            "bring its header line along",
+        ),
         ([{"processor": "files"}, {"processor": "noop"}], "stages.0.fan_out", "directory of files"),
         ([{"processor": "piecework-split"}], "stages.0.processor", "Piecework's own stages"),
         ([{"processor": "priced"}], "stages.0.inputs", "needs the input 'fees'"),

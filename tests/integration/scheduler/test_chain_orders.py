@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,16 +14,22 @@ from services.scheduler import chain, finish
 from services.scheduler.loop import Grid
 from services.scheduler.merges.merge import Merger
 from tests.integration.common.play import Play, assert_invariants, finished
-from tests.integration.scheduler.conftest import Bucket, drive
+from tests.integration.scheduler.conftest import Bucket, add_split_processor, drive
 
 STAGES = [
     {"processor": "noop", "fan_out": True},
     {"processor": "noop"},
     {"processor": "noop", "barrier": True},
     {"processor": "noop", "resplit": {"type": "lines", "part_bytes": 12}},
+    {"processor": "noop", "resplit": {"type": "lines", "format": "csv", "header": False, "multiline": True}},
 ]
+STAGE_COUNT = len(STAGES) + 2  # with the split and the reduce
 REDUCE = {"type": "reduce", "processor": "noop", "fan_in": 3}
 TASKS, ITEMS = 4, 3
+
+
+async def part_of(bucket: Bucket, input: dict[str, Any]) -> bytes:
+    return (await bucket.get(input["uri"]))[input["start"] : input["end"]]
 
 
 async def report(bucket: Bucket, task: ClaimedTask) -> Finished:
@@ -37,9 +44,14 @@ async def report(bucket: Bucket, task: ClaimedTask) -> Finished:
         case 2:
             body = await bucket.get(task.input["uri"])
         case 3:
-            joined = await bucket.get(task.input["uri"])
-            lines = joined[task.input["start"] : task.input["end"]].decode().split()
-            return finished(task, output={"value": lines})
+            body = await part_of(bucket, task.input)
+        case 4:
+            source = {"uri": task.input["input"]["uri"]}
+            end = len(await bucket.get(source["uri"]))
+            parts = [source | {"start": start, "end": min(start + 9, end)} for start in range(0, end, 9)]
+            body = b"".join(json.dumps(part).encode() + b"\n" for part in parts)
+        case 5:
+            return finished(task, output={"value": (await part_of(bucket, task.input)).decode().split()})
         case _:
             members = (await bucket.get(task.input["uri"])).splitlines()
             return finished(task, output={"value": [line for m in members for line in json.loads(m)["value"]]})
@@ -64,7 +76,7 @@ class _Run:
         await self._merger.step(self._grids[0])
 
     async def work(self, worker_id: UUID, job_id: UUID) -> None:
-        stage = self._draw.randrange(len(STAGES) + 1)
+        stage = self._draw.randrange(STAGE_COUNT)
         for task in await self._play.run(worker_id, job_id, stage, tasks=self._draw.randint(1, 4), bundle=1):
             unlucky = self._draw.random() < 0.03
             ended = finished(task, "failed", retryable=False) if unlucky else await report(self._bucket, task)
@@ -97,6 +109,7 @@ async def test_a_job_of_every_kind_of_stage_survives_orders_and_failures(
     grid: Grid, other: Grid, play: Play, bucket: Bucket, seed: int
 ) -> None:
     run = _Run(grid, other, play, bucket, seed)
+    await add_split_processor(play.pool)
     job_id = await play.submit(stages=STAGES, merge=REDUCE)
     await play.plan(job_id, TASKS)
     worker_id = await play.register()
@@ -116,6 +129,6 @@ async def test_a_job_of_every_kind_of_stage_survives_orders_and_failures(
     reduced = await play.pool.fetchval(
         "SELECT output -> 'value' FROM tasks WHERE job_id = $1 AND stage = $2 ORDER BY index DESC LIMIT 1",
         job_id,
-        len(STAGES),
+        STAGE_COUNT - 1,
     )
     assert reduced == [f"{task}{item}" for task in range(TASKS) for item in range(ITEMS)]

@@ -8,6 +8,7 @@ from services.common.database import new_id
 from services.scheduler import maintain
 from services.scheduler.loop import Grid
 from tests.integration.common.play import Play
+from tests.integration.common.test_lifecycle_plans import nodes
 
 
 async def partitions(grid: Grid) -> set[str]:
@@ -15,6 +16,16 @@ async def partitions(grid: Grid) -> set[str]:
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'attempts'::regclass"
     )
     return {row["name"] for row in rows}
+
+
+async def tell(grid: Grid, queue_url: str, created_at: datetime, messages: int = 1) -> None:
+    await grid.pool.execute(
+        "INSERT INTO queue_messages (queue_url, job_id, body, created_at) "
+        "SELECT $1, gen_random_uuid(), '{}', $2 FROM generate_series(1, $3::integer)",
+        queue_url,
+        created_at,
+        messages,
+    )
 
 
 async def test_attempts_have_a_partition_for_this_month_and_the_next_two(grid: Grid, play: Play) -> None:
@@ -58,6 +69,8 @@ async def test_expired_rows_are_removed_and_the_others_kept(grid: Grid, play: Pl
             state,
             now - timedelta(days=days),
         )
+    for queue, days in (("gone", 5), ("gone", 3), ("here", 3), ("lost", 5)):
+        await tell(grid, queue, now - timedelta(days=days))
     job_id = await play.submit()
     await play.plan(job_id, 1)
     old, holding, recent, silent = [await play.register() for _ in range(4)]
@@ -74,10 +87,28 @@ async def test_expired_rows_are_removed_and_the_others_kept(grid: Grid, play: Pl
 
     keys = await grid.pool.fetch("SELECT idempotency_key AS name FROM idempotency_keys")
     events = await grid.pool.fetch("SELECT event AS name FROM webhook_deliveries")
+    queues = await grid.pool.fetch("SELECT queue_url, created_at FROM queue_messages")
+    assert sorted(map(tuple, queues)) == [(queue, now - timedelta(days=3)) for queue in ("gone", "here")]
     assert [row["name"] for row in keys] == ["new"]
     assert sorted(row["name"] for row in events) == ["due", "new"]
     workers = {row["worker_id"] for row in await grid.pool.fetch("SELECT worker_id FROM workers")}
     assert workers == {holding, recent, silent}
+
+
+async def test_a_long_backlog_is_not_read_to_find_what_has_expired(grid: Grid, play: Play) -> None:
+    now: datetime = await grid.pool.fetchval("SELECT now()")
+    await tell(grid, "gone", now - timedelta(days=5), messages=3)
+    for queue in ("gone", "slow"):
+        await tell(grid, queue, now, messages=2000)
+    [statement] = [expired for expired in maintain._EXPIRED if "queue_messages" in expired]
+
+    async with grid.pool.acquire() as connection:
+        [plan] = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", 10)
+
+    reading = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "queue_messages"]
+    rows = [(node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in reading]
+    assert sum(rows) < 50
+    assert await grid.pool.fetchval("SELECT count(*) FROM queue_messages") == 4000
 
 
 async def test_much_is_removed_in_portions(grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch) -> None:

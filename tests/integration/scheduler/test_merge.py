@@ -15,7 +15,7 @@ from services.common import jobs
 from services.common.database import new_id
 from services.common.layout import Layout, Location
 from services.common.lifecycle import ClaimedTask, Finished
-from services.scheduler import chain, finish
+from services.scheduler import chain, finish, put_off
 from services.scheduler.loop import Grid
 from services.scheduler.merges import merge as merge_module
 from services.scheduler.merges import multipart
@@ -45,7 +45,7 @@ async def merger2() -> AsyncIterator[Merger]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge_module, "PUT_OFF_SECONDS", 0.0)
+    monkeypatch.setattr(put_off, "PUT_OFF_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -242,6 +242,8 @@ async def test_results_are_those_of_winning_attempts_and_leave_out_tolerated_fai
 
     files, manifest = await read(bucket, await results(play, job_id))
     assert files == {"all.csv": b"good0\ngood1\n"}
+    said = "stage stage-0: 1 task failed and was tolerated; its records are not in the results"
+    assert manifest["warnings"] == [said]
     assert [(part["index"], part["attempt"]) for part in manifest["parts"]] == [(0, 2), (1, 2)]
 
 
@@ -489,6 +491,24 @@ async def test_an_outage_of_s3_puts_the_merge_off(
     assert (await finish_job(grid, play, job_id, merger.step))["state"] == "succeeded"
     assert not down
     assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
+
+
+async def test_many_merges_that_are_always_put_off_hold_up_no_other(
+    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *unlucky, lucky = [await submit(play, 1, priority=int(n < 20)) for n in range(21)]
+    for job_id in (*unlucky, lucky):
+        await run_stage(play, bucket, layout, job_id, [b"a"])
+
+    async def unreachable(pool: Any, aws: Any, target: Location, job: dict[str, Any], *facts: Any) -> Any:
+        if job["job_id"] != lucky:
+            raise TimeoutError
+        return await write_manifest(pool, aws, target, job, *facts)
+
+    monkeypatch.setattr(merge_module, "write_manifest", unreachable)
+
+    assert (await finish_job(grid, play, lucky, merger.step))["state"] == "succeeded"
+    assert {(await play.job(job_id))["state"] for job_id in unlucky} == {"running"}
 
 
 async def test_a_merge_that_dies_is_done_again_and_leaves_no_unfinished_upload(

@@ -11,10 +11,10 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from services.common import jobs
 from services.common.splitters import Chunk, index_range, ranges
 from services.common.splitters import split_each as plain_split
-from services.scheduler import plan, planning
+from services.scheduler import plan, planning, put_off
 from services.scheduler.loop import Grid
 from tests.integration.common.play import Play, assert_invariants
-from tests.integration.scheduler.conftest import Bucket, drive, finish_job
+from tests.integration.scheduler.conftest import Bucket, drive, end_put_off, finish_job
 
 DATA = b"".join(b"line %d\n" % n for n in range(120))
 
@@ -238,14 +238,35 @@ async def test_an_outage_of_s3_fails_no_job_and_holds_up_no_other(
     fail_splits_of(monkeypatch, 29, error)
 
     await plan_all(grid, play, lucky)
-    with pytest.raises(type(error)):
-        await plan.step(grid)  # nobody got further: the loop waits
+    assert not await plan.step(grid)  # not again at once
     assert (await play.job(unlucky))["state"] == "running"
 
     monkeypatch.setattr(plan, "split_each", plain_split)
+    await end_put_off(grid)
     await plan_all(grid, play, unlucky)
+    assert (await play.stage(unlucky))["put_off_at"] is None
     await assert_planned(play, lucky)
     await assert_planned(play, unlucky)
+
+
+async def test_many_jobs_that_are_always_put_off_hold_up_no_other_and_each_gets_its_turn(
+    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(put_off, "PUT_OFF_SECONDS", 0.0)
+    source = {"type": "lines", "uri": await bucket.put("in", DATA), "part_bytes": 29}
+    unlucky = [await play.submit(input=source, priority=100) for _ in range(20)]
+    fail_splits_of(monkeypatch, 29, PASSING[0])
+    for _ in range(3):
+        await plan.step(grid)
+    assert None not in [(await play.stage(job_id))["put_off_at"] for job_id in unlucky]
+    lucky = await submit_lines(play, bucket)
+
+    await plan.step(grid)
+
+    assert (await play.stage(lucky))["task_count"] == 4
+    await plan_all(grid, play, lucky)
+    await assert_planned(play, lucky)
+    assert not any([await play.states(job_id) for job_id in unlucky])
 
 
 async def test_a_split_that_breaks_in_an_unforeseen_way_fails_its_own_job_only(

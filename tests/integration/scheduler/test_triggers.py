@@ -88,7 +88,7 @@ async def test_an_object_created_in_s3_submits_a_job(grid: Grid, play: Play, buc
     assert (job["name"], job["spec"]["input"]["uri"], job["state"]) == ("incoming", uri, "running")
     assert await listening.left() == 0
     trigger = await listening.row()
-    assert (trigger["last_job_id"], trigger["error"]) == (job["job_id"], None)
+    assert (trigger["last_job_id"], trigger["last_error"]) == (job["job_id"], None)
 
 
 async def test_an_event_told_again_or_by_two_messages_makes_one_job(grid: Grid, other: Grid, play: Play) -> None:
@@ -149,7 +149,31 @@ async def test_a_message_that_makes_no_job_stays_and_says_why(
 
     assert await listening.jobs() == []
     assert await listening.left() == 1
-    assert error in (await listening.row())["error"]
+    trigger = await listening.row()
+    assert error in trigger["last_error"]
+    assert (trigger["last_error_at"] is not None, trigger["last_message_at"]) == (True, None)
+
+
+async def test_what_failed_last_stays_said_when_other_messages_become_jobs(grid: Grid, play: Play) -> None:
+    listening = await listen(grid)
+    await listening.send({"no": "uri"})
+    await triggers.step(grid)
+    failed = await listening.row()
+    await listening.send(created("s3://b/k"))
+    await triggers.step(grid)
+
+    trigger = await listening.row()
+    assert trigger["last_job_id"] == (await listening.jobs())[0]["job_id"]
+    assert (trigger["last_error"], trigger["last_error_at"]) == (failed["last_error"], failed["last_error_at"])
+    assert "has no 'uri'" in trigger["last_error"]
+    assert trigger["last_message_at"] > trigger["last_error_at"]
+
+    await listening.send({"Records": ["no event"]})
+    await triggers.step(grid)
+
+    trigger = await listening.row()
+    assert "no attribute" in trigger["last_error"]
+    assert trigger["last_error_at"] > trigger["last_message_at"]
 
 
 async def test_many_triggers_leave_connections_to_others(
@@ -192,5 +216,5 @@ async def test_a_queue_that_can_not_be_read_is_told_and_holds_up_no_other(grid: 
 
     await triggers.step(grid)
 
-    assert "can't read the queue" in (await gone.row())["error"]
+    assert "can't read the queue" in (await gone.row())["last_error"]
     assert len(await good.jobs()) == 1

@@ -262,13 +262,10 @@ async def test_what_a_fan_out_stage_yields(grid: Grid, code: Path) -> None:
             "failed",
         ),
         (
-            {"command": ["true", "{params.speed}"]},
+            {"command": ["true", "{package}"]},
             ITEM,
             {},
-            {
-                "type": "processor_load",
-                "message": "the command has {params.speed}, but the stage's params have no 'speed': add it to them",
-            },
+            {"type": "processor_load", "message": "the command has {package}, but the processor has no package"},
             "failed",
         ),
         (

@@ -54,7 +54,8 @@ TRIGGER = {
     "paused": False,
     "last_job_id": None,
     "last_message_at": None,
-    "error": "message 1: {uri}: the message has no 'uri'",
+    "last_error": "message 1: {uri}: the message has no 'uri'",
+    "last_error_at": "2026-01-31T16:00:00Z",
     "created_at": "2026-01-31T17:00:00Z",
     "job": {},
 }

@@ -1,6 +1,10 @@
 """A head is looked for in a few bytes only, whatever an object begins with."""
 
+import gzip
+from collections.abc import Callable
+
 import pytest
+import zstandard
 
 from services.common.inputs import LinesInput
 from services.common.splitters import SplitError
@@ -22,3 +26,12 @@ def test_a_multiline_header_ends_with_its_record() -> None:
 
     assert head is not None
     assert (head.bytes, head.header) == (8, '"a\nb",c\n')
+
+
+@pytest.mark.parametrize(("compress", "compression"), [(gzip.compress, "gzip"), (zstandard.compress, "zstd")])
+def test_what_is_compressed_unawares_is_no_text(compress: Callable[[bytes], bytes], compression: str) -> None:
+    data = compress(b"a\nb\n")
+
+    with pytest.raises(SplitError, match=f"s3://b/k begins like {compression}.*set compression: {compression}"):
+        find_head(data, LinesInput(type="lines", uri="s3://b/k"), last=True)
+    assert find_head(data, LinesInput(type="lines", uri="s3://b/k", compression="none"), last=True) is not None

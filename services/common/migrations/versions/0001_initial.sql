@@ -66,8 +66,9 @@ CREATE TABLE triggers (
     job jsonb NOT NULL,                 -- a job specification with {placeholders}
     paused boolean NOT NULL DEFAULT false,
     last_job_id uuid,
-    last_message_at timestamptz,
-    error text,
+    last_message_at timestamptz,        -- of the last message that was taken
+    last_error text,                    -- kept after what came later went well: the times tell
+    last_error_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -116,6 +117,7 @@ CREATE TABLE stages (
     planned boolean NOT NULL DEFAULT false,
     plan_cursor jsonb,
     task_count bigint NOT NULL DEFAULT 0,
+    put_off_at timestamptz,             -- when its planning or merge last failed for what passes; null: it got on since
     max_attempts integer NOT NULL,
     backoff_seconds double precision NOT NULL,
     backoff_max_seconds double precision NOT NULL,
@@ -278,6 +280,7 @@ CREATE TABLE queue_messages (
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (queue_url, txid, message_id)
 );
+CREATE INDEX queue_messages_old ON queue_messages (created_at); -- else a long backlog is read to find what has expired
 
 CREATE TABLE api_keys (
     key_id uuid PRIMARY KEY,

@@ -1,0 +1,19 @@
+"""What can't get on just now, since S3 is out of reach, say, is put off: not tried again at once, and after all else.
+
+So however many stages are put off, time and again, those that can get on never wait for a turn behind them.
+"""
+
+from uuid import UUID
+
+from services.common.database import Pool
+
+PUT_OFF_SECONDS = 1.0
+
+# SQL: whether stage `s` may be tried ($1: PUT_OFF_SECONDS), and who comes first: of those put off, the longest waiting.
+DUE = "(s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')"
+TURN = "s.put_off_at NULLS FIRST, j.priority DESC, j.job_id, s.stage"
+
+
+async def put_off(pool: Pool, job_id: UUID, stage: int) -> None:
+    """The stage has to wait for its next turn."""
+    await pool.execute("UPDATE stages SET put_off_at = now() WHERE job_id = $1 AND stage = $2", job_id, stage)
