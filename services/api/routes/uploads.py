@@ -189,7 +189,15 @@ async def _check_size(api: Connections, location: Location, size: int) -> None:
 
 async def _check_total(api: Connections, prefix: Location, size: int) -> None:
     pages = api.aws.s3.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=prefix.key)
-    total = sum([entry["Size"] async for page in pages for entry in page.get("Contents", [])])
+    total = 0
+    async for page in pages:
+        for entry in page.get("Contents", []):
+            if entry["Key"].endswith("/") and entry["Size"]:
+                raise conflict(
+                    f"the object {entry['Key']!r} has {entry['Size']} bytes but no file name; begin a new upload, and "
+                    "POST each file with its path in the directory in place of ${filename} in the field `key`"
+                )
+            total += entry["Size"]
     if total != size:
         raise conflict(
             f"the directory's objects have {total} bytes, but {size} were announced; POST each file once by the "

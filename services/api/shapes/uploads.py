@@ -17,6 +17,8 @@ def _check_filename(value: str) -> str:
     given, value = value, value.removesuffix("/")
     if not value or value in (".", "..") or "/" in value or "\\" in value or not value.isprintable():
         raise ValueError("write a plain file name: without slashes and control characters, and not '.' or '..'")
+    if given != value and "${filename}" in value:
+        raise ValueError("write a directory name without ${filename}: its form puts the files' names there")
     if len(value.encode()) > 255:
         raise ValueError("write a file name of at most 255 bytes (in UTF-8)")
     return given

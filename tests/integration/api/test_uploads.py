@@ -101,6 +101,21 @@ async def test_a_directory_goes_by_one_form(submitter: httpx.AsyncClient, aws: A
         assert await read(aws, upload["uri"] + name) == content
 
 
+@pytest.mark.parametrize("name", ["", "deep/"])
+async def test_a_file_of_a_directory_needs_a_name(submitter: httpx.AsyncClient, name: str) -> None:
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "notes/", "bytes": 3}))
+    path = f"/v1/uploads/{upload['upload_id']}/complete"
+    await post(upload, "deep/", b"")  # as tools that show folders make it
+    await post(upload, "a.txt", b"one")
+    assert (await submitter.post(path, json={})).status_code == 200
+
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "notes/", "bytes": 3}))
+    await post(upload, name, b"one")
+    refused = await submitter.post(f"/v1/uploads/{upload['upload_id']}/complete", json={})
+    assert refused.status_code == 409
+    assert f"/notes/{name}' has 3 bytes but no file name" in refused.json()["detail"]
+
+
 async def post(upload: dict[str, Any], name: str, content: bytes) -> str:
     """POST a file of a directory by the upload's form; returns S3's answer."""
     fields = upload["form"]["fields"]
@@ -145,6 +160,7 @@ async def test_an_object_that_is_missing_or_has_another_size_is_refused(submitte
 
 async def test_bad_names_and_sizes_are_refused(submitter: httpx.AsyncClient, subtests: pytest.Subtests) -> None:
     names = ["", ".", "..", "a/b", "/etc/passwd", "..\\x", "/", "../", "a/b/", "a\nb", "a\x00b", "x" * 256, "ä" * 128]
+    names += ["a//", "${filename}/"]
     cases = [("filename", name, 1) for name in names] + [("bytes", "a", -1), ("bytes", "a", 5 * 2**40 + 1)]
     for field, name, size in cases:
         with subtests.test(name=name, size=size):
