@@ -73,7 +73,9 @@ class Node:
         try:
             worker_id = new_id()
             queues = await self._register_unless_draining(database, worker_id)
-            if queues is not None:
+            if queues is None:
+                await _stop(database, worker_id)  # it may have come to be registered all the same
+            else:
                 await self._work(database, aws, equipment, worker_id, queues)
         finally:
             with suppress(TimeoutError):
@@ -89,6 +91,7 @@ class Node:
         finally:
             registering.cancel()
             draining.cancel()
+            await asyncio.wait({registering, draining})
 
     async def _register(self, database: Pool, worker_id: UUID) -> PoolQueues:
         """Try until the database takes it. Raises UnknownPool."""

@@ -86,14 +86,13 @@ class _Run:
         order, back, pause = self._draw.choice(
             [(jobs.cancel_job, jobs.retry_job, "cancelled"), (jobs.pause_job, jobs.resume_job, "paused")]
         )
-        state = await self.state(job_id)
-        if state == "running":
+        if await self.state(job_id) in ("failing", "failed"):
+            back, pause = jobs.retry_job, "failed"
+        else:
             try:
                 await self._play.order(order, job_id)
             except jobs.Conflict:
-                return  # it has just ended
-        else:
-            back, pause = jobs.retry_job, "failed"
+                return  # the merge has just ended it
         grid = self._grids[0]
 
         async def rests() -> bool:

@@ -14,7 +14,7 @@ import asyncpg
 import psutil
 import pytest
 
-from services.common import jobs, lifecycle
+from services.common import effects, jobs, lifecycle
 from services.common.message import Message
 from tests.integration.worker.conftest import Grid
 
@@ -170,6 +170,19 @@ async def test_a_worker_drained_by_order_takes_its_instance_out_of_the_group(gri
         await grid.until("SELECT count(*) = 2 FROM workers WHERE state = 'stopped'")
     after = await group()
     assert (after["DesiredCapacity"], after["Instances"]) == (0, [])
+
+
+async def test_a_drain_in_the_middle_of_the_registration_leaves_no_live_worker(grid: Grid) -> None:
+    async with grid.node() as node:
+
+        def drain(moment: effects.Moment, effect: effects.Effect) -> None:
+            if (moment, effect.name) == ("after", "common.lifecycle.register_worker"):
+                node.drain()
+
+        effects.watch(drain)
+        await grid.until("SELECT count(*) = 1 FROM workers")
+    effects.watch(None)
+    assert (await grid.worker())["state"] == "stopped"
 
 
 async def test_what_a_lost_claim_reply_left_behind_is_abandoned(grid: Grid) -> None:
