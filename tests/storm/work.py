@@ -20,6 +20,7 @@ PROCESSORS = {
 }
 
 _CHAIN_LINES, _STAMP_LINES = 20, 200  # of a part
+_FAN_IN = 10
 _RETRY = {"max_attempts": 20, "backoff_seconds": 0.1, "backoff_max_seconds": 2}
 
 
@@ -79,7 +80,7 @@ def _values(name: str, count: int, plan: Plan, flaky: bool = False) -> Work:
 
 
 def _chain(parts: int, bucket: str) -> Work:
-    """Clean the lines of each part, count each part's records, add the counts up."""
+    """Clean the lines of each part, count each part's records, add the counts up in a tree."""
     lines = [storm.line(number) for number in range(parts * _CHAIN_LINES)]
     broken = [(number % _CHAIN_LINES + 1, text) for number, text in enumerate(lines) if not text[0].isdigit()]
     good = [text.split() for text in lines if text[0].isdigit()]
@@ -96,12 +97,18 @@ def _chain(parts: int, bucket: str) -> Work:
             "name": "chain",
             "input": _lines_input(bucket, "chain", _CHAIN_LINES),
             "stages": [{"processor": "clean", "retry": _RETRY}, {"processor": "count", "retry": _RETRY}],
-            "merge": {"type": "reduce", "processor": "total"},
+            "merge": {"type": "reduce", "processor": "total", "fan_in": _FAN_IN},
         },
-        [parts, parts, 1],
+        [parts, parts, _reduces(parts)],
         files=files | ({"rejects.jsonl": are_rejects} if broken else {}),
         raw="".join(f"{text}\n" for text in lines).encode(),
     )
+
+
+def _reduces(outputs: int) -> int:
+    """How many tasks reduce so many outputs, level by level."""
+    level = -(-outputs // _FAN_IN)
+    return level if level == 1 else level + _reduces(level)
 
 
 def _concat(parts: int, bucket: str) -> Work:
