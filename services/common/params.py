@@ -1,26 +1,27 @@
 """The params that a processor's command or SQL names: without one of them no task of a stage can succeed."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from services.common.spec import ProcessorSpec
+if TYPE_CHECKING:  # a task's child, which reads SQL by the same pattern, has no use for the rest
+    from services.common.spec import ProcessorSpec
 
-# As the worker reads them (services/worker/placeholders.py, services/worker/child/sql.py).
-_OF_COMMAND = re.compile(r"\{params\.([^{}]+)\}")
-_OF_SQL = re.compile(r"\{params\.([A-Za-z_][A-Za-z0-9_]*)\}")
+PLACEHOLDER = re.compile(r"\{(input|output|index|package|(params|inputs|outputs)\.([^{}]+))\}")  # of a command
+SQL_PARAM = re.compile(r"\{params\.([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def find_missing(processor: ProcessorSpec, params: Mapping[str, Any]) -> str | None:
+def find_missing(processor: "ProcessorSpec", params: Mapping[str, Any]) -> str | None:
     """What names a param that is not among these, as it is written there: `{params.NAME}`, or in SQL `$NAME`."""
     if processor.sql is not None:
-        return _find_missing(_OF_SQL, processor.sql, params) or _find_missing_dollar(processor.sql, params)
-    missing = (_find_missing(_OF_COMMAND, argument, params) for argument in processor.command or [])
-    return next(filter(None, missing), None)
+        named: Iterable[tuple[str, str]] = ((match[0], match[1]) for match in SQL_PARAM.finditer(processor.sql))
+        return _first_missing(named, params) or _find_missing_dollar(processor.sql, params)
+    placeholders = (match for argument in processor.command or [] for match in PLACEHOLDER.finditer(argument))
+    return _first_missing(((match[0], match[3]) for match in placeholders if match[2] == "params"), params)
 
 
-def _find_missing(pattern: re.Pattern[str], text: str, params: Mapping[str, Any]) -> str | None:
-    return next((match[0] for match in pattern.finditer(text) if match[1] not in params), None)
+def _first_missing(named: Iterable[tuple[str, str]], params: Mapping[str, Any]) -> str | None:
+    return next((written for written, name in named if name not in params), None)
 
 
 def _find_missing_dollar(query: str, params: Mapping[str, Any]) -> str | None:
@@ -31,7 +32,7 @@ def _find_missing_dollar(query: str, params: Mapping[str, Any]) -> str | None:
 
     try:
         with duckdb.connect(config={"threads": 1}) as connection:
-            statements = connection.extract_statements(_OF_SQL.sub(r"$\1", query))
+            statements = connection.extract_statements(SQL_PARAM.sub(r"$\1", query))
             named = {name for statement in statements for name in statement.named_parameters}
     except duckdb.Error:
         return None

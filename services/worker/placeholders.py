@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 
+from services.common.params import PLACEHOLDER
 from services.worker.child.errors import TaskError
 from services.worker.paths import Paths
 
-_PLACEHOLDER = re.compile(r"\{(input|output|index|package|(params|inputs|outputs)\.([^{}]+))\}")
 _MEND = {
     "params": "the stage's params have no {!r}: add it to them",
     "inputs": "the processor declares no input {!r}: add it to its inputs",
@@ -37,7 +37,7 @@ def fill_placeholders(command: Sequence[str], *, paths: Paths, index: int, param
         value = named[kind][name]
         return orjson.dumps(value).decode() if kind == "params" and not isinstance(value, str) else str(value)
 
-    return [_PLACEHOLDER.sub(value_of, argument) for argument in command]
+    return [PLACEHOLDER.sub(value_of, argument) for argument in command]
 
 
 def _missing(placeholder: str, mend: str) -> TaskError:

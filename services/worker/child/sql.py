@@ -5,18 +5,17 @@ from what it sees of a part, and might guess others for the next.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.common.params import SQL_PARAM
 from services.worker.child.counts import COUNTS
 from services.worker.child.errors import TaskError
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql_views import View, create_view, text
 
-_PARAM = re.compile(r"\{params\.([A-Za-z_][A-Za-z0-9_]*)\}")
 _MEMORY_SHARE = 0.6  # of what the task may use; DuckDB does not count all that it takes
 _FORMATS = {
     "jsonl": "FORMAT json",
@@ -130,10 +129,10 @@ def _lock_up(connection: Any, room: Room, inputs: Mapping[str, Path]) -> None:
 
 def _prepare(connection: Any, query: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The query with `$NAME` for `{params.NAME}`, and the values of these. Raises TaskError (processor_load)."""
-    names = set(_PARAM.findall(query))
+    names = set(SQL_PARAM.findall(query))
     if missing := sorted(names - params.keys()):
         raise _refuse(f"has {{params.{missing[0]}}}, but the stage's params have no {missing[0]!r}: add it to them")
-    statements = connection.extract_statements(_PARAM.sub(r"$\1", query))
+    statements = connection.extract_statements(SQL_PARAM.sub(r"$\1", query))
     if len(statements) != 1 or statements[0].type.name != "SELECT":
         raise _refuse("must be one SELECT")
     (statement,) = statements
