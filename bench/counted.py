@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from services.common import effects
+from services.platform import effects
 
 AWS_KINDS = ("s3", "sqs", "autoscaling")
 

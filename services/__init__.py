@@ -1,1 +1,1 @@
-"""Piecework's server side: four services and the contract they share."""
+"""Piecework's server side: four services, and below them what they share: engine, inputs, platform, contract."""

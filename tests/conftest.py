@@ -15,10 +15,10 @@ from hypothesis import settings as hypothesis_settings
 
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.postgres import EmbeddedPostgres
-from services.common.aws import Aws, connect_aws
-from services.common.database import Pool, connect_pool
-from services.common.migrate import migrate
-from services.common.settings import Settings
+from services.engine.migrate import migrate
+from services.platform.aws import Aws, connect_aws
+from services.platform.database import Database, connect_database
+from services.platform.settings import Settings
 
 os.environ.update(AWS_ENVIRONMENT)
 
@@ -68,8 +68,8 @@ async def database_url(postgres: EmbeddedPostgres, template: str) -> AsyncIterat
 
 
 @pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Pool]:
-    pool = await connect_pool(database_url)
+async def pool(database_url: str) -> AsyncIterator[Database]:
+    pool = await connect_database(database_url)
     yield pool
     await pool.close()
 

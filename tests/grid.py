@@ -15,13 +15,14 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from services.common.aws import Aws
-from services.common.database import UNAVAILABLE, Pool
-from services.common.jobs import register_pool, register_processor
-from services.common.layout import Location
-from services.common.settings import Settings
-from services.common.spec import JobSpec, ProcessorSpec
-from services.common.submission import submit_job
+from services.contract.location import Location
+from services.engine.pools import register_pool
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.engine.submission import submit_job
+from services.platform.aws import Aws
+from services.platform.database import UNAVAILABLE, Database
+from services.platform.settings import Settings
 
 PROCESSORS = Path(__file__).parent / "processors"
 DEADLINE_SECONDS = 60.0
@@ -64,7 +65,7 @@ class Grid:
     """Starts and kills the services; submits the word-count job and checks its end."""
 
     settings: Settings
-    pool: Pool
+    pool: Database
     aws: Aws
     directory: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.settings import Settings
+from services.platform.settings import Settings
 
 POOL = "default"
 _AUTOVACUUM_NAP_SECONDS = 15.0  # as on RDS

@@ -9,15 +9,16 @@ from typing import Any
 from uuid import UUID
 
 from bench.scale.load import POOL, Load
-from services.common import lifecycle
-from services.common.database import Pool, new_id
-from services.common.lifecycle import ClaimedTask, Finished, PoolQueues
-from services.common.settings import Settings
-from services.worker.bundles import Bundle, Bundles
-from services.worker.completer import Completer
-from services.worker.heartbeat import Heartbeat, LeaseLost
-from services.worker.pace import Pace
-from services.worker.receiver import Receiver
+from services.engine import workers
+from services.engine.attempt import AttemptReport, ClaimedTask
+from services.engine.pools import PoolQueues
+from services.platform.database import Database, new_id
+from services.platform.settings import Settings
+from services.worker.node.bundles import Bundle, Bundles
+from services.worker.node.completer import Completer
+from services.worker.node.heartbeat import Heartbeat, LeaseLost
+from services.worker.node.pace import Pace
+from services.worker.node.receiver import Receiver
 
 _OUTPUT = {"uri": "s3://piecework/jobs/00000000-0000-0000-0000-000000000000/0/123456-1/result.csv", "bytes": 8_388_608}
 
@@ -26,14 +27,14 @@ _OUTPUT = {"uri": "s3://piecework/jobs/00000000-0000-0000-0000-000000000000/0/12
 class Pools:
     """A pool of connections for each kind of statement, so that its CPU and its latency can be told apart."""
 
-    claim: Pool
-    complete: Pool
-    heartbeat: Pool
+    claim: Database
+    complete: Database
+    heartbeat: Database
 
 
 class SleepingSlots:
-    """What services.worker.slots.Slots is to the others. A slot's first task is taken as begun some time ago, so that
-    a fleet is steady at once."""
+    """Stands in for services.worker.node.slots.Slots. A slot's first task counts as begun some time ago, so that a
+    fleet is steady at once."""
 
     def __init__(self, load: Load, bundles: Bundles, completer: Completer) -> None:
         self.count = load.slots
@@ -71,7 +72,7 @@ class SleepingSlots:
             stage = (task.job_id, task.stage)
             self.pace.learn(stage, seconds, 1)
             self._completer.report(
-                bundle, [Finished(*stage, task.index, task.attempt, "succeeded", seconds, output=_OUTPUT)]
+                bundle, [AttemptReport(*stage, task.index, task.attempt, "succeeded", seconds, output=_OUTPUT)]
             )
             self.progress.set()
 
@@ -95,7 +96,7 @@ async def run_node(load: Load, settings: Settings, pools: Pools, sqs: Any, lost:
     await asyncio.sleep(random.uniform(0, load.ramp_seconds))
     while True:
         worker_id = new_id()
-        await lifecycle.register_worker(
+        await workers.register_worker(
             pools.heartbeat, worker_id=worker_id, pool=POOL, hostname="", instance_id=None, pid=0, slots=load.slots
         )
         try:

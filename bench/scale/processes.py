@@ -17,10 +17,10 @@ from bench.scale.load import Load
 from bench.scale.node import Pools, run_node
 from bench.scale.queue import Receiver, Sender
 from bench.scale.stopwatch import TimedPool, new_latencies
-from services.common.aws import Aws
-from services.common.database import connect_pool
+from services.platform.aws import Aws
+from services.platform.database import connect_database
 from services.scheduler.__main__ import make_loops
-from services.scheduler.loop import Grid, listen
+from services.scheduler.loop import Context, listen
 from services.scheduler.merges.merge import Merger
 from services.stats.rollup import keep_rolled_up
 
@@ -56,7 +56,9 @@ async def _play_workers(load: Load, number: int, url: str, queue: Path, noting: 
     settings = load.settings(url)
     latencies, lost = new_latencies(), list[UUID]()
     timed = {
-        name: TimedPool(await connect_pool(_named(url, name), load.connections), latencies[name], lambda: noting.value)
+        name: TimedPool(
+            await connect_database(_named(url, name), load.connections), latencies[name], lambda: noting.value
+        )
         for name in ("claim", "complete", "heartbeat")
     }
     sqs = Receiver()
@@ -80,9 +82,9 @@ async def _run_scheduler(load: Load, url: str, queue: socket.socket) -> None:
     await sqs.accept(queue, load.processes)
     settings = load.settings(url)
     async with asyncio.TaskGroup() as group:
-        group.create_task(keep_rolled_up(await connect_pool(_named(url, "roll-up"), 2)))
+        group.create_task(keep_rolled_up(await connect_database(_named(url, "roll-up"), 2)))
         loops = [loop for loop in make_loops(settings, Merger()) if loop.name != "merge"]  # there is no S3
         group.create_task(listen(url, loops))
         for loop in loops:
-            pool = await connect_pool(_named(url, f"scheduler: {loop.name}"), 2)
-            group.create_task(loop.run(Grid(pool, Aws(None, sqs, None), settings)))
+            pool = await connect_database(_named(url, f"scheduler: {loop.name}"), 2)
+            group.create_task(loop.run(Context(pool, Aws(None, sqs, None), settings)))

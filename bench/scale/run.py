@@ -17,11 +17,12 @@ from bench.scale.processes import play_workers, run_scheduler
 from bench.scale.sampler import Sampler
 from bench.scale.summary import summarize
 from deploy.local.postgres import EmbeddedPostgres
-from services.common.database import Pool, connect_pool
-from services.common.jobs import register_pool, register_processor
-from services.common.migrate import migrate
-from services.common.spec import JobSpec, ProcessorSpec
-from services.common.submission import submit_job
+from services.engine.migrate import migrate
+from services.engine.pools import register_pool
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.engine.submission import submit_job
+from services.platform.database import Database, connect_database
 
 _FULL = 0.97  # of the slots at work: the fleet is up
 _STALLED_SECONDS = 60.0  # without more slots at work: the database is its limit
@@ -63,7 +64,7 @@ async def _simulate(load: Load, server: EmbeddedPostgres, queue: Path) -> dict[s
         for number in range(load.processes)
     ]
     processes = [scheduler, *players]
-    pool = await connect_pool(url, 2)
+    pool = await connect_database(url, 2)
     try:
         for process in processes:
             process.start()
@@ -89,7 +90,7 @@ async def _simulate(load: Load, server: EmbeddedPostgres, queue: Path) -> dict[s
 
 async def _submit(load: Load, url: str) -> None:
     """The pool and the jobs, which share the tasks evenly."""
-    pool = await connect_pool(url)
+    pool = await connect_database(url)
     settings = load.settings(url)
     async with pool.acquire() as connection, connection.transaction():
         await register_pool(connection, POOL, queue_url="", dead_letter_url="", group_name=None, slots=load.slots)
@@ -126,7 +127,7 @@ _CHECK = """
         (SELECT count(*) FROM tasks WHERE state = 'succeeded') AS succeeded"""
 
 
-async def _check(pool: Pool) -> dict[str, int]:
+async def _check(pool: Database) -> dict[str, int]:
     found = dict(await pool.fetchrow(_CHECK) or {})
     if len(set(found.values())) > 1:
         raise SystemExit(f"the counters don't agree with the rows: {found}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from services.common.database import Pool
+from services.platform.database import Database
 
 LOOK_SECONDS = 0.1
 ROUND_SECONDS = 5.0
@@ -46,7 +46,7 @@ _SERVER = """
 class Sampler:
     """Looks ten times a second. `waits` of `looks` looks and `rounds` fill while `measuring`."""
 
-    def __init__(self, pool: Pool, server_pid: int, generators: Sequence[int]) -> None:
+    def __init__(self, pool: Database, server_pid: int, generators: Sequence[int]) -> None:
         self.measuring = False
         self.looks = 0
         self.waits: Counter[tuple[str, str]] = Counter()

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from services.common.database import Pool
+from services.platform.database import Database
 
 Latencies = dict[str, "array[float]"]
 
@@ -14,7 +14,7 @@ Latencies = dict[str, "array[float]"]
 class TimedPool:
     """A pool that notes the seconds of each statement under its kind, while `noting` says so."""
 
-    def __init__(self, pool: Pool, seconds: "array[float]", noting: Callable[[], bool]) -> None:
+    def __init__(self, pool: Database, seconds: "array[float]", noting: Callable[[], bool]) -> None:
         self._pool = pool
         self._seconds = seconds
         self._noting = noting

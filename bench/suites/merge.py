@@ -20,9 +20,9 @@ import psutil
 from bench.processes import Failed
 from deploy.local.emulator import AWS_ENVIRONMENT
 from deploy.local.settings import separate_stack
-from services.common.aws import connect_aws
-from services.common.layout import Location
-from services.common.settings import Settings
+from services.contract.location import Location
+from services.platform.aws import connect_aws
+from services.platform.settings import Settings
 from services.scheduler.merges import concatenate as merging
 from services.scheduler.merges.concatenate import Extent, Source, concatenate
 

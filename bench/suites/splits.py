@@ -18,10 +18,10 @@ from typing import Any
 from bench.vast_s3 import Keys, VastS3
 from deploy.local.emulator import AWS_ENVIRONMENT
 from deploy.local.settings import separate_stack
-from services.common.aws import connect_aws
-from services.common.inputs import Input, LinesInput, ObjectsInput
-from services.common.settings import Settings
-from services.common.splitters import split
+from services.inputs.spec import Input, LinesInput, ObjectsInput
+from services.inputs.split import split
+from services.platform.aws import connect_aws
+from services.platform.settings import Settings
 
 _BYTES = 10**12
 _PARTS = 16_384

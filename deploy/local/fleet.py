@@ -21,9 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import PositiveFloat
 
 from deploy.local.process import STACK_VARIABLE, spawn, stop
-from services.common.aws import connect_aws
-from services.common.logs import configure_logs
-from services.common.settings import Settings
+from services.platform.aws import connect_aws
+from services.platform.logs import configure_logs
+from services.platform.settings import Settings
 
 POOL_TAG = "piecework:pool"
 GROUP_PREFIX = "piecework-"

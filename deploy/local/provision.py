@@ -16,12 +16,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from deploy.local.fleet import GROUP_PREFIX, POOL_TAG
-from services.common.auth import hash_secret, register_bootstrap_key
-from services.common.aws import Aws, connect_aws
-from services.common.database import Connection, new_id
-from services.common.jobs import register_pool
-from services.common.migrate import migrate
-from services.common.settings import Settings
+from services.engine.migrate import migrate
+from services.engine.pools import register_pool
+from services.platform.auth import hash_secret, register_bootstrap_key
+from services.platform.aws import Aws, connect_aws
+from services.platform.database import Connection, new_id
+from services.platform.settings import Settings
 
 Value = TypeVar("Value")
 

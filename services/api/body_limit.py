@@ -3,7 +3,7 @@
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.common.problems import ProblemError, respond
+from services.platform.problems import ProblemError, respond
 
 
 class BodyLimit:

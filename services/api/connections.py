@@ -9,9 +9,9 @@ from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from services.common.aws import Aws, connect_aws
-from services.common.database import Connection, Pool, connect_pool
-from services.common.settings import Settings
+from services.platform.aws import Aws, connect_aws
+from services.platform.database import Connection, Database, connect_database
+from services.platform.settings import Settings
 
 AWS_TRIES = 2  # a user waits for the answer: better a 503 soon, which clients try again
 ACQUIRE_SECONDS = 10.0  # how long a request waits for a free connection before it gets a 503
@@ -22,21 +22,21 @@ class Connections:
     """Opened once by the application's lifespan."""
 
     settings: Settings
-    pool: Pool
+    database: Database
     engine: AsyncEngine
     aws: Aws
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection in a transaction that commits when the block ends well."""
-        async with self.pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+        async with self.database.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
             yield connection
 
 
 @asynccontextmanager
 async def connect(settings: Settings) -> AsyncIterator[Connections]:
     """Nothing is connected before it is used, so that the API starts before its database."""
-    pool = await connect_pool(settings.database_url, settings.database_connections_max)
+    database = await connect_database(settings.database_url, settings.database_connections_max)
     engine = create_async_engine(
         settings.database_url.replace("postgresql://", "postgresql+asyncpg://", 1),
         pool_size=settings.database_connections_max,
@@ -46,10 +46,10 @@ async def connect(settings: Settings) -> AsyncIterator[Connections]:
     )
     try:
         async with connect_aws(settings, AWS_TRIES) as aws:
-            yield Connections(settings, pool, engine, aws)
+            yield Connections(settings, database, engine, aws)
     finally:
         await engine.dispose()
-        await pool.close()
+        await database.close()
 
 
 def _connections(request: Request) -> Connections:

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from services.api.connections import Api
 from services.api.security import Operator, Submitter
-from services.common.auth import Key
-from services.common.database import Connection, Pool
-from services.common.problems import ProblemError, conflict, invalid
+from services.platform.auth import Key
+from services.platform.database import Connection, Database
+from services.platform.problems import ProblemError, conflict, invalid
 
 _CLAIM = """
     INSERT INTO idempotency_keys (key_id, idempotency_key, request_hash) VALUES ($1, $2, $3)
@@ -60,7 +60,7 @@ class Creation:
         `prepare` runs before, so that no connection is held while S3 is asked; not if the request is a repetition.
         An answer with a `secret_field` that nobody may store is kept without it, and a repetition gets a 409.
         """
-        if prepare is not None and (self._name is None or await self._stored(self._api.pool) is None):
+        if prepare is not None and (self._name is None or await self._stored(self._api.database) is None):
             await prepare()
         async with self._api.transaction() as connection:
             if self._name is not None and (stored := await self._claim(connection)) is not None:
@@ -90,7 +90,7 @@ class Creation:
             raise invalid("Idempotency-Key", self._name, message)
         return row
 
-    async def _stored(self, connection: Connection | Pool) -> Record | None:
+    async def _stored(self, connection: Connection | Database) -> Record | None:
         return await connection.fetchrow(_STORED, self._key.key_id, self._name)
 
     async def _hash(self) -> str:

@@ -7,28 +7,22 @@ from typing import Any
 from botocore.exceptions import ClientError, ParamValidationError
 
 from services.api.connections import Connections
-from services.common.arrow import ArrowError
-from services.common.concurrency import map_at_most
-from services.common.inputs import (
-    ArrowInput,
-    AvroInput,
-    Input,
-    LinesInput,
-    ManifestInput,
-    ObjectsInput,
-    ParquetInput,
-)
-from services.common.layout import Location
-from services.common.parquet import ParquetError, read_footer
-from services.common.problems import invalid
-from services.common.reads import PinnedObject
-from services.common.spec import JobSpec
-from services.common.splitters import SplitError, lines, needs_grid
-from services.common.splitters.arrow import read_batches
-from services.common.splitters.avro import read_header
-from services.common.splitters.manifest import find_files
-from services.common.splitters.manifest_rows import ManifestError
-from services.common.submission import resolve_stages
+from services.contract.location import Location
+from services.engine.spec import JobSpec
+from services.engine.submission import resolve_stages
+from services.inputs.arrow.footer import ArrowError
+from services.inputs.arrow.split import read_batches
+from services.inputs.avro.split import read_header
+from services.inputs.chunk import SplitError
+from services.inputs.lines import split as lines
+from services.inputs.lines.grid import needs_grid
+from services.inputs.manifest.rows import ManifestError
+from services.inputs.manifest.split import find_files
+from services.inputs.parquet.footer import ParquetError, read_footer
+from services.inputs.spec import ArrowInput, AvroInput, Input, LinesInput, ManifestInput, ObjectsInput, ParquetInput
+from services.platform.concurrency import map_at_most
+from services.platform.problems import invalid
+from services.platform.reads import PinnedObject
 
 DECLARED_MAX = 100  # declared objects looked at; tasks find out about the rest
 DECLARED_AT_ONCE = 8

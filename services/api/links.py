@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 from services.api.connections import Connections
-from services.common.layout import Location
+from services.contract.location import Location
 
 
 async def _presign(api: Connections, operation: str, location: Location, **params: Any) -> str:

@@ -28,12 +28,12 @@ from services.api.routes import (
     webhooks,
     workers,
 )
-from services.common.access_log import AccessLog
-from services.common.auth import register_bootstrap_key
-from services.common.aws import require_region
-from services.common.logs import configure_logs
-from services.common.problems import UNREADY, install_problems, problems
-from services.common.settings import Settings, get_settings
+from services.platform.access_log import AccessLog
+from services.platform.auth import register_bootstrap_key
+from services.platform.aws import require_region
+from services.platform.logs import configure_logs
+from services.platform.problems import UNREADY, install_problems, problems
+from services.platform.settings import Settings, get_settings
 
 DESCRIPTION = """
 Piecework takes a large job, splits it, runs the parts on a grid of workers and merges what they made.
@@ -70,7 +70,7 @@ async def _register_bootstrap_key(connections: Connections, secret: str) -> None
     """As soon as the database is there and migrated."""
     while True:
         try:
-            if await register_bootstrap_key(connections.pool, secret):
+            if await register_bootstrap_key(connections.database, secret):
                 log.info("bootstrap key registered")
             return
         except UNREADY as error:

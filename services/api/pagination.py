@@ -15,7 +15,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from services.common.problems import ProblemError, invalid
+from services.platform.problems import ProblemError, invalid
 
 
 def _read_integer(value: Any) -> int:

@@ -6,9 +6,9 @@ from fastapi import Request
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from services.common import problems
-from services.common.jobs import Conflict, NotFound, SpecError
-from services.common.problems import ProblemError
+from services.engine.errors import Conflict, NotFound, SpecError
+from services.platform import problems
+from services.platform.problems import ProblemError
 
 BODY = (400, 413, 415)  # what a request with a body may be answered
 

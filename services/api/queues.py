@@ -3,7 +3,7 @@
 from botocore.exceptions import ClientError, ParamValidationError
 
 from services.api.connections import Connections
-from services.common.problems import invalid
+from services.platform.problems import invalid
 
 _MISSING = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "InvalidAddress", "404")
 _REFUSED = ("AccessDenied", "AccessDeniedException", "403")
@@ -13,7 +13,7 @@ _OURS = "SELECT name FROM pools WHERE $1 IN (queue_url, dead_letter_url)"
 
 async def check_queue(api: Connections, queue_url: str, field: str) -> None:
     """Raises a 422 for `field` if there is no such queue, if it may not be used, or if it is one of Piecework's own."""
-    if (pool := await api.pool.fetchval(_OURS, queue_url)) is not None:
+    if (pool := await api.database.fetchval(_OURS, queue_url)) is not None:
         raise invalid(field, queue_url, f"this queue belongs to the pool {pool}; name one of your own")
     try:
         await api.aws.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])

@@ -3,8 +3,8 @@
 from botocore.exceptions import ClientError, ParamValidationError
 
 from services.api.connections import Connections
-from services.common.layout import Location
-from services.common.problems import invalid
+from services.contract.location import Location
+from services.platform.problems import invalid
 
 _REASONS = {
     "404": "there is no such bucket",

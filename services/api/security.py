@@ -6,7 +6,7 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from services.api.connections import Api
-from services.common.auth import Key, authenticate
+from services.platform.auth import Key, authenticate
 
 _bearer = HTTPBearer(
     scheme_name="api_key",
@@ -22,7 +22,7 @@ async def _authorized(
     _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Key:
     """The caller's key; raises Unauthorized, Forbidden. The role shows as the scope of the route in OpenAPI."""
-    key = await authenticate(api.pool, request.headers.get("authorization"))
+    key = await authenticate(api.database, request.headers.get("authorization"))
     request.state.key_name = key.name
     for role in roles.scopes:
         key.require(role)  # type: ignore[arg-type]

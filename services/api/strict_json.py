@@ -7,7 +7,7 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from services.common.problems import ProblemError
+from services.platform.problems import ProblemError
 
 DEPTH_MAX = 100  # pydantic gives up at about 250
 

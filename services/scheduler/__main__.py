@@ -6,25 +6,25 @@ import signal
 import structlog
 import uvloop
 
-from services.common.aws import connect_aws, require_region
-from services.common.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_pool
-from services.common.logs import configure_logs
-from services.common.settings import Settings, get_settings
-from services.scheduler import (
+from services.platform.aws import connect_aws, require_region
+from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_database
+from services.platform.logs import configure_logs
+from services.platform.settings import Settings, get_settings
+from services.scheduler.loop import Context, Loop, listen
+from services.scheduler.loops import (
     chain,
     clock,
     dispatch,
     finish,
     maintain,
+    outbox,
     plan,
     reap,
     scale,
     stragglers,
-    tell,
     triggers,
     webhooks,
 )
-from services.scheduler.loop import Grid, Loop, listen
 from services.scheduler.merges.merge import Merger
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ def make_loops(settings: Settings, merger: Merger) -> list[Loop]:
         Loop("merge", merger.step, busy, idle, jobs),
         Loop("reap", reap.step, busy, min(idle, settings.lease_seconds / 10)),
         Loop("stragglers", stragglers.step, min(idle, 1.0), idle),
-        Loop("tell", tell.step, busy, min(idle, 1.0), jobs),
+        Loop("outbox", outbox.step, busy, min(idle, 1.0), jobs),
         Loop("triggers", triggers.step, 0.0, idle),
         Loop("webhooks", webhooks.step, busy, idle, deliveries),
         Loop("scale", scale.step, busy, settings.scale_seconds),
@@ -57,18 +57,18 @@ async def run(settings: Settings) -> None:
     """Run the loops until cancelled."""
     merger = Merger()
     loops = make_loops(settings, merger)
-    pool = await connect_pool(settings.database_url, settings.database_connections_max + len(loops))
+    database = await connect_database(settings.database_url, settings.database_connections_max + len(loops))
     async with connect_aws(settings) as aws:
-        grid = Grid(pool, aws, settings)
+        context = Context(database, aws, settings)
         log.info("scheduler started", loops=[loop.name for loop in loops])
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(listen(settings.database_url, loops))
                 for loop in loops:
-                    group.create_task(loop.run(grid), name=loop.name)
+                    group.create_task(loop.run(context), name=loop.name)
         finally:
             await merger.stop()
-            pool.terminate()
+            database.terminate()
 
 
 async def main() -> None:

@@ -8,8 +8,8 @@ from urllib.parse import unquote_plus
 
 import orjson
 
-from services.common.layout import Location
-from services.common.templates import MissingValue, find_value
+from services.contract.location import Location
+from services.engine.templates import MissingValue, find_value
 
 
 class UnreadableMessage(ValueError):

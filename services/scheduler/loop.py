@@ -9,9 +9,9 @@ import asyncpg
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from services.common.aws import Aws
-from services.common.database import UNAVAILABLE, Pool, connect_alone
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.database import UNAVAILABLE, Database, connect_alone
+from services.platform.settings import Settings
 
 log = structlog.get_logger()
 
@@ -41,15 +41,15 @@ def passes(error: Exception) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class Context:
     """What every step works with."""
 
-    pool: Pool
+    database: Database
     aws: Aws
     settings: Settings
 
 
-Step = Callable[[Grid], Awaitable[bool]]
+Step = Callable[[Context], Awaitable[bool]]
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Loop:
     channels: frozenset[str] = frozenset()
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run(self, grid: Grid) -> None:
+    async def run(self, context: Context) -> None:
         """Repeat the step until cancelled; what it raises is logged and tried again, ever more slowly.
 
         asyncpg may raise an error of its own in CancelledError's place.
@@ -74,7 +74,7 @@ class Loop:
         while not this.cancelling():
             self.wake.clear()
             try:
-                pause = self.busy_seconds if await self.step(grid) else self.idle_seconds
+                pause = self.busy_seconds if await self.step(context) else self.idle_seconds
                 if failures:
                     log.info("loop recovered", loop=self.name, failures=failures)
                 failures = 0

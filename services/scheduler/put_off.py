@@ -5,7 +5,7 @@ So however many stages are put off, time and again, those that can get on never 
 
 from uuid import UUID
 
-from services.common.database import Pool
+from services.platform.database import Database
 
 PUT_OFF_SECONDS = 1.0
 
@@ -14,6 +14,6 @@ DUE = "(s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second'
 TURN = "s.put_off_at NULLS FIRST, j.priority DESC, j.job_id, s.stage"
 
 
-async def put_off(pool: Pool, job_id: UUID, stage: int) -> None:
+async def put_off(database: Database, job_id: UUID, stage: int) -> None:
     """The stage has to wait for its next turn."""
-    await pool.execute("UPDATE stages SET put_off_at = now() WHERE job_id = $1 AND stage = $2", job_id, stage)
+    await database.execute("UPDATE stages SET put_off_at = now() WHERE job_id = $1 AND stage = $2", job_id, stage)

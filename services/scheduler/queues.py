@@ -7,10 +7,10 @@ from uuid import UUID
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
-from services.common import lifecycle
-from services.common.concurrency import map_at_most
-from services.common.message import Message
-from services.scheduler.loop import Grid
+from services.contract.message import Message
+from services.engine import transitions
+from services.platform.concurrency import map_at_most
+from services.scheduler.loop import Context
 
 log = structlog.get_logger()
 
@@ -20,17 +20,17 @@ MESSAGES_PER_REQUEST = 10  # the limit of SendMessageBatch
 REQUESTS_AT_ONCE = 8
 
 
-async def send(grid: Grid, queue_url: str, messages: list[Message]) -> None:
+async def send(context: Context, queue_url: str, messages: list[Message]) -> None:
     """Send the messages of committed bundles; never raises for SQS's sake."""
 
     async def send_batch(batch: Sequence[Message]) -> list[UUID]:
         entries = [{"Id": str(number), "MessageBody": message.encode()} for number, message in enumerate(batch)]
-        return [batch[number].bundle_id for number in await send_entries(grid, queue_url, entries)]
+        return [batch[number].bundle_id for number in await send_entries(context, queue_url, entries)]
 
     refused = await map_at_most(REQUESTS_AT_ONCE, send_batch, batches(messages))
     failed = [bundle for those in refused for bundle in those]
     if failed:
-        await lifecycle.mark_unsent(grid.pool, failed)
+        await transitions.mark_unsent(context.database, failed)
 
 
 def batches(messages: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -38,10 +38,10 @@ def batches(messages: Sequence[T]) -> Iterator[Sequence[T]]:
     return (messages[at : at + MESSAGES_PER_REQUEST] for at in range(0, len(messages), MESSAGES_PER_REQUEST))
 
 
-async def send_entries(grid: Grid, queue_url: str, entries: list[dict[str, str]]) -> set[int]:
+async def send_entries(context: Context, queue_url: str, entries: list[dict[str, str]]) -> set[int]:
     """Send one request's entries; returns the numbers, which are their ids, of those that SQS did not take."""
     try:
-        answer = await grid.aws.sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
+        answer = await context.aws.sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
     except (ClientError, BotoCoreError, OSError) as error:
         log.warning("messages not sent", queue=queue_url, error=str(error))
         return set(range(len(entries)))

@@ -3,7 +3,7 @@
 The window starts with a whole minute, `minutes` or up to a minute more ago, so that worker_minutes fills it exactly.
 """
 
-from services.common.database import Pool
+from services.platform.database import Database
 from services.stats.shapes import PoolStatsList, Timeline, WorkerStatsList
 
 # The workers that lived in the window of $1 minutes, with the slot-seconds they had and used. A task that still runs
@@ -69,18 +69,18 @@ _TIMELINE = """
     GROUP BY minute ORDER BY minute"""
 
 
-async def read_worker_stats(pool: Pool, minutes: int, of_pool: str | None) -> WorkerStatsList:
+async def read_worker_stats(database: Database, minutes: int, of_pool: str | None) -> WorkerStatsList:
     """The workers, of one pool or of all, that lived in the window."""
-    rows = await pool.fetch(_WORKER_STATS, minutes, of_pool)
+    rows = await database.fetch(_WORKER_STATS, minutes, of_pool)
     return WorkerStatsList.model_validate({"items": [dict(row) for row in rows]})
 
 
-async def read_pool_stats(pool: Pool, minutes: int) -> PoolStatsList:
-    rows = await pool.fetch(_POOL_STATS, minutes)
+async def read_pool_stats(database: Database, minutes: int) -> PoolStatsList:
+    rows = await database.fetch(_POOL_STATS, minutes)
     return PoolStatsList.model_validate({"items": [dict(row) for row in rows]})
 
 
-async def read_timeline(pool: Pool, minutes: int, of_pool: str | None) -> Timeline:
+async def read_timeline(database: Database, minutes: int, of_pool: str | None) -> Timeline:
     """The minutes of all jobs together, in one pool or in all."""
-    rows = await pool.fetch(_TIMELINE, minutes, of_pool)
+    rows = await database.fetch(_TIMELINE, minutes, of_pool)
     return Timeline.model_validate({"items": [dict(row) for row in rows]})

@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from services.common.database import Connection, Pool
-from services.common.problems import not_found
-from services.common.progress import COUNTS, SUM_COUNTERS, Progress, count_progress, tasks_known
+from services.contract.states import TASK_STATES
+from services.engine.progress import SUM_COUNTERS, Progress, count_progress, tasks_known
+from services.platform.database import Connection, Database
+from services.platform.problems import not_found
 from services.stats.histogram import quantile
 from services.stats.pace import rate, seconds_lately, seconds_left, succeeded_lately
 from services.stats.rollup import WatermarkAhead, roll_up
@@ -113,27 +114,27 @@ class Stage:
         return succeeded_lately(self.progress.succeeded, self.totals.succeeded, self.row["rolled_up_lately"])
 
 
-async def read_job_stats(pool: Pool, job_id: UUID) -> JobStats:
+async def read_job_stats(database: Database, job_id: UUID) -> JobStats:
     """The statistics of a job; raises a 404.
 
     What a reader of a job that has ended can still miss is rolled up first, so that the answer is final.
     """
-    job = await pool.fetchrow(_JOB, job_id, RECENT_MINUTES)
+    job = await database.fetchrow(_JOB, job_id, RECENT_MINUTES)
     if job is not None and job["finished_at"] and job["rolled_up_at"] < job["finished_at"]:
         with suppress(WatermarkAhead):  # which the background roll-up reports
-            await roll_up(pool)
-    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            await roll_up(database)
+    async with database.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         job = await connection.fetchrow(_JOB, job_id, RECENT_MINUTES)
         if job is None:
             raise not_found("job", job_id)
         return _job_stats(dict(job), await _read_stages(connection, dict(job)))
 
 
-async def read_job_timeline(pool: Pool, job_id: UUID) -> Timeline:
+async def read_job_timeline(database: Database, job_id: UUID) -> Timeline:
     """The minutes of a job; raises a 404."""
-    if not await pool.fetchval("SELECT EXISTS (SELECT FROM jobs WHERE job_id = $1)", job_id):
+    if not await database.fetchval("SELECT EXISTS (SELECT FROM jobs WHERE job_id = $1)", job_id):
         raise not_found("job", job_id)
-    rows = await pool.fetch(_TIMELINE, job_id)
+    rows = await database.fetch(_TIMELINE, job_id)
     return Timeline.model_validate({"items": [dict(row) for row in rows]})
 
 
@@ -201,7 +202,7 @@ def _stage_stats(job: Mapping[str, Any], stage: Stage) -> StageStats:
 
 
 def _count(stages: Sequence[Stage]) -> TaskCounts:
-    counts = {name: sum(getattr(stage.progress, name) for stage in stages) for name in ("waiting", *COUNTS)}
+    counts = {name: sum(getattr(stage.progress, name) for stage in stages) for name in ("waiting", *TASK_STATES)}
     return TaskCounts(tasks=sum(counts.values()), **counts)
 
 

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from services.common.access_log import AccessLog
-from services.common.database import connect_pool
-from services.common.logs import configure_logs
-from services.common.problems import install_problems
-from services.common.settings import Settings, get_settings
+from services.platform.access_log import AccessLog
+from services.platform.database import connect_database
+from services.platform.logs import configure_logs
+from services.platform.problems import install_problems
+from services.platform.settings import Settings, get_settings
 from services.stats.rollup import keep_rolled_up
 from services.stats.routes import stats, watch
 
@@ -22,13 +22,13 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.pool = await connect_pool(settings.database_url, settings.database_connections_max)
-        rolling = asyncio.create_task(keep_rolled_up(app.state.pool))
+        app.state.database = await connect_database(settings.database_url, settings.database_connections_max)
+        rolling = asyncio.create_task(keep_rolled_up(app.state.database))
         yield
         rolling.cancel()
         with suppress(asyncio.CancelledError):
             await rolling
-        await app.state.pool.close()
+        await app.state.database.close()
 
     app: FastAPI = FastAPIOffline(
         title="Piecework statistics",

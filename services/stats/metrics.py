@@ -11,8 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from services.common.database import Connection, Pool
-from services.common.progress import COUNTS
+from services.contract.states import TASK_STATES
+from services.platform.database import Connection, Database
 from services.stats.histogram import PER_OCTAVE, bound, cumulate
 
 UNFINISHED = ("scheduled", "running", "paused", "cancelling", "failing")
@@ -22,7 +22,7 @@ LE_BUCKETS = range(8 * PER_OCTAVE, 38 * PER_OCTAVE, PER_OCTAVE)  # every octave 
 _JOBS = "SELECT state, count(*) AS n FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY state"
 
 _TASKS = f"""
-    SELECT s.pool, {", ".join(f"sum(c.{name})::bigint AS {name}" for name in COUNTS)}
+    SELECT s.pool, {", ".join(f"sum(c.{name})::bigint AS {name}" for name in TASK_STATES)}
     FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stage_counters AS c USING (job_id, stage)
     WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY s.pool"""
 
@@ -52,9 +52,9 @@ class Scrape(Collector):
         return self._metrics
 
 
-async def scrape(pool: Pool, accept: str) -> tuple[bytes, str]:
+async def scrape(database: Database, accept: str) -> tuple[bytes, str]:
     """The metrics in the format that an `Accept` header asks for, and its content type."""
-    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+    async with database.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         metrics = await _read(connection)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Scrape(metrics))
@@ -92,7 +92,7 @@ def _tasks(rows: Sequence[Any], pools: Sequence[str]) -> Metric:
     )
     by_pool = {row["pool"]: row for row in rows}
     for pool in pools:
-        for state in COUNTS:
+        for state in TASK_STATES:
             family.add_metric([pool, state], by_pool[pool][state] if pool in by_pool else 0)
     return family
 

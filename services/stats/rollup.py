@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from services.common.database import Pool
+from services.platform.database import Database
 from services.stats.histogram import INNER_BOUNDS
 
 ATTEMPTS_MAX = 20_000  # of one roll-up, give or take one transaction's
@@ -100,12 +100,12 @@ class WatermarkAhead(RuntimeError):
     """The database's transaction ids have gone back below the watermark: it was restored from a dump."""
 
 
-async def roll_up(pool: Pool, attempts_max: int = ATTEMPTS_MAX) -> int | None:
+async def roll_up(database: Database, attempts_max: int = ATTEMPTS_MAX) -> int | None:
     """Roll up the oldest attempts, about `attempts_max` of them; returns how many, None if another instance does it.
 
     Raises WatermarkAhead.
     """
-    async with pool.acquire() as connection, connection.transaction():
+    async with database.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL jit = off")  # it would compile longer than the statement runs
         watermark = await connection.fetchrow(_LOCK)
         if watermark is None:
@@ -141,28 +141,28 @@ _PRUNE = """
         SELECT ctid FROM {table} WHERE minute < now() - $1 * interval '1 day' LIMIT $2 FOR UPDATE SKIP LOCKED))"""
 
 
-async def prune(pool: Pool, retention_days: int = RETENTION_DAYS, rows_max: int = PRUNE_ROWS_MAX) -> int:
+async def prune(database: Database, retention_days: int = RETENTION_DAYS, rows_max: int = PRUNE_ROWS_MAX) -> int:
     """Delete minutes older than the retention, in short transactions; returns how many rows."""
     total = 0
     for table in ("stage_minutes", "worker_minutes"):
         deleted = rows_max
         while deleted == rows_max:
-            status = await pool.execute(_PRUNE.format(table=table), retention_days, rows_max)
+            status = await database.execute(_PRUNE.format(table=table), retention_days, rows_max)
             deleted = int(status.removeprefix("DELETE "))
             total += deleted
     return total
 
 
-async def keep_rolled_up(pool: Pool) -> None:
+async def keep_rolled_up(database: Database) -> None:
     """Roll up for ever: at once while there is a backlog, every second while attempts come in, else more rarely."""
     clock = asyncio.get_running_loop().time
     prune_at = clock()
     while True:
         count: int | None = None
         try:
-            count = await roll_up(pool)
+            count = await roll_up(database)
             if clock() >= prune_at:
-                await prune(pool)
+                await prune(database)
                 prune_at = clock() + PRUNE_SECONDS
         except Exception as error:  # the database may be away; whatever it is, the next round tries again
             log.warning("roll-up failed", error=repr(error))

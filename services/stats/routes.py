@@ -5,8 +5,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
-from services.common.database import Pool
-from services.common.problems import problems
+from services.platform.database import Database
+from services.platform.problems import problems
 from services.stats import grid_stats, job_stats
 from services.stats.metrics import scrape
 from services.stats.security import require_viewer
@@ -15,12 +15,12 @@ from services.stats.shapes import JobStats, PoolStatsList, Timeline, WorkerStats
 MINUTES_MAX = 10_080
 
 
-def _pool(request: Request) -> Pool:
-    pool: Pool = request.app.state.pool
-    return pool
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
 
 
-Database = Annotated[Pool, Depends(_pool)]
+TheDatabase = Annotated[Database, Depends(_database)]
 JobId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
 Minutes = Annotated[int, Query(ge=1, le=MINUTES_MAX, description="length of the window, which ends now")]
 OfPool = Annotated[str | None, Query(max_length=100, description="name of a pool; all of them if absent")]
@@ -36,7 +36,7 @@ watch = APIRouter(tags=["service"])
     tags=["jobs"],
     summary="Statistics of a job",
 )
-async def get_job_stats(database: Database, job_id: JobId) -> JobStats:
+async def get_job_stats(database: TheDatabase, job_id: JobId) -> JobStats:
     """Progress, pace, run times, retries, stragglers and volumes of a job and its stages."""
     return await job_stats.read_job_stats(database, job_id)
 
@@ -48,31 +48,31 @@ async def get_job_stats(database: Database, job_id: JobId) -> JobStats:
     tags=["jobs"],
     summary="A job by minute",
 )
-async def get_job_timeline(database: Database, job_id: JobId) -> Timeline:
+async def get_job_timeline(database: TheDatabase, job_id: JobId) -> Timeline:
     """What a job's attempts did in each minute; kept for 30 days."""
     return await job_stats.read_job_timeline(database, job_id)
 
 
 @stats.get("/stats/workers", operation_id="list_worker_stats", tags=["grid"], summary="Statistics of workers")
-async def list_worker_stats(database: Database, pool: OfPool = None, minutes: Minutes = 60) -> WorkerStatsList:
+async def list_worker_stats(database: TheDatabase, pool: OfPool = None, minutes: Minutes = 60) -> WorkerStatsList:
     """The workers that lived in the window: how busy they were and what they did."""
     return await grid_stats.read_worker_stats(database, minutes, pool)
 
 
 @stats.get("/stats/pools", operation_id="list_pool_stats", tags=["grid"], summary="Statistics of pools")
-async def list_pool_stats(database: Database, minutes: Minutes = 60) -> PoolStatsList:
+async def list_pool_stats(database: TheDatabase, minutes: Minutes = 60) -> PoolStatsList:
     """Every pool: its live workers, how busy all its workers were in the window, and its backlog."""
     return await grid_stats.read_pool_stats(database, minutes)
 
 
 @stats.get("/stats/timeline", operation_id="get_timeline", tags=["grid"], summary="All jobs by minute")
-async def get_timeline(database: Database, pool: OfPool = None, minutes: Minutes = 60) -> Timeline:
+async def get_timeline(database: TheDatabase, pool: OfPool = None, minutes: Minutes = 60) -> Timeline:
     """What the attempts of all jobs did in each minute."""
     return await grid_stats.read_timeline(database, minutes, pool)
 
 
 @watch.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(request: Request, database: Database) -> Response:
+async def metrics(request: Request, database: TheDatabase) -> Response:
     """Text or OpenMetrics, as `Accept` asks. No key is needed: nothing here names a job."""
     body, content_type = await scrape(database, request.headers.get("accept", ""))
     return Response(body, media_type=content_type)
@@ -84,7 +84,7 @@ async def healthz() -> dict[str, str]:
 
 
 @watch.get("/readyz", operation_id="readyz", summary="Can it answer?", responses=problems(503))
-async def readyz(database: Database) -> dict[str, str]:
+async def readyz(database: TheDatabase) -> dict[str, str]:
     """Checks that the database is there and has the statistics' tables."""
     await database.fetchval("SELECT rolled_up_at FROM stats_watermark")
     return {"status": "ok"}

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from services.common.auth import Key, authenticate
+from services.platform.auth import Key, authenticate
 
 _bearer = HTTPBearer(
     scheme_name="api_key",
@@ -18,7 +18,7 @@ async def require_viewer(
     request: Request, _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Key:
     """The caller's key; raises Unauthorized, Forbidden."""
-    key = await authenticate(request.app.state.pool, request.headers.get("authorization"))
+    key = await authenticate(request.app.state.database, request.headers.get("authorization"))
     request.state.key_name = key.name
     key.require("viewer")
     return key

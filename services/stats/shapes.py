@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from services.common.progress import Progress
+from services.engine.progress import Progress
 
 
 class TaskCounts(Progress):

@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 
-from services.common.aws import require_region
-from services.common.lifecycle import UnknownPool
-from services.common.logs import configure_logs
-from services.common.settings import WorkerSettings, read_settings
-from services.worker.node import Node
-from services.worker.scratch import ScratchUnusable
+from services.engine.workers import UnknownPool
+from services.platform.aws import require_region
+from services.platform.logs import configure_logs
+from services.platform.settings import WorkerSettings, read_settings
+from services.worker.node.node import Node
+from services.worker.task.scratch import ScratchUnusable
 
 try:
     import uvloop as loops

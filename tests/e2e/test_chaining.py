@@ -5,12 +5,12 @@ import io
 import json
 from typing import Any
 
-from services.common.aws import Aws
-from services.common.database import Pool, new_id
-from services.common.jobs import register_processor
-from services.common.settings import Settings
-from services.common.spec import JobSpec, ProcessorSpec
-from services.common.submission import submit_job
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.engine.submission import submit_job
+from services.platform.aws import Aws
+from services.platform.database import Database, new_id
+from services.platform.settings import Settings
 from tests.grid import Grid, until
 from tests.processors.chains import note_of
 
@@ -28,7 +28,7 @@ NUMBERS = range(TASKS * WIDTH)
 
 
 async def test_a_job_fans_out_twice_waits_splits_anew_and_reduces_in_levels(
-    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any
+    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
 ) -> None:
     grid = Grid(settings, pool, aws, tmp_path)
     await grid.prepare()
@@ -102,7 +102,7 @@ async def test_a_job_fans_out_twice_waits_splits_anew_and_reduces_in_levels(
 
 
 async def test_outputs_that_only_a_reader_of_every_byte_can_split_are_split_anew(
-    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any
+    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
 ) -> None:
     grid = Grid(settings, pool, aws, tmp_path)
     await grid.prepare()

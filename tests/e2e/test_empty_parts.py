@@ -5,12 +5,12 @@ from typing import Any
 
 import pyarrow.parquet
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.jobs import register_processor
-from services.common.settings import Settings
-from services.common.spec import JobSpec, ProcessorSpec
-from services.common.submission import submit_job
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.engine.submission import submit_job
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.grid import Grid
 
 OBJECTS = {
@@ -35,7 +35,9 @@ CONCAT, PARQUET, TOTAL = {"type": "concat"}, {"type": "parquet"}, {"type": "redu
 ROWS = [{"n": 1, "b": "x"}, {"n": 2, "b": "y"}, {"n": 3, "b": "z"}]
 
 
-async def test_every_merge_of_empty_parts_can_be_read(settings: Settings, pool: Pool, aws: Aws, tmp_path: Any) -> None:
+async def test_every_merge_of_empty_parts_can_be_read(
+    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
+) -> None:
     grid = Grid(settings, pool, aws, tmp_path)
     await grid.prepare()
     for key, body in OBJECTS.items():

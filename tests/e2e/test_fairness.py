@@ -8,12 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.jobs import register_processor
-from services.common.settings import Settings
-from services.common.spec import JobSpec, ProcessorSpec
-from services.common.submission import submit_job
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.engine.submission import submit_job
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.grid import Grid, until
 
 NAP_SECONDS = 0.05
@@ -42,7 +42,7 @@ async def seconds_of_work(grid: Grid, huge: UUID, small: UUID, until: str) -> fl
 
 @pytest.mark.parametrize("shares", [("claims", "media"), ("claims", "claims")])
 async def test_ten_tasks_are_done_while_a_million_wait(
-    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any, shares: tuple[str, str]
+    settings: Settings, pool: Database, aws: Aws, tmp_path: Any, shares: tuple[str, str]
 ) -> None:
     grid = Grid(settings, pool, aws, tmp_path)
     await grid.prepare()

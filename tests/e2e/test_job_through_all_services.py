@@ -10,9 +10,9 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from piecework import Client
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.conftest import free_port
 from tests.grid import Grid, until
 
@@ -45,7 +45,7 @@ async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
 
 
 @pytest.fixture
-async def client(settings: Settings, pool: Pool, aws: Aws, tmp_path: Path) -> AsyncIterator[Client]:
+async def client(settings: Settings, pool: Database, aws: Aws, tmp_path: Path) -> AsyncIterator[Client]:
     """A client of a running grid: API, stats, scheduler, and two workers, each a process of its own."""
     grid = Grid(settings, pool, aws, tmp_path)
     await grid.prepare()

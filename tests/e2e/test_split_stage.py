@@ -6,14 +6,14 @@ from typing import Any
 
 import zstandard
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.jobs import register_processor
-from services.common.settings import Settings
-from services.common.spec import JobSpec, ProcessorSpec
-from services.common.submission import submit_job
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.engine.submission import submit_job
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.grid import Grid
-from tests.integration.worker.grid_split.test_grid_split import bgzip, seekable_zstd
+from tests.integration.worker.split.test_grid_split import bgzip, seekable_zstd
 
 RECORDS = 3000
 _COSTS = """
@@ -22,7 +22,7 @@ _COSTS = """
 
 
 async def test_compressed_multiline_and_plain_inputs_of_one_job(
-    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any
+    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
 ) -> None:
     header = b"n,note\n"
     rows = [b'%d,"two\nlines"\n' % number for number in range(RECORDS)]
@@ -62,7 +62,7 @@ async def test_compressed_multiline_and_plain_inputs_of_one_job(
 
 
 async def test_a_reject_names_the_users_object_whatever_it_was_cut_from(
-    settings: Settings, pool: Pool, aws: Aws, tmp_path: Any
+    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
 ) -> None:
     text = b"".join(b"a %d\n" % number for number in range(5000)).replace(b"a 2500\n", b"broken\n")
     bodies = {

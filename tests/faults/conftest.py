@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.grid import Gate, Grid
 
 pytest.register_assert_rewrite("tests.faults.outcome", "tests.faults.standing_grid")
 
 
 @pytest.fixture
-async def grid(settings: Settings, pool: Pool, aws: Aws, tmp_path: Path) -> AsyncIterator[Grid]:
+async def grid(settings: Settings, pool: Database, aws: Aws, tmp_path: Path) -> AsyncIterator[Grid]:
     quick = settings.model_copy(update={"lease_seconds": 2.0, "heartbeat_seconds": 0.2, "resend_seconds": 1.0})
     grid = Grid(quick, pool, aws, tmp_path)
     await grid.prepare()

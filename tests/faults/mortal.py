@@ -15,8 +15,8 @@ from typing import Literal
 
 import uvloop
 
-from services.common import effects
-from services.common.effects import Effect, Moment
+from services.platform import effects
+from services.platform.effects import Effect, Moment
 from services.scheduler import __main__ as scheduler
 from services.worker import __main__ as worker
 from services.worker.child.linux import die_with_parent

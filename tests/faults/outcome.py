@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.layout import Location
+from services.contract.location import Location
+from services.platform.aws import Aws
+from services.platform.database import Database
 
 TaskKey = tuple[int, int]  # stage, index
 
@@ -39,7 +39,7 @@ class Outcome:
             assert counted in (expected, spared), f"task {task}: {ends}, undisturbed: {expected}"
 
 
-async def read_outcome(pool: Pool, aws: Aws, job_id: UUID) -> Outcome:
+async def read_outcome(pool: Database, aws: Aws, job_id: UUID) -> Outcome:
     """The outcome of a job that should have succeeded; asserts what must be true of it by itself."""
     job = await pool.fetchrow("SELECT state, error FROM jobs WHERE job_id = $1", job_id)
     assert (job["state"], job["error"]) == ("succeeded", None)
@@ -65,7 +65,7 @@ def _assert_sound(task: Any, ends: list[str]) -> None:
     assert f"/{task['stage']}/{task['index']}-{task['attempt']}/" in task["output"]["uri"]
 
 
-async def _assert_counters(pool: Pool, job_id: UUID, tasks: list[Any], ends: dict[TaskKey, list[str]]) -> None:
+async def _assert_counters(pool: Database, job_id: UUID, tasks: list[Any], ends: dict[TaskKey, list[str]]) -> None:
     sums = ", ".join(f"sum({name})::int AS {name}" for name in (*_STATES, "attempts"))
     counters = await pool.fetch(
         f"SELECT stage, {sums} FROM stage_counters WHERE job_id = $1 GROUP BY stage ORDER BY stage", job_id
@@ -79,7 +79,7 @@ async def _assert_counters(pool: Pool, job_id: UUID, tasks: list[Any], ends: dic
     assert [dict(row) for row in counters] == counted
 
 
-async def _read_results(pool: Pool, aws: Aws, job_id: UUID) -> dict[str, bytes]:
+async def _read_results(pool: Database, aws: Aws, job_id: UUID) -> dict[str, bytes]:
     """The result files' bytes by name, the manifest's without what differs from job to job."""
     result = await pool.fetchval("SELECT result FROM stages WHERE job_id = $1 ORDER BY stage DESC LIMIT 1", job_id)
     results = {}

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from services.common.aws import Aws
-from services.common.database import Pool, new_id
-from services.common.jobs import TERMINAL, register_pool, register_processor
-from services.common.settings import Settings
-from services.common.spec import JobSpec, ProcessorSpec
-from services.common.submission import submit_job
+from services.engine.jobs import TERMINAL
+from services.engine.pools import register_pool
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.engine.submission import submit_job
+from services.platform.aws import Aws
+from services.platform.database import Database, new_id
+from services.platform.settings import Settings
 from tests.faults.mortal import Mortal, Point, Role
 from tests.faults.outcome import Outcome, read_outcome
 from tests.faults.receiver import SECRET, Receiver
@@ -64,7 +66,7 @@ class StandingGrid:
     """On a database and a bucket of its own; the bucket's name is the queue's and the group's too."""
 
     settings: Settings
-    pool: Pool
+    pool: Database
     aws: Aws
     receiver: Receiver
     directory: Path

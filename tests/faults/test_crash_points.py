@@ -1,6 +1,6 @@
 """A scheduler or a worker may die before or after any of its side effects: the job comes to the same.
 
-Undisturbed runs record, through the gate of services.common.effects, every point at which a process can die. Then a
+Undisturbed runs record, through the gate of services.platform.effects, every point at which a process can die. Then a
 process dies at each by SIGKILL, while a job runs, and another takes its place.
 """
 
@@ -19,9 +19,9 @@ import pytest
 
 from deploy.local.emulator import Emulator
 from deploy.local.postgres import EmbeddedPostgres
-from services.common.aws import connect_aws
-from services.common.database import connect_pool
-from services.common.settings import Settings
+from services.platform.aws import connect_aws
+from services.platform.database import connect_database
+from services.platform.settings import Settings
 from tests.conftest import free_port
 from tests.faults.mortal import Point, Role
 from tests.faults.outcome import Outcome
@@ -55,7 +55,7 @@ async def grids(
                 losses_max=20,  # on a busy machine a worker may lose its lease by itself
                 webhook_private_addresses=True,
             )
-            pool = await connect_pool(settings.database_url)
+            pool = await connect_database(settings.database_url)
             stack.push_async_callback(pool.close)
             aws = await stack.enter_async_context(connect_aws(settings))
             await aws.s3.create_bucket(Bucket=name)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from deploy.local.postgres import EmbeddedPostgres
-from services.common.aws import Aws
-from services.common.database import connect_pool
-from services.common.migrate import migrate
-from services.common.settings import Settings
+from services.engine.migrate import migrate
+from services.platform.aws import Aws
+from services.platform.database import connect_database
+from services.platform.settings import Settings
 from tests.grid import Gate, Grid
 
 
@@ -23,7 +23,7 @@ async def crashing(settings: Settings, aws: Aws, tmp_path: Path) -> AsyncIterato
         url = await server.create_database("piecework")
         await migrate(url)
         quick = {"database_url": url, "lease_seconds": 4.0, "heartbeat_seconds": 0.2, "resend_seconds": 1.0}
-        pool = await connect_pool(url)
+        pool = await connect_database(url)
         grid = Grid(settings.model_copy(update=quick), pool, aws, tmp_path)
         await grid.prepare()
         yield grid, server

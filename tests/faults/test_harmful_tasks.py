@@ -12,10 +12,10 @@ from uuid import UUID
 import pytest
 from asyncpg import Record
 
-from services.common.jobs import register_processor
-from services.common.layout import Location
-from services.common.spec import JobSpec, ProcessorSpec
-from services.common.submission import submit_job
+from services.contract.location import Location
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.engine.submission import submit_job
 from tests.grid import Grid
 
 TASKS, HARMFUL = 20, 7

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.common.message import Message
+from services.contract.message import Message
 from tests.grid import Grid, until
 
 _TELL_OF_EVERY_BUNDLE = """

@@ -4,9 +4,9 @@ from uuid import UUID
 
 import pytest
 
-from services.common.jobs import register_processor
-from services.common.spec import JobSpec, ProcessorSpec
-from services.common.submission import submit_job
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.engine.submission import submit_job
 from tests.grid import Gate, Grid, until
 
 TASKS, LATE = 12, 5

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from services.common.aws import connect_aws
-from services.common.settings import Settings
+from services.platform.aws import connect_aws
+from services.platform.settings import Settings
 
 
 async def _read() -> None:

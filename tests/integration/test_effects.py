@@ -1,15 +1,16 @@
-"""Every statement that counts, and every try of a request, passes the gate of services.common.effects."""
+"""Every statement that counts, and every try of a request, passes the gate of services.platform.effects."""
 
 import asyncio
 from collections.abc import Iterator
 
 import pytest
 
-from services.common import effects, lifecycle
-from services.common.aws import Aws, connect_aws
-from services.common.database import Pool, connect_alone, new_id
-from services.common.effects import Effect, Moment
-from services.common.settings import Settings
+from services.engine import pools, transitions, workers
+from services.platform import effects
+from services.platform.aws import Aws, connect_aws
+from services.platform.database import Database, connect_alone, new_id
+from services.platform.effects import Effect, Moment
+from services.platform.settings import Settings
 
 Seen = list[tuple[Moment, Effect]]
 
@@ -29,26 +30,26 @@ def names(seen: Seen) -> list[str]:
     return [effect.name for _, effect in before]
 
 
-async def test_a_statement_alone_is_told_by_its_function(pool: Pool, seen: Seen) -> None:
-    await lifecycle.load_pool(pool, "default")
+async def test_a_statement_alone_is_told_by_its_function(pool: Database, seen: Seen) -> None:
+    await pools.load_pool(pool, "default")
     async with pool.acquire() as connection:
-        await lifecycle.stop_worker(connection, new_id())
-    assert names(seen) == ["common.lifecycle.load_pool", "common.lifecycle.stop_worker"]
+        await workers.stop_worker(connection, new_id())
+    assert names(seen) == ["engine.pools.load_pool", "engine.workers.stop_worker"]
 
 
-async def test_of_a_transaction_its_commit_alone_is_told(pool: Pool, seen: Seen) -> None:
+async def test_of_a_transaction_its_commit_alone_is_told(pool: Database, seen: Seen) -> None:
     async with pool.acquire() as connection:
-        await lifecycle.cancel_tasks(connection, new_id(), 1)  # a transaction of its own
+        await transitions.cancel_tasks(connection, new_id(), 1)  # a transaction of its own
         async with connection.transaction():  # within ours it is none
-            await lifecycle.cancel_tasks(connection, new_id(), 1)
-            await lifecycle.stop_worker(connection, new_id())
-    assert names(seen) == ["common.lifecycle.cancel_tasks", "elsewhere"]
+            await transitions.cancel_tasks(connection, new_id(), 1)
+            await workers.stop_worker(connection, new_id())
+    assert names(seen) == ["engine.transitions.cancel_tasks", "elsewhere"]
 
 
-async def test_a_transaction_that_rolls_back_has_no_effect(pool: Pool, seen: Seen) -> None:
+async def test_a_transaction_that_rolls_back_has_no_effect(pool: Database, seen: Seen) -> None:
     with pytest.raises(ZeroDivisionError):
         async with pool.acquire() as connection, connection.transaction():
-            await lifecycle.stop_worker(connection, new_id())
+            await workers.stop_worker(connection, new_id())
             raise ZeroDivisionError
     assert seen == []
 

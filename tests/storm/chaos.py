@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from asyncpg import Record
 
-from services.common import jobs
-from services.common.jobs import Conflict
+from services.engine import workers
+from services.engine.errors import Conflict
 from tests.storm import aws_proxy, receiver
 from tests.storm.database_proxy import Link, cut
 from tests.storm.faults import DECK, Fault, deal
@@ -124,7 +124,7 @@ class Chaos:
         if live:
             victim = live[int(fault.draw * len(live))]["worker_id"]
             with suppress(Conflict):  # it has ended meanwhile
-                await self._grid.ask(lambda database: jobs.drain_worker(database, victim))
+                await self._grid.ask(lambda database: workers.drain_worker(database, victim))
             self._journal.strike(fault.kind, worker=victim)
 
     async def _kill_database(self, fault: Fault) -> None:

@@ -10,8 +10,8 @@ import asyncpg
 import orjson
 from asyncpg import Record
 
-from services.common.aws import Aws
-from services.common.layout import Location
+from services.contract.location import Location
+from services.platform.aws import Aws
 from tests.storm.grid import Grid
 from tests.storm.work import Work
 

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import spawn, stop
-from services.common.aws import Aws, connect_aws
-from services.common.database import UNAVAILABLE, Connection, Pool, connect_pool
-from services.common.migrate import migrate
-from services.common.settings import Settings
+from services.engine.migrate import migrate
+from services.platform.aws import Aws, connect_aws
+from services.platform.database import UNAVAILABLE, Connection, Database, connect_database
+from services.platform.settings import Settings
 from tests.conftest import free_port
 from tests.grid import PROCESSORS
 from tests.storm.aws_proxy import AwsProxy
@@ -85,7 +85,7 @@ class Grid:
     database_proxy: DatabaseProxy
     aws_proxy: AwsProxy
     receiver: Receiver
-    pool: Pool
+    pool: Database
     aws: Aws
     queue_url: str
     dead_letter_url: str
@@ -119,7 +119,7 @@ async def running_grid(plan: Plan, data: Path, logs: Path, journal: Journal) -> 
         async with _proxies(url, emulator.url, journal) as (database_proxy, aws_proxy, receiver):
             settings = plan.settings(database_proxy.url, aws_proxy.url)
             direct = settings.model_copy(update={"database_url": url, "aws_endpoint_url": emulator.url})
-            async with connect_aws(direct) as aws, await connect_pool(url) as pool:
+            async with connect_aws(direct) as aws, await connect_database(url) as pool:
                 await aws.s3.create_bucket(Bucket=settings.bucket)
                 queue, dead = [(await aws.sqs.create_queue(QueueName=name))["QueueUrl"] for name in ("queue", "dead")]
                 workers = _services("worker", plan.workers, settings, data, logs, **plan.worker_settings)

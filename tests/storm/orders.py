@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from services.common.database import Connection
-from services.common.jobs import cancel_job, pause_job, register_pool, register_processor, resume_job
-from services.common.spec import JobSpec
-from services.common.submission import submit_job
+from services.engine.jobs import cancel_job, pause_job, resume_job
+from services.engine.pools import register_pool
+from services.engine.processors import register_processor
+from services.engine.spec import JobSpec
+from services.engine.submission import submit_job
+from services.platform.database import Connection
 from tests.storm.grid import Grid
 from tests.storm.journal import Journal
 from tests.storm.work import PROCESSORS, Work, raw_location

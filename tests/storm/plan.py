@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.settings import Settings
+from services.platform.settings import Settings
 
 LOSSES_MAX = 10_000  # a task may lose more workers in a storm than a sane grid allows; none may fail of it
 

@@ -10,8 +10,8 @@ from uuid import UUID
 import orjson
 from asyncpg import Record
 
-from services.common.progress import reduce_levels
-from services.common.spec import ReduceMerge
+from services.engine.progress import reduce_levels
+from services.engine.spec import ReduceMerge
 from tests.storm.evidence import STATES, Evidence
 from tests.storm.work import Work
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.common.layout import Location
-from services.common.spec import ProcessorSpec
+from services.contract.location import Location
+from services.engine.spec import ProcessorSpec
 from tests.processors import storm
 from tests.storm.plan import Plan
 

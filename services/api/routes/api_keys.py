@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Path, Response
 from sqlmodel import select
 
+from services.api import tables
 from services.api.connections import Api, Session
 from services.api.idempotency import Registration
 from services.api.pagination import Pages
@@ -13,10 +14,9 @@ from services.api.problems import BODY
 from services.api.security import Operator, Viewer
 from services.api.shapes.api_keys import ApiKey, ApiKeyPage, ApiKeySpec, CreatedApiKey
 from services.api.strict_json import StrictRoute
-from services.common import tables
-from services.common.auth import hash_secret, new_secret
-from services.common.database import Connection, new_id
-from services.common.problems import conflict, not_found, problems
+from services.platform.auth import hash_secret, new_secret
+from services.platform.database import Connection, new_id
+from services.platform.problems import conflict, not_found, problems
 
 router = APIRouter(prefix="/api-keys", tags=["API keys"], route_class=StrictRoute)
 

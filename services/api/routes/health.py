@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from services.api.connections import Api
-from services.common.problems import problems
+from services.platform.problems import problems
 
 router = APIRouter(tags=["health"])
 
@@ -26,5 +26,5 @@ async def healthz() -> Health:
 @router.get("/readyz", operation_id="readyz", responses=problems(503), summary="Can it serve requests?")
 async def readyz(api: Api) -> Health:
     """Answers 503 while the database is away or not migrated."""
-    await api.pool.fetchval("SELECT EXISTS (SELECT FROM pools)")
+    await api.database.fetchval("SELECT EXISTS (SELECT FROM pools)")
     return Health()

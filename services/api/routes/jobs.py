@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Path, Query, Response
 from sqlmodel import col, func, select
 
+from services.api import tables
 from services.api.connections import Api, Connections, Session
 from services.api.idempotency import Submission
 from services.api.inputs import check_declared_inputs, check_inputs
@@ -18,12 +19,13 @@ from services.api.results_place import check_results_place
 from services.api.security import Submitter, Viewer
 from services.api.shapes.jobs import Job, JobPage, JobState, JobSummary, sum_progress
 from services.api.strict_json import StrictRoute
-from services.common import jobs, submission, tables
-from services.common.database import Connection, Pool
-from services.common.problems import invalid, not_found, problems
-from services.common.progress import COUNTS, SUM_COUNTERS, Progress, count_progress, is_slowed, tasks_known
-from services.common.records import FILTERS, SUM_RECORDS, check_records
-from services.common.spec import JobSpec
+from services.contract.states import TASK_STATES
+from services.engine import jobs, submission
+from services.engine.progress import SUM_COUNTERS, Progress, count_progress, is_slowed, tasks_known
+from services.engine.records import FILTERS, SUM_RECORDS, check_records
+from services.engine.spec import JobSpec
+from services.platform.database import Connection, Database
+from services.platform.problems import invalid, not_found, problems
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -86,7 +88,7 @@ _JOB = f"""
     FROM jobs AS j WHERE j.job_id = $1"""
 
 
-async def load_job(connection: Connection | Pool, job_id: UUID) -> Job:
+async def load_job(connection: Connection | Database, job_id: UUID) -> Job:
     """Raises a 404."""
     row = await connection.fetchrow(_JOB, job_id)
     if row is None:
@@ -156,7 +158,7 @@ async def _progress(session: Session, job_ids: list[UUID]) -> dict[UUID, list[Pr
     """The progress of these jobs' stages."""
     stage, counter = tables.Stage, tables.StageCounter
     facts = [getattr(stage, name) for name in ("state", "planned", "tasks_from", "fan_in")]
-    sums = [func.coalesce(func.sum(getattr(counter, name)), 0) for name in COUNTS]
+    sums = [func.coalesce(func.sum(getattr(counter, name)), 0) for name in TASK_STATES]
     key = col(stage.job_id), col(stage.stage)
     statement = (
         select(stage.job_id, *facts, *sums)
@@ -167,7 +169,9 @@ async def _progress(session: Session, job_ids: list[UUID]) -> dict[UUID, list[Pr
     )
     stages: dict[UUID, list[Any]] = {job_id: [] for job_id in job_ids}
     for job_id, *values in await session.exec(statement):
-        stages[job_id].append(dict(zip(("state", "planned", "tasks_from", "fan_in", *COUNTS), values, strict=True)))
+        stages[job_id].append(
+            dict(zip(("state", "planned", "tasks_from", "fan_in", *TASK_STATES), values, strict=True))
+        )
     return {job_id: count_progress(rows) for job_id, rows in stages.items()}
 
 
@@ -203,7 +207,7 @@ async def list_jobs(
 @router.get("/{job_id}", operation_id="get_job", responses=problems(404), summary="Inspect a job")
 async def get_job(_key: Viewer, api: Api, job_id: JobId) -> Job:
     """A job with its stages and their exact progress."""
-    return await load_job(api.pool, job_id)
+    return await load_job(api.database, job_id)
 
 
 async def _order(api: Connections, job_id: UUID, order: Callable[[Connection, UUID], Awaitable[None]]) -> Job:

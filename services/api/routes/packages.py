@@ -11,8 +11,8 @@ from services.api.problems import BODY
 from services.api.security import Operator
 from services.api.shapes.packages import Package, PackageSpec
 from services.api.strict_json import StrictRoute
-from services.common.layout import Layout
-from services.common.problems import invalid, problems
+from services.contract.layout import Layout
+from services.platform.problems import invalid, problems
 
 router = APIRouter(prefix="/packages", tags=["processors"], route_class=StrictRoute)
 

@@ -7,16 +7,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path
 from sqlmodel import select
 
+from services.api import tables
 from services.api.connections import Api, Connections, Session
 from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.security import Operator, Viewer
 from services.api.shapes.grid import Capacity, Pool, PoolPage, PoolSpec
 from services.api.strict_json import StrictRoute
-from services.common import jobs, tables
-from services.common.database import Connection
-from services.common.database import Pool as ConnectionPool
-from services.common.problems import conflict, invalid, not_found, problems
+from services.engine import pools
+from services.platform.database import Connection
+from services.platform.database import Database as ConnectionPool
+from services.platform.problems import conflict, invalid, not_found, problems
 
 router = APIRouter(prefix="/pools", tags=["pools"], route_class=StrictRoute)
 
@@ -64,13 +65,13 @@ async def _load(connection: Connection | ConnectionPool, name: str) -> Pool:
 async def list_pools(_key: Viewer, api: Api, session: Session, pages: Pages) -> PoolPage:
     """Pools by name, with their workers and tasks of this moment."""
     rows, next_cursor = await pages.fetch(session, select(tables.WorkerPool), tables.WorkerPool.name)
-    return PoolPage(items=await _show(api.pool, [row.model_dump() for row in rows]), next_cursor=next_cursor)
+    return PoolPage(items=await _show(api.database, [row.model_dump() for row in rows]), next_cursor=next_cursor)
 
 
 @router.get("/{name}", operation_id="get_pool", responses=problems(404), summary="Inspect a pool")
 async def get_pool(_key: Viewer, api: Api, name: PoolName) -> Pool:
     """A pool with its workers and tasks of this moment."""
-    return await _load(api.pool, name)
+    return await _load(api.database, name)
 
 
 @router.put("/{name}", operation_id="put_pool", responses=problems(*BODY, 502), summary="Add or change a pool")
@@ -88,7 +89,7 @@ async def put_pool(
         queue_url = await _create_queue(api, f"piecework-{name}")
         dead_letter_url = await _create_queue(api, f"piecework-{name}-dead-letter")
     async with api.transaction() as connection:
-        await jobs.register_pool(
+        await pools.register_pool(
             connection,
             name,
             queue_url=queue_url,
@@ -127,7 +128,7 @@ async def set_pool_capacity(
 
     Nodes are never cut off: surplus ones are drained by the scheduler when they are idle.
     """
-    pool = await _load(api.pool, name)
+    pool = await _load(api.database, name)
     if pool.group_name is None:
         mend = f"give it a group_name first (put_pool; `piecework pools put {name} --group GROUP`)"
         raise conflict(f"the pool {name} has no Auto Scaling group; {mend}")
@@ -164,7 +165,7 @@ async def _adapt_group(api: Connections, group: dict[str, Any], capacity: Capaci
 async def pause_pool(_key: Operator, api: Api, name: PoolName) -> Pool:
     """Start nothing more in the pool; running tasks end as usual."""
     async with api.transaction() as connection:
-        await jobs.pause_pool(connection, name)
+        await pools.pause_pool(connection, name)
         return await _load(connection, name)
 
 
@@ -172,5 +173,5 @@ async def pause_pool(_key: Operator, api: Api, name: PoolName) -> Pool:
 async def resume_pool(_key: Operator, api: Api, name: PoolName) -> Pool:
     """Start tasks in the pool again."""
     async with api.transaction() as connection:
-        await jobs.resume_pool(connection, name)
+        await pools.resume_pool(connection, name)
         return await _load(connection, name)

@@ -12,6 +12,7 @@ from referencing.jsonschema import DRAFT202012
 from sqlalchemy import tuple_
 from sqlmodel import col, func, not_, select
 
+from services.api import tables
 from services.api.connections import Api, Session
 from services.api.idempotency import Registration
 from services.api.pagination import Pages
@@ -20,10 +21,10 @@ from services.api.routes.packages import check_package
 from services.api.security import Viewer
 from services.api.shapes.processors import Processor, ProcessorDetail, ProcessorPage, ProcessorRegistration
 from services.api.strict_json import StrictRoute
-from services.common import jobs, tables
-from services.common.database import Connection
-from services.common.problems import ProblemError, invalid, not_found, problems
-from services.common.spec import OWN_PROCESSORS, ProcessorSpec
+from services.engine import processors
+from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
+from services.platform.database import Connection
+from services.platform.problems import ProblemError, invalid, not_found, problems
 
 router = APIRouter(prefix="/processors", tags=["processors"], route_class=StrictRoute)
 
@@ -94,7 +95,7 @@ async def register_processor(
     spec = ProcessorSpec.model_validate(registration.model_dump(exclude={"name", "description"}))
 
     async def create(connection: Connection) -> Processor:
-        version = await jobs.register_processor(connection, registration.name, spec, registration.description)
+        version = await processors.register_processor(connection, registration.name, spec, registration.description)
         row = await connection.fetchrow(_VERSION, registration.name, version)
         return Processor.model_validate(dict(_found(row, registration.name, version)))
 
@@ -159,5 +160,5 @@ async def get_processor(
     version: Annotated[int | None, Query(ge=1, le=2_147_483_647, description="the newest if absent")] = None,
 ) -> ProcessorDetail:
     """A version of a processor, and which others there are."""
-    row = await api.pool.fetchrow(_VERSION, name, version)
+    row = await api.database.fetchrow(_VERSION, name, version)
     return ProcessorDetail.model_validate(dict(_found(row, name, version)))

@@ -10,8 +10,8 @@ from services.api.routes.jobs import JobId
 from services.api.security import Viewer
 from services.api.shapes.jobs import ResultFile, Results
 from services.api.strict_json import StrictRoute
-from services.common.layout import Location
-from services.common.problems import conflict, not_found, problems
+from services.contract.location import Location
+from services.platform.problems import conflict, not_found, problems
 
 router = APIRouter(prefix="/jobs/{job_id}/results", tags=["results"], route_class=StrictRoute)
 
@@ -26,7 +26,7 @@ async def get_results(_key: Viewer, api: Api, job_id: JobId) -> Results:
 
     When nothing is merged and there are more than a thousand parts, only the manifest lists them.
     """
-    row = await api.pool.fetchrow(_RESULTS, job_id)
+    row = await api.database.fetchrow(_RESULTS, job_id)
     if row is None:
         raise not_found("job", job_id)
     if row["state"] != "succeeded" or row["result"] is None:

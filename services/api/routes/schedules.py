@@ -10,6 +10,7 @@ from asyncpg import Record
 from fastapi import APIRouter, Body, Path, Response
 from sqlmodel import select
 
+from services.api import tables
 from services.api.connections import Api, Session
 from services.api.idempotency import Submission
 from services.api.pagination import Pages
@@ -18,12 +19,12 @@ from services.api.results_place import check_results_place
 from services.api.security import Submitter, Viewer
 from services.api.shapes.schedules import Schedule, SchedulePage, ScheduleSpec
 from services.api.strict_json import StrictRoute
-from services.common import tables
-from services.common.cron import due_times, next_time
-from services.common.database import Connection, new_id
-from services.common.jobs import SpecError, notify_jobs
-from services.common.problems import conflict, invalid, not_found, problems
-from services.common.submission import resolve_stages
+from services.engine.errors import SpecError
+from services.engine.jobs import notify_jobs
+from services.engine.submission import resolve_stages
+from services.platform.cron import due_times, next_time
+from services.platform.database import Connection, new_id
+from services.platform.problems import conflict, invalid, not_found, problems
 
 router = APIRouter(prefix="/schedules", tags=["schedules"], route_class=StrictRoute)
 
@@ -124,7 +125,7 @@ def _found(row: Record | None, schedule_id: UUID) -> Record:
 @router.get("/{schedule_id}", operation_id="get_schedule", responses=problems(404), summary="Inspect a schedule")
 async def get_schedule(_key: Viewer, api: Api, schedule_id: ScheduleId) -> Schedule:
     """A schedule with its next runs."""
-    row = await api.pool.fetchrow("SELECT * FROM schedules WHERE schedule_id = $1", schedule_id)
+    row = await api.database.fetchrow("SELECT * FROM schedules WHERE schedule_id = $1", schedule_id)
     return _show(dict(_found(row, schedule_id)))
 
 
@@ -137,14 +138,14 @@ async def get_schedule(_key: Viewer, api: Api, schedule_id: ScheduleId) -> Sched
 )
 async def delete_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> None:
     """Submit no more; jobs that it has submitted stay."""
-    row = await api.pool.fetchrow("DELETE FROM schedules WHERE schedule_id = $1 RETURNING name", schedule_id)
+    row = await api.database.fetchrow("DELETE FROM schedules WHERE schedule_id = $1 RETURNING name", schedule_id)
     _found(row, schedule_id)
 
 
 @router.post("/{schedule_id}/pause", operation_id="pause_schedule", responses=problems(404), summary="Pause a schedule")
 async def pause_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> Schedule:
     """Submit nothing until the schedule is resumed."""
-    row = await api.pool.fetchrow(
+    row = await api.database.fetchrow(
         "UPDATE schedules SET paused = true, next_run_at = NULL WHERE schedule_id = $1 RETURNING *", schedule_id
     )
     return _show(dict(_found(row, schedule_id)))

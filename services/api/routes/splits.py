@@ -6,13 +6,13 @@ from fastapi import APIRouter, Body
 
 from services.api.connections import Api
 from services.api.inputs import naming
+from services.api.preview import part_size, preview
 from services.api.problems import BODY
 from services.api.security import Submitter
 from services.api.shapes.splits import Split, SplitPart, SplitSpec
 from services.api.strict_json import StrictRoute
-from services.common.problems import invalid, problems
-from services.common.slots import POOL_SLOTS
-from services.common.splitters.preview import part_size, preview
+from services.engine.pools import POOL_SLOTS
+from services.platform.problems import invalid, problems
 
 router = APIRouter(prefix="/splits", tags=["jobs"], route_class=StrictRoute)
 
@@ -37,7 +37,7 @@ async def preview_split(
 
     A few small reads tell it, so of a large input the count is an estimate; `notes` say why.
     """
-    slots = await api.pool.fetchval(f"SELECT {POOL_SLOTS} FROM (SELECT $1::text AS pool) AS s", spec.pool)
+    slots = await api.database.fetchval(f"SELECT {POOL_SLOTS} FROM (SELECT $1::text AS pool) AS s", spec.pool)
     if slots is None:
         raise invalid("pool", spec.pool, "there is no such pool")
     sources = spec.input if isinstance(spec.input, list) else [spec.input]

@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query
 from sqlmodel import col, select
 
+from services.api import tables
 from services.api.connections import Api, Session
 from services.api.links import download_link
 from services.api.pagination import Pages
@@ -13,9 +14,8 @@ from services.api.routes.jobs import JobId
 from services.api.security import Viewer
 from services.api.shapes.jobs import Attempt, Task, TaskDetail, TaskLog, TaskPage, TaskState
 from services.api.strict_json import StrictRoute
-from services.common import tables
-from services.common.layout import Location
-from services.common.problems import ProblemError, not_found, problems
+from services.contract.location import Location
+from services.platform.problems import ProblemError, not_found, problems
 
 router = APIRouter(prefix="/jobs/{job_id}/tasks", tags=["tasks"], route_class=StrictRoute, responses=problems(404))
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Path, Response
 from pydantic import ValidationError
 from sqlmodel import select
 
+from services.api import tables
 from services.api.connections import Api, Session
 from services.api.idempotency import Registration
 from services.api.pagination import Pages
@@ -17,13 +18,12 @@ from services.api.queues import check_queue
 from services.api.security import Operator, Viewer
 from services.api.shapes.triggers import Trigger, TriggerPage, TriggerSpec
 from services.api.strict_json import StrictRoute
-from services.common import tables
-from services.common.database import Connection, new_id
-from services.common.jobs import SpecError
-from services.common.problems import conflict, field_path, invalid, not_found, problems
-from services.common.spec import JobSpec
-from services.common.submission import resolve_stages
-from services.common.templates import AnyField, MissingValue, fill_template, find_value
+from services.engine.errors import SpecError
+from services.engine.spec import JobSpec
+from services.engine.submission import resolve_stages
+from services.engine.templates import AnyField, MissingValue, fill_template, find_value
+from services.platform.database import Connection, new_id
+from services.platform.problems import conflict, field_path, invalid, not_found, problems
 
 router = APIRouter(prefix="/triggers", tags=["triggers"], route_class=StrictRoute)
 
@@ -140,7 +140,7 @@ def _show(row: Record | None, trigger_id: UUID) -> Trigger:
 @router.get("/{trigger_id}", operation_id="get_trigger", responses=problems(404), summary="Inspect a trigger")
 async def get_trigger(_key: Viewer, api: Api, trigger_id: TriggerId) -> Trigger:
     """A trigger with its template, its last job, and what went wrong last and when."""
-    return _show(await api.pool.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", trigger_id), trigger_id)
+    return _show(await api.database.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", trigger_id), trigger_id)
 
 
 @router.delete(
@@ -152,7 +152,7 @@ async def get_trigger(_key: Viewer, api: Api, trigger_id: TriggerId) -> Trigger:
 )
 async def delete_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> None:
     """Receive no more messages; jobs that it has submitted stay."""
-    _show(await api.pool.fetchrow("DELETE FROM triggers WHERE trigger_id = $1 RETURNING *", trigger_id), trigger_id)
+    _show(await api.database.fetchrow("DELETE FROM triggers WHERE trigger_id = $1 RETURNING *", trigger_id), trigger_id)
 
 
 _PAUSE = "UPDATE triggers SET paused = $2 WHERE trigger_id = $1 RETURNING *"
@@ -161,10 +161,10 @@ _PAUSE = "UPDATE triggers SET paused = $2 WHERE trigger_id = $1 RETURNING *"
 @router.post("/{trigger_id}/pause", operation_id="pause_trigger", responses=problems(404), summary="Pause a trigger")
 async def pause_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> Trigger:
     """Leave messages in their queue until the trigger is resumed."""
-    return _show(await api.pool.fetchrow(_PAUSE, trigger_id, True), trigger_id)
+    return _show(await api.database.fetchrow(_PAUSE, trigger_id, True), trigger_id)
 
 
 @router.post("/{trigger_id}/resume", operation_id="resume_trigger", responses=problems(404), summary="Resume a trigger")
 async def resume_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> Trigger:
     """Receive messages again, those that came meanwhile first."""
-    return _show(await api.pool.fetchrow(_PAUSE, trigger_id, False), trigger_id)
+    return _show(await api.database.fetchrow(_PAUSE, trigger_id, False), trigger_id)

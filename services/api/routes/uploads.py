@@ -23,9 +23,10 @@ from services.api.shapes.uploads import (
     part_sizes,
 )
 from services.api.strict_json import StrictRoute
-from services.common.database import Connection, new_id
-from services.common.layout import Layout, Location
-from services.common.problems import conflict, invalid, not_found, problems
+from services.contract.layout import Layout
+from services.contract.location import Location
+from services.platform.database import Connection, new_id
+from services.platform.problems import conflict, invalid, not_found, problems
 
 router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=StrictRoute)
 
@@ -126,7 +127,7 @@ async def complete_upload(
     completion: Annotated[UploadCompletion, Body(openapi_examples=COMPLETE_EXAMPLES)],
 ) -> CompletedUpload:
     """Join the parts and check that the object, or the directory, has the announced size. Safe to repeat."""
-    row = await api.pool.fetchrow("SELECT * FROM uploads WHERE upload_id = $1", upload_id)
+    row = await api.database.fetchrow("SELECT * FROM uploads WHERE upload_id = $1", upload_id)
     if row is None:
         raise not_found("upload", upload_id)
     completed = CompletedUpload(upload_id=upload_id, uri=row["uri"], bytes=row["bytes"])
@@ -141,7 +142,7 @@ async def complete_upload(
     else:
         await _check_size(api, location, row["bytes"])
     # What S3 holds decides, so a second completion that runs beside this one comes to the same end.
-    await api.pool.execute("UPDATE uploads SET completed_at = now() WHERE upload_id = $1", upload_id)
+    await api.database.execute("UPDATE uploads SET completed_at = now() WHERE upload_id = $1", upload_id)
     return completed
 
 

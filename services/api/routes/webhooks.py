@@ -11,6 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Path, Query, Response
 from sqlmodel import col, select
 
+from services.api import tables
 from services.api.connections import Api, Session
 from services.api.idempotency import Registration
 from services.api.pagination import Pages
@@ -26,9 +27,8 @@ from services.api.shapes.webhooks import (
     WebhookEndpointSpec,
 )
 from services.api.strict_json import StrictRoute
-from services.common import tables
-from services.common.database import WEBHOOKS_CHANNEL, Connection, new_id
-from services.common.problems import invalid, not_found, problems
+from services.platform.database import WEBHOOKS_CHANNEL, Connection, new_id
+from services.platform.problems import invalid, not_found, problems
 
 router = APIRouter(tags=["webhooks"], route_class=StrictRoute)
 
@@ -143,7 +143,7 @@ async def get_webhook_endpoint(_key: Viewer, session: Session, endpoint_id: Endp
 )
 async def delete_webhook_endpoint(_key: Operator, api: Api, endpoint_id: EndpointId) -> None:
     """Send nothing more to it; its deliveries are deleted with it."""
-    status = await api.pool.execute("DELETE FROM webhook_endpoints WHERE endpoint_id = $1", endpoint_id)
+    status = await api.database.execute("DELETE FROM webhook_endpoints WHERE endpoint_id = $1", endpoint_id)
     if status == "DELETE 0":
         raise not_found("webhook endpoint", endpoint_id)
 

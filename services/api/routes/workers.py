@@ -6,15 +6,16 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query
 from sqlmodel import col, select
 
+from services.api import tables
 from services.api.connections import Api, Session
 from services.api.pagination import Pages
 from services.api.security import Operator, Viewer
 from services.api.shapes.grid import Worker, WorkerPage, WorkerState
 from services.api.strict_json import StrictRoute
-from services.common import jobs, tables
-from services.common.database import Connection
-from services.common.database import Pool as ConnectionPool
-from services.common.problems import not_found, problems
+from services.engine import workers
+from services.platform.database import Connection
+from services.platform.database import Database as ConnectionPool
+from services.platform.problems import not_found, problems
 
 router = APIRouter(prefix="/workers", tags=["workers"], route_class=StrictRoute)
 
@@ -51,12 +52,12 @@ async def list_workers(
 @router.get("/{worker_id}", operation_id="get_worker", responses=problems(404), summary="Inspect a worker")
 async def get_worker(_key: Viewer, api: Api, worker_id: WorkerId) -> Worker:
     """One run of a worker node."""
-    return await _load(api.pool, worker_id)
+    return await _load(api.database, worker_id)
 
 
 @router.post("/{worker_id}/drain", operation_id="drain_worker", responses=problems(404, 409), summary="Drain a worker")
 async def drain_worker(_key: Operator, api: Api, worker_id: WorkerId) -> Worker:
     """Let a worker end its running tasks, take no more, and stop; it learns this from its next heartbeat."""
     async with api.transaction() as connection:
-        await jobs.drain_worker(connection, worker_id)
+        await workers.drain_worker(connection, worker_id)
         return await _load(connection, worker_id)

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.common.auth import Role
-from services.common.fields import Strict
+from services.contract.fields import Strict
+from services.platform.auth import Role
 
 
 class ApiKeySpec(Strict):

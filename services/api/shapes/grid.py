@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.common.fields import Strict
+from services.contract.fields import Strict
 
 WorkerState = Literal["active", "draining", "stopped", "lost"]
 

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.common.progress import COUNTS, Progress
-from services.common.records import StageRecords
-from services.common.spec import JobSpec
+from services.contract.states import TASK_STATES
+from services.engine.progress import Progress
+from services.engine.records import StageRecords
+from services.engine.spec import JobSpec
 
 JobState = Literal["scheduled", "running", "paused", "cancelling", "failing", "succeeded", "failed", "cancelled"]
 StageState = Literal["waiting", "running", "merging", "succeeded", "failed", "cancelled"]
@@ -182,7 +183,7 @@ class Results(BaseModel):
 
 def sum_progress(progress: Sequence[Progress]) -> JobProgress:
     return JobProgress(
-        tasks=sum(stage.waiting + sum(getattr(stage, name) for name in COUNTS) for stage in progress),
+        tasks=sum(stage.waiting + sum(getattr(stage, name) for name in TASK_STATES) for stage in progress),
         succeeded=sum(stage.succeeded for stage in progress),
         failed=sum(stage.failed for stage in progress),
     )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from services.common.fields import Strict
+from services.contract.fields import Strict
 
 BYTES_MAX = 268_435_456
 

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.common.fields import Name
-from services.common.spec import ProcessorSpec
+from services.contract.fields import Name
+from services.engine.spec import ProcessorSpec
 
 
 class ProcessorRegistration(ProcessorSpec):

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, Field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.common.cron import check_cron, check_zone
-from services.common.fields import Name, Strict
-from services.common.spec import JobSpec
+from services.contract.fields import Name, Strict
+from services.engine.spec import JobSpec
+from services.platform.cron import check_cron, check_zone
 
 Misfire = Literal["run_once", "run_all", "skip"]
 

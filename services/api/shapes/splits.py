@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from services.common.fields import Name, Strict
-from services.common.inputs import Inputs
+from services.contract.fields import Name, Strict
+from services.inputs.spec import Inputs
 
 
 class SplitSpec(Strict):

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from services.common.fields import Strict
+from services.contract.fields import Strict
 
 BYTES_MAX = 5_497_558_138_880  # of an S3 object
 PARTS_MAX = 10_000

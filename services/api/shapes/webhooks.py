@@ -8,7 +8,7 @@ from pydantic import Field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.common.fields import Strict
+from services.contract.fields import Strict
 
 Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
 DeliveryState = Literal["pending", "delivered", "failed"]

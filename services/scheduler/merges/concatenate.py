@@ -12,11 +12,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.layout import Location
-from services.common.reads import read_range
-from services.scheduler.merges import multipart
+from services.contract.location import Location
+from services.platform import multipart
+from services.platform.multipart import MultipartWriter, delete_all
+from services.platform.reads import read_range
 from services.scheduler.merges.crc32 import combine
-from services.scheduler.merges.multipart import MultipartWriter, delete_all
 
 READS_AT_ONCE = 32
 READ_AHEAD_BYTES = 16_777_216

@@ -9,13 +9,14 @@ from uuid import UUID
 
 import orjson
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.layout import Location
-from services.common.progress import SUM_COUNTERS
-from services.common.records import COUNTS, FILTERS, SUM_RECORDS, check_records
+from services.contract.location import Location
+from services.contract.states import RECORD_COUNTS
+from services.engine.progress import SUM_COUNTERS
+from services.engine.records import FILTERS, SUM_RECORDS, check_records
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.multipart import MultipartWriter
 from services.scheduler.merges.crc32 import encode
-from services.scheduler.merges.multipart import MultipartWriter
 from services.scheduler.merges.outputs import REJECTS, Facts, file_facts, succeeded_pages
 
 _STAGES = f"""
@@ -26,29 +27,29 @@ _STAGES = f"""
     WHERE s.job_id = $1 ORDER BY s.stage"""
 
 _RECORDS = f"""
-    SELECT index, attempt, {", ".join(f"records_{name}" for name in COUNTS)} FROM attempts
+    SELECT index, attempt, {", ".join(RECORD_COUNTS)} FROM attempts
     WHERE job_id = $1 AND stage = $2 AND index BETWEEN $3 AND $4 AND outcome = 'succeeded'"""
 
 
 async def write_manifest(
-    pool: Pool, aws: Aws, target: Location, job: Mapping[str, Any], stage: int, files: list[Facts]
+    database: Database, aws: Aws, target: Location, job: Mapping[str, Any], stage: int, files: list[Facts]
 ) -> Facts:
     """Write the manifest of a job whose results are made of the parts of `stage`; returns the facts of the file."""
     crc32 = 0
     async with MultipartWriter(aws.s3, target, "application/json") as writer:
-        async for piece in _manifest(pool, job, stage, files):
+        async for piece in _manifest(database, job, stage, files):
             crc32 = zlib.crc32(piece, crc32)
             await writer.write(piece)
     return file_facts(target, writer.bytes, crc32)
 
 
-async def _manifest(pool: Pool, job: Mapping[str, Any], stage: int, files: list[Facts]) -> AsyncIterator[bytes]:
+async def _manifest(database: Database, job: Mapping[str, Any], stage: int, files: list[Facts]) -> AsyncIterator[bytes]:
     head = {"job_id": str(job["job_id"]), "name": job["name"], "created_at": job["created_at"], "files": files}
-    yield orjson.dumps(head | await _arithmetic(pool, job["job_id"]))[:-1] + b',"parts":['
+    yield orjson.dumps(head | await _arithmetic(database, job["job_id"]))[:-1] + b',"parts":['
     totals: Counter[str] = Counter(parts=0, bytes=0)
     records: Counter[str] = Counter()
     separator = b"\n"
-    async for part in _parts(pool, job["job_id"], stage):
+    async for part in _parts(database, job["job_id"], stage):
         yield separator + orjson.dumps(part)
         separator = b",\n"
         totals.update(parts=1, bytes=part.get("bytes", 0))
@@ -56,8 +57,8 @@ async def _manifest(pool: Pool, job: Mapping[str, Any], stage: int, files: list[
     yield b'\n],"totals":' + orjson.dumps({**totals, "records": dict(records) or None}) + b"}\n"
 
 
-async def _arithmetic(pool: Pool, job_id: UUID) -> Facts:
-    stages = [dict(row) for row in await pool.fetch(_STAGES, job_id)]
+async def _arithmetic(database: Database, job_id: UUID) -> Facts:
+    stages = [dict(row) for row in await database.fetch(_STAGES, job_id)]
     records, warnings = check_records(stages)
     said = [
         {name: stage[name] for name in ("stage", "name", "kind", "processor")} | {"records": record.model_dump()}
@@ -66,10 +67,13 @@ async def _arithmetic(pool: Pool, job_id: UUID) -> Facts:
     return {"stages": said, "warnings": warnings}
 
 
-async def _parts(pool: Pool, job_id: UUID, stage: int) -> AsyncIterator[Facts]:
-    async for page in succeeded_pages(pool, job_id, stage, stage):
-        rows = await pool.fetch(_RECORDS, job_id, stage, page[0]["index"], page[-1]["index"])
-        counts = {(row["index"], row["attempt"]): {name: row[f"records_{name}"] for name in COUNTS} for row in rows}
+async def _parts(database: Database, job_id: UUID, stage: int) -> AsyncIterator[Facts]:
+    async for page in succeeded_pages(database, job_id, stage, stage):
+        rows = await database.fetch(_RECORDS, job_id, stage, page[0]["index"], page[-1]["index"])
+        counts = {
+            (row["index"], row["attempt"]): {name.removeprefix("records_"): row[name] for name in RECORD_COUNTS}
+            for row in rows
+        }
         for task in page:
             records = counts.get((task["index"], task["attempt"]), {})
             part = {"index": task["index"], "attempt": task["attempt"], **_object(task["output"] or {})}

@@ -14,13 +14,13 @@ import structlog
 from asyncpg import Record
 from botocore.exceptions import ClientError
 
-from services.common.database import UNAVAILABLE, Connection
-from services.common.jobs import end_job, fail_job, notify_jobs
+from services.engine.jobs import end_job, fail_job, notify_jobs
+from services.platform.database import UNAVAILABLE, Connection
+from services.platform.multipart import TooManyParts
 from services.scheduler import put_off
-from services.scheduler.loop import Grid, passes
+from services.scheduler.loop import Context, passes
 from services.scheduler.merges.concatenate import Changed, TooLarge
 from services.scheduler.merges.manifest import write_manifest
-from services.scheduler.merges.multipart import TooManyParts
 from services.scheduler.merges.results import Results
 
 log = structlog.get_logger()
@@ -53,11 +53,11 @@ class Merger:
     def __init__(self) -> None:
         self._running: dict[UUID, asyncio.Task[None]] = {}
 
-    async def step(self, grid: Grid) -> bool:
+    async def step(self, context: Context) -> bool:
         """Start merges of jobs that wait for theirs; True while there are any."""
         free = MERGES_AT_ONCE - len(self._running)
-        for job in await grid.pool.fetch(_MERGING, put_off.PUT_OFF_SECONDS, free, list(self._running)):
-            self._running[job["job_id"]] = asyncio.create_task(self._run(grid, job))
+        for job in await context.database.fetch(_MERGING, put_off.PUT_OFF_SECONDS, free, list(self._running)):
+            self._running[job["job_id"]] = asyncio.create_task(self._run(context, job))
         return bool(self._running)
 
     async def stop(self) -> None:
@@ -67,31 +67,31 @@ class Merger:
             merge.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _run(self, grid: Grid, job: Record) -> None:
+    async def _run(self, context: Context, job: Record) -> None:
         try:
-            await _merge_alone(grid, job)
+            await _merge_alone(context, job)
         except Exception as error:
             if passes(error):
                 log.warning("merge put off", job=str(job["job_id"]), error=repr(error))
             else:
                 log.exception("merge broke", job=str(job["job_id"]))
             with suppress(*UNAVAILABLE):  # then the loop waits for the database itself
-                await put_off.put_off(grid.pool, job["job_id"], job["stage"])
+                await put_off.put_off(context.database, job["job_id"], job["stage"])
         finally:
             del self._running[job["job_id"]]
 
 
-async def _merge_alone(grid: Grid, job: Record) -> None:
+async def _merge_alone(context: Context, job: Record) -> None:
     """A session's lock, not a transaction's: a long merge must not hold back vacuum, and dies with its connection."""
-    async with grid.pool.acquire() as connection:
+    async with context.database.acquire() as connection:
         if not await connection.fetchval(_LOCK, job["job_id"]):
             return
         try:
-            await _merge(grid, job)
+            await _merge(context, job)
         except Exception as error:
             if passes(error):
                 raise
-            await _fail(grid, job, _explain(error))
+            await _fail(context, job, _explain(error))
         finally:
             with suppress(*UNAVAILABLE):  # the lock is gone with its connection
                 await connection.execute(_UNLOCK, job["job_id"])
@@ -114,36 +114,36 @@ async def _waits(connection: Connection, job: Record) -> bool:
     return await connection.fetchrow(_WAITS, job["job_id"], job["stage"], job["finished_at"]) is not None
 
 
-async def _fail(grid: Grid, job: Record, message: str) -> None:
+async def _fail(context: Context, job: Record, message: str) -> None:
     error = {"type": "merge_failed", "message": message, "stage": job["stage"]}
-    async with grid.pool.acquire() as connection, connection.transaction():
+    async with context.database.acquire() as connection, connection.transaction():
         if await _waits(connection, job):
             await fail_job(connection, job["job_id"], error, job["stage"])
             log.info("merge failed", job=str(job["job_id"]), error=message)
 
 
-async def _merge(grid: Grid, job: Record) -> None:
-    results = Results(grid, dict(job))
+async def _merge(context: Context, job: Record) -> None:
+    results = Results(context, dict(job))
     if job["goes_on"]:
-        await _hand_over(grid, job, {"files": [await results.join_stage()]})
+        await _hand_over(context, job, {"files": [await results.join_stage()]})
         return
     files = await results.write()
     parts_of = job["stage"] - (job["kind"] == "reduce")
     place = results.place("manifest.json")
-    manifest = await write_manifest(grid.pool, grid.aws, place, dict(job), parts_of, files)
-    await _end(grid, job, {"files": files, "manifest": manifest})
+    manifest = await write_manifest(context.database, context.aws, place, dict(job), parts_of, files)
+    await _end(context, job, {"files": files, "manifest": manifest})
 
 
-async def _hand_over(grid: Grid, job: Record, result: dict[str, Any]) -> None:
+async def _hand_over(context: Context, job: Record, result: dict[str, Any]) -> None:
     """The next stage of the job may begin."""
-    async with grid.pool.acquire() as connection, connection.transaction():
+    async with context.database.acquire() as connection, connection.transaction():
         if await _waits(connection, job):
             await _succeed_stage(connection, job, result)
             await notify_jobs(connection)
 
 
-async def _end(grid: Grid, job: Record, result: dict[str, Any]) -> None:
-    async with grid.pool.acquire() as connection, connection.transaction():
+async def _end(context: Context, job: Record, result: dict[str, Any]) -> None:
+    async with context.database.acquire() as connection, connection.transaction():
         if await _waits(connection, job):
             await _succeed_stage(connection, job, result)
             await end_job(
@@ -151,7 +151,7 @@ async def _end(grid: Grid, job: Record, result: dict[str, Any]) -> None:
                 job["job_id"],
                 source="running",
                 target="succeeded",
-                settings=grid.settings,
+                settings=context.settings,
                 result=result,
             )
             log.info("job ended", job=str(job["job_id"]), state="succeeded")

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from services.common.database import Pool
-from services.common.layout import Location
+from services.contract.location import Location
+from services.platform.database import Database
 from services.scheduler.merges.concatenate import Extent, Source
 from services.scheduler.merges.crc32 import combine, encode
 
@@ -28,17 +28,19 @@ Stages = tuple[int, int]  # the first and the last
 Facts = dict[str, Any]
 
 
-async def succeeded_pages(pool: Pool, job_id: UUID, first_stage: int, last_stage: int) -> AsyncIterator[list[Record]]:
+async def succeeded_pages(
+    database: Database, job_id: UUID, first_stage: int, last_stage: int
+) -> AsyncIterator[list[Record]]:
     """`stage, index, attempt, output` of the succeeded tasks of these stages, in order; no page is empty."""
     stage, index = first_stage, -1
-    while rows := await pool.fetch(_OUTPUTS, job_id, stage, index, last_stage, ROWS_PER_PAGE):
+    while rows := await database.fetch(_OUTPUTS, job_id, stage, index, last_stage, ROWS_PER_PAGE):
         yield rows
         stage, index = rows[-1]["stage"], rows[-1]["index"]
 
 
-async def succeeded_tasks(pool: Pool, job_id: UUID, first_stage: int, last_stage: int) -> AsyncIterator[Record]:
+async def succeeded_tasks(database: Database, job_id: UUID, first_stage: int, last_stage: int) -> AsyncIterator[Record]:
     """The rows of these pages."""
-    async for page in succeeded_pages(pool, job_id, first_stage, last_stage):
+    async for page in succeeded_pages(database, job_id, first_stage, last_stage):
         for row in page:
             yield row
 
@@ -67,16 +69,16 @@ def further_outputs(name: str) -> Objects:
     return Objects(("files", name, "bytes"), lambda output: output.get("files", {}).get(name, {}))
 
 
-async def measure(pool: Pool, job_id: UUID, stages: Stages, objects: Objects) -> Extent:
+async def measure(database: Database, job_id: UUID, stages: Stages, objects: Objects) -> Extent:
     """How many of these objects there are, and their bytes together."""
-    [row] = await pool.fetch(_EXTENT, job_id, *stages, objects.path)
+    [row] = await database.fetch(_EXTENT, job_id, *stages, objects.path)
     return Extent(row["sources"], row["bytes"])
 
 
-async def read_sources(pool: Pool, job_id: UUID, stages: Stages, objects: Objects) -> AsyncIterator[Source]:
+async def read_sources(database: Database, job_id: UUID, stages: Stages, objects: Objects) -> AsyncIterator[Source]:
     """These objects in the order of the tasks; only the first one with its header line."""
     first = True
-    async for task in succeeded_tasks(pool, job_id, *stages):
+    async for task in succeeded_tasks(database, job_id, *stages):
         facts = objects.facts(task["output"] or {})
         if facts.get("bytes"):
             yield source_of(facts, with_header=first)

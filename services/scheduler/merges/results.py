@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from services.common.layout import Layout, Location
-from services.common.spec import ConcatMerge, Merge, NoMerge
-from services.scheduler.loop import Grid
+from services.contract.layout import Layout
+from services.contract.location import Location
+from services.engine.spec import ConcatMerge, Merge, NoMerge
+from services.scheduler.loop import Context
 from services.scheduler.merges.concatenate import Extent, Source, concatenate
 from services.scheduler.merges.outputs import (
     OUTPUTS,
@@ -37,10 +38,10 @@ class Results:
     `outputs`.
     """
 
-    def __init__(self, grid: Grid, job: Mapping[str, Any]) -> None:
-        self._grid = grid
+    def __init__(self, context: Context, job: Mapping[str, Any]) -> None:
+        self._context = context
         self._job = job
-        self._layout = Layout(grid.settings.bucket, grid.settings.prefix)
+        self._layout = Layout(context.settings.bucket, context.settings.prefix)
 
     def place(self, filename: str) -> Location:
         """Where a result goes: the user's own place, or Piecework's."""
@@ -55,7 +56,7 @@ class Results:
             files = await self._join_outputs(merge.filename)
         else:
             files = await self._publish_reduced(merge.filename)
-        rejects = await measure(self._grid.pool, self._job["job_id"], (0, self._job["stage"]), REJECTS)
+        rejects = await measure(self._context.database, self._job["job_id"], (0, self._job["stage"]), REJECTS)
         if rejects.sources:
             files.append(await self._join((0, self._job["stage"]), REJECTS, self.place("rejects.jsonl"), rejects))
         return files
@@ -71,22 +72,22 @@ class Results:
 
     async def _join_of_stage(self, objects: Objects, target: Location) -> Facts:
         stages = (self._job["stage"], self._job["stage"])
-        extent = await measure(self._grid.pool, self._job["job_id"], stages, objects)
+        extent = await measure(self._context.database, self._job["job_id"], stages, objects)
         return await self._join(stages, objects, target, extent)
 
     async def _join(self, stages: Stages, objects: Objects, target: Location, extent: Extent) -> Facts:
-        sources = read_sources(self._grid.pool, self._job["job_id"], stages, objects)
+        sources = read_sources(self._context.database, self._job["job_id"], stages, objects)
         return await self._concatenate(target, sources, extent)
 
     async def _concatenate(self, target: Location, sources: AsyncIterator[Source], extent: Extent) -> Facts:
         name = PurePosixPath(target.key).name
         sections = self._layout.sections(self._job["job_id"], self._job["stage"], name)
-        joined = await concatenate(self._grid.aws.s3, target, sources, extent, sections)
+        joined = await concatenate(self._context.aws.s3, target, sources, extent, sections)
         return file_facts(target, joined.bytes, joined.crc32)
 
     async def _publish_reduced(self, filename: str | None) -> list[Facts]:
         """Copy what the reduce's last task made to the results; nothing if that is only a value."""
-        output = await self._grid.pool.fetchval(_LAST, self._job["job_id"], self._job["stage"]) or {}
+        output = await self._context.database.fetchval(_LAST, self._job["job_id"], self._job["stage"]) or {}
         made = [(filename or _name(output), output)] if "uri" in output else []
         made += [(_name(facts), facts) for _, facts in sorted(output.get("files", {}).items())]
         files = []
@@ -97,7 +98,9 @@ class Results:
 
     async def _list_parts(self) -> list[Facts]:
         files: list[Facts] = []
-        async for task in succeeded_tasks(self._grid.pool, self._job["job_id"], self._job["stage"], self._job["stage"]):
+        async for task in succeeded_tasks(
+            self._context.database, self._job["job_id"], self._job["stage"], self._job["stage"]
+        ):
             files += _part_files(task["index"], task["output"] or {})
             if len(files) > FILES_MAX:
                 return []

@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.contract.task_error import TaskError
 from services.worker.child import linux
-from services.worker.child.errors import TaskError
 
 _TAIL_BYTES = 4096
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from services.worker.child.errors import TaskError
+from services.contract.states import RECORD_COUNTS
+from services.contract.task_error import TaskError
 
-COUNTS = ("records_in", "records_out", "records_rejected", "records_filtered", "records_added")
 _COUNT_MAX = 2**63 - 1
 
 
@@ -26,10 +26,10 @@ def read_counts(path: Path) -> dict[str, int]:
 def check_counts(told: Any, source: str) -> dict[str, int]:
     """Raises TaskError (output_invalid) unless they are counts by names that we know."""
     if not isinstance(told, dict):
-        raise _invalid(source, f"must be an object of {', '.join(COUNTS)}")
+        raise _invalid(source, f"must be an object of {', '.join(RECORD_COUNTS)}")
     for name, count in told.items():
-        if name not in COUNTS:
-            raise _invalid(source, f"has {name!r}; the counts are {', '.join(COUNTS)}")
+        if name not in RECORD_COUNTS:
+            raise _invalid(source, f"has {name!r}; the counts are {', '.join(RECORD_COUNTS)}")
         if type(count) is not int or not 0 <= count <= _COUNT_MAX:
             raise _invalid(source, f"says {name} = {count!r}; it must be an integer, not negative")
     return told

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from services.contract.task_error import Malformed, TaskError, describe
 from services.worker.child.counts import check_counts
-from services.worker.child.errors import Malformed, TaskError, describe
 from services.worker.child.items import write_items_of_list
 from services.worker.child.writers import encode_json
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from services.worker.child.errors import Malformed, TaskError
+from services.contract.task_error import Malformed, TaskError
 from services.worker.child.writers import encode_json
 
 

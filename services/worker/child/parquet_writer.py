@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.worker.child.errors import Malformed
+from services.contract.task_error import Malformed
 
 _BATCH_ROWS = 10_000  # the first so many tell the schema
 _GROUP_ROWS = 1_000_000

@@ -4,11 +4,11 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from services.common.csv_dialect import CsvDialect
-from services.common.decompress import DamagedStream, Decompressor
-from services.worker.child.arrow import extract_record_batches
-from services.worker.child.errors import TaskError
-from services.worker.child.parquet import extract_row_groups
+from services.contract.task_error import TaskError
+from services.inputs.arrow.read import extract_record_batches
+from services.inputs.csv_dialect import CsvDialect
+from services.inputs.parquet.read import extract_row_groups
+from services.platform.decompress import DamagedStream, Decompressor
 from services.worker.child.places import Places, note_block
 
 _READ_BYTES = 1 << 20

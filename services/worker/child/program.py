@@ -1,7 +1,8 @@
 """The child's main program: take a job, run it with its output going to its log, answer, wait for the next.
 
-A job is the JSON object that `services.worker.attempt` makes; the answer holds its results or its `error`, and what
-it used. Whatever kills this process costs one attempt: the worker starts another.
+A job is the JSON object that `services.worker.task.child_job` makes; the answer holds its results or its `error`, and
+what it used. Whatever kills this process costs one attempt: the worker starts another.
+
 """
 
 import contextlib
@@ -17,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from services.contract.task_error import TaskError, describe
 from services.worker.child import frames, linux
 from services.worker.child.commands import check_exit, run_command
 from services.worker.child.counts import read_counts
-from services.worker.child.errors import TaskError, describe
 from services.worker.child.functions import call_function
 from services.worker.child.items import write_items_of_lines
 from services.worker.child.prepare import prepare

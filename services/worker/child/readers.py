@@ -17,11 +17,11 @@ from typing import Any, BinaryIO, Protocol, cast
 
 import orjson
 
-from services.common.csv_dialect import CsvDialect
-from services.worker.child.arrow import ArrowRows
-from services.worker.child.avro import AvroRecords
-from services.worker.child.errors import Malformed, TaskError
-from services.worker.child.parquet import ParquetRows
+from services.contract.task_error import Malformed, TaskError
+from services.inputs.arrow.read import ArrowRows
+from services.inputs.avro.read import AvroRecords
+from services.inputs.csv_dialect import CsvDialect
+from services.inputs.parquet.read import ParquetRows
 
 
 def _open_zstd(path: Path, mode: str) -> BinaryIO:

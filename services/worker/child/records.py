@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from services.worker.child.errors import Malformed, TaskError, describe
+from services.contract.task_error import Malformed, TaskError, describe
 from services.worker.child.functions import load_function
 from services.worker.child.readers import Reader, open_reader
 from services.worker.child.rejects import Rejects

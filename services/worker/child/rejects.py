@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from services.worker.child.errors import TaskError
+from services.contract.task_error import TaskError
 from services.worker.child.places import Places
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.common.params import SQL_PARAM
-from services.worker.child.counts import COUNTS
-from services.worker.child.errors import TaskError
+from services.contract.params import SQL_PARAM
+from services.contract.states import RECORD_COUNTS
+from services.contract.task_error import TaskError
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql_views import View, create_view, text
 
@@ -80,7 +80,8 @@ def run_query(
             if view is None:
                 if output_format in _VALID_WHEN_EMPTY:
                     output.touch()
-                return dict.fromkeys(COUNTS, 0) | {"records_in": rejected.count, "records_rejected": rejected.count}
+                counted = {"records_in": rejected.count, "records_rejected": rejected.count}
+                return dict.fromkeys(RECORD_COUNTS, 0) | counted
             _lock_up(connection, room, inputs)
             records_out = _copy(connection, prepared, values, output, output_format)
             operators = list(_operators(json.loads(connection.get_profiling_information(format="json"))["operator"]))

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from services.common.csv_dialect import CsvDialect
-from services.worker.child.arrow import write_as_parquet
-from services.worker.child.errors import TaskError
+from services.contract.task_error import TaskError
+from services.inputs.arrow.read import write_as_parquet
+from services.inputs.csv_dialect import CsvDialect
 from services.worker.child.readers import detect_format, holds_nothing, open_reader
 from services.worker.child.rejects import Rejects
 from services.worker.child.writers import JsonlWriter

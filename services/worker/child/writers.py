@@ -12,7 +12,7 @@ from uuid import UUID
 
 import orjson
 
-from services.worker.child.errors import Malformed
+from services.contract.task_error import Malformed
 from services.worker.child.parquet_writer import ParquetWriter, Refuse
 
 _BUFFER_BYTES = 1 << 20

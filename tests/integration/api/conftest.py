@@ -10,18 +10,19 @@ import pytest
 from fastapi import FastAPI
 
 from services.api.main import create_app
-from services.common import lifecycle
-from services.common.auth import Role, hash_secret, new_secret
-from services.common.aws import Aws
-from services.common.database import Pool, new_id
-from services.common.settings import Settings
+from services.engine import transitions, workers
+from services.engine.attempt import AttemptReport, ClaimedTask
+from services.platform.auth import Role, hash_secret, new_secret
+from services.platform.aws import Aws
+from services.platform.database import Database, new_id
+from services.platform.settings import Settings
 
 
 @dataclass(frozen=True)
 class Keys:
     """Makes API keys and clients that use them."""
 
-    pool: Pool
+    pool: Database
     app: FastAPI
 
     async def secret(self, role: Role) -> str:
@@ -53,7 +54,7 @@ async def app(settings: Settings, aws: Aws) -> AsyncIterator[FastAPI]:
 
 
 @pytest.fixture
-async def keys(app: FastAPI, pool: Pool) -> Keys:
+async def keys(app: FastAPI, pool: Database) -> Keys:
     return Keys(pool, app)
 
 
@@ -96,21 +97,21 @@ def array_job(**changes: Any) -> dict[str, Any]:
 class Grid:
     """Plays the scheduler and a worker: the rows that their transitions leave behind."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Database) -> None:
         self._pool = pool
         self.worker_id = new_id()
 
     async def register(self, *, pool: str = "default", busy: int = 0) -> UUID:
-        await lifecycle.register_worker(
+        await workers.register_worker(
             self._pool, worker_id=self.worker_id, pool=pool, hostname="node-1", instance_id=None, pid=1, slots=4
         )
-        await lifecycle.heartbeat(self._pool, self.worker_id, busy)
+        await workers.heartbeat(self._pool, self.worker_id, busy)
         return self.worker_id
 
     async def plan(self, job_id: UUID, count: int, stage: int = 0) -> None:
         """The split is done: the stage has `count` tasks."""
         async with self._pool.acquire() as connection, connection.transaction():
-            await lifecycle.plan_same_tasks(connection, job_id, stage, 0, {"type": "index", "count": count}, count)
+            await transitions.plan_same_tasks(connection, job_id, stage, 0, {"type": "index", "count": count}, count)
             await connection.execute(
                 "UPDATE stages SET planned = true, task_count = $3 WHERE job_id = $1 AND stage = $2",
                 job_id,
@@ -118,23 +119,21 @@ class Grid:
                 count,
             )
 
-    async def claim(self, job_id: UUID, tasks: int, stage: int = 0) -> list[lifecycle.ClaimedTask]:
+    async def claim(self, job_id: UUID, tasks: int, stage: int = 0) -> list[ClaimedTask]:
         """Up to `tasks` ready tasks are dispatched, and run by the worker."""
         async with self._pool.acquire() as connection:
-            messages = await lifecycle.dispatch(
+            messages = await transitions.dispatch(
                 connection, job_id, stage, pool="default", tasks_max=tasks, bundle_tasks_max=1, resend_seconds=60
             )
-        return await lifecycle.claim(self._pool, self.worker_id, [message.bundle_id for message in messages])
+        return await transitions.claim(self._pool, self.worker_id, [message.bundle_id for message in messages])
 
-    async def finish(self, task: lifecycle.ClaimedTask, outcome: str = "succeeded", **facts: Any) -> None:
-        finished = lifecycle.Finished(
-            task.job_id, task.stage, task.index, task.attempt, outcome, run_seconds=0.5, **facts
-        )
-        assert await lifecycle.complete(self._pool, self.worker_id, [finished], [task.bundle_id]) == 1
+    async def finish(self, task: ClaimedTask, outcome: str = "succeeded", **facts: Any) -> None:
+        finished = AttemptReport(task.job_id, task.stage, task.index, task.attempt, outcome, run_seconds=0.5, **facts)
+        assert await transitions.complete(self._pool, self.worker_id, [finished], [task.bundle_id]) == 1
 
 
 @pytest.fixture
-async def worker(pool: Pool, grid: None) -> Grid:
+async def worker(pool: Database, grid: None) -> Grid:
     played = Grid(pool)
     await played.register()
     return played

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from services.common.database import Pool
+from services.platform.database import Database
 from tests.integration.api.conftest import Keys, client_of, ok
 
 
@@ -36,7 +36,7 @@ async def test_the_last_operators_key_stays(operator: httpx.AsyncClient) -> None
     assert (await operator.delete(f"/v1/api-keys/{own['key_id']}")).status_code == 204
 
 
-async def test_two_operators_cannot_revoke_each_other_at_the_same_time(keys: Keys, pool: Pool) -> None:
+async def test_two_operators_cannot_revoke_each_other_at_the_same_time(keys: Keys, pool: Database) -> None:
     for _ in range(5):
         await pool.execute("UPDATE api_keys SET revoked_at = now()")
         one, other = await keys.client("operator"), await keys.client("operator")

@@ -14,9 +14,9 @@ from fastapi import FastAPI
 
 from deploy.local.postgres import EmbeddedPostgres
 from services.api.main import create_app
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.conftest import free_port
 from tests.integration.api.conftest import Keys, array_job, client_of, ok
 
@@ -40,7 +40,7 @@ async def test_a_database_that_is_not_migrated_is_not_ready(settings: Settings, 
 
 
 async def test_connections_that_the_database_closed_are_replaced(
-    app: FastAPI, viewer: httpx.AsyncClient, pool: Pool
+    app: FastAPI, viewer: httpx.AsyncClient, pool: Database
 ) -> None:
     assert (await viewer.get("/readyz")).json() == {"status": "ok"}
     await ok(viewer.get("/v1/jobs"))
@@ -72,7 +72,7 @@ async def test_the_bootstrap_key_opens_an_empty_database_as_soon_as_that_is_ther
 
 
 @pytest.mark.usefixtures("grid")
-async def test_without_s3_a_submission_that_needs_it_is_503(settings: Settings, pool: Pool) -> None:
+async def test_without_s3_a_submission_that_needs_it_is_503(settings: Settings, pool: Database) -> None:
     away = create_app(settings.model_copy(update={"aws_endpoint_url": f"http://127.0.0.1:{free_port()}"}))
     async with away.router.lifespan_context(away), await Keys(pool, away).client("submitter") as client:
         job = array_job(input={"type": "lines", "uri": "s3://bucket/key"})

@@ -10,10 +10,10 @@ import pytest
 from botocore.exceptions import ClientError
 from fastapi import FastAPI
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.reads import PinnedObject
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.reads import PinnedObject
+from services.platform.settings import Settings
 from tests.integration.api.conftest import array_job, client_of, ok
 
 pytestmark = pytest.mark.usefixtures("grid")
@@ -233,13 +233,13 @@ async def test_a_good_parquet_object_is_accepted(submitter: httpx.AsyncClient, s
     assert (await ok(submitter.post("/v1/jobs", json=job)))["state"] == "running"
 
 
-async def test_a_refused_job_leaves_nothing_behind(submitter: httpx.AsyncClient, pool: Pool) -> None:
+async def test_a_refused_job_leaves_nothing_behind(submitter: httpx.AsyncClient, pool: Database) -> None:
     await submitter.post("/v1/jobs", json=array_job(stages=[{"processor": "noop"}, {"processor": "nope"}]))
 
     assert await pool.fetchval("SELECT count(*) FROM jobs") == 0
 
 
-async def test_a_run_that_is_just_past_is_excused_by_clock_skew(submitter: httpx.AsyncClient, pool: Pool) -> None:
+async def test_a_run_that_is_just_past_is_excused_by_clock_skew(submitter: httpx.AsyncClient, pool: Database) -> None:
     now = await pool.fetchval("SELECT now() - interval '2 seconds'")
 
     assert (await ok(submitter.post("/v1/jobs", json=array_job(run_at=now.isoformat()))))["state"] == "scheduled"

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.integration.api.conftest import Keys, array_job, ok
 
 pytestmark = pytest.mark.usefixtures("grid")
@@ -55,7 +55,7 @@ async def test_a_repetition_is_answered_even_if_the_input_is_gone_by_then(
     assert (again.status_code, again.content) == (first.status_code, first.content) == (201, first.content)
 
 
-async def test_duplicates_at_the_same_time_create_one_job(submitter: httpx.AsyncClient, pool: Pool) -> None:
+async def test_duplicates_at_the_same_time_create_one_job(submitter: httpx.AsyncClient, pool: Database) -> None:
     for round_ in range(5):
         requests = (submitter.post("/v1/jobs", json=array_job(), headers=keyed(f"k{round_}")) for _ in range(8))
         answers = await asyncio.gather(*requests)
@@ -67,7 +67,7 @@ async def test_duplicates_at_the_same_time_create_one_job(submitter: httpx.Async
 
 
 async def test_a_duplicate_waits_for_the_first_and_takes_over_if_that_fails(
-    submitter: httpx.AsyncClient, pool: Pool
+    submitter: httpx.AsyncClient, pool: Database
 ) -> None:
     key_id = await pool.fetchval("SELECT key_id FROM api_keys WHERE name = 'test-submitter'")
     async with pool.acquire() as connection:
@@ -123,7 +123,7 @@ async def test_empty_and_long_keys_are_refused(submitter: httpx.AsyncClient) -> 
 
 
 async def test_the_secret_of_an_api_key_is_stored_nowhere_and_never_repeated(
-    operator: httpx.AsyncClient, pool: Pool
+    operator: httpx.AsyncClient, pool: Database
 ) -> None:
     body = {"name": "nightly", "role": "viewer"}
     created = await ok(operator.post("/v1/api-keys", json=body, headers=keyed("k")))

@@ -6,9 +6,9 @@ from uuid import UUID
 import httpx
 import pytest
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.integration.api.conftest import Grid, array_job, ok
 
 pytestmark = pytest.mark.usefixtures("grid")
@@ -67,7 +67,7 @@ async def test_progress_is_exact_through_a_chain_of_stages(submitter: httpx.Asyn
 
 
 async def test_a_stage_most_of_whose_attempts_fail_says_that_it_is_slowed(
-    submitter: httpx.AsyncClient, worker: Grid, pool: Pool
+    submitter: httpx.AsyncClient, worker: Grid, pool: Database
 ) -> None:
     job_id = UUID((await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"])
     await worker.plan(job_id, 5)
@@ -99,7 +99,7 @@ async def test_records_that_do_not_come_out_even_are_said(submitter: httpx.Async
 
 
 async def test_failed_tasks_that_are_tolerated_are_said_when_their_stage_has_ended(
-    submitter: httpx.AsyncClient, worker: Grid, pool: Pool
+    submitter: httpx.AsyncClient, worker: Grid, pool: Database
 ) -> None:
     tolerant = array_job(stages=[{"name": "clean", "processor": "noop", "tolerated_failures": 2}])
     job_id = UUID((await ok(submitter.post("/v1/jobs", json=tolerant)))["job_id"])
@@ -149,7 +149,7 @@ async def test_orders_move_a_job_and_the_wrong_ones_are_refused(submitter: httpx
     assert "cancelling" in too_early.json()["detail"]
 
 
-async def test_retry_runs_failed_tasks_again(submitter: httpx.AsyncClient, worker: Grid, pool: Pool) -> None:
+async def test_retry_runs_failed_tasks_again(submitter: httpx.AsyncClient, worker: Grid, pool: Database) -> None:
     job_id = UUID((await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"])
     await worker.plan(job_id, 1)
     [task] = await worker.claim(job_id, 1)
@@ -247,7 +247,7 @@ async def test_tasks_are_filtered_by_stage_and_state(submitter: httpx.AsyncClien
 
 
 async def test_results_are_links_and_there_when_the_job_has_succeeded(
-    submitter: httpx.AsyncClient, pool: Pool, settings: Settings, aws: Aws
+    submitter: httpx.AsyncClient, pool: Database, settings: Settings, aws: Aws
 ) -> None:
     job_id = (await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"]
     too_early = await submitter.get(f"/v1/jobs/{job_id}/results")

@@ -7,7 +7,7 @@ import httpx
 import orjson
 import pytest
 
-from services.common.database import Pool
+from services.platform.database import Database
 from tests.integration.api.conftest import Grid, array_job, ok
 
 pytestmark = pytest.mark.usefixtures("grid")
@@ -55,7 +55,7 @@ async def test_tasks_are_each_listed_once_in_order(submitter: httpx.AsyncClient,
     assert seen == [(stage, index) for stage in (0, 1) for index in range(4)]
 
 
-async def test_every_list_has_pages(operator: httpx.AsyncClient, pool: Pool) -> None:
+async def test_every_list_has_pages(operator: httpx.AsyncClient, pool: Database) -> None:
     for name in ("a", "b"):
         await ok(operator.put(f"/v1/pools/{name}", json={}))
         await ok(operator.post("/v1/processors", json={"name": name, "builtin": "noop"}))

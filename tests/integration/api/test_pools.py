@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from services.common.aws import Aws
-from services.common.database import Pool
+from services.platform.aws import Aws
+from services.platform.database import Database
 from tests.integration.api.conftest import Grid, array_job, ok
 
 
@@ -107,7 +107,7 @@ async def test_bad_capacities_and_groups_are_refused(operator: httpx.AsyncClient
 
 
 async def test_a_capacity_is_recorded_even_if_aws_fails_afterwards(
-    operator: httpx.AsyncClient, aws: Aws, group: str, app: Any, monkeypatch: pytest.MonkeyPatch, pool: Pool
+    operator: httpx.AsyncClient, aws: Aws, group: str, app: Any, monkeypatch: pytest.MonkeyPatch, pool: Database
 ) -> None:
     await ok(operator.put("/v1/pools/p", json={"group_name": group}))
     autoscaling = app.state.connections.aws.autoscaling
@@ -139,7 +139,9 @@ async def test_a_pool_shows_its_workers_and_tasks(operator: httpx.AsyncClient, w
     }
 
 
-async def test_workers_are_listed_filtered_and_drained(operator: httpx.AsyncClient, worker: Grid, pool: Pool) -> None:
+async def test_workers_are_listed_filtered_and_drained(
+    operator: httpx.AsyncClient, worker: Grid, pool: Database
+) -> None:
     path = f"/v1/workers/{worker.worker_id}"
     shown = await ok(operator.get(path))
     assert (shown["pool"], shown["hostname"], shown["slots"], shown["state"]) == ("default", "node-1", 4, "active")

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from services.common.auth import Role
+from services.platform.auth import Role
 from tests.integration.api.conftest import Keys, client_of
 
 OPEN = {"healthz", "readyz"}

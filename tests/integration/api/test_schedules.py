@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from services.common.database import Pool
+from services.platform.database import Database
 from tests.integration.api.conftest import array_job, ok
 
 pytestmark = pytest.mark.usefixtures("grid")
@@ -33,7 +33,7 @@ async def test_a_schedule_tells_its_next_three_runs_in_its_time_zone(submitter: 
 
 
 async def test_a_paused_schedule_has_no_next_run_and_a_resumed_one_looks_forward(
-    submitter: httpx.AsyncClient, pool: Pool
+    submitter: httpx.AsyncClient, pool: Database
 ) -> None:
     created = await ok(submitter.post("/v1/schedules", json=schedule()))
     path = f"/v1/schedules/{created['schedule_id']}"

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from services.common.aws import Aws
-from services.common.settings import Settings
-from services.common.splitters import ranges
+from services.inputs import ranges
+from services.platform.aws import Aws
+from services.platform.settings import Settings
 from tests.integration.api.conftest import array_job, ok
 
 pytestmark = pytest.mark.usefixtures("grid")

@@ -6,7 +6,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from services.common.aws import Aws
+from services.platform.aws import Aws
 from tests.integration.api.conftest import array_job, ok
 
 pytestmark = pytest.mark.usefixtures("grid")

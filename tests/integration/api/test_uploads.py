@@ -6,10 +6,10 @@ import httpx
 import pytest
 
 from services.api.shapes import uploads
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.layout import Location
-from services.common.settings import Settings
+from services.contract.location import Location
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.integration.api.conftest import ok
 
 MEBIBYTE = 1_048_576
@@ -58,7 +58,7 @@ async def test_a_small_file_goes_in_one_put(
 
 @pytest.mark.usefixtures("small_parts")
 async def test_a_large_file_goes_in_parts_and_completing_twice_is_the_same(
-    submitter: httpx.AsyncClient, aws: Aws, pool: Pool
+    submitter: httpx.AsyncClient, aws: Aws, pool: Database
 ) -> None:
     content = bytes(range(256)) * (12 * MEBIBYTE // 256) + b"end"
     upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.bin", "bytes": len(content)}))

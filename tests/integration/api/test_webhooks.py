@@ -10,9 +10,9 @@ import httpx
 from standardwebhooks.webhooks import Webhook
 
 from services.api.main import create_app
-from services.common.aws import Aws
-from services.common.database import WEBHOOKS_CHANNEL, Pool
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.database import WEBHOOKS_CHANNEL, Database
+from services.platform.settings import Settings
 from tests.integration.api.conftest import Keys, ok
 
 
@@ -42,7 +42,7 @@ async def test_bad_endpoints_are_refused_by_field(operator: httpx.AsyncClient) -
 
 
 async def test_private_addresses_are_refused_unless_allowed(
-    settings: Settings, aws: Aws, pool: Pool, operator: httpx.AsyncClient
+    settings: Settings, aws: Aws, pool: Database, operator: httpx.AsyncClient
 ) -> None:
     private = [
         "localhost", "api.localhost", "LOCALHOST.", "127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254",
@@ -59,7 +59,7 @@ async def test_private_addresses_are_refused_unless_allowed(
         assert (await operator.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201
 
 
-async def deliver(pool: Pool, endpoint_id: str, state: str) -> str:
+async def deliver(pool: Database, endpoint_id: str, state: str) -> str:
     """A delivery whose last try was long ago."""
     delivery_id: str = await pool.fetchval(
         "INSERT INTO webhook_deliveries (delivery_id, endpoint_id, job_id, event, payload, state, tries, status_code, "
@@ -73,7 +73,7 @@ async def deliver(pool: Pool, endpoint_id: str, state: str) -> str:
 
 
 async def test_deliveries_are_listed_filtered_and_sent_again(
-    operator: httpx.AsyncClient, pool: Pool, database_url: str, settings: Settings
+    operator: httpx.AsyncClient, pool: Database, database_url: str, settings: Settings
 ) -> None:
     one = (await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/1"})))["endpoint_id"]
     two = (await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/2"})))["endpoint_id"]
@@ -100,7 +100,7 @@ async def test_deliveries_are_listed_filtered_and_sent_again(
     assert (await operator.post(f"/v1/webhook-deliveries/{uuid4()}/redeliver")).status_code == 404
 
 
-async def test_a_deleted_endpoint_takes_its_deliveries_along(operator: httpx.AsyncClient, pool: Pool) -> None:
+async def test_a_deleted_endpoint_takes_its_deliveries_along(operator: httpx.AsyncClient, pool: Database) -> None:
     endpoint = (await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/"})))["endpoint_id"]
     await deliver(pool, endpoint, "pending")
 

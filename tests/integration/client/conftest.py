@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from piecework.cli import app
 from services.api.main import create_app as create_api
-from services.common.auth import Role, hash_secret, new_secret
-from services.common.aws import Aws
-from services.common.database import Pool, new_id
-from services.common.settings import Settings
+from services.platform.auth import Role, hash_secret, new_secret
+from services.platform.aws import Aws
+from services.platform.database import Database, new_id
+from services.platform.settings import Settings
 from services.stats.main import create_app as create_stats
 from tests.conftest import free_port
 from tests.integration.api.conftest import Grid
@@ -120,7 +120,7 @@ class Command:
         return Command(self.environment | {"PIECEWORK_API_KEY": secret}, self.directory)
 
 
-async def new_key(pool: Pool, role: Role) -> str:
+async def new_key(pool: Database, role: Role) -> str:
     secret = new_secret()
     await pool.execute(
         "INSERT INTO api_keys (key_id, name, role, key_hash) VALUES ($1, $2, $3, $4)",
@@ -133,7 +133,7 @@ async def new_key(pool: Pool, role: Role) -> str:
 
 
 @pytest.fixture
-async def piecework(api: Server, pool: Pool, tmp_path: Path) -> Command:
+async def piecework(api: Server, pool: Database, tmp_path: Path) -> Command:
     """As an operator, in a directory of its own, with a pool `default` and a processor `noop`."""
     environment = {"PIECEWORK_API_URL": api.url, "PIECEWORK_API_KEY": await new_key(pool, "operator")}
     command = Command(environment, tmp_path)
@@ -143,7 +143,7 @@ async def piecework(api: Server, pool: Pool, tmp_path: Path) -> Command:
 
 
 @pytest.fixture
-async def grid(piecework: Command, pool: Pool) -> Grid:
+async def grid(piecework: Command, pool: Database) -> Grid:
     """Plays the scheduler and a worker."""
     grid = Grid(pool)
     await grid.register()

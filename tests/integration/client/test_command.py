@@ -8,12 +8,13 @@ from uuid import UUID
 
 import pytest
 
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.jobs import end_job, fail_job
-from services.common.layout import Layout, Location
-from services.common.lifecycle import stop_worker
-from services.common.settings import Settings
+from services.contract.layout import Layout
+from services.contract.location import Location
+from services.engine.jobs import end_job, fail_job
+from services.engine.workers import stop_worker
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings
 from tests.integration.api.conftest import Grid
 from tests.integration.client.conftest import Command, Server, new_key
 
@@ -27,13 +28,15 @@ async def finish_all(grid: Grid, job_id: UUID, count: int = 3) -> None:
         await grid.finish(task)
 
 
-async def end(pool: Pool, settings: Settings, job_id: UUID, source: str, target: str) -> None:
+async def end(pool: Database, settings: Settings, job_id: UUID, source: str, target: str) -> None:
     async with pool.acquire() as connection:
         await connection.execute("UPDATE stages SET state = $2, finished_at = now() WHERE job_id = $1", job_id, target)
         assert await end_job(connection, job_id, source=source, target=target, settings=settings)
 
 
-async def test_a_job_from_submission_to_its_end(piecework: Command, grid: Grid, pool: Pool, settings: Settings) -> None:
+async def test_a_job_from_submission_to_its_end(
+    piecework: Command, grid: Grid, pool: Database, settings: Settings
+) -> None:
     job_id = await piecework(*ARRAY, "--label", "team=claims", "--priority", "5")
     assert (await piecework.run("jobs", "--label", "team=claims", "--json")).json["items"][0]["job_id"] == job_id
     await finish_all(grid, UUID(job_id))
@@ -48,7 +51,7 @@ async def test_a_job_from_submission_to_its_end(piecework: Command, grid: Grid, 
 
 
 async def test_watching_follows_a_job_through_a_restart_of_the_api(
-    piecework: Command, api: Server, grid: Grid, pool: Pool, settings: Settings
+    piecework: Command, api: Server, grid: Grid, pool: Database, settings: Settings
 ) -> None:
     job_id = UUID(await piecework(*ARRAY))
     watching = await piecework.start("watch", str(job_id))
@@ -68,7 +71,7 @@ async def test_watching_follows_a_job_through_a_restart_of_the_api(
 
 
 async def test_a_failed_job_tells_scripts_and_people(
-    piecework: Command, grid: Grid, pool: Pool, settings: Settings
+    piecework: Command, grid: Grid, pool: Database, settings: Settings
 ) -> None:
     job_id = UUID(await piecework(*ARRAY))
     await grid.plan(job_id, 3)
@@ -145,7 +148,7 @@ async def test_small_and_empty_files_are_uploaded(piecework: Command) -> None:
 
 
 async def test_logs_and_results_come_from_s3(
-    piecework: Command, grid: Grid, pool: Pool, aws: Aws, settings: Settings
+    piecework: Command, grid: Grid, pool: Database, aws: Aws, settings: Settings
 ) -> None:
     job_id = UUID(await piecework("submit", "--count", "1", "--processor", "noop"))
     layout = Layout(settings.bucket, settings.prefix)
@@ -210,7 +213,7 @@ async def test_processors(piecework: Command) -> None:
     assert "clean@1" in await piecework("processors", "show", "clean", "--version", "1")
 
 
-async def test_pools_and_workers(piecework: Command, grid: Grid, pool: Pool) -> None:
+async def test_pools_and_workers(piecework: Command, grid: Grid, pool: Database) -> None:
     assert "0/4" in await piecework("pools", "list")
     assert "1 with 0 of 4 slots busy" in await piecework("pools", "show", "default")
     assert await piecework("pools", "pause", "default") == "default paused"
@@ -241,7 +244,7 @@ async def test_capacity_goes_to_the_auto_scaling_group(piecework: Command, aws: 
     assert (found["MinSize"], found["MaxSize"], found["DesiredCapacity"]) == (1, 4, 2)
 
 
-async def test_webhooks(piecework: Command, grid: Grid, pool: Pool, settings: Settings) -> None:
+async def test_webhooks(piecework: Command, grid: Grid, pool: Database, settings: Settings) -> None:
     created = (await piecework.run("webhooks", "create", "https://example.org/hook", "--json")).json
     assert created["secret"].startswith("whsec_")
     assert "https://example.org/hook" in await piecework("webhooks", "list")
@@ -305,7 +308,7 @@ async def test_a_missing_object_is_known_at_once(piecework: Command, settings: S
     assert uri in done.err
 
 
-async def test_listings_page_through_everything(piecework: Command, pool: Pool) -> None:
+async def test_listings_page_through_everything(piecework: Command, pool: Database) -> None:
     job_id = UUID(await piecework("submit", "--count", "1200", "--processor", "noop"))
     await Grid(pool).plan(job_id, 1200)
     short = await piecework.run("tasks", str(job_id), "--limit", "10")
@@ -315,7 +318,7 @@ async def test_listings_page_through_everything(piecework: Command, pool: Pool) 
     assert [task["index"] for task in everything] == list(range(1200))
 
 
-async def test_roles_are_known_to_the_api(pool: Pool, piecework: Command) -> None:
+async def test_roles_are_known_to_the_api(pool: Database, piecework: Command) -> None:
     submitter = piecework.as_user(await new_key(pool, "submitter"))
     assert (await submitter.run(*ARRAY)).code == 0
     assert (await submitter.run("processors", "register", "x", "--builtin", "noop")).code == 4

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from piecework import packing
-from services.common.aws import Aws
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.settings import Settings
 from tests.integration.client.conftest import Command
 
 FILES = {

@@ -10,8 +10,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from deploy.local.emulator import Emulator
-from services.common.aws import Aws, connect_aws
-from services.common.settings import Settings
+from services.platform.aws import Aws, connect_aws
+from services.platform.settings import Settings
 from tests.conftest import free_port
 
 

@@ -17,7 +17,7 @@ from examples.multipart import options, primes, words
 from examples.multipart.data import write as write_texts
 from examples.transform.data import write_csv, write_parquet
 from examples.transform.orders import settle
-from services.common.spec import JobSpec, ProcessorSpec
+from services.engine.spec import JobSpec, ProcessorSpec
 
 
 @pytest.mark.parametrize("name", names())

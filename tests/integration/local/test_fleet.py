@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from deploy.local.fleet import POOL_TAG, Fleet, FleetSettings, Instance
-from services.common.aws import Aws
-from services.common.settings import Settings
+from services.platform.aws import Aws
+from services.platform.settings import Settings
 from tests.integration.local.waiting import until
 
 # Stands for a worker: leaves its process id under its instance's name, and says so when it was drained.
@@ -36,7 +36,7 @@ FLEET = """
 import asyncio, sys
 from pathlib import Path
 from deploy.local.fleet import Fleet, FleetSettings
-from services.common.aws import connect_aws
+from services.platform.aws import connect_aws
 from tests.integration.local.test_fleet import command_in
 async def main():
     settings, directory = FleetSettings(), Path(sys.argv[1])

@@ -5,11 +5,11 @@ import pytest
 
 from deploy.local.fleet import find_instances
 from deploy.local.provision import ProvisionSettings, provision
-from services.common.auth import authenticate
-from services.common.aws import Aws, connect_aws
-from services.common.database import connect_pool
-from services.common.jobs import register_pool
-from services.common.settings import Settings
+from services.engine.pools import register_pool
+from services.platform.auth import authenticate
+from services.platform.aws import Aws, connect_aws
+from services.platform.database import connect_database
+from services.platform.settings import Settings
 from tests.conftest import EmbeddedPostgres
 
 
@@ -46,7 +46,7 @@ async def test_everything_is_there_and_a_second_run_changes_nothing(grid: Provis
 @pytest.mark.usefixtures("forgotten")
 async def test_what_a_crashed_emulator_forgot_is_made_again(grid: ProvisionSettings, aws: Aws) -> None:
     await provision(grid)
-    pool = await connect_pool(grid.database_url)
+    pool = await connect_database(grid.database_url)
     async with pool.acquire() as connection:
         urls = {name: f"{grid.aws_endpoint_url}/000000000000/piecework-{name}" for name in ("gpu", "gpu-dead-letter")}
         await register_pool(
@@ -87,7 +87,7 @@ async def test_a_capacity_that_was_changed_stays(grid: ProvisionSettings) -> Non
 async def test_a_key_file_made_anew_opens_an_old_database(grid: ProvisionSettings) -> None:
     await provision(grid)
     await provision(grid.model_copy(update={"bootstrap_api_key": "pw_second"}))
-    pool = await connect_pool(grid.database_url)
+    pool = await connect_database(grid.database_url)
     for secret in ("pw_first", "pw_second"):
         assert (await authenticate(pool, f"Bearer {secret}")).role == "operator"
     await pool.close()
@@ -99,7 +99,7 @@ async def test_without_an_emulator_nothing_is_made(grid: ProvisionSettings) -> N
 
 
 async def describe(grid: ProvisionSettings, aws: Aws) -> dict[str, object]:
-    pool = await connect_pool(grid.database_url)
+    pool = await connect_database(grid.database_url)
     try:
         row = await pool.fetchrow("SELECT * FROM pools WHERE name = 'default'")
         assert row is not None

@@ -10,15 +10,15 @@ from uuid import UUID, uuid4
 import pytest
 
 from deploy.local.postgres import EmbeddedPostgres
-from services.common.aws import Aws
-from services.common.database import Pool, connect_pool
-from services.common.layout import Location
-from services.common.settings import Settings
-from services.common.spec import SPLIT_PROCESSOR
-from services.scheduler import finish
-from services.scheduler.loop import Grid, Step
-from tests.integration.common.conftest import empty
-from tests.integration.common.play import TERMINAL, Play, add_pool, add_processor, assert_invariants
+from services.contract.location import Location
+from services.engine.spec import SPLIT_PROCESSOR
+from services.platform.aws import Aws
+from services.platform.database import Database, connect_database
+from services.platform.settings import Settings
+from services.scheduler.loop import Context, Step
+from services.scheduler.loops import finish
+from tests.integration.engine.conftest import empty
+from tests.integration.engine.play import TERMINAL, Play, add_pool, add_processor, assert_invariants
 
 
 @pytest.fixture(scope="session")
@@ -33,43 +33,43 @@ async def database_url(shared_database_url: str) -> str:
 
 
 @pytest.fixture
-async def other(grid: Grid, database_url: str) -> AsyncIterator[Grid]:
+async def other(context: Context, database_url: str) -> AsyncIterator[Context]:
     """A second scheduler."""
-    pool = await connect_pool(database_url)
-    yield Grid(pool, grid.aws, grid.settings)
+    pool = await connect_database(database_url)
+    yield Context(pool, context.aws, context.settings)
     await pool.close()
 
 
-async def drive(grid: Grid, *steps: Step, until: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> None:
+async def drive(context: Context, *steps: Step, until: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> None:
     """Take the steps in turn until the condition holds."""
     deadline = time.monotonic() + seconds
     while not await until():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         for step in steps:
-            await step(grid)
+            await step(context)
         await asyncio.sleep(0)
 
 
-async def finish_job(grid: Grid, play: Play, job_id: UUID, *steps: Step) -> dict[str, Any]:
+async def finish_job(context: Context, play: Play, job_id: UUID, *steps: Step) -> dict[str, Any]:
     """Take the steps of finish (and others, if given) until the job has ended; returns its row."""
 
     async def ended() -> bool:
         return (await play.job(job_id))["state"] in TERMINAL
 
-    await drive(grid, finish.step, *steps, until=ended)
-    await assert_invariants(grid.pool, job_id)
+    await drive(context, finish.step, *steps, until=ended)
+    await assert_invariants(context.database, job_id)
     return await play.job(job_id)
 
 
-async def add_split_processor(pool: Pool) -> None:
+async def add_split_processor(pool: Database) -> None:
     """Piecework's own, which a migrated database has and an emptied one has not."""
     own = "INSERT INTO processors (name, version, spec) VALUES ($1, 1, $2)"
     await pool.execute(own, SPLIT_PROCESSOR, {"builtin": "split"})
 
 
-async def end_put_off(grid: Grid) -> None:
+async def end_put_off(context: Context) -> None:
     """Whatever was put off may be tried again; the order in which it was tried stays."""
-    await grid.pool.execute("UPDATE stages SET put_off_at = put_off_at - interval '1 hour'")
+    await context.database.execute("UPDATE stages SET put_off_at = put_off_at - interval '1 hour'")
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def bucket(aws: Aws, settings: Settings) -> Bucket:
 
 
 @pytest.fixture
-def grid(pool: Pool, aws: Aws, settings: Settings) -> Grid:
-    return Grid(pool, aws, settings)
+def context(pool: Database, aws: Aws, settings: Settings) -> Context:
+    return Context(pool, aws, settings)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ async def queue(aws: Aws) -> Queue:
 
 
 @pytest.fixture
-async def play(pool: Pool, settings: Settings, queue: Queue) -> Play:
+async def play(pool: Database, settings: Settings, queue: Queue) -> Play:
     """A grid with the pool `default`, of two slots, and the processor `noop`; workers and users are the test's."""
     await add_pool(pool, "default", queue_url=queue.url)
     await add_processor(pool, "noop", builtin="noop")

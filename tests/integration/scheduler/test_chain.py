@@ -8,20 +8,21 @@ from uuid import UUID
 
 import pytest
 
-from services.common import jobs
-from services.common.layout import Location
-from services.common.lifecycle import ClaimedTask, Finished
-from services.scheduler import chain, finish, put_off
-from services.scheduler.loop import Grid
+from services.contract.location import Location
+from services.engine import errors, jobs
+from services.engine.attempt import AttemptReport, ClaimedTask
+from services.scheduler import put_off
+from services.scheduler.loop import Context
+from services.scheduler.loops import chain, finish
 from services.scheduler.merges.merge import Merger
-from services.scheduler.plans import items as items_plan
-from tests.integration.common.play import Play, add_processor, assert_invariants, finished
+from services.scheduler.planning import items as items_plan
+from tests.integration.engine.play import Play, add_processor, assert_invariants, finished
 from tests.integration.scheduler.conftest import Bucket, add_split_processor, drive, finish_job
 
 FAN_OUT = [{"processor": "noop", "fan_out": True, "tolerated_failures": 1}, {"processor": "noop"}]
 
 
-async def yields(bucket: Bucket, task: ClaimedTask, values: Sequence[Any]) -> Finished:
+async def yields(bucket: Bucket, task: ClaimedTask, values: Sequence[Any]) -> AttemptReport:
     """The report of a fan-out task with these items."""
     listing = b"".join(json.dumps({"type": "item", "value": value}).encode() + b"\n" for value in values)
     uri = await bucket.put(f"items/{task.job_id}-{task.stage}-{task.index}", listing)
@@ -37,16 +38,16 @@ async def inputs(play: Play, job_id: UUID, stage: int) -> list[Any]:
     return [row["input"].get("value", row["input"]) for row in rows]
 
 
-async def chain_on(grid: Grid) -> None:
+async def chain_on(context: Context) -> None:
     """All that can be planned now."""
     before = None
-    while (now := await grid.pool.fetch("SELECT plan_cursor, planned FROM stages")) != before:
+    while (now := await context.database.fetch("SELECT plan_cursor, planned FROM stages")) != before:
         before = now
-        await chain.step(grid)
+        await chain.step(context)
 
 
 async def test_items_become_tasks_in_the_order_of_their_tasks_as_these_end(
-    grid: Grid, play: Play, bucket: Bucket
+    context: Context, play: Play, bucket: Bucket
 ) -> None:
     job_id = await play.submit(stages=FAN_OUT)
     await play.plan(job_id, 4)
@@ -54,21 +55,21 @@ async def test_items_become_tasks_in_the_order_of_their_tasks_as_these_end(
     tasks = await play.run(worker_id, job_id)
 
     await play.complete(worker_id, await yields(bucket, tasks[1], ["c"]))
-    await chain_on(grid)
+    await chain_on(context)
     assert await inputs(play, job_id, 1) == []
 
     await play.complete(worker_id, await yields(bucket, tasks[0], ["a", "b"]))
-    await chain_on(grid)
+    await chain_on(context)
     assert await inputs(play, job_id, 1) == ["a", "b", "c"]
     early = await play.run(worker_id, job_id, 1)
     assert len(early) == 3  # they run while their stage grows
 
     failed = finished(tasks[2], "failed", retryable=False)
     await play.complete(worker_id, failed, await yields(bucket, tasks[3], [{"n": 4}]), done=tasks)
-    await chain_on(grid)
+    await chain_on(context)
     assert len(await inputs(play, job_id, 1)) == 3  # the failed one may be tried again until its stage has ended
-    await finish.step(grid)
-    await chain_on(grid)
+    await finish.step(context)
+    await chain_on(context)
 
     assert await inputs(play, job_id, 1) == ["a", "b", "c", {"n": 4}]
     second = await play.stage(job_id, 1)
@@ -76,26 +77,26 @@ async def test_items_become_tasks_in_the_order_of_their_tasks_as_these_end(
     await play.succeed(worker_id, early)
     await play.succeed(worker_id, await play.run(worker_id, job_id, 1))
     await assert_invariants(play.pool, job_id)
-    await finish.step(grid)
+    await finish.step(context)
     assert (await play.stage(job_id, 1))["state"] == "merging"
 
 
-async def test_a_fan_out_of_nothing_is_an_empty_stage(grid: Grid, play: Play, bucket: Bucket) -> None:
+async def test_a_fan_out_of_nothing_is_an_empty_stage(context: Context, play: Play, bucket: Bucket) -> None:
     job_id = await play.submit(stages=FAN_OUT)
     await play.plan(job_id, 2)
     worker_id = await play.register()
     first, second = await play.run(worker_id, job_id)
     await play.complete(worker_id, await yields(bucket, first, []), finished(second, output=None), done=[first, second])
 
-    await finish.step(grid)
-    await chain_on(grid)
-    await finish.step(grid)
+    await finish.step(context)
+    await chain_on(context)
+    await finish.step(context)
 
     assert (await play.stage(job_id, 1))["state"] == "merging"
 
 
 async def test_a_fan_out_after_a_chained_stage_waits_for_the_gaps_that_may_close(
-    grid: Grid, play: Play, bucket: Bucket
+    context: Context, play: Play, bucket: Bucket
 ) -> None:
     job_id = await play.submit(stages=[{"processor": "noop", "tolerated_failures": 1}, *FAN_OUT])
     await play.plan(job_id, 3)
@@ -104,18 +105,18 @@ async def test_a_fan_out_after_a_chained_stage_waits_for_the_gaps_that_may_close
     await play.complete(worker_id, finished(zero), finished(two))
     for task in await play.run(worker_id, job_id, 1):
         await play.complete(worker_id, await yields(bucket, task, [task.index]), done=[task])
-    await chain_on(grid)
+    await chain_on(context)
     assert await inputs(play, job_id, 2) == [0]
 
     await play.complete(worker_id, finished(one, "failed", retryable=False), done=[zero, one, two])
-    await finish.step(grid)
-    await chain_on(grid)
+    await finish.step(context)
+    await chain_on(context)
 
     assert await inputs(play, job_id, 2) == [0, 2]
 
 
 async def test_a_long_listing_is_read_piece_by_piece_and_two_schedulers_plan_each_item_once(
-    grid: Grid, other: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    context: Context, other: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(items_plan, "CHUNK_BYTES", 250)
     job_id = await play.submit(stages=FAN_OUT)
@@ -127,10 +128,10 @@ async def test_a_long_listing_is_read_piece_by_piece_and_two_schedulers_plan_eac
     await play.complete(worker_id, *reports, done=tasks)
 
     async def planned() -> bool:
-        await asyncio.gather(chain.step(grid), chain.step(other))
+        await asyncio.gather(chain.step(context), chain.step(other))
         return bool((await play.stage(job_id, 1))["planned"])
 
-    await drive(grid, finish.step, until=planned)
+    await drive(context, finish.step, until=planned)
 
     assert await inputs(play, job_id, 1) == [value for listed in values for value in listed]
     await assert_invariants(play.pool, job_id)
@@ -138,7 +139,7 @@ async def test_a_long_listing_is_read_piece_by_piece_and_two_schedulers_plan_eac
 
 @pytest.mark.parametrize("chunk_bytes", [30, 200, 1000, 100_000])
 async def test_no_item_is_lost_between_listings_of_different_lengths(
-    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+    context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
     monkeypatch.setattr(items_plan, "CHUNK_BYTES", chunk_bytes)
     job_id = await play.submit(stages=FAN_OUT)
@@ -148,22 +149,22 @@ async def test_no_item_is_lost_between_listings_of_different_lengths(
     values = [[f"{index}-{n}" for n in range(count)] for index, count in enumerate((20, 1, 0, 7, 90, 1))]
     reports = [await yields(bucket, task, values[task.index]) for task in tasks]
     await play.complete(worker_id, *reports, done=tasks)
-    await finish.step(grid)
+    await finish.step(context)
 
-    await chain_on(grid)
+    await chain_on(context)
 
     assert await inputs(play, job_id, 1) == [value for listed in values for value in listed]
 
 
-async def test_a_listing_that_is_gone_fails_the_job(grid: Grid, play: Play) -> None:
+async def test_a_listing_that_is_gone_fails_the_job(context: Context, play: Play) -> None:
     job_id = await play.submit(stages=FAN_OUT)
     await play.plan(job_id, 1)
     worker_id = await play.register()
     [task] = await play.run(worker_id, job_id)
-    lost = {"uri": f"s3://{grid.settings.bucket}/gone", "bytes": 9, "items": 1}
+    lost = {"uri": f"s3://{context.settings.bucket}/gone", "bytes": 9, "items": 1}
     await play.complete(worker_id, finished(task, output=lost), done=[task])
 
-    job = await finish_job(grid, play, job_id, chain.step)
+    job = await finish_job(context, play, job_id, chain.step)
 
     assert job["state"] == "failed"
     assert job["error"]["stage"] == 1
@@ -171,7 +172,7 @@ async def test_a_listing_that_is_gone_fails_the_job(grid: Grid, play: Play) -> N
 
 
 async def test_after_a_barrier_task_i_works_on_output_i(
-    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chain, "OUTPUTS_PER_CHUNK", 2)
     first = {"processor": "noop", "tolerated_failures": 1}
@@ -180,15 +181,15 @@ async def test_after_a_barrier_task_i_works_on_output_i(
     worker_id = await play.register()
     tasks = await play.run(worker_id, job_id)
     await play.complete(worker_id, *map(finished, tasks[1:]), done=tasks[1:])
-    await chain_on(grid)
+    await chain_on(context)
     waiting = await play.stage(job_id, 1)
     assert (waiting["state"], await play.states(job_id, 1)) == ("waiting", {})
 
     await play.complete(worker_id, finished(tasks[0], "failed", retryable=False), done=tasks)
-    await finish.step(grid)
-    await chain.step(grid)
+    await finish.step(context)
+    await chain.step(context)
     assert (await play.stage(job_id, 1))["state"] == "running"
-    await chain_on(grid)
+    await chain_on(context)
 
     rows = await play.pool.fetch("SELECT index, input FROM tasks WHERE job_id = $1 AND stage = 1 ORDER BY 1", job_id)
     assert [(row["index"], row["input"]["value"]) for row in rows] == [(n, n) for n in range(1, 6)]
@@ -196,7 +197,7 @@ async def test_after_a_barrier_task_i_works_on_output_i(
     await assert_invariants(play.pool, job_id)
 
 
-async def test_the_outputs_of_a_stage_are_joined_and_split_anew(grid: Grid, play: Play, bucket: Bucket) -> None:
+async def test_the_outputs_of_a_stage_are_joined_and_split_anew(context: Context, play: Play, bucket: Bucket) -> None:
     resplit = {"type": "lines", "format": "csv", "part_bytes": 12}
     job_id = await play.submit(stages=[{"processor": "noop"}, {"processor": "noop", "resplit": resplit}])
     await play.plan(job_id, 3)
@@ -212,7 +213,7 @@ async def test_the_outputs_of_a_stage_are_joined_and_split_anew(grid: Grid, play
     async def planned() -> bool:
         return bool((await play.stage(job_id, 1))["planned"])
 
-    await drive(grid, finish.step, merger.step, chain.step, until=planned)
+    await drive(context, finish.step, merger.step, chain.step, until=planned)
 
     rows = await play.pool.fetch("SELECT input FROM tasks WHERE job_id = $1 AND stage = 1 ORDER BY index", job_id)
     parts = [row["input"] for row in rows]
@@ -225,7 +226,7 @@ async def test_the_outputs_of_a_stage_are_joined_and_split_anew(grid: Grid, play
 
 
 async def test_many_stages_that_are_always_put_off_hold_up_no_other(
-    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(put_off, "PUT_OFF_SECONDS", 0.0)
     *unlucky, lucky = [await play.submit(stages=FAN_OUT, priority=int(n < 20)) for n in range(21)]
@@ -243,14 +244,14 @@ async def test_many_stages_that_are_always_put_off_hold_up_no_other(
 
     monkeypatch.setattr(items_plan, "read_range", read_range)
     for _ in range(2):
-        await chain.step(grid)
+        await chain.step(context)
 
     assert await inputs(play, lucky, 1) == ["a"]
     assert None not in [(await play.stage(job_id, 1))["put_off_at"] for job_id in unlucky]
 
 
 async def test_joined_outputs_whose_fields_hold_newlines_are_split_by_a_task(
-    grid: Grid, play: Play, bucket: Bucket
+    context: Context, play: Play, bucket: Bucket
 ) -> None:
     await add_split_processor(play.pool)
     resplit = {"type": "lines", "format": "csv", "part_bytes": 12, "multiline": True}
@@ -281,7 +282,7 @@ async def test_joined_outputs_whose_fields_hold_newlines_are_split_by_a_task(
 
         return is_planned
 
-    await drive(grid, *steps, until=planned(1))
+    await drive(context, *steps, until=planned(1))
     [splitting] = await play.run(worker_id, job_id, 1)
     source = splitting.input["input"]
     assert await bucket.get(source["uri"]) == b'name,n\n"a\n0",1\n"a\n1",1\n'
@@ -290,25 +291,25 @@ async def test_joined_outputs_whose_fields_hold_newlines_are_split_by_a_task(
     assert splitting.input["etag"]
 
     await play.complete(worker_id, await yields(bucket, splitting, ["part 0", "part 1"]), done=[splitting])
-    await drive(grid, *steps, until=planned(2))
+    await drive(context, *steps, until=planned(2))
     assert await inputs(play, job_id, 2) == ["part 0", "part 1"]
     await play.succeed(worker_id, await play.run(worker_id, job_id, 2))
-    await drive(grid, *steps, until=planned(3))
+    await drive(context, *steps, until=planned(3))
     await assert_invariants(play.pool, job_id)
 
 
 @pytest.mark.parametrize(("outputs", "levels"), [(0, [1]), (1, [1]), (3, [1]), (4, [2, 1]), (10, [4, 2, 1])])
 async def test_many_outputs_are_reduced_level_by_level(
-    grid: Grid, play: Play, bucket: Bucket, outputs: int, levels: list[int]
+    context: Context, play: Play, bucket: Bucket, outputs: int, levels: list[int]
 ) -> None:
     job_id = await play.submit(merge={"type": "reduce", "processor": "noop", "fan_in": 3})
     await play.plan(job_id, outputs)
     await play.run_all(job_id)
-    await finish.step(grid)
+    await finish.step(context)
     worker_id = await play.register()
     listed: list[list[Any]] = []
     for count in levels:
-        await chain_on(grid)
+        await chain_on(context)
         tasks = await play.run(worker_id, job_id, 1)
         assert len(tasks) == count
         for task in tasks:
@@ -318,35 +319,37 @@ async def test_many_outputs_are_reduced_level_by_level(
             # Each task's value is the list of all values below it.
             value = [leaf for member in members for leaf in (member if isinstance(member, list) else [member])]
             await play.complete(worker_id, finished(task, output={"value": value}), done=[task])
-    await chain_on(grid)
+    await chain_on(context)
 
     stage = await play.stage(job_id, 1)
     assert (stage["planned"], stage["task_count"]) == (True, sum(levels))
     last = await play.task(job_id, sum(levels) - 1, stage=1)
     assert last["output"]["value"] == list(range(outputs))
     assert all(len(members) <= 3 for members in listed)
-    job = await finish_job(grid, play, job_id, Merger().step)
+    job = await finish_job(context, play, job_id, Merger().step)
     assert job["state"] == "succeeded"
 
 
-async def test_a_level_that_failed_is_tried_again_and_the_levels_go_on(grid: Grid, play: Play, bucket: Bucket) -> None:
+async def test_a_level_that_failed_is_tried_again_and_the_levels_go_on(
+    context: Context, play: Play, bucket: Bucket
+) -> None:
     job_id = await play.submit(merge={"type": "reduce", "processor": "noop", "fan_in": 2})
     await play.plan(job_id, 4)
     await play.run_all(job_id)
-    await finish.step(grid)
-    await chain_on(grid)
+    await finish.step(context)
+    await chain_on(context)
     worker_id = await play.register()
     good, bad = await play.run(worker_id, job_id, 1)
     failed = finished(bad, "failed", retryable=False)
     await play.complete(worker_id, finished(good), failed, done=[good, bad])
-    assert (await finish_job(grid, play, job_id, chain.step))["state"] == "failed"
+    assert (await finish_job(context, play, job_id, chain.step))["state"] == "failed"
 
     await play.order(jobs.retry_job, job_id)
     await play.succeed(worker_id, await play.run(worker_id, job_id, 1))
-    await chain_on(grid)
+    await chain_on(context)
     await play.succeed(worker_id, await play.run(worker_id, job_id, 1))
 
-    assert (await finish_job(grid, play, job_id, chain.step, Merger().step))["state"] == "succeeded"
+    assert (await finish_job(context, play, job_id, chain.step, Merger().step))["state"] == "succeeded"
     assert await play.states(job_id, 1) == {"succeeded": 3}
 
 
@@ -381,7 +384,7 @@ async def test_what_does_not_go_together_is_refused(
     await add_processor(play.pool, "files", command=["x"], output_directory=True)
     await add_processor(play.pool, "priced", command=["x"], inputs={"fees": None})
 
-    with pytest.raises(jobs.SpecError, match=mend) as refused:
+    with pytest.raises(errors.SpecError, match=mend) as refused:
         await play.submit(stages=stages)
 
     assert refused.value.field == field
@@ -400,7 +403,7 @@ async def test_parquet_is_not_concatenated(play: Play, writer: dict[str, Any]) -
             "stages.1.resplit",
         ),
     ):
-        with pytest.raises(jobs.SpecError, match="writer writes Parquet") as refused:
+        with pytest.raises(errors.SpecError, match="writer writes Parquet") as refused:
             await play.submit(**job)
         assert refused.value.field == field
     await play.submit(stages=[{"processor": "writer"}], merge={"type": "none"})
@@ -410,7 +413,7 @@ async def test_parquet_is_not_concatenated(play: Play, writer: dict[str, Any]) -
 async def test_no_two_results_have_one_name(play: Play, merge: dict[str, Any]) -> None:
     await add_processor(play.pool, "priced", command=["x"], outputs={"ledger": "all.csv"})
 
-    with pytest.raises(jobs.SpecError, match="further output of priced") as refused:
+    with pytest.raises(errors.SpecError, match="further output of priced") as refused:
         await play.submit(stages=[{"processor": "priced"}], merge=merge | {"filename": "all.csv"})
 
     assert refused.value.field == "merge.filename"

@@ -8,12 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from services.common import jobs
-from services.common.lifecycle import ClaimedTask, Finished
-from services.scheduler import chain, finish
-from services.scheduler.loop import Grid
+from services.engine import errors, jobs
+from services.engine.attempt import AttemptReport, ClaimedTask
+from services.scheduler.loop import Context
+from services.scheduler.loops import chain, finish
 from services.scheduler.merges.merge import Merger
-from tests.integration.common.play import Play, assert_invariants, finished
+from tests.integration.engine.play import Play, assert_invariants, finished
 from tests.integration.scheduler.conftest import Bucket, add_split_processor, drive
 
 STAGES = [
@@ -32,7 +32,7 @@ async def part_of(bucket: Bucket, input: dict[str, Any]) -> bytes:
     return (await bucket.get(input["uri"]))[input["start"] : input["end"]]
 
 
-async def report(bucket: Bucket, task: ClaimedTask) -> Finished:
+async def report(bucket: Bucket, task: ClaimedTask) -> AttemptReport:
     """What a worker would report: each item goes through as a line, and the reduce makes a list of them all."""
     key = f"{task.job_id}/{task.stage}/{task.index}-{task.attempt}"
     match task.stage:
@@ -62,8 +62,8 @@ async def report(bucket: Bucket, task: ClaimedTask) -> Finished:
 class _Run:
     """A job under way, with two schedulers and a worker that is not always lucky."""
 
-    def __init__(self, grid: Grid, other: Grid, play: Play, bucket: Bucket, seed: int) -> None:
-        self._grids, self._play, self._bucket = (grid, other), play, bucket
+    def __init__(self, context: Context, other: Context, play: Play, bucket: Bucket, seed: int) -> None:
+        self._grids, self._play, self._bucket = (context, other), play, bucket
         self._draw = random.Random(seed)
         self._merger = Merger()
 
@@ -71,7 +71,7 @@ class _Run:
         return str((await self._play.job(job_id))["state"])
 
     async def schedule(self) -> None:
-        await asyncio.gather(*(chain.step(grid) for grid in self._grids))
+        await asyncio.gather(*(chain.step(context) for context in self._grids))
         await finish.step(self._draw.choice(self._grids))
         await self._merger.step(self._grids[0])
 
@@ -91,23 +91,23 @@ class _Run:
         else:
             try:
                 await self._play.order(order, job_id)
-            except jobs.Conflict:
+            except errors.Conflict:
                 return  # the merge has just ended it
-        grid = self._grids[0]
+        context = self._grids[0]
 
         async def rests() -> bool:
             return await self.state(job_id) == pause
 
-        await drive(grid, finish.step, until=rests)
-        await assert_invariants(grid.pool, job_id)
+        await drive(context, finish.step, until=rests)
+        await assert_invariants(context.database, job_id)
         await self._play.order(back, job_id)
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_job_of_every_kind_of_stage_survives_orders_and_failures(
-    grid: Grid, other: Grid, play: Play, bucket: Bucket, seed: int
+    context: Context, other: Context, play: Play, bucket: Bucket, seed: int
 ) -> None:
-    run = _Run(grid, other, play, bucket, seed)
+    run = _Run(context, other, play, bucket, seed)
     await add_split_processor(play.pool)
     job_id = await play.submit(stages=STAGES, merge=REDUCE)
     await play.plan(job_id, TASKS)
@@ -122,7 +122,7 @@ async def test_a_job_of_every_kind_of_stage_survives_orders_and_failures(
             await run.interfere(job_id)
         return await run.state(job_id) == "succeeded"
 
-    await drive(grid, until=over, seconds=60)
+    await drive(context, until=over, seconds=60)
 
     await assert_invariants(play.pool, job_id)
     reduced = await play.pool.fetchval(

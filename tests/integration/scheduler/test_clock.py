@@ -7,11 +7,11 @@ from uuid import UUID
 
 import pytest
 
-from services.common import submission
-from services.common.database import new_id
-from services.scheduler import clock
-from services.scheduler.loop import Grid
-from tests.integration.common.play import Play
+from services.engine import submission
+from services.platform.database import new_id
+from services.scheduler.loop import Context
+from services.scheduler.loops import clock
+from tests.integration.engine.play import Play
 
 JOB: dict[str, Any] = {"name": "hourly", "input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]}
 
@@ -39,9 +39,9 @@ async def on_the_hour(play: Play) -> datetime:
     return now
 
 
-async def tick(grid: Grid) -> None:
+async def tick(context: Context) -> None:
     """Steps until the clock has nothing more to do now."""
-    while await clock.step(grid):
+    while await clock.step(context):
         pass
 
 
@@ -57,47 +57,47 @@ async def schedule(play: Play, schedule_id: UUID) -> dict[str, Any]:
     return dict(row)
 
 
-async def test_a_delayed_job_starts_when_its_time_has_come(grid: Grid, play: Play) -> None:
+async def test_a_delayed_job_starts_when_its_time_has_come(context: Context, play: Play) -> None:
     job_id = await play.submit(run_at=datetime(2099, 1, 1, tzinfo=UTC))
-    assert not await clock.step(grid)
+    assert not await clock.step(context)
     assert (await play.job(job_id))["state"] == "scheduled"
 
     await play.pool.execute("UPDATE jobs SET run_at = now()")
-    await clock.step(grid)
+    await clock.step(context)
 
     job = await play.job(job_id)
     assert (job["state"], (await play.stage(job_id))["state"]) == ("running", "running")
     assert job["started_at"] >= job["run_at"]
 
 
-async def test_a_due_schedule_submits_its_job_and_knows_its_next_time(grid: Grid, play: Play) -> None:
+async def test_a_due_schedule_submits_its_job_and_knows_its_next_time(context: Context, play: Play) -> None:
     schedule_id = await add_schedule(play)
-    await tick(grid)
+    await tick(context)
 
     hour = await on_the_hour(play)
     assert await runs(play, schedule_id) == [hour]
     row = await schedule(play, schedule_id)
     assert (row["last_run_at"], row["next_run_at"], row["error"]) == (hour, hour + timedelta(hours=1), None)
     assert (await play.job(row["last_job_id"]))["name"] == "hourly"
-    await tick(grid)
+    await tick(context)
     assert len(await runs(play, schedule_id)) == 1
 
 
 @pytest.mark.parametrize(("misfire", "missed"), [("run_all", [3, 2, 1, 0]), ("run_once", [0])])
 async def test_after_an_outage_missed_runs_follow_the_policy(
-    grid: Grid, play: Play, misfire: str, missed: list[int]
+    context: Context, play: Play, misfire: str, missed: list[int]
 ) -> None:
     schedule_id = await add_schedule(play, hours_late=3, misfire=misfire)
-    await tick(grid)
+    await tick(context)
 
     hour = await on_the_hour(play)
     assert await runs(play, schedule_id) == [hour - timedelta(hours=n) for n in missed]
 
 
-async def test_a_schedule_that_skips_misses_no_later_run(grid: Grid, play: Play) -> None:
+async def test_a_schedule_that_skips_misses_no_later_run(context: Context, play: Play) -> None:
     schedule_id = await add_schedule(play, hours_late=3, misfire="skip")
     await play.pool.execute("UPDATE schedules SET cron = '0 0 1 1 *', next_run_at = date_trunc('year', now())")
-    await tick(grid)
+    await tick(context)
 
     assert await runs(play, schedule_id) == []
     row = await schedule(play, schedule_id)
@@ -107,30 +107,30 @@ async def test_a_schedule_that_skips_misses_no_later_run(grid: Grid, play: Play)
     assert row["last_run_at"] is None
 
 
-async def test_two_schedulers_make_one_job_of_each_run(grid: Grid, other: Grid, play: Play) -> None:
+async def test_two_schedulers_make_one_job_of_each_run(context: Context, other: Context, play: Play) -> None:
     schedules = [await add_schedule(play, hours_late=5, misfire="run_all") for _ in range(4)]
 
-    await asyncio.gather(*(tick(each) for each in (grid, other, grid, other)))
+    await asyncio.gather(*(tick(each) for each in (context, other, context, other)))
 
     for schedule_id in schedules:
         assert len(await runs(play, schedule_id)) == 6
 
 
-async def test_a_run_that_has_its_job_gets_no_other(grid: Grid, play: Play) -> None:
+async def test_a_run_that_has_its_job_gets_no_other(context: Context, play: Play) -> None:
     """Such as after the schedule's row was restored from a backup."""
     schedule_id = await add_schedule(play, hours_late=3, misfire="run_all")
     before = await schedule(play, schedule_id)
-    await tick(grid)
+    await tick(context)
     await play.pool.execute("UPDATE schedules SET next_run_at = $1", before["next_run_at"])
 
-    await tick(grid)
+    await tick(context)
 
     assert len(await runs(play, schedule_id)) == 4
     assert (await schedule(play, schedule_id))["error"] is None
 
 
 async def test_a_clock_that_dies_between_two_runs_makes_each_once(
-    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule_id = await add_schedule(play, hours_late=3, misfire="run_all")
     left = 2
@@ -148,17 +148,17 @@ async def test_a_clock_that_dies_between_two_runs_makes_each_once(
     with monkeypatch.context() as dying:
         dying.setattr(clock, "submit_job", submit_or_die)
         with pytest.raises(Killed):
-            await clock.step(grid)
+            await clock.step(context)
     assert await runs(play, schedule_id) == []
 
-    await tick(grid)
+    await tick(context)
 
     assert len(await runs(play, schedule_id)) == 4
 
 
-async def test_a_paused_schedule_submits_nothing(grid: Grid, play: Play) -> None:
+async def test_a_paused_schedule_submits_nothing(context: Context, play: Play) -> None:
     schedule_id = await add_schedule(play, paused=True)
-    await tick(grid)
+    await tick(context)
     assert await runs(play, schedule_id) == []
 
 
@@ -172,7 +172,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("job", "why"), BROKEN)
 async def test_a_job_that_can_not_be_submitted_is_an_error_of_its_own_schedule_only(
-    grid: Grid, play: Play, job: dict[str, Any], why: str
+    context: Context, play: Play, job: dict[str, Any], why: str
 ) -> None:
     await play.pool.execute(
         "INSERT INTO processors (name, version, spec) VALUES ('odd', 1, $1)",
@@ -182,7 +182,7 @@ async def test_a_job_that_can_not_be_submitted_is_an_error_of_its_own_schedule_o
     broken = await add_schedule(play, hours_late=2, job=job)
     fine = await add_schedule(play)
 
-    await tick(grid)
+    await tick(context)
 
     row = await schedule(play, broken)
     assert (await runs(play, broken), row["next_run_at"], row["paused"]) == ([], hour + timedelta(hours=1), False)
@@ -190,19 +190,19 @@ async def test_a_job_that_can_not_be_submitted_is_an_error_of_its_own_schedule_o
     assert await runs(play, fine) == [hour]
 
     await play.pool.execute("UPDATE schedules SET job = $1, next_run_at = $2", JOB, hour - timedelta(hours=1))
-    await tick(grid)
+    await tick(context)
     assert (await schedule(play, broken))["error"] is None
     assert len(await runs(play, broken)) == 1
 
 
 @pytest.mark.parametrize("changes", [{"time_zone": "Europe/Atlantis"}, {"cron": "every day"}])
 async def test_a_schedule_that_does_not_know_its_next_time_is_paused_and_says_why(
-    grid: Grid, play: Play, changes: dict[str, Any]
+    context: Context, play: Play, changes: dict[str, Any]
 ) -> None:
     broken = await add_schedule(play, hours_late=2, **changes)
     fine = await add_schedule(play)
 
-    await tick(grid)
+    await tick(context)
 
     row = await schedule(play, broken)
     assert (row["paused"], row["next_run_at"], await runs(play, broken)) == (True, None, [])

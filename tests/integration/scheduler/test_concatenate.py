@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from services.common.layout import Location
+from services.contract.location import Location
+from services.platform import multipart
+from services.platform.multipart import TooManyParts
 from services.scheduler.merges import concatenate as concatenate_module
-from services.scheduler.merges import multipart
 from services.scheduler.merges.concatenate import Changed, Extent, Source, TooLarge, concatenate
-from services.scheduler.merges.multipart import TooManyParts
 from tests.integration.scheduler.conftest import Bucket
 
 MIB = 1 << 20

@@ -7,12 +7,12 @@ from uuid import UUID
 
 import pytest
 
-from services.common import jobs, lifecycle
-from services.common.database import Connection
-from services.common.message import Message
-from services.scheduler import dispatch, finish, reap
-from services.scheduler.loop import Grid
-from tests.integration.common.play import HOLD, Play, add_pool, assert_invariants, finished
+from services.contract.message import Message
+from services.engine import jobs, pools, transitions, workers
+from services.platform.database import Connection
+from services.scheduler.loop import Context
+from services.scheduler.loops import dispatch, finish, reap
+from tests.integration.engine.play import HOLD, Play, add_pool, assert_invariants, finished
 from tests.integration.scheduler.conftest import Queue
 
 WINDOW = 4  # bundles: two for each of the two slots of the pool `default`
@@ -39,10 +39,12 @@ async def offered(play: Play) -> list[Message]:
     return [Message(*(row[name] for name in ("bundle_id", "job_id", "stage", "first", "count"))) for row in rows]
 
 
-async def test_messages_offer_what_is_queued_and_a_claim_by_them_runs_it(grid: Grid, play: Play, queue: Queue) -> None:
+async def test_messages_offer_what_is_queued_and_a_claim_by_them_runs_it(
+    context: Context, play: Play, queue: Queue
+) -> None:
     job_id = await submit(play, 10)
 
-    assert await dispatch.step(grid)
+    assert await dispatch.step(context)
 
     messages = [Message.decode(body) for body in await queue.receive()]
     assert sorted(m.first for m in messages) == [0, 1, 2, 3]
@@ -52,47 +54,49 @@ async def test_messages_offer_what_is_queued_and_a_claim_by_them_runs_it(grid: G
     await assert_invariants(play.pool, job_id)
 
 
-async def test_the_window_is_topped_up_when_bundles_are_claimed_and_never_exceeded(grid: Grid, play: Play) -> None:
+async def test_the_window_is_topped_up_when_bundles_are_claimed_and_never_exceeded(
+    context: Context, play: Play
+) -> None:
     job_id = await submit(play, 10)
     for _ in range(3):
-        await dispatch.step(grid)
+        await dispatch.step(context)
         assert len(await offered(play)) == WINDOW
 
     await play.claim(await play.register(), (await offered(play))[:3])
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert len(await offered(play)) == WINDOW
     assert await play.states(job_id) == {"running": 3, "queued": 4, "ready": 3}
     await assert_invariants(play.pool, job_id)
 
 
-async def test_the_window_grows_with_the_slots_of_active_workers(grid: Grid, play: Play) -> None:
+async def test_the_window_grows_with_the_slots_of_active_workers(context: Context, play: Play) -> None:
     await submit(play, 100)
     for slots in (8, 3):
         await play.register(slots=slots)
     gone = await play.register(slots=50)
-    await lifecycle.stop_worker(play.pool, gone)
+    await workers.stop_worker(play.pool, gone)
 
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert len(await offered(play)) == 22
 
 
-async def test_many_messages_go_out_in_several_requests(grid: Grid, play: Play, queue: Queue) -> None:
+async def test_many_messages_go_out_in_several_requests(context: Context, play: Play, queue: Queue) -> None:
     await submit(play, 100)
     await play.register(slots=13)
 
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert len(set(await queue.receive())) == 26
 
 
-async def test_bundles_follow_the_measured_time_and_shrink_towards_the_end(grid: Grid, play: Play) -> None:
+async def test_bundles_follow_the_measured_time_and_shrink_towards_the_end(context: Context, play: Play) -> None:
     job_id = await submit(play, 1001)
     await measure(play, job_id, 0.02)
     sizes = []
     while (await play.states(job_id)).get("ready"):
-        await dispatch.step(grid)
+        await dispatch.step(context)
         batch = await offered(play)
         sizes.append(max(message.count for message in batch))
         await play.claim(await play.register(), batch)
@@ -103,26 +107,26 @@ async def test_bundles_follow_the_measured_time_and_shrink_towards_the_end(grid:
     await assert_invariants(play.pool, job_id)
 
 
-async def test_the_higher_priority_is_queued_first_and_leaves_the_rest(grid: Grid, play: Play) -> None:
+async def test_the_higher_priority_is_queued_first_and_leaves_the_rest(context: Context, play: Play) -> None:
     low, high = await submit(play, 10), await submit(play, 3, priority=1)
 
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert Counter(message.job_id for message in await offered(play)) == {high: 3, low: 1}
 
 
-async def test_shares_divide_the_window(grid: Grid, play: Play) -> None:
+async def test_shares_divide_the_window(context: Context, play: Play) -> None:
     crowd = [await submit(play, 10, share="crowd") for _ in range(4)]
     lone = await submit(play, 10, share="lone")
 
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     by_job = Counter(message.job_id for message in await offered(play))
     assert by_job[lone] == sum(by_job[job_id] for job_id in crowd) == 2
 
 
 async def test_tasks_that_wait_for_their_backoff_hold_up_nobody(
-    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are ready by the counters, but not due: what is granted to them goes to the others."""
     retry = {"max_attempts": 9, "backoff_seconds": 3600, "backoff_max_seconds": 3600}
@@ -137,65 +141,65 @@ async def test_tasks_that_wait_for_their_backoff_hold_up_nobody(
         asked.append(job_id)
         return await plain(connection, job_id, *arguments, **keywords)
 
-    plain = lifecycle.dispatch
-    monkeypatch.setattr(lifecycle, "dispatch", asking)
-    await dispatch.step(grid)
+    plain = transitions.dispatch
+    monkeypatch.setattr(transitions, "dispatch", asking)
+    await dispatch.step(context)
 
     assert [message.job_id for message in await offered(play)] == [low] * WINDOW
     assert asked == [waiting, low]
     await assert_invariants(play.pool, waiting)
 
 
-async def test_each_pool_has_its_own_queue_and_window(grid: Grid, play: Play, queue: Queue) -> None:
-    large = await grid.aws.sqs.create_queue(QueueName="large")
+async def test_each_pool_has_its_own_queue_and_window(context: Context, play: Play, queue: Queue) -> None:
+    large = await context.aws.sqs.create_queue(QueueName="large")
     await add_pool(play.pool, "large", queue_url=large["QueueUrl"], slots=3)
     here = await submit(play, 10)
     there = await submit(play, 10, stages=[{"processor": "noop", "pool": "large"}])
 
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert [Message.decode(body).job_id for body in await queue.receive()] == [here] * 4
-    other = Queue(grid.aws.sqs, large["QueueUrl"])
+    other = Queue(context.aws.sqs, large["QueueUrl"])
     assert [Message.decode(body).job_id for body in await other.receive()] == [there] * 6
 
 
-async def test_a_chain_is_dispatched_stage_by_stage_while_both_run(grid: Grid, play: Play) -> None:
+async def test_a_chain_is_dispatched_stage_by_stage_while_both_run(context: Context, play: Play) -> None:
     job_id = await submit(play, 4, stages=2)
     worker_id = await play.register()
     await play.succeed(worker_id, await play.run(worker_id, job_id, tasks=2, bundle=1))
 
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert sorted((m.stage, m.first) for m in await offered(play)) == [(0, 2), (0, 3), (1, 0), (1, 1)]
     await assert_invariants(play.pool, job_id)
 
 
-async def test_nothing_is_queued_in_a_paused_pool_or_for_a_paused_job(grid: Grid, play: Play) -> None:
+async def test_nothing_is_queued_in_a_paused_pool_or_for_a_paused_job(context: Context, play: Play) -> None:
     paused, running = await submit(play, 3), await submit(play, 3)
     await play.order(jobs.pause_job, paused)
-    await dispatch.step(grid)
+    await dispatch.step(context)
     assert {message.job_id for message in await offered(play)} == {running}
 
     async with play.pool.acquire() as connection:
-        await jobs.pause_pool(connection, "default")
-    await dispatch.step(grid)
+        await pools.pause_pool(connection, "default")
+    await dispatch.step(context)
     assert await offered(play) == []
 
     async with play.pool.acquire() as connection:
-        await jobs.resume_pool(connection, "default")
-    await dispatch.step(grid)
+        await pools.resume_pool(connection, "default")
+    await dispatch.step(context)
     assert len(await offered(play)) == 3
 
 
-async def test_an_idle_grid_is_idle(grid: Grid, play: Play) -> None:
-    assert not await dispatch.step(grid)
+async def test_an_idle_grid_is_idle(context: Context, play: Play) -> None:
+    assert not await dispatch.step(context)
     job_id = await submit(play, 1)
-    assert await dispatch.step(grid)
+    assert await dispatch.step(context)
     worker_id = await play.register()
     tasks = await play.claim(worker_id, await offered(play))
-    assert await dispatch.step(grid)  # it runs: another may be ready any time
+    assert await dispatch.step(context)  # it runs: another may be ready any time
     await play.succeed(worker_id, tasks)
-    assert not await dispatch.step(grid)
+    assert not await dispatch.step(context)
     await assert_invariants(play.pool, job_id)
 
 
@@ -212,23 +216,23 @@ def before_top_up(monkeypatch: pytest.MonkeyPatch, meanwhile: Any) -> None:
 
 
 async def test_a_scheduler_that_comes_second_does_not_overfill_the_window(
-    grid: Grid, other: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, other: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await submit(play, 20)
     before_top_up(monkeypatch, lambda: dispatch.step(other))
 
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert len(await offered(play)) == WINDOW
     await assert_invariants(play.pool, job_id)
 
 
-async def test_schedulers_at_full_speed_never_overfill_the_window(grid: Grid, other: Grid, play: Play) -> None:
+async def test_schedulers_at_full_speed_never_overfill_the_window(context: Context, other: Context, play: Play) -> None:
     job_id = await submit(play, 60)
     worker_id = await play.register()
     claimed = 0
     while claimed < 60:
-        await asyncio.gather(*(dispatch.step(each) for each in (grid, other, grid, other)))
+        await asyncio.gather(*(dispatch.step(each) for each in (context, other, context, other)))
         batch = await offered(play)
         assert 0 < len(batch) <= WINDOW
         claimed += len(await play.claim(worker_id, batch))
@@ -236,16 +240,16 @@ async def test_schedulers_at_full_speed_never_overfill_the_window(grid: Grid, ot
 
 
 async def test_a_pool_paused_in_the_middle_of_a_step_gets_nothing(
-    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await submit(play, 5)
 
     async def pause() -> None:
         async with play.pool.acquire() as connection:
-            await jobs.pause_pool(connection, "default")
+            await pools.pause_pool(connection, "default")
 
     before_top_up(monkeypatch, pause)
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert await offered(play) == []
     assert await play.states(job_id) == {"ready": 5}
@@ -254,15 +258,15 @@ async def test_a_pool_paused_in_the_middle_of_a_step_gets_nothing(
 # SQS.
 
 
-async def test_what_sqs_does_not_take_is_sent_again_at_once(grid: Grid, play: Play, queue: Queue) -> None:
+async def test_what_sqs_does_not_take_is_sent_again_at_once(context: Context, play: Play, queue: Queue) -> None:
     await play.pool.execute("UPDATE pools SET queue_url = queue_url || '-not-there'")
     job_id = await submit(play, 3)
-    await dispatch.step(grid)
+    await dispatch.step(context)
     assert await queue.receive() == []
     assert len(await offered(play)) == 3
 
     await play.pool.execute("UPDATE pools SET queue_url = $1", queue.url)
-    await reap.step(grid)
+    await reap.step(context)
 
     messages = [Message.decode(body) for body in await queue.receive()]
     assert len(await play.claim(await play.register(), messages)) == 3
@@ -270,39 +274,39 @@ async def test_what_sqs_does_not_take_is_sent_again_at_once(grid: Grid, play: Pl
 
 
 async def test_single_messages_that_sqs_refuses_are_sent_again(
-    grid: Grid, play: Play, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await submit(play, 4)
-    plain = grid.aws.sqs.send_message_batch
+    plain = context.aws.sqs.send_message_batch
 
     async def refusing_some(*, QueueUrl: str, Entries: list[dict[str, str]]) -> dict[str, Any]:
         await plain(QueueUrl=QueueUrl, Entries=Entries[:1])
         return {"Failed": [{"Id": entry["Id"]} for entry in Entries[1:]]}
 
     with monkeypatch.context() as refusing:
-        refusing.setattr(grid.aws.sqs, "send_message_batch", refusing_some)
-        await dispatch.step(grid)
+        refusing.setattr(context.aws.sqs, "send_message_batch", refusing_some)
+        await dispatch.step(context)
     assert len(await queue.receive()) == 1
 
-    await reap.step(grid)
+    await reap.step(context)
 
     assert len(await queue.receive()) == 3
 
 
-async def test_a_pool_whose_queue_is_gone_holds_up_no_other(grid: Grid, play: Play, queue: Queue) -> None:
+async def test_a_pool_whose_queue_is_gone_holds_up_no_other(context: Context, play: Play, queue: Queue) -> None:
     await add_pool(play.pool, "broken", queue_url=f"{queue.url}-not-there")
     await submit(play, 2, stages=[{"processor": "noop", "pool": "broken"}])
     job_id = await submit(play, 2)
 
-    await dispatch.step(grid)
-    await reap.step(grid)
-    await reap.step(grid)
+    await dispatch.step(context)
+    await reap.step(context)
+    await reap.step(context)
 
     assert {Message.decode(body).job_id for body in await queue.receive()} == {job_id}
 
 
 async def test_a_scheduler_that_dies_before_it_sends_costs_only_time(
-    grid: Grid, play: Play, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
@@ -314,13 +318,13 @@ async def test_a_scheduler_that_dies_before_it_sends_costs_only_time(
     with monkeypatch.context() as dying:
         dying.setattr(dispatch, "send", die)
         with pytest.raises(Killed):
-            await dispatch.step(grid)
-    await reap.step(grid)
+            await dispatch.step(context)
+    await reap.step(context)
     assert await queue.receive() == []
     await assert_invariants(play.pool, job_id)
 
     await play.pool.execute("UPDATE bundles SET send_at = now()")  # resend_seconds later
-    await reap.step(grid)
+    await reap.step(context)
 
     messages = [Message.decode(body) for body in await queue.receive()]
     assert len(await play.claim(await play.register(), messages)) == 3
@@ -329,32 +333,34 @@ async def test_a_scheduler_that_dies_before_it_sends_costs_only_time(
 # Reap.
 
 
-async def test_reap_makes_ready_what_lost_stopped_and_hanging_workers_hold(grid: Grid, play: Play) -> None:
+async def test_reap_makes_ready_what_lost_stopped_and_hanging_workers_hold(context: Context, play: Play) -> None:
     job_id = await submit(play, 5, stages=[{"processor": "noop", "timeout_seconds": 1}])
     silent, stopped, hung, fine = [await play.register() for _ in range(4)]
     for worker_id in (silent, stopped, hung, fine):
         await play.run(worker_id, job_id, tasks=1)
     await play.silence(silent)
-    await lifecycle.stop_worker(play.pool, stopped)
+    await workers.stop_worker(play.pool, stopped)
     await play.pool.execute(HOLD, 3600, hung)
 
-    await reap.step(grid)
+    await reap.step(context)
 
     assert await play.states(job_id) == {"ready": 4, "running": 1}
-    assert (await lifecycle.heartbeat(play.pool, fine, 1)).state == "active"
-    assert (await lifecycle.heartbeat(play.pool, silent, 1)).state == "lost"
+    assert (await workers.heartbeat(play.pool, fine, 1)).state == "active"
+    assert (await workers.heartbeat(play.pool, silent, 1)).state == "lost"
     await assert_invariants(play.pool, job_id)
-    assert not await reap.step(grid)
+    assert not await reap.step(context)
 
 
-async def test_two_schedulers_reaping_at_once_give_each_task_back_once(grid: Grid, other: Grid, play: Play) -> None:
+async def test_two_schedulers_reaping_at_once_give_each_task_back_once(
+    context: Context, other: Context, play: Play
+) -> None:
     job_id = await submit(play, 40)
     for _ in range(4):
         worker_id = await play.register()
         await play.run(worker_id, job_id, tasks=10, bundle=2)
         await play.silence(worker_id)
 
-    await asyncio.gather(*(reap.step(each) for each in (grid, other, grid, other)))
+    await asyncio.gather(*(reap.step(each) for each in (context, other, context, other)))
 
     assert await play.states(job_id) == {"ready": 40}
     assert await play.outcomes(job_id) == {"lost": 40}
@@ -386,34 +392,34 @@ async def tried(play: Play, job_id: UUID, *, attempts: int, succeeded: int) -> N
     ],
 )
 async def test_a_stage_that_fails_too_often_keeps_to_a_tenth_of_the_slots(
-    grid: Grid, play: Play, queue: Queue, attempts: int, succeeded: int, max_attempts: int, bundles: int
+    context: Context, play: Play, queue: Queue, attempts: int, succeeded: int, max_attempts: int, bundles: int
 ) -> None:
     job_id = await submit(play, 10, stages=[{"processor": "noop", "retry": {"max_attempts": max_attempts}}])
     await tried(play, job_id, attempts=attempts, succeeded=succeeded)
 
     for _ in range(2):
-        await dispatch.step(grid)
+        await dispatch.step(context)
 
     assert len(await offered(play)) == bundles
 
 
-async def test_a_retry_by_the_user_forgives_what_has_failed(grid: Grid, play: Play, queue: Queue) -> None:
+async def test_a_retry_by_the_user_forgives_what_has_failed(context: Context, play: Play, queue: Queue) -> None:
     job_id = await submit(play, 10)
     await tried(play, job_id, attempts=1000, succeeded=0)
     await play.order(jobs.cancel_job, job_id)
     while (await play.job(job_id))["state"] != "cancelled":
-        await finish.step(grid)
+        await finish.step(context)
 
     await play.order(jobs.retry_job, job_id)
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert len(await offered(play)) == WINDOW
 
 
-async def test_a_slowed_stage_does_not_slow_others_down(grid: Grid, play: Play, queue: Queue) -> None:
+async def test_a_slowed_stage_does_not_slow_others_down(context: Context, play: Play, queue: Queue) -> None:
     slowed, healthy = await submit(play, 10), await submit(play, 10)
     await tried(play, slowed, attempts=1000, succeeded=0)
 
-    await dispatch.step(grid)
+    await dispatch.step(context)
 
     assert Counter(m.job_id for m in await offered(play)) == {slowed: 1, healthy: WINDOW - 1}

@@ -6,11 +6,11 @@ from uuid import UUID
 
 import pytest
 
-from services.common import jobs
-from services.common.database import new_id
-from services.scheduler import finish
-from services.scheduler.loop import Grid
-from tests.integration.common.play import Order, Play, assert_invariants, finished
+from services.engine import jobs
+from services.platform.database import new_id
+from services.scheduler.loop import Context
+from services.scheduler.loops import finish
+from tests.integration.engine.play import Order, Play, assert_invariants, finished
 from tests.integration.scheduler.conftest import finish_job
 
 
@@ -19,56 +19,58 @@ async def states(play: Play, job_id: UUID) -> list[str]:
     return [row["state"] for row in rows]
 
 
-async def test_a_stage_hands_over_when_its_last_task_has_ended(grid: Grid, play: Play) -> None:
+async def test_a_stage_hands_over_when_its_last_task_has_ended(context: Context, play: Play) -> None:
     job_id = await play.submit(stages=[{"processor": "noop", "tolerated_failures": 2}, {"processor": "noop"}])
     await play.plan(job_id, 4)
     worker_id = await play.register()
     tasks = await play.run(worker_id, job_id)
     await play.complete(worker_id, *map(finished, tasks[:2]), finished(tasks[2], "failed", retryable=False))
-    assert await finish.step(grid)
+    assert await finish.step(context)
     assert await states(play, job_id) == ["running", "running"]
 
     await play.complete(worker_id, finished(tasks[3]), done=tasks)
-    await finish.step(grid)
+    await finish.step(context)
 
     assert await states(play, job_id) == ["succeeded", "running"]
     second = await play.stage(job_id, 1)
     assert (second["planned"], second["task_count"]) == (True, 3)
     await play.succeed(worker_id, await play.run(worker_id, job_id, 1))
-    await finish.step(grid)
+    await finish.step(context)
     assert await states(play, job_id) == ["succeeded", "merging"]
-    assert not await finish.step(grid)
+    assert not await finish.step(context)
     await assert_invariants(play.pool, job_id)
 
 
-async def test_a_stage_that_is_still_being_planned_is_not_over(grid: Grid, play: Play) -> None:
+async def test_a_stage_that_is_still_being_planned_is_not_over(context: Context, play: Play) -> None:
     job_id = await play.submit()
     await play.plan(job_id, 2, planned=False)
     await play.run_all(job_id)
-    await finish.step(grid)
+    await finish.step(context)
     assert await states(play, job_id) == ["running"]
 
     await play.plan(job_id, 1, first=2)
-    await finish.step(grid)
+    await finish.step(context)
     assert await states(play, job_id) == ["running"]
 
     await play.run_all(job_id)
-    await finish.step(grid)
+    await finish.step(context)
     assert await states(play, job_id) == ["merging"]
 
 
-async def test_an_empty_input_goes_through_all_stages(grid: Grid, play: Play) -> None:
+async def test_an_empty_input_goes_through_all_stages(context: Context, play: Play) -> None:
     job_id = await play.submit(stages=3)
     await play.plan(job_id, 0)
 
     for _ in range(3):
-        await finish.step(grid)
+        await finish.step(context)
 
     assert await states(play, job_id) == ["succeeded", "succeeded", "merging"]
 
 
 @pytest.mark.parametrize("tolerated", [0, 1])
-async def test_one_failure_too_many_fails_the_job_and_names_the_first(grid: Grid, play: Play, tolerated: int) -> None:
+async def test_one_failure_too_many_fails_the_job_and_names_the_first(
+    context: Context, play: Play, tolerated: int
+) -> None:
     job_id = await play.submit(
         stages=[{"name": "clean", "processor": "noop", "tolerated_failures": tolerated}, {"processor": "noop"}]
     )
@@ -80,7 +82,7 @@ async def test_one_failure_too_many_fails_the_job_and_names_the_first(grid: Grid
     await play.complete(worker_id, *failures[: tolerated + 1])
     await play.run(worker_id, job_id, 1)
 
-    job = await finish_job(grid, play, job_id)
+    job = await finish_job(context, play, job_id)
 
     assert job["state"] == "failed"
     first = 1 if tolerated else 3
@@ -96,21 +98,21 @@ async def test_one_failure_too_many_fails_the_job_and_names_the_first(grid: Grid
     assert (await play.pool.fetchval("SELECT count(*) FROM attempts WHERE outcome = 'cancelled'")) == 4 - tolerated
 
 
-async def test_a_job_whose_failures_are_all_tolerated_goes_on(grid: Grid, play: Play) -> None:
+async def test_a_job_whose_failures_are_all_tolerated_goes_on(context: Context, play: Play) -> None:
     job_id = await play.submit(stages=[{"processor": "noop", "tolerated_failures": 2}, {"processor": "noop"}])
     await play.plan(job_id, 2)
     worker_id = await play.register()
     tasks = await play.run(worker_id, job_id)
     await play.complete(worker_id, *(finished(task, "failed", retryable=False) for task in tasks), done=tasks)
 
-    await finish.step(grid)
-    await finish.step(grid)
+    await finish.step(context)
+    await finish.step(context)
 
     assert await states(play, job_id) == ["succeeded", "merging"]
     assert (await play.stage(job_id, 1))["task_count"] == 0
 
 
-async def test_torn_records_are_never_tolerated(grid: Grid, play: Play) -> None:
+async def test_torn_records_are_never_tolerated(context: Context, play: Play) -> None:
     job_id = await play.submit(stages=[{"name": "clean", "processor": "noop", "tolerated_failures": 2}])
     await play.plan(job_id, 3)
     worker_id = await play.register()
@@ -120,13 +122,13 @@ async def test_torn_records_are_never_tolerated(grid: Grid, play: Play) -> None:
     failures = [finished(task, "failed", retryable=False, **fact) for task, fact in zip(tasks, facts, strict=False)]
     await play.complete(worker_id, *failures, finished(tasks[2]), done=tasks)
 
-    job = await finish_job(grid, play, job_id)
+    job = await finish_job(context, play, job_id)
 
     assert job["error"] == {"type": "stage_failed", "stage": 0, "message": "stage 'clean': task 1: a quote is open"}
 
 
 @pytest.mark.parametrize("before", ["scheduled", "running", "paused"])
-async def test_a_cancelled_job_ends_with_everything_it_had(grid: Grid, play: Play, before: str) -> None:
+async def test_a_cancelled_job_ends_with_everything_it_had(context: Context, play: Play, before: str) -> None:
     late = {"run_at": "2099-01-01T00:00:00Z"} if before == "scheduled" else {}
     job_id = await play.submit(stages=2, **late)
     if before != "scheduled":
@@ -139,7 +141,7 @@ async def test_a_cancelled_job_ends_with_everything_it_had(grid: Grid, play: Pla
         await play.order(jobs.pause_job, job_id)
     await play.order(jobs.cancel_job, job_id)
 
-    job = await finish_job(grid, play, job_id)
+    job = await finish_job(context, play, job_id)
 
     assert (job["state"], job["error"]) == ("cancelled", None)
     assert job["finished_at"] is not None
@@ -147,7 +149,7 @@ async def test_a_cancelled_job_ends_with_everything_it_had(grid: Grid, play: Pla
 
 
 async def test_a_huge_job_is_cancelled_in_portions_and_holds_up_no_other(
-    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finish, "TASKS_MAX", 5)
     huge, small = await play.submit(), await play.submit()
@@ -156,14 +158,14 @@ async def test_a_huge_job_is_cancelled_in_portions_and_holds_up_no_other(
     for job_id in (huge, small):
         await play.order(jobs.cancel_job, job_id)
 
-    assert await finish.step(grid)
+    assert await finish.step(context)
 
     assert (await play.job(small))["state"] == "cancelled"
     assert await play.states(huge) == {"cancelled": 5, "ready": 45}
-    assert (await finish_job(grid, play, huge))["state"] == "cancelled"
+    assert (await finish_job(context, play, huge))["state"] == "cancelled"
 
 
-async def test_schedulers_ending_one_job_together_end_it_once(grid: Grid, other: Grid, play: Play) -> None:
+async def test_schedulers_ending_one_job_together_end_it_once(context: Context, other: Context, play: Play) -> None:
     await play.pool.execute(
         "INSERT INTO webhook_endpoints (endpoint_id, url, secret) VALUES ($1, 'https://example.com', 's')", new_id()
     )
@@ -177,7 +179,7 @@ async def test_schedulers_ending_one_job_together_end_it_once(grid: Grid, other:
         ending.append(job_id)
 
     for _ in range(3):
-        await asyncio.gather(*(finish.step(each) for each in (grid, other, grid, other)))
+        await asyncio.gather(*(finish.step(each) for each in (context, other, context, other)))
 
     for job_id in ending:
         assert (await play.job(job_id))["state"] == "failed"
@@ -186,7 +188,7 @@ async def test_schedulers_ending_one_job_together_end_it_once(grid: Grid, other:
 
 
 async def test_what_a_scheduler_saw_before_a_job_was_retried_does_not_fail_it_again(
-    grid: Grid, other: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, other: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await play.submit()
     await play.plan(job_id, 2)
@@ -203,7 +205,7 @@ async def test_what_a_scheduler_saw_before_a_job_was_retried_does_not_fail_it_ag
         await plain(*arguments)
 
     monkeypatch.setattr(finish, "_end_stage", overtaken)
-    await finish.step(grid)
+    await finish.step(context)
 
     assert (await play.job(job_id))["state"] == "running"
     assert await play.states(job_id) == {"ready": 2}
@@ -212,7 +214,7 @@ async def test_what_a_scheduler_saw_before_a_job_was_retried_does_not_fail_it_ag
 
 @pytest.mark.parametrize("order", [jobs.pause_job, jobs.cancel_job])
 async def test_an_order_that_comes_before_the_decision_counts(
-    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch, order: Order
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch, order: Order
 ) -> None:
     job_id = await play.submit()
     await play.plan(job_id, 2)
@@ -224,6 +226,6 @@ async def test_an_order_that_comes_before_the_decision_counts(
         await plain(*arguments)
 
     monkeypatch.setattr(finish, "_end_stage", overtaken)
-    await finish.step(grid)
+    await finish.step(context)
 
     assert await states(play, job_id) != ["merging"]

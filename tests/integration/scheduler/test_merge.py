@@ -11,18 +11,20 @@ import orjson
 import pytest
 from botocore.exceptions import ClientError
 
-from services.common import jobs
-from services.common.database import new_id
-from services.common.layout import Layout, Location
-from services.common.lifecycle import ClaimedTask, Finished
-from services.scheduler import chain, finish, put_off
-from services.scheduler.loop import Grid
+from services.contract.layout import Layout
+from services.contract.location import Location
+from services.engine import jobs
+from services.engine.attempt import AttemptReport, ClaimedTask
+from services.platform import multipart
+from services.platform.database import new_id
+from services.scheduler import put_off
+from services.scheduler.loop import Context
+from services.scheduler.loops import chain, finish
 from services.scheduler.merges import merge as merge_module
-from services.scheduler.merges import multipart
 from services.scheduler.merges import results as results_module
 from services.scheduler.merges.manifest import write_manifest
 from services.scheduler.merges.merge import Merger
-from tests.integration.common.play import Order, Play, add_processor, assert_invariants, finished, until
+from tests.integration.engine.play import Order, Play, add_processor, assert_invariants, finished, until
 from tests.integration.scheduler.conftest import Bucket, drive, finish_job
 
 CONCAT = {"type": "concat", "filename": "all.csv"}
@@ -49,13 +51,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def layout(grid: Grid) -> Layout:
-    return Layout(grid.settings.bucket, grid.settings.prefix)
+def layout(context: Context) -> Layout:
+    return Layout(context.settings.bucket, context.settings.prefix)
 
 
 async def write(
     bucket: Bucket, layout: Layout, task: ClaimedTask, body: bytes, header_bytes: int | None = None, **measures: int
-) -> Finished:
+) -> AttemptReport:
     """The report of an attempt that wrote these bytes."""
     output = await put_output(bucket, layout, task, "out.csv", body, header_bytes)
     return finished(task, output=output, **measures)
@@ -112,13 +114,13 @@ async def read(bucket: Bucket, result: dict[str, Any]) -> tuple[dict[str, bytes]
 
 
 async def test_without_a_merge_the_outputs_are_the_results(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
     job_id = await submit(play, 3, name="nightly")
     bodies = [b"zero", b"one", b""]
     await run_stage(play, bucket, layout, job_id, bodies, records_in=3, records_out=2, records_rejected=1)
 
-    job = await finish_job(grid, play, job_id, merger.step)
+    job = await finish_job(context, play, job_id, merger.step)
 
     assert (job["state"], (await play.stage(job_id))["state"]) == ("succeeded", "succeeded")
     result = await results(play, job_id)
@@ -145,7 +147,7 @@ async def test_without_a_merge_the_outputs_are_the_results(
 
 
 async def test_records_that_do_not_come_out_even_are_said_in_the_manifest(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
     await add_processor(play.pool, "filter", builtin="noop", filters=True)
     job_id = await submit(play, 2, stages=[{"processor": "noop"}, {"processor": "filter"}])
@@ -154,14 +156,14 @@ async def test_records_that_do_not_come_out_even_are_said_in_the_manifest(
         play, bucket, layout, job_id, [b"c", b"d"], stage=1, records_in=49, records_out=9, records_filtered=40
     )
 
-    await finish_job(grid, play, job_id, merger.step)
+    await finish_job(context, play, job_id, merger.step)
 
     _, manifest = await read(bucket, await results(play, job_id, 1))
     assert [stage["records"]["balanced"] for stage in manifest["stages"]] == [False, True]
     assert manifest["warnings"] == ["stage stage-0: 100 records in, 98 out, 0 rejected: 2 are unaccounted for"]
 
 
-async def test_small_values_are_in_the_manifest(grid: Grid, play: Play, bucket: Bucket, merger: Merger) -> None:
+async def test_small_values_are_in_the_manifest(context: Context, play: Play, bucket: Bucket, merger: Merger) -> None:
     job_id = await submit(play, 3)
     worker_id = await play.register()
     tasks = await play.run(worker_id, job_id)
@@ -169,7 +171,7 @@ async def test_small_values_are_in_the_manifest(grid: Grid, play: Play, bucket: 
     reports = [finished(task, output=output) for task, output in zip(tasks, outputs, strict=True)]
     await play.complete(worker_id, *reports, done=tasks)
 
-    await finish_job(grid, play, job_id, merger.step)
+    await finish_job(context, play, job_id, merger.step)
 
     files, manifest = await read(bucket, await results(play, job_id))
     assert files == {}
@@ -179,13 +181,13 @@ async def test_small_values_are_in_the_manifest(grid: Grid, play: Play, bucket: 
 
 
 async def test_very_many_parts_are_listed_by_the_manifest_only(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results_module, "FILES_MAX", 2)
     few, many = await submit(play, 2), await submit(play, 3)
     for job_id in (few, many):
         await run_stage(play, bucket, layout, job_id, [b"a", b"b", b"c"])
-        await finish_job(grid, play, job_id, merger.step)
+        await finish_job(context, play, job_id, merger.step)
 
     assert len((await results(play, few))["files"]) == 2
     files, manifest = await read(bucket, await results(play, many))
@@ -204,7 +206,7 @@ async def test_very_many_parts_are_listed_by_the_manifest_only(
     ],
 )
 async def test_concatenation_keeps_the_order_and_one_header(
-    grid: Grid,
+    context: Context,
     play: Play,
     bucket: Bucket,
     layout: Layout,
@@ -216,7 +218,7 @@ async def test_concatenation_keeps_the_order_and_one_header(
     job_id = await submit(play, len(bodies), merge=CONCAT)
     await run_stage(play, bucket, layout, job_id, bodies, header_bytes=header_bytes)
 
-    await finish_job(grid, play, job_id, merger.step)
+    await finish_job(context, play, job_id, merger.step)
 
     result = await results(play, job_id)
     files, manifest = await read(bucket, result)
@@ -226,7 +228,7 @@ async def test_concatenation_keeps_the_order_and_one_header(
 
 
 async def test_results_are_those_of_winning_attempts_and_leave_out_tolerated_failures(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
     job_id = await submit(play, 3, merge=CONCAT, stages=[{"processor": "noop", "tolerated_failures": 1}])
     lost = await play.register()
@@ -238,7 +240,7 @@ async def test_results_are_those_of_winning_attempts_and_leave_out_tolerated_fai
     assert await play.complete(lost, *stale) == 0
     await play.complete(worker_id, *good, finished(tasks[2], "failed", retryable=False), done=tasks)
 
-    await finish_job(grid, play, job_id, merger.step)
+    await finish_job(context, play, job_id, merger.step)
 
     files, manifest = await read(bucket, await results(play, job_id))
     assert files == {"all.csv": b"good0\ngood1\n"}
@@ -251,7 +253,7 @@ async def test_results_are_those_of_winning_attempts_and_leave_out_tolerated_fai
     "place", [None, "s3://{bucket}-theirs/claims", "s3://{bucket}-theirs/claims/", "s3://{bucket}-theirs/"]
 )
 async def test_rejects_of_all_stages_become_one_file_beside_the_results(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, place: str | None
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, place: str | None
 ) -> None:
     if place is not None:
         place = place.format(bucket=bucket.name)
@@ -270,9 +272,9 @@ async def test_rejects_of_all_stages_become_one_file_beside_the_results(
                 report.output = (report.output or {}) | {names[name]: fact for name, fact in put.items()}
             reports.append(report)
         await play.complete(worker_id, *reports, done=tasks)
-        await finish.step(grid)
+        await finish.step(context)
 
-    await finish_job(grid, play, job_id, merger.step)
+    await finish_job(context, play, job_id, merger.step)
 
     result = await results(play, job_id, 1)
     files, manifest = await read(bucket, result)
@@ -285,7 +287,7 @@ async def test_rejects_of_all_stages_become_one_file_beside_the_results(
     assert uris == [f"{folder}{name}" for name in ("all.csv", "rejects.jsonl", "manifest.json")]
 
 
-async def write_with_further(bucket: Bucket, layout: Layout, task: ClaimedTask, body: bytes) -> Finished:
+async def write_with_further(bucket: Bucket, layout: Layout, task: ClaimedTask, body: bytes) -> AttemptReport:
     """The report of an attempt that wrote an output, a CSV of errors and a summary beside it."""
     report = await write(bucket, layout, task, body)
     errors = await put_output(bucket, layout, task, "errors.csv", b"e\n%b\n" % body, header_bytes=2)
@@ -302,7 +304,7 @@ FURTHER = {"errors": "errors.csv", "summary": "sum.json"}
 
 @pytest.mark.parametrize("merge", ["none", "concat"])
 async def test_further_outputs_become_results_of_their_own(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, merge: str
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, merge: str
 ) -> None:
     await add_processor(play.pool, "split-off", builtin="noop", outputs=FURTHER)
     job_id = await submit(play, 2, merge={"type": merge}, stages=[{"processor": "split-off"}])
@@ -311,7 +313,7 @@ async def test_further_outputs_become_results_of_their_own(
     reports = [await write_with_further(bucket, layout, task, b"%d" % task.index) for task in tasks]
     await play.complete(worker_id, *reports, done=tasks)
 
-    await finish_job(grid, play, job_id, merger.step)
+    await finish_job(context, play, job_id, merger.step)
 
     result = await results(play, job_id)
     files = {file["name"]: await bucket.get(file["uri"]) for file in result["files"]}
@@ -339,7 +341,7 @@ def reduce(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("filename", [None, "summary.json"])
 async def test_what_the_last_task_of_a_reduce_makes_is_the_result(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, filename: str | None
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, filename: str | None
 ) -> None:
     await add_processor(play.pool, "sum", builtin="noop", outputs=FURTHER)
     job_id = await submit(play, 3, merge=reduce(processor="sum", fan_in=2, filename=filename))
@@ -350,13 +352,13 @@ async def test_what_the_last_task_of_a_reduce_makes_is_the_result(
         async def level(last: int = last) -> bool:
             return bool((await play.stage(job_id, 1))["task_count"] > last)
 
-        await drive(grid, finish.step, chain.step, until=level)
+        await drive(context, finish.step, chain.step, until=level)
         tasks = await play.run(worker_id, job_id, 1)
         assert [task.index for task in tasks] == list(range(first, last + 1))
         reports = [await write_with_further(bucket, layout, task, b"%d" % task.index) for task in tasks]
         await play.complete(worker_id, *reports, done=tasks)
 
-    job = await finish_job(grid, play, job_id, chain.step, merger.step)
+    job = await finish_job(context, play, job_id, chain.step, merger.step)
 
     assert job["state"] == "succeeded"
     files, manifest = await read(bucket, await results(play, job_id, 1))
@@ -367,7 +369,7 @@ async def test_what_the_last_task_of_a_reduce_makes_is_the_result(
 
 
 async def test_a_reduce_that_fails_fails_the_job_and_can_be_retried_alone(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
     job_id = await submit(play, 2, merge=reduce())
     await run_stage(play, bucket, layout, job_id, [b"a", b"b"])
@@ -375,17 +377,17 @@ async def test_a_reduce_that_fails_fails_the_job_and_can_be_retried_alone(
     async def reducing() -> bool:
         return (await play.states(job_id, 1)) == {"ready": 1}
 
-    await drive(grid, finish.step, chain.step, until=reducing)
+    await drive(context, finish.step, chain.step, until=reducing)
     worker_id = await play.register()
     tasks = await play.run(worker_id, job_id, 1)
     await play.complete(worker_id, finished(tasks[0], "failed", retryable=False), done=tasks)
-    job = await finish_job(grid, play, job_id, merger.step)
+    job = await finish_job(context, play, job_id, merger.step)
     assert (job["state"], job["error"]["type"], job["error"]["stage"]) == ("failed", "stage_failed", 1)
 
     await play.order(jobs.retry_job, job_id)
     await run_stage(play, bucket, layout, job_id, [b"sum"], stage=1)
 
-    assert (await finish_job(grid, play, job_id, merger.step))["state"] == "succeeded"
+    assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
     assert await play.outcomes(job_id) == {"succeeded": 3, "failed": 1}
     assert (await read(bucket, await results(play, job_id, 1)))[0] == {"out.csv": b"sum"}
 
@@ -401,12 +403,12 @@ async def concatenated(play: Play, bucket: Bucket, layout: Layout, bodies: Seque
 
 
 async def test_an_output_that_has_vanished_fails_the_job_and_says_so(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
     job_id = await concatenated(play, bucket, layout, [b"a", b"b"])
     await bucket.delete(layout.attempt(job_id, 0, 1, 1, "out.csv").uri)
 
-    job = await finish_job(grid, play, job_id, merger.step)
+    job = await finish_job(context, play, job_id, merger.step)
 
     assert (job["state"], job["error"]["type"], job["error"]["stage"]) == ("failed", "merge_failed", 0)
     assert "an output can't be read" in job["error"]["message"]
@@ -414,28 +416,28 @@ async def test_an_output_that_has_vanished_fails_the_job_and_says_so(
 
     await bucket.put(layout.attempt(job_id, 0, 1, 1, "out.csv").key, b"b")
     await play.order(jobs.retry_job, job_id)
-    assert (await finish_job(grid, play, job_id, merger.step))["state"] == "succeeded"
+    assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
     assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
 
 
 async def test_an_output_that_has_become_shorter_fails_the_job(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
     job_id = await concatenated(play, bucket, layout, [b"a", b"bbb"])
     await bucket.put(layout.attempt(job_id, 0, 1, 1, "out.csv").key, b"b")
 
-    job = await finish_job(grid, play, job_id, merger.step)
+    job = await finish_job(context, play, job_id, merger.step)
 
     assert (job["state"], job["error"]["type"]) == ("failed", "merge_failed")
 
 
 async def test_a_result_that_s3_would_not_take_fails_the_job_with_the_mend(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(multipart, "OBJECT_BYTES_MAX", 29)
     job_id = await concatenated(play, bucket, layout, [b"x" * 10] * 3)
 
-    job = await finish_job(grid, play, job_id, merger.step)
+    job = await finish_job(context, play, job_id, merger.step)
 
     assert (job["state"], job["error"]["type"]) == ("failed", "merge_failed")
     assert "would have 30 bytes; S3 takes 29; merge by a reduce" in job["error"]["message"]
@@ -443,25 +445,25 @@ async def test_a_result_that_s3_would_not_take_fails_the_job_with_the_mend(
 
 
 async def test_a_bucket_of_the_users_that_is_gone_fails_the_job_and_it_can_be_retried(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
     theirs = f"{bucket.name}-theirs"
     job_id = await submit(play, 2, merge=CONCAT, results=f"s3://{theirs}/")
     await run_stage(play, bucket, layout, job_id, [b"a", b"b"])
 
-    job = await finish_job(grid, play, job_id, merger.step)
+    job = await finish_job(context, play, job_id, merger.step)
 
     assert (job["state"], job["error"]["type"]) == ("failed", "merge_failed")
     assert "a result can't be written" in job["error"]["message"]
 
     await bucket.s3.create_bucket(Bucket=theirs)
     await play.order(jobs.retry_job, job_id)
-    assert (await finish_job(grid, play, job_id, merger.step))["state"] == "succeeded"
+    assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
     assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
 
 
 async def test_a_merge_that_breaks_in_an_unforeseen_way_fails_its_job(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
         raise KeyError("surprise")
@@ -469,16 +471,16 @@ async def test_a_merge_that_breaks_in_an_unforeseen_way_fails_its_job(
     monkeypatch.setattr(merge_module, "write_manifest", broken)
     job_id = await concatenated(play, bucket, layout, [b"a"])
 
-    job = await finish_job(grid, play, job_id, merger.step)
+    job = await finish_job(context, play, job_id, merger.step)
 
     assert (job["error"]["type"], "surprise" in job["error"]["message"]) == ("merge_failed", True)
 
 
 async def test_an_outage_of_s3_puts_the_merge_off(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await concatenated(play, bucket, layout, [b"a", b"b"])
-    plain = grid.aws.s3.put_object
+    plain = context.aws.s3.put_object
     down = [ClientError({"Error": {"Code": "SlowDown", "Message": ""}}, "PutObject"), OSError("unreachable")]
 
     async def put_object(**arguments: Any) -> Any:
@@ -486,15 +488,15 @@ async def test_an_outage_of_s3_puts_the_merge_off(
             raise down.pop()
         return await plain(**arguments)
 
-    monkeypatch.setattr(grid.aws.s3, "put_object", put_object)
+    monkeypatch.setattr(context.aws.s3, "put_object", put_object)
 
-    assert (await finish_job(grid, play, job_id, merger.step))["state"] == "succeeded"
+    assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
     assert not down
     assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
 
 
 async def test_many_merges_that_are_always_put_off_hold_up_no_other(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     *unlucky, lucky = [await submit(play, 1, priority=int(n < 20)) for n in range(21)]
     for job_id in (*unlucky, lucky):
@@ -507,12 +509,12 @@ async def test_many_merges_that_are_always_put_off_hold_up_no_other(
 
     monkeypatch.setattr(merge_module, "write_manifest", unreachable)
 
-    assert (await finish_job(grid, play, lucky, merger.step))["state"] == "succeeded"
+    assert (await finish_job(context, play, lucky, merger.step))["state"] == "succeeded"
     assert {(await play.job(job_id))["state"] for job_id in unlucky} == {"running"}
 
 
 async def test_a_merge_that_dies_is_done_again_and_leaves_no_unfinished_upload(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger2: Merger, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger2: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(multipart, "PART_BYTES_MIN", 10)
     job_id = await concatenated(play, bucket, layout, [b"x" * 30, b"y" * 30])
@@ -526,24 +528,24 @@ async def test_a_merge_that_dies_is_done_again_and_leaves_no_unfinished_upload(
         """A process that is killed aborts nothing."""
 
     with monkeypatch.context() as dying:
-        dying.setattr(grid.aws.s3, "complete_multipart_upload", hang)
-        dying.setattr(grid.aws.s3, "abort_multipart_upload", nothing)
+        dying.setattr(context.aws.s3, "complete_multipart_upload", hang)
+        dying.setattr(context.aws.s3, "abort_multipart_upload", nothing)
         merger = Merger()
 
         async def hanging() -> bool:
             return died.is_set()
 
-        await drive(grid, finish.step, merger.step, until=hanging)
+        await drive(context, finish.step, merger.step, until=hanging)
         await merger.stop()
     assert await bucket.unfinished_uploads() == [layout.result(job_id, "all.csv").key]
 
-    assert (await finish_job(grid, play, job_id, merger2.step))["state"] == "succeeded"
+    assert (await finish_job(context, play, job_id, merger2.step))["state"] == "succeeded"
     assert await bucket.unfinished_uploads() == []
     assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"x" * 30 + b"y" * 30}
 
 
 async def test_a_merge_that_is_stopped_leaves_nothing_behind(
-    grid: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(multipart, "PART_BYTES_MIN", 10)
     job_id = await concatenated(play, bucket, layout, [b"x" * 30, b"y" * 30])
@@ -554,18 +556,18 @@ async def test_a_merge_that_is_stopped_leaves_nothing_behind(
         await asyncio.Event().wait()
 
     with monkeypatch.context() as hanging:
-        hanging.setattr(grid.aws.s3, "complete_multipart_upload", hang)
+        hanging.setattr(context.aws.s3, "complete_multipart_upload", hang)
 
         async def under_way() -> bool:
             return reached.is_set()
 
-        await drive(grid, finish.step, merger.step, until=under_way)
+        await drive(context, finish.step, merger.step, until=under_way)
         assert await bucket.unfinished_uploads() != []
         await merger.stop()
 
     assert await bucket.unfinished_uploads() == []
     assert (await play.stage(job_id))["state"] == "merging"
-    assert (await finish_job(grid, play, job_id, merger.step))["state"] == "succeeded"
+    assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
 
 
 async def add_endpoint(play: Play) -> None:
@@ -575,13 +577,13 @@ async def add_endpoint(play: Play) -> None:
 
 
 async def test_two_schedulers_merge_each_job_once(
-    grid: Grid, other: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, merger2: Merger
+    context: Context, other: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, merger2: Merger
 ) -> None:
     await add_endpoint(play)
     merging = [await concatenated(play, bucket, layout, [b"a%d" % n, b"b"]) for n in range(6)]
 
     async def ended() -> bool:
-        await asyncio.gather(finish.step(grid), finish.step(other), merger.step(grid), merger2.step(other))
+        await asyncio.gather(finish.step(context), finish.step(other), merger.step(context), merger2.step(other))
         states = [(await play.job(job_id))["state"] for job_id in merging]
         return states == ["succeeded"] * 6
 
@@ -614,7 +616,7 @@ def while_merging(monkeypatch: pytest.MonkeyPatch, interfere: Any) -> None:
     [(jobs.cancel_job, jobs.retry_job, "cancelled"), (jobs.pause_job, jobs.resume_job, "paused")],
 )
 async def test_an_order_that_comes_while_a_merge_is_under_way_counts(
-    grid: Grid,
+    context: Context,
     play: Play,
     bucket: Bucket,
     layout: Layout,
@@ -630,16 +632,22 @@ async def test_an_order_that_comes_while_a_merge_is_under_way_counts(
     async def obeyed() -> bool:
         return bool((await play.job(job_id))["state"] == state) and not merger._running
 
-    await drive(grid, finish.step, merger.step, until=obeyed)
+    await drive(context, finish.step, merger.step, until=obeyed)
     assert await results(play, job_id) is None
 
     await play.order(undo, job_id)
-    assert (await finish_job(grid, play, job_id, merger.step))["state"] == "succeeded"
+    assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
     assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
 
 
 async def test_a_merge_that_has_missed_a_retry_does_not_end_the_job(
-    grid: Grid, other: Grid, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+    context: Context,
+    other: Context,
+    play: Play,
+    bucket: Bucket,
+    layout: Layout,
+    merger: Merger,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It knows only of the outputs from before; the retry has added one."""
     job_id = await submit(play, 2, merge=CONCAT, stages=[{"processor": "noop", "tolerated_failures": 1}])
@@ -661,7 +669,7 @@ async def test_a_merge_that_has_missed_a_retry_does_not_end_the_job(
     async def succeeded() -> bool:
         return bool((await play.job(job_id))["state"] == "succeeded")
 
-    await drive(grid, finish.step, merger.step, until=succeeded)
+    await drive(context, finish.step, merger.step, until=succeeded)
 
     files, manifest = await read(bucket, await results(play, job_id))
     assert files == {"all.csv": b"ab"}

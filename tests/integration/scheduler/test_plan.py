@@ -8,12 +8,16 @@ from uuid import UUID
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from services.common import jobs
-from services.common.splitters import Chunk, index_range, ranges
-from services.common.splitters import split_each as plain_split
-from services.scheduler import plan, planning, put_off
-from services.scheduler.loop import Grid
-from tests.integration.common.play import Play, assert_invariants
+from services.engine import jobs
+from services.inputs import ranges
+from services.inputs.chunk import Chunk
+from services.inputs.index_range import split as index_range
+from services.inputs.split import split_each as plain_split
+from services.scheduler import put_off
+from services.scheduler.loop import Context
+from services.scheduler.loops import plan
+from services.scheduler.planning import chunks
+from tests.integration.engine.play import Play, assert_invariants
 from tests.integration.scheduler.conftest import Bucket, drive, end_put_off, finish_job
 
 DATA = b"".join(b"line %d\n" % n for n in range(120))
@@ -30,11 +34,11 @@ async def submit_lines(play: Play, bucket: Bucket, **changes: Any) -> UUID:
     return await play.submit(input={"type": "lines", "uri": uri, "part_bytes": 30}, **changes)
 
 
-async def plan_all(grid: Grid, play: Play, job_id: UUID) -> None:
+async def plan_all(context: Context, play: Play, job_id: UUID) -> None:
     async def planned() -> bool:
         return bool((await play.stage(job_id))["planned"])
 
-    await drive(grid, plan.step, until=planned)
+    await drive(context, plan.step, until=planned)
 
 
 async def assert_planned(play: Play, job_id: UUID) -> None:
@@ -48,22 +52,22 @@ async def assert_planned(play: Play, job_id: UUID) -> None:
 
 
 async def test_an_input_is_planned_chunk_by_chunk_and_may_be_dispatched_meanwhile(
-    grid: Grid, play: Play, bucket: Bucket
+    context: Context, play: Play, bucket: Bucket
 ) -> None:
     job_id = await submit_lines(play, bucket)
 
-    assert await plan.step(grid)
+    assert await plan.step(context)
     assert not (await play.stage(job_id))["planned"]
     first = await play.run(await play.register(), job_id)
     assert len(first) == 4
-    await plan_all(grid, play, job_id)
+    await plan_all(context, play, job_id)
 
     await assert_planned(play, job_id)
     assert (await play.states(job_id))["running"] == 4
-    assert not await plan.step(grid)
+    assert not await plan.step(context)
 
 
-async def test_every_type_of_input_is_planned(grid: Grid, play: Play, bucket: Bucket) -> None:
+async def test_every_type_of_input_is_planned(context: Context, play: Play, bucket: Bucket) -> None:
     for key in ("in/a", "in/b", "in/c"):
         await bucket.put(key, b"x")
     sources: list[tuple[dict[str, Any], int]] = [
@@ -77,7 +81,7 @@ async def test_every_type_of_input_is_planned(grid: Grid, play: Play, bucket: Bu
     submitted = [(await play.submit(input=source), count) for source, count in sources]
 
     for job_id, count in submitted:
-        await plan_all(grid, play, job_id)
+        await plan_all(context, play, job_id)
         stage = await play.stage(job_id)
         assert (stage["planned"], stage["task_count"]) == (True, count)
         assert sum((await play.states(job_id)).values()) == count
@@ -85,7 +89,7 @@ async def test_every_type_of_input_is_planned(grid: Grid, play: Play, bucket: Bu
 
 
 async def test_a_crash_between_any_two_writes_of_a_chunk_loses_and_doubles_nothing(
-    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await submit_lines(play, bucket)
 
@@ -95,29 +99,29 @@ async def test_a_crash_between_any_two_writes_of_a_chunk_loses_and_doubles_nothi
     async def die(*_: object) -> None:
         raise Killed
 
-    victims = [(plan, "split_each"), (planning, "plan_tasks"), (planning, "notify_jobs")]
+    victims = [(plan, "split_each"), (chunks, "plan_tasks"), (chunks, "notify_jobs")]
     for module, victim in [*victims, victims[0], victims[2]]:
         with monkeypatch.context() as dying:
             dying.setattr(module, victim, die)
             with pytest.raises(Killed):
-                await plan.step(grid)
-        await plan.step(grid)
-    await plan_all(grid, play, job_id)
+                await plan.step(context)
+        await plan.step(context)
+    await plan_all(context, play, job_id)
 
     await assert_planned(play, job_id)
 
 
-async def test_two_schedulers_plan_each_part_once(grid: Grid, other: Grid, play: Play, bucket: Bucket) -> None:
+async def test_two_schedulers_plan_each_part_once(context: Context, other: Context, play: Play, bucket: Bucket) -> None:
     jobs_of_both = [await submit_lines(play, bucket) for _ in range(3)]
     for job_id in jobs_of_both:
-        await asyncio.gather(plan_all(grid, play, job_id), plan_all(other, play, job_id))
+        await asyncio.gather(plan_all(context, play, job_id), plan_all(other, play, job_id))
 
     for job_id in jobs_of_both:
         await assert_planned(play, job_id)
 
 
 async def test_a_chunk_that_another_scheduler_has_planned_meanwhile_does_not_count(
-    grid: Grid, other: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    context: Context, other: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await submit_lines(play, bucket)
 
@@ -128,18 +132,18 @@ async def test_a_chunk_that_another_scheduler_has_planned_meanwhile_does_not_cou
         return await plain_split(*arguments)
 
     monkeypatch.setattr(plan, "split_each", overtaken)
-    await plan.step(grid)
+    await plan.step(context)
     monkeypatch.undo()
 
     assert await play.pool.fetchval("SELECT count(*) FROM tasks") == (await play.stage(job_id))["task_count"]
     monkeypatch.setattr(plan, "split_each", plain_split)
-    await plan_all(grid, play, job_id)
+    await plan_all(context, play, job_id)
     await assert_planned(play, job_id)
 
 
 @pytest.mark.parametrize("order", [jobs.pause_job, jobs.cancel_job])
 async def test_an_order_in_the_middle_of_a_chunk_stops_the_planning(
-    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, order: Any
+    context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, order: Any
 ) -> None:
     job_id = await submit_lines(play, bucket)
 
@@ -148,20 +152,20 @@ async def test_an_order_in_the_middle_of_a_chunk_stops_the_planning(
         return await plain_split(*arguments)
 
     monkeypatch.setattr(plan, "split_each", interrupted)
-    await plan.step(grid)
+    await plan.step(context)
 
     assert await play.states(job_id) == {}
-    assert not await plan.step(grid)
+    assert not await plan.step(context)
 
 
-async def test_a_paused_jobs_planning_goes_on_where_it_stopped(grid: Grid, play: Play, bucket: Bucket) -> None:
+async def test_a_paused_jobs_planning_goes_on_where_it_stopped(context: Context, play: Play, bucket: Bucket) -> None:
     job_id = await submit_lines(play, bucket)
-    await plan.step(grid)
+    await plan.step(context)
     await play.order(jobs.pause_job, job_id)
-    assert not await plan.step(grid)
+    assert not await plan.step(context)
 
     await play.order(jobs.resume_job, job_id)
-    await plan_all(grid, play, job_id)
+    await plan_all(context, play, job_id)
 
     await assert_planned(play, job_id)
 
@@ -182,28 +186,28 @@ async def test_a_paused_jobs_planning_goes_on_where_it_stopped(grid: Grid, play:
     ],
 )
 async def test_a_job_whose_input_can_not_be_split_fails_and_says_why_and_the_others_go_on(
-    grid: Grid, play: Play, bucket: Bucket, source: dict[str, Any], why: str
+    context: Context, play: Play, bucket: Bucket, source: dict[str, Any], why: str
 ) -> None:
     await bucket.put("garbage", b"x" * 100)
     named = {name: value.replace("{bucket}", bucket.name) for name, value in source.items()}
     bad, good = await play.submit(input=named), await submit_lines(play, bucket)
 
-    await plan.step(grid)
+    await plan.step(context)
 
-    job = await finish_job(grid, play, bad)
+    job = await finish_job(context, play, bad)
     assert (job["state"], job["error"]["type"], job["error"]["stage"]) == ("failed", "split_failed", 0)
     assert re.search(why.replace("{bucket}", bucket.name), job["error"]["message"])
-    await plan_all(grid, play, good)
+    await plan_all(context, play, good)
     await assert_planned(play, good)
 
 
-async def test_an_object_replaced_while_it_is_split_fails_the_job(grid: Grid, play: Play, bucket: Bucket) -> None:
+async def test_an_object_replaced_while_it_is_split_fails_the_job(context: Context, play: Play, bucket: Bucket) -> None:
     job_id = await submit_lines(play, bucket)
-    await plan.step(grid)
+    await plan.step(context)
     await bucket.put("in", DATA + b"more\n")
-    await plan.step(grid)
+    await plan.step(context)
 
-    job = await finish_job(grid, play, job_id)
+    job = await finish_job(context, play, job_id)
     assert "was replaced while it was being split" in job["error"]["message"]
     assert await play.states(job_id) == {"cancelled": 4}
 
@@ -229,7 +233,7 @@ PASSING = [
 
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 async def test_an_outage_of_s3_fails_no_job_and_holds_up_no_other(
-    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, error: Exception
+    context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     unlucky, lucky = await submit_lines(play, bucket), await submit_lines(play, bucket)
     await play.pool.execute(
@@ -237,40 +241,40 @@ async def test_an_outage_of_s3_fails_no_job_and_holds_up_no_other(
     )
     fail_splits_of(monkeypatch, 29, error)
 
-    await plan_all(grid, play, lucky)
-    assert not await plan.step(grid)  # not again at once
+    await plan_all(context, play, lucky)
+    assert not await plan.step(context)  # not again at once
     assert (await play.job(unlucky))["state"] == "running"
 
     monkeypatch.setattr(plan, "split_each", plain_split)
-    await end_put_off(grid)
-    await plan_all(grid, play, unlucky)
+    await end_put_off(context)
+    await plan_all(context, play, unlucky)
     assert (await play.stage(unlucky))["put_off_at"] is None
     await assert_planned(play, lucky)
     await assert_planned(play, unlucky)
 
 
 async def test_many_jobs_that_are_always_put_off_hold_up_no_other_and_each_gets_its_turn(
-    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(put_off, "PUT_OFF_SECONDS", 0.0)
     source = {"type": "lines", "uri": await bucket.put("in", DATA), "part_bytes": 29}
     unlucky = [await play.submit(input=source, priority=100) for _ in range(20)]
     fail_splits_of(monkeypatch, 29, PASSING[0])
     for _ in range(3):
-        await plan.step(grid)
+        await plan.step(context)
     assert None not in [(await play.stage(job_id))["put_off_at"] for job_id in unlucky]
     lucky = await submit_lines(play, bucket)
 
-    await plan.step(grid)
+    await plan.step(context)
 
     assert (await play.stage(lucky))["task_count"] == 4
-    await plan_all(grid, play, lucky)
+    await plan_all(context, play, lucky)
     await assert_planned(play, lucky)
     assert not any([await play.states(job_id) for job_id in unlucky])
 
 
 async def test_a_split_that_breaks_in_an_unforeseen_way_fails_its_own_job_only(
-    grid: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlucky, lucky = await submit_lines(play, bucket), await submit_lines(play, bucket)
     await play.pool.execute(
@@ -278,7 +282,7 @@ async def test_a_split_that_breaks_in_an_unforeseen_way_fails_its_own_job_only(
     )
     fail_splits_of(monkeypatch, 29, KeyError("surprise"))
 
-    await plan_all(grid, play, lucky)
+    await plan_all(context, play, lucky)
 
     assert (await play.job(unlucky))["state"] == "failing"
     assert "surprise" in (await play.job(unlucky))["error"]["message"]
@@ -286,7 +290,7 @@ async def test_a_split_that_breaks_in_an_unforeseen_way_fails_its_own_job_only(
 
 
 async def test_a_failure_that_another_scheduler_has_overcome_meanwhile_does_not_count(
-    grid: Grid, other: Grid, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    context: Context, other: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await submit_lines(play, bucket)
 
@@ -298,21 +302,21 @@ async def test_a_failure_that_another_scheduler_has_overcome_meanwhile_does_not_
 
     with monkeypatch.context() as failing:
         failing.setattr(plan, "split_each", overtaken)
-        await plan.step(grid)
+        await plan.step(context)
 
     assert (await play.job(job_id))["state"] == "running"
-    await plan_all(grid, play, job_id)
+    await plan_all(context, play, job_id)
     await assert_planned(play, job_id)
 
 
-async def test_a_retried_job_is_split_from_where_it_failed(grid: Grid, play: Play, bucket: Bucket) -> None:
+async def test_a_retried_job_is_split_from_where_it_failed(context: Context, play: Play, bucket: Bucket) -> None:
     uri = f"s3://{bucket.name}/late"
     job_id = await play.submit(input={"type": "lines", "uri": uri, "part_bytes": 30})
-    await plan.step(grid)
-    assert (await finish_job(grid, play, job_id))["error"]["type"] == "split_failed"
+    await plan.step(context)
+    assert (await finish_job(context, play, job_id))["error"]["type"] == "split_failed"
     await bucket.put("late", DATA)
 
     await play.order(jobs.retry_job, job_id)
 
-    await plan_all(grid, play, job_id)
+    await plan_all(context, play, job_id)
     await assert_planned(play, job_id)

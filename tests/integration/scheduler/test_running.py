@@ -11,12 +11,12 @@ from uuid import UUID
 
 import pytest
 
-from services.common.database import JOBS_CHANNEL
-from services.common.message import Message
-from services.common.settings import Settings
+from services.contract.message import Message
+from services.platform.database import JOBS_CHANNEL
+from services.platform.settings import Settings
 from services.scheduler import __main__ as scheduler
-from services.scheduler.loop import Grid, Loop, listen
-from tests.integration.common.play import Play, assert_invariants, until
+from services.scheduler.loop import Context, Loop, listen
+from tests.integration.engine.play import Play, assert_invariants, until
 from tests.integration.scheduler.conftest import Bucket, Queue
 
 HOUR = 3600.0
@@ -72,9 +72,9 @@ async def test_a_job_runs_from_its_input_to_its_results(
 
 
 async def test_a_notification_wakes_the_loops_of_its_channel_and_a_lost_connection_is_made_again(
-    grid: Grid, database_url: str
+    context: Context, database_url: str
 ) -> None:
-    async def nothing(_: Grid) -> bool:
+    async def nothing(_: Context) -> bool:
         return False
 
     mine, others = (Loop(name, nothing, HOUR, HOUR, frozenset([name])) for name in (JOBS_CHANNEL, "other"))
@@ -85,11 +85,11 @@ async def test_a_notification_wakes_the_loops_of_its_channel_and_a_lost_connecti
             await asyncio.wait_for(others.wake.wait(), 10)
             mine.wake.clear()
             others.wake.clear()
-            await grid.pool.execute("SELECT pg_notify($1, '')", JOBS_CHANNEL)
+            await context.database.execute("SELECT pg_notify($1, '')", JOBS_CHANNEL)
             await asyncio.wait_for(mine.wake.wait(), 10)
             assert not others.wake.is_set()
             mine.wake.clear()
-            await grid.pool.execute(
+            await context.database.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND query LIKE 'LISTEN%'"
             )

@@ -8,15 +8,15 @@ from uuid import UUID, uuid4
 import pytest
 from botocore.exceptions import ClientError
 
-from services.scheduler import scale
-from services.scheduler.loop import Grid
-from tests.integration.common.play import Play, add_pool
+from services.scheduler.loop import Context
+from services.scheduler.loops import scale
+from tests.integration.engine.play import Play, add_pool
 
 AddGroup = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-def add_group(grid: Grid, play: Play) -> AddGroup:
+def add_group(context: Context, play: Play) -> AddGroup:
     """Makes a group of a pool, `default` or a new one: by default 0 to 4 nodes of two slots, none there yet."""
 
     async def add(
@@ -24,7 +24,7 @@ def add_group(grid: Grid, play: Play) -> AddGroup:
     ) -> str:
         group = name or f"group-{uuid4().hex}"
         if name is None:
-            await grid.aws.autoscaling.create_auto_scaling_group(
+            await context.aws.autoscaling.create_auto_scaling_group(
                 AutoScalingGroupName=group,
                 MinSize=0,
                 MaxSize=10,
@@ -40,17 +40,17 @@ def add_group(grid: Grid, play: Play) -> AddGroup:
     return add
 
 
-async def read_group(grid: Grid, group: str) -> tuple[int, int, int]:
+async def read_group(context: Context, group: str) -> tuple[int, int, int]:
     """Its minimum, maximum and desired capacity."""
-    answer = await grid.aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])
+    answer = await context.aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])
     [found] = answer["AutoScalingGroups"]
     return found["MinSize"], found["MaxSize"], found["DesiredCapacity"]
 
 
-async def look(grid: Grid) -> None:
+async def look(context: Context) -> None:
     """Look at all pools, as if scale_seconds had passed."""
-    await grid.pool.execute("UPDATE pools SET scaled_at = NULL")
-    while await scale.step(grid):
+    await context.database.execute("UPDATE pools SET scaled_at = NULL")
+    while await scale.step(context):
         pass
 
 
@@ -77,19 +77,21 @@ async def draining(play: Play) -> list[UUID]:
     return [row["worker_id"] for row in await play.pool.fetch("SELECT worker_id FROM workers WHERE state = 'draining'")]
 
 
-async def test_a_backlog_adds_nodes_up_to_the_maximum(grid: Grid, play: Play, add_group: AddGroup) -> None:
+async def test_a_backlog_adds_nodes_up_to_the_maximum(context: Context, play: Play, add_group: AddGroup) -> None:
     group = await add_group()
     await submit(play, 24)  # of unknown time: taken for 10 s each, so 240 s for nodes of 2 slots that get 60 s
-    await look(grid)
-    assert await read_group(grid, group) == (0, 4, 2)
+    await look(context)
+    assert await read_group(context, group) == (0, 4, 2)
     assert await play.pool.fetchval("SELECT capacity_desired FROM pools") == 2
 
     await submit(play, 1000)
-    await look(grid)
-    assert await read_group(grid, group) == (0, 4, 4)
+    await look(context)
+    assert await read_group(context, group) == (0, 4, 4)
 
 
-async def test_the_measured_time_counts_and_so_does_what_runs(grid: Grid, play: Play, add_group: AddGroup) -> None:
+async def test_the_measured_time_counts_and_so_does_what_runs(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
     group = await add_group()
     job_id = await submit(play, 1001)
     await play.run_all(await submit(play, 1))  # of another job
@@ -98,119 +100,121 @@ async def test_the_measured_time_counts_and_so_does_what_runs(grid: Grid, play: 
     await play.run(worker_id, job_id, tasks=400)
     await play.dispatch(job_id, tasks=300)
 
-    await look(grid)
+    await look(context)
 
-    assert (await read_group(grid, group))[2] == 4  # 1000 tasks of half a second
+    assert (await read_group(context, group))[2] == 4  # 1000 tasks of half a second
     await play.pool.execute("UPDATE stage_counters SET busy_seconds = busy_seconds / 10")
     group = await add_group()
-    await look(grid)
-    assert (await read_group(grid, group))[2] == 1
+    await look(context)
+    assert (await read_group(context, group))[2] == 1
 
 
-async def test_only_what_may_run_now_is_backlog(grid: Grid, play: Play, add_group: AddGroup) -> None:
+async def test_only_what_may_run_now_is_backlog(context: Context, play: Play, add_group: AddGroup) -> None:
     group = await add_group()
     large = await add_group("large")
     paused = await submit(play, 100)
     await play.pool.execute("UPDATE jobs SET state = 'paused' WHERE job_id = $1", paused)
     await submit(play, 24, stages=[{"processor": "noop", "pool": "large"}])
 
-    await look(grid)
+    await look(context)
 
-    assert (await read_group(grid, group))[2] == 0
-    assert (await read_group(grid, large))[2] == 2
+    assert (await read_group(context, group))[2] == 0
+    assert (await read_group(context, large))[2] == 2
 
 
-async def test_the_groups_bounds_follow_the_pools(grid: Grid, play: Play, add_group: AddGroup) -> None:
+async def test_the_groups_bounds_follow_the_pools(context: Context, play: Play, add_group: AddGroup) -> None:
     group = await add_group(minimum=2, maximum=3)
-    await look(grid)
-    assert await read_group(grid, group) == (2, 3, 2)
+    await look(context)
+    assert await read_group(context, group) == (2, 3, 2)
 
     await play.pool.execute("UPDATE pools SET capacity_min = 3, capacity_max = 6")
-    await look(grid)
-    assert await read_group(grid, group) == (3, 6, 3)
+    await look(context)
+    assert await read_group(context, group) == (3, 6, 3)
 
 
-async def test_a_lower_maximum_cuts_off_no_node(grid: Grid, play: Play, add_group: AddGroup) -> None:
+async def test_a_lower_maximum_cuts_off_no_node(context: Context, play: Play, add_group: AddGroup) -> None:
     group = await add_group(minimum=0, maximum=1, desired=3)
     idle, busy, _ = await add_workers(play, 500, None, None)
     await submit(play, 1000)
 
-    await look(grid)
+    await look(context)
 
-    assert await read_group(grid, group) == (0, 3, 3)
+    assert await read_group(context, group) == (0, 3, 3)
     assert await draining(play) == [idle]
     assert busy not in await draining(play)
-    await grid.aws.autoscaling.set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=2)
-    await look(grid)
-    assert await read_group(grid, group) == (0, 2, 2)
+    await context.aws.autoscaling.set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=2)
+    await look(context)
+    assert await read_group(context, group) == (0, 2, 2)
 
 
-async def test_surplus_nodes_are_drained_when_idle_for_long_enough(grid: Grid, play: Play, add_group: AddGroup) -> None:
+async def test_surplus_nodes_are_drained_when_idle_for_long_enough(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
     group = await add_group(minimum=1, desired=4)
     longest, _busy, long, _short = await add_workers(play, 900, None, 500, 60)
 
-    await look(grid)
+    await look(context)
 
     assert sorted(await draining(play)) == sorted([longest, long])
-    assert (await read_group(grid, group))[2] == 4  # each node ends by itself, and takes its place with it
-    await look(grid)
+    assert (await read_group(context, group))[2] == 4  # each node ends by itself, and takes its place with it
+    await look(context)
     assert len(await draining(play)) == 2
 
 
-async def test_no_more_are_drained_than_are_too_many(grid: Grid, play: Play, add_group: AddGroup) -> None:
+async def test_no_more_are_drained_than_are_too_many(context: Context, play: Play, add_group: AddGroup) -> None:
     await add_group(minimum=2, desired=4)
     workers = await add_workers(play, 600, 700, 800, 900)
-    await look(grid)
+    await look(context)
     assert sorted(await draining(play)) == sorted(workers[2:])
     for _ in range(3):
-        await look(grid)
+        await look(context)
     assert len(await draining(play)) == 2
 
 
 async def test_a_pool_is_looked_at_once_in_scale_seconds_by_however_many_schedulers(
-    grid: Grid, other: Grid, play: Play, add_group: AddGroup, monkeypatch: pytest.MonkeyPatch
+    context: Context, other: Context, play: Play, add_group: AddGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await add_group()
     await add_group("large")
     await add_pool(play.pool, "fixed")  # without a group
     looked: list[str] = []
-    plain = grid.aws.autoscaling.describe_auto_scaling_groups
+    plain = context.aws.autoscaling.describe_auto_scaling_groups
 
     async def describe(*, AutoScalingGroupNames: list[str]) -> Any:
         looked.extend(AutoScalingGroupNames)
         return await plain(AutoScalingGroupNames=AutoScalingGroupNames)
 
-    monkeypatch.setattr(grid.aws.autoscaling, "describe_auto_scaling_groups", describe)
+    monkeypatch.setattr(context.aws.autoscaling, "describe_auto_scaling_groups", describe)
 
-    async def all_of(each: Grid) -> None:
+    async def all_of(each: Context) -> None:
         while await scale.step(each):
             pass
 
-    await asyncio.gather(*(all_of(each) for each in (grid, other, grid, other)))
+    await asyncio.gather(*(all_of(each) for each in (context, other, context, other)))
 
     assert len(looked) == len(set(looked)) == 2
 
 
 async def test_a_group_that_is_gone_or_refuses_holds_up_no_other(
-    grid: Grid, play: Play, add_group: AddGroup, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, add_group: AddGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await add_group("gone", name="no-such-group")
     refusing = await add_group("refusing", minimum=1)
     fine = await add_group("fine", minimum=1)
-    plain = grid.aws.autoscaling.update_auto_scaling_group
+    plain = context.aws.autoscaling.update_auto_scaling_group
 
     async def update(**arguments: Any) -> Any:
         if arguments["AutoScalingGroupName"] == refusing:
             raise ClientError({"Error": {"Code": "ScalingActivityInProgress", "Message": ""}}, "Update")
         return await plain(**arguments)
 
-    monkeypatch.setattr(grid.aws.autoscaling, "update_auto_scaling_group", update)
+    monkeypatch.setattr(context.aws.autoscaling, "update_auto_scaling_group", update)
     failures = 0
     for _ in range(4):
         try:
-            await scale.step(grid)
+            await scale.step(context)
         except ClientError:
             failures += 1
 
     assert failures == 1
-    assert (await read_group(grid, fine))[2] == 1
+    assert (await read_group(context, fine))[2] == 1

@@ -5,11 +5,11 @@ from uuid import UUID
 
 import pytest
 
-from services.common.lifecycle import ClaimedTask
-from services.common.message import Message
-from services.scheduler import stragglers
-from services.scheduler.loop import Grid
-from tests.integration.common.play import HOLD, Play, add_processor, finished
+from services.contract.message import Message
+from services.engine.attempt import ClaimedTask
+from services.scheduler.loop import Context
+from services.scheduler.loops import stragglers
+from tests.integration.engine.play import HOLD, Play, add_processor, finished
 from tests.integration.scheduler.conftest import Queue
 
 PEERS = 3  # tasks of half a second that have ended
@@ -37,12 +37,12 @@ async def offered(queue: Queue) -> list[Message]:
 
 
 async def test_a_task_that_runs_far_past_its_peers_is_offered_to_others(
-    grid: Grid, play: Play, queue: Queue, processor: str
+    context: Context, play: Play, queue: Queue, processor: str
 ) -> None:
     task = await straggle(play, processor)
     other = await play.register()
 
-    assert await stragglers.step(grid)
+    assert await stragglers.step(context)
 
     messages = await offered(queue)
     assert [(m.job_id, m.first, m.count) for m in messages] == [(task.job_id, task.index, 1)]
@@ -50,10 +50,10 @@ async def test_a_task_that_runs_far_past_its_peers_is_offered_to_others(
     assert await play.complete(other, finished(backup), done=[backup]) == 1
 
 
-async def test_a_processor_not_marked_idempotent_gets_no_backup(grid: Grid, play: Play, queue: Queue) -> None:
+async def test_a_processor_not_marked_idempotent_gets_no_backup(context: Context, play: Play, queue: Queue) -> None:
     await straggle(play, "noop")
 
-    assert not await stragglers.step(grid)
+    assert not await stragglers.step(context)
 
     assert await offered(queue) == []
 
@@ -61,16 +61,20 @@ async def test_a_processor_not_marked_idempotent_gets_no_backup(grid: Grid, play
 @pytest.mark.parametrize(
     "reason", [{"held_seconds": 4.0}, {"tasks": PEERS + 2}], ids=["it is not late yet", "tasks of its stage wait"]
 )
-async def test_no_backup_while(grid: Grid, play: Play, queue: Queue, processor: str, reason: dict[str, Any]) -> None:
+async def test_no_backup_while(
+    context: Context, play: Play, queue: Queue, processor: str, reason: dict[str, Any]
+) -> None:
     await straggle(play, processor, **reason)
     await play.register()
 
-    await stragglers.step(grid)
+    await stragglers.step(context)
 
     assert await offered(queue) == []
 
 
-async def test_no_backup_while_most_of_its_peers_run_too(grid: Grid, play: Play, queue: Queue, processor: str) -> None:
+async def test_no_backup_while_most_of_its_peers_run_too(
+    context: Context, play: Play, queue: Queue, processor: str
+) -> None:
     job_id = await play.submit(stages=[{"processor": processor}])
     await play.plan(job_id, 4)
     worker_id = await play.register()
@@ -78,35 +82,37 @@ async def test_no_backup_while_most_of_its_peers_run_too(grid: Grid, play: Play,
     await play.succeed(worker_id, claimed[:2])
     await play.pool.execute(HOLD, 60, worker_id)
 
-    await stragglers.step(grid)
+    await stragglers.step(context)
 
     assert await offered(queue) == []
 
 
-async def test_no_backup_without_a_free_slot(grid: Grid, play: Play, queue: Queue, processor: str) -> None:
+async def test_no_backup_without_a_free_slot(context: Context, play: Play, queue: Queue, processor: str) -> None:
     await straggle(play, processor)
     await play.pool.execute("UPDATE workers SET busy = slots")
 
-    await stragglers.step(grid)
+    await stragglers.step(context)
 
     assert await offered(queue) == []
 
 
-async def test_no_backup_while_others_wait_for_the_pool(grid: Grid, play: Play, queue: Queue, processor: str) -> None:
+async def test_no_backup_while_others_wait_for_the_pool(
+    context: Context, play: Play, queue: Queue, processor: str
+) -> None:
     await straggle(play, processor)
     other: UUID = await play.submit()
     await play.plan(other, 1)
     await play.dispatch(other)
 
-    await stragglers.step(grid)
+    await stragglers.step(context)
 
     assert await offered(queue) == []
 
 
-async def test_once_is_enough(grid: Grid, play: Play, queue: Queue, processor: str) -> None:
+async def test_once_is_enough(context: Context, play: Play, queue: Queue, processor: str) -> None:
     await straggle(play, processor)
 
-    await stragglers.step(grid)
-    await stragglers.step(grid)
+    await stragglers.step(context)
+    await stragglers.step(context)
 
     assert len(await offered(queue)) == 1

@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.common.database import new_id
-from services.scheduler import triggers
-from services.scheduler.loop import Grid
-from tests.integration.common.play import Play
+from services.platform.database import new_id
+from services.scheduler.loop import Context
+from services.scheduler.loops import triggers
+from tests.integration.engine.play import Play
 from tests.integration.scheduler.conftest import Bucket, Queue
 
 JOB = {"name": "incoming", "input": {"type": "lines", "uri": "{uri}"}, "stages": [{"processor": "noop"}]}
@@ -26,7 +26,7 @@ def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 class Listening:
     """A trigger and its queue."""
 
-    grid: Grid
+    context: Context
     trigger_id: UUID
     queue: Queue
 
@@ -40,17 +40,17 @@ class Listening:
         return sum(int(answer["Attributes"][name]) for name in names)
 
     async def jobs(self) -> list[dict[str, Any]]:
-        return [dict(row) for row in await self.grid.pool.fetch("SELECT * FROM jobs ORDER BY job_id")]
+        return [dict(row) for row in await self.context.database.fetch("SELECT * FROM jobs ORDER BY job_id")]
 
     async def row(self) -> dict[str, Any]:
-        row = await self.grid.pool.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", self.trigger_id)
+        row = await self.context.database.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", self.trigger_id)
         return dict(row or {})
 
 
-async def listen(grid: Grid, job: dict[str, Any] = JOB, prefix: str = "", **attributes: str) -> Listening:
+async def listen(context: Context, job: dict[str, Any] = JOB, prefix: str = "", **attributes: str) -> Listening:
     trigger_id, name = new_id(), f"in-{uuid4().hex}"
-    answer = await grid.aws.sqs.create_queue(QueueName=name, Attributes=attributes)
-    await grid.pool.execute(
+    answer = await context.aws.sqs.create_queue(QueueName=name, Attributes=attributes)
+    await context.database.execute(
         "INSERT INTO triggers (trigger_id, name, queue_url, prefix, job) VALUES ($1, $2, $3, $4, $5)",
         trigger_id,
         name,
@@ -58,7 +58,7 @@ async def listen(grid: Grid, job: dict[str, Any] = JOB, prefix: str = "", **attr
         prefix,
         job,
     )
-    return Listening(grid, trigger_id, Queue(grid.aws.sqs, answer["QueueUrl"]))
+    return Listening(context, trigger_id, Queue(context.aws.sqs, answer["QueueUrl"]))
 
 
 def created(uri: str, sequencer: str = "0A") -> dict[str, Any]:
@@ -67,11 +67,11 @@ def created(uri: str, sequencer: str = "0A") -> dict[str, Any]:
     return {"Records": [{"eventName": "ObjectCreated:Put", "s3": s3}]}
 
 
-async def test_an_object_created_in_s3_submits_a_job(grid: Grid, play: Play, bucket: Bucket) -> None:
-    listening = await listen(grid, prefix=f"s3://{bucket.name}/incoming/")
+async def test_an_object_created_in_s3_submits_a_job(context: Context, play: Play, bucket: Bucket) -> None:
+    listening = await listen(context, prefix=f"s3://{bucket.name}/incoming/")
     names = {"QueueUrl": listening.queue.url, "AttributeNames": ["QueueArn"]}
-    arn = (await grid.aws.sqs.get_queue_attributes(**names))["Attributes"]["QueueArn"]
-    await grid.aws.s3.put_bucket_notification_configuration(
+    arn = (await context.aws.sqs.get_queue_attributes(**names))["Attributes"]["QueueArn"]
+    await context.aws.s3.put_bucket_notification_configuration(
         Bucket=bucket.name,
         NotificationConfiguration={
             "QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}],
@@ -82,7 +82,7 @@ async def test_an_object_created_in_s3_submits_a_job(grid: Grid, play: Play, buc
 
     async with asyncio.timeout(10):
         while not await listening.jobs():
-            assert await triggers.step(grid)
+            assert await triggers.step(context)
 
     [job] = await listening.jobs()
     assert (job["name"], job["spec"]["input"]["uri"], job["state"]) == ("incoming", uri, "running")
@@ -91,34 +91,36 @@ async def test_an_object_created_in_s3_submits_a_job(grid: Grid, play: Play, buc
     assert (trigger["last_job_id"], trigger["last_error"]) == (job["job_id"], None)
 
 
-async def test_an_event_told_again_or_by_two_messages_makes_one_job(grid: Grid, other: Grid, play: Play) -> None:
-    listening = await listen(grid)
+async def test_an_event_told_again_or_by_two_messages_makes_one_job(
+    context: Context, other: Context, play: Play
+) -> None:
+    listening = await listen(context)
     for sequencer in ("0A", "0A", "0B", "0A"):
         await listening.send(created("s3://b/k", sequencer))
 
     async with asyncio.timeout(10):
         while await listening.left():
-            await asyncio.gather(triggers.step(grid), triggers.step(other))
+            await asyncio.gather(triggers.step(context), triggers.step(other))
 
     assert len(await listening.jobs()) == 2
 
 
 async def test_a_scheduler_that_dies_before_it_deletes_the_message_submits_once(
-    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listening = await listen(grid, VisibilityTimeout="0")
+    listening = await listen(context, VisibilityTimeout="0")
     await listening.send(created("s3://b/k"))
 
     async def die(**_: Any) -> None:
         raise asyncio.CancelledError
 
     with monkeypatch.context() as dying:
-        dying.setattr(grid.aws.sqs, "delete_message", die)
+        dying.setattr(context.aws.sqs, "delete_message", die)
         with pytest.raises(asyncio.CancelledError):
-            await triggers.step(grid)
+            await triggers.step(context)
     async with asyncio.timeout(10):
         while await listening.left():
-            await triggers.step(grid)
+            await triggers.step(context)
 
     assert len(await listening.jobs()) == 1
 
@@ -140,12 +142,12 @@ async def test_a_scheduler_that_dies_before_it_deletes_the_message_submits_once(
     ],
 )
 async def test_a_message_that_makes_no_job_stays_and_says_why(
-    grid: Grid, play: Play, job: dict[str, Any], body: Any, error: str
+    context: Context, play: Play, job: dict[str, Any], body: Any, error: str
 ) -> None:
-    listening = await listen(grid, job)
+    listening = await listen(context, job)
     await listening.send(body)
 
-    await triggers.step(grid)
+    await triggers.step(context)
 
     assert await listening.jobs() == []
     assert await listening.left() == 1
@@ -154,13 +156,13 @@ async def test_a_message_that_makes_no_job_stays_and_says_why(
     assert (trigger["last_error_at"] is not None, trigger["last_message_at"]) == (True, None)
 
 
-async def test_what_failed_last_stays_said_when_other_messages_become_jobs(grid: Grid, play: Play) -> None:
-    listening = await listen(grid)
+async def test_what_failed_last_stays_said_when_other_messages_become_jobs(context: Context, play: Play) -> None:
+    listening = await listen(context)
     await listening.send({"no": "uri"})
-    await triggers.step(grid)
+    await triggers.step(context)
     failed = await listening.row()
     await listening.send(created("s3://b/k"))
-    await triggers.step(grid)
+    await triggers.step(context)
 
     trigger = await listening.row()
     assert trigger["last_job_id"] == (await listening.jobs())[0]["job_id"]
@@ -169,7 +171,7 @@ async def test_what_failed_last_stays_said_when_other_messages_become_jobs(grid:
     assert trigger["last_message_at"] > trigger["last_error_at"]
 
     await listening.send({"Records": ["no event"]})
-    await triggers.step(grid)
+    await triggers.step(context)
 
     trigger = await listening.row()
     assert "no attribute" in trigger["last_error"]
@@ -177,12 +179,12 @@ async def test_what_failed_last_stays_said_when_other_messages_become_jobs(grid:
 
 
 async def test_many_triggers_leave_connections_to_others(
-    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(triggers, "LISTENS_AT_ONCE", 2)
     for _ in range(5):
-        await listen(grid)
-    receive, now, most, times = grid.aws.sqs.receive_message, 0, 0, 0
+        await listen(context)
+    receive, now, most, times = context.aws.sqs.receive_message, 0, 0, 0
 
     async def count(**request: Any) -> Any:
         nonlocal now, most, times
@@ -193,28 +195,28 @@ async def test_many_triggers_leave_connections_to_others(
             now -= 1
 
     with monkeypatch.context() as counting:
-        counting.setattr(grid.aws.sqs, "receive_message", count)
-        await triggers.step(grid)
+        counting.setattr(context.aws.sqs, "receive_message", count)
+        await triggers.step(context)
 
     assert (times, most) == (5, 2)
 
 
-async def test_a_paused_trigger_leaves_its_messages_alone(grid: Grid, play: Play) -> None:
-    listening = await listen(grid)
-    await grid.pool.execute("UPDATE triggers SET paused = true")
+async def test_a_paused_trigger_leaves_its_messages_alone(context: Context, play: Play) -> None:
+    listening = await listen(context)
+    await context.database.execute("UPDATE triggers SET paused = true")
     await listening.send(created("s3://b/k"))
 
-    assert not await triggers.step(grid)
+    assert not await triggers.step(context)
 
     assert (await listening.jobs(), await listening.left()) == ([], 1)
 
 
-async def test_a_queue_that_can_not_be_read_is_told_and_holds_up_no_other(grid: Grid, play: Play) -> None:
-    gone, good = await listen(grid), await listen(grid)
-    await grid.aws.sqs.delete_queue(QueueUrl=gone.queue.url)
+async def test_a_queue_that_can_not_be_read_is_told_and_holds_up_no_other(context: Context, play: Play) -> None:
+    gone, good = await listen(context), await listen(context)
+    await context.aws.sqs.delete_queue(QueueUrl=gone.queue.url)
     await good.send(created("s3://b/k"))
 
-    await triggers.step(grid)
+    await triggers.step(context)
 
     assert "can't read the queue" in (await gone.row())["last_error"]
     assert len(await good.jobs()) == 1

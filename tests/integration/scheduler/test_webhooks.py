@@ -12,12 +12,12 @@ import orjson
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from services.common import jobs
-from services.common.database import new_id
-from services.scheduler import webhooks
-from services.scheduler.loop import Grid
+from services.engine import jobs
+from services.platform.database import new_id
+from services.scheduler.loop import Context
+from services.scheduler.loops import webhooks
 from tests.conftest import free_port
-from tests.integration.common.play import Play
+from tests.integration.engine.play import Play
 from tests.integration.scheduler.conftest import drive
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -103,11 +103,11 @@ async def make_due(play: Play) -> None:
     await play.pool.execute("UPDATE webhook_deliveries SET next_try_at = now()")
 
 
-async def test_the_receiver_gets_the_event_signed(grid: Grid, play: Play, receiver: Receiver) -> None:
+async def test_the_receiver_gets_the_event_signed(context: Context, play: Play, receiver: Receiver) -> None:
     await add_endpoint(play, receiver.url)
     [job_id] = await end_jobs(play)
 
-    assert not await webhooks.step(grid)
+    assert not await webhooks.step(context)
 
     row = await delivery(play)
     assert (row["state"], row["status_code"], row["tries"], row["error"]) == ("delivered", 204, 1, None)
@@ -123,7 +123,7 @@ async def test_the_receiver_gets_the_event_signed(grid: Grid, play: Play, receiv
 
 
 async def test_a_job_end_is_delivered_once_to_each_endpoint_by_however_many_schedulers(
-    grid: Grid, other: Grid, play: Play, receiver: Receiver
+    context: Context, other: Context, play: Play, receiver: Receiver
 ) -> None:
     for n in range(2):
         await add_endpoint(play, f"{receiver.url}/{n}")
@@ -132,11 +132,11 @@ async def test_a_job_end_is_delivered_once_to_each_endpoint_by_however_many_sche
     async def all_delivered() -> bool:
         return bool(await play.pool.fetchval("SELECT count(*) = 40 FROM webhook_deliveries WHERE state = 'delivered'"))
 
-    async def both(_: Grid) -> bool:
-        await asyncio.gather(webhooks.step(grid), webhooks.step(other))
+    async def both(_: Context) -> bool:
+        await asyncio.gather(webhooks.step(context), webhooks.step(other))
         return True
 
-    await drive(grid, both, until=all_delivered)
+    await drive(context, both, until=all_delivered)
 
     received = [(request.path, orjson.loads(request.body)["data"]["job_id"]) for request in receiver.requests]
     assert sorted(received) == sorted((f"/hook/{n}", str(job_id)) for n in range(2) for job_id in ended)
@@ -153,7 +153,7 @@ REFUSALS: list[tuple[str, bytes | None, str, int | None]] = [
 
 @pytest.mark.parametrize(("answer", "why", "status_code"), [r[1:] for r in REFUSALS], ids=[r[0] for r in REFUSALS])
 async def test_anything_but_success_is_tried_again_and_recorded(
-    grid: Grid,
+    context: Context,
     play: Play,
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
@@ -166,18 +166,18 @@ async def test_anything_but_success_is_tried_again_and_recorded(
     await add_endpoint(play, receiver.url)
     await end_jobs(play)
 
-    await webhooks.step(grid)
+    await webhooks.step(context)
 
     row = await delivery(play)
     assert (row["state"], row["tries"], row["status_code"]) == ("pending", 1, status_code)
     assert why in row["error"]
     assert [request.path for request in receiver.requests] == ["/hook"]  # a redirect is not followed
-    await webhooks.step(grid)
+    await webhooks.step(context)
     assert len(receiver.requests) == 1  # not before its time
 
     receiver.answer = OK
     await make_due(play)
-    await webhooks.step(grid)
+    await webhooks.step(context)
 
     row = await delivery(play)
     assert (row["state"], row["tries"], row["status_code"], row["error"]) == ("delivered", 2, 204, None)
@@ -186,13 +186,13 @@ async def test_anything_but_success_is_tried_again_and_recorded(
     assert first.body == second.body
 
 
-async def test_tries_come_ever_later_until_it_is_given_up(grid: Grid, play: Play) -> None:
+async def test_tries_come_ever_later_until_it_is_given_up(context: Context, play: Play) -> None:
     await add_endpoint(play, f"http://127.0.0.1:{free_port()}/")
     await end_jobs(play)
     pauses = []
     for _ in range(12):
         await make_due(play)
-        await webhooks.step(grid)
+        await webhooks.step(context)
         row = await delivery(play)
         pauses.append((row["next_try_at"] - row["now"]).total_seconds())
         assert "ConnectError" in row["error"]
@@ -203,23 +203,25 @@ async def test_tries_come_ever_later_until_it_is_given_up(grid: Grid, play: Play
     await play.pool.execute(
         "UPDATE webhook_deliveries SET give_up_at = now() + interval '1 minute', next_try_at = now()"
     )
-    await webhooks.step(grid)
+    await webhooks.step(context)
     assert (await delivery(play))["state"] == "failed"
     await make_due(play)
-    assert not await webhooks.step(grid)
+    assert not await webhooks.step(context)
     assert (await delivery(play))["tries"] == 13
 
 
-async def test_a_scheduler_that_dies_while_it_sends_costs_only_time(grid: Grid, play: Play, receiver: Receiver) -> None:
+async def test_a_scheduler_that_dies_while_it_sends_costs_only_time(
+    context: Context, play: Play, receiver: Receiver
+) -> None:
     receiver.answer = None
     await add_endpoint(play, receiver.url)
     await end_jobs(play)
-    step = asyncio.create_task(webhooks.step(grid))
+    step = asyncio.create_task(webhooks.step(context))
 
     async def received() -> bool:
         return bool(receiver.requests)
 
-    await drive(grid, until=received)
+    await drive(context, until=received)
     step.cancel()
     await asyncio.wait({step})
 
@@ -228,18 +230,18 @@ async def test_a_scheduler_that_dies_while_it_sends_costs_only_time(grid: Grid, 
     assert row["next_try_at"] - row["now"] <= timedelta(seconds=webhooks.LEASE_SECONDS)
     receiver.answer = OK
     await make_due(play)
-    await webhooks.step(grid)
+    await webhooks.step(context)
     assert (await delivery(play))["state"] == "delivered"
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
 
 
-async def test_an_endless_answer_is_not_read(grid: Grid, play: Play, receiver: Receiver) -> None:
+async def test_an_endless_answer_is_not_read(context: Context, play: Play, receiver: Receiver) -> None:
     receiver.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n"
     receiver.endless = True
     await add_endpoint(play, receiver.url)
     await end_jobs(play)
 
-    await webhooks.step(grid)
+    await webhooks.step(context)
 
     assert (await delivery(play))["state"] == "delivered"
 
@@ -250,13 +252,13 @@ async def test_an_endless_answer_is_not_read(grid: Grid, play: Play, receiver: R
      ("{receiver}", "whsec_not base64!"), ("{receiver}", "")],
 )  # fmt: skip
 async def test_an_endpoint_that_can_not_work_holds_up_no_other(
-    grid: Grid, play: Play, receiver: Receiver, url: str, secret: str
+    context: Context, play: Play, receiver: Receiver, url: str, secret: str
 ) -> None:
     broken = await add_endpoint(play, url.replace("{receiver}", receiver.url), secret)
     await add_endpoint(play, receiver.url)
     await end_jobs(play)
 
-    await webhooks.step(grid)
+    await webhooks.step(context)
 
     rows = await play.pool.fetch("SELECT endpoint_id, state, error FROM webhook_deliveries")
     states = {row["endpoint_id"] == broken: (row["state"], row["error"] is None) for row in rows}
@@ -272,9 +274,9 @@ async def test_an_endpoint_that_can_not_work_holds_up_no_other(
      "[::ffff:127.0.0.1]", "[fd00::1]", "[fe80::1]"],
 )  # fmt: skip
 async def test_private_addresses_are_refused_unless_allowed(
-    grid: Grid, play: Play, receiver: Receiver, host: str
+    context: Context, play: Play, receiver: Receiver, host: str
 ) -> None:
-    strict = replace(grid, settings=grid.settings.model_copy(update={"webhook_private_addresses": False}))
+    strict = replace(context, settings=context.settings.model_copy(update={"webhook_private_addresses": False}))
     await add_endpoint(play, f"http://{host}:{receiver.port}/")
     await end_jobs(play)
 
@@ -301,9 +303,9 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> Callable[[],
 
 
 async def test_a_name_with_one_private_address_is_refused(
-    grid: Grid, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = replace(grid, settings=grid.settings.model_copy(update={"webhook_private_addresses": False}))
+    strict = replace(context, settings=context.settings.model_copy(update={"webhook_private_addresses": False}))
     await add_endpoint(play, "https://hooks.example.com/")
     await end_jobs(play)
     with monkeypatch.context() as resolving:
@@ -314,13 +316,13 @@ async def test_a_name_with_one_private_address_is_refused(
 
 
 async def test_a_request_goes_to_the_address_that_was_checked_and_names_its_host(
-    grid: Grid, play: Play, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await add_endpoint(play, f"http://hooks.example.com:{receiver.port}/a?b=c")
     await end_jobs(play)
     with monkeypatch.context() as resolving:
         asked = resolve_to(resolving, "127.0.0.1")
-        await webhooks.step(grid)
+        await webhooks.step(context)
         assert asked() == 1
 
     assert (await delivery(play))["state"] == "delivered"
@@ -329,21 +331,21 @@ async def test_a_request_goes_to_the_address_that_was_checked_and_names_its_host
 
 
 async def test_the_next_try_goes_to_the_next_address(
-    grid: Grid, play: Play, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await add_endpoint(play, f"http://hooks.example.com:{receiver.port}/")
     await end_jobs(play)
     with monkeypatch.context() as resolving:
         resolve_to(resolving, "127.0.0.2", "127.0.0.1")  # nobody listens at the first
-        await webhooks.step(grid)
+        await webhooks.step(context)
         assert (await delivery(play))["state"] == "pending"
         await make_due(play)
-        await webhooks.step(grid)
+        await webhooks.step(context)
 
     assert (await delivery(play))["state"] == "delivered"
 
 
-async def test_an_endpoint_may_have_an_ipv6_address(grid: Grid, play: Play) -> None:
+async def test_an_endpoint_may_have_an_ipv6_address(context: Context, play: Play) -> None:
     try:
         servers = serve(Receiver(), "::1")
         receiver = await anext(servers)
@@ -352,7 +354,7 @@ async def test_an_endpoint_may_have_an_ipv6_address(grid: Grid, play: Play) -> N
     await add_endpoint(play, f"http://[::1]:{receiver.port}/")
     await end_jobs(play)
 
-    await webhooks.step(grid)
+    await webhooks.step(context)
 
     assert (await delivery(play))["state"] == "delivered"
     assert receiver.requests[0].headers["host"] == f"[::1]:{receiver.port}"

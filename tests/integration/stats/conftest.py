@@ -10,9 +10,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from services.common.auth import register_bootstrap_key
-from services.common.database import Connection, Pool, new_id
-from services.common.settings import Settings
+from services.platform.auth import register_bootstrap_key
+from services.platform.database import Connection, Database, new_id
+from services.platform.settings import Settings
 from services.stats.main import create_app
 from services.stats.rollup import roll_up
 
@@ -21,7 +21,7 @@ _COLUMNS = ("job_id", "stage", "index", "attempt", "worker_id", "pool", "outcome
             "memory_bytes_peak")  # fmt: skip
 
 
-async def insert_attempts(connection: Connection | Pool, attempts: list[dict[str, Any]]) -> None:
+async def insert_attempts(connection: Connection | Database, attempts: list[dict[str, Any]]) -> None:
     """One transaction's attempts; what is not given is ordinary."""
     now: datetime = await connection.fetchval("SELECT now()")
     ordinary: dict[str, Any] = {
@@ -41,7 +41,7 @@ async def insert_attempts(connection: Connection | Pool, attempts: list[dict[str
     )
 
 
-async def catch_up(pool: Pool) -> None:
+async def catch_up(pool: Database) -> None:
     """Roll up until all that is committed now is counted.
 
     It may take several rounds: a transaction of any other database of the server holds the horizon back.
@@ -51,7 +51,7 @@ async def catch_up(pool: Pool) -> None:
         await roll_up(pool)
 
 
-async def insert_worker(pool: Pool, /, **values: Any) -> UUID:
+async def insert_worker(pool: Database, /, **values: Any) -> UUID:
     """A worker of the pool `default` with two slots that has just started, unless `values` say otherwise."""
     worker: dict[str, Any] = {
         "worker_id": new_id(),
@@ -66,7 +66,7 @@ async def insert_worker(pool: Pool, /, **values: Any) -> UUID:
     return worker_id
 
 
-async def insert_pool(pool: Pool, name: str) -> None:
+async def insert_pool(pool: Database, name: str) -> None:
     await pool.execute("INSERT INTO pools (name, queue_url, dead_letter_url) VALUES ($1, 'q', 'd')", name)
 
 
@@ -91,7 +91,7 @@ async def anonymous(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def client(anonymous: httpx.AsyncClient, pool: Pool) -> httpx.AsyncClient:
+async def client(anonymous: httpx.AsyncClient, pool: Database) -> httpx.AsyncClient:
     """A client with a key."""
     secret = secrets.token_urlsafe()
     await register_bootstrap_key(pool, secret)

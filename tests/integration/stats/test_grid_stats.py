@@ -7,12 +7,12 @@ from uuid import UUID
 import httpx
 import pytest
 
-from services.common.database import Pool, new_id
+from services.platform.database import Database, new_id
 from tests.integration.stats.conftest import catch_up, insert_attempts, insert_pool, insert_worker
 
 
 @pytest.fixture
-async def now(pool: Pool) -> datetime:
+async def now(pool: Database) -> datetime:
     now: datetime = await pool.fetchval("SELECT now()")
     return now
 
@@ -24,7 +24,7 @@ async def read(client: httpx.AsyncClient, path: str, **params: Any) -> list[dict
     return items
 
 
-async def insert_bundle(pool: Pool, worker_id: object, count: int, claimed_at: datetime) -> None:
+async def insert_bundle(pool: Database, worker_id: object, count: int, claimed_at: datetime) -> None:
     await pool.execute(
         "INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, worker_id, claimed_at) "
         "VALUES ($1, 'default', $1, 0, 0, $2, $4, $3, $4)",
@@ -36,7 +36,7 @@ async def insert_bundle(pool: Pool, worker_id: object, count: int, claimed_at: d
 
 
 async def test_a_workers_busy_share_is_of_the_time_it_lived(
-    client: httpx.AsyncClient, pool: Pool, now: datetime
+    client: httpx.AsyncClient, pool: Database, now: datetime
 ) -> None:
     worker_id = await insert_worker(pool, started_at=now - timedelta(minutes=10), slots=2, busy=1, hostname="a")
     ended = {"worker_id": worker_id, "finished_at": now - timedelta(minutes=2), "run_seconds": 60.0}
@@ -51,7 +51,7 @@ async def test_a_workers_busy_share_is_of_the_time_it_lived(
     }  # fmt: skip
 
 
-async def test_only_the_window_counts(client: httpx.AsyncClient, pool: Pool, now: datetime) -> None:
+async def test_only_the_window_counts(client: httpx.AsyncClient, pool: Database, now: datetime) -> None:
     worker_id = await insert_worker(pool, started_at=now - timedelta(hours=5))
     # Two hours of one slot, of which the last hour and a bit are in the window of an hour.
     await insert_attempts(pool, [{"worker_id": worker_id, "finished_at": now, "run_seconds": 7200.0}])
@@ -61,7 +61,7 @@ async def test_only_the_window_counts(client: httpx.AsyncClient, pool: Pool, now
 
 
 async def test_a_task_that_still_runs_keeps_its_worker_busy(
-    client: httpx.AsyncClient, pool: Pool, now: datetime
+    client: httpx.AsyncClient, pool: Database, now: datetime
 ) -> None:
     worker_id = await insert_worker(pool, started_at=now - timedelta(minutes=20), slots=2, busy=1)
     await insert_bundle(pool, worker_id, 1, now - timedelta(minutes=10))
@@ -70,7 +70,7 @@ async def test_a_task_that_still_runs_keeps_its_worker_busy(
     assert (await read(client, "workers"))[0]["busy_share"] == pytest.approx(600 / (2 * 1200), rel=0.05)
 
 
-async def test_no_worker_is_more_than_busy(client: httpx.AsyncClient, pool: Pool, now: datetime) -> None:
+async def test_no_worker_is_more_than_busy(client: httpx.AsyncClient, pool: Database, now: datetime) -> None:
     worker_id = await insert_worker(pool, started_at=now - timedelta(seconds=30), slots=1, busy=1)
     await insert_attempts(pool, [{"worker_id": worker_id, "run_seconds": 45.0}])
     await insert_bundle(pool, worker_id, 1, now - timedelta(seconds=30))
@@ -79,7 +79,7 @@ async def test_no_worker_is_more_than_busy(client: httpx.AsyncClient, pool: Pool
 
 
 async def test_workers_that_are_gone_are_told_for_as_long_as_the_window(
-    client: httpx.AsyncClient, pool: Pool, now: datetime
+    client: httpx.AsyncClient, pool: Database, now: datetime
 ) -> None:
     long_ago, lately = now - timedelta(minutes=90), now - timedelta(minutes=30)
     await insert_worker(pool, hostname="old", state="stopped", started_at=long_ago, stopped_at=long_ago)
@@ -97,7 +97,7 @@ async def test_workers_that_are_gone_are_told_for_as_long_as_the_window(
     assert shares == {"stopped": pytest.approx(0.5, rel=0.01), "lost": 0.0, "new": 0.0}
 
 
-async def test_workers_of_one_pool(client: httpx.AsyncClient, pool: Pool) -> None:
+async def test_workers_of_one_pool(client: httpx.AsyncClient, pool: Database) -> None:
     await insert_worker(pool, pool="default", hostname="b")
     await insert_worker(pool, pool="default", hostname="a")
     await insert_worker(pool, pool="large", hostname="c")
@@ -106,7 +106,7 @@ async def test_workers_of_one_pool(client: httpx.AsyncClient, pool: Pool) -> Non
     assert await read(client, "workers", pool="none") == []
 
 
-async def insert_job(pool: Pool, of_pool: str, state: str, **counts: int) -> UUID:
+async def insert_job(pool: Database, of_pool: str, state: str, **counts: int) -> UUID:
     """A job of one running stage with these counters."""
     job_id = new_id()
     await pool.execute("INSERT INTO jobs (job_id, name, spec, state) VALUES ($1, 'job', '{}', $2)", job_id, state)
@@ -125,7 +125,7 @@ async def insert_job(pool: Pool, of_pool: str, state: str, **counts: int) -> UUI
 
 
 async def test_pools_sum_their_workers_and_the_work_that_waits(
-    client: httpx.AsyncClient, pool: Pool, now: datetime
+    client: httpx.AsyncClient, pool: Database, now: datetime
 ) -> None:
     for name in ("default", "idle"):
         await insert_pool(pool, name)
@@ -154,7 +154,7 @@ async def test_pools_sum_their_workers_and_the_work_that_waits(
     }  # fmt: skip
 
 
-async def test_the_timeline_sums_all_jobs_by_minute(client: httpx.AsyncClient, pool: Pool, now: datetime) -> None:
+async def test_the_timeline_sums_all_jobs_by_minute(client: httpx.AsyncClient, pool: Database, now: datetime) -> None:
     minute = now.replace(second=0, microsecond=0) - timedelta(minutes=10)
     ended = {"run_seconds": 2.0, "bytes_in": 5, "bytes_out": 1}
     await insert_attempts(

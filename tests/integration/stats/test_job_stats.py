@@ -9,11 +9,11 @@ from uuid import UUID
 import httpx
 import pytest
 
-from services.common import jobs, lifecycle, submission
-from services.common.database import Pool, new_id
-from services.common.lifecycle import ClaimedTask, Finished
-from services.common.settings import Settings
-from services.common.spec import JobSpec, ProcessorSpec
+from services.engine import jobs, processors, submission, transitions
+from services.engine.attempt import AttemptReport, ClaimedTask
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.platform.database import Database, new_id
+from services.platform.settings import Settings
 from services.stats.histogram import WIDTH
 from tests.integration.stats.conftest import catch_up, insert_attempts, insert_pool, insert_worker
 
@@ -22,14 +22,14 @@ from tests.integration.stats.conftest import catch_up, insert_attempts, insert_p
 class Run:
     """A job with a worker of two slots that does what a test says."""
 
-    pool: Pool
+    pool: Database
     job_id: UUID
     worker_id: UUID
 
     async def plan(self, count: int, planned: bool = True) -> None:
         """The first stage gets `count` tasks."""
         async with self.pool.acquire() as connection:
-            await lifecycle.plan_same_tasks(connection, self.job_id, 0, 0, {"type": "index", "count": count}, count)
+            await transitions.plan_same_tasks(connection, self.job_id, 0, 0, {"type": "index", "count": count}, count)
         await self.pool.execute(
             "UPDATE stages SET planned = $2, task_count = $3 WHERE job_id = $1 AND stage = 0",
             self.job_id,
@@ -40,7 +40,7 @@ class Run:
     async def claim(self, stage: int, count: int, bundle: int = 100) -> list[ClaimedTask]:
         """Dispatch `count` tasks in bundles of `bundle`, and claim them all."""
         async with self.pool.acquire() as connection:
-            messages = await lifecycle.dispatch(
+            messages = await transitions.dispatch(
                 connection,
                 self.job_id,
                 stage,
@@ -49,16 +49,18 @@ class Run:
                 bundle_tasks_max=bundle,
                 resend_seconds=60,
             )
-        return await lifecycle.claim(self.pool, self.worker_id, [message.bundle_id for message in messages])
+        return await transitions.claim(self.pool, self.worker_id, [message.bundle_id for message in messages])
 
     async def complete(self, tasks: Sequence[ClaimedTask], outcome: str = "succeeded", **values: Any) -> None:
         ended: dict[str, Any] = {"run_seconds": 0.5, "output": {"value": 1}, "outcome": outcome}
         finished = [
-            Finished(job_id=task.job_id, stage=task.stage, index=task.index, attempt=task.attempt, **ended | values)
+            AttemptReport(
+                job_id=task.job_id, stage=task.stage, index=task.index, attempt=task.attempt, **ended | values
+            )
             for task in tasks
         ]
         bundles = list({task.bundle_id for task in tasks})
-        assert await lifecycle.complete(self.pool, self.worker_id, finished, bundles) == len(tasks)
+        assert await transitions.complete(self.pool, self.worker_id, finished, bundles) == len(tasks)
 
     async def age(self, seconds: float) -> None:
         """The job and its stages have started so long ago."""
@@ -76,18 +78,18 @@ class Run:
         )
 
 
-async def submit(pool: Pool, settings: Settings, stages: int, **values: Any) -> Run:
+async def submit(pool: Database, settings: Settings, stages: int, **values: Any) -> Run:
     spec = JobSpec.model_validate(
         {"name": "claims", "input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}] * stages} | values
     )
     async with pool.acquire() as connection, connection.transaction():
-        await jobs.register_processor(connection, "noop", ProcessorSpec(builtin="noop"))
+        await processors.register_processor(connection, "noop", ProcessorSpec(builtin="noop"))
         job_id = await submission.submit_job(connection, spec, settings=settings)
     return Run(pool, job_id, await insert_worker(pool))
 
 
 @pytest.fixture
-async def run(pool: Pool, settings: Settings) -> Run:
+async def run(pool: Database, settings: Settings) -> Run:
     """A running job of two chained stages."""
     await insert_pool(pool, "default")
     return await submit(pool, settings, 2)
@@ -185,7 +187,7 @@ async def test_a_job_that_has_ended_is_final_at_once(client: httpx.AsyncClient, 
     assert [stage["seconds_left"] for stage in stats["stages"]] == [0.0, 0.0]
 
 
-async def test_a_job_that_has_not_started(client: httpx.AsyncClient, pool: Pool, settings: Settings) -> None:
+async def test_a_job_that_has_not_started(client: httpx.AsyncClient, pool: Database, settings: Settings) -> None:
     await insert_pool(pool, "default")
     stats = await read(client, await submit(pool, settings, 1, run_at="2099-01-01T00:00:00Z"))
     assert stats["state"] == "scheduled"
@@ -209,7 +211,7 @@ async def test_nobody_knows_when_a_job_ends_that_is_still_split_or_paused(client
 
 
 async def test_a_reduce_to_come_is_a_task_that_remains(
-    client: httpx.AsyncClient, pool: Pool, settings: Settings
+    client: httpx.AsyncClient, pool: Database, settings: Settings
 ) -> None:
     await insert_pool(pool, "default")
     run = await submit(pool, settings, 1, merge={"type": "reduce", "processor": "noop"})
@@ -228,7 +230,7 @@ async def test_lost_and_released_attempts_are_retries_by_cause(client: httpx.Asy
     await run.complete(kept[:2], "released", run_seconds=0.0, output=None)
     await run.complete(kept[2:])
     await run.pool.execute("UPDATE workers SET state = 'lost', stopped_at = now()")
-    assert await lifecycle.reap_dead_workers(run.pool, losses_max=5) == sum(t.bundle_id == lost for t in tasks)
+    assert await transitions.reap_dead_workers(run.pool, losses_max=5) == sum(t.bundle_id == lost for t in tasks)
     await catch_up(run.pool)
     stage = (await read(client, run))["stages"][0]
     assert stage["attempts_by_outcome"] == {"succeeded": 3, "released": 2, "lost": 5}
@@ -251,7 +253,7 @@ async def test_an_attempt_that_ended_its_task_is_no_retry(client: httpx.AsyncCli
     assert stage["unsuccessful_attempts"] == {"failed": 4, "timeout": 1, "memory": 0, "lost": 0, "released": 0}
     assert stage["retries"] == 3
     async with run.pool.acquire() as connection:
-        await lifecycle.retry_tasks(connection, run.job_id)  # by the user's order
+        await transitions.retry_tasks(connection, run.job_id)  # by the user's order
     assert (await read(client, run))["stages"][0]["retries"] == 5
 
 

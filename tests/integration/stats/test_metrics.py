@@ -7,8 +7,8 @@ import httpx
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.common.database import Pool
-from services.common.settings import Settings
+from services.platform.database import Database
+from services.platform.settings import Settings
 from services.stats.main import create_app
 from services.stats.rollup import roll_up
 from tests.integration.stats.conftest import catch_up, insert_attempts, insert_pool, insert_worker
@@ -32,7 +32,7 @@ def value(samples: Samples, name: str, **labels: Any) -> float:
     return samples[name, frozenset(labels.items())]
 
 
-async def test_counters_of_attempts(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+async def test_counters_of_attempts(anonymous: httpx.AsyncClient, pool: Database) -> None:
     await insert_pool(pool, "default")
     volumes = {"bytes_in": 100, "bytes_out": 10, "records_in": 7, "records_out": 6, "records_rejected": 1}
     await insert_attempts(pool, [{"run_seconds": seconds} | volumes for seconds in (0.1, 0.3, 0.3, 5.0)])
@@ -57,7 +57,7 @@ async def test_counters_of_attempts(anonymous: httpx.AsyncClient, pool: Pool) ->
     assert value(samples, "piecework_attempt_seconds_bucket", le="+Inf", **of) == 4
 
 
-async def test_gauges_of_jobs_tasks_and_workers(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+async def test_gauges_of_jobs_tasks_and_workers(anonymous: httpx.AsyncClient, pool: Database) -> None:
     await insert_pool(pool, "default")
     await insert_pool(pool, "idle")
     await insert_worker(pool, slots=4, busy=3)
@@ -82,7 +82,7 @@ async def test_gauges_of_jobs_tasks_and_workers(anonymous: httpx.AsyncClient, po
     assert value(samples, "piecework_queue_oldest_seconds", pool="default") == 0
 
 
-async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.AsyncClient, pool: Database) -> None:
     for name in ("default", "later"):
         await insert_pool(pool, name)
     waits = (
@@ -104,7 +104,9 @@ async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.A
     assert value(samples, "piecework_queue_oldest_seconds", pool="later") == 0
 
 
-async def test_counters_go_on_in_a_new_process(anonymous: httpx.AsyncClient, pool: Pool, settings: Settings) -> None:
+async def test_counters_go_on_in_a_new_process(
+    anonymous: httpx.AsyncClient, pool: Database, settings: Settings
+) -> None:
     await insert_attempts(pool, [{}] * 3)
     await catch_up(pool)
     restarted = create_app(settings)
@@ -119,7 +121,7 @@ async def test_counters_go_on_in_a_new_process(anonymous: httpx.AsyncClient, poo
         assert value(await scrape(anonymous), "piecework_attempts_total", **of) == 5
 
 
-async def test_the_lag_grows_while_the_roll_up_is_held_up(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+async def test_the_lag_grows_while_the_roll_up_is_held_up(anonymous: httpx.AsyncClient, pool: Database) -> None:
     await catch_up(pool)
     assert value(await scrape(anonymous), "piecework_rollup_lag_seconds") < 60
     async with pool.acquire() as older, older.transaction():
@@ -133,7 +135,7 @@ async def test_the_lag_grows_while_the_roll_up_is_held_up(anonymous: httpx.Async
     assert value(await scrape(anonymous), "piecework_rollup_lag_seconds") < 60
 
 
-async def test_openmetrics_is_given_to_who_asks_for_it(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+async def test_openmetrics_is_given_to_who_asks_for_it(anonymous: httpx.AsyncClient, pool: Database) -> None:
     await insert_pool(pool, "default")
     await insert_attempts(pool, [{}])
     await catch_up(pool)
@@ -145,7 +147,7 @@ async def test_openmetrics_is_given_to_who_asks_for_it(anonymous: httpx.AsyncCli
     assert all(family.documentation for family in families.values())
 
 
-async def test_no_label_grows_with_the_jobs(anonymous: httpx.AsyncClient, pool: Pool) -> None:
+async def test_no_label_grows_with_the_jobs(anonymous: httpx.AsyncClient, pool: Database) -> None:
     await insert_pool(pool, "default")
     await insert_job(pool, "default", "running", ready=1)
     await insert_attempts(pool, [{}])

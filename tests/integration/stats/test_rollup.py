@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.common.database import UNAVAILABLE, Pool, connect_pool
+from services.platform.database import UNAVAILABLE, Database, connect_database
 from services.stats.histogram import INNER_BOUNDS
 from services.stats.rollup import WatermarkAhead, prune, roll_up
 from tests.integration.stats.conftest import catch_up, insert_attempts
@@ -35,7 +35,7 @@ def draw_attempt(draw: random.Random) -> dict[str, Any]:
     } | {name: draw.randrange(10**6) for name in SUMS if name != "run_seconds"}
 
 
-async def total_directly(pool: Pool, *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+async def total_directly(pool: Database, *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """The totals of all attempts by `key`, computed without any SQL of the service."""
     groups: dict[tuple[Any, ...], list[asyncpg.Record]] = defaultdict(list)
     for row in await pool.fetch("SELECT * FROM attempts"):
@@ -64,7 +64,7 @@ def slices(finished_at: datetime, seconds: float) -> dict[datetime, float]:
     return spread
 
 
-async def minutes_directly(pool: Pool, *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+async def minutes_directly(pool: Database, *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     minutes: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(
         lambda: {"succeeded": 0, "failed": 0, "busy_seconds": 0.0, "bytes_in": 0, "bytes_out": 0}
     )
@@ -86,12 +86,12 @@ async def minutes_directly(pool: Pool, *key: str) -> dict[tuple[Any, ...], dict[
     }
 
 
-async def read(pool: Pool, table: str, *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+async def read(pool: Database, table: str, *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     rows = [dict(row) for row in await pool.fetch(f"SELECT * FROM {table}")]
     return {tuple(row.pop(name) for name in key): row for row in rows}
 
 
-async def assert_exact(pool: Pool) -> None:
+async def assert_exact(pool: Database) -> None:
     """All roll-ups equal what the attempts say."""
     for table, key in (("stage_stats", ("job_id", "stage", "outcome")), ("pool_stats", ("pool", "outcome"))):
         assert await read(pool, table, *key) == await total_directly(pool, *key)
@@ -102,12 +102,12 @@ async def assert_exact(pool: Pool) -> None:
         assert await read(pool, table, *key) == await minutes_directly(pool, *key)
 
 
-async def count_rolled_up(pool: Pool) -> int:
+async def count_rolled_up(pool: Database) -> int:
     count: int = await pool.fetchval("SELECT coalesce(sum(attempts), 0)::bigint FROM stage_stats")
     return count
 
 
-async def test_totals_and_minutes_are_those_of_the_attempts(pool: Pool) -> None:
+async def test_totals_and_minutes_are_those_of_the_attempts(pool: Database) -> None:
     draw = random.Random(1)
     for _ in range(5):
         await insert_attempts(pool, [draw_attempt(draw) for _ in range(40)])
@@ -115,7 +115,7 @@ async def test_totals_and_minutes_are_those_of_the_attempts(pool: Pool) -> None:
     await assert_exact(pool)
 
 
-async def test_a_transaction_that_commits_late_is_neither_missed_nor_counted_twice(pool: Pool) -> None:
+async def test_a_transaction_that_commits_late_is_neither_missed_nor_counted_twice(pool: Database) -> None:
     async with pool.acquire() as early:
         transaction = early.transaction()
         await transaction.start()
@@ -129,7 +129,7 @@ async def test_a_transaction_that_commits_late_is_neither_missed_nor_counted_twi
     await assert_exact(pool)
 
 
-async def test_a_transaction_that_is_rolled_back_counts_nothing(pool: Pool) -> None:
+async def test_a_transaction_that_is_rolled_back_counts_nothing(pool: Database) -> None:
     async with pool.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
@@ -140,7 +140,7 @@ async def test_a_transaction_that_is_rolled_back_counts_nothing(pool: Pool) -> N
     assert await count_rolled_up(pool) == 5
 
 
-async def test_it_tells_how_far_it_is_while_an_older_transaction_runs(pool: Pool) -> None:
+async def test_it_tells_how_far_it_is_while_an_older_transaction_runs(pool: Database) -> None:
     await catch_up(pool)
     async with pool.acquire() as early:
         transaction = early.transaction()
@@ -156,11 +156,11 @@ async def test_it_tells_how_far_it_is_while_an_older_transaction_runs(pool: Pool
     assert await pool.fetchval("SELECT rolled_up_at FROM stats_watermark") > began
 
 
-async def test_racing_instances_and_writers_leave_exact_totals(pool: Pool, database_url: str) -> None:
+async def test_racing_instances_and_writers_leave_exact_totals(pool: Database, database_url: str) -> None:
     draw = random.Random(2)
     writers_done = asyncio.Event()
 
-    async def write(connections: Pool) -> None:
+    async def write(connections: Database) -> None:
         for _ in range(15):
             async with connections.acquire() as connection:
                 transaction = connection.transaction()
@@ -169,11 +169,11 @@ async def test_racing_instances_and_writers_leave_exact_totals(pool: Pool, datab
                     await insert_attempts(connection, [draw_attempt(draw) for _ in range(draw.randrange(1, 8))])
                 await (transaction.rollback() if draw.random() < 0.2 else transaction.commit())
 
-    async def roll(instance: Pool) -> None:
+    async def roll(instance: Database) -> None:
         while not writers_done.is_set():
             await roll_up(instance, attempts_max=7)
 
-    other = await connect_pool(database_url)
+    other = await connect_database(database_url)
     rollers = [asyncio.create_task(roll(instance)) for instance in (pool, other, other)]
     await asyncio.gather(*(write(connections) for connections in (pool, pool, other, other)))
     writers_done.set()
@@ -183,7 +183,7 @@ async def test_racing_instances_and_writers_leave_exact_totals(pool: Pool, datab
     await assert_exact(pool)
 
 
-async def test_an_instance_leaves_it_to_the_one_that_is_at_it(pool: Pool) -> None:
+async def test_an_instance_leaves_it_to_the_one_that_is_at_it(pool: Database) -> None:
     await insert_attempts(pool, [{}])
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("SELECT FROM stats_watermark FOR UPDATE")
@@ -192,7 +192,7 @@ async def test_an_instance_leaves_it_to_the_one_that_is_at_it(pool: Pool) -> Non
     assert await count_rolled_up(pool) == 1
 
 
-async def test_an_instance_that_dies_in_the_middle_leaves_nothing_half_done(pool: Pool) -> None:
+async def test_an_instance_that_dies_in_the_middle_leaves_nothing_half_done(pool: Database) -> None:
     draw = random.Random(3)
     await insert_attempts(pool, [draw_attempt(draw) for _ in range(50)])
     await catch_up(pool)
@@ -214,7 +214,7 @@ async def test_an_instance_that_dies_in_the_middle_leaves_nothing_half_done(pool
     await assert_exact(pool)
 
 
-async def test_a_backlog_is_taken_in_steps_of_whole_transactions(pool: Pool) -> None:
+async def test_a_backlog_is_taken_in_steps_of_whole_transactions(pool: Database) -> None:
     for _ in range(20):
         await insert_attempts(pool, [{}] * 10)
     counts: list[int] = []
@@ -229,7 +229,7 @@ async def test_a_backlog_is_taken_in_steps_of_whole_transactions(pool: Pool) -> 
     assert await count_rolled_up(pool) == 300
 
 
-async def test_a_long_attempt_is_spread_over_its_minutes_and_counts_in_its_last(pool: Pool) -> None:
+async def test_a_long_attempt_is_spread_over_its_minutes_and_counts_in_its_last(pool: Database) -> None:
     ended = datetime(2026, 3, 1, 12, 2, 15, tzinfo=UTC)
     await insert_attempts(pool, [{"finished_at": ended, "run_seconds": 150.0, "bytes_in": 7}])
     await catch_up(pool)
@@ -238,7 +238,7 @@ async def test_a_long_attempt_is_spread_over_its_minutes_and_counts_in_its_last(
     assert at == [("11:59", 0, 15.0, 0), ("12:00", 0, 60.0, 0), ("12:01", 0, 60.0, 0), ("12:02", 1, 15.0, 7)]
 
 
-async def test_what_a_worker_did_not_measure_is_no_busy_time(pool: Pool) -> None:
+async def test_what_a_worker_did_not_measure_is_no_busy_time(pool: Database) -> None:
     await insert_attempts(pool, [{"outcome": outcome, "run_seconds": 30.0} for outcome in UNMEASURED])
     await catch_up(pool)
     rows = await pool.fetch("SELECT sum(busy_seconds) AS busy, sum(failed) AS failed FROM worker_minutes")
@@ -246,7 +246,7 @@ async def test_what_a_worker_did_not_measure_is_no_busy_time(pool: Pool) -> None
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e18, math.inf, math.nan])
-async def test_an_absurd_run_time_does_not_stop_the_roll_up(pool: Pool, seconds: float) -> None:
+async def test_an_absurd_run_time_does_not_stop_the_roll_up(pool: Database, seconds: float) -> None:
     await insert_attempts(pool, [{"run_seconds": seconds}])
     await insert_attempts(pool, [{"run_seconds": 1.0}])
     await catch_up(pool)
@@ -254,14 +254,14 @@ async def test_an_absurd_run_time_does_not_stop_the_roll_up(pool: Pool, seconds:
     assert await pool.fetchval("SELECT count(*) < 50000 FROM stage_minutes")
 
 
-async def test_a_database_restored_from_a_dump_is_told_apart(pool: Pool) -> None:
+async def test_a_database_restored_from_a_dump_is_told_apart(pool: Database) -> None:
     await pool.execute("UPDATE stats_watermark SET txid = '9000000000'")
     with pytest.raises(WatermarkAhead, match="restore from a dump"):
         await roll_up(pool)
     assert await pool.fetchval("SELECT txid FROM stats_watermark") == 9_000_000_000
 
 
-async def test_old_minutes_are_pruned_and_totals_stay(pool: Pool) -> None:
+async def test_old_minutes_are_pruned_and_totals_stay(pool: Database) -> None:
     now = await pool.fetchval("SELECT now()")
     days = (0, 1, 29, 31, 40, 50)
     await insert_attempts(pool, [{"finished_at": now - timedelta(days=day), "run_seconds": 0.0} for day in days])
@@ -273,7 +273,7 @@ async def test_old_minutes_are_pruned_and_totals_stay(pool: Pool) -> None:
     assert await count_rolled_up(pool) == 6
 
 
-async def test_histograms_add_up_element_by_element(pool: Pool) -> None:
+async def test_histograms_add_up_element_by_element(pool: Database) -> None:
     cases: list[tuple[list[int], list[int], list[int]]] = [
         ([], [], []),
         ([1, 2], [], [1, 2]),

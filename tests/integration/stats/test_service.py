@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from services.common.database import Pool
-from services.common.settings import Settings
+from services.platform.database import Database
+from services.platform.settings import Settings
 from services.stats.main import create_app
 from tests.integration.stats.conftest import catch_up, insert_attempts
 
@@ -28,7 +28,7 @@ async def test_statistics_need_a_key(anonymous: httpx.AsyncClient, path: str) ->
         assert response.json()["type"] == "urn:piecework:unauthorized"
 
 
-async def test_a_viewers_key_is_enough_until_it_is_revoked(client: httpx.AsyncClient, pool: Pool) -> None:
+async def test_a_viewers_key_is_enough_until_it_is_revoked(client: httpx.AsyncClient, pool: Database) -> None:
     await pool.execute("UPDATE api_keys SET role = 'viewer'")
     assert (await client.get("/v1/stats/pools")).status_code == 200
     await pool.execute("UPDATE api_keys SET revoked_at = now()")
@@ -55,7 +55,7 @@ async def test_it_serves_before_its_database_is_there(settings: Settings) -> Non
             assert int(response.headers["retry-after"]) > 0
 
 
-async def test_it_rolls_up_and_prunes_by_itself(settings: Settings, pool: Pool) -> None:
+async def test_it_rolls_up_and_prunes_by_itself(settings: Settings, pool: Database) -> None:
     month_ago = await pool.fetchval("SELECT now() - interval '31 days'")
     await insert_attempts(pool, [{}, {"finished_at": month_ago}])
     await catch_up(pool)
@@ -81,7 +81,7 @@ async def test_an_unknown_path_is_told(client: httpx.AsyncClient) -> None:
     assert "/v1/stats/nothing" in response.json()["detail"]
 
 
-async def test_a_bug_is_a_problem_too(client: httpx.AsyncClient, pool: Pool) -> None:
+async def test_a_bug_is_a_problem_too(client: httpx.AsyncClient, pool: Database) -> None:
     await pool.execute("ALTER TABLE worker_minutes DROP COLUMN succeeded CASCADE")
     response = await client.get("/v1/stats/timeline")
     assert response.status_code == 500

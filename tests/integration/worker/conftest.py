@@ -11,20 +11,20 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from services.common import jobs, lifecycle, submission
-from services.common.aws import Aws
-from services.common.database import Pool
-from services.common.layout import Location
-from services.common.message import Message
-from services.common.settings import Settings, WorkerSettings
-from services.common.spec import JobSpec, ProcessorSpec
-from services.worker.node import Node
+from services.contract.location import Location
+from services.contract.message import Message
+from services.engine import pools, processors, submission, transitions
+from services.engine.spec import JobSpec, ProcessorSpec
+from services.platform.aws import Aws
+from services.platform.database import Database
+from services.platform.settings import Settings, WorkerSettings
+from services.worker.node.node import Node
 
 
 class Grid:
     """What the scheduler does, step by step, and what can be seen from outside."""
 
-    def __init__(self, pool: Pool, aws: Aws, settings: WorkerSettings) -> None:
+    def __init__(self, pool: Database, aws: Aws, settings: WorkerSettings) -> None:
         self.pool = pool
         self.aws = aws
         self.settings = settings
@@ -35,7 +35,7 @@ class Grid:
         urls = [(await self.aws.sqs.create_queue(QueueName=f"test-{uuid4().hex}"))["QueueUrl"] for _ in range(2)]
         self.queue_url, self.dead_letter_url = urls
         async with self.pool.acquire() as connection:
-            await jobs.register_pool(
+            await pools.register_pool(
                 connection,
                 "default",
                 queue_url=self.queue_url,
@@ -51,16 +51,16 @@ class Grid:
             stages.append({"processor": "next"})
         spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": stages})
         async with self.pool.acquire() as connection, connection.transaction():
-            await jobs.register_processor(connection, "p", ProcessorSpec.model_validate(processor))
-            await jobs.register_processor(connection, "next", ProcessorSpec(builtin="noop"))
+            await processors.register_processor(connection, "p", ProcessorSpec.model_validate(processor))
+            await processors.register_processor(connection, "next", ProcessorSpec(builtin="noop"))
             job_id = await submission.submit_job(connection, spec, settings=self.settings)
-            await lifecycle.plan_tasks(connection, job_id, 0, 0, inputs)
+            await transitions.plan_tasks(connection, job_id, 0, 0, inputs)
         return job_id
 
     async def dispatch(self, job_id: UUID, *, bundle_tasks_max: int = 1, times: int = 1) -> list[Message]:
         """Queue all ready tasks and send each bundle's message so many times."""
         async with self.pool.acquire() as connection:
-            messages = await lifecycle.dispatch(
+            messages = await transitions.dispatch(
                 connection,
                 job_id,
                 0,
@@ -178,7 +178,7 @@ def code(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def grid(pool: Pool, aws: Aws, settings: Settings, tmp_path: Path, code: Path) -> Grid:
+async def grid(pool: Database, aws: Aws, settings: Settings, tmp_path: Path, code: Path) -> Grid:
     worker = WorkerSettings(
         **settings.model_dump(exclude={"lease_seconds", "heartbeat_seconds"}),
         slots=2,

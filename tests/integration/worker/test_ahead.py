@@ -4,13 +4,13 @@ import asyncio
 from pathlib import Path
 from uuid import uuid4
 
-from services.common import effects
-from services.common.lifecycle import ClaimedTask, StageWork
-from services.common.spec import ProcessorSpec
-from services.worker.attempt import run_attempt
-from services.worker.node import equip
-from services.worker.turn import Turn
-from services.worker.warm_children import WarmChildren
+from services.engine.attempt import ClaimedTask, StageWork
+from services.engine.spec import ProcessorSpec
+from services.platform import effects
+from services.worker.node.node import equip
+from services.worker.task.attempt import run_attempt
+from services.worker.task.turn import Turn
+from services.worker.task.warm_children import WarmChildren
 from tests.integration.worker.conftest import Grid
 from tests.integration.worker.test_node import runs
 

@@ -3,10 +3,10 @@
 import asyncio
 from uuid import uuid4
 
-from services.common import lifecycle
-from services.common.lifecycle import Finished
-from services.worker.bundles import Bundles
-from services.worker.completer import Completer
+from services.engine import stages, transitions, workers
+from services.engine.attempt import AttemptReport
+from services.worker.node.bundles import Bundles
+from services.worker.node.completer import Completer
 from tests.integration.worker.conftest import Grid
 
 
@@ -14,15 +14,15 @@ async def test_a_report_that_can_not_be_stored_fails_its_task_alone(grid: Grid) 
     job_id = await grid.submit({"builtin": "noop"}, [{"type": "item", "value": 1}] * 7)
     (message,) = await grid.dispatch(job_id, bundle_tasks_max=7)
     worker_id = uuid4()
-    await lifecycle.register_worker(
+    await workers.register_worker(
         grid.pool, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
     )
-    tasks = await lifecycle.claim(grid.pool, worker_id, [message.bundle_id])
+    tasks = await transitions.claim(grid.pool, worker_id, [message.bundle_id])
     bundles = Bundles()
-    bundles.add(message.bundle_id, await lifecycle.load_stage(grid.pool, job_id, 0), tasks, suspect=False)
+    bundles.add(message.bundle_id, await stages.load_stage(grid.pool, job_id, 0), tasks, suspect=False)
     bundle, _ = await bundles.take()
     completer = Completer(grid.pool, worker_id, bundles)
-    finished = [Finished(job_id, 0, task.index, task.attempt, "succeeded", 0.1) for task in tasks]
+    finished = [AttemptReport(job_id, 0, task.index, task.attempt, "succeeded", 0.1) for task in tasks]
     finished[2].output = {"value": {"text": "a\0b"}}  # Postgres refuses it
     finished[5].exit_code = 1 << 40  # its driver refuses it
     completer.report(bundle, finished)

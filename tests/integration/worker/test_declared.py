@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from services.common.layout import Layout
-from services.worker.declared_inputs import DeclaredInputs
+from services.contract.layout import Layout
+from services.worker.task.declared_inputs import DeclaredInputs
 from tests.integration.worker.conftest import Grid
 
 ITEM = {"type": "item", "value": 1}

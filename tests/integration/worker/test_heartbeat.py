@@ -6,12 +6,12 @@ from uuid import uuid4
 
 import asyncpg
 
-from services.common import lifecycle
-from services.worker.bundles import Bundles
-from services.worker.completer import Completer
-from services.worker.heartbeat import Heartbeat
-from services.worker.node import equip
-from services.worker.slots import Slots
+from services.engine import workers
+from services.worker.node.bundles import Bundles
+from services.worker.node.completer import Completer
+from services.worker.node.heartbeat import Heartbeat
+from services.worker.node.node import equip
+from services.worker.node.slots import Slots
 from tests.integration.worker.conftest import Grid
 
 _WAITING = """
@@ -21,7 +21,7 @@ _WAITING = """
 
 async def test_a_beat_under_way_ends_with_the_heartbeat(grid: Grid, tmp_path: Path) -> None:
     worker_id, bundles = uuid4(), Bundles()
-    await lifecycle.register_worker(
+    await workers.register_worker(
         grid.pool, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
     )
     equipment = equip(grid.settings, grid.aws.s3, tmp_path)

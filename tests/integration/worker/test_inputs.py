@@ -9,8 +9,8 @@ import fastavro
 import pyarrow
 import pyarrow.ipc
 
-from services.common.splitters import split
-from tests.integration.common.splitters.conftest import INPUT
+from services.inputs.split import split
+from tests.integration.inputs.conftest import INPUT
 from tests.integration.worker.conftest import Grid
 
 SAME = "def same(record):\n    return record\n"

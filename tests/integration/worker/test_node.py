@@ -14,8 +14,9 @@ import asyncpg
 import psutil
 import pytest
 
-from services.common import effects, jobs, lifecycle
-from services.common.message import Message
+from services.contract.message import Message
+from services.engine import jobs, transitions, workers
+from services.platform import effects
 from tests.integration.worker.conftest import Grid
 
 ITEM = {"type": "item", "value": 1}
@@ -103,7 +104,7 @@ async def test_a_cancelled_job_is_killed_and_not_reported(grid: Grid, tmp_path: 
         pid = await runs(grid, tmp_path / "pid")
         async with grid.pool.acquire() as connection:
             await jobs.cancel_job(connection, job_id)
-            while not await lifecycle.cancel_tasks(connection, job_id, 100):
+            while not await transitions.cancel_tasks(connection, job_id, 100):
                 pass
         await is_gone(grid, pid)
         await grid.dispatch(other_id)  # the slot is free again
@@ -166,7 +167,7 @@ async def test_a_worker_drained_by_order_takes_its_instance_out_of_the_group(gri
     async with grid.node(instance_id=instance["InstanceId"]):
         await grid.until("SELECT count(*) = 1 FROM workers WHERE state = 'active'")
         async with grid.pool.acquire() as connection:
-            await jobs.drain_worker(connection, (await grid.worker())["worker_id"])
+            await workers.drain_worker(connection, (await grid.worker())["worker_id"])
         await grid.until("SELECT count(*) = 2 FROM workers WHERE state = 'stopped'")
     after = await group()
     assert (after["DesiredCapacity"], after["Instances"]) == (0, [])
@@ -176,7 +177,7 @@ async def test_a_drain_in_the_middle_of_the_registration_leaves_no_live_worker(g
     async with grid.node() as node:
 
         def drain(moment: effects.Moment, effect: effects.Effect) -> None:
-            if (moment, effect.name) == ("after", "common.lifecycle.register_worker"):
+            if (moment, effect.name) == ("after", "engine.workers.register_worker"):
                 node.drain()
 
         effects.watch(drain)
@@ -190,13 +191,13 @@ async def test_what_a_lost_claim_reply_left_behind_is_abandoned(grid: Grid) -> N
     job_id = await grid.submit({"builtin": "noop"}, [ITEM] * 3)
     async with grid.pool.acquire() as connection:
         await connection.execute("SELECT 1")
-        messages = await lifecycle.dispatch(
+        messages = await transitions.dispatch(
             connection, job_id, 0, pool="default", tasks_max=10, bundle_tasks_max=3, resend_seconds=60
         )
     async with grid.node():
         await grid.until("SELECT count(*) = 1 FROM workers WHERE state = 'active'")
         worker_id = (await grid.worker())["worker_id"]
-        assert len(await lifecycle.claim(grid.pool, worker_id, [message.bundle_id for message in messages])) == 3
+        assert len(await transitions.claim(grid.pool, worker_id, [message.bundle_id for message in messages])) == 3
         await grid.until("SELECT count(*) = 3 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
         assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
         await grid.dispatch(job_id)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from services.common.layout import Layout
-from services.worker.child.errors import TaskError
-from services.worker.packages import Packages, _unpack, cache_directory
+from services.contract.layout import Layout
+from services.contract.task_error import TaskError
+from services.worker.task.packages import Packages, _unpack, cache_directory
 from tests.integration.worker.conftest import Grid
 
 ITEM = {"type": "item", "value": 1}

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from tests.integration.worker.conftest import Grid
-from tests.integration.worker.grid_split.test_grid_split import Splits, bgzip, seekable_zstd
+from tests.integration.worker.split.test_grid_split import Splits, bgzip, seekable_zstd
 
 COLUMNS = b"id,name\n"
 EVEN = [b"%09d\n" % number for number in range(5000)]  # 800 of them fill a block

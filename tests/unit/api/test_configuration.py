@@ -8,7 +8,7 @@ import pytest
 
 API = ("uvicorn", "services.api.main:app", "--port", "0")
 STATS = ("uvicorn", "services.stats.main:app", "--port", "0")
-SCHEDULER, WORKER, MIGRATE = ("services.scheduler",), ("services.worker",), ("services.common.migrate",)
+SCHEDULER, WORKER, MIGRATE = ("services.scheduler",), ("services.worker",), ("services.engine.migrate",)
 
 
 def refusal(command: tuple[str, ...], *unset: str, **environment: str) -> str:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from openapi_spec_validator import validate
 
 from services.api.main import create_app
-from services.common.settings import Settings
+from services.platform.settings import Settings
 
 
 @pytest.fixture(scope="module")

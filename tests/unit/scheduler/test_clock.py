@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.scheduler.clock import JOBS_MAX, due_times
+from services.scheduler.loops.clock import JOBS_MAX, due_times
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.layout import Location
-from services.scheduler.merges import multipart
+from services.contract.location import Location
+from services.platform import multipart
 from services.scheduler.merges.concatenate import Copy, Extent, Source, plan_source
 from services.scheduler.merges.crc32 import combine, encode
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.settings import Settings
-from services.scheduler.dispatch import Candidate, grant, window_bundles
+from services.platform.settings import Settings
+from services.scheduler.loops.dispatch import Candidate, grant, window_bundles
 
 SETTINGS = Settings(bundle_seconds=1.0, bundle_tasks_max=500)
 SLOTS = 4

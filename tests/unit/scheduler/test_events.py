@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.common.templates import MissingValue, fill_template
+from services.engine.templates import MissingValue, fill_template
 from services.scheduler.events import UnreadableMessage, read_events
 
 

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, ParamValidationError
 
-from services.common.splitters import SplitError
+from services.inputs.chunk import SplitError
 from services.scheduler import loop as loop_module
 from services.scheduler.loop import Loop, passes
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.scheduler.scale import wanted_capacity
+from services.scheduler.loops.scale import wanted_capacity
 
 
 @pytest.mark.parametrize(

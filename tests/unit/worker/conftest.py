@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.worker.packages import Runtime
-from services.worker.warm_children import WarmChildren
+from services.worker.task.packages import Runtime
+from services.worker.task.warm_children import WarmChildren
 
 Run = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
 

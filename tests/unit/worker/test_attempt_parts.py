@@ -8,16 +8,16 @@ from uuid import UUID
 
 import pytest
 
-from services.common.lifecycle import ClaimedTask, StageWork
-from services.common.settings import WorkerSettings
-from services.common.spec import ProcessorSpec
-from services.worker.child.errors import TaskError
-from services.worker.environment import base_environment, task_environment
-from services.worker.inputs import suffix_of
-from services.worker.paths import Paths
-from services.worker.placeholders import fill_placeholders
-from services.worker.scratch import ScratchUnusable, remove_tree, scratch_directory
-from services.worker.task_log import free_middle, shorten_log
+from services.contract.task_error import TaskError
+from services.engine.attempt import ClaimedTask, StageWork
+from services.engine.spec import ProcessorSpec
+from services.platform.settings import WorkerSettings
+from services.worker.task.environment import base_environment, task_environment
+from services.worker.task.inputs import suffix_of
+from services.worker.task.paths import Paths
+from services.worker.task.placeholders import fill_placeholders
+from services.worker.task.scratch import ScratchUnusable, remove_tree, scratch_directory
+from services.worker.task.task_log import free_middle, shorten_log
 
 JOB = UUID("01890000-0000-7000-8000-000000000001")
 

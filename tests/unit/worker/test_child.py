@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
-from services.worker.child.errors import TaskError
-from services.worker.child_process import ChildProcess, MemoryExceeded
-from services.worker.warm_children import WarmChildren
+from services.contract.task_error import TaskError
+from services.worker.task.child_process import ChildProcess, MemoryExceeded
+from services.worker.task.warm_children import WarmChildren
 from tests.unit.worker.conftest import Run, until
 
 
@@ -78,7 +78,7 @@ async def test_a_segfault_leaves_what_was_printed_and_where_it_was(run: Run, wor
 
 
 async def test_user_code_that_closes_the_connection_is_killed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.worker.child_process._EXIT_SECONDS", 0.1)
+    monkeypatch.setattr("services.worker.task.child_process._EXIT_SECONDS", 0.1)
     with pytest.raises(TaskError, match="closed its process's connection"):
         await run("callable", function="user_code:close_everything")
 
@@ -248,7 +248,7 @@ async def test_the_child_dies_with_its_worker(user_code: Path, tmp_path: Path) -
     """SIGKILL of the worker's process takes the child and the command it runs along, at once."""
     script = f"""
 import asyncio, os
-from services.worker.child_process import ChildProcess
+from services.worker.task.child_process import ChildProcess
 async def main():
     child = await ChildProcess.start(dict(os.environ))
     files = dict.fromkeys(("log", "input", "output", "records"), {str(tmp_path / "file")!r})

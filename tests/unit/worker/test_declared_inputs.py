@@ -8,11 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from services.common.layout import Layout, Location
-from services.worker import declared_inputs
-from services.worker.child.errors import TaskError
-from services.worker.declared_inputs import DeclaredInputs
-from services.worker.once import Once
+from services.contract.layout import Layout
+from services.contract.location import Location
+from services.contract.task_error import TaskError
+from services.worker.task import declared_inputs
+from services.worker.task.declared_inputs import DeclaredInputs
+from services.worker.task.once import Once
 
 JOB = uuid4()
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from services.worker.child.errors import Malformed
+from services.contract.task_error import Malformed
 from services.worker.child.readers import open_reader
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.worker.child.errors import Malformed
+from services.contract.task_error import Malformed
 from services.worker.child.readers import _parse_json
 from services.worker.child.writers import encode_json
 

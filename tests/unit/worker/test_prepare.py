@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from services.common.csv_dialect import CsvDialect
-from services.worker.child.errors import TaskError
+from services.contract.task_error import TaskError
+from services.inputs.csv_dialect import CsvDialect
 from services.worker.child.prepare import prepare
-from services.worker.grid_split import record_ends as record_ends_module
-from services.worker.grid_split.record_ends import OpenQuote, record_ends
+from services.worker.split import record_ends as record_ends_module
+from services.worker.split.record_ends import OpenQuote, record_ends
 
 DIALECTS = [
     CsvDialect(),

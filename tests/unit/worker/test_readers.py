@@ -10,7 +10,7 @@ import pyarrow.ipc
 import pytest
 import zstandard
 
-from services.worker.child.errors import Malformed, TaskError
+from services.contract.task_error import Malformed, TaskError
 from services.worker.child.prepare import prepare
 from services.worker.child.readers import open_reader
 

@@ -4,8 +4,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.common.message import Message
-from services.worker.receiver import choose, messages_wanted
+from services.contract.message import Message
+from services.worker.node.receiver import choose, messages_wanted
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.worker.child.errors import TaskError
+from services.contract.task_error import TaskError
 from services.worker.child.readers import open_reader
 from services.worker.child.records import apply_to_records
 from services.worker.child.rejects import Rejects

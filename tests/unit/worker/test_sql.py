@@ -14,8 +14,8 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
-from services.common.csv_dialect import CsvDialect
-from services.worker.child.errors import TaskError
+from services.contract.task_error import TaskError
+from services.inputs.csv_dialect import CsvDialect
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql import Room, run_query
 

@@ -1,8 +1,0 @@
-"""Alembic's entry: run the migrations on the connection that services.common.migrate hands over."""
-
-from alembic import context
-
-connection = context.config.attributes["connection"]
-context.configure(connection=connection)
-with context.begin_transaction():
-    context.run_migrations()

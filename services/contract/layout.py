@@ -1,0 +1,58 @@
+"""Where objects live in S3 (docs/design.md, section 6)."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.contract.location import Location
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Keys of everything Piecework itself writes, under one bucket and prefix."""
+
+    bucket: str
+    prefix: str = ""
+
+    def _at(self, key: str) -> Location:
+        return Location(self.bucket, f"{self.prefix}/{key}" if self.prefix else key)
+
+    def upload(self, upload_id: UUID, filename: str) -> Location:
+        return self._at(f"uploads/{upload_id}/{filename}")
+
+    def job(self, job_id: UUID) -> Location:
+        """The prefix (ends in a slash) of all that a job wrote."""
+        return self._at(f"jobs/{job_id}/")
+
+    def attempt(self, job_id: UUID, stage: int, index: int, attempt: int, filename: str) -> Location:
+        return self._at(f"jobs/{job_id}/{stage}/{index}-{attempt}/{filename}")
+
+    def log(self, job_id: UUID, stage: int, index: int, attempt: int) -> Location:
+        return self.attempt(job_id, stage, index, attempt, "log.txt")
+
+    def pin(self, job_id: UUID, digest: str) -> Location:
+        """The ETag of the version that a job uses of an object which its processors declare."""
+        return self._at(f"jobs/{job_id}/pins/{digest}")
+
+    def package(self, sha256: str) -> Location:
+        """The code of processors."""
+        return self._at(f"packages/{sha256}.zip")
+
+    def outputs(self, job_id: UUID, stage: int, index: int, writer_id: UUID) -> Location:
+        """The listing of the outputs that a task of a reduce works on, as one of its writers made it: JSON lines."""
+        return self._at(f"jobs/{job_id}/{stage}/inputs/{index}-{writer_id}.jsonl")
+
+    def joined(self, job_id: UUID, stage: int) -> Location:
+        """The outputs of a stage as one object, which the next stage splits anew."""
+        return self._at(f"jobs/{job_id}/{stage}/joined")
+
+    def sections(self, job_id: UUID, stage: int, filename: str) -> Location:
+        """The prefix (ends in a slash) of what `filename` is made of while the stage's outputs are joined to it."""
+        return self._at(f"jobs/{job_id}/{stage}/sections/{filename}/")
+
+    def result(self, job_id: UUID, filename: str, place: str | None = None) -> Location:
+        """A result, under the job's id in the user's own `place` (s3://bucket/prefix/) if there is one."""
+        if place is None:
+            return self._at(f"jobs/{job_id}/results/{filename}")
+        prefix = Location.parse(place)
+        folder = prefix.key if prefix.key.endswith("/") or not prefix.key else f"{prefix.key}/"
+        return Location(prefix.bucket, f"{folder}{job_id}/{filename}")

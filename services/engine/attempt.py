@@ -1,0 +1,65 @@
+"""What a worker is told of an attempt, and what it reports of it."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from services.engine.spec import ProcessorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StageWork:
+    """What a worker must know of a stage; never changes, so it can be cached by (job_id, stage)."""
+
+    job_id: UUID
+    stage: int
+    job_name: str
+    stage_name: str
+    kind: str
+    processor: str
+    processor_version: int
+    spec: ProcessorSpec
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    fan_out: bool
+    timeout_seconds: float
+    memory_bytes: int | None
+    rejects_max: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedTask:
+    """A task this worker now runs; `attempt` is the fencing token of its completion."""
+
+    bundle_id: UUID
+    job_id: UUID
+    stage: int
+    index: int
+    attempt: int
+    input: dict[str, Any]
+
+
+@dataclass(slots=True)
+class AttemptReport:
+    """How one attempt ended, as its worker saw it; durations in seconds, sizes in bytes."""
+
+    job_id: UUID
+    stage: int
+    index: int
+    attempt: int
+    outcome: str
+    run_seconds: float
+    output: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    retryable: bool = True
+    exit_code: int | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    records_in: int = 0
+    records_out: int = 0
+    records_rejected: int = 0
+    records_filtered: int = 0
+    records_added: int = 0
+    cpu_seconds: float = 0.0
+    memory_bytes_peak: int = 0
+    log: str | None = None

@@ -1,0 +1,181 @@
+"""Jobs as a whole: every transition that a user or the scheduler makes of a job, a stage or a pool.
+
+scheduled → running ⇄ paused → succeeded
+     └─────────┴────────┴────→ cancelling → cancelled
+               └────────┴────→ failing    → failed       (failed, cancelled → running by retry)
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from asyncpg import Record
+
+from services.engine import transitions
+from services.engine.errors import Conflict, NotFound
+from services.engine.stages import start_stages
+from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection
+from services.platform.settings import Settings
+
+EVENT_FILES_MAX = 20  # a queue's messages are small
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+async def notify_jobs(connection: Connection) -> None:
+    """Wake the scheduler's loops when the transaction commits."""
+    await connection.execute("SELECT pg_notify($1, '')", JOBS_CHANNEL)
+
+
+async def start_due_jobs(connection: Connection, jobs_max: int) -> int:
+    """Start jobs whose `run_at` has come, inside the caller's transaction; returns how many."""
+    rows = await connection.fetch(
+        # ARRAY is evaluated once; an IN may be evaluated again for each row, and skip and find others every time.
+        "UPDATE jobs SET state = 'running', started_at = now() WHERE job_id = ANY(ARRAY("
+        "SELECT job_id FROM jobs WHERE state = 'scheduled' AND run_at <= now() "
+        "ORDER BY run_at LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING job_id",
+        jobs_max,
+    )
+    for row in rows:
+        await start_stages(connection, row["job_id"])
+    return len(rows)
+
+
+# Orders of users.
+
+
+async def _move_job(connection: Connection, job_id: UUID, order: str, sources: tuple[str, ...], target: str) -> None:
+    """Lock the job and change its state. Raises NotFound, Conflict."""
+    state: str | None = await connection.fetchval("SELECT state FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
+    if state is None:
+        raise NotFound(f"no job has the id {job_id}")
+    if state not in sources:
+        raise Conflict(f"a job that is {state} can't be {order}; it must be {' or '.join(sources)}")
+    await connection.execute("UPDATE jobs SET state = $2 WHERE job_id = $1", job_id, target)
+    await notify_jobs(connection)
+
+
+async def pause_job(connection: Connection, job_id: UUID) -> None:
+    """Nothing more of the job starts; running tasks end as usual. Raises NotFound, Conflict."""
+    async with connection.transaction():
+        await _move_job(connection, job_id, "paused", ("running",), "paused")
+        await transitions.withdraw(connection, job_id=job_id)
+
+
+async def resume_job(connection: Connection, job_id: UUID) -> None:
+    """Raises NotFound, Conflict."""
+    async with connection.transaction():
+        await _move_job(connection, job_id, "resumed", ("paused",), "running")
+
+
+async def cancel_job(connection: Connection, job_id: UUID) -> None:
+    """Order the end of a job; the scheduler cancels its tasks, workers kill what runs. Raises NotFound, Conflict."""
+    async with connection.transaction():
+        await _move_job(connection, job_id, "cancelled", ("scheduled", "running", "paused"), "cancelling")
+
+
+# What failed before the user's order says nothing of what is to come.
+_FORGIVE = """
+    UPDATE stages AS s SET retry_budget = 100 + greatest(0, c.attempts - 2 * c.succeeded)
+    FROM (
+        SELECT stage, sum(attempts) AS attempts, sum(succeeded) AS succeeded FROM stage_counters
+        WHERE job_id = $1 GROUP BY stage
+    ) AS c
+    WHERE s.job_id = $1 AND s.stage = c.stage"""
+
+
+async def retry_job(connection: Connection, job_id: UUID) -> None:
+    """Run a failed or cancelled job's failed and cancelled tasks again; what succeeded is kept.
+
+    Raises NotFound, Conflict.
+    """
+    async with connection.transaction():
+        await _move_job(connection, job_id, "retried", ("failed", "cancelled"), "running")
+        await connection.execute(
+            "UPDATE jobs SET error = NULL, finished_at = NULL, started_at = coalesce(started_at, now()) "
+            "WHERE job_id = $1",
+            job_id,
+        )
+        await start_stages(connection, job_id)
+        await connection.execute(_FORGIVE, job_id)
+        await transitions.retry_tasks(connection, job_id)
+
+
+# Ends of stages and jobs.
+
+
+async def fail_job(connection: Connection, job_id: UUID, error: dict[str, Any], stage: int | None = None) -> bool:
+    """Start failing a running job: `stage` has failed, the rest is to be cancelled. False if it runs no more."""
+    async with connection.transaction():
+        status = await connection.execute(
+            "UPDATE jobs SET state = 'failing', error = $2 WHERE job_id = $1 AND state IN ('running', 'paused')",
+            job_id,
+            error,
+        )
+        if status == "UPDATE 0":
+            return False
+        await connection.execute(
+            "UPDATE stages SET state = 'failed', finished_at = now() WHERE job_id = $1 AND stage = $2", job_id, stage
+        )
+        await notify_jobs(connection)
+        return True
+
+
+_END = """
+    UPDATE jobs SET state = $3, finished_at = now() WHERE job_id = $1 AND state = $2
+    RETURNING job_id, name, state, labels, schedule_id, created_at, started_at, finished_at, error"""
+
+_RECORD_WEBHOOKS = """
+    INSERT INTO webhook_deliveries (delivery_id, endpoint_id, job_id, event, payload, give_up_at)
+    SELECT gen_random_uuid(), endpoint_id, $1, $2, $3, now() + $4 * interval '1 hour'
+    FROM webhook_endpoints WHERE enabled AND $2 = ANY(events)"""
+
+
+_TELL_QUEUE = """
+    INSERT INTO queue_messages (queue_url, job_id, body)
+    SELECT spec ->> 'output_queue', $1, $2 FROM jobs WHERE job_id = $1 AND spec ->> 'output_queue' IS NOT NULL"""
+
+
+def _event(job: Record, result: dict[str, Any] | None) -> dict[str, Any]:
+    """What webhooks and a user's queue are told: of many result files (parts left as they are) the manifest."""
+    data = {
+        name: value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
+        for name, value in job.items()
+    }
+    return {
+        "type": f"job.{job['state']}",
+        "timestamp": job["finished_at"].isoformat(),
+        "data": data
+        | {
+            "results": result and result["manifest"],
+            "files": result["files"] if result and len(result["files"]) <= EVENT_FILES_MAX else [],
+        },
+    }
+
+
+async def end_job(
+    connection: Connection,
+    job_id: UUID,
+    *,
+    source: str,
+    target: str,
+    settings: Settings,
+    result: dict[str, Any] | None = None,
+) -> bool:
+    """Put a job into its terminal state together with what is told of it; False if another did. Joins a transaction."""
+    async with connection.transaction():
+        job = await connection.fetchrow(_END, job_id, source, target)
+        if job is None:
+            return False
+        await connection.execute(
+            "UPDATE stages SET state = 'cancelled', finished_at = now() "
+            "WHERE job_id = $1 AND state NOT IN ('succeeded', 'failed', 'cancelled')",
+            job_id,
+        )
+        # No task is left; but somebody may still run an attempt that has lost its race.
+        await connection.execute("DELETE FROM bundles WHERE job_id = $1", job_id)
+        event = _event(job, result)
+        await connection.execute(_RECORD_WEBHOOKS, job_id, event["type"], event, settings.webhook_hours)
+        await connection.execute(_TELL_QUEUE, job_id, event)
+        await connection.execute("SELECT pg_notify($1, '')", WEBHOOKS_CHANNEL)
+        return True

@@ -1,0 +1,37 @@
+"""The params that a processor's command or SQL names: without one of them no task of a stage can succeed."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from services.contract.params import PLACEHOLDER, SQL_PARAM
+
+if TYPE_CHECKING:  # a task's child, which reads SQL by the same pattern, has no use for the rest
+    from services.engine.spec import ProcessorSpec
+
+
+def find_missing(processor: "ProcessorSpec", params: Mapping[str, Any]) -> str | None:
+    """What names a param that is not among these, as it is written there: `{params.NAME}`, or in SQL `$NAME`."""
+    if processor.sql is not None:
+        named: Iterable[tuple[str, str]] = ((match[0], match[1]) for match in SQL_PARAM.finditer(processor.sql))
+        return _first_missing(named, params) or _find_missing_dollar(processor.sql, params)
+    placeholders = (match for argument in processor.command or [] for match in PLACEHOLDER.finditer(argument))
+    return _first_missing(((match[0], match[3]) for match in placeholders if match[2] == "params"), params)
+
+
+def _first_missing(named: Iterable[tuple[str, str]], params: Mapping[str, Any]) -> str | None:
+    return next((written for written, name in named if name not in params), None)
+
+
+def _find_missing_dollar(query: str, params: Mapping[str, Any]) -> str | None:
+    """Only DuckDB can tell a `$NAME` from what is in quotes and comments; what it can't read is left to the tasks."""
+    if "$" not in query:
+        return None
+    import duckdb  # which takes its time, and most queries need none
+
+    try:
+        with duckdb.connect(config={"threads": 1}) as connection:
+            statements = connection.extract_statements(SQL_PARAM.sub(r"$\1", query))
+            named = {name for statement in statements for name in statement.named_parameters}
+    except duckdb.Error:
+        return None
+    return next((f"${name}" for name in sorted(named) if name not in params), None)

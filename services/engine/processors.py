@@ -1,0 +1,30 @@
+"""Processors: registered under a name, each change a new version."""
+
+from services.engine.errors import SpecError
+from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
+from services.platform.database import Connection
+
+
+async def register_processor(connection: Connection, name: str, spec: ProcessorSpec, description: str = "") -> int:
+    """Add a processor's next version inside the caller's transaction; returns its number.
+
+    Registering what the newest version already says gives that version again. Raises SpecError.
+    """
+    if name.startswith(OWN_PROCESSORS):
+        raise SpecError("name", name, f"names that begin with {OWN_PROCESSORS} are Piecework's own; choose another")
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('processor ' || $1, 0))", name)
+    newest = await connection.fetchrow(
+        "SELECT version, spec, description FROM processors WHERE name = $1 ORDER BY version DESC LIMIT 1", name
+    )
+    value = spec.model_dump(mode="json")
+    if newest is not None and (newest["spec"], newest["description"]) == (value, description):
+        return int(newest["version"])
+    version = newest["version"] + 1 if newest is not None else 1
+    await connection.execute(
+        "INSERT INTO processors (name, version, spec, description) VALUES ($1, $2, $3, $4)",
+        name,
+        version,
+        value,
+        description,
+    )
+    return int(version)

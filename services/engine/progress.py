@@ -1,0 +1,80 @@
+"""The progress of a job's stages, from their counters: the API and the stats service tell the same numbers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from services.contract.states import TASK_STATES
+
+# SQL: the sums of a stage's counters, by the names of TASK_STATES, and its attempts; `s` is the row of stages.
+SUM_COUNTERS = f"""
+    SELECT {", ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in (*TASK_STATES, "attempts"))}
+    FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage"""
+
+
+class Progress(BaseModel):
+    """A stage's tasks by state, exact at the moment of the answer."""
+
+    waiting: int = Field(description="tasks that will come when those of the stage before have succeeded")
+    ready: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+def is_slowed(stage: Mapping[str, Any]) -> bool:
+    """Whether a stage has used up its retry budget: then only a few of its tasks run at a time.
+
+    `stage` has max_attempts and retry_budget, and its counters' sums of attempts and succeeded. Each success earns one
+    failure, so that a stage whose trouble is over soon runs at full speed again (a token bucket of retries, as in the
+    standard retry mode of the AWS SDKs).
+    """
+    failures_allowed = stage["succeeded"] + stage["retry_budget"]
+    return bool(stage["max_attempts"] > 1 and stage["attempts"] - stage["succeeded"] > failures_allowed)
+
+
+def count_progress(stages: Sequence[Mapping[str, Any]]) -> list[Progress]:
+    """The progress of a job's stages, in order, from their rows and their counters' sums.
+
+    A stage still waits for whatever the stage before will have it do, as far as that can be told (`tasks_known`).
+    """
+    progress: list[Progress] = []
+    for stage in stages:
+        counts = {name: int(stage[name]) for name in TASK_STATES}
+        waiting = 0
+        if progress and stage["state"] in ("waiting", "running") and not stage["planned"]:
+            waiting = max(0, _tasks_expected(stage, progress[-1]) - sum(counts.values()))
+        progress.append(Progress(waiting=waiting, **counts))
+    return progress
+
+
+def _tasks_expected(stage: Mapping[str, Any], before: Progress) -> int:
+    """How many tasks come of a stage if none of the tasks before it fails any more."""
+    outputs = before.waiting + before.ready + before.queued + before.running + before.succeeded
+    match stage["tasks_from"]:
+        case "successes" | "outputs":
+            return outputs
+        case "reduce":
+            return sum(reduce_levels(outputs, stage["fan_in"]))
+    return 0
+
+
+def reduce_levels(outputs: int, fan_in: int) -> Iterator[int]:
+    """The number of tasks of each level of a reduce, down to the one task of the last."""
+    while True:
+        outputs = max(1, -(-outputs // fan_in))
+        yield outputs
+        if outputs == 1:
+            return
+
+
+def tasks_known(stages: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Whether the number of each stage's tasks is known: what follows from the stage before, once that one's is."""
+    known: list[bool] = []
+    for stage in stages:
+        follows = stage["tasks_from"] in ("successes", "outputs", "reduce")
+        known.append(stage["planned"] or (follows and known[-1]))
+    return known

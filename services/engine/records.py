@@ -1,0 +1,98 @@
+"""Record arithmetic: what went into a stage came out, was rejected, or was dropped on purpose; else the job says so.
+
+in + added = out + rejected + filtered, of the attempts that won. (A record that becomes a list of n adds n - 1.) What
+went into tasks that failed is in no result: the job says that, too, when their stage has ended in spite of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.contract.states import RECORD_COUNTS
+
+# SQL: the sums of a stage's counters by name; `s` is the row of stages.
+SUM_RECORDS = f"""
+    SELECT {", ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in RECORD_COUNTS)}
+    FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage"""
+
+# SQL: whether the stage's processor says that dropping records is meant.
+FILTERS = """
+    SELECT coalesce((p.spec ->> 'filters')::boolean, false) AS filters
+    FROM processors AS p WHERE p.name = s.processor AND p.version = s.processor_version"""
+
+
+class StageRecords(BaseModel):
+    """The records of a stage's attempts that won."""
+
+    model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True)
+
+    into: int = Field(alias="in")
+    out: int
+    rejected: int
+    filtered: int = Field(description="dropped by the processor")
+    added: int = Field(description="beyond one for each that went in, where a record became a list")
+    balanced: bool | None = Field(
+        description="whether in + added = out + rejected + filtered, where filtered counts only if the processor says "
+        "`filters: true`, and in is what came out of the stage before; null: what went in was not counted"
+    )
+
+
+def check_records(stages: Sequence[Mapping[str, Any]]) -> tuple[list[StageRecords], list[str]]:
+    """The records of a job's stages, in order, and what does not come out even, in words.
+
+    Of each stage: name, kind, state, tasks_from, filters, and its counters' sums of failed tasks and SUM_RECORDS.
+    """
+    records, warnings = [], []
+    for number, stage in enumerate(stages):
+        counted = stage["kind"] == "map" and stage["records_in"] > 0  # else they are made there, or not counted
+        wrong = [_gap(stage), number and _break(stages[number - 1], stage)] if counted else []
+        uneven, failed = (_say(stage, sentences) for sentences in (wrong, [_tolerated(stage)]))
+        sums = {name.removeprefix("records_"): stage[name] for name in RECORD_COUNTS}
+        records.append(StageRecords.model_validate({**sums, "balanced": not uneven if counted else None}))
+        warnings += uneven + failed
+    return records, warnings
+
+
+def _say(stage: Mapping[str, Any], sentences: Sequence[str | int | None]) -> list[str]:
+    return [f"stage {stage['name']}: {sentence}" for sentence in sentences if sentence]
+
+
+def _has_ended(stage: Mapping[str, Any]) -> bool:
+    return stage["state"] in ("merging", "succeeded")
+
+
+def _tolerated(stage: Mapping[str, Any]) -> str | None:
+    """What a stage that has ended is without, since some of its tasks failed."""
+    if not (_has_ended(stage) and stage["failed"]):
+        return None
+    if stage["failed"] == 1:
+        return "1 task failed and was tolerated; its records are not in the results"
+    return f"{stage['failed']:,} tasks failed and were tolerated; their records are not in the results"
+
+
+def _gap(stage: Mapping[str, Any]) -> str | None:
+    """What does not come out even within a stage."""
+    names = ["in", *(["added"] if stage["records_added"] else []), "out", "rejected"]
+    names += ["filtered"] if stage["records_filtered"] else []
+    said = ", ".join(f"{stage[f'records_{name}']:,} {name}" for name in names)
+    said = said.replace(" in,", " records in,", 1)
+    gone = stage["records_out"] + stage["records_rejected"] + stage["records_filtered"]
+    missing = stage["records_in"] + stage["records_added"] - gone
+    if missing > 0:
+        return f"{said}: {missing:,} {'is' if missing == 1 else 'are'} unaccounted for"
+    if missing < 0:
+        return f"{said}: {-missing:,} more than went in"
+    if stage["records_filtered"] and not stage["filters"]:
+        return f"{said}, but its processor does not say that it filters (`filters: true`)"
+    return None
+
+
+def _break(before: Mapping[str, Any], stage: Mapping[str, Any]) -> str | None:
+    """What does not come out even between two stages, where each task works on the output of one before it."""
+    follows = stage["tasks_from"] in ("successes", "outputs") and before["kind"] == "map"
+    counted = any(before[name] for name in RECORD_COUNTS)
+    whole = _has_ended(before) and _has_ended(stage) and not stage["failed"]
+    if not (follows and counted and whole) or stage["records_in"] == before["records_out"]:
+        return None
+    return f"{stage['records_in']:,} records in, but {before['records_out']:,} came out of stage {before['name']}"

@@ -1,0 +1,187 @@
+"""What a user submits: the job specification, shared by the API (which checks it) and the scheduler (which runs it)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
+
+from services.contract.fields import Name, ObjectUri, PrefixUri, ProcessorReference, Strict, VariableName
+from services.inputs.spec import Input, Inputs, Resplit
+
+OWN_PROCESSORS = "piecework-"  # the names of Piecework's own begin so
+SPLIT_PROCESSOR = "piecework-split"  # of the stage that splits what only a reader of every byte can split
+COMPACT_PROCESSOR = "piecework-compact"  # of a parquet merge
+
+# What the worker itself writes beside an output.
+OWN_FILENAMES = ("log.txt", "rejects.jsonl", "items.jsonl", "manifest.json")
+
+
+def _refuse_own(filename: str) -> str:
+    if filename in OWN_FILENAMES:
+        raise ValueError(f"Piecework writes {filename} itself, beside the others; choose another name")
+    return filename
+
+
+Filename = Annotated[Name, AfterValidator(_refuse_own)]
+QueueUrl = Annotated[
+    str, Field(max_length=1024, pattern=r"^https?://\S+$", examples=["https://sqs.eu-west-1.amazonaws.com/1234/done"])
+]
+
+
+class NoMerge(Strict):
+    """The results stay as they are; manifest.json lists them."""
+
+    type: Literal["none"] = "none"
+
+
+class ConcatMerge(Strict):
+    """The outputs are joined in task order by a server-side multipart copy; a CSV's header is kept once."""
+
+    type: Literal["concat"]
+    filename: Filename = "result"
+
+
+class ParquetMerge(Strict):
+    """The outputs become one Parquet object, its row groups as large as Parquet's readers like them."""
+
+    type: Literal["parquet"]
+    filename: Filename = "result.parquet"
+
+
+class ReduceMerge(Strict):
+    """A processor gets a directory of outputs and makes one; more than `fan_in` outputs are reduced level by level."""
+
+    type: Literal["reduce"]
+    processor: ProcessorReference
+    params: dict[str, Any] = {}
+    inputs: dict[VariableName, ObjectUri] = Field({}, description="objects that the processor declares by these names")
+    fan_in: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        1000, description="outputs per task; with more, results of tasks are reduced again until one is left"
+    )
+    filename: Filename | None = Field(None, description="name of the result; the processor's output name if absent")
+
+
+Merge = Annotated[NoMerge | ConcatMerge | ParquetMerge | ReduceMerge, Field(discriminator="type")]
+
+
+class Retry(Strict):
+    """How often a failing task is tried, with exponential backoff and jitter between tries."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    backoff_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    backoff_max_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+
+
+class StageSpec(Strict):
+    """One step: a processor applied to every task. Task i of a later stage works on the output of task i before it,
+    as soon as that is there; unless the stage before fans out, or this one has a barrier or splits anew."""
+
+    name: Name | None = None
+    processor: ProcessorReference = Field(description="`name` (newest version) or `name@version`")
+    params: dict[str, Any] = {}
+    inputs: dict[VariableName, ObjectUri] = Field({}, description="objects that the processor declares by these names")
+    fan_out: bool = Field(
+        False,
+        description="each task yields items (files of its output directory, lines of its output, elements of "
+        "the list it returns), and each item is a task of the next stage",
+    )
+    barrier: bool = Field(False, description="no task starts before all tasks of the stage before have ended")
+    resplit: Resplit | None = Field(
+        None, description="the outputs of the stage before are joined to one object, which is split anew like this"
+    )
+    pool: Name = "default"
+    retry: Retry = Retry()
+    timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] = 3600.0
+    memory_bytes: Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832)] | None = None
+    tolerated_failures: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        0, description="failed tasks that do not fail the stage"
+    )
+    rejects_max: Annotated[int, Field(ge=0, le=1_000_000_000_000)] | None = Field(
+        None, description="rejected records per task; absent: no limit"
+    )
+
+
+class JobSpec(Strict):
+    """A job as submitted."""
+
+    name: Name = "job"
+    input: Inputs
+    stages: Annotated[list[StageSpec], Field(min_length=1)]
+    merge: Merge = NoMerge()
+    results: PrefixUri | None = Field(
+        None, description="results go to a folder named after the job's id under this prefix; absent: Piecework's own"
+    )
+    output_queue: QueueUrl | None = Field(
+        None, description="an SQS queue that is told of every succeeded task and of the job's end, in that order"
+    )
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="higher runs first")
+    share: Name = Field("default", description="jobs of one share divide its part of a pool")
+    labels: dict[Name, Annotated[str, Field(max_length=256)]] = Field({}, max_length=64)
+    run_at: AwareDatetime | None = Field(None, description="start no earlier than this")
+
+    @property
+    def inputs(self) -> list[Input]:
+        """The input, or the inputs, in order."""
+        return self.input if isinstance(self.input, list) else [self.input]
+
+    @model_validator(mode="after")
+    def _name_stages(self) -> "JobSpec":
+        for number, stage in enumerate(self.stages):
+            stage.name = stage.name or f"stage-{number}"
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stage names must differ, got {names}")
+        return self
+
+
+class ProcessorSpec(Strict):
+    """What a registered processor runs; exactly one of command, callable, records, sql, builtin.
+
+    Commands know `{input}`, `{output}`, `{index}`, `{params.NAME}`, `{inputs.NAME}` and `{outputs.NAME}`. A callable is
+    `module:function(input: Path, output: Path, **params)`; a records function is `module:function(record, **params)`
+    returning a record, a list of records, None to drop it, or raising to reject it. SQL is a DuckDB query of `input`.
+    """
+
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    callable: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    records: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    sql: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=65_536)] | None = None
+    builtin: Literal["noop", "copy", "split", "compact"] | None = None
+    package: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="SHA-256 of the pushed package (`piecework processors push`) that holds the code"
+    )
+    inputs: dict[VariableName, ObjectUri | None] = Field(
+        {}, description="objects that each task finds beside its own input; null: the stage has to say which"
+    )
+    output: Filename = Field("output", description="file name of the task's output")
+    output_directory: bool = Field(
+        False, description="the output is a directory of files, each an item of a fan-out stage"
+    )
+    outputs: dict[VariableName, Filename] = Field({}, description="file names of further outputs")
+    output_format: Literal["jsonl", "csv", "parquet"] = Field(
+        "jsonl",
+        description="of a records function or SQL; csv for a command or callable says that its output begins with a "
+        "header line, which a concat merge keeps once",
+    )
+    filters: bool = Field(False, description="dropping records is meant, so that their count need not come out even")
+    environment: dict[VariableName, str] = {}
+    idempotent: bool = Field(
+        False,
+        description="a task may run twice at the same time without harm; then one that takes far longer than its "
+        "peers gets a backup attempt on another worker",
+    )
+    params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ProcessorSpec":
+        kinds = [k for k in ("command", "callable", "records", "sql", "builtin") if getattr(self, k) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"give exactly one of command, callable, records, sql, builtin; got {kinds or 'none'}")
+        names = [name.upper() for name in (*self.inputs, *self.outputs)]  # as in PIECEWORK_INPUT_NAME
+        if len(set(names)) < len(names):
+            raise ValueError(f"inputs and outputs must have different names, got {[*self.inputs, *self.outputs]}")
+        filenames = [self.output, *self.outputs.values()]
+        if kinds[0] in ("records", "sql"):
+            filenames.append(f"{self.output}.{self.output_format}")  # where the output's name does not tell
+        if len(set(filenames)) < len(filenames):
+            raise ValueError(f"output and outputs must name different files, got {filenames}")
+        return self

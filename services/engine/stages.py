@@ -1,0 +1,38 @@
+"""The stages of a job: when they start, and what a worker must know of one."""
+
+from uuid import UUID
+
+from services.engine.attempt import StageWork
+from services.engine.spec import ProcessorSpec
+from services.platform.database import Connection, Database
+
+
+async def start_stages(connection: Connection, job_id: UUID) -> None:
+    """Run the stages whose tasks come one by one; those that wait for all of the stage before stay `waiting`."""
+    await connection.execute(
+        "UPDATE stages SET state = 'running', started_at = coalesce(started_at, now()), finished_at = NULL "
+        "WHERE job_id = $1 AND state IN ('waiting', 'failed', 'cancelled') "
+        "AND (planned OR plan_cursor IS NOT NULL OR NOT barrier AND tasks_from IN ('input', 'successes', 'items'))",
+        job_id,
+    )
+    await connection.execute(
+        "UPDATE stages SET state = 'waiting', finished_at = NULL "
+        "WHERE job_id = $1 AND state IN ('failed', 'cancelled')",
+        job_id,
+    )
+
+
+_LOAD_STAGE = """
+    SELECT s.job_id, s.stage, j.name AS job_name, s.name AS stage_name, s.kind, s.processor, s.processor_version,
+        p.spec, s.params, s.inputs, s.fan_out, s.timeout_seconds, s.memory_bytes, s.rejects_max
+    FROM stages AS s JOIN jobs AS j USING (job_id)
+    JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
+    WHERE s.job_id = $1 AND s.stage = $2"""
+
+
+async def load_stage(connection: Connection | Database, job_id: UUID, stage: int) -> StageWork:
+    """Raises LookupError if the job has been deleted."""
+    row = await connection.fetchrow(_LOAD_STAGE, job_id, stage)
+    if row is None:
+        raise LookupError(f"job {job_id} has no stage {stage}")
+    return StageWork(**(dict(row) | {"spec": ProcessorSpec.model_validate(row["spec"])}))

@@ -1,0 +1,306 @@
+"""Submission: a job specification becomes a job and its stages, or an error that names the field."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import jsonschema
+from asyncpg import Record
+
+from services.engine.errors import SpecError
+from services.engine.jobs import notify_jobs
+from services.engine.params import find_missing
+from services.engine.spec import (
+    COMPACT_PROCESSOR,
+    OWN_PROCESSORS,
+    SPLIT_PROCESSOR,
+    ConcatMerge,
+    JobSpec,
+    ParquetMerge,
+    ProcessorSpec,
+    ReduceMerge,
+    StageSpec,
+)
+from services.engine.stages import start_stages
+from services.inputs.lines.grid import needs_grid
+from services.inputs.spec import Resplit
+from services.platform.database import Connection, new_id
+from services.platform.settings import Settings
+
+ALL_AT_ONCE = 2_147_483_647  # a fan-in without levels
+
+
+@dataclass(frozen=True, slots=True)
+class _ResolvedStage:
+    """A stage as it will be stored; `tasks_from` says what its tasks are made of (services/scheduler/planning), `field`
+    where in the job's specification it is."""
+
+    spec: StageSpec
+    kind: str
+    processor: str
+    version: int
+    processor_spec: ProcessorSpec
+    inputs: dict[str, str]
+    field: str
+    tasks_from: str
+    fan_in: int | None = None
+
+
+async def _find_processor(connection: Connection, name_and_version: str, field: str) -> Record:
+    name, at, version = name_and_version.partition("@")
+    if at and not version.isdecimal():
+        raise SpecError(field, name_and_version, "write `name` for the newest version or `name@version` with a number")
+    row = await connection.fetchrow(
+        "SELECT name, version, spec FROM processors WHERE name = $1 AND ($2::integer IS NULL OR version = $2) "
+        "ORDER BY version DESC LIMIT 1",
+        name,
+        int(version) if at else None,
+    )
+    if row is None:
+        known = await connection.fetch(
+            "SELECT DISTINCT name FROM processors WHERE NOT starts_with(name, $1) ORDER BY name LIMIT 20",
+            OWN_PROCESSORS,
+        )
+        names = ", ".join(row["name"] for row in known) or "none yet"
+        raise SpecError(field, name_and_version, f"no such processor is registered (registered: {names})")
+    return row
+
+
+def check_params(params: Mapping[str, Any], schema: Mapping[str, Any] | None, field: str) -> None:
+    """Check params against a processor's JSON Schema (2020-12); raises SpecError for the first mismatch."""
+    if schema is None:
+        return
+    try:
+        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(params))
+    except RecursionError as endless:
+        raise SpecError(field, params, "nested too deeply for the processor's params_schema") from endless
+    if error is not None:
+        path = ".".join(str(part) for part in [field, *error.absolute_path])
+        raise SpecError(path, error.instance, error.message)
+
+
+def _check_named_params(params: Mapping[str, Any], row: Record, processor: ProcessorSpec, field: str) -> None:
+    """Raises SpecError for a param that the processor can't do without."""
+    if (missing := find_missing(processor, params)) is not None:
+        what = "query" if processor.sql is not None else "command"
+        mend = f"the {what} of {row['name']}@{row['version']} has {missing}, which is not among these params: add it"
+        raise SpecError(f"{field}.params", params, mend)
+
+
+def _resolve_inputs(stage: StageSpec, processor: ProcessorSpec, field: str) -> dict[str, str]:
+    """The URI of each object that the processor declares, the stage's before the processor's own."""
+    for name in stage.inputs:
+        if name not in processor.inputs:
+            declared = ", ".join(processor.inputs) or "none"
+            raise SpecError(f"{field}.inputs", name, f"the processor declares no such input (declared: {declared})")
+    found = {name: stage.inputs.get(name, uri) for name, uri in processor.inputs.items()}
+    for name, uri in found.items():
+        if uri is None:
+            raise SpecError(f"{field}.inputs", stage.inputs, f"the processor needs the input {name!r}: add its URI")
+    return {name: uri for name, uri in found.items() if uri is not None}
+
+
+def _refuse_own(reference: str, field: str) -> None:
+    if reference.startswith(OWN_PROCESSORS):
+        raise SpecError(field, reference, "this processor is for Piecework's own stages; name one of yours")
+
+
+async def _resolve_stage(
+    connection: Connection, stage: StageSpec, kind: str, field: str, tasks_from: str, fan_in: int | None = None
+) -> _ResolvedStage:
+    row = await _find_processor(connection, stage.processor, f"{field}.processor")
+    processor = ProcessorSpec.model_validate(row["spec"])
+    _check_named_params(stage.params, row, processor, field)
+    check_params(stage.params, processor.params_schema, f"{field}.params")
+    if processor.output_directory and not stage.fan_out:
+        raise SpecError(f"{field}.fan_out", False, f"{row['name']} makes a directory of files: set fan_out to true")
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pools WHERE name = $1)", stage.pool):
+        known = await connection.fetch("SELECT name FROM pools ORDER BY name")
+        raise SpecError(f"{field}.pool", stage.pool, f"no such pool (pools: {', '.join(r['name'] for r in known)})")
+    inputs = _resolve_inputs(stage, processor, field)
+    return _ResolvedStage(stage, kind, row["name"], row["version"], processor, inputs, field, tasks_from, fan_in)
+
+
+def _check_further(stage: _ResolvedStage, filename: str | None) -> None:
+    """A processor's further outputs are results, too, under their own names."""
+    if filename in stage.processor_spec.outputs.values():
+        mend = f"a further output of {stage.processor} is called so, too; choose another name"
+        raise SpecError("merge.filename", filename, mend)
+
+
+def _check_joinable(stage: _ResolvedStage, field: str, value: str, mend: str) -> None:
+    """Parquet files one after the other are no Parquet file."""
+    spec = stage.processor_spec
+    if spec.output_format == "parquet" or any(n.endswith(".parquet") for n in (spec.output, *spec.outputs.values())):
+        raise SpecError(field, value, f"{stage.processor} writes Parquet, which can't be joined so; {mend}")
+
+
+def _check_headers(resplit: Resplit, field: str) -> None:
+    """A header can't be left out of what is compressed."""
+    if resplit.compressed and resplit.csv and resplit.csv.header:
+        mend = "each compressed output would bring its header line along; let the stage before write none and say false"
+        raise SpecError(f"{field}.header", True, mend)
+
+
+def _tasks_from(stages: list[StageSpec], number: int, split: bool) -> str:
+    """What the tasks of map stage `number` are made of. Raises SpecError for what does not go together."""
+    stage, field = stages[number], f"stages.{number}"
+    if number == 0:
+        for option in ("barrier", "resplit"):
+            if getattr(stage, option):
+                raise SpecError(f"{field}.{option}", True, "no stage comes before the first one; leave it out")
+        return "items" if split else "input"
+    if stages[number - 1].fan_out:
+        if stage.resplit is not None:
+            raise SpecError(f"{field}.resplit", stage.resplit.type, "the stage before fans out; give one of the two")
+        return "items"
+    if stage.resplit is not None:
+        return "items" if needs_grid(stage.resplit) else "resplit"
+    return "outputs" if stage.barrier else "successes"
+
+
+def _beside(stage: StageSpec, name: str, taken: list[StageSpec], **fields: Any) -> StageSpec:
+    """A stage that Piecework adds: on the same pool, with the same patience."""
+    names = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 2))]
+    free = next(each for each in names if all(other.name != each for other in taken))
+    kept = {"pool", "retry", "timeout_seconds", "memory_bytes"}
+    return StageSpec.model_validate({**stage.model_dump(include=kept), "name": free, **fields})
+
+
+async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settings) -> list[_ResolvedStage]:
+    """The stages a job will have, a split and a reduce included, with processors' versions fixed; raises SpecError."""
+    if len(spec.stages) > settings.stages_max:
+        raise SpecError("stages", len(spec.stages), f"a job has at most {settings.stages_max} stages")
+    for source in spec.inputs:
+        if source.type == "items" and len(source.items) > settings.items_max:
+            mend = f"at most {settings.items_max} items; put more into an object and use an input of type lines"
+            raise SpecError("input.items", len(source.items), mend)
+    stages = []
+    split = any(needs_grid(source) for source in spec.inputs)
+    if split:
+        stages.append(await _resolve_split(connection, spec.stages[0], spec.stages, "input", "input"))
+    for number, stage in enumerate(spec.stages):
+        _refuse_own(stage.processor, f"stages.{number}.processor")
+        made_of = _tasks_from(spec.stages, number, split)
+        resolved = await _resolve_stage(connection, stage, "map", f"stages.{number}", made_of)
+        if stage.resplit is not None:
+            field = f"stages.{number}.resplit"
+            _check_joinable(stages[-1], field, stage.resplit.type, "let it write jsonl or csv")
+            if needs_grid(stage.resplit):
+                _check_headers(stage.resplit, field)
+                taken = [*spec.stages, *(other.spec for other in stages)]
+                stages.append(await _resolve_split(connection, stage, taken, field, "resplit"))
+        stages.append(resolved)
+    if spec.stages[-1].fan_out:
+        field = f"stages.{len(spec.stages) - 1}.fan_out"
+        raise SpecError(field, True, "no stage comes after the last one to work on its items; leave it out")
+    stages += await _resolve_merge(connection, spec, stages[-1])
+    return stages
+
+
+async def _resolve_split(
+    connection: Connection, stage: StageSpec, taken: list[StageSpec], field: str, tasks_from: str
+) -> _ResolvedStage:
+    """The stage before `stage` that reads every byte of what that works on, and finds its parts."""
+    fields = {"processor": f"{SPLIT_PROCESSOR}@1", "fan_out": True, "resplit": stage.resplit}
+    added = _beside(stage, "split", taken, **fields)
+    return await _resolve_stage(connection, added, "split", field, tasks_from)
+
+
+async def _resolve_merge(connection: Connection, spec: JobSpec, last: _ResolvedStage) -> list[_ResolvedStage]:
+    """The stage that the merge is, if it is one; raises SpecError."""
+    match spec.merge:
+        case ConcatMerge() as merge:
+            _check_further(last, merge.filename)
+            _check_joinable(last, "merge.type", "concat", "take the merge `parquet`, or `none`")
+        case ReduceMerge() as merge:
+            _refuse_own(merge.processor, "merge.processor")
+            fields = {"processor": merge.processor, "params": merge.params, "inputs": merge.inputs}
+            added = _beside(last.spec, "reduce", spec.stages, **fields)
+            reduce = await _resolve_stage(connection, added, "reduce", "merge", "reduce", merge.fan_in)
+            _check_further(reduce, merge.filename)
+            return [reduce]
+        case ParquetMerge():
+            added = _beside(last.spec, "compact", spec.stages, processor=f"{COMPACT_PROCESSOR}@1")
+            return [await _resolve_stage(connection, added, "reduce", "merge", "reduce", ALL_AT_ONCE)]
+    return []
+
+
+_INSERT_JOB = """
+    INSERT INTO jobs (job_id, name, spec, state, priority, share, labels, schedule_id, trigger_id, trigger_message,
+        run_at, started_at)
+    VALUES ($1, $2, $3, CASE WHEN $4 THEN 'scheduled' ELSE 'running' END, $5, $6, $7, $8, $9, $10, $11,
+        CASE WHEN NOT $4 THEN now() END)"""
+
+_INSERT_STAGE = """
+    INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, params, inputs, pool, tasks_from,
+        resplit, fan_in, barrier, fan_out, output_queue, chains, max_attempts, backoff_seconds, backoff_max_seconds,
+        timeout_seconds, memory_bytes, tolerated_failures, rejects_max)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)"""
+
+
+async def submit_job(
+    connection: Connection,
+    spec: JobSpec,
+    *,
+    settings: Settings,
+    schedule_id: UUID | None = None,
+    run_at: datetime | None = None,
+    trigger_id: UUID | None = None,
+    trigger_message: str | None = None,
+) -> UUID:
+    """Record a job inside the caller's transaction; it starts at once unless `spec.run_at` is set.
+
+    `schedule_id` and `run_at` are those of the schedule's run, `trigger_id` and `trigger_message` say which message
+    made a trigger submit it: a second job for the same one raises asyncpg.UniqueViolationError. Raises SpecError.
+    """
+    resolved = await resolve_stages(connection, spec, settings)
+    job_id = new_id()
+    await connection.execute(
+        _INSERT_JOB,
+        job_id,
+        spec.name,
+        spec.model_dump(mode="json"),
+        spec.run_at is not None,
+        spec.priority,
+        spec.share,
+        spec.labels,
+        schedule_id,
+        trigger_id,
+        trigger_message,
+        run_at or spec.run_at,
+    )
+    chained = [following.tasks_from == "successes" for following in resolved[1:]] + [False]
+    for number, (stage, chains) in enumerate(zip(resolved, chained, strict=True)):
+        await connection.execute(
+            _INSERT_STAGE,
+            job_id,
+            number,
+            stage.spec.name,
+            stage.kind,
+            stage.processor,
+            stage.version,
+            stage.spec.params,
+            stage.inputs,
+            stage.spec.pool,
+            stage.tasks_from,
+            stage.spec.resplit and stage.spec.resplit.model_dump(mode="json"),
+            stage.fan_in,
+            stage.spec.barrier,
+            stage.spec.fan_out,
+            spec.output_queue,
+            chains,
+            stage.spec.retry.max_attempts,
+            stage.spec.retry.backoff_seconds,
+            stage.spec.retry.backoff_max_seconds,
+            stage.spec.timeout_seconds,
+            stage.spec.memory_bytes,
+            stage.spec.tolerated_failures,
+            stage.spec.rejects_max,
+        )
+    if spec.run_at is None:
+        await start_stages(connection, job_id)
+    await notify_jobs(connection)
+    return job_id

@@ -1,0 +1,94 @@
+"""The life of a worker: active → draining → stopped, or lost when its lease ends."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.engine.errors import Conflict, NotFound
+from services.platform.database import Connection, Database
+
+
+class UnknownPool(LookupError):
+    """A worker names a pool that nobody has registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The database's view of a worker: its state (`lost` if it is no longer one) and the bundles it holds."""
+
+    state: str
+    bundle_ids: frozenset[UUID]
+
+
+_MARK_LOST = """
+    UPDATE workers SET state = 'lost', busy = 0, stopped_at = now()
+    WHERE state IN ('active', 'draining') AND heartbeat_at < now() - $1 * interval '1 second'
+    RETURNING worker_id"""
+
+
+async def mark_lost_workers(connection: Connection | Database, lease_seconds: float) -> list[UUID]:
+    """Declare workers lost whose last heartbeat is older than the lease."""
+    return [row["worker_id"] for row in await connection.fetch(_MARK_LOST, lease_seconds)]
+
+
+_REGISTER = """
+    INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots)
+    SELECT $1, name, $3, $4, $5, $6 FROM pools WHERE name = $2
+    ON CONFLICT (worker_id) DO NOTHING"""
+
+
+_HEARTBEAT = """
+    WITH beat AS (
+        UPDATE workers SET heartbeat_at = now(), busy = $2,
+            idle_since = CASE WHEN $2 = 0 THEN coalesce(idle_since, now()) END
+        WHERE worker_id = $1 AND state IN ('active', 'draining')
+        RETURNING state
+    )
+    SELECT coalesce((SELECT state FROM beat), 'lost') AS state,
+        ARRAY(SELECT bundle_id FROM bundles WHERE worker_id = $1) AS bundle_ids"""
+
+
+_STOP = """
+    UPDATE workers SET state = 'stopped', busy = 0, stopped_at = now()
+    WHERE worker_id = $1 AND state IN ('active', 'draining')"""
+
+
+async def register_worker(
+    connection: Connection | Database,
+    *,
+    worker_id: UUID,
+    pool: str,
+    hostname: str,
+    instance_id: str | None,
+    pid: int,
+    slots: int,
+) -> None:
+    """Add a worker to its pool; safe to repeat. Raises UnknownPool."""
+    await connection.execute(_REGISTER, worker_id, pool, hostname, instance_id, pid, slots)
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM workers WHERE worker_id = $1)", worker_id):
+        raise UnknownPool(f"no pool is named {pool!r}; register it first (put_pool, `piecework pools put {pool}`)")
+
+
+async def heartbeat(connection: Connection | Database, worker_id: UUID, busy: int) -> Heartbeat:
+    """Renew the worker's lease; `busy` is its slots in use."""
+    row = await connection.fetchrow(_HEARTBEAT, worker_id, busy)
+    assert row is not None
+    return Heartbeat(row["state"], frozenset(row["bundle_ids"]))
+
+
+async def stop_worker(connection: Connection | Database, worker_id: UUID) -> None:
+    """The worker has ended in good order. What it still held, if anything, is reaped."""
+    await connection.execute(_STOP, worker_id)
+
+
+async def drain_worker(connection: Connection, worker_id: UUID) -> None:
+    """The worker takes no more tasks, ends its own and stops, from its next heartbeat on. Raises NotFound, Conflict."""
+    state: str | None = await connection.fetchval(
+        "UPDATE workers SET state = 'draining' "
+        "WHERE worker_id = $1 AND state IN ('active', 'draining') RETURNING state",
+        worker_id,
+    )
+    if state is None:
+        was = await connection.fetchval("SELECT state FROM workers WHERE worker_id = $1", worker_id)
+        if was is None:
+            raise NotFound(f"no worker has the id {worker_id}")
+        raise Conflict(f"a worker that is {was} can't be drained; it must be active")

@@ -1,0 +1,1 @@
+"""Arrow IPC files, cut between record batches."""

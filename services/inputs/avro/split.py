@@ -1,0 +1,79 @@
+"""An Avro object container file: cut after the sync marker that ends each of its blocks, found by small reads."""
+
+from io import BytesIO
+from typing import Any
+
+from services.contract.location import Location
+from services.inputs.chunk import Chunk, SplitError
+from services.inputs.ranges import cut_ranges, first_cursor
+from services.inputs.sizes import choose_part_bytes
+from services.inputs.spec import AvroInput
+from services.platform.reads import PinnedObject
+
+WINDOW_BYTES = 65_536  # doubled until it holds a sync marker
+WINDOW_BYTES_MAX = 8_388_608
+_SYNC_BYTES = 16
+_HEADER_BYTES_MAX = 16_777_216
+_MAGIC = b"Obj\x01"
+_HEADER = {
+    "type": "record",
+    "name": "org.apache.avro.file.Header",
+    "fields": [
+        {"name": "magic", "type": {"type": "fixed", "name": "magic", "size": len(_MAGIC)}},
+        {"name": "meta", "type": {"type": "map", "values": "bytes"}},
+        {"name": "sync", "type": {"type": "fixed", "name": "sync", "size": _SYNC_BYTES}},
+    ],
+}
+
+
+async def split(s3: Any, source: AvroInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
+    """Raises SplitError if the object is no Avro file, or if there would be too many parts."""
+    if cursor is None:
+        object_ = await PinnedObject.find(s3, source.uri)
+        header_end, sync = await read_header(object_)
+        part_bytes = choose_part_bytes(source, object_.size - header_end, slots)
+        place = {"etag": object_.etag, "header_end": header_end, "sync": sync.hex()}
+        cursor = first_cursor(header_end, object_.size, part_bytes) | place
+    else:
+        object_ = PinnedObject(s3, Location.parse(source.uri), cursor["etag"], cursor["bytes"])
+    sync = bytes.fromhex(cursor["sync"])
+
+    async def find(target: int, end: int) -> int | None:
+        return await _find_block(object_, sync, target, end)
+
+    ranges = await cut_ranges(cursor, find)
+    part = {"type": "avro_blocks", "uri": source.uri, "etag": object_.etag, "header_end": cursor["header_end"]}
+    inputs = [part | {"start": start, "end": end} for start, end in ranges.parts]
+    return Chunk(inputs, ranges.cursor, ranges.done, share=ranges.share)
+
+
+async def read_header(object_: PinnedObject) -> tuple[int, bytes]:
+    """Where the header ends, and the sync marker that it names. Raises SplitError."""
+    import fastavro
+
+    uri, data, window = object_.location.uri, b"", WINDOW_BYTES
+    while True:
+        data += await object_.read(len(data), window)
+        if not data.startswith(_MAGIC):
+            raise SplitError(f"{uri} is not an Avro object container file: it does not begin with Obj1")
+        stream = BytesIO(data)
+        try:
+            header: Any = fastavro.schemaless_reader(stream, _HEADER, None)
+            return stream.tell(), header["sync"]
+        except Exception as error:  # fastavro has no error of its own; most likely the header goes on
+            if len(data) < min(object_.size, _HEADER_BYTES_MAX):
+                window *= 4
+                continue
+            raise SplitError(f"{uri} has an Avro header that can't be read: {type(error).__name__}: {error}") from None
+
+
+async def _find_block(object_: PinnedObject, sync: bytes, target: int, end: int) -> int | None:
+    """The first start of a block in `target … end - 1`; a marker that spans two reads is found, too."""
+    position, window = target - _SYNC_BYTES, WINDOW_BYTES
+    while position + _SYNC_BYTES < end:
+        data = await object_.read(position, min(position + window, end - 1))
+        if (found := data.find(sync)) >= 0:
+            return position + found + _SYNC_BYTES
+        position += max(1, len(data) - _SYNC_BYTES + 1)
+        window = min(window * 2, WINDOW_BYTES_MAX)
+    return None

@@ -1,0 +1,67 @@
+"""Objects of a listing or manifest as tasks: those that are wanted, one a task or several together."""
+
+import re
+from collections.abc import Callable, Iterable
+from fnmatch import translate
+from typing import Any
+
+from services.inputs.listing import Entry
+from services.inputs.spec import OBJECTS_PER_TASK_MAX, ManifestInput, ObjectsInput
+
+
+class Groups:
+    """Tasks made of entries in their order. Up to the key `settled`, all that is wanted is in a task.
+
+    Globs match an entry's key but for its first `skip` characters.
+    """
+
+    def __init__(self, source: ObjectsInput | ManifestInput, skip: int = 0, settled: str = "") -> None:
+        self.inputs: list[dict[str, Any]] = []
+        self.settled = settled
+        self.open: list[Entry] = []  # of the task that is not full yet
+        self._open_bytes = 0
+        self._objects = source.objects_per_task or (OBJECTS_PER_TASK_MAX if source.part_bytes else None)
+        self._bytes = source.part_bytes
+        self._skip = skip
+        self._include, self._exclude = _any_of(source.include), _any_of(source.exclude)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if self._wants(entry):
+                self._add(entry)
+            if not self.open:
+                self.settled = entry.key
+
+    def _wants(self, entry: Entry) -> bool:
+        folder_marker = entry.key.endswith("/") and not entry.size
+        name = entry.key[self._skip :]
+        return not folder_marker and self._include(name) is not None and self._exclude(name) is None
+
+    def _add(self, entry: Entry) -> None:
+        if self._objects is None:
+            self.inputs.append({"type": "object", **_place(entry)})
+            return
+        self.open.append(entry)
+        self._open_bytes += entry.size or 0
+        if len(self.open) == self._objects or (self._bytes is not None and self._open_bytes >= self._bytes):
+            self.close()
+
+    def close(self) -> None:
+        """Make a task of what there is of the last one."""
+        if self.open:
+            self.inputs.append({"type": "objects", "objects": [_place(entry) for entry in self.open]})
+            self.open, self._open_bytes = [], 0
+
+
+def _any_of(globs: str | list[str]) -> Callable[[str], Any]:
+    listed = [globs] if isinstance(globs, str) else globs
+    return re.compile("|".join(map(translate, listed)) if listed else "(?!)").match
+
+
+def _place(entry: Entry) -> dict[str, Any]:
+    known = {"etag": entry.etag, "bytes": entry.size}
+    return {"uri": entry.uri} | {name: value for name, value in known.items() if value is not None}
+
+
+def describe_globs(source: ObjectsInput | ManifestInput) -> str:
+    return f"{source.include!r}" + (f" without {source.exclude!r}" if source.exclude else "")

@@ -1,0 +1,15 @@
+"""An array job: tasks that differ by their index alone."""
+
+from typing import Any
+
+from services.inputs.chunk import Chunk
+from services.inputs.spec import RangeInput
+
+TASKS_PER_CHUNK = 20_000
+
+
+async def split(s3: Any, source: RangeInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
+    planned = cursor["planned"] if cursor else 0
+    count = min(TASKS_PER_CHUNK, source.count - planned)
+    end = planned + count
+    return Chunk([{"type": "index", "count": source.count}], {"planned": end}, done=end == source.count, repeat=count)

@@ -1,0 +1,1 @@
+"""Lines, CSV, TSV, JSON lines and records of one length."""

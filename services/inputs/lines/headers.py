@@ -1,0 +1,79 @@
+"""What an object of lines begins with before its first record: a byte order mark, blank lines, a CSV's header."""
+
+import codecs
+import re
+from dataclasses import dataclass
+
+from services.inputs.chunk import SplitError
+from services.inputs.spec import LinesInput
+
+HEADER_BYTES_MAX = 65_536
+
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_BLANK_LINES = re.compile(rb"(?:\r?\n)*+")
+_LONE_CR = re.compile(r"\r(?!\n)")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """So many bytes before the first record; `header` is what of them goes before each part."""
+
+    bytes: int = 0
+    header: str | None = None
+
+
+def find_head(data: bytes, source: LinesInput, last: bool) -> Head | None:
+    """The head of an object that begins with `data`; None if more is needed, which is not to be had if `last`.
+
+    Raises SplitError if the object can't be what `source` says.
+    """
+    if data.startswith(_UTF_16):
+        raise SplitError(f"{source.uri} is UTF-16 text, whose lines can't be told by their bytes; convert it to UTF-8")
+    if source.compression is None and not source.compressed and (found := _compression(data)):
+        mend = f"set compression: {found} (or none if it is not)"
+        raise SplitError(f"{source.uri} begins like {found}, not like lines: {mend}")
+    start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    if source.csv is None or not source.csv.header:
+        return Head(start)
+    blank = _BLANK_LINES.match(data, start)
+    begin = blank.end() if blank else start
+    end = _header_end(data, begin, source)
+    if end is None and not last:
+        return None
+    whole = end is not None or len(data) <= HEADER_BYTES_MAX
+    if not whole or (end or 0) - begin > HEADER_BYTES_MAX:
+        raise SplitError(f"{source.uri}: the CSV header (first line) is longer than {HEADER_BYTES_MAX} bytes")
+    return Head(end or len(data), _check(data[begin : end or len(data)], source))
+
+
+def _compression(data: bytes) -> str | None:
+    return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
+
+
+def _header_end(data: bytes, begin: int, source: LinesInput) -> int | None:
+    """Where the header's line ends; of a multiline CSV, its record."""
+    assert source.csv is not None
+    position = begin
+    while found := data.find(b"\n", position, begin + HEADER_BYTES_MAX + 1) + 1:  # a quote left open ends nowhere
+        if not source.multiline or source.csv.left_open(data[begin:found]) is None:
+            return found
+        position = found
+    return None
+
+
+def _check(raw: bytes, source: LinesInput) -> str:
+    """The header as text; raises SplitError if it can't be one."""
+    assert source.csv is not None
+    what = f"{source.uri}: the CSV header (first line)"
+    try:
+        header = raw.decode()
+    except UnicodeDecodeError as error:
+        raise SplitError(f"{what} is not UTF-8: byte {raw[error.start]:#04x} at byte {error.start}") from None
+    if "\0" in header:
+        raise SplitError(f"{what} holds NUL characters; is this UTF-16?")
+    if source.csv.left_open(raw) is not None:
+        raise SplitError(f"{what} has a quote that does not close; if quoted fields hold newlines, set multiline: true")
+    if _LONE_CR.search(header) and not source.multiline:
+        raise SplitError(f"{what} holds a carriage return without a line feed; lines must end in LF or CRLF")
+    return header

@@ -1,0 +1,113 @@
+"""The objects under a prefix in the order of their keys, listed in parallel: the keys are parted into spans.
+
+A span is all keys after one string up to another (None: to the end). One that has too many keys for a few pages is
+parted at the first character in which its keys differ, found by asking for single keys. What is left of the spans, in
+order, is the whole state of the listing.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from services.contract.location import Location
+
+SPANS_AT_ONCE = 8
+PAGES_PER_SPAN = 12
+CHILDREN_MAX = 256
+_LAST = "\U0010ffff"  # sorts after every other character
+
+Span = tuple[str, str | None]
+WHOLE: Span = ("", None)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object of a listing; of a manifest, without what that does not tell."""
+
+    bucket: str
+    key: str
+    etag: str | None = None
+    size: int | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+
+async def list_some(s3: Any, place: Location, spans: list[Span]) -> tuple[list[Entry], list[Span]]:
+    """The next objects, and the spans that are left after them."""
+    now, later = spans[:SPANS_AT_ONCE], spans[SPANS_AT_ONCE:]
+    listed = await asyncio.gather(*(_list(s3, place, span) for span in now))
+    found: list[Entry] = []
+    left: list[Span] = []
+    for span, (entries, rest) in zip(now, listed, strict=True):
+        if not left:
+            found += entries
+            left += rest
+        else:  # its objects must wait for those of a span before it
+            left += _with_start(rest, span) if rest else [span]
+    return found, left + later
+
+
+def _with_start(rest: list[Span], span: Span) -> list[Span]:
+    """The parted rest of a span, and what was listed of it before."""
+    return [(span[0], rest[0][1]), *rest[1:]]
+
+
+async def _list(s3: Any, place: Location, span: Span) -> tuple[list[Entry], list[Span]]:
+    """The first objects of a span, and the rest of it, parted."""
+    after, until = span
+    entries: list[Entry] = []
+    for _ in range(PAGES_PER_SPAN):
+        page = await s3.list_objects_v2(Bucket=place.bucket, Prefix=place.key, StartAfter=after)
+        for found in page.get("Contents", []):
+            if until is not None and found["Key"] > until:
+                return entries, []
+            entries.append(Entry(place.bucket, found["Key"], found["ETag"], found["Size"]))
+        if not page["IsTruncated"] or (entries and entries[-1].key == until):
+            return entries, []
+        after = page["Contents"][-1]["Key"]
+    return entries, await _part(s3, place, (after, until))
+
+
+async def _part(s3: Any, place: Location, span: Span) -> list[Span]:
+    """The span in pieces, one for each character that comes after what all its keys begin with."""
+    after, until = span
+    first = await _next_key(s3, place, span)
+    if first is None:
+        return []
+    shared = await _shared_prefix(s3, place, first, until)
+    if first == shared:  # it has no next character, all others have
+        rest = await _part(s3, place, (first, until))
+        return [(after, rest[0][1]), *rest[1:]] if rest else [span]
+    pieces: list[Span] = []
+    key = first
+    while len(pieces) < CHILDREN_MAX:
+        bound = shared + key[len(shared)] + _LAST
+        following = await _next_key(s3, place, (bound, until))
+        if following is None:
+            break
+        pieces.append((after, bound))
+        after, key = bound, following
+    return [*pieces, (after, until)]
+
+
+async def _shared_prefix(s3: Any, place: Location, first: str, until: str | None) -> str:
+    """What all keys from `first` on begin with: no key is behind all that begin so."""
+    differ = (number for number, (one, other) in enumerate(zip(first, until or "", strict=False)) if one != other)
+    low, high = max(len(place.key), next(differ, 0)), len(first)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if await _next_key(s3, place, (first[:middle] + _LAST, until)) is None:
+            low = middle
+        else:
+            high = middle - 1
+    return first[:low]
+
+
+async def _next_key(s3: Any, place: Location, span: Span) -> str | None:
+    """The first key of a span, if there is one."""
+    after, until = span
+    page = await s3.list_objects_v2(Bucket=place.bucket, Prefix=place.key, StartAfter=after, MaxKeys=1)
+    found: str | None = next((entry["Key"] for entry in page.get("Contents", [])), None)
+    return None if found is None or (until is not None and found > until) else found

@@ -1,0 +1,1 @@
+"""Objects that a manifest or an S3 Inventory lists."""

@@ -1,0 +1,95 @@
+"""A manifest: the objects that it lists, in its order, one a task or several together; streamed, a chunk at a time.
+
+An S3 Inventory is a manifest of manifests: its manifest.json names files of rows in CSV (by gzip) or Parquet.
+"""
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import orjson
+
+from services.contract.location import Location
+from services.inputs.chunk import Chunk, SplitError
+from services.inputs.groups import Groups, describe_globs
+from services.inputs.manifest.rows import ManifestError, ManifestFile, RowPage, read_rows
+from services.inputs.spec import ManifestInput
+from services.platform.reads import PinnedObject
+
+_FORMAT_OF_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+TASKS_PER_CHUNK = 50_000  # at most: a row group may hold millions of rows
+_INVENTORY_BYTES_MAX = 16_777_216
+_BUCKET_ARN = "arn:aws:s3:::"
+
+
+async def split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
+    """Raises SplitError if the manifest can't be read, or lists nothing to work on."""
+    try:
+        return await _split(s3, source, cursor)
+    except ManifestError as error:
+        raise SplitError(str(error)) from error
+
+
+async def _split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None) -> Chunk:
+    if cursor is None:
+        cursor = {"files": await find_files(s3, source), "file": 0, "row": None, "skip": 0, "found": 0}
+    files = cursor["files"]
+    groups = Groups(source)
+    number, position, skip = cursor["file"], cursor["row"], cursor["skip"]
+    settled = (number, position, skip)  # all rows before are in tasks: a page of a file, and rows of it to skip
+    while number < len(files):
+        file = ManifestFile(**files[number])
+        page: RowPage = await read_rows(s3, file, position)
+        for row, entry in enumerate(page.entries[skip:], start=skip + 1):
+            groups.add([entry])
+            if not groups.open:
+                settled = (number, position, row)
+            if len(groups.inputs) == TASKS_PER_CHUNK:
+                return _chunk(cursor, groups, settled, done=False)
+        number, position, skip = (number + 1, None, 0) if page.next is None else (number, page.next, 0)
+        if not groups.open:
+            settled = (number, position, skip)
+        if groups.inputs or not groups.open:
+            break
+    done = number == len(files)
+    if done:
+        groups.close()
+        settled = (number, None, 0)
+    chunk = _chunk(cursor, groups, settled, done)
+    if done and not chunk.cursor["found"]:
+        raise SplitError(f"no object in {source.uri} matches {describe_globs(source)}")
+    return chunk
+
+
+def _chunk(cursor: dict[str, Any], groups: Groups, settled: tuple[int, int | None, int], done: bool) -> Chunk:
+    at = dict(zip(("file", "row", "skip"), settled, strict=True))
+    return Chunk(groups.inputs, cursor | at | {"found": cursor["found"] + len(groups.inputs)}, done)
+
+
+async def find_files(s3: Any, source: ManifestInput) -> list[dict[str, Any]]:
+    """The files that hold the manifest's rows. Raises ManifestError and SplitError."""
+    object_ = await PinnedObject.find(s3, source.uri)
+    name = PurePosixPath(object_.location.key)
+    suffix = PurePosixPath(name.stem).suffix if name.suffix.lower() == ".gz" else name.suffix
+    format = source.format or ("inventory" if name.name == "manifest.json" else _FORMAT_OF_SUFFIX.get(suffix.lower()))
+    if format is None:
+        raise SplitError(f"can't tell the format of {source.uri} by its name; say its format: csv, jsonl, parquet")
+    if format == "inventory":
+        return await _inventory_files(object_)
+    return [ManifestFile(source.uri, object_.etag, object_.size, format).as_json()]
+
+
+async def _inventory_files(object_: PinnedObject) -> list[dict[str, Any]]:
+    uri = object_.location.uri
+    try:
+        manifest = orjson.loads(await object_.read(0, _INVENTORY_BYTES_MAX))
+        kind = manifest["fileFormat"].lower()
+        bucket = manifest["destinationBucket"].removeprefix(_BUCKET_ARN)
+        columns = [name.strip() for name in manifest["fileSchema"].split(",")] if kind == "csv" else None
+        listed = [(Location(bucket, file["key"]), file["size"]) for file in manifest["files"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(f"{uri} is no manifest.json of an S3 Inventory: {error!r}") from None
+    if kind not in ("csv", "parquet"):
+        raise ManifestError(
+            f"{uri}: an inventory in {manifest['fileFormat']} can't be read; make one in CSV or Parquet"
+        )
+    return [ManifestFile(place.uri, None, size, kind, columns).as_json() for place, size in listed]

@@ -1,0 +1,1 @@
+"""The objects under a prefix."""

@@ -1,0 +1,30 @@
+"""A prefix: the objects under it, in the order of their keys, one a task or several together."""
+
+from typing import Any
+
+from services.contract.location import Location
+from services.inputs.chunk import Chunk, SplitError
+from services.inputs.groups import Groups, describe_globs
+from services.inputs.listing import WHOLE, Span, list_some
+from services.inputs.spec import ObjectsInput
+
+
+async def split(s3: Any, source: ObjectsInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
+    """Raises SplitError if the whole prefix holds no object to work on."""
+    cursor = cursor or {"spans": [WHOLE], "found": 0}
+    place = Location.parse(source.prefix)
+    spans: list[Span] = [(after, until) for after, until in cursor["spans"]]
+    groups = Groups(source, skip=len(place.key), settled=spans[0][0])
+    while True:
+        entries, spans = await list_some(s3, place, spans)
+        groups.add(entries)
+        if groups.inputs or not groups.open or not spans:
+            break
+    if not spans:
+        groups.close()
+    elif groups.open:  # its objects are listed again, with those that follow
+        spans = [(groups.settled, spans[0][0]), *spans]
+    found = cursor["found"] + len(groups.inputs)
+    if not spans and not found:
+        raise SplitError(f"no object under {source.prefix} matches {describe_globs(source)}")
+    return Chunk(groups.inputs, {"spans": spans, "found": found}, not spans)

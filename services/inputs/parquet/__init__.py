@@ -1,0 +1,1 @@
+"""Parquet, cut between row groups."""

@@ -1,0 +1,222 @@
+"""What a job works on: the types of input, each with the options of its splitter (services/inputs/*/split.py)."""
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from services.contract.fields import ObjectUri, PrefixUri, Strict
+from services.inputs.csv_dialect import CsvDialect
+
+Format = Literal["text", "jsonl", "csv", "tsv", "fixed"]
+Compression = Literal["none", "gzip", "zstd"]
+
+OBJECTS_PER_TASK_MAX = 1000
+_COMPRESSION_OF_SUFFIX: dict[str, Compression] = {".gz": "gzip", ".bgz": "gzip", ".zst": "zstd"}
+
+
+def _one_ascii_character(value: str) -> str:
+    if len(value) != 1 or not value.isascii() or value in "\r\n\0":
+        raise ValueError("write one ASCII character, no line end and no NUL")
+    return value
+
+
+Character = Annotated[str, AfterValidator(_one_ascii_character)]
+Glob = Annotated[str, Field(max_length=1024)]
+
+
+class _Sized(Strict):
+    """The size of a part or the number of parts; with neither, as the input's size and the pool's slots suggest."""
+
+    part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)] | None = Field(
+        None, description="target size of a part; absent: each slot of the pool gets 4 or more, of 1 MiB to 128 MiB"
+    )
+    parts: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        None, description="target number of parts, instead of part_bytes"
+    )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.part_bytes is not None and self.parts is not None:
+            raise ValueError("give part_bytes or parts, not both")
+        return self
+
+
+class LinesResplit(_Sized):
+    """The stage before, joined and cut at record ends: by small reads, or by a task on the grid as an input is."""
+
+    type: Literal["lines"]
+    format: Format = "text"
+    header: bool = Field(
+        True, description="of csv and tsv: the first record names the columns; it is put before each part"
+    )
+    delimiter: Character | None = Field(None, description="of csv and tsv; absent: a comma, a tab")
+    quote: Character | None = Field('"', description="of csv and tsv; doubled, it stands for itself; null: none")
+    escape: Character | None = Field(None, description="of csv and tsv: takes the next character literally")
+    multiline: bool = Field(False, description="of csv and tsv: quoted fields may hold newlines")
+    compression: Compression | None = Field(None, description="how the outputs are compressed; absent: not at all")
+    record_bytes: Annotated[int, Field(ge=1, le=1_073_741_824)] | None = Field(
+        None, description="of fixed: the length of every record, its line end included if it has one"
+    )
+
+    @model_validator(mode="after")
+    def _format_has_what_it_needs(self) -> Self:
+        if (self.format == "fixed") != (self.record_bytes is not None):
+            raise ValueError("record_bytes belongs to format fixed, which needs it")
+        if self.multiline and self.format not in ("csv", "tsv"):
+            raise ValueError(
+                f"multiline: true belongs to the formats csv and tsv, not to {self.format}: leave it out or set format"
+            )
+        if self.csv and self.csv.delimiter in (self.quote, self.escape):
+            raise ValueError("delimiter must be another character than quote and escape")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_can_be_told(self) -> Self:
+        if self.parts is not None and self.compressed:
+            raise ValueError("how large a compressed object is inside is not known before: give part_bytes, not parts")
+        return self
+
+    @property
+    def compressed(self) -> Literal["gzip", "zstd"] | None:
+        return None if self.compression == "none" else self.compression
+
+    @property
+    def csv(self) -> CsvDialect | None:
+        """How CSV and TSV are written; None for the other formats."""
+        if self.format not in ("csv", "tsv"):
+            return None
+        delimiter = self.delimiter or ("," if self.format == "csv" else "\t")
+        escape = None if self.escape == self.quote else self.escape  # a doubled quote, said in another way
+        return CsvDialect(delimiter, self.quote, escape, self.header)
+
+
+class LinesInput(LinesResplit):
+    """An object of records that end in line ends (or are all of one length), cut between records by small reads.
+
+    A compressed object, and CSV whose fields may hold newlines, is split by a task on the grid.
+    """
+
+    uri: ObjectUri
+    compression: Compression | None = Field(
+        None, description="absent: gzip for .gz and .bgz, zstd for .zst, otherwise none"
+    )
+
+    @model_validator(mode="after")
+    def _compression_is_known(self) -> Self:
+        if self.compression is None and PurePosixPath(self.uri).suffix.lower() in (".bz2", ".xz"):
+            raise ValueError(
+                "bzip2 and xz are not split: compress it as gzip or zstd, or take it whole by type objects or manifest "
+                "(or say compression: none of what is only called so)"
+            )
+        return self
+
+    @property
+    def compressed(self) -> Literal["gzip", "zstd"] | None:
+        found = self.compression or _COMPRESSION_OF_SUFFIX.get(PurePosixPath(self.uri).suffix.lower())
+        return None if found in (None, "none") else found  # type: ignore[return-value]
+
+
+class _Blocks(_Sized):
+    """An object cut between its own blocks."""
+
+    uri: ObjectUri
+
+
+class ParquetInput(_Blocks):
+    """A Parquet object, cut between row groups by its footer."""
+
+    type: Literal["parquet"]
+    row_groups: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="row groups per task, instead of part_bytes and parts"
+    )
+
+    @model_validator(mode="after")
+    def _one_size_of_three(self) -> Self:
+        if self.row_groups is not None and (self.part_bytes or self.parts):
+            raise ValueError("give row_groups, part_bytes or parts, only one of them")
+        return self
+
+
+class ArrowInput(_Blocks):
+    """An Arrow IPC file (Feather version 2), cut between record batches by its footer."""
+
+    type: Literal["arrow"]
+
+
+class AvroInput(_Blocks):
+    """An Avro object container file, cut at its sync markers."""
+
+    type: Literal["avro"]
+
+
+class _Grouped(Strict):
+    """Which of many objects to take, and how many of them make a task: one, unless told otherwise."""
+
+    include: Glob | list[Glob] = Field("*", description="glob or globs, of which an object must match one")
+    exclude: Glob | list[Glob] = Field([], description="glob or globs, of which it must match none")
+    objects_per_task: Annotated[int, Field(ge=1, le=OBJECTS_PER_TASK_MAX)] | None = Field(
+        None, description="so many objects together are a task, whose input is a directory"
+    )
+    part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)] | None = Field(
+        None, description=f"objects of about so many bytes together (at most {OBJECTS_PER_TASK_MAX}) are a task"
+    )
+
+    @model_validator(mode="after")
+    def _one_grouping(self) -> Self:
+        if self.objects_per_task is not None and self.part_bytes is not None:
+            raise ValueError("give objects_per_task or part_bytes, not both")
+        return self
+
+
+class ObjectsInput(_Grouped):
+    """The objects under a prefix, in the order of their keys; globs match the key after the prefix."""
+
+    type: Literal["objects"]
+    prefix: PrefixUri
+
+
+class ManifestInput(_Grouped):
+    """The objects that a manifest lists, in its order; globs match the whole key.
+
+    CSV: bucket,key a line. JSONL: {"bucket", "key"} or {"uri"} a line. Parquet: columns bucket and key, or uri.
+    inventory: the manifest.json of an S3 Inventory in CSV or Parquet.
+    """
+
+    type: Literal["manifest"]
+    uri: ObjectUri
+    format: Literal["csv", "jsonl", "parquet", "inventory"] | None = Field(
+        None, description="absent: by the name; manifest.json is an inventory's"
+    )
+
+
+class ItemsInput(Strict):
+    """Every JSON value of the list is a task."""
+
+    type: Literal["items"]
+    items: Annotated[list[Any], Field(min_length=1)]
+
+
+class RangeInput(Strict):
+    """An array job: `count` tasks that differ by their index."""
+
+    type: Literal["range"]
+    count: Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+Input = Annotated[
+    LinesInput | ObjectsInput | ManifestInput | ItemsInput | RangeInput | ParquetInput | ArrowInput | AvroInput,
+    Field(discriminator="type"),
+]
+
+
+def _one_or_several(value: Any) -> str:
+    return "(several)" if isinstance(value, list) else "(one)"
+
+
+Inputs = Annotated[
+    Annotated[Input, Tag("(one)")] | Annotated[list[Input], Field(min_length=1, max_length=1000), Tag("(several)")],
+    Discriminator(_one_or_several),
+]
+
+Resplit = LinesResplit

@@ -1,0 +1,89 @@
+"""Clients for S3, SQS and Auto Scaling, on AWS or on an emulator."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aioboto3
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.utils import parse_timestamp
+
+from services.platform import effects
+from services.platform.settings import Settings, refuse_to_start
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """Open clients; aiobotocore makes their methods at run time, so they are typed Any."""
+
+    s3: Any
+    sqs: Any
+    autoscaling: Any
+
+
+def _parse_time(value: Any) -> datetime:
+    """A time in an answer. botocore's own way takes most of the time that reading a listing takes."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return datetime.fromisoformat(value) if value[10:11] == "T" else parsedate_to_datetime(value)
+    parsed: datetime = parse_timestamp(value)
+    return parsed
+
+
+def _make_session() -> aioboto3.Session:
+    session = get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
+    return aioboto3.Session(botocore_session=session)
+
+
+# One for the process: it parses each service's large API description once.
+_session = _make_session()
+_KINDS: dict[str, effects.Kind] = {"s3": "s3", "sqs": "sqs", "auto-scaling": "autoscaling"}
+
+
+def _tell(event_name: str, **_: Any) -> None:
+    """botocore tells of each HTTP try of a call; where a body is streamed, "after" is when its head has come.
+
+    Below it, aiohttp sends a GET, HEAD or PUT again when its connection breaks before the answer: that stays unseen.
+    """
+    event, service, operation = event_name.split(".")
+    effects.tell("before" if event == "before-send" else "after", _KINDS[service], operation)
+
+
+_session.events.register("before-send", _tell)
+_session.events.register("response-received", _tell)
+
+
+def require_region() -> None:
+    """End the process, as bad settings do, if there is no AWS region."""
+    if _session.region_name is None:
+        refuse_to_start(
+            "AWS_DEFAULT_REGION: it is not set, and no AWS profile names a region; set it, for example to us-east-1"
+        )
+
+
+@asynccontextmanager
+async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
+    """Open the three clients for the time of the context; a call is tried up to `tries` times, with backoff."""
+    config = AioConfig(
+        retries={"mode": "standard", "max_attempts": tries},
+        max_pool_connections=64,
+        connect_timeout=5,
+        s3={"addressing_style": "path" if settings.aws_endpoint_url else "auto"},
+        signature_version="v4",
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    s3_config = config.merge(AioConfig(signature_version="s3v4"))
+    sqs_config = config.merge(AioConfig(read_timeout=25))  # a long poll lasts up to 20 s, everything else is quick
+    async with AsyncExitStack() as stack:
+
+        async def client(name: str, client_config: AioConfig) -> Any:
+            context = _session.client(name, endpoint_url=settings.aws_endpoint_url, config=client_config)
+            return await stack.enter_async_context(context)
+
+        yield Aws(await client("s3", s3_config), await client("sqs", sqs_config), await client("autoscaling", config))

@@ -1,0 +1,224 @@
+"""Bytes between S3 and the node's disk, streamed: memory stays flat whatever the size.
+
+What S3 says of an object (gone, changed, forbidden) is a TaskError at once. Anything else may pass: it is tried again
+for a minute, a download from where it stopped, before the attempt fails.
+"""
+
+import asyncio
+import contextlib
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import aiohttp
+from botocore.exceptions import BotoCoreError, ClientError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from services.contract.location import Location
+from services.contract.task_error import TaskError, describe
+
+T = TypeVar("T")
+
+S3_FAULTS = (BotoCoreError, ClientError, aiohttp.ClientError, ConnectionError, TimeoutError)
+
+_RETRY_SECONDS = 60.0
+_CHUNK_BYTES = 1 << 20
+_PART_BYTES = 8 << 20
+_PARTS_MAX = 10_000  # of a multipart upload, by S3
+_PARTS_AT_ONCE = 2  # each is in memory, and so is its copy in the HTTP client
+
+
+async def download(
+    s3: Any, source: Location, file: BinaryIO, *, etag: str | None = None, start: int = 0, end: int | None = None
+) -> int:
+    """Write bytes `start` up to but without `end` (default: all) of an object to the file; returns how many.
+
+    Raises TaskError: input_missing, input_changed (its ETag is another), or input_unavailable, which is retryable.
+    """
+    if end == start:
+        return 0
+    transfer = _Download(s3, source, file, etag, start, end)
+    try:
+        async for attempt in _retrying():
+            with attempt:
+                await transfer.go_on()
+    except S3_FAULTS as error:
+        raise input_error(source, etag, error) from None
+    if end is not None and transfer.position != end:
+        raise TaskError("input_changed", f"{source.uri} has no bytes {transfer.position}-{end - 1}", retryable=False)
+    return transfer.position - start
+
+
+async def object_bytes(s3: Any, source: Location, etag: str | None) -> int:
+    """The size of an object; raises TaskError like `download`."""
+    request = {"Bucket": source.bucket, "Key": source.key} | ({} if etag is None else {"IfMatch": etag})
+    try:
+        async for attempt in _retrying():
+            with attempt:
+                return int((await s3.head_object(**request))["ContentLength"])
+    except S3_FAULTS as error:
+        raise input_error(source, etag, error) from None
+    raise AssertionError("retrying ends with an answer or an exception")
+
+
+class _Download:
+    """A download that can be resumed: it knows how far it came, and the ETag of what it has begun to read."""
+
+    def __init__(
+        self, s3: Any, source: Location, file: BinaryIO, etag: str | None, start: int, end: int | None
+    ) -> None:
+        self._s3 = s3
+        self._source = source
+        self._file = file
+        self._etag = etag
+        self._end = end
+        self.position = start
+
+    async def go_on(self) -> None:
+        request: dict[str, Any] = {"Bucket": self._source.bucket, "Key": self._source.key}
+        if self._etag is not None:
+            request["IfMatch"] = self._etag
+        if self.position or self._end is not None:
+            request["Range"] = f"bytes={self.position}-{'' if self._end is None else self._end - 1}"
+        response = await self._s3.get_object(**request)
+        self._etag = response["ETag"]
+        body = response["Body"]
+        async with body:
+            while chunk := await body.read(_CHUNK_BYTES):
+                self._file.write(chunk)  # into the page cache: quicker than handing it to a thread
+                self.position += len(chunk)
+
+
+def _retrying() -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_delay(_RETRY_SECONDS),
+        wait=wait_random_exponential(0.2, max=5),
+        reraise=True,
+    )
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, S3_FAULTS) and not 400 <= _status(error) < 500
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status that S3 answered; 0 if it did not."""
+    response = error.response if isinstance(error, ClientError) else {}
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def input_error(source: Location, etag: str | None, error: BaseException) -> TaskError:
+    match _status(error):
+        case 404:
+            return TaskError("input_missing", f"{source.uri} does not exist", retryable=False)
+        case 412:
+            message = f"{source.uri} is no longer the object it was when the job began (ETag {etag})"
+            return TaskError("input_changed", message, retryable=False)
+        case 416:
+            return TaskError("input_changed", f"{source.uri} has become shorter", retryable=False)
+    return TaskError("input_unavailable", f"{source.uri} can't be read: {describe(error)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object that was put, and zlib's CRC-32 of its bytes."""
+
+    uri: str
+    bytes: int
+    crc32: int
+
+
+async def upload(s3: Any, path: Path, target: Location) -> Stored:
+    """Put a file. Raises TaskError (output_unavailable), which is retryable."""
+    size = _size(path)
+    try:
+        async for attempt in _retrying():
+            with attempt:
+                crc32 = await (_put(s3, path, target) if size <= _PART_BYTES else _put_parts(s3, path, size, target))
+    except S3_FAULTS as error:
+        raise TaskError("output_unavailable", f"{target.uri} can't be written: {describe(error)}") from None
+    return Stored(target.uri, size, crc32)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+class _Parts:
+    """A file read from its beginning to its end, part by part, and the CRC-32 of what has been read."""
+
+    def __init__(self, path: Path, part_bytes: int) -> None:
+        self.crc32 = 0
+        self._path = path
+        self._part_bytes = part_bytes
+        self._count = 0
+        self._turn = asyncio.Lock()
+
+    async def next(self) -> tuple[int, bytes]:
+        """The next part's number, from 1, and its bytes: none at the file's end."""
+        async with self._turn:
+            body = await asyncio.to_thread(self._read)
+            self._count += 1
+            return self._count, body
+
+    def _read(self) -> bytes:
+        with self._path.open("rb") as file:
+            file.seek(self._count * self._part_bytes)
+            body = file.read(self._part_bytes)
+        self.crc32 = zlib.crc32(body, self.crc32)
+        return body
+
+
+async def _put(s3: Any, path: Path, target: Location) -> int:
+    parts = _Parts(path, _PART_BYTES)
+    _, body = await parts.next()
+    await s3.put_object(Bucket=target.bucket, Key=target.key, Body=body)
+    return parts.crc32
+
+
+async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> int:
+    """A multipart upload, a few parts at once; aborted if it can't be completed, so that its parts cost nothing."""
+    where = {"Bucket": target.bucket, "Key": target.key}
+    upload_id = (await s3.create_multipart_upload(**where))["UploadId"]
+    parts = _Parts(path, max(_PART_BYTES, -(-size // _PARTS_MAX)))
+    put: list[dict[str, Any]] = []
+
+    async def put_some() -> None:
+        while (part := await parts.next())[1]:
+            number, body = part
+            answer = await s3.upload_part(**where, UploadId=upload_id, PartNumber=number, Body=body)
+            put.append({"PartNumber": number, "ETag": answer["ETag"]})
+
+    try:
+        await all_or_none(*(put_some() for _ in range(_PARTS_AT_ONCE)))
+        put.sort(key=lambda part: part["PartNumber"])
+        await s3.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": put})
+    except BaseException:
+        with contextlib.suppress(*S3_FAULTS):
+            await s3.abort_multipart_upload(**where, UploadId=upload_id)
+        raise
+    return parts.crc32
+
+
+async def for_each(items: Iterable[T], at_once: int, work: Callable[[T], Awaitable[None]]) -> None:
+    """Do the work for each item, so many at once; the first exception cancels the rest and is raised."""
+    waiting = iter(items)
+
+    async def do_some() -> None:
+        for item in waiting:
+            await work(item)
+
+    await all_or_none(*(do_some() for _ in range(at_once)))
+
+
+async def all_or_none(*steps: Coroutine[Any, Any, None]) -> None:
+    """Run the steps at once; the first exception of one cancels the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for step in steps:
+                group.create_task(step)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None

@@ -1,0 +1,1 @@
+"""One module a loop: a `step` that services.scheduler.loop repeats."""

@@ -1,0 +1,171 @@
+"""Dispatch: keep each pool's queue topped up with a few bundles a slot, by priority and fair share.
+
+SQS has no priorities, so the order is made before it: only a short window of work is ever queued, and every step
+chooses anew which job's tasks come next. Bundles aim at half a second of work, by the stage's measured task time, and
+shrink towards the end of a stage (guided self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from uuid import UUID
+
+from asyncpg import Record
+
+from services.contract.message import Message
+from services.engine import transitions
+from services.engine.progress import is_slowed
+from services.platform.settings import Settings
+from services.scheduler.loop import Context
+from services.scheduler.queues import send
+
+UNKNOWN_TASK_SECONDS = 1.0  # assumed of a stage before its first task has ended
+BUNDLES_MAX = 5_000  # queued by one transaction
+SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry budget
+
+# Pools that can take work, and the slots to keep busy.
+_POOLS = """
+    SELECT p.name, p.queue_url,
+        greatest(p.slots, (SELECT sum(w.slots) FROM workers AS w WHERE w.pool = p.name AND w.state = 'active')) AS slots
+    FROM pools AS p WHERE NOT p.paused"""
+
+# The pool's row is the lock: one scheduler tops it up at a time, and a pause comes before or after. What waits is
+# counted by the next statement, which is sure to see what the scheduler before has queued.
+_LOCK = "SELECT true FROM pools WHERE name = $1 AND NOT paused FOR UPDATE SKIP LOCKED"
+_WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL"
+
+_STAGES = """
+    SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, j.priority, j.share, c.*
+    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
+        SELECT sum(ready)::bigint AS ready, sum(running)::bigint AS running, sum(queued + running)::bigint AS in_flight,
+            sum(attempts)::bigint AS attempts, sum(succeeded)::bigint AS succeeded, sum(busy_seconds) AS busy_seconds
+        FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
+    ) AS c
+    WHERE j.state = 'running' AND s.state = 'running' AND (c.ready > 0 OR c.in_flight > 0)
+    ORDER BY s.job_id, s.stage"""  # the order in which counters are locked
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A stage with ready tasks, and what it has in flight, in seconds of work."""
+
+    job_id: UUID
+    stage: int
+    priority: int
+    share: str
+    ready: int
+    in_flight_seconds: float
+    task_seconds: float | None  # measured mean; None before the first task has ended
+    granted: int = 0
+
+    @property
+    def expected_seconds(self) -> float:
+        """What a task is taken to last."""
+        return UNKNOWN_TASK_SECONDS if self.task_seconds is None else self.task_seconds
+
+    def bundle_tasks(self, settings: Settings, slots: int) -> int:
+        """How many tasks the next bundle gets."""
+        if self.task_seconds is None:
+            return 1
+        aimed = int(settings.bundle_seconds / max(self.task_seconds, 1e-6))
+        fair_rest = math.ceil(self.ready / (2 * slots))
+        return max(1, min(aimed, fair_rest, settings.bundle_tasks_max))
+
+    def settle(self, queued: int) -> None:
+        """So many of the granted tasks are queued; if those were not all, the rest waits for its backoff."""
+        if queued < self.granted:
+            self.in_flight_seconds -= (self.granted - queued) * self.expected_seconds
+            self.ready = 0
+        self.granted = 0
+
+
+async def step(context: Context) -> bool:
+    """Top up every pool, again while one of them empties fast; True while any job has tasks that are not terminal."""
+    while True:
+        stages = await context.database.fetch(_STAGES)
+        if not await _top_up_all(context, stages):
+            return bool(stages)
+
+
+async def _top_up_all(context: Context, stages: list[Record]) -> bool:
+    """True if a pool's queue was half empty: its bundles are so short that a pause would let its slots starve."""
+    by_pool: dict[str, list[Record]] = defaultdict(list)
+    for row in stages:
+        by_pool[row["pool"]].append(row)
+    fast = False
+    for pool in await context.database.fetch(_POOLS) if by_pool else ():
+        rows, slots = by_pool[pool["name"]], int(pool["slots"])
+        candidates = [_candidate(row, slots) for row in rows]
+        if any(candidate.ready for candidate in candidates):
+            window = window_bundles(candidates, sum(row["running"] for row in rows), slots, context.settings)
+            fast |= await _top_up(context, pool, candidates, window)
+    return fast
+
+
+def window_bundles(candidates: list[Candidate], running: int, slots: int, settings: Settings) -> int:
+    """How many unclaimed bundles the pool's queue may hold: one for each idle slot, and a stock of a few seconds.
+
+    More of long tasks would only wait there, be offered again and again, and come before what is urgent.
+    """
+    seconds = min(c.bundle_tasks(settings, slots) * c.expected_seconds for c in candidates if c.ready)
+    stock = min(settings.window_bundles, settings.window_seconds / max(seconds, 1e-6))
+    return max(slots - running, math.ceil(stock * slots))
+
+
+def _candidate(row: Record, slots: int) -> Candidate:
+    seconds, ready = row["busy_seconds"] / row["attempts"] if row["attempts"] else None, row["ready"]
+    if is_slowed(dict(row)):
+        ready = min(ready, max(0, math.ceil(SLOWED_SHARE * slots) - row["in_flight"]))
+    candidate = Candidate(row["job_id"], row["stage"], row["priority"], row["share"], ready, 0.0, seconds)
+    candidate.in_flight_seconds = row["in_flight"] * candidate.expected_seconds
+    return candidate
+
+
+def grant(candidates: list[Candidate], bundles: int, slots: int, settings: Settings) -> None:
+    """Hand out `bundles` one by one, by priority; then to the share, then to the job, with least work in flight."""
+    load: dict[tuple[int, str], float] = defaultdict(float)
+    for candidate in candidates:
+        load[candidate.priority, candidate.share] += candidate.in_flight_seconds
+    hungry = [candidate for candidate in candidates if candidate.ready]
+    for _ in range(bundles):
+        if not hungry:
+            return
+        best = min(
+            hungry, key=lambda c: (-c.priority, load[c.priority, c.share], c.in_flight_seconds, c.job_id, c.stage)
+        )
+        tasks = min(best.bundle_tasks(settings, slots), best.ready)
+        seconds = tasks * best.expected_seconds
+        best.granted += tasks
+        best.ready -= tasks
+        best.in_flight_seconds += seconds
+        load[best.priority, best.share] += seconds
+        if not best.ready:
+            hungry.remove(best)
+
+
+async def _top_up(context: Context, pool: Record, candidates: list[Candidate], window: int) -> bool:
+    """True if it took half of the window's bundles, or as many as one step may."""
+    settings, slots = context.settings, int(pool["slots"])
+    messages: list[Message] = []
+    async with context.database.acquire() as connection, connection.transaction():
+        if not await connection.fetchval(_LOCK, pool["name"]):
+            return False
+        free = min(BUNDLES_MAX, window - await connection.fetchval(_WAITING, pool["name"]))
+        while free > len(messages) and any(candidate.ready for candidate in candidates):
+            sizes = {id(candidate): candidate.bundle_tasks(settings, slots) for candidate in candidates}
+            grant(candidates, free - len(messages), slots, settings)
+            for candidate in candidates:
+                if candidate.granted:
+                    queued = await transitions.dispatch(
+                        connection,
+                        candidate.job_id,
+                        candidate.stage,
+                        pool=pool["name"],
+                        tasks_max=candidate.granted,
+                        bundle_tasks_max=sizes[id(candidate)],
+                        resend_seconds=settings.resend_seconds,
+                    )
+                    candidate.settle(sum(message.count for message in queued))
+                    messages += queued
+    await send(context, pool["queue_url"], messages)
+    return len(messages) >= min(BUNDLES_MAX, window / 2)

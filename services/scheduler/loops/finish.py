@@ -1,0 +1,116 @@
+"""Finish: a stage whose tasks are all terminal ends; after the last comes the merge, then the job's end.
+
+Counters decide, and the decision is taken again under the job's lock, so that it is taken once.
+"""
+
+from uuid import UUID
+
+import structlog
+from asyncpg import Record
+
+from services.engine.jobs import end_job, fail_job, notify_jobs
+from services.engine.transitions import cancel_tasks
+from services.platform.database import Connection
+from services.scheduler.loop import Context
+
+log = structlog.get_logger()
+
+TASKS_MAX = 10_000  # cancelled per job and step
+
+_ENDING = "SELECT job_id, state FROM jobs WHERE state IN ('cancelling', 'failing')"
+
+_RUNNING = """
+    SELECT s.job_id, s.stage, s.name, s.planned, s.task_count, s.tolerated_failures,
+        (SELECT n.tasks_from FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS next,
+        coalesce(c.succeeded, 0) AS succeeded, coalesce(c.failed, 0) AS failed
+    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
+        SELECT sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed
+        FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
+    ) AS c
+    WHERE j.state = 'running' AND s.state = 'running'"""
+
+_FIRST_FAILURE = """
+    SELECT index, error FROM tasks WHERE job_id = $1 AND stage = $2 AND state = 'failed' ORDER BY index LIMIT 1"""
+
+# A part that ends inside a record says that the next begins there: whatever failures are tolerated, this is none.
+_TORN = """
+    SELECT index, error FROM tasks
+    WHERE job_id = $1 AND stage = $2 AND state = 'failed' AND error ->> 'type' = 'records_torn'
+    ORDER BY index LIMIT 1"""
+
+
+async def step(context: Context) -> bool:
+    """Look at every running stage and every ending job once; True while there are any."""
+    stages = await context.database.fetch(_RUNNING)
+    for stage in filter(_is_over, stages):
+        await _end_stage(context, stage["job_id"], stage["stage"])
+    ending = await context.database.fetch(_ENDING)
+    for job in ending:
+        await _end(context, job["job_id"], job["state"])
+    return bool(stages or ending)
+
+
+def _has_failed(stage: Record) -> bool:
+    return bool(stage["failed"] > stage["tolerated_failures"])
+
+
+def _is_over(stage: Record) -> bool:
+    return _has_failed(stage) or bool(stage["planned"] and stage["succeeded"] + stage["failed"] == stage["task_count"])
+
+
+async def _end_stage(context: Context, job_id: UUID, number: int) -> None:
+    async with context.database.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
+        stage = await connection.fetchrow(f"{_RUNNING} AND s.job_id = $1 AND s.stage = $2", job_id, number)
+        if stage is None or not _is_over(stage):
+            return
+        if _has_failed(stage):
+            await _fail_stage(connection, stage)
+        elif stage["failed"] and (torn := await connection.fetchrow(_TORN, job_id, number)):
+            await _fail(connection, stage, f"task {torn['index']}: {torn['error']['message']}")
+        else:
+            await _finish_stage(connection, stage)
+
+
+async def _fail_stage(connection: Connection, stage: Record) -> None:
+    first = await connection.fetchrow(_FIRST_FAILURE, stage["job_id"], stage["stage"])
+    why = f"; the first, task {first['index']}: {(first['error'] or {}).get('message')}" if first else ""
+    await _fail(connection, stage, f"{stage['failed']} failed tasks, {stage['tolerated_failures']} are tolerated{why}")
+
+
+async def _fail(connection: Connection, stage: Record, why: str) -> None:
+    message = f"stage {stage['name']!r}: {why}"
+    error = {"type": "stage_failed", "message": message, "stage": stage["stage"]}
+    await fail_job(connection, stage["job_id"], error, stage["stage"])
+    log.info("job failing", job=str(stage["job_id"]), error=message)
+
+
+async def _finish_stage(connection: Connection, stage: Record) -> None:
+    """Hand over to the next stage, or to the merge if this was the last, or the next works on the joined outputs."""
+    target = "merging" if stage["next"] in (None, "resplit") else "succeeded"
+    await connection.execute(
+        "UPDATE stages SET state = $3, finished_at = now() WHERE job_id = $1 AND stage = $2",
+        stage["job_id"],
+        stage["stage"],
+        target,
+    )
+    if stage["next"] == "successes":
+        # Every success has made its successor, so the next stage's tasks are all there now.
+        await connection.execute(
+            "UPDATE stages SET planned = true, task_count = $3 WHERE job_id = $1 AND stage = $2",
+            stage["job_id"],
+            stage["stage"] + 1,
+            stage["succeeded"],
+        )
+    await notify_jobs(connection)
+    log.info("stage finished", job=str(stage["job_id"]), stage=stage["stage"], state=target)
+
+
+async def _end(context: Context, job_id: UUID, state: str) -> None:
+    """A huge job takes many steps to cancel, so that the end of others need not wait for it."""
+    async with context.database.acquire() as connection:
+        if not await cancel_tasks(connection, job_id, TASKS_MAX):
+            return
+        target = "failed" if state == "failing" else "cancelled"
+        if await end_job(connection, job_id, source=state, target=target, settings=context.settings):
+            log.info("job ended", job=str(job_id), state=target)

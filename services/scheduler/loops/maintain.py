@@ -1,0 +1,27 @@
+"""Maintain: partitions for the months to come; rows that nobody needs any more are deleted, a few at a time."""
+
+from services.scheduler.loop import Context
+
+ROWS_MAX = 5_000  # deleted per statement
+
+_EXPIRED = (
+    # A queue that is gone for so long is not coming back (SQS itself keeps messages as long by default).
+    """DELETE FROM queue_messages WHERE ctid IN (
+        SELECT ctid FROM queue_messages WHERE created_at < now() - interval '4 days' LIMIT $1)""",
+    # An Idempotency-Key is remembered for a day.
+    """DELETE FROM idempotency_keys WHERE ctid IN (
+        SELECT ctid FROM idempotency_keys WHERE created_at < now() - interval '1 day' LIMIT $1)""",
+    """DELETE FROM webhook_deliveries WHERE ctid IN (
+        SELECT ctid FROM webhook_deliveries
+        WHERE state <> 'pending' AND created_at < now() - interval '30 days' LIMIT $1)""",
+    """DELETE FROM workers WHERE ctid IN (
+        SELECT ctid FROM workers AS w WHERE state IN ('stopped', 'lost') AND stopped_at < now() - interval '7 days'
+          AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.worker_id = w.worker_id) LIMIT $1)""",
+)
+
+
+async def step(context: Context) -> bool:
+    """One round; True if there was more to delete than one round takes."""
+    await context.database.execute("SELECT create_attempts_partitions()")
+    statuses = [await context.database.execute(statement, ROWS_MAX) for statement in _EXPIRED]
+    return f"DELETE {ROWS_MAX}" in statuses

@@ -1,0 +1,43 @@
+"""Plan: the input of a job becomes the ready tasks of its first stage, a chunk and its cursor in one transaction."""
+
+from typing import Any
+
+from asyncpg import Record
+from pydantic import TypeAdapter
+
+from services.engine.pools import POOL_SLOTS
+from services.inputs.spec import Input
+from services.inputs.split import split_each, split_on_grid
+from services.scheduler import put_off
+from services.scheduler.loop import Context
+from services.scheduler.planning.chunks import plan_each, planning, save_chunk
+
+JOBS_AT_ONCE = 8
+_INPUTS: TypeAdapter[list[Input]] = TypeAdapter(list[Input])
+
+_UNPLANNED = f"""
+    SELECT j.job_id, j.spec -> 'input' AS input, s.kind, s.plan_cursor, {POOL_SLOTS} AS slots
+    FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = 0
+    WHERE j.state = 'running' AND s.state = 'running' AND NOT s.planned AND {put_off.DUE}
+    ORDER BY {put_off.TURN} LIMIT $2"""
+
+
+async def step(context: Context) -> bool:
+    """Plan one more chunk of some jobs; True while there are any."""
+    jobs = await context.database.fetch(_UNPLANNED, put_off.PUT_OFF_SECONDS, JOBS_AT_ONCE)
+    await plan_each(_plan_chunk(context, job) for job in jobs)
+    return bool(jobs)
+
+
+async def _plan_chunk(context: Context, job: Record) -> None:
+    job_id, cursor = job["job_id"], job["plan_cursor"]
+    sources = job["input"] if isinstance(job["input"], list) else [job["input"]]
+    splitting = split_on_grid if job["kind"] == "split" else split_each
+    async with planning(context, job_id, 0, cursor, _where(sources, cursor)):
+        chunk = await splitting(context.aws.s3, _INPUTS.validate_python(sources), cursor, job["slots"])
+        await save_chunk(context, job_id, 0, chunk, cursor)
+
+
+def _where(sources: list[dict[str, Any]], cursor: dict[str, Any] | None) -> str | None:
+    source = sources[cursor["input"] if cursor else 0]
+    return source.get("uri") or source.get("prefix")

@@ -1,0 +1,62 @@
+"""Stragglers: near the end of a stage, a task that runs far longer than its peers gets a backup attempt elsewhere.
+
+The first of the two to succeed wins (backup tasks: Dean & Ghemawat 2004, MapReduce, section 3.6). Only for processors
+marked idempotent, only once all tasks of the stage run or have ended, and only into slots that nobody else needs.
+"""
+
+import structlog
+from asyncpg import Record
+
+from services.engine import transitions
+from services.scheduler.loop import Context
+from services.scheduler.queues import send
+
+log = structlog.get_logger()
+
+# Three of four tasks must have ended, so that the mean is their peers' and the end is near.
+_STAGES = """
+    SELECT s.job_id, s.stage, p.queue_url, c.task_seconds, (
+        SELECT coalesce(sum(w.slots - w.busy), 0)::bigint FROM workers AS w WHERE w.pool = s.pool AND w.state = 'active'
+    ) AS slots_free
+    FROM jobs AS j JOIN stages AS s USING (job_id) JOIN pools AS p ON p.name = s.pool
+    JOIN processors AS r ON r.name = s.processor AND r.version = s.processor_version
+    CROSS JOIN LATERAL (
+        SELECT sum(ready + queued) AS waiting, sum(running) AS running, sum(succeeded) AS succeeded,
+            sum(busy_seconds) / nullif(sum(attempts), 0) AS task_seconds
+        FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
+    ) AS c
+    WHERE j.state = 'running' AND s.state = 'running' AND s.planned AND NOT p.paused
+      AND (r.spec ->> 'idempotent')::boolean
+      AND c.waiting = 0 AND c.running > 0 AND c.succeeded >= 3 * c.running
+      AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = s.pool AND b.worker_id IS NULL)"""
+
+
+_ANY_RACE = "SELECT EXISTS (SELECT FROM bundles WHERE backed_up OR backup_of IS NOT NULL)"
+
+
+async def step(context: Context) -> bool:
+    """Free the losers of races that are over, then offer backups; True while a stage may need one."""
+    if await context.database.fetchval(_ANY_RACE):
+        async with context.database.acquire() as connection:
+            await transitions.settle_races(connection)
+    stages = await context.database.fetch(_STAGES)
+    for stage in stages:
+        if stage["slots_free"] > 0:
+            await _back_up(context, stage)
+    return bool(stages)
+
+
+async def _back_up(context: Context, stage: Record) -> None:
+    settings = context.settings
+    messages = await transitions.offer_backups(
+        context.database,
+        stage["job_id"],
+        stage["stage"],
+        seconds_min=settings.straggler_seconds,
+        task_seconds_max=settings.straggler_factor * stage["task_seconds"],
+        bundles_max=stage["slots_free"],
+        resend_seconds=settings.resend_seconds,
+    )
+    if messages:
+        log.info("backups offered", job=str(stage["job_id"]), stage=stage["stage"], tasks=[m.first for m in messages])
+        await send(context, stage["queue_url"], messages)

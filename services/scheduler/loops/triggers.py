@@ -1,0 +1,106 @@
+"""Triggers: messages in users' queues become jobs, one for each event, however often it is told."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+from asyncpg import Record
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
+
+from services.engine.spec import JobSpec
+from services.engine.submission import submit_job
+from services.engine.templates import fill_template
+from services.platform.database import Connection, storable
+from services.scheduler.events import Event, read_events
+from services.scheduler.loop import Context
+
+log = structlog.get_logger()
+
+WAIT_SECONDS = 5  # of a receive: how late a paused trigger may still fire, or a new one first listens
+MESSAGES_MAX = 10  # SQS gives no more at once
+LISTENS_AT_ONCE = 32  # of the client's connections to SQS: dispatch must not wait for one
+
+# What the message (or the template) is to blame for: it comes again, until the queue's redrive policy takes it away.
+# (Of a message of another shape than its kind promises the reading itself breaks; Postgres stores no NUL characters.)
+_UNUSABLE = (AttributeError, LookupError, TypeError, ValueError, asyncpg.DataError)
+
+_TRIGGERS = "SELECT trigger_id, name, queue_url, prefix, suffix, match, job FROM triggers WHERE NOT paused"
+
+# A trigger that was paused or deleted since the receive leaves its messages alone.
+_HOLD = "SELECT FROM triggers WHERE trigger_id = $1 AND NOT paused FOR UPDATE"
+
+_FIRED = """
+    UPDATE triggers SET last_job_id = coalesce($2, last_job_id), last_message_at = now()
+    WHERE trigger_id = $1"""
+
+
+async def step(context: Context) -> bool:
+    """Wait a little for messages of every trigger's queue; True while there are triggers."""
+    triggers = await context.database.fetch(_TRIGGERS)
+    gate = asyncio.Semaphore(LISTENS_AT_ONCE)
+    await asyncio.gather(*(_listen(context, trigger, gate) for trigger in triggers))
+    return bool(triggers)
+
+
+async def _listen(context: Context, trigger: Record, gate: asyncio.Semaphore) -> None:
+    queue = {"QueueUrl": trigger["queue_url"]}
+    try:
+        async with gate:
+            answer = await context.aws.sqs.receive_message(
+                **queue, MaxNumberOfMessages=MESSAGES_MAX, WaitTimeSeconds=WAIT_SECONDS
+            )
+        for message in answer.get("Messages", []):
+            if await _fire(context, trigger, message):
+                await context.aws.sqs.delete_message(**queue, ReceiptHandle=message["ReceiptHandle"])
+    except (ClientError, BotoCoreError, OSError) as error:
+        await _blame(context, trigger, f"can't read the queue: {error}")
+        await asyncio.sleep(WAIT_SECONDS)
+
+
+async def _fire(context: Context, trigger: Record, message: dict[str, Any]) -> bool:
+    """Submit what the message asks for, in one transaction; False if it is to come again."""
+    try:
+        wanted = {name: trigger[name] for name in ("prefix", "suffix", "match")}
+        events = read_events(message["MessageId"], message["Body"], **wanted)
+        async with context.database.acquire() as connection, connection.transaction():
+            if await connection.fetchrow(_HOLD, trigger["trigger_id"]) is None:
+                return False
+            submitted = [await _submit(connection, context, trigger, event) for event in events]
+            last = next((job_id for job_id in reversed(submitted) if job_id), None)
+            await connection.execute(_FIRED, trigger["trigger_id"], last)
+        return True
+    except _UNUSABLE as error:
+        await _blame(context, trigger, f"message {message['MessageId']}: {_explain(error)}")
+        return False
+
+
+def _explain(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    faults = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+    return "; ".join(f"{'.'.join(map(str, place))}: {what}" for place, what in faults)
+
+
+async def _submit(connection: Connection, context: Context, trigger: Record, event: Event) -> UUID | None:
+    """The job's id; None if this event has made its job already."""
+    spec = JobSpec.model_validate(fill_template(trigger["job"], event.values))
+    try:
+        async with connection.transaction():
+            return await submit_job(
+                connection,
+                spec,
+                settings=context.settings,
+                trigger_id=trigger["trigger_id"],
+                trigger_message=event.key,
+            )
+    except asyncpg.UniqueViolationError:
+        return None
+
+
+async def _blame(context: Context, trigger: Record, error: str) -> None:
+    log.warning("trigger failed", trigger=trigger["name"], error=error)
+    statement = "UPDATE triggers SET last_error = $2, last_error_at = now() WHERE trigger_id = $1"
+    await context.database.execute(statement, trigger["trigger_id"], storable(error))

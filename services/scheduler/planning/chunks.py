@@ -1,0 +1,106 @@
+"""What all planning has in common: a chunk of tasks and its cursor are one transaction, and so is its failure.
+
+A chunk is read outside the transaction: it (or its error) counts only if no other scheduler has planned it meanwhile.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import structlog
+from botocore.exceptions import ClientError, ParamValidationError
+
+from services.engine.jobs import fail_job, notify_jobs
+from services.engine.transitions import plan_same_tasks, plan_tasks
+from services.inputs.chunk import Chunk, SplitError
+from services.platform.database import Connection
+from services.scheduler.loop import Context, passes
+from services.scheduler.put_off import put_off
+
+log = structlog.get_logger()
+
+_LOCK = """
+    SELECT s.task_count FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = $2
+    WHERE j.job_id = $1 AND j.state = 'running' AND NOT s.planned AND s.plan_cursor IS NOT DISTINCT FROM $3
+    FOR SHARE OF j FOR UPDATE OF s SKIP LOCKED"""
+
+_SAVE = """
+    UPDATE stages SET plan_cursor = $3, planned = $4, task_count = task_count + $5, state = 'running',
+        put_off_at = NULL, started_at = coalesce(started_at, now())
+    WHERE job_id = $1 AND stage = $2"""
+
+
+async def lock_plan(connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any] | None) -> int | None:
+    """How many tasks the stage has by now, locked; None if its plan is no longer where `cursor` says."""
+    count: int | None = await connection.fetchval(_LOCK, job_id, stage, cursor)
+    return count
+
+
+async def save_plan(
+    connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any], done: bool, count: int
+) -> None:
+    """Say that `count` more tasks are planned, up to `cursor`. Needs the lock."""
+    await connection.execute(_SAVE, job_id, stage, cursor, done, count)
+    await notify_jobs(connection)
+
+
+async def save_chunk(context: Context, job_id: UUID, stage: int, chunk: Chunk, cursor: dict[str, Any] | None) -> None:
+    """Make the chunk's tasks, unless another scheduler has done so since `cursor` was read."""
+    async with context.database.acquire() as connection, connection.transaction():
+        first = await lock_plan(connection, job_id, stage, cursor)
+        if first is None:
+            return
+        count = len(chunk.inputs) * chunk.repeat
+        if chunk.repeat > 1:
+            await plan_same_tasks(connection, job_id, stage, first, chunk.inputs[0], count)
+        elif chunk.inputs:
+            await plan_tasks(connection, job_id, stage, first, chunk.inputs)
+        await save_plan(connection, job_id, stage, chunk.cursor, chunk.done, count)
+
+
+async def _fail(context: Context, job_id: UUID, stage: int, message: str, cursor: dict[str, Any] | None) -> None:
+    """Fail the job, unless another scheduler has got on with the plan since `cursor` was read."""
+    error = {"type": "split_failed", "message": message, "stage": stage}
+    async with context.database.acquire() as connection, connection.transaction():
+        if await lock_plan(connection, job_id, stage, cursor) is None:
+            return
+        await fail_job(connection, job_id, error, stage=stage)
+        log.info("split failed", job=str(job_id), stage=stage, error=message)
+
+
+async def plan_each(plans: Iterable[Awaitable[None]]) -> None:
+    """Take the plans a chunk on; raises, after all have been tried, if the database failed every one."""
+    results = await asyncio.gather(*plans, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if errors and len(errors) == len(results):
+        raise errors[0]
+
+
+@asynccontextmanager
+async def planning(
+    context: Context, job_id: UUID, stage: int, cursor: dict[str, Any] | None, where: str | None
+) -> AsyncIterator[None]:
+    """What won't pass by itself fails the job, and says that `where` can't be split; the rest puts the stage off."""
+    try:
+        yield
+    except Exception as error:
+        if passes(error):
+            log.warning("plan put off", job=str(job_id), stage=stage, error=repr(error))
+            await put_off(context.database, job_id, stage)
+        else:
+            await _fail(context, job_id, stage, _explain(error, where), cursor)
+
+
+def _explain(error: Exception, where: str | None) -> str:
+    """Why what is at `where` can't be split, for the job's user."""
+    if isinstance(error, SplitError):
+        return str(error)
+    if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
+        return f"can't read {where}: the object was replaced while it was being split"
+    if isinstance(error, ParamValidationError):
+        return f"can't read {where}: S3 has no such names of buckets or keys"
+    if not isinstance(error, ClientError):
+        log.exception("split broke", exc_info=error)
+    return f"can't read {where}: {error}"

@@ -1,0 +1,93 @@
+"""A reduce: each task works on `fan_in` outputs; what these tasks make is reduced again, level by level, to one.
+
+All levels are tasks of one stage, one after the other. A level is planned when the one before has succeeded.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from asyncpg import Record
+
+from services.contract.layout import Layout
+from services.contract.location import Location
+from services.inputs.chunk import Chunk
+from services.platform.database import Database, new_id
+from services.platform.multipart import MultipartWriter
+from services.scheduler.loop import Context
+
+ROWS_PER_PAGE = 5000
+
+_OUTPUTS = """
+    SELECT index, attempt, output FROM tasks
+    WHERE job_id = $1 AND stage = $2 AND index > $3 AND index <= $4 AND state = 'succeeded' ORDER BY index LIMIT $5"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """A level whose outputs are being grouped: those of `stage`, greater than `after`, up to `last`.
+
+    `first` is the index of its first task, `made` how many it has; `open`: there may be more.
+    """
+
+    stage: int
+    after: int
+    last: int
+    first: int
+    made: int
+    open: bool
+
+
+async def plan(context: Context, stage: Record) -> Chunk | None:
+    """The next task. (loops/chain.py does not ask for a closed level until its tasks have succeeded.)"""
+    cursor = _open(stage)
+    number = cursor.first + cursor.made
+    layout = Layout(context.settings.bucket, context.settings.prefix)
+    # Two schedulers may be at it: under one key, each would abort the other's upload.
+    target = layout.outputs(stage["job_id"], stage["stage"], number, new_id())
+    outputs = _outputs(context.database, stage["job_id"], cursor, stage["fan_in"])
+    listed, after = await _write_listing(context, target, outputs)
+    made = cursor.made + (listed > 0 or cursor.made == 0)  # a reduce of nothing is one task, too
+    full = listed == stage["fan_in"]
+    inputs = [{"type": "outputs", "uri": target.uri}] if made > cursor.made else []
+    next_ = _Cursor(cursor.stage, max(after, cursor.after), cursor.last, cursor.first, made, full)
+    return Chunk(inputs, asdict(next_), done=not full and made == 1)
+
+
+def _open(stage: Record) -> _Cursor:
+    """The level to go on with: the first, the one that is open, or the next."""
+    if stage["plan_cursor"] is None:
+        return _Cursor(stage["stage"] - 1, -1, 2**31 - 1, 0, 0, True)
+    cursor = _Cursor(**stage["plan_cursor"])
+    if cursor.open:
+        return cursor
+    end = cursor.first + cursor.made
+    return _Cursor(stage["stage"], cursor.first - 1, end - 1, end, 0, True)
+
+
+async def _outputs(database: Database, job_id: UUID, cursor: _Cursor, outputs_max: int) -> AsyncIterator[Record]:
+    after, left = cursor.after, outputs_max
+    while left:
+        size = min(left, ROWS_PER_PAGE)
+        rows = await database.fetch(_OUTPUTS, job_id, cursor.stage, after, cursor.last, size)
+        for row in rows:
+            yield row
+        if len(rows) < size:
+            return
+        after, left = rows[-1]["index"], left - size
+
+
+async def _write_listing(context: Context, target: Location, outputs: AsyncIterator[Record]) -> tuple[int, int]:
+    """List outputs for a task, a JSON line each; returns how many, and the last one's index (-1: none)."""
+    listed, after = 0, -1
+    async with MultipartWriter(context.aws.s3, target, "application/jsonl") as writer:
+        async for task in outputs:
+            output: dict[str, Any] = task["output"] or {}
+            line = {"index": task["index"], "attempt": task["attempt"]}
+            line |= {name: output[name] for name in ("uri", "value") if name in output}
+            await writer.write(orjson.dumps(line) + b"\n")
+            after = task["index"]
+            listed += 1
+    return listed, after

@@ -1,0 +1,17 @@
+"""The joined outputs of the stage before, split like a job's input: here, or by a task of a split stage."""
+
+from asyncpg import Record
+
+from services.inputs.chunk import Chunk
+from services.inputs.spec import LinesInput
+from services.inputs.split import split, split_on_grid
+from services.scheduler.loop import Context
+
+
+async def plan(context: Context, stage: Record) -> Chunk | None:
+    """The next parts. Raises SplitError, and what S3's client raises."""
+    joined = stage["before_result"]["files"][0]["uri"]
+    source = LinesInput.model_validate({**stage["resplit"], "uri": joined})
+    if stage["kind"] == "split":
+        return await split_on_grid(context.aws.s3, [source], stage["plan_cursor"], stage["slots"])
+    return await split(context.aws.s3, source, stage["plan_cursor"], stage["slots"])

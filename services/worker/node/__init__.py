@@ -1,0 +1,1 @@
+"""The node: it receives and claims bundles, keeps its lease, and reports what its slots have done."""

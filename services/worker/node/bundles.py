@@ -1,0 +1,90 @@
+"""What this worker holds: the bundles it has claimed and not yet reported as done, and their waiting tasks."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from services.engine.attempt import ClaimedTask, StageWork
+
+
+@dataclass(slots=True, eq=False)
+class Bundle:
+    """A bundle this worker has claimed; `unfinished` counts its tasks that wait or run."""
+
+    bundle_id: UUID
+    stage: StageWork
+    waiting: deque[ClaimedTask]
+    unfinished: int
+    suspect: bool  # its task may kill this worker
+    claimed_at: float = field(default_factory=time.monotonic)
+
+
+class Bundles:
+    """First claimed, first run. `claiming` are those whose claim is under way: not held, but not unknown either."""
+
+    def __init__(self) -> None:
+        self._held: dict[UUID, Bundle] = {}
+        self._queue: deque[Bundle] = deque()
+        self._any_waiting = asyncio.Event()
+        self.claiming: frozenset[UUID] = frozenset()
+        self.tasks_waiting = 0
+
+    def __contains__(self, bundle_id: UUID) -> bool:
+        return bundle_id in self._held
+
+    @property
+    def ids(self) -> frozenset[UUID]:
+        return frozenset(self._held)
+
+    @property
+    def hold_suspect(self) -> bool:
+        return any(bundle.suspect for bundle in self._held.values())
+
+    def add(self, bundle_id: UUID, stage: StageWork, tasks: Sequence[ClaimedTask], *, suspect: bool) -> None:
+        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), suspect)
+        self._held[bundle_id] = bundle
+        self._queue.append(bundle)
+        self.tasks_waiting += len(tasks)
+        self._any_waiting.set()
+
+    async def take(self) -> tuple[Bundle, list[ClaimedTask]]:
+        """The next task to run, as soon as there is one; of no-ops all that wait in the bundle."""
+        while not self._queue:
+            self._any_waiting.clear()
+            await self._any_waiting.wait()
+        bundle = self._queue[0]
+        count = len(bundle.waiting) if bundle.stage.spec.builtin == "noop" else 1
+        tasks = [bundle.waiting.popleft() for _ in range(count)]
+        self.tasks_waiting -= count
+        if not bundle.waiting:
+            self._queue.popleft()
+        return bundle, tasks
+
+    def finish(self, bundle: Bundle, count: int) -> bool:
+        """Count tasks as finished; True if nothing is left of the bundle."""
+        bundle.unfinished -= count
+        assert bundle.unfinished >= 0
+        return bundle.unfinished == 0
+
+    def take_back(self, claimed_before: float) -> list[tuple[Bundle, list[ClaimedTask]]]:
+        """All tasks that still wait in bundles claimed before that moment (monotonic): they are not run here."""
+        stale = [bundle for bundle in self._queue if bundle.claimed_at < claimed_before]
+        taken = []
+        for bundle in stale:
+            self._queue.remove(bundle)
+            taken.append((bundle, list(bundle.waiting)))
+            self.tasks_waiting -= len(bundle.waiting)
+            bundle.waiting.clear()
+        return taken
+
+    def drop(self, bundle_ids: Iterable[UUID]) -> None:
+        """Forget bundles that are reported as done, or that the database says are no longer ours."""
+        for bundle_id in bundle_ids:
+            bundle = self._held.pop(bundle_id, None)
+            if bundle is not None and bundle.waiting:
+                self._queue.remove(bundle)
+                self.tasks_waiting -= len(bundle.waiting)
+                bundle.waiting.clear()

@@ -1,0 +1,115 @@
+"""Reports ended attempts to the database, many in one transaction, and again until it has them."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from services.engine import transitions
+from services.engine.attempt import AttemptReport
+from services.platform.database import Database
+from services.worker.node.bundles import Bundle, Bundles
+from services.worker.node.outage import Outage
+
+log = structlog.get_logger()
+
+_GATHER_SECONDS = 0.005
+_ATTEMPTS_MAX = 5000  # in one transaction
+
+# The database will never take these values, however often it is asked.
+_UNSTORABLE = (ValueError, TypeError, asyncpg.DataError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    finished: Sequence[AttemptReport]
+    bundle_done: UUID | None
+
+
+class Completer:
+    """A buffer of reports and the loop that empties it. `backlog` is how many attempts it holds."""
+
+    def __init__(self, database: Database, worker_id: UUID, bundles: Bundles) -> None:
+        self.backlog = 0
+        self._database = database
+        self._worker_id = worker_id
+        self._bundles = bundles
+        self._reports: deque[_Report] = deque()
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._outage = Outage("database")
+
+    def report(self, bundle: Bundle, finished: Sequence[AttemptReport]) -> None:
+        """These attempts of a bundle have ended. Those of a bundle that is no longer held are not reported."""
+        if bundle.bundle_id not in self._bundles:
+            return
+        done = self._bundles.finish(bundle, len(finished))
+        self._reports.append(_Report(finished, bundle.bundle_id if done else None))
+        self.backlog += len(finished)
+        self._filled.set()
+        self._emptied.clear()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._filled.wait()
+            await asyncio.sleep(_GATHER_SECONDS)
+            finished, bundles_done = self._take()
+            await self._flush(finished, bundles_done)
+            self._bundles.drop(bundles_done)
+            self.backlog -= len(finished)
+            if not self._reports:
+                self._emptied.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything is reported."""
+        if self.backlog:
+            await self._emptied.wait()
+
+    def _take(self) -> tuple[list[AttemptReport], list[UUID]]:
+        """The oldest reports, up to what fits into one transaction; a bundle's end comes with its last attempts."""
+        finished: list[AttemptReport] = []
+        bundles_done: list[UUID] = []
+        while self._reports and len(finished) < _ATTEMPTS_MAX:
+            report = self._reports.popleft()
+            finished += report.finished
+            if report.bundle_done is not None:
+                bundles_done.append(report.bundle_done)
+        if not self._reports:
+            self._filled.clear()
+        return finished, bundles_done
+
+    async def _flush(self, finished: Sequence[AttemptReport], bundles_done: Sequence[UUID]) -> None:
+        """Report until the database has it; `complete` may be repeated."""
+        while True:
+            try:
+                accepted = await transitions.complete(self._database, self._worker_id, finished, bundles_done)
+            except _UNSTORABLE as error:
+                return await self._flush_apart(finished, bundles_done, error)
+            except Exception as error:
+                await self._outage.failed(error)
+            else:
+                self._outage.passed()
+                log.debug("completed", attempts=len(finished), accepted=accepted)
+                return None
+
+    async def _flush_apart(
+        self, finished: Sequence[AttemptReport], bundles_done: Sequence[UUID], error: Exception
+    ) -> None:
+        """One of the attempts holds what can't be stored: find it by halves, and report that as its failure."""
+        if len(finished) > 1:
+            half = len(finished) // 2
+            await self._flush(finished[:half], [])
+            await self._flush(finished[half:], bundles_done)
+            return
+        (bad,) = finished
+        log.error("unstorable report", job=str(bad.job_id), stage=bad.stage, index=bad.index, error=repr(error))
+        failed = AttemptReport(
+            bad.job_id, bad.stage, bad.index, bad.attempt, "failed", bad.run_seconds, retryable=False
+        )
+        failed.error = {"type": "output_invalid", "message": f"the result can't be stored: {str(error)!a}"}
+        await self._flush([failed], bundles_done)

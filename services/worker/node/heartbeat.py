@@ -1,0 +1,97 @@
+"""Keeps the worker's lease, and does what the database's answers ask for."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import NoReturn
+from uuid import UUID
+
+import structlog
+
+from services.engine import transitions, workers
+from services.platform.database import Database
+from services.worker.node.bundles import Bundles
+from services.worker.node.outage import Outage
+from services.worker.node.slots import Slots
+
+log = structlog.get_logger()
+
+_LEASE_USED = 0.8  # of the lease without a heartbeat, and the worker stops itself before others take its tasks
+
+
+class LeaseLost(Exception):
+    """This worker's tasks are no longer its own, or soon will not be."""
+
+
+class Heartbeat:
+    """Beats until the lease is lost. `drain` is called, again and again, while the database says draining."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        worker_id: UUID,
+        heartbeat_seconds: float,
+        lease_seconds: float,
+        bundles: Bundles,
+        slots: Slots,
+        drain: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._worker_id = worker_id
+        self._pause_seconds = min(heartbeat_seconds, lease_seconds / 3)
+        self._lease_seconds = _LEASE_USED * lease_seconds
+        self._bundles = bundles
+        self._slots = slots
+        self._drain = drain
+        self._outage = Outage("heartbeat")
+        self._beaten_at = asyncio.get_running_loop().time()  # monotonic, from before the request
+
+    async def run(self) -> NoReturn:
+        """Raises LeaseLost."""
+        while True:
+            await self._beat_in_time()
+            await asyncio.sleep(self._pause_seconds)
+
+    async def _beat_in_time(self) -> None:
+        beat = asyncio.ensure_future(self._beat())
+        deadline = self._beaten_at + self._lease_seconds
+        try:
+            done, _ = await asyncio.wait({beat}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        finally:
+            beat.cancel()  # and don't wait: a connection that hangs must not keep the tasks running
+        if not done:
+            raise LeaseLost(f"no heartbeat reached the database for {self._lease_seconds:g} s")
+        beat.result()
+
+    async def _beat(self) -> None:
+        """Try until one succeeds, or until cancelled: asyncpg may raise an error of its own in place of that."""
+        this = asyncio.current_task()
+        assert this is not None
+        while not this.cancelling():
+            asked_at, held = asyncio.get_running_loop().time(), self._bundles.ids
+            try:
+                answer = await workers.heartbeat(self._database, self._worker_id, self._slots.busy)
+                self._beaten_at = asked_at
+                self._outage.passed()
+                await self._obey(answer, held)
+                return
+            except LeaseLost:
+                raise
+            except Exception as error:
+                await self._outage.failed(error)
+
+    async def _obey(self, answer: workers.Heartbeat, held: frozenset[UUID]) -> None:
+        """`held` are the bundles held before the question: what was claimed since, the answer may not know."""
+        if answer.state == "lost":
+            raise LeaseLost("the database has given this worker up")
+        if gone := (held & self._bundles.ids) - answer.bundle_ids:
+            log.info("bundles withdrawn", bundles=len(gone))
+            self._bundles.drop(gone)
+            self._slots.kill(gone)
+        if unknown := answer.bundle_ids - self._bundles.ids - self._bundles.claiming:
+            # The reply of their claim got lost; or they have ended since the question, then this gives nothing back.
+            tasks = await transitions.abandon(self._database, self._worker_id, list(unknown))
+            log.log(logging.WARNING if tasks else logging.DEBUG, "unknown bundles abandoned", tasks=tasks)
+        if answer.state == "draining":
+            self._drain()

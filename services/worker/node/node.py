@@ -1,0 +1,239 @@
+"""The life of a node: register, work, drain, stop; and register anew when its lease was lost."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psutil
+import structlog
+
+from services.contract.layout import Layout
+from services.engine import pools, transitions, workers
+from services.engine.pools import PoolQueues
+from services.engine.workers import UnknownPool
+from services.platform.aws import Aws, connect_aws
+from services.platform.database import Database, connect_database, new_id
+from services.platform.settings import WorkerSettings
+from services.worker.node.bundles import Bundles
+from services.worker.node.completer import Completer
+from services.worker.node.heartbeat import Heartbeat, LeaseLost
+from services.worker.node.outage import Outage
+from services.worker.node.receiver import Receiver
+from services.worker.node.slots import Slots
+from services.worker.task.attempt import Equipment
+from services.worker.task.child_job import Share
+from services.worker.task.declared_inputs import DeclaredInputs
+from services.worker.task.environment import base_environment
+from services.worker.task.packages import Packages, cache_directory
+from services.worker.task.scratch import scratch_directory
+
+log = structlog.get_logger()
+
+_WAIT_BUNDLES_MAX = 5  # a task that waits as long as so many bundles should take is released
+_STOP_SECONDS = 5.0
+
+
+class _Drained(Exception):
+    """Nothing is left to run or to report."""
+
+
+class Node:
+    """One worker process. `run` it once; `drain` makes it end in good order."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._draining = asyncio.Event()
+        self._ordered = False  # the drain is an order of the grid's, not of this machine's
+        self._left: list[tuple[UUID, Sequence[UUID]]] = []  # lost registrations and what they held
+
+    def drain(self) -> None:
+        """Take nothing more, finish what runs, stop."""
+        self._draining.set()
+
+    async def run(self) -> None:
+        """Until drained. Raises UnknownPool and ScratchUnusable."""
+        async with AsyncExitStack() as stack:
+            directory = stack.enter_context(scratch_directory(Path(self._settings.scratch)))
+            aws = await stack.enter_async_context(connect_aws(self._settings))
+            equipment = equip(self._settings, aws.s3, directory)
+            stack.push_async_callback(equipment.inputs.close)
+            stack.push_async_callback(equipment.packages.close)
+            while not self._draining.is_set():
+                await self._run_registered(aws, equipment)
+            if self._ordered and self._settings.instance_id is not None:
+                await _terminate_instance(aws, self._settings.instance_id)
+
+    async def _run_registered(self, aws: Aws, equipment: Equipment) -> None:
+        """From one registration to its end: drained, or its lease lost."""
+        database = await connect_database(self._settings.database_url, self._settings.database_connections_max)
+        try:
+            worker_id = new_id()
+            queues = await self._register_unless_draining(database, worker_id)
+            if queues is None:
+                await _stop(database, worker_id)  # it may have come to be registered all the same
+            else:
+                await self._work(database, aws, equipment, worker_id, queues)
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await database.close()
+
+    async def _register_unless_draining(self, database: Database, worker_id: UUID) -> PoolQueues | None:
+        registering = asyncio.create_task(self._register(database, worker_id))
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait({registering, draining}, return_when=asyncio.FIRST_COMPLETED)
+            return registering.result() if registering.done() else None
+        finally:
+            registering.cancel()
+            draining.cancel()
+            await asyncio.wait({registering, draining})
+
+    async def _register(self, database: Database, worker_id: UUID) -> PoolQueues:
+        """Try until the database takes it. Raises UnknownPool."""
+        outage = Outage("database")
+        while True:
+            try:
+                queues = await self._try_to_register(database, worker_id)
+            except UnknownPool:
+                raise
+            except Exception as error:
+                await outage.failed(error)
+            else:
+                outage.passed()
+                return queues
+
+    async def _try_to_register(self, database: Database, worker_id: UUID) -> PoolQueues:
+        await workers.register_worker(
+            database,
+            worker_id=worker_id,
+            pool=self._settings.pool,
+            hostname=socket.gethostname(),
+            instance_id=self._settings.instance_id,
+            pid=os.getpid(),
+            slots=self._settings.slots,
+        )
+        for lost_id, bundle_ids in self._left:  # so that their tasks need not wait for the reaper
+            await transitions.abandon(database, lost_id, bundle_ids)
+            await workers.stop_worker(database, lost_id)
+        self._left.clear()
+        queues = await pools.load_pool(database, self._settings.pool)
+        if queues is None:
+            raise UnknownPool(f"the pool {self._settings.pool!r} has just been deleted")
+        return queues
+
+    async def _work(
+        self, database: Database, aws: Aws, equipment: Equipment, worker_id: UUID, queues: PoolQueues
+    ) -> None:
+        settings = self._settings
+        structlog.contextvars.bind_contextvars(worker=str(worker_id))
+        bundles = Bundles()
+        completer = Completer(database, worker_id, bundles)
+        slots = Slots(settings.slots, _WAIT_BUNDLES_MAX * settings.bundle_seconds, equipment, bundles, completer)
+        receiver = Receiver(
+            database=database,
+            sqs=aws.sqs,
+            queues=queues,
+            worker_id=worker_id,
+            wait_seconds=settings.receive_wait_seconds,
+            bundles=bundles,
+            slots=slots,
+            completer=completer,
+        )
+        heartbeat = Heartbeat(
+            database=database,
+            worker_id=worker_id,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            lease_seconds=settings.lease_seconds,
+            bundles=bundles,
+            slots=slots,
+            drain=self._drain_by_order,
+        )
+        log.info("registered", pool=settings.pool, slots=settings.slots)
+        try:
+            async with asyncio.TaskGroup() as group:
+                receiving = group.create_task(receiver.run())
+                group.create_task(slots.run())
+                group.create_task(completer.run())
+                group.create_task(heartbeat.run())
+                group.create_task(self._drain_when_told(database, worker_id, receiver, receiving, slots, completer))
+        except* LeaseLost as lost:
+            log.error("lease lost, everything that ran is killed", reason=str(lost.exceptions[0]))
+            self._left.append((worker_id, list(bundles.ids)))
+        except* _Drained:
+            await _stop(database, worker_id)
+
+    def _drain_by_order(self) -> None:
+        if not self._draining.is_set():  # else the database only repeats what we have told it
+            self._ordered = True
+            self.drain()
+
+    async def _drain_when_told(
+        self,
+        database: Database,
+        worker_id: UUID,
+        receiver: Receiver,
+        receiving: asyncio.Task[None],
+        slots: Slots,
+        completer: Completer,
+    ) -> None:
+        await self._draining.wait()
+        log.info("draining", running=slots.busy, by_order=self._ordered)
+        receiver.stop()
+        await asyncio.wait({receiving})
+        await asyncio.gather(_announce_drain(database, worker_id), slots.end(self._settings.drain_seconds))
+        try:
+            async with asyncio.timeout(self._settings.lease_seconds):
+                await completer.flushed()
+        except TimeoutError:
+            log.error("stopped with unreported attempts: the lease is over", attempts=completer.backlog)
+        raise _Drained
+
+
+def equip(settings: WorkerSettings, s3: Any, directory: Path) -> Equipment:
+    """Raises ScratchUnusable."""
+    layout, slots = Layout(settings.bucket, settings.prefix), settings.slots
+    return Equipment(
+        s3,
+        layout,
+        directory,
+        Packages(s3, layout, cache_directory(Path(settings.cache)), settings.packages_max, base_environment(settings)),
+        DeclaredInputs(s3, layout, directory / "inputs", settings.inputs_bytes_max),
+        settings.log_bytes_max,
+        Share(max(1, (os.cpu_count() or 1) // slots), psutil.virtual_memory().total // slots),
+    )
+
+
+async def _announce_drain(database: Database, worker_id: UUID) -> None:
+    """So that others no longer count on this worker's slots; if that fails, they will see soon enough."""
+    try:
+        async with asyncio.timeout(_STOP_SECONDS), database.acquire() as connection:
+            await workers.drain_worker(connection, worker_id)
+    except Exception as error:
+        log.info("drain not announced", error=repr(error))
+
+
+async def _stop(database: Database, worker_id: UUID) -> None:
+    """Say goodbye; if that fails, the lease will tell."""
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await workers.stop_worker(database, worker_id)
+    except Exception as error:
+        log.warning("not marked as stopped", error=repr(error))
+    else:
+        log.info("stopped")
+
+
+async def _terminate_instance(aws: Aws, instance_id: str) -> None:
+    """Take this machine out of its Auto Scaling group, which must not replace it."""
+    try:
+        await aws.autoscaling.terminate_instance_in_auto_scaling_group(
+            InstanceId=instance_id, ShouldDecrementDesiredCapacity=True
+        )
+    except Exception as error:
+        log.error("instance not terminated", instance_id=instance_id, error=repr(error))

@@ -1,0 +1,280 @@
+"""From the pool's queue to the slots: receive messages, claim their bundles, delete the messages.
+
+A message is deleted only when its claim has committed, or when it has nothing left to claim. Whatever dies in
+between, the message comes back, and a claim of what is claimed gives nothing.
+"""
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+
+from services.contract.message import Message, MessageError
+from services.engine import transitions
+from services.engine.attempt import ClaimedTask
+from services.engine.pools import PoolQueues
+from services.platform.database import Database
+from services.worker.node.bundles import Bundles
+from services.worker.node.completer import Completer
+from services.worker.node.outage import Outage
+from services.worker.node.pace import StageKey
+from services.worker.node.slots import Slots
+from services.worker.node.stages import Stages
+
+log = structlog.get_logger()
+
+_MESSAGES_MAX = 10  # of one receive, by SQS
+_BACKLOG_MAX = 20_000  # attempts that have ended but are not reported: more work would only pile up there
+_STOCK_SECONDS = 0.5  # of short tasks, kept waiting so that slots never starve between two receives
+_SHORT_SECONDS = 1.0
+_CLAIM_SECONDS = 20.0  # tries to claim what was received, well within the queue's visibility timeout (30 s)
+_PASS_SECONDS = 1  # before another worker is asked to take what this one must not
+_SMOOTHING = 0.2  # weight of the newest message in a moving average
+
+T = TypeVar("T")
+
+
+def messages_wanted(
+    *,
+    slots: int,
+    busy: int,
+    waiting: int,
+    task_seconds: float | None,
+    longest_running_seconds: float,
+    bundle_tasks: float,
+) -> int:
+    """How many messages to ask for, 0 to 10: enough to fill the free slots and, of short tasks, a small stock.
+
+    `task_seconds` is what a task of the next message is expected to take, None if nobody knows.
+    """
+    tasks = float(slots - busy - waiting)
+    if task_seconds and max(task_seconds, longest_running_seconds) < _SHORT_SECONDS:
+        tasks = max(tasks, _STOCK_SECONDS * slots / task_seconds - waiting)
+    return max(0, min(_MESSAGES_MAX, math.ceil(tasks / bundle_tasks)))
+
+
+def choose(
+    messages: Iterable[Message],
+    *,
+    slots_free: int,
+    stock_seconds: float,
+    seconds_of: Callable[[StageKey], float | None],
+) -> list[Message]:
+    """Those of the messages to claim: what fills the free slots and, of tasks known as short here, the stock.
+
+    Other tasks are never claimed before a slot is free for them: another worker may have one.
+    """
+    chosen: list[Message] = []
+    for message in messages:
+        seconds = seconds_of((message.job_id, message.stage))
+        is_short = seconds is not None and seconds < _SHORT_SECONDS
+        if slots_free > 0 or (is_short and stock_seconds > 0):
+            chosen.append(message)
+            slots_free -= message.count
+            stock_seconds -= message.count * (seconds or 0.0)
+    return chosen
+
+
+class Receiver:
+    """The one loop of a node that talks to SQS."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        sqs: Any,
+        queues: PoolQueues,
+        worker_id: UUID,
+        wait_seconds: int,
+        bundles: Bundles,
+        slots: Slots,
+        completer: Completer,
+    ) -> None:
+        self._database = database
+        self._sqs = sqs
+        self._queues = queues
+        self._worker_id = worker_id
+        self._wait_seconds = wait_seconds
+        self._bundles = bundles
+        self._slots = slots
+        self._completer = completer
+        self._stages = Stages(database)
+        self._bundle_tasks = 1.0  # moving average of what a message offers
+        self._last_stage: StageKey | None = None  # of the last message: the next one is likely to be of it too
+        self._stopped = asyncio.Event()
+        self._queue_outage = Outage("queue")
+        self._database_outage = Outage("database")
+
+    def stop(self) -> None:
+        """Take no more; what a receive under way brings, if it is cut off, is offered again later."""
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Until stopped."""
+        while not self._stopped.is_set():
+            self._slots.progress.clear()
+            if self._completer.backlog >= _BACKLOG_MAX:
+                await self._unless_stopped(self._completer.flushed())
+            elif wanted := self._wanted():
+                messages = await self._unless_stopped(self._receive(wanted))
+                await self._accept(messages or [])
+            else:
+                await self._unless_stopped(self._slots.progress.wait())
+
+    @property
+    def _waiting(self) -> int:
+        """Tasks that wait for a slot, among them those whose attempts are ahead."""
+        return self._bundles.tasks_waiting + max(0, self._slots.wanted - self._slots.count)
+
+    def _wanted(self) -> int:
+        return messages_wanted(
+            slots=self._slots.count,
+            busy=min(self._slots.wanted, self._slots.count),
+            waiting=self._waiting,
+            task_seconds=self._slots.pace.seconds_of(self._last_stage),
+            longest_running_seconds=self._slots.longest_running_seconds,
+            bundle_tasks=self._bundle_tasks,
+        )
+
+    async def _unless_stopped(self, step: Coroutine[Any, Any, T]) -> T | None:
+        """The step's result, or None if the receiver was stopped first."""
+        working, stopping = asyncio.ensure_future(step), asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            stopping.cancel()
+            working.cancel()
+            await asyncio.wait({working, stopping})
+
+    async def _receive(self, wanted: int) -> list[dict[str, Any]]:
+        """The next messages: empty after the long poll or when SQS can't be reached."""
+        try:
+            answer = await self._sqs.receive_message(
+                QueueUrl=self._queues.queue_url, MaxNumberOfMessages=wanted, WaitTimeSeconds=self._wait_seconds
+            )
+        except Exception as error:
+            await self._queue_outage.failed(error)
+            return []
+        self._queue_outage.passed()
+        messages: list[dict[str, Any]] = answer.get("Messages", [])
+        return messages
+
+    async def _accept(self, received: Sequence[dict[str, Any]]) -> None:
+        """Claim what is wanted of the messages' offers, delete their messages, and hand the others back.
+
+        A claim may be repeated, whatever became of the last.
+        """
+        offers: dict[UUID, Message] = {}
+        handles: dict[UUID, str] = {}
+        done: list[str] = []
+        passed: list[str] = []
+        for raw in received:
+            try:
+                message = Message.decode(raw["Body"])
+            except MessageError as error:
+                if await self._bury(raw, error):
+                    done.append(raw["ReceiptHandle"])
+                continue
+            if message.bundle_id in self._bundles or message.bundle_id in offers:
+                done.append(raw["ReceiptHandle"])
+            elif self._must_pass(message, offers.values()):
+                passed.append(raw["ReceiptHandle"])
+            else:
+                offers[message.bundle_id], handles[message.bundle_id] = message, raw["ReceiptHandle"]
+        returned = self._refuse(offers)
+        await self._hand_back([handles[bundle_id] for bundle_id in returned])
+        await self._hand_back(passed, _PASS_SECONDS)
+        give_up_at = asyncio.get_running_loop().time() + _CLAIM_SECONDS
+        while offers and not await self._claim(offers):
+            if self._stopped.is_set() or asyncio.get_running_loop().time() > give_up_at:
+                return  # the messages come back
+        await self._delete(done + [handles[bundle_id] for bundle_id in offers])
+
+    def _must_pass(self, message: Message, offers: Iterable[Message]) -> bool:
+        """A backup of what this worker runs itself, and a second suspect, are for others."""
+        if message.backup_of == self._worker_id:
+            return True
+        return message.suspect and (self._bundles.hold_suspect or any(offer.suspect for offer in offers))
+
+    def _refuse(self, offers: dict[UUID, Message]) -> list[UUID]:
+        """Take those out of the offers that other workers had better run; returns their bundles."""
+        pace, waiting = self._slots.pace, self._waiting
+        waiting_seconds = waiting * (pace.seconds_of(self._last_stage) or 0.0)
+        chosen = choose(
+            offers.values(),
+            slots_free=self._slots.count - self._slots.wanted - self._bundles.tasks_waiting,
+            stock_seconds=_STOCK_SECONDS * self._slots.count - waiting_seconds,
+            seconds_of=pace.seconds_of,
+        )
+        refused = [offers.pop(bundle_id) for bundle_id in offers.keys() - {m.bundle_id for m in chosen}]
+        if last := (refused or chosen)[-1:]:
+            self._last_stage = (last[0].job_id, last[0].stage)
+        return [message.bundle_id for message in refused]
+
+    async def _claim(self, offers: dict[UUID, Message]) -> bool:
+        """Claim the bundles and queue their tasks; False if the database can't be asked.
+
+        While its outcome is unknown the heartbeat must not take a bundle for one whose claim got lost.
+        """
+        self._bundles.claiming = frozenset(offers)
+        try:
+            tasks = await transitions.claim(self._database, self._worker_id, list(offers))
+            self._database_outage.passed()
+            bundles: defaultdict[UUID, list[ClaimedTask]] = defaultdict(list)
+            for task in tasks:
+                bundles[task.bundle_id].append(task)
+            for bundle_id, bundle_tasks in bundles.items():
+                await self._hold(offers[bundle_id], bundle_tasks)
+        except Exception as error:
+            await self._database_outage.failed(error)
+            return False
+        finally:
+            self._bundles.claiming = frozenset()
+        for message in offers.values():
+            self._bundle_tasks += _SMOOTHING * (message.count - self._bundle_tasks)
+        return True
+
+    async def _hold(self, offer: Message, tasks: list[ClaimedTask]) -> None:
+        stage = await self._stages.get(offer.job_id, offer.stage)
+        self._bundles.add(offer.bundle_id, stage, tasks, suspect=offer.suspect)
+
+    async def _bury(self, raw: dict[str, Any], error: MessageError) -> bool:
+        """Move a message that nobody can read to the dead-letter queue; False if that failed and it must come back."""
+        try:
+            await self._sqs.send_message(QueueUrl=self._queues.dead_letter_url, MessageBody=raw["Body"] or " ")
+        except Exception as failure:
+            log.warning("message not buried", message_id=raw["MessageId"], error=repr(failure))
+            return False
+        log.error("message buried", message_id=raw["MessageId"], error=str(error))
+        return True
+
+    async def _hand_back(self, receipt_handles: Sequence[str], seconds: int = 0) -> None:
+        """Let others see these messages after so many seconds; if that fails they do so later."""
+        if not receipt_handles:
+            return
+        entries = [
+            {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
+            for number, handle in enumerate(receipt_handles)
+        ]
+        try:
+            await self._sqs.change_message_visibility_batch(QueueUrl=self._queues.queue_url, Entries=entries)
+        except Exception as error:
+            log.info("messages not handed back", messages=len(entries), error=repr(error))
+
+    async def _delete(self, receipt_handles: Sequence[str]) -> None:
+        """What is not deleted comes back and claims nothing."""
+        if not receipt_handles:
+            return
+        entries = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)]
+        try:
+            answer = await self._sqs.delete_message_batch(QueueUrl=self._queues.queue_url, Entries=entries)
+        except Exception as error:
+            log.info("messages not deleted", messages=len(entries), error=repr(error))
+        else:
+            if failed := answer.get("Failed"):
+                log.info("messages not deleted", messages=len(failed), error=failed[0].get("Message"))

@@ -1,0 +1,170 @@
+"""The slots of a node: each runs one task after the other, in child processes of its own.
+
+While one runs, the input of the next is fetched and the output of the last is put.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from services.contract.task_error import describe
+from services.engine.attempt import AttemptReport, ClaimedTask
+from services.worker.node.bundles import Bundle, Bundles
+from services.worker.node.completer import Completer
+from services.worker.node.pace import Pace
+from services.worker.task.attempt import Equipment, run_attempt
+from services.worker.task.turn import Turn
+from services.worker.task.warm_children import WarmChildren
+
+log = structlog.get_logger()
+
+_OPEN_MAX = 3  # attempts by slot: one is about to run, one runs, one has run
+
+
+class Slots:
+    """Runs what `bundles` holds and reports it to the completer.
+
+    `pace` is what tasks were found to take here. `progress` is set
+    whenever tasks have ended. A task that had to wait longer than `wait_seconds_max` is released: its bundle was
+    expected to take less than it does, and other workers may be free.
+    """
+
+    def __init__(
+        self, count: int, wait_seconds_max: float, equipment: Equipment, bundles: Bundles, completer: Completer
+    ) -> None:
+        self.count = count
+        self.pace = Pace()
+        self.progress = asyncio.Event()
+        self._wait_seconds_max = wait_seconds_max
+        self._equipment = equipment
+        self._bundles = bundles
+        self._completer = completer
+        self._open: dict[asyncio.Task[AttemptReport], tuple[Bundle, Turn]] = {}
+        self._free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
+        self._entrance = asyncio.Semaphore(count)  # of attempts that do not run yet
+
+    @property
+    def busy(self) -> int:
+        """The slots that attempts are open for."""
+        return min(self.count, len(self._open))
+
+    @property
+    def wanted(self) -> int:
+        """How many attempts hold a slot or are going to; more than there are slots when some are ahead."""
+        return sum(turn.phase != "after" for _, turn in self._open.values())
+
+    @property
+    def longest_running_seconds(self) -> float:
+        return max((turn.working_seconds for _, turn in self._open.values()), default=0.0)
+
+    async def run(self) -> None:
+        """Until cancelled; then what runs is killed and not reported."""
+        slots = [WarmChildren() for _ in range(self.count)]
+        for slot in slots:
+            self._free.put_nowait(slot)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._release_stale())
+                for _ in range(_OPEN_MAX * self.count):
+                    group.create_task(self._serve())
+        finally:
+            for slot in slots:
+                await slot.close()
+
+    async def end(self, seconds: float) -> None:
+        """Release what waits; let what runs end for so many seconds, then kill and release it too."""
+        self.release_waiting()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle()
+        except TimeoutError:
+            self.kill()
+            await self._idle()
+
+    def kill(self, bundle_ids: Collection[UUID] | None = None) -> None:
+        """Kill what runs of these bundles (of all, if None)."""
+        for attempt, (bundle, _) in self._open.items():
+            if bundle_ids is None or bundle.bundle_id in bundle_ids:
+                attempt.cancel()
+
+    def release_waiting(self, waited_seconds: float = 0.0) -> int:
+        """Give the tasks back that have waited that long for a slot; returns how many."""
+        claimed_before = time.monotonic() - waited_seconds
+        taken = self._bundles.take_back(claimed_before)
+        for bundle, tasks in taken:
+            self._completer.report(bundle, [_finished(task, "released") for task in tasks])
+        ahead = [
+            attempt
+            for attempt, (bundle, turn) in self._open.items()
+            if turn.phase == "waiting" and bundle.claimed_at < claimed_before
+        ]
+        for attempt in ahead:
+            attempt.cancel()
+        return sum(len(tasks) for _, tasks in taken) + len(ahead)
+
+    async def _idle(self) -> None:
+        while self._open:
+            self.progress.clear()
+            await self.progress.wait()
+
+    async def _release_stale(self) -> None:
+        while True:
+            await asyncio.sleep(self._wait_seconds_max / 5)
+            if count := self.release_waiting(self._wait_seconds_max):
+                log.info("waiting tasks released", tasks=count)
+
+    async def _serve(self) -> None:
+        while True:
+            await self._entrance.acquire()
+            bundle, tasks = await self._bundles.take()
+            if bundle.stage.spec.builtin == "noop":
+                started = time.monotonic()
+                finished = [_finished(task, "succeeded") for task in tasks]
+                await asyncio.sleep(0)  # no-ops alone would never let anything else run
+                seconds = time.monotonic() - started
+                self._entrance.release()
+            else:
+                finished = [await self._attempt(bundle, tasks[0])]
+                seconds = finished[0].run_seconds
+            if finished[0].outcome != "released":
+                self.pace.learn((bundle.stage.job_id, bundle.stage.stage), seconds, len(tasks))
+            self._completer.report(bundle, finished)
+            self.progress.set()
+
+    async def _attempt(self, bundle: Bundle, task: ClaimedTask) -> AttemptReport:
+        """Run an attempt so that it can be killed alone; killed, it counts as released."""
+        turn = Turn(self._free, self._entrance.release, self.progress.set)
+        attempt = asyncio.create_task(run_attempt(self._equipment, task, bundle.stage, turn))
+        self._open[attempt] = bundle, turn
+        try:
+            await asyncio.wait({attempt})
+        finally:
+            attempt.cancel()
+            await asyncio.wait({attempt})
+            del self._open[attempt]
+            if turn.phase in ("before", "waiting"):
+                self._entrance.release()
+        if attempt.cancelled():
+            return _finished(task, "released", turn.working_seconds)
+        if (error := attempt.exception()) is not None:
+            log.error("attempt broke", **_names(task), exc_info=error)
+            failed = _finished(task, "failed", turn.working_seconds)
+            failed.error = {"type": "exception", "message": f"the worker broke: {describe(error)}"}
+            return failed
+        finished = attempt.result()
+        if finished.outcome != "succeeded":
+            log.info("attempt failed", **_names(task), outcome=finished.outcome, error=finished.error)
+        return finished
+
+
+def _finished(task: ClaimedTask, outcome: str, seconds: float = 0.0) -> AttemptReport:
+    return AttemptReport(task.job_id, task.stage, task.index, task.attempt, outcome, seconds)
+
+
+def _names(task: ClaimedTask) -> dict[str, Any]:
+    """What the log calls an attempt."""
+    return {"job": str(task.job_id), "stage": task.stage, "index": task.index, "attempt": task.attempt}

@@ -1,0 +1,26 @@
+"""What the worker must know of the stages it works for, asked of the database once."""
+
+from uuid import UUID
+
+from services.engine.attempt import StageWork
+from services.engine.stages import load_stage
+from services.platform.database import Database
+
+_STAGES_MAX = 1000
+
+
+class Stages:
+    """A cache: what a StageWork says never changes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[tuple[UUID, int], StageWork] = {}
+
+    async def get(self, job_id: UUID, stage: int) -> StageWork:
+        """Raises LookupError if the job has been deleted."""
+        if (known := self._known.get((job_id, stage))) is not None:
+            return known
+        if len(self._known) >= _STAGES_MAX:
+            del self._known[next(iter(self._known))]
+        work = self._known[job_id, stage] = await load_stage(self._database, job_id, stage)
+        return work

@@ -1,0 +1,231 @@
+"""One attempt of a task, from its input to what its worker reports of it."""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.contract.layout import Layout
+from services.contract.states import RECORD_COUNTS
+from services.contract.task_error import TaskError, describe
+from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
+from services.platform.database import storable
+from services.worker.split.meter import Meter
+from services.worker.split.run import run_grid_split
+from services.worker.task.child_job import Share, child_job
+from services.worker.task.child_process import MemoryExceeded
+from services.worker.task.declared_inputs import DeclaredInputs
+from services.worker.task.inputs import Input, fetch_input, suffix_of
+from services.worker.task.outputs import Outputs
+from services.worker.task.packages import Packages, Runtime
+from services.worker.task.paths import Paths, Workspace
+from services.worker.task.scratch import remove_tree
+from services.worker.task.task_log import hold_log_down, put_log
+from services.worker.task.turn import Turn
+from services.worker.task.warm_children import WarmChildren
+
+log = structlog.get_logger()
+
+# What the child's answer and AttemptReport call by the same name.
+_MEASURES = ("exit_code", *RECORD_COUNTS, "cpu_seconds", "memory_bytes_peak")
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What all attempts of a node work with; `directory` is the node's own scratch directory."""
+
+    s3: Any
+    layout: Layout
+    directory: Path
+    packages: Packages
+    inputs: DeclaredInputs
+    log_bytes_max: int
+    share: Share
+
+
+async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork, turn: Turn) -> AttemptReport:
+    """Run a task once, within its stage's timeout. Raises nothing but CancelledError, which kills what runs."""
+    attempt = _Attempt(equipment, task, stage, turn)
+    try:
+        await attempt.run()
+        await attempt.put_log()
+    finally:
+        await asyncio.to_thread(remove_tree, attempt.workspace.directory)
+    attempt.finished.run_seconds = turn.working_seconds
+    return attempt.finished
+
+
+class _Attempt:
+    """An attempt and the private directory that it works in."""
+
+    def __init__(self, equipment: Equipment, task: ClaimedTask, stage: StageWork, turn: Turn) -> None:
+        self._equipment = equipment
+        self._task = task
+        self._stage = stage
+        self._turn = turn
+        self._timeout = asyncio.timeout(stage.timeout_seconds)
+        self._key = (task.job_id, task.stage, task.index, task.attempt)
+        self.workspace = Workspace(equipment.directory / "-".join(map(str, self._key)))
+        self.finished = AttemptReport(*self._key, outcome="failed", run_seconds=0.0)
+
+    async def run(self) -> None:
+        """Do the work; `finished` tells how it went."""
+        finished = self.finished
+        try:
+            async with self._timeout:
+                await self._work()
+            finished.outcome = "succeeded"
+        except TaskError as error:
+            finished.retryable, finished.exit_code = error.retryable, error.exit_code
+            self._explain(error.type, error.message)
+        except MemoryExceeded as error:
+            finished.outcome, finished.memory_bytes_peak = "memory", error.memory_bytes
+            self._explain("memory", str(error))
+        except Exception as error:
+            if self._timeout.expired():
+                finished.outcome = "timeout"
+                self._explain("timeout", f"did not end within timeout_seconds = {self._stage.timeout_seconds:g}")
+            elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                self._explain("disk_full", f"the worker's disk is full: {error}")
+            else:
+                job_id, stage, index, number = self._key
+                log.exception("attempt broke", job=str(job_id), stage=stage, index=index, attempt=number)
+                self._explain("exception", f"the worker broke: {describe(error)}")
+
+    def _explain(self, type: str, message: str) -> None:
+        self.finished.error = {"type": type, "message": storable(message)}
+
+    async def _work(self) -> None:
+        self.workspace.make()
+        if self._stage.spec.builtin == "split":
+            async with self._in_slot():
+                self.finished.output = await self._split()
+            return
+        packages, inputs = self._equipment.packages, self._equipment.inputs
+        async with (
+            packages.holding(self._stage.spec.package) as runtime,
+            inputs.holding(self._task.job_id, self._stage.inputs) as paths,
+        ):
+            await self._run(runtime, paths)
+
+    async def _run(self, runtime: Runtime, inputs: Mapping[str, Path]) -> None:
+        input = await fetch_input(self._equipment.s3, self._task, self.workspace.directory)
+        self.finished.bytes_in = input.bytes
+        paths = self._paths(input, inputs, runtime.package)
+        job = child_job(
+            self._task,
+            self._stage,
+            environment=runtime.environment,
+            workspace=self.workspace,
+            input=input,
+            paths=paths,
+            share=self._equipment.share,
+        )
+        async with self._in_slot() as children:
+            answer = await self._ask_child(children, runtime, job)
+        self._measure(answer)
+        if error := answer.get("error"):
+            raise TaskError(
+                error["type"], error["message"], retryable=answer["retryable"], exit_code=answer["exit_code"]
+            )
+        self.finished.output = await self._put_outputs(input, paths, answer)
+
+    @asynccontextmanager
+    async def _in_slot(self) -> AsyncIterator[WarmChildren]:
+        """The wait for a slot does not count towards the timeout."""
+        loop, ends_at = asyncio.get_running_loop(), self._timeout.when()
+        assert ends_at is not None
+        left_seconds = ends_at - loop.time()
+        self._timeout.reschedule(None)
+        async with self._turn as children:
+            self._timeout.reschedule(loop.time() + left_seconds)
+            yield children
+
+    async def _split(self) -> dict[str, Any]:
+        """Read what only a reader of every byte can split."""
+        meter, layout = Meter(self._equipment.s3), self._equipment.layout
+        try:
+            listing, count = await run_grid_split(meter, layout, self._task, self.workspace.directory)
+            return await Outputs(meter.s3, lambda name: layout.attempt(*self._key, name)).put_items(listing, count)
+        finally:
+            self.finished.bytes_in, self.finished.bytes_out = meter.bytes_in, meter.bytes_out
+            self.finished.cpu_seconds = meter.cpu_seconds
+
+    def _paths(self, input: Input, inputs: Mapping[str, Path], package: Path | None) -> Paths:
+        spec, workspace = self._stage.spec, self.workspace
+        output = workspace.output / self._output_name(input)
+        if spec.output_directory:
+            output.mkdir()
+        outputs = {name: workspace.output / filename for name, filename in spec.outputs.items()}
+        return Paths(input.path, output, workspace.records, inputs, outputs, package)
+
+    def _output_name(self, input: Input) -> str:
+        """The spec's name; where we know the format and the name does not tell it, with a suffix that does."""
+        spec = self._stage.spec
+        if Path(spec.output).suffix or spec.output_directory:
+            return spec.output
+        if spec.records is not None or spec.sql is not None:
+            return f"{spec.output}.{spec.output_format}"
+        if spec.builtin == "compact":
+            return f"{spec.output}.parquet"
+        if spec.builtin == "copy":
+            return spec.output + suffix_of(input.path.name)
+        return spec.output
+
+    async def _ask_child(self, children: WarmChildren, runtime: Runtime, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises TaskError (crash) and MemoryExceeded."""
+        processor = (self._stage.processor, self._stage.processor_version)
+        holding = asyncio.create_task(hold_log_down(self.workspace.log, self._equipment.log_bytes_max))
+        killed: dict[str, Any] = {}
+        try:
+            return await children.run(processor, runtime, job, self._stage.memory_bytes, killed)
+        finally:
+            holding.cancel()
+            self._measure(killed)
+
+    def _measure(self, measures: Mapping[str, Any]) -> None:
+        for measure in _MEASURES:
+            setattr(self.finished, measure, measures.get(measure, getattr(self.finished, measure)))
+
+    async def _put_outputs(self, input: Input, paths: Paths, answer: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What tasks.output will say; None if the processor neither wrote nor returned anything."""
+        outputs = Outputs(self._equipment.s3, lambda name: self._equipment.layout.attempt(*self._key, name))
+        try:
+            result = await self._put_output(outputs, input, paths.output, answer)
+            result |= await outputs.put_further(paths.outputs)
+            if answer.get("records_rejected") and self.workspace.rejects.exists():
+                result |= await outputs.put_rejects(self.workspace.rejects)
+        finally:
+            self.finished.bytes_out = outputs.bytes
+        if answer.get("value") is not None:
+            result["value"] = answer["value"]
+        return result or None
+
+    async def _put_output(
+        self, outputs: Outputs, input: Input, output: Path, answer: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The output itself, or the items that it is made of."""
+        if self._stage.spec.output_directory:
+            return await outputs.put_directory(output, self.workspace.items)
+        if self._stage.fan_out:
+            return await outputs.put_items(self.workspace.items, answer["items"])
+        result = await outputs.put_output(output, self._header_bytes(input, answer))
+        if result and "records_out" in answer:
+            result["records"] = answer["records_out"]
+        return result
+
+    def _header_bytes(self, input: Input, answer: Mapping[str, Any]) -> int | None:
+        """How long the output's header is; None: its first line."""
+        if self._stage.spec.output_format == "csv":
+            return answer.get("header_bytes")
+        return input.header_bytes if self._stage.spec.builtin == "copy" else 0
+
+    async def put_log(self) -> None:
+        location = self._equipment.layout.log(*self._key)
+        if await put_log(self._equipment.s3, self.workspace.log, location, self._equipment.log_bytes_max):
+            self.finished.log = location.uri

@@ -1,0 +1,208 @@
+"""The worker's side of a slot's child process: start it, give it a job, end it with everything it has started."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from services.contract.task_error import TaskError
+from services.platform import effects
+from services.worker.child import frames
+from services.worker.child.commands import name_signal
+
+_ROOT = str(Path(__file__).parents[3])
+_BOOT = (
+    "import sys; sys.path[:0] = [{root!r}]; sys.path += [p for p in {needs!r} if p not in sys.path]; "
+    "from services.worker.child.program import main; main({fd}, {parent})"
+)
+# Where the child's own needs are, for an interpreter of another environment.
+_NEEDS = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+_MEMORY_POLL_SECONDS = 0.2
+_EXIT_SECONDS = 5.0
+_DISCONNECTED = (EOFError, ConnectionError)
+_KILL_ROUNDS_MAX = 100  # against a program that forks faster than it can be killed
+
+
+class MemoryExceeded(Exception):
+    """The child and its descendants together used more memory than the task may."""
+
+    def __init__(self, memory_bytes: int, memory_bytes_max: int) -> None:
+        super().__init__(f"used {memory_bytes} bytes of memory, memory_bytes allows {memory_bytes_max}")
+        self.memory_bytes = memory_bytes
+
+
+class ChildProcess:
+    """One running child. It does one job at a time; after any exception from `run` it is gone."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._process = process
+        self._usage: psutil.Process | None = None
+        self._death = asyncio.ensure_future(process.wait())
+        self._reader = reader
+        self._writer = writer
+        self.memory_bytes = 0  # resident when it last answered
+        self.leftovers = False  # it has processes below it that its last job started
+
+    @classmethod
+    async def start(cls, environment: Mapping[str, str], python: str = sys.executable) -> "ChildProcess":
+        """Start a child in a session of its own, out of reach of the terminal's signals."""
+        ours, theirs = socket.socketpair()
+        with theirs, effects.passing("process", "child"):
+            boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), parent=os.getpid())
+            process = await asyncio.create_subprocess_exec(
+                python,
+                "-P",
+                "-c",
+                boot,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return not self._death.done()
+
+    async def run(
+        self, job: Mapping[str, Any], memory_bytes_max: int | None = None, killed: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Do a job; returns the child's answer.
+
+        Raises TaskError (crash) if the child dies, MemoryExceeded, or CancelledError; the child is killed before, and
+        `killed` is filled with what the job had used: cpu_seconds, memory_bytes_peak.
+        """
+        if self._usage is None and self.alive:
+            self._usage = psutil.Process(self.pid)
+        cpu_seconds_before = _cpu_seconds(self._usage) if self._usage else 0.0
+        answer = asyncio.ensure_future(self._ask(job))
+        watches: list[asyncio.Future[Any]] = [answer]
+        if memory_bytes_max is not None:
+            watches.append(asyncio.ensure_future(self._watch_memory(memory_bytes_max)))
+        try:
+            await asyncio.wait([self._death, *watches], return_when=asyncio.FIRST_COMPLETED)
+            if answer.done() and not isinstance(answer.exception(), _DISCONNECTED):
+                self.memory_bytes, self.leftovers = answer.result()["memory_bytes"], answer.result()["leftovers"]
+                return answer.result()
+            for watch in watches[1:]:
+                if watch.done():
+                    watch.result()  # raises MemoryExceeded
+            raise await self._crash()
+        except BaseException:
+            if killed is not None and self.alive:
+                killed["cpu_seconds"] = max(0.0, _tree_cpu_seconds(self.pid) - cpu_seconds_before)
+                killed["memory_bytes_peak"] = _tree_memory_bytes(self.pid)
+            await self.kill()
+            raise
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        self._writer.write(frames.encode(job))
+        await self._writer.drain()
+        head = await self._reader.readexactly(frames.LENGTH.size)
+        answer: dict[str, Any] = frames.decode(await self._reader.readexactly(*frames.LENGTH.unpack(head)))
+        return answer
+
+    async def _watch_memory(self, memory_bytes_max: int) -> None:
+        while True:
+            memory_bytes = await asyncio.to_thread(_tree_memory_bytes, self.pid)
+            if memory_bytes > memory_bytes_max:
+                raise MemoryExceeded(memory_bytes, memory_bytes_max)
+            await asyncio.sleep(_MEMORY_POLL_SECONDS)
+
+    async def _crash(self) -> TaskError:
+        """Why there is no answer; called when the child has died or has closed its connection."""
+        await asyncio.wait([self._death], timeout=_EXIT_SECONDS)
+        if self.alive:
+            return TaskError("crash", "the processor closed its process's connection to the worker")
+        code = self._death.result()
+        if code >= 0:
+            return TaskError("crash", f"the process ended itself with exit code {code}", exit_code=code)
+        hint = "; the node may be short of memory" if -code == signal.SIGKILL else ""
+        return TaskError("crash", f"killed by {name_signal(-code)}{hint}", exit_code=128 - code)
+
+    async def kill(self) -> None:
+        """End the child and all its descendants at once."""
+        self._writer.close()
+        if self.alive:
+            _kill_tree(self.pid)
+        _kill_session(self._process.pid)  # what a child that crashed has left
+        await asyncio.wait([self._death])
+
+
+def _tree_memory_bytes(pid: int) -> int:
+    """Resident memory of a process and its descendants; what has just ended counts nothing."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_info().rss
+    return total
+
+
+def _tree_cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of its descendants."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        return sum(_cpu_seconds(process) for process in [root, *root.children(recursive=True)])
+    return 0.0
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """CPU time of a process and of its children that have ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system + times.children_user + times.children_system)
+    return 0.0
+
+
+def _kill_tree(pid: int) -> None:
+    """Stop the root so that it starts nothing new (it adopts orphans), kill all below it, then the root."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        root.suspend()
+        for _ in range(_KILL_ROUNDS_MAX):
+            living = [child for child in root.children(recursive=True) if _kill(child)]
+            if not living:
+                break
+        root.kill()
+
+
+def _kill_session(session_id: int) -> None:
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            if os.getsid(pid) == session_id:
+                os.kill(pid, signal.SIGKILL)
+
+
+def _kill(process: psutil.Process) -> bool:
+    """Kill the process; False if it was dead already."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        process.kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True

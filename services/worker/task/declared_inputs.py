@@ -1,0 +1,142 @@
+"""The objects that processors declare beside their tasks' own input: fetched once a worker, and shared by its tasks.
+
+All tasks of a job see the same version of an object, whatever happens to it meanwhile: the first worker that needs it
+for the job pins its ETag by an object of the job's, which only one worker can put. A worker that comes later fetches
+just that version, and if it is gone its tasks fail with that reason.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from botocore.exceptions import ClientError
+
+from services.contract.layout import Layout
+from services.contract.location import Location
+from services.platform.transfer import S3_FAULTS, download, input_error
+from services.worker.task.once import Once
+from services.worker.task.scratch import remove_tree
+
+_PINS_MAX = 10_000
+
+
+class _Version(NamedTuple):
+    uri: str
+    etag: str
+
+
+class DeclaredInputs:
+    """A cache on disk, of at most `bytes_max` bytes beside what tasks hold; what is unused longest goes first."""
+
+    def __init__(self, s3: Any, layout: Layout, directory: Path, bytes_max: int) -> None:
+        self._s3 = s3
+        self._layout = layout
+        self._directory = directory
+        self._bytes_max = bytes_max
+        self._pins = Once(self._pin)
+        self._pinned: dict[tuple[UUID, str], None] = {}
+        self._files = Once(self._fetch)
+        self._holders: Counter[_Version] = Counter()
+        self._sizes: dict[_Version, int] = {}  # of the files that are there; the one used longest ago comes first
+
+    @asynccontextmanager
+    async def holding(self, job_id: UUID, inputs: Mapping[str, str]) -> AsyncIterator[dict[str, Path]]:
+        """The inputs' files by name, which are there until the context ends; nobody may write to them.
+
+        Raises TaskError (input_missing, input_changed, input_unavailable) and OSError.
+        """
+        held: list[_Version] = []
+        paths: dict[str, Path] = {}
+        try:
+            for name, uri in inputs.items():
+                version = _Version(uri, await self._pinned_etag(job_id, uri))
+                self._holders[version] += 1
+                held.append(version)
+                paths[name] = await self._files.get(version)
+                self._sizes[version] = self._sizes.pop(version)
+            yield paths
+        finally:
+            self._holders.subtract(held)
+            self._evict()
+
+    async def close(self) -> None:
+        await self._pins.close()
+        await self._files.close()
+
+    async def _pinned_etag(self, job_id: UUID, uri: str) -> str:
+        key = (job_id, uri)
+        self._pinned[key] = self._pinned.pop(key, None)
+        if len(self._pinned) > _PINS_MAX:
+            oldest = next(iter(self._pinned))
+            del self._pinned[oldest]
+            self._pins.forget(oldest)
+        return await self._pins.get(key)
+
+    async def _pin(self, key: tuple[UUID, str]) -> str:
+        """The ETag of the version that the job uses: the first that any worker says."""
+        job_id, uri = key
+        pin, source = self._layout.pin(job_id, _digest(uri)), Location.parse(uri)
+        try:
+            if (etag := await self._read(pin)) is not None:
+                return etag
+            head = await self._s3.head_object(Bucket=source.bucket, Key=source.key)
+            etag = str(head["ETag"])
+            if await self._put_first(pin, etag):
+                return etag
+            return await self._read(pin) or etag
+        except S3_FAULTS as error:
+            raise input_error(source, None, error) from None
+
+    async def _read(self, pin: Location) -> str | None:
+        try:
+            answer = await self._s3.get_object(Bucket=pin.bucket, Key=pin.key)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                return None
+            raise
+        async with answer["Body"] as body:
+            return bytes(await body.read()).decode()
+
+    async def _put_first(self, pin: Location, etag: str) -> bool:
+        """False if another worker was first."""
+        try:
+            await self._s3.put_object(Bucket=pin.bucket, Key=pin.key, Body=etag.encode(), IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
+                return False
+            raise
+        return True
+
+    async def _fetch(self, version: _Version) -> Path:
+        directory, source = self._directory_of(version), Location.parse(version.uri)
+        directory.mkdir(parents=True)
+        name = PurePosixPath(source.key).name
+        path = directory / (name if name not in ("", "..") else "input")
+        try:
+            with path.open("xb") as file:
+                self._sizes[version] = await download(self._s3, source, file, etag=version.etag)
+            path.chmod(0o444)
+        except BaseException:
+            remove_tree(directory)
+            raise
+        return path
+
+    def _directory_of(self, version: _Version) -> Path:
+        return self._directory / _digest("\n".join(version))
+
+    def _evict(self) -> None:
+        self._holders = +self._holders
+        for version in [version for version in self._sizes if version not in self._holders]:
+            if sum(self._sizes.values()) <= self._bytes_max:
+                return
+            del self._sizes[version]
+            self._files.forget(version)
+            remove_tree(self._directory_of(version))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

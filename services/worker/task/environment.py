@@ -1,0 +1,59 @@
+"""What a task finds in its environment: who it is, in our names and in those that existing array programs read."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import orjson
+
+from services.engine.attempt import ClaimedTask, StageWork
+from services.platform.settings import WorkerSettings
+from services.worker.task.paths import Paths
+
+
+def base_environment(settings: WorkerSettings) -> dict[str, str]:
+    """The worker's own environment without its settings, which hold secrets, and with the processors' modules.
+
+    AWS variables stay: on AWS user code has the node's role anyway.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIECEWORK_")}
+    own = [str(Path(directory).resolve()) for directory in settings.processor_path.split(":") if directory]
+    inherited = [directory for directory in environment.get("PYTHONPATH", "").split(":") if directory]
+    if own or inherited:
+        environment["PYTHONPATH"] = ":".join(own + inherited)
+    return environment
+
+
+def task_environment(base: Mapping[str, str], task: ClaimedTask, stage: StageWork, paths: Paths) -> dict[str, str]:
+    """The base, who the task is, where its files are, and what the processor's spec sets, which wins."""
+    identity: dict[str, object] = {
+        "PIECEWORK_JOB_ID": task.job_id,
+        "PIECEWORK_JOB_NAME": stage.job_name,
+        "PIECEWORK_STAGE": task.stage,
+        "PIECEWORK_STAGE_NAME": stage.stage_name,
+        "PIECEWORK_TASK_INDEX": task.index,
+        "PIECEWORK_ATTEMPT": task.attempt,
+        "PIECEWORK_INPUT": paths.input,
+        "PIECEWORK_OUTPUT": paths.output,
+        "PIECEWORK_RECORDS": paths.records,
+        "PIECEWORK_PARAMS": orjson.dumps(stage.params).decode(),
+        "AWS_BATCH_JOB_ID": f"{task.job_id}:{task.index}",
+        "AWS_BATCH_JOB_ATTEMPT": task.attempt,
+        "AWS_BATCH_JOB_ARRAY_INDEX": task.index,
+        "SLURM_ARRAY_JOB_ID": task.job_id,
+        "SLURM_ARRAY_TASK_ID": task.index,
+        "PBS_ARRAY_INDEX": task.index,
+    }
+    identity |= {f"PIECEWORK_INPUT_{name.upper()}": path for name, path in paths.inputs.items()}
+    identity |= {f"PIECEWORK_OUTPUT_{name.upper()}": path for name, path in paths.outputs.items()}
+    if paths.package is not None:
+        identity["PIECEWORK_PACKAGE"] = paths.package
+    if task.input.get("type") == "index":
+        count = task.input["count"]
+        identity |= {
+            "AWS_BATCH_JOB_ARRAY_SIZE": count,
+            "SLURM_ARRAY_TASK_COUNT": count,
+            "SLURM_ARRAY_TASK_MIN": 0,
+            "SLURM_ARRAY_TASK_MAX": count - 1,
+        }
+    return {**base, **{name: str(value) for name, value in identity.items()}, **stage.spec.environment}

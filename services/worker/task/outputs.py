@@ -1,0 +1,98 @@
+"""What a task has made, put to S3, and what its row will say of it."""
+
+import asyncio
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from services.contract.location import Location
+from services.contract.task_error import TaskError
+from services.platform.transfer import Stored, for_each, upload
+
+_FILES_AT_ONCE = 8
+_WITH_HEADER = (".csv", ".tsv")
+
+
+class Outputs:
+    """Puts the files of one attempt; `bytes` is how many it has put."""
+
+    def __init__(self, s3: Any, locate: Callable[[str], Location]) -> None:
+        self.bytes = 0
+        self._s3 = s3
+        self._locate = locate
+
+    async def put_output(self, path: Path, header_bytes: int | None) -> dict[str, Any]:
+        """The task's output; `header_bytes` of it are a header, None: its first line is. Nothing if it is not there."""
+        if not _is_file(path):
+            return {}
+        return asdict(await self._put(path, path.name)) | _header(path, header_bytes)
+
+    async def put_rejects(self, path: Path) -> dict[str, Any]:
+        rejects = await self._put(path, path.name)
+        return {"rejects": rejects.uri, "rejects_bytes": rejects.bytes, "rejects_crc32": rejects.crc32}
+
+    async def put_further(self, outputs: Mapping[str, Path]) -> dict[str, Any]:
+        """The further outputs that are there, by name; a CSV's or TSV's first line is its header."""
+        files: dict[str, Any] = {}
+        for name, path in outputs.items():
+            if _is_file(path):
+                header_bytes = None if path.suffix.lower() in _WITH_HEADER else 0
+                files[name] = asdict(await self._put(path, path.name)) | _header(path, header_bytes)
+        return {"files": files} if files else {}
+
+    async def put_items(self, listing: Path, count: int) -> dict[str, Any]:
+        return asdict(await self._put(listing, listing.name)) | {"items": count}
+
+    async def put_directory(self, directory: Path, listing: Path) -> dict[str, Any]:
+        """Each file of the directory, in the order of their names, and the listing that makes each an item."""
+        paths = await asyncio.to_thread(_files_in, directory)
+        stored: list[Stored | None] = [None] * len(paths)
+
+        async def put(numbered: tuple[int, Path]) -> None:
+            number, path = numbered
+            stored[number] = await self._put(path, path.relative_to(directory.parent).as_posix())
+
+        await for_each(enumerate(paths), _FILES_AT_ONCE, put)
+        with listing.open("wb") as file:
+            file.writelines(orjson.dumps({"type": "object", "uri": item.uri}) + b"\n" for item in stored if item)
+        return await self.put_items(listing, len(paths))
+
+    async def _put(self, path: Path, name: str) -> Stored:
+        stored = await upload(self._s3, path, self._locate(name))
+        self.bytes += stored.bytes
+        return stored
+
+
+def _files_in(directory: Path) -> list[Path]:
+    """Raises TaskError (output_invalid) for other things than files, and names that S3 can't have."""
+    files = []
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory.parent).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise TaskError("output_invalid", f"the file name {name!a} is not UTF-8", retryable=False) from None
+        if not path.is_dir() and _is_file(path):
+            files.append(path)
+    return files
+
+
+def _is_file(path: Path) -> bool:
+    """False if there is nothing; raises TaskError (output_invalid) if it is something else."""
+    if path.is_file():
+        return True
+    if path.exists() or path.is_symlink():
+        raise TaskError("output_invalid", f"the output {path.name!r} is no regular file", retryable=False)
+    return False
+
+
+def _header(path: Path, size: int | None) -> dict[str, int]:
+    if size == 0:
+        return {}
+    with path.open("rb") as file:
+        header = file.readline() if size is None else file.read(size)
+    return {"header_bytes": len(header), "header_crc32": zlib.crc32(header)}

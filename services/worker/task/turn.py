@@ -1,0 +1,45 @@
+"""An attempt's turn in a slot. It needs none to fetch its input and to put its output: others run meanwhile."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from services.worker.task.warm_children import WarmChildren
+
+
+class Turn:
+    """Entered, it waits until one of the `free` slots is its own, and gives that slot's children.
+
+    `phase` says how far it is, `working_seconds` how long the attempt has lasted without this wait. `started` is
+    called when the wait is over, `given_back` when the slot is free again.
+    """
+
+    def __init__(
+        self, free: asyncio.LifoQueue[WarmChildren], started: Callable[[], None], given_back: Callable[[], None]
+    ) -> None:
+        self.phase: Literal["before", "waiting", "running", "after"] = "before"
+        self._free = free
+        self._started = started
+        self._given_back = given_back
+        self._began_at = time.monotonic()
+        self._waiting_since: float | None = None
+        self._waited_seconds = 0.0
+
+    @property
+    def working_seconds(self) -> float:
+        until = time.monotonic() if self._waiting_since is None else self._waiting_since
+        return until - self._began_at - self._waited_seconds
+
+    async def __aenter__(self) -> WarmChildren:
+        self.phase, self._waiting_since = "waiting", time.monotonic()
+        self._children = await self._free.get()
+        self._waited_seconds, self._waiting_since = time.monotonic() - self._waiting_since, None
+        self.phase = "running"
+        self._started()
+        return self._children
+
+    async def __aexit__(self, *_: object) -> None:
+        self.phase = "after"
+        self._free.put_nowait(self._children)
+        self._given_back()

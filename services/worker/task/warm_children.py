@@ -1,0 +1,53 @@
+"""A slot's child processes, kept between tasks so that a processor's imports stay warm."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.worker.task.child_process import ChildProcess
+from services.worker.task.packages import Runtime
+
+# Stages of a job are pipelined, so a slot goes to and fro between a few processors; each keeps a child of its own.
+CHILDREN_MAX = 4
+
+Processor = tuple[str, int]  # name and version
+
+
+class WarmChildren:
+    """At most one child process for each of the processors used last, made when first needed."""
+
+    def __init__(self) -> None:
+        self._children: dict[Processor, ChildProcess] = {}  # the one used longest ago comes first
+
+    async def run(
+        self,
+        processor: Processor,
+        runtime: Runtime,
+        job: Mapping[str, Any],
+        memory_bytes_max: int | None,
+        killed: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Do a job of a processor; see ChildProcess.run for what it returns, raises, and says of a killed job."""
+        child = self._children.pop(processor, None)
+        if child is not None and not _may_serve(child, memory_bytes_max):
+            await child.kill()
+            child = None
+        if child is None:
+            while len(self._children) >= CHILDREN_MAX:
+                await self._children.pop(next(iter(self._children))).kill()
+            child = await ChildProcess.start(runtime.environment, runtime.python)
+        answer = await child.run(job, memory_bytes_max, killed)
+        if child.leftovers:  # what a task leaves running ends with it
+            await child.kill()
+        else:
+            self._children[processor] = child
+        return answer
+
+    async def close(self) -> None:
+        while self._children:
+            _, child = self._children.popitem()
+            await child.kill()
+
+
+def _may_serve(child: ChildProcess, memory_bytes_max: int | None) -> bool:
+    """A fresh child keeps what earlier tasks leaked away from a task whose memory is limited."""
+    return child.alive and (memory_bytes_max is None or child.memory_bytes <= memory_bytes_max / 2)

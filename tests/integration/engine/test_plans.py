@@ -1,0 +1,119 @@
+"""Transitions find their tasks by the full key, also in a young database that has no statistics yet."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from deploy.local.postgres import EmbeddedPostgres
+from services.engine import attempt, jobs, transitions, workers
+from services.platform.database import Connection, Database, connect_database, new_id
+from services.platform.settings import Settings
+from tests.integration.engine.play import Play, add_pool, add_processor, finished
+
+Transition = Callable[[Connection, UUID, UUID], Awaitable[Any]]
+
+
+@pytest.fixture
+async def young_pool(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[Database]:
+    """Connections, as services make them, to a database of the test's own that nothing has analyzed."""
+    pool = await connect_database(await postgres.create_database(f"young_{uuid4().hex}", template))
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+async def job_id(young_pool: Database) -> UUID:
+    await add_pool(young_pool, "default")
+    await add_processor(young_pool, "noop", builtin="noop")
+    play = Play(young_pool, Settings())
+    job_id = await play.submit(stages=2)
+    await play.plan(job_id, 300)
+    await play.run(await play.register(), job_id, tasks=100, bundle=10)
+    await play.dispatch(job_id, tasks=100, bundle=10)
+    return job_id
+
+
+async def bundle_ids(connection: Connection, condition: str) -> list[UUID]:
+    return [row["bundle_id"] for row in await connection.fetch(f"SELECT bundle_id FROM bundles WHERE {condition}")]
+
+
+async def dispatch(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
+    await transitions.dispatch(
+        connection, job_id, 0, pool="default", tasks_max=50, bundle_tasks_max=10, resend_seconds=60
+    )
+
+
+async def claim(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
+    assert await transitions.claim(connection, worker_id, await bundle_ids(connection, "worker_id IS NULL"))
+
+
+async def complete(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
+    rows = await connection.fetch("SELECT index FROM tasks WHERE state = 'running'")
+    tasks = [attempt.ClaimedTask(new_id(), job_id, 0, row["index"], 1, {}) for row in rows]
+    reports = [finished(task, "failed" if task.index % 2 else "succeeded") for task in tasks]
+    done = await bundle_ids(connection, "worker_id IS NOT NULL")
+    assert await transitions.complete(connection, worker_id, reports, done) == 100
+
+
+async def abandon(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
+    done = await bundle_ids(connection, "worker_id IS NOT NULL")
+    assert await transitions.abandon(connection, worker_id, done) == 100
+
+
+async def reap(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
+    await workers.stop_worker(connection, worker_id)
+    assert await transitions.reap_dead_workers(connection, 5) == 100
+
+
+async def pause(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
+    await jobs.pause_job(connection, job_id)
+
+
+async def cancel(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
+    await jobs.cancel_job(connection, job_id)
+    assert await transitions.cancel_tasks(connection, job_id, 1000)
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+FULL_KEY = ("job_id", "stage", "index")
+TRANSITIONS: list[tuple[Transition, tuple[str, ...]]] = [
+    (dispatch, FULL_KEY),
+    (claim, FULL_KEY),
+    (complete, FULL_KEY),
+    (abandon, FULL_KEY),
+    (reap, FULL_KEY),
+    (pause, FULL_KEY),
+    (cancel, FULL_KEY),
+]
+
+
+@pytest.mark.parametrize(("transition", "key"), TRANSITIONS)
+async def test_a_transition_reads_no_task_but_its_own(
+    young_pool: Database, job_id: UUID, transition: Transition, key: tuple[str, ...]
+) -> None:
+    statements: list[asyncpg.connection.LoggedQuery] = []
+    async with young_pool.acquire() as connection:
+        worker_id = await connection.fetchval("SELECT worker_id FROM workers")
+        undo = connection.transaction()
+        await undo.start()
+        connection.add_query_logger(statements.append)
+        await transition(connection, job_id, worker_id)
+        connection.remove_query_logger(statements.append)
+        await undo.rollback()
+
+        changing = [statement for statement in statements if "UPDATE tasks" in statement.query]
+        assert changing
+        for statement in changing:
+            [plan] = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.query}", *statement.args)
+            for node in nodes(plan["Plan"]):
+                assert (node["Node Type"], node.get("Relation Name")) != ("Seq Scan", "tasks"), statement.query
+                if node.get("Index Name") == "tasks_pkey":
+                    assert all(column in node["Index Cond"] for column in key), node

@@ -1,0 +1,43 @@
+"""Where objects live."""
+
+from uuid import UUID
+
+import pytest
+
+from services.contract.layout import Layout
+from services.contract.location import Location
+
+JOB = UUID(int=1)
+
+
+@pytest.mark.parametrize("key", ["a", "a/b c/ü?#%.csv", "a//b", "/leading", "trailing/", "s3://nested/uri", ""])
+def test_a_location_is_what_its_uri_says(key: str) -> None:
+    assert Location.parse(Location("bucket", key).uri) == Location("bucket", key)
+
+
+@pytest.mark.parametrize("uri", ["", "bucket/key", "s3:/bucket/key", "s3:///key", "s3://bucket", "https://bucket/key"])
+def test_what_is_no_s3_uri_is_named_with_its_mend(uri: str) -> None:
+    with pytest.raises(ValueError, match=r"is not an S3 URI; write s3://bucket/key") as error:
+        Location.parse(uri)
+    assert repr(uri) in str(error.value)
+
+
+def test_everything_is_under_the_prefix_and_all_of_a_job_is_under_its_own() -> None:
+    layout = Layout("b", "team/grid")
+
+    job = layout.job(JOB).uri
+    assert job == f"s3://b/team/grid/jobs/{JOB}/"
+    assert layout.upload(JOB, "in.csv").uri == f"s3://b/team/grid/uploads/{JOB}/in.csv"
+    assert layout.attempt(JOB, 1, 23, 4, "out.csv").uri == f"{job}1/23-4/out.csv"
+    assert layout.log(JOB, 1, 23, 4).uri == f"{job}1/23-4/log.txt"
+    assert layout.outputs(JOB, 1, 7, JOB).uri == f"{job}1/inputs/7-{JOB}.jsonl"
+    assert layout.joined(JOB, 1).uri == f"{job}1/joined"
+    assert layout.sections(JOB, 1, "r").uri == f"{job}1/sections/r/"
+    assert layout.result(JOB, "r").uri == f"{job}results/r"
+    assert Layout("b").job(JOB).uri == f"s3://b/jobs/{JOB}/"
+
+
+@pytest.mark.parametrize("place", ["s3://theirs/a/b", "s3://theirs/a/b/"])
+def test_results_in_a_place_of_the_users_are_under_the_jobs_id(place: str) -> None:
+    assert Layout("b", "grid").result(JOB, "r", place).uri == f"s3://theirs/a/b/{JOB}/r"
+    assert Layout("b", "grid").result(JOB, "r", "s3://theirs/").uri == f"s3://theirs/{JOB}/r"

@@ -1,0 +1,52 @@
+"""What a stage still waits for (services.engine.progress)."""
+
+from typing import Any
+
+from services.api.shapes.jobs import sum_progress
+from services.contract.states import TASK_STATES
+from services.engine.progress import count_progress, reduce_levels, tasks_known
+
+
+def stage(tasks_from: str, state: str = "running", planned: bool = False, **counts: int) -> dict[str, Any]:
+    facts = {"tasks_from": tasks_from, "state": state, "planned": planned, "fan_in": 3}
+    return facts | dict.fromkeys(TASK_STATES, 0) | counts
+
+
+def test_a_chain_waits_for_all_that_may_still_come_from_the_stages_before() -> None:
+    stages = [
+        stage("input", planned=True, ready=10, running=5, succeeded=3, failed=2),
+        stage("successes", queued=2, succeeded=1),
+        stage("successes", succeeded=1),
+        stage("outputs", "waiting"),
+    ]
+
+    progress = count_progress(stages)
+
+    assert [each.waiting for each in progress] == [0, 15, 17, 18]
+    assert sum_progress(progress).model_dump() == {"tasks": 20 + 18 + 18 + 18, "succeeded": 5, "failed": 2}
+    assert tasks_known(stages) == [True] * 4
+
+
+def test_the_tasks_of_a_reduce_are_those_of_all_its_levels() -> None:
+    before = stage("input", "succeeded", planned=True, succeeded=10)
+
+    def waiting(reduce: dict[str, Any]) -> int:
+        return count_progress([before, reduce])[1].waiting
+
+    assert list(reduce_levels(10, 3)) == [4, 2, 1]
+    assert list(reduce_levels(0, 3)) == [1]
+    assert waiting(stage("reduce", "waiting")) == 7
+    assert waiting(stage("reduce", "running", succeeded=4, ready=1)) == 2
+    assert waiting(stage("reduce", "running", planned=True, succeeded=6, ready=1)) == 0
+    assert waiting(stage("reduce", "cancelled", succeeded=4)) == 0
+
+
+def test_what_comes_of_a_fan_out_is_not_known_before_its_end() -> None:
+    stages = [
+        stage("input", planned=True, running=1),
+        stage("items", ready=4),
+        stage("reduce", "waiting"),
+    ]
+
+    assert tasks_known(stages) == [True, False, False]
+    assert tasks_known([stages[0], stage("items", planned=True), stages[2]]) == [True, True, True]

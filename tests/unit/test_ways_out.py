@@ -1,0 +1,118 @@
+"""No service reaches the world past the gate of services.platform.effects: whatever opens a way out is listed here.
+
+The children that run user code (services.worker.child) are exempt: what user code does is no effect of ours, and their
+start, which the gate sees, is the one that counts.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+WAYS_OUT = re.compile(
+    r"""asyncpg\.(.*\.)?(connect|create_pool) | psycopg.* | sqlite3.* | sqlalchemy.*\.create_(async_)?engine
+    | aioboto3\..* | boto3.* | (aio)?botocore\.(session|client|endpoint|httpsession).*
+    | httpx\.(?!URL|Request$|Response$).* | aiohttp\.(?!ClientError$).* | requests.* | urllib3.* | urllib\.request.*
+    | http\.client.* | (smtp|ftp|imap|pop|telnet)lib.* | websockets.* | xmlrpc.*
+    | socket\.(socket|socketpair|create_connection|fromfd) | asyncio\.open_(unix_)?connection
+    | subprocess.* | asyncio\.subprocess\..* | asyncio\.create_subprocess.* | multiprocessing.* | pty.*
+    | concurrent\.futures\.ProcessPoolExecutor | os\.(fork|forkpty|posix_spawn|spawn|exec|system|popen).*
+    | services\.worker\.child\.commands\.run_command""",
+    re.VERBOSE,
+)
+# Ways out of objects whose type can't be told from the text: of event loops, of connections to Postgres, of sessions.
+METHODS = re.compile(
+    r"""create_(unix_)?connection | create_datagram_endpoint | sock_connect | sock_sendto | connect_ex
+    | subprocess_(exec|shell) | prepare | cursor | copy_(from|to)_.* | copy_records_to_table | commit""",
+    re.VERBOSE,
+)
+
+# The gate's own places, and what needs none.
+ALLOWED = {
+    ("platform/database.py", "asyncpg.connect"),
+    ("platform/database.py", "asyncpg.create_pool"),
+    ("platform/aws.py", "aioboto3.Session"),
+    ("platform/aws.py", "aiobotocore.session.get_session"),  # that session's core, on whose events the gate listens
+    ("scheduler/loops/webhooks.py", "httpx.AsyncClient"),
+    ("worker/task/child_process.py", "asyncio.create_subprocess_exec"),
+    ("worker/task/child_process.py", "asyncio.subprocess.Process"),
+    ("worker/task/child_process.py", "asyncio.subprocess.DEVNULL"),
+    ("worker/task/child_process.py", "socket.socketpair"),  # to the child
+    ("worker/task/child_process.py", "asyncio.open_unix_connection"),
+    ("api/connections.py", "sqlalchemy.ext.asyncio.create_async_engine"),  # it only reads: see `commit` above
+    ("engine/migrate.py", "sqlalchemy.ext.asyncio.create_async_engine"),  # a command, no service
+}
+
+
+def modules() -> list[Path]:
+    services = ROOT / "services"
+    return [path for path in services.rglob("*.py") if not path.is_relative_to(services / "worker" / "child")]
+
+
+def ways_out(source: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of every way out that the source imports, names or calls."""
+    nodes = list(ast.walk(ast.parse(source)))
+    imported: dict[str, str] = {}  # the names that imports have made, and what they stand for
+    named: list[tuple[int, str]] = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                top = name.name.partition(".")[0]
+                imported[name.asname or top] = name.name if name.asname else top
+                named.append((node.lineno, name.name))
+        elif isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                imported[name.asname or name.name] = full = f"{node.module}.{name.name}"
+                named.append((node.lineno, full))
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            named.append((node.lineno, _full_name(node, imported)))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and METHODS.fullmatch(node.func.attr):
+            yield node.lineno, f".{node.func.attr}()"
+    yield from ((line, name) for line, name in named if WAYS_OUT.fullmatch(name))
+
+
+def _full_name(node: ast.expr, imported: dict[str, str]) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{_full_name(node.value, imported)}.{node.attr}"
+    return imported.get(node.id, "") if isinstance(node, ast.Name) else ""
+
+
+def test_no_service_opens_a_way_out_past_the_gate() -> None:
+    found = {
+        (str(path.relative_to(ROOT / "services")), name): f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in modules()
+        for line, name in ways_out(path.read_text())
+    }
+    assert [found[way] for way in sorted(found.keys() - ALLOWED)] == []
+    assert ALLOWED - found.keys() == set(), "no longer used"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import subprocess",
+        "from asyncpg import connect",
+        "import asyncpg as a; a.create_pool()",
+        "import aiohttp; aiohttp.ClientSession()",
+        "from urllib import request",
+        "def late():\n    import httpx as h\n    h.get('')",
+        "import os; os.execv('', [])",
+        "import asyncio as a; a.create_subprocess_shell('')",
+        "loop.create_connection(None)",
+        "session.commit()",
+    ],
+)
+def test_a_way_out_is_seen_however_it_is_spelled(source: str) -> None:
+    assert list(ways_out(source))
+
+
+@pytest.mark.parametrize(
+    "source", ["import aiohttp; aiohttp.ClientError", "import socket; socket.gethostname()", "import os; os.getpid()"]
+)
+def test_what_only_names_a_thing_is_no_way_out(source: str) -> None:
+    assert not list(ways_out(source))
