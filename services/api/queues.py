@@ -4,6 +4,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 
 from services.api.connections import Connections
 from services.platform.problems import invalid
+from services.platform.s3_faults import error_code
 
 _MISSING = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "InvalidAddress", "404")
 _REFUSED = ("AccessDenied", "AccessDeniedException", "403")
@@ -18,9 +19,9 @@ async def check_queue(api: Connections, queue_url: str, field: str) -> None:
     try:
         await api.aws.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
     except ParamValidationError as error:
-        raise invalid(field, queue_url, "this is no queue's URL") from error
+        raise invalid(field, queue_url, "this is not a queue's URL") from error
     except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
+        code = error_code(error)
         if code in _MISSING:
             raise invalid(field, queue_url, "there is no such queue in Piecework's account and region") from error
         if code in _REFUSED:

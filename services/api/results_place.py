@@ -5,6 +5,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 from services.api.connections import Connections
 from services.contract.location import Location
 from services.platform.problems import invalid
+from services.platform.s3_faults import error_code
 
 _REASONS = {
     "404": "there is no such bucket",
@@ -23,7 +24,7 @@ async def check_results_place(api: Connections, place: str | None, field: str = 
     except ParamValidationError as error:
         raise invalid(field, place, "this is not a bucket's name") from error
     except ClientError as error:
-        reason = _REASONS.get(error.response.get("Error", {}).get("Code", ""))
+        reason = _REASONS.get(error_code(error))
         if reason is None:
             raise
         raise invalid(field, place, reason) from error

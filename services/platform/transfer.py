@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import aiohttp
-from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from services.contract.location import Location
 from services.contract.task_error import TaskError, describe
+from services.platform.s3_faults import S3_ERRORS, error_code, fault_of
 
 T = TypeVar("T")
-
-S3_FAULTS = (BotoCoreError, ClientError, aiohttp.ClientError, ConnectionError, TimeoutError)
 
 _RETRY_SECONDS = 60.0
 _CHUNK_BYTES = 1 << 20
@@ -44,7 +41,7 @@ async def download(
         async for attempt in _retrying():
             with attempt:
                 await transfer.go_on()
-    except S3_FAULTS as error:
+    except S3_ERRORS as error:
         raise input_error(source, etag, error) from None
     if end is not None and transfer.position != end:
         raise TaskError("input_changed", f"{source.uri} has no bytes {transfer.position}-{end - 1}", retryable=False)
@@ -58,7 +55,7 @@ async def object_bytes(s3: Any, source: Location, etag: str | None) -> int:
         async for attempt in _retrying():
             with attempt:
                 return int((await s3.head_object(**request))["ContentLength"])
-    except S3_FAULTS as error:
+    except S3_ERRORS as error:
         raise input_error(source, etag, error) from None
     raise AssertionError("retrying ends with an answer or an exception")
 
@@ -101,24 +98,19 @@ def _retrying() -> AsyncRetrying:
 
 
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, S3_FAULTS) and not 400 <= _status(error) < 500
-
-
-def _status(error: BaseException) -> int:
-    """The HTTP status that S3 answered; 0 if it did not."""
-    response = error.response if isinstance(error, ClientError) else {}
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return isinstance(error, S3_ERRORS) and fault_of(error) == "passing"
 
 
 def input_error(source: Location, etag: str | None, error: BaseException) -> TaskError:
-    match _status(error):
-        case 404:
+    """What reading the object failed for, as a task says it; `etag` is that of the version it wanted."""
+    match fault_of(error):
+        case "missing":
             return TaskError("input_missing", f"{source.uri} does not exist", retryable=False)
-        case 412:
+        case "changed" if error_code(error) == "InvalidRange":
+            return TaskError("input_changed", f"{source.uri} has become shorter", retryable=False)
+        case "changed":
             message = f"{source.uri} is no longer the object it was when the job began (ETag {etag})"
             return TaskError("input_changed", message, retryable=False)
-        case 416:
-            return TaskError("input_changed", f"{source.uri} has become shorter", retryable=False)
     return TaskError("input_unavailable", f"{source.uri} can't be read: {describe(error)}")
 
 
@@ -138,7 +130,7 @@ async def upload(s3: Any, path: Path, target: Location) -> Stored:
         async for attempt in _retrying():
             with attempt:
                 crc32 = await (_put(s3, path, target) if size <= _PART_BYTES else _put_parts(s3, path, size, target))
-    except S3_FAULTS as error:
+    except S3_ERRORS as error:
         raise TaskError("output_unavailable", f"{target.uri} can't be written: {describe(error)}") from None
     return Stored(target.uri, size, crc32)
 
@@ -197,7 +189,7 @@ async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> int:
         put.sort(key=lambda part: part["PartNumber"])
         await s3.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": put})
     except BaseException:
-        with contextlib.suppress(*S3_FAULTS):
+        with contextlib.suppress(*S3_ERRORS):
             await s3.abort_multipart_upload(**where, UploadId=upload_id)
         raise
     return parts.crc32

@@ -4,37 +4,29 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import aiohttp
 import asyncpg
 import structlog
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.exceptions import ClientError, ParamValidationError
 
 from services.platform.aws import Aws
 from services.platform.database import UNAVAILABLE, Database, connect_alone
+from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import Settings
 
 log = structlog.get_logger()
 
 BACKOFF_SECONDS_FIRST = 0.1
 BACKOFF_SECONDS_MAX = 5.0
-# What passes by itself: the database restarts, AWS throttles or is out of reach. (That a body breaks off, aiobotocore
-# tells by aiohttp's own exceptions.)
-PASSING = (*UNAVAILABLE, ClientError, BotoCoreError, aiohttp.ClientError)
+# What passes by itself: the database restarts, AWS throttles or is out of reach.
+PASSING = (*UNAVAILABLE, *S3_ERRORS)
 
 _DATABASE: tuple[type[BaseException], ...] = (*UNAVAILABLE, asyncpg.PostgresError)
-
-# S3's answers that another try won't change.
-_MISSING = ("NoSuchKey", "NoSuchBucket", "404", "MethodNotAllowed", "405")
-_REFUSED = ("AccessDenied", "403", "InvalidObjectState")
-_MISNAMED = ("InvalidBucketName", "InvalidArgument", "KeyTooLongError", "400", "PermanentRedirect", "301")
-_CHANGED = ("PreconditionFailed", "412", "InvalidRange", "InvalidRequest", "EntityTooLarge")
-_PERMANENT = frozenset((*_MISSING, *_REFUSED, *_MISNAMED, *_CHANGED))
 
 
 def passes(error: Exception) -> bool:
     """Whether another try may succeed where this error came from; what nobody foresaw won't pass by itself either."""
     if isinstance(error, ClientError):
-        return error.response["Error"]["Code"] not in _PERMANENT
+        return fault_of(error) == "passing"
     if isinstance(error, ParamValidationError | asyncpg.DataError):
         return False
     return isinstance(error, (*PASSING, *_DATABASE))

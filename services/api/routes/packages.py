@@ -13,6 +13,7 @@ from services.api.shapes.packages import Package, PackageSpec
 from services.api.strict_json import StrictRoute
 from services.contract.layout import Layout
 from services.platform.problems import invalid, problems
+from services.platform.s3_faults import fault_of
 
 router = APIRouter(prefix="/packages", tags=["processors"], route_class=StrictRoute)
 
@@ -43,7 +44,7 @@ async def package_bytes(api: Connections, sha256: str) -> int | None:
     try:
         head = await api.aws.s3.head_object(Bucket=location.bucket, Key=location.key)
     except ClientError as error:
-        if error.response["Error"]["Code"] != "404":
+        if fault_of(error) != "missing":
             raise
         return None
     return int(head["ContentLength"])

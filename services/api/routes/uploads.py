@@ -27,6 +27,7 @@ from services.contract.layout import Layout
 from services.contract.location import Location
 from services.platform.database import Connection, new_id
 from services.platform.problems import conflict, invalid, not_found, problems
+from services.platform.s3_faults import error_code, fault_of
 
 router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=StrictRoute)
 
@@ -165,7 +166,7 @@ async def _join(api: Connections, location: Location, multipart_id: str, parts: 
             MultipartUpload={"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]},
         )
     except ClientError as error:
-        match error.response["Error"]["Code"]:
+        match error_code(error):
             case "NoSuchUpload":
                 return  # joined already, by a completion whose answer was lost: the object's size will tell
             case "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" as code:
@@ -178,7 +179,7 @@ async def _check_size(api: Connections, location: Location, size: int) -> None:
     try:
         head = await api.aws.s3.head_object(Bucket=location.bucket, Key=location.key)
     except ClientError as error:
-        if error.response["Error"]["Code"] != "404":
+        if fault_of(error) != "missing":
             raise
         raise conflict("the object is not there yet; PUT the file to the upload's links first") from error
     if head["ContentLength"] != size:

@@ -16,6 +16,7 @@ from services.engine.jobs import fail_job, notify_jobs
 from services.engine.transitions import plan_same_tasks, plan_tasks
 from services.inputs.chunk import Chunk, SplitError
 from services.platform.database import Connection
+from services.platform.s3_faults import fault_of
 from services.scheduler.loop import Context, passes
 from services.scheduler.put_off import put_off
 
@@ -97,7 +98,7 @@ def _explain(error: Exception, where: str | None) -> str:
     """Why what is at `where` can't be split, for the job's user."""
     if isinstance(error, SplitError):
         return str(error)
-    if isinstance(error, ClientError) and error.response["Error"]["Code"] in ("PreconditionFailed", "412"):
+    if fault_of(error) == "changed":
         return f"can't read {where}: the object was replaced while it was being split"
     if isinstance(error, ParamValidationError):
         return f"can't read {where}: S3 has no such names of buckets or keys"

@@ -17,7 +17,8 @@ from services.inputs.spec import Input, LinesInput
 from services.inputs.split import split
 from services.platform.decompress import DamagedStream
 from services.platform.reads import PinnedObject
-from services.platform.transfer import S3_FAULTS, input_error, object_bytes
+from services.platform.s3_faults import S3_ERRORS
+from services.platform.transfer import input_error, object_bytes
 from services.worker.split.blocks import NotInPlace, find_parts
 from services.worker.split.meter import Meter
 from services.worker.split.record_ends import OpenQuote
@@ -41,7 +42,7 @@ async def run_grid_split(meter: Meter, layout: Layout, task: ClaimedTask, direct
     except (SplitError, DamagedStream, OpenQuote) as error:
         where = "" if isinstance(error, SplitError) else f"{task.input['input']['uri']}: "
         raise TaskError("input_invalid", f"{where}{error}", retryable=False) from None
-    except S3_FAULTS as error:
+    except S3_ERRORS as error:
         location = Location.parse(task.input["input"].get("uri") or task.input["input"]["prefix"])
         raise input_error(location, task.input.get("etag"), error) from None
     return listing, count

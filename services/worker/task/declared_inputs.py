@@ -17,7 +17,8 @@ from botocore.exceptions import ClientError
 
 from services.contract.layout import Layout
 from services.contract.location import Location
-from services.platform.transfer import S3_FAULTS, download, input_error
+from services.platform.s3_faults import S3_ERRORS, error_code, fault_of
+from services.platform.transfer import download, input_error
 from services.worker.task.once import Once
 from services.worker.task.scratch import remove_tree
 
@@ -88,14 +89,14 @@ class DeclaredInputs:
             if await self._put_first(pin, etag):
                 return etag
             return await self._read(pin) or etag
-        except S3_FAULTS as error:
+        except S3_ERRORS as error:
             raise input_error(source, None, error) from None
 
     async def _read(self, pin: Location) -> str | None:
         try:
             answer = await self._s3.get_object(Bucket=pin.bucket, Key=pin.key)
         except ClientError as error:
-            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+            if fault_of(error) == "missing":
                 return None
             raise
         async with answer["Body"] as body:
@@ -106,7 +107,7 @@ class DeclaredInputs:
         try:
             await self._s3.put_object(Bucket=pin.bucket, Key=pin.key, Body=etag.encode(), IfNoneMatch="*")
         except ClientError as error:
-            if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
+            if error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
                 return False
             raise
         return True

@@ -1,0 +1,37 @@
+"""What S3's refusals mean: whether another try may succeed, and if not, why.
+
+Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. The answer to a HEAD has no body, so the
+client gives its HTTP status in the code's place.
+"""
+
+from typing import Literal
+
+import aiohttp
+from botocore.exceptions import BotoCoreError, ClientError
+
+Fault = Literal["missing", "refused", "misnamed", "changed", "passing"]
+
+# What the client raises: S3's refusals, and whatever went wrong before its answer was there. (aiobotocore tells by
+# aiohttp's own exceptions that a body broke off.)
+S3_ERRORS = (ClientError, BotoCoreError, aiohttp.ClientError, ConnectionError, TimeoutError)
+
+_CODES: dict[Fault, tuple[str, ...]] = {
+    "missing": ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "MethodNotAllowed", "405"),
+    "refused": ("AccessDenied", "403", "InvalidObjectState"),
+    "misnamed": (
+        *("InvalidBucketName", "InvalidArgument", "InvalidRequest", "KeyTooLongError", "EntityTooLarge", "400"),
+        *("PermanentRedirect", "301"),
+    ),
+    "changed": ("PreconditionFailed", "412", "InvalidRange", "416"),
+}
+_FAULTS: dict[str, Fault] = {code: fault for fault, codes in _CODES.items() for code in codes}
+
+
+def error_code(error: BaseException) -> str:
+    """The code of AWS's refusal; the empty string if the error is not one."""
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Why S3 refused; `passing` for whatever another try may get past, which an unknown code counts as."""
+    return _FAULTS.get(error_code(error), "passing")
