@@ -5,6 +5,10 @@ from uuid import UUID
 
 import orjson
 
+# What the release before calls these fields. It reads no other names, so they are written until the next release, and
+# both are read (docs/compatibility.md).
+_IDS = (("bundle_id", "bundle"), ("job_id", "job"))
+
 
 class MessageError(ValueError):
     """The body of a message is not one of ours; the message belongs in the dead-letter queue."""
@@ -26,7 +30,7 @@ class Message:
     backup_of: UUID | None = None
 
     def encode(self) -> str:
-        value = {"bundle": str(self.bundle_id), "job": str(self.job_id), "stage": self.stage}
+        value = {old: str(getattr(self, new)) for new, old in _IDS} | {"stage": self.stage}
         value |= {"first": self.first, "count": self.count}
         if self.suspect:
             value["suspect"] = True
@@ -42,6 +46,7 @@ class Message:
             backup_of = UUID(value["backup_of"]) if value.get("backup_of") else None
             stage, first, count = (int(value[name]) for name in ("stage", "first", "count"))
             suspect = bool(value.get("suspect"))
-            return cls(UUID(value["bundle"]), UUID(value["job"]), stage, first, count, suspect, backup_of)
+            bundle_id, job_id = (UUID(value[new] if new in value else value[old]) for new, old in _IDS)
+            return cls(bundle_id, job_id, stage, first, count, suspect, backup_of)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MessageError(f"not a Piecework message: {error!r}") from error

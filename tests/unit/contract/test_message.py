@@ -19,6 +19,13 @@ def test_a_message_is_json_that_names_its_bundle_and_its_tasks() -> None:
     assert Message.decode(MESSAGE.encode()) == MESSAGE
 
 
+def test_the_names_of_the_next_release_are_read_too() -> None:
+    renamed = {"bundle_id": FIELDS["bundle"], "job_id": FIELDS["job"]} | FIELDS
+    del renamed["bundle"], renamed["job"]
+
+    assert Message.decode(orjson.dumps(renamed).decode()) == MESSAGE
+
+
 def test_fields_of_later_versions_are_ignored() -> None:
     assert Message.decode(orjson.dumps(FIELDS | {"trace": "x"}).decode()) == MESSAGE
 
