@@ -1,6 +1,6 @@
 """Piecework's Python client.
 
-from piecework import Client
+from piecework import Client, wait_for_job
 
 with Client() as client:
     job = client.submit_job({"input": {"type": "range", "count": 10}, "stages": [{"processor": "noop"}]})

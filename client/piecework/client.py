@@ -1,4 +1,4 @@
-"""The Python client: one method per operation of the API, under the operation's own name."""
+"""The Python client: one method for each operation of the services, with the operation's own name and parameters."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,42 +15,47 @@ from piecework.config import load_config
 from piecework.packing import packed
 from piecework.shapes import (
     ApiKey,
+    CompletedUpload,
+    CreatedApiKey,
+    CreatedWebhookEndpoint,
+    Delivery,
     DeliveryState,
-    Items,
+    Event,
+    Input,
     Job,
+    JobSpec,
     JobState,
     JobStats,
     JobSummary,
-    Minute,
     Misfire,
-    NewApiKey,
-    NewWebhookEndpoint,
     Package,
     Page,
     Pool,
-    PoolStats,
+    PoolSpec,
+    PoolStatsList,
     Processor,
     ProcessorDetail,
+    ProcessorSpec,
     ResultFile,
     Results,
     Role,
+    Scalar,
     Schedule,
     Split,
     Task,
     TaskDetail,
     TaskLog,
     TaskState,
+    Timeline,
     Trigger,
     Upload,
-    Uploaded,
     UploadedPart,
-    WebhookDelivery,
     WebhookEndpoint,
     Worker,
     WorkerState,
-    WorkerStats,
+    WorkerStatsList,
 )
-from piecework.transfer import Progress, Transfers, files_in
+from piecework.transfer import ReportBytes, Transfers, files_in
 from piecework.transport import Transport
 
 T = TypeVar("T")
@@ -59,6 +64,7 @@ PAGE_MAX = 500
 CONNECT_SECONDS = 5.0
 
 Id = UUID | str
+JsonObject = Mapping[str, Any]  # a JSON object, as a shape or as one that was read from a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +126,12 @@ class Client:
 
     # Jobs
 
-    def submit_job(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+    def submit_job(self, spec: JobSpec | JsonObject, *, idempotency_key: str | None = None) -> Job:
         """Submit a JobSpec; repeating it with the same key returns the first job."""
         return self._api.create(Job, "/v1/jobs", spec, idempotency_key)
 
     def preview_split(
-        self, input: Mapping[str, Any] | list[Any], *, pool: str = "default", parts_max: int = 20
+        self, input: Input | list[Input] | JsonObject | list[Any], *, pool: str = "default", parts_max: int = 20
     ) -> Split:
         """What a job's input, or inputs, would be split into, for a pool of that name; nothing is run."""
         body = {"input": input, "pool": pool, "parts_max": parts_max}
@@ -136,12 +142,12 @@ class Client:
         *,
         state: JobState | Sequence[JobState] | None = None,
         name: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        label: Mapping[str, str] | None = None,
         schedule_id: Id | None = None,
     ) -> Listing[JobSummary]:
         """Newest first; in any of these states, with all of these labels."""
-        label = [f"{key}:{value}" for key, value in (labels or {}).items()]
-        return self._list(JobSummary, "/v1/jobs", state=state, name=name, label=label, schedule_id=schedule_id)
+        labels = [f"{key}:{value}" for key, value in (label or {}).items()]
+        return self._list(JobSummary, "/v1/jobs", state=state, name=name, label=labels, schedule_id=schedule_id)
 
     def get_job(self, job_id: Id) -> Job:
         return self._api.get(Job, f"/v1/jobs/{job_id}")
@@ -181,11 +187,13 @@ class Client:
         """A small object behind a presigned link, whole."""
         return self._objects.read(url)
 
-    def download(self, files: Iterable[ResultFile], directory: Path, *, progress: Progress | None = None) -> list[Path]:
+    def download(
+        self, files: Iterable[ResultFile], directory: Path, *, progress: ReportBytes | None = None
+    ) -> list[Path]:
         """Download result files, several at a time, into `directory`; each appears undamaged or not at all."""
         return self._objects.download(files, directory, progress)
 
-    def upload(self, path: Path, *, progress: Progress | None = None) -> Uploaded:
+    def upload(self, path: Path, *, progress: ReportBytes | None = None) -> CompletedUpload:
         """Upload a local file, or all files of a directory, several at a time.
 
         The answer's `uri` is what a job's input names; of a directory it is a prefix.
@@ -194,17 +202,19 @@ class Client:
             files = files_in(path)
             upload = self.create_upload(f"{path.resolve().name}/", sum(file.stat().st_size for file in files))
             self._objects.send_files(files, path, upload, progress)
-            return self.complete_upload(upload["upload_id"], [])
+            return self.complete_upload(upload["upload_id"])
         upload = self.create_upload(path.name, path.stat().st_size)
         return self.complete_upload(upload["upload_id"], self._objects.send(path, upload, progress))
 
-    def create_upload(self, filename: str, size: int) -> Upload:
-        """Announce an upload of `size` bytes (`upload` does all three steps); `name/` is a directory."""
-        return self._api.create(Upload, "/v1/uploads", {"filename": filename, "bytes": size})
+    def create_upload(self, filename: str, bytes: int, *, idempotency_key: str | None = None) -> Upload:
+        """Announce an upload of that many bytes (`upload` does all three steps); `name/` is a directory."""
+        return self._api.create(Upload, "/v1/uploads", {"filename": filename, "bytes": bytes}, idempotency_key)
 
-    def complete_upload(self, upload_id: Id, parts: Iterable[UploadedPart]) -> Uploaded:
-        """Put the sent parts together."""
-        return self._api.post(Uploaded, f"/v1/uploads/{upload_id}/complete", {"parts": list(parts)}, repeatable=True)
+    def complete_upload(self, upload_id: Id, parts: Iterable[UploadedPart] = ()) -> CompletedUpload:
+        """Put the sent parts together; files of a directory are no parts."""
+        return self._api.post(
+            CompletedUpload, f"/v1/uploads/{upload_id}/complete", {"parts": list(parts)}, repeatable=True
+        )
 
     # Schedules
 
@@ -212,7 +222,7 @@ class Client:
         self,
         name: str,
         cron: str,
-        job: Mapping[str, Any],
+        job: JobSpec | JsonObject,
         *,
         time_zone: str = "UTC",
         misfire: Misfire = "run_once",
@@ -243,11 +253,11 @@ class Client:
         self,
         name: str,
         queue_url: str,
-        job: Mapping[str, Any],
+        job: JsonObject,
         *,
         prefix: str = "",
         suffix: str = "",
-        match: Mapping[str, Any] | None = None,
+        match: Mapping[str, Scalar] | None = None,
         idempotency_key: str | None = None,
     ) -> Trigger:
         """Submit `job`, a JobSpec with `{placeholders}`, for each message of an SQS queue.
@@ -277,7 +287,7 @@ class Client:
     # Processors
 
     def register_processor(
-        self, name: str, spec: Mapping[str, Any], *, description: str = "", idempotency_key: str | None = None
+        self, name: str, spec: ProcessorSpec | JsonObject, *, description: str = "", idempotency_key: str | None = None
     ) -> Processor:
         """Register `spec` (a ProcessorSpec) as a new version of `name`."""
         body = {**spec, "name": name, "description": description}
@@ -290,7 +300,7 @@ class Client:
     def get_processor(self, name: str, *, version: int | None = None) -> ProcessorDetail:
         return self._api.get(ProcessorDetail, f"/v1/processors/{_segment(name)}", version=version)
 
-    def push_package(self, directory: Path, *, progress: Progress | None = None) -> Package:
+    def push_package(self, directory: Path, *, progress: ReportBytes | None = None) -> Package:
         """Ship a directory of code; its `sha256` is what a processor's `package` names.
 
         Hidden files and compiled Python are left out. The same files make the same package, which goes over the wire
@@ -302,9 +312,9 @@ class Client:
                 self._objects.put(archive.path, package["url"], progress)
         return package
 
-    def create_package(self, sha256: str, size: int) -> Package:
-        """Announce a package by the hash of its archive (`push_package` does it all)."""
-        return self._api.post(Package, "/v1/packages", {"sha256": sha256, "bytes": size}, repeatable=True)
+    def create_package(self, sha256: str, bytes: int) -> Package:
+        """Announce a package by the hash and the size of its archive (`push_package` does it all)."""
+        return self._api.post(Package, "/v1/packages", {"sha256": sha256, "bytes": bytes}, repeatable=True)
 
     # The grid
 
@@ -314,13 +324,13 @@ class Client:
     def get_pool(self, name: str) -> Pool:
         return self._api.get(Pool, f"/v1/pools/{_segment(name)}")
 
-    def put_pool(self, name: str, spec: Mapping[str, Any]) -> Pool:
+    def put_pool(self, name: str, spec: PoolSpec | JsonObject) -> Pool:
         """Create or change a pool."""
         return self._api.put(Pool, f"/v1/pools/{_segment(name)}", spec)
 
-    def set_pool_capacity(self, name: str, minimum: int, maximum: int, desired: int | None = None) -> Pool:
+    def set_pool_capacity(self, name: str, min: int, max: int, desired: int | None = None) -> Pool:
         """Bounds, and maybe the present number, of the pool's worker nodes."""
-        body = {"min": minimum, "max": maximum} | ({} if desired is None else {"desired": desired})
+        body = {"min": min, "max": max} | ({} if desired is None else {"desired": desired})
         return self._api.put(Pool, f"/v1/pools/{_segment(name)}/capacity", body)
 
     def pause_pool(self, name: str) -> Pool:
@@ -346,30 +356,38 @@ class Client:
     # Webhooks and keys
 
     def create_webhook_endpoint(
-        self, url: str, *, events: Iterable[str] | None = None, idempotency_key: str | None = None
-    ) -> NewWebhookEndpoint:
+        self, url: str, *, events: Iterable[Event] | None = None, idempotency_key: str | None = None
+    ) -> CreatedWebhookEndpoint:
         """Deliver `events` (default: every end of a job) to `url`."""
         body = {"url": url} | ({} if events is None else {"events": list(events)})
-        return self._api.create(NewWebhookEndpoint, "/v1/webhook-endpoints", body, idempotency_key)
+        return self._api.create(CreatedWebhookEndpoint, "/v1/webhook-endpoints", body, idempotency_key)
 
     def list_webhook_endpoints(self) -> Listing[WebhookEndpoint]:
         return self._list(WebhookEndpoint, "/v1/webhook-endpoints")
+
+    def get_webhook_endpoint(self, endpoint_id: Id) -> WebhookEndpoint:
+        return self._api.get(WebhookEndpoint, f"/v1/webhook-endpoints/{endpoint_id}")
 
     def delete_webhook_endpoint(self, endpoint_id: Id) -> None:
         self._api.delete(f"/v1/webhook-endpoints/{endpoint_id}")
 
     def list_webhook_deliveries(
-        self, *, endpoint_id: Id | None = None, job_id: Id | None = None, state: DeliveryState | None = None
-    ) -> Listing[WebhookDelivery]:
+        self,
+        *,
+        endpoint_id: Id | None = None,
+        job_id: Id | None = None,
+        state: DeliveryState | Sequence[DeliveryState] | None = None,
+    ) -> Listing[Delivery]:
+        """Newest first; in any of these states."""
         filters = {"endpoint_id": endpoint_id, "job_id": job_id, "state": state}
-        return self._list(WebhookDelivery, "/v1/webhook-deliveries", **filters)
+        return self._list(Delivery, "/v1/webhook-deliveries", **filters)
 
-    def redeliver(self, delivery_id: Id) -> WebhookDelivery:
+    def redeliver(self, delivery_id: Id) -> Delivery:
         """Send a delivery again."""
-        return self._api.post(WebhookDelivery, f"/v1/webhook-deliveries/{delivery_id}/redeliver")
+        return self._api.post(Delivery, f"/v1/webhook-deliveries/{delivery_id}/redeliver")
 
-    def create_api_key(self, name: str, role: Role, *, idempotency_key: str | None = None) -> NewApiKey:
-        return self._api.create(NewApiKey, "/v1/api-keys", {"name": name, "role": role}, idempotency_key)
+    def create_api_key(self, name: str, role: Role, *, idempotency_key: str | None = None) -> CreatedApiKey:
+        return self._api.create(CreatedApiKey, "/v1/api-keys", {"name": name, "role": role}, idempotency_key)
 
     def list_api_keys(self) -> Listing[ApiKey]:
         return self._list(ApiKey, "/v1/api-keys")
@@ -383,21 +401,21 @@ class Client:
         """Progress, rates, durations, retries and volumes of a job, by stage."""
         return self._stats.get(JobStats, f"/v1/jobs/{job_id}/stats")
 
-    def get_job_timeline(self, job_id: Id) -> Items[Minute]:
+    def get_job_timeline(self, job_id: Id) -> Timeline:
         """What a job did in each minute."""
-        return self._stats.get(Items, f"/v1/jobs/{job_id}/timeline")
+        return self._stats.get(Timeline, f"/v1/jobs/{job_id}/timeline")
 
-    def get_worker_stats(self, *, pool: str | None = None, minutes: int = 60) -> Items[WorkerStats]:
+    def list_worker_stats(self, *, pool: str | None = None, minutes: int = 60) -> WorkerStatsList:
         """What each worker did in the last `minutes`."""
-        return self._stats.get(Items, "/v1/stats/workers", pool=pool, minutes=minutes)
+        return self._stats.get(WorkerStatsList, "/v1/stats/workers", pool=pool, minutes=minutes)
 
-    def get_pool_stats(self, *, minutes: int = 60) -> Items[PoolStats]:
+    def list_pool_stats(self, *, minutes: int = 60) -> PoolStatsList:
         """What each pool did in the last `minutes`."""
-        return self._stats.get(Items, "/v1/stats/pools", minutes=minutes)
+        return self._stats.get(PoolStatsList, "/v1/stats/pools", minutes=minutes)
 
-    def get_timeline(self, *, pool: str | None = None, minutes: int = 60) -> Items[Minute]:
+    def get_timeline(self, *, pool: str | None = None, minutes: int = 60) -> Timeline:
         """What all jobs did in each minute."""
-        return self._stats.get(Items, "/v1/stats/timeline", pool=pool, minutes=minutes)
+        return self._stats.get(Timeline, "/v1/stats/timeline", pool=pool, minutes=minutes)
 
     def _list(self, item: type[T], path: str, **filters: Any) -> Listing[T]:
         return Listing(lambda limit, cursor: self._api.get(Page, path, limit=limit, cursor=cursor, **filters))

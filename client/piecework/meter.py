@@ -29,7 +29,7 @@ class RenderColumn(ProgressColumn):
 
 
 @contextmanager
-def transfer_meter(console: Console, verb: str, what: str, total: int) -> Iterator[transfer.Progress]:
+def transfer_meter(console: Console, verb: str, what: str, total: int) -> Iterator[transfer.ReportBytes]:
     """Show `verb what` (such as `uploading flights.csv`) until the block ends; yields what to tell of moved bytes."""
     if console.is_terminal:
         columns = (

@@ -1,15 +1,24 @@
-"""What the services answer: the JSON objects as typed dictionaries. Times are ISO 8601 strings with a time zone."""
+"""What the services take and answer: their JSON objects as typed dictionaries, named as in the OpenAPI documents.
+
+Times are ISO 8601 strings with a time zone. Each service describes the fields under `/docs`.
+"""
 
 from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 T = TypeVar("T")
 
 JobState = Literal["scheduled", "running", "paused", "cancelling", "failing", "succeeded", "failed", "cancelled"]
+StageState = Literal["waiting", "running", "merging", "succeeded", "failed", "cancelled"]
 TaskState = Literal["ready", "queued", "running", "succeeded", "failed", "cancelled"]
+Outcome = Literal["succeeded", "failed", "lost", "timeout", "memory", "cancelled", "released"]
 WorkerState = Literal["active", "draining", "stopped", "lost"]
 DeliveryState = Literal["pending", "delivered", "failed"]
+Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
 Role = Literal["viewer", "submitter", "operator"]
 Misfire = Literal["run_once", "run_all", "skip"]
+Format = Literal["text", "jsonl", "csv", "tsv", "fixed"]
+Compression = Literal["none", "gzip", "zstd"]
+Scalar = str | int | float | bool | None
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -21,13 +30,168 @@ class Page(TypedDict, Generic[T]):
     next_cursor: str | None
 
 
-class Error(TypedDict):
+class _Sized(TypedDict):
+    part_bytes: NotRequired[int | None]
+    parts: NotRequired[int | None]
+
+
+class LinesResplit(_Sized):
+    """How the outputs of the stage before are split again."""
+
+    type: Literal["lines"]
+    format: NotRequired[Format]
+    header: NotRequired[bool]
+    delimiter: NotRequired[str | None]
+    quote: NotRequired[str | None]
+    escape: NotRequired[str | None]
+    multiline: NotRequired[bool]
+    compression: NotRequired[Compression | None]
+    record_bytes: NotRequired[int | None]
+
+
+class LinesInput(LinesResplit):
+    """One object of lines, JSONL, CSV, TSV, or records of one length."""
+
+    uri: str
+
+
+class ParquetInput(_Sized):
+    type: Literal["parquet"]
+    uri: str
+    row_groups: NotRequired[int | None]
+
+
+class ArrowInput(_Sized):
+    """One Arrow IPC file (Feather version 2)."""
+
+    type: Literal["arrow"]
+    uri: str
+
+
+class AvroInput(_Sized):
+    type: Literal["avro"]
+    uri: str
+
+
+class _Grouped(TypedDict):
+    include: NotRequired[str | list[str]]
+    exclude: NotRequired[str | list[str]]
+    objects_per_task: NotRequired[int | None]
+    part_bytes: NotRequired[int | None]
+
+
+class ObjectsInput(_Grouped):
+    """The objects under a prefix."""
+
+    type: Literal["objects"]
+    prefix: str
+
+
+class ManifestInput(_Grouped):
+    """The objects that a manifest or an S3 Inventory lists."""
+
+    type: Literal["manifest"]
+    uri: str
+    format: NotRequired[Literal["csv", "jsonl", "parquet", "inventory"] | None]
+
+
+class ItemsInput(TypedDict):
+    """A list of JSON values, each a task."""
+
+    type: Literal["items"]
+    items: list[Any]
+
+
+class RangeInput(TypedDict):
+    """An array job of `count` tasks."""
+
+    type: Literal["range"]
+    count: int
+
+
+Input = LinesInput | ObjectsInput | ManifestInput | ItemsInput | RangeInput | ParquetInput | ArrowInput | AvroInput
+
+
+class NoMerge(TypedDict):
+    """The results stay as they are."""
+
+    type: NotRequired[Literal["none"]]
+
+
+class ConcatMerge(TypedDict):
+    """The outputs are joined in order."""
+
+    type: Literal["concat"]
+    filename: NotRequired[str]
+
+
+class ParquetMerge(TypedDict):
+    """The outputs become one Parquet file."""
+
+    type: Literal["parquet"]
+    filename: NotRequired[str]
+
+
+class ReduceMerge(TypedDict):
+    """A processor makes one output of all."""
+
+    type: Literal["reduce"]
+    processor: str
+    params: NotRequired[dict[str, Any]]
+    inputs: NotRequired[dict[str, str]]
+    fan_in: NotRequired[int]
+    filename: NotRequired[str | None]
+
+
+class Retry(TypedDict):
+    """How often a failing task is tried, and the pauses between its tries."""
+
+    max_attempts: NotRequired[int]
+    backoff_seconds: NotRequired[float]
+    backoff_max_seconds: NotRequired[float]
+
+
+class StageSpec(TypedDict):
+    """One step of a job: a processor that is applied to every task."""
+
+    name: NotRequired[str | None]
+    processor: str
+    params: NotRequired[dict[str, Any]]
+    inputs: NotRequired[dict[str, str]]
+    fan_out: NotRequired[bool]
+    barrier: NotRequired[bool]
+    resplit: NotRequired[LinesResplit | None]
+    pool: NotRequired[str]
+    retry: NotRequired[Retry]
+    timeout_seconds: NotRequired[float]
+    memory_bytes: NotRequired[int | None]
+    tolerated_failures: NotRequired[int]
+    rejects_max: NotRequired[int | None]
+
+
+class JobSpec(TypedDict):
+    """A job as it is submitted."""
+
+    name: NotRequired[str]
+    input: Input | list[Input]
+    stages: list[StageSpec]
+    merge: NotRequired[NoMerge | ConcatMerge | ParquetMerge | ReduceMerge]
+    results: NotRequired[str | None]
+    output_queue: NotRequired[str | None]
+    priority: NotRequired[int]
+    share: NotRequired[str]
+    labels: NotRequired[dict[str, str]]
+    run_at: NotRequired[str | None]
+
+
+class Failure(TypedDict):
+    """Why a job, a task or an attempt failed; some types have more fields than these."""
+
     type: str
     message: str
-    stage: NotRequired[int | str]
 
 
-class StageProgress(TypedDict):
+class Progress(TypedDict):
     """Tasks of a stage by state; `waiting` for the stage before."""
 
     waiting: int
@@ -39,7 +203,7 @@ class StageProgress(TypedDict):
     cancelled: int
 
 
-# `in` is no name in Python.
+# `in` is a keyword, so the fields can't be written as a class.
 StageRecords = TypedDict(
     "StageRecords",
     {"in": int, "out": int, "rejected": int, "filtered": int, "added": int, "balanced": bool | None},
@@ -50,13 +214,13 @@ StageRecords = TypedDict(
 class Stage(TypedDict):
     stage: int
     name: str
-    kind: str
+    kind: Literal["map", "reduce", "split"]
     processor: str
     pool: str
-    state: str
+    state: StageState
     task_count: int | None
     planned: bool
-    progress: StageProgress
+    progress: Progress
     slowed: bool
     records: StageRecords
     started_at: str | None
@@ -104,11 +268,11 @@ class _JobFields(TypedDict):
     created_at: str
     started_at: str | None
     finished_at: str | None
-    error: Error | None
+    error: Failure | None
 
 
 class Job(_JobFields):
-    spec: dict[str, Any]
+    spec: JobSpec
     stages: list[Stage]
     warnings: list[str]
 
@@ -131,21 +295,24 @@ class Task(TypedDict):
     finished_at: str | None
     input: dict[str, Any]
     output: dict[str, Any] | None
-    error: Error | None
+    error: Failure | None
 
 
 class Attempt(TypedDict):
     """One execution of a task."""
 
+    job_id: str
+    stage: int
+    index: int
     attempt: int
     worker_id: str | None
     pool: str
-    outcome: str
+    outcome: Outcome
     started_at: str
     finished_at: str
     run_seconds: float
     exit_code: int | None
-    error: Error | None
+    error: Failure | None
     bytes_in: int
     bytes_out: int
     records_in: int
@@ -181,10 +348,12 @@ class ResultFile(TypedDict):
 class Results(TypedDict):
     job_id: str
     files: list[ResultFile]
-    manifest: ResultFile | None
+    manifest: ResultFile
 
 
-class UploadPart(TypedDict):
+class UploadLink(TypedDict):
+    """Where to send a part."""
+
     number: int
     url: str
     bytes: int
@@ -202,9 +371,10 @@ class Upload(TypedDict):
 
     upload_id: str
     uri: str
+    multipart_id: str | None
     part_bytes: int
-    parts: list[UploadPart]
-    form: UploadForm | None
+    parts: list[UploadLink]
+    form: NotRequired[UploadForm | None]
 
 
 class UploadedPart(TypedDict):
@@ -214,7 +384,7 @@ class UploadedPart(TypedDict):
     etag: str
 
 
-class Uploaded(TypedDict):
+class CompletedUpload(TypedDict):
     upload_id: str
     uri: str
     bytes: int
@@ -232,7 +402,7 @@ class Schedule(TypedDict):
     last_job_id: str | None
     error: str | None
     created_at: str
-    job: dict[str, Any]
+    job: JobSpec
     upcoming: list[str]
 
 
@@ -252,11 +422,31 @@ class Trigger(TypedDict):
     job: dict[str, Any]
 
 
+class ProcessorSpec(TypedDict, total=False):
+    """What a processor runs: exactly one of command, callable, records, sql, builtin."""
+
+    command: list[str] | None
+    callable: str | None
+    records: str | None
+    sql: str | None
+    builtin: Literal["noop", "copy", "split", "compact"] | None
+    package: str | None
+    inputs: dict[str, str | None]
+    output: str
+    output_directory: bool
+    outputs: dict[str, str]
+    output_format: Literal["jsonl", "csv", "parquet"]
+    filters: bool
+    environment: dict[str, str]
+    idempotent: bool
+    params_schema: dict[str, Any] | None
+
+
 class Processor(TypedDict):
     name: str
     version: int
     description: str
-    spec: dict[str, Any]
+    spec: ProcessorSpec
     created_at: str
 
 
@@ -271,6 +461,15 @@ class Package(TypedDict):
 
 class ProcessorDetail(Processor):
     versions: list[int]
+
+
+class PoolSpec(TypedDict, total=False):
+    """What a pool is made of."""
+
+    queue_url: str | None
+    dead_letter_url: str | None
+    group_name: str | None
+    slots: int
 
 
 class Pool(TypedDict):
@@ -308,25 +507,27 @@ class Worker(TypedDict):
 class WebhookEndpoint(TypedDict):
     endpoint_id: str
     url: str
-    events: list[str]
+    events: list[Event]
     enabled: bool
     created_at: str
 
 
-class NewWebhookEndpoint(WebhookEndpoint):
+class CreatedWebhookEndpoint(WebhookEndpoint):
     """`secret` signs the deliveries and is shown only here."""
 
     secret: str
 
 
-class WebhookDelivery(TypedDict):
+class Delivery(TypedDict):
     delivery_id: str
     endpoint_id: str
     job_id: str
-    event: str
+    event: Event
+    payload: dict[str, Any]
     state: DeliveryState
     tries: int
     next_try_at: str
+    give_up_at: str
     status_code: int | None
     error: str | None
     created_at: str
@@ -338,16 +539,18 @@ class ApiKey(TypedDict):
     name: str
     role: Role
     created_at: str
-    revoked_at: NotRequired[str | None]
+    revoked_at: str | None
 
 
-class NewApiKey(ApiKey):
+class CreatedApiKey(ApiKey):
     """`secret` is the key itself and is shown only here."""
 
     secret: str
 
 
-class TaskCounts(StageProgress):
+class TaskCounts(Progress):
+    """Tasks of a stage or a job by state, and how many there are."""
+
     tasks: int
 
 
@@ -397,7 +600,7 @@ class StageStats(TypedDict):
 class JobStats(TypedDict):
     job_id: str
     name: str
-    state: JobState
+    state: str
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -407,12 +610,6 @@ class JobStats(TypedDict):
     rate_per_second: float
     seconds_left: float | None
     stages: list[StageStats]
-
-
-class Items(TypedDict, Generic[T]):
-    """A whole listing."""
-
-    items: list[T]
 
 
 class Minute(TypedDict):
@@ -426,17 +623,27 @@ class Minute(TypedDict):
     bytes_out: int
 
 
+class Timeline(TypedDict):
+    """Minutes in order."""
+
+    items: list[Minute]
+
+
 class WorkerStats(TypedDict):
     worker_id: str
     pool: str
     hostname: str
-    state: WorkerState
+    state: str
     slots: int
     busy: int
     heartbeat_at: str
     busy_share: float
     tasks_succeeded: int
     tasks_failed: int
+
+
+class WorkerStatsList(TypedDict):
+    items: list[WorkerStats]
 
 
 class PoolStats(TypedDict):
@@ -448,3 +655,7 @@ class PoolStats(TypedDict):
     tasks_succeeded: int
     tasks_failed: int
     backlog: int
+
+
+class PoolStatsList(TypedDict):
+    items: list[PoolStats]

@@ -14,14 +14,14 @@ from uuid import uuid4
 import httpx
 
 from piecework.errors import InputError, TransferError
-from piecework.shapes import ResultFile, Upload, UploadedPart, UploadPart
+from piecework.shapes import ResultFile, Upload, UploadedPart, UploadLink
 from piecework.transport import backoff
 
 T = TypeVar("T")
 P = TypeVar("P")
 
 # Told of every piece that went over the wire: a number of bytes, negative when they must be sent again.
-Progress = Callable[[int], object]
+ReportBytes = Callable[[int], object]
 
 THREADS = 4
 CHUNK_BYTES = 262_144
@@ -39,7 +39,7 @@ class Transfers:
         self._http = http
         self._tries = tries
 
-    def send(self, path: Path, upload: Upload, progress: Progress | None = None) -> list[UploadedPart]:
+    def send(self, path: Path, upload: Upload, progress: ReportBytes | None = None) -> list[UploadedPart]:
         """Send every part of `path` to its link. Raises TransferError, and InputError if the file changes meanwhile."""
         before = path.stat()
         sizes = [part["bytes"] for part in upload["parts"]]
@@ -47,7 +47,7 @@ class Transfers:
         pieces = list(zip(upload["parts"], starts, strict=False))
         report = progress or _ignore
 
-        def send(piece: tuple[UploadPart, int], stop: threading.Event) -> UploadedPart:
+        def send(piece: tuple[UploadLink, int], stop: threading.Event) -> UploadedPart:
             part, start = piece
             etag = self._repeat(lambda: self._send_part(path, part, start, stop, report), str(path), stop)
             return {"number": part["number"], "etag": etag}
@@ -58,17 +58,17 @@ class Transfers:
             raise InputError(f"{path}: {CHANGED}")
         return sent
 
-    def put(self, path: Path, url: str, progress: Progress | None = None) -> None:
+    def put(self, path: Path, url: str, progress: ReportBytes | None = None) -> None:
         """Send a file to a link that takes it whole. Raises TransferError."""
-        part: UploadPart = {"number": 1, "url": url, "bytes": path.stat().st_size}
+        part: UploadLink = {"number": 1, "url": url, "bytes": path.stat().st_size}
         stop, report = threading.Event(), progress or _ignore
         self._repeat(lambda: self._send_part(path, part, 0, stop, report), str(path), stop)
 
     def send_files(
-        self, files: Iterable[Path], directory: Path, upload: Upload, progress: Progress | None = None
+        self, files: Iterable[Path], directory: Path, upload: Upload, progress: ReportBytes | None = None
     ) -> None:
         """Send files of a directory, each whole and by its path in there. Raises TransferError."""
-        form, report = upload["form"], progress or _ignore
+        form, report = upload.get("form"), progress or _ignore
         if form is None:
             raise TransferError(f"{directory}: the API takes single files only; it is older than this client")
 
@@ -85,7 +85,7 @@ class Transfers:
 
         _in_parallel(send, list(files))
 
-    def download(self, files: Iterable[ResultFile], directory: Path, progress: Progress | None = None) -> list[Path]:
+    def download(self, files: Iterable[ResultFile], directory: Path, progress: ReportBytes | None = None) -> list[Path]:
         """Download `files` into `directory`. Each appears whole and undamaged, under its own name, or not at all."""
         report = progress or _ignore
         directory.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ class Transfers:
 
         return self._repeat(get, "the object", threading.Event())
 
-    def _send_part(self, path: Path, part: UploadPart, start: int, stop: threading.Event, progress: Progress) -> str:
+    def _send_part(self, path: Path, part: UploadLink, start: int, stop: threading.Event, progress: ReportBytes) -> str:
         sent = 0
 
         def chunks() -> Iterator[bytes]:
@@ -161,7 +161,7 @@ class _Download:
     """One object on its way into a file; goes on where the last try ended if the object is still the same."""
 
     def __init__(
-        self, http: httpx.Client, file: ResultFile, target: BinaryIO, stop: threading.Event, progress: Progress
+        self, http: httpx.Client, file: ResultFile, target: BinaryIO, stop: threading.Event, progress: ReportBytes
     ) -> None:
         self._http = http
         self._file = file

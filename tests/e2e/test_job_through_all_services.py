@@ -70,7 +70,7 @@ async def client(settings: Settings, pool: Database, aws: Aws, tmp_path: Path) -
 def _answers(client: Client) -> bool:
     try:
         client.get_pool("default")
-        client.get_pool_stats()
+        client.list_pool_stats()
     except Exception:
         return False
     return True
@@ -114,7 +114,7 @@ async def test_from_a_local_file_to_checked_results(
         ("count", "succeeded", parts),
         ("reduce", "succeeded", 1),
     ]
-    assert [found["job_id"] for found in client.list_jobs(labels={"run": "first"})] == [job_id]
+    assert [found["job_id"] for found in client.list_jobs(label={"run": "first"})] == [job_id]
 
     # The results, downloaded through presigned links, equal a direct computation.
     results = await asyncio.to_thread(client.get_results, job_id)

@@ -1,5 +1,6 @@
 """Commands on jobs."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any
 from uuid import UUID
@@ -76,7 +77,7 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     listing = session.client.list_jobs(
-        state=state, name=name, labels=parse_pairs("--label", label), schedule_id=schedule_id
+        state=state, name=name, label=parse_pairs("--label", label), schedule_id=schedule_id
     )
     session.show_list(listing, everything, limit, lambda jobs: _show_jobs(session, jobs))
 
@@ -114,6 +115,7 @@ def _show_job(session: Session, job: Job) -> None:
     from piecework.display import facts, moment, state, table
 
     now = session.client.now()
+    inputs, merge = job["spec"]["input"], job["spec"].get("merge")
     facts(
         session.out,
         [
@@ -121,8 +123,8 @@ def _show_job(session: Session, job: Job) -> None:
             ("name", job["name"]),
             ("state", state(job["state"])),
             ("error", f"{job['error']['type']}: {job['error']['message']}" if job["error"] else None),
-            ("input", _describe_input(job["spec"]["input"])),
-            ("merge", job["spec"].get("merge", {}).get("type")),
+            *(("input", _describe_input(source)) for source in (inputs if isinstance(inputs, list) else [inputs])),
+            ("merge", merge.get("type") if merge else None),
             *(("warning", Text(warning, "yellow")) for warning in job["warnings"]),
             ("labels", ", ".join(f"{key}={value}" for key, value in job["labels"].items())),
             ("priority", job["priority"] or None),
@@ -175,7 +177,7 @@ def _describe_records(records: StageRecords) -> str | None:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or None
 
 
-def _describe_input(source: dict[str, Any]) -> str:
+def _describe_input(source: Mapping[str, Any]) -> str:
     match source["type"]:
         case "range":
             return f"array of {source['count']:,} tasks"

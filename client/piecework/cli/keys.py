@@ -7,7 +7,7 @@ import typer
 
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group
-from piecework.shapes import ApiKey, NewApiKey, Role
+from piecework.shapes import ApiKey, CreatedApiKey, Role
 
 
 def create(
@@ -19,7 +19,7 @@ def create(
     session.show(session.client.create_api_key(name, role), lambda key: _show_new(session, key))
 
 
-def _show_new(session: Session, key: NewApiKey) -> None:
+def _show_new(session: Session, key: CreatedApiKey) -> None:
     print(key["secret"])
     session.note(f"key {key['key_id']} ({key['role']}); it is shown only now")
 
@@ -42,7 +42,7 @@ def _show_list(session: Session, keys: list[ApiKey]) -> None:
                 key["name"],
                 key["role"],
                 relative(key["created_at"], now),
-                relative(key.get("revoked_at"), now),
+                relative(key["revoked_at"], now),
             )
             for key in keys
         ),

@@ -8,7 +8,7 @@ import typer
 from piecework.cli.options import JobId
 from piecework.cli.session import Session, command
 from piecework.errors import InputError
-from piecework.shapes import Results, Uploaded
+from piecework.shapes import CompletedUpload, Results
 
 
 def upload(
@@ -18,7 +18,7 @@ def upload(
     session.show(upload_path(session, path), lambda uploaded: print(uploaded["uri"]))
 
 
-def upload_path(session: Session, path: Path) -> Uploaded:
+def upload_path(session: Session, path: Path) -> CompletedUpload:
     """Upload a local file or directory, showing how far it is. Raises InputError if it is neither."""
     from piecework.meter import transfer_meter
     from piecework.transfer import files_in
@@ -64,7 +64,7 @@ def results(
 def _show_results(session: Session, found: Results) -> None:
     from piecework.display import size, table
 
-    files = [*found["files"], *([found["manifest"]] if found["manifest"] else [])]
+    files = [*found["files"], found["manifest"]]
     table(
         session.out,
         ["NAME", ">SIZE", "?URI", "?CRC-32"],
@@ -77,7 +77,7 @@ def _show_results(session: Session, found: Results) -> None:
 def _download(session: Session, found: Results, directory: Path) -> list[Path]:
     from piecework.meter import transfer_meter
 
-    files = [*found["files"], *([found["manifest"]] if found["manifest"] else [])]
+    files = [*found["files"], found["manifest"]]
     what = f"{len(files)} files" if len(files) != 1 else files[0]["name"]
     with transfer_meter(session.err, "downloading", what, sum(file["bytes"] for file in files)) as progress:
         return session.client.download(files, directory, progress=progress)

@@ -9,7 +9,7 @@ import typer
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.errors import InputError, Invalid
-from piecework.shapes import Processor, ProcessorDetail
+from piecework.shapes import Processor, ProcessorDetail, ProcessorSpec
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 
@@ -40,7 +40,7 @@ def _show_list(session: Session, processors: list[Processor]) -> None:
     )
 
 
-def _what_it_runs(spec: dict[str, Any]) -> tuple[str, str]:
+def _what_it_runs(spec: ProcessorSpec) -> tuple[str, str]:
     for kind in ("callable", "records", "sql", "builtin"):
         if spec.get(kind):
             return kind, " ".join(str(spec[kind]).split())

@@ -1,13 +1,13 @@
 """`piecework webhooks`: who is told when a job ends."""
 
-from typing import Annotated
+from typing import Annotated, cast
 from uuid import UUID
 
 import typer
 
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group
-from piecework.shapes import DeliveryState, NewWebhookEndpoint, WebhookDelivery, WebhookEndpoint
+from piecework.shapes import CreatedWebhookEndpoint, Delivery, DeliveryState, Event, WebhookEndpoint
 
 EndpointId = Annotated[UUID, typer.Argument(metavar="ENDPOINT_ID")]
 DeliveryId = Annotated[UUID, typer.Argument(metavar="DELIVERY_ID")]
@@ -17,16 +17,17 @@ def create(
     session: Session,
     url: Annotated[str, typer.Argument(metavar="URL")],
     event: Annotated[
-        list[str] | None, typer.Option(help="Such as job.failed; repeatable; default: every end of a job.")
+        list[str] | None, typer.Option(help="Event to deliver; repeatable; default: every end of a job.")
     ] = None,
 ) -> None:
     """Deliver events to a URL; prints the endpoint and the secret that signs (Standard Webhooks)."""
+    events = cast("list[Event] | None", event)  # the API checks them
     session.show(
-        session.client.create_webhook_endpoint(url, events=event), lambda endpoint: _show_new(session, endpoint)
+        session.client.create_webhook_endpoint(url, events=events), lambda endpoint: _show_new(session, endpoint)
     )
 
 
-def _show_new(session: Session, endpoint: NewWebhookEndpoint) -> None:
+def _show_new(session: Session, endpoint: CreatedWebhookEndpoint) -> None:
     from piecework.display import facts
 
     facts(session.out, [("endpoint", endpoint["endpoint_id"]), ("secret", endpoint["secret"])])
@@ -59,6 +60,26 @@ def _show_endpoints(session: Session, endpoints: list[WebhookEndpoint]) -> None:
     )
 
 
+def show(session: Session, endpoint_id: EndpointId) -> None:
+    """Show a webhook endpoint."""
+    session.show(session.client.get_webhook_endpoint(endpoint_id), lambda endpoint: _show(session, endpoint))
+
+
+def _show(session: Session, endpoint: WebhookEndpoint) -> None:
+    from piecework.display import facts, moment
+
+    facts(
+        session.out,
+        [
+            ("endpoint", endpoint["endpoint_id"]),
+            ("url", endpoint["url"]),
+            ("events", ", ".join(endpoint["events"])),
+            ("enabled", "yes" if endpoint["enabled"] else "no"),
+            ("created", moment(endpoint["created_at"], session.client.now())),
+        ],
+    )
+
+
 def delete(session: Session, endpoint_id: EndpointId) -> None:
     """Deliver nothing more to an endpoint."""
     session.client.delete_webhook_endpoint(endpoint_id)
@@ -78,7 +99,7 @@ def list_deliveries(
     session.show_list(listing, everything, limit, lambda deliveries: _show_deliveries(session, deliveries))
 
 
-def _show_deliveries(session: Session, deliveries: list[WebhookDelivery]) -> None:
+def _show_deliveries(session: Session, deliveries: list[Delivery]) -> None:
     from piecework import display
 
     now = session.client.now()
@@ -110,6 +131,7 @@ def register(app: typer.Typer) -> None:
     webhooks = group(app, "webhooks", "Signed messages about the ends of jobs.")
     command(webhooks, "create")(create)
     command(webhooks, "list")(list_endpoints)
+    command(webhooks, "show")(show)
     command(webhooks, "delete")(delete)
     command(webhooks, "deliveries")(list_deliveries)
     command(webhooks, "redeliver")(redeliver)

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from tests.unit.client.answers import ATTEMPT, JOB_ID, LATER, NO_TASKS, TIME, WORKER_ID, job, job_summary, stage, task
 from tests.unit.client.conftest import KEY, Answer, Run, Service, answer, problem
-from tests.unit.client.shapes import ATTEMPT, JOB_ID, LATER, TIME, WORKER_ID, job, job_summary, stage, task
+from tests.unit.client.openapi import SCHEMAS, operations
 
 ID = "01970000-0000-7000-8000-00000000000d"
 
@@ -71,7 +73,7 @@ SCHEDULE = {
     "last_job_id": None,
     "error": None,
     "created_at": TIME,
-    "job": {},
+    "job": job()["spec"],
     "upcoming": [LATER],
 }
 PROCESSOR = {
@@ -93,14 +95,17 @@ DELIVERY = {
     "endpoint_id": ID,
     "job_id": JOB_ID,
     "event": "job.failed",
+    "payload": {"type": "job.failed"},
     "state": "failed",
     "tries": 7,
     "next_try_at": LATER,
+    "give_up_at": LATER,
     "status_code": 500,
     "error": "the endpoint answered 500",
     "created_at": TIME,
     "delivered_at": None,
 }
+CLAIMS = {"type": "lines", "uri": "s3://b/claims.csv", "format": "csv"}
 API_KEY = {"key_id": ID, "name": "nightly", "role": "submitter", "created_at": TIME, "revoked_at": None}
 STATS = {
     "job_id": JOB_ID,
@@ -111,14 +116,14 @@ STATS = {
     "finished_at": None,
     "elapsed_seconds": 185.0,
     "rolled_up_at": TIME,
-    "progress": {"tasks": 4000, "succeeded": 1234},
+    "progress": {**NO_TASKS, "tasks": 4000, "succeeded": 1234},
     "rate_per_second": 12.5,
     "seconds_left": 221.0,
     "stages": [
         {
             **stage(),
             "tasks": 4000,
-            "progress": {"tasks": 4000, "succeeded": 1234, "failed": 1, "cancelled": 321},
+            "progress": {**NO_TASKS, "tasks": 4000, "succeeded": 1234, "failed": 1, "cancelled": 321},
             "rate_per_second": 12.5,
             "seconds_left": None,
             "duration_seconds": {"p50": 0.25, "p95": 1.5, "p99": 12.25, "max": 75.0, "mean": 0.5},
@@ -151,6 +156,12 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         f"GET /v1/jobs/{JOB_ID}",
         job(labels={"team": "claims"}, stages=[stage(succeeded=3, waiting=1)]),
         [JOB_ID, "team=claims", "array of 4 tasks", "clean@1", "3/4"],
+    ),
+    (
+        f"job {JOB_ID}",
+        f"GET /v1/jobs/{JOB_ID}",
+        job(spec={"input": [{"type": "range", "count": 4}, CLAIMS], "stages": [{"processor": "clean"}]}),
+        ["array of 4 tasks", "csv s3://b/claims.csv"],
     ),
     (f"cancel {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/cancel", job("cancelling"), [f"{JOB_ID} cancelling"]),
     (f"pause {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/pause", job("paused"), [f"{JOB_ID} paused"]),
@@ -226,6 +237,12 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         [ID, "whsec_x"],
     ),
     ("webhooks list", "GET /v1/webhook-endpoints", page(ENDPOINT), ["https://example.org/hook", "job.failed", "yes"]),
+    (
+        f"webhooks show {ID}",
+        f"GET /v1/webhook-endpoints/{ID}",
+        ENDPOINT,
+        [ID, "https://example.org/hook", "job.failed"],
+    ),
     (f"webhooks delete {ID}", f"DELETE /v1/webhook-endpoints/{ID}", None, [f"deleted {ID}"]),
     ("webhooks deliveries", "GET /v1/webhook-deliveries", page(DELIVERY), ["500", "the endpoint answered 500"]),
     (f"webhooks redeliver {ID}", f"POST /v1/webhook-deliveries/{ID}/redeliver", DELIVERY, [ID]),
@@ -249,6 +266,17 @@ def test_people_see_what_matters(
         assert text in result.stdout
     assert all(line == line.rstrip() for line in result.stdout.splitlines())
     assert [f"{asked.method} {asked.path}" for asked in service.asked] == [route]
+
+
+@each_command
+def test_the_answers_here_are_those_of_the_services(arguments: str, route: str, shape: Any, seen: list[str]) -> None:
+    [operation] = [one for one in operations() if one.is_asked_by(route)]
+    if operation.answer is None:
+        assert shape is None
+    else:
+        jsonschema.validate(
+            shape, {"$ref": f"#/components/schemas/{operation.answer}", "components": {"schemas": SCHEMAS}}
+        )
 
 
 @each_command

@@ -2,14 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import piecework
 from piecework import Client, watch
 from piecework.cli.exits import TABLE
+from tests.unit.client.answers import JOB_ID, job
 from tests.unit.client.conftest import Service, answer
-from tests.unit.client.shapes import JOB_ID, job
 
 
 def test_every_public_name_is_there() -> None:
@@ -35,3 +36,14 @@ def test_the_readme_tells_the_exit_codes() -> None:
     readme = (Path(__file__).parents[3] / "client" / "README.md").read_text()
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)}
     assert told == set(TABLE)
+
+
+def test_the_example_of_the_package_runs(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIECEWORK_API_URL", service.url)
+    service.on("POST", "/v1/jobs", answer(job(), 201))
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job("succeeded")))
+    assert piecework.__doc__ is not None
+    _, example = piecework.__doc__.split("\n\n", 1)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert names["job"]["state"] == "succeeded"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.client.answers import JOB_ID, job
 from tests.unit.client.conftest import Answer, Run, Service, answer, problem
-from tests.unit.client.shapes import JOB_ID, job
 
 NOOP = [{"processor": "noop"}]
 SCHEDULE_ID = "01970000-0000-7000-8000-00000000000c"

@@ -128,7 +128,7 @@ def test_another_program_behind_the_url_is_recognised(client: Client, service: S
 def test_a_listing_follows_its_cursors(client: Client, service: Service) -> None:
     pages = [{"items": [1, 2], "next_cursor": "c1"}, {"items": [], "next_cursor": "c2"}, {"items": [3]}]
     service.on("GET", "/v1/jobs", *(answer({"next_cursor": None, **page}) for page in pages))
-    assert list(client.list_jobs(state="failed", labels={"team": "claims", "month": "1"})) == [1, 2, 3]
+    assert list(client.list_jobs(state="failed", label={"team": "claims", "month": "1"})) == [1, 2, 3]
     assert [asked.query.get("cursor") for asked in service.asked] == [None, ["c1"], ["c2"]]
     for asked in service.asked:
         assert asked.query["state"] == ["failed"]

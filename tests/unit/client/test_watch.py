@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from piecework import watch
+from tests.unit.client.answers import ATTEMPT, JOB_ID, job, stage, task
 from tests.unit.client.conftest import HANG_UP, Answer, Run, Service, answer, problem
-from tests.unit.client.shapes import ATTEMPT, JOB_ID, job, stage, task
 
 JOB = f"/v1/jobs/{JOB_ID}"
 TASKS = f"{JOB}/tasks"

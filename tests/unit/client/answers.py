@@ -1,4 +1,4 @@
-"""What the services answer, for scripts: whole shapes, of which a test says what matters to it."""
+"""Whole answers of the services, for the scripted one: a test changes what matters to it."""
 
 from typing import Any
 
@@ -46,7 +46,11 @@ def job(state: str = "running", stages: list[Any] | None = None, **fields: Any) 
         "started_at": TIME,
         "finished_at": LATER if state in ("succeeded", "failed", "cancelled") else None,
         "error": None,
-        "spec": {"input": {"type": "range", "count": 4}, "merge": {"type": "none"}},
+        "spec": {
+            "input": {"type": "range", "count": 4},
+            "stages": [{"processor": "clean"}],
+            "merge": {"type": "none"},
+        },
         "stages": [stage()] if stages is None else stages,
         "warnings": [],
         **fields,
@@ -80,6 +84,9 @@ def task(index: int = 0, state: str = "succeeded", **fields: Any) -> Any:
 
 
 ATTEMPT = {
+    "job_id": JOB_ID,
+    "stage": 0,
+    "index": 0,
     "attempt": 1,
     "worker_id": WORKER_ID,
     "pool": "default",

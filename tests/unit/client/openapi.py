@@ -1,0 +1,117 @@
+"""The OpenAPI documents of the services that the client mirrors."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from services.api.main import app as api
+from services.stats.main import app as stats
+
+DOCUMENTS = [api.openapi(), stats.openapi()]
+SCHEMAS: dict[str, Any] = {}
+for document in DOCUMENTS:
+    SCHEMAS |= document["components"]["schemas"]
+
+PROBES = ("healthz", "readyz", "metrics")  # for what runs the services, not for who uses them
+
+# What a parameter takes in the tests, by the type in its schema.
+_SAMPLES = {"string": "x", "integer": 7, "number": 0.5, "boolean": True, "null": None}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A path with a method, as its document describes it."""
+
+    name: str
+    method: str
+    path: str
+    description: dict[str, Any]
+
+    def is_asked_by(self, route: str) -> bool:
+        """Whether a request such as `GET /v1/jobs/7` is this operation's."""
+        return re.fullmatch(f"{self.method} {re.sub('{[^}]*}', '[^/]+', self.path)}", route) is not None
+
+    @property
+    def parameters(self) -> list[dict[str, Any]]:
+        """Those in the path, the query and the headers, but for the cursor and the size of pages."""
+        described = self.description.get("parameters", [])
+        paging = {"limit", "cursor"} if self.answer and is_page(SCHEMAS[self.answer]) else set()
+        return [one for one in described if one["name"] not in paging]
+
+    def samples(self, place: str) -> dict[str, Any]:
+        """A value for each parameter in the `path`, the `query` or the `header`."""
+        return {one["name"]: sample(one["schema"]) for one in self.parameters if one["in"] == place}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The schema of the object that it takes; empty if none."""
+        if "requestBody" not in self.description:
+            return {}
+        found: dict[str, Any] = resolve(self.description["requestBody"]["content"]["application/json"]["schema"])
+        return found
+
+    @property
+    def answer(self) -> str | None:
+        """The name of the answer's schema, if it has content."""
+        [answer] = [answer for status, answer in self.description["responses"].items() if status.startswith("2")]
+        return name_of(answer["content"]["application/json"]["schema"]) if "content" in answer else None
+
+
+def operations() -> Iterator[Operation]:
+    for document in DOCUMENTS:
+        for path, methods in document["paths"].items():
+            for method, description in methods.items():
+                if description["operationId"] not in PROBES:
+                    yield Operation(description["operationId"], method.upper(), path, description)
+
+
+def name_of(schema: dict[str, Any]) -> str | None:
+    return schema["$ref"].rpartition("/")[2] if "$ref" in schema else None
+
+
+def is_page(schema: dict[str, Any]) -> bool:
+    return set(schema.get("properties", {})) == {"items", "next_cursor"}
+
+
+def resolve(schema: dict[str, Any]) -> dict[str, Any]:
+    name = name_of(schema)
+    found: dict[str, Any] = SCHEMAS[name] if name else schema
+    return found
+
+
+def named_in(schema: Any) -> set[str]:
+    """The names of all schemas that this one is made of, its own included."""
+    found: set[str] = set()
+    waiting = [schema]
+    while waiting:
+        match waiting.pop():
+            case {"$ref": str(reference)}:
+                name = reference.rpartition("/")[2]
+                if name not in found:
+                    found.add(name)
+                    waiting.append(SCHEMAS[name])
+            case dict(parts):
+                waiting += parts.values()
+            case list(parts):
+                waiting += parts
+    return found
+
+
+def sample(schema: dict[str, Any]) -> Any:
+    """A value of this schema, with every field that there can be."""
+    schema = resolve(schema)
+    if not schema:
+        return {}
+    for choice in ("anyOf", "oneOf"):
+        if choice in schema:
+            return sample(schema[choice][0])
+    if "const" in schema or "enum" in schema:
+        return schema.get("const", schema.get("enum", [None])[0])
+    if schema.get("type") == "array":
+        return [sample(schema["items"])]
+    if schema.get("type") == "object":
+        return {name: sample(field) for name, field in schema.get("properties", {}).items()}
+    if schema.get("format") == "uuid":
+        return "01970000-0000-7000-8000-00000000000a"
+    return _SAMPLES.get(schema.get("type", "null"))
