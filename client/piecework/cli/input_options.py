@@ -1,148 +1,158 @@
-"""The options that say what a job works on, of every command that takes them."""
+"""The options that say what a job works on, and which formats the command knows."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import typer
 
+from piecework.cli.job_file import from_here, given, mapping_in, option_of, parsed
 from piecework.errors import InputError
 
-_INPUT = "Input"
 
-# What an extension says about the format of an input, unless --format says it.
-_FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".avro": "avro",
+class _Format(NamedTuple):
+    """The type of input that reads a format, and the suffixes of objects that have it."""
+
+    type: str
+    suffixes: tuple[str, ...] = ()
+
+
+# A format is a line here; a new option of it is a field of InputOptions.
+FORMATS: Mapping[str, _Format] = {
+    "text": _Format("lines"),
+    "jsonl": _Format("lines", (".jsonl", ".ndjson")),
+    "csv": _Format("lines", (".csv",)),
+    "tsv": _Format("lines", (".tsv",)),
+    "fixed": _Format("lines"),
+    "parquet": _Format("parquet", (".parquet",)),
+    "arrow": _Format("arrow", (".arrow", ".feather")),
+    "avro": _Format("avro", (".avro",)),
 }
 _COMPRESSED = (".gz", ".bgz", ".zst")
-_BLOCKS = ("parquet", "arrow", "avro")
+_MANIFEST_FORMATS = ("csv", "jsonl", "parquet", "inventory")
 
-InputUri = Annotated[
-    str | None,
-    typer.Option("--input", metavar="URI", help="s3://bucket/key, or s3://bucket/prefix/.", rich_help_panel=_INPUT),
-]
-UploadPath = Annotated[
-    Path | None,
-    typer.Option(metavar="PATH", help="Upload this file, or directory, as the input.", rich_help_panel=_INPUT),
-]
-Format = Annotated[
-    Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow", "avro"] | None,
-    typer.Option(help="Format of the input; by its extension if absent.", rich_help_panel=_INPUT),
-]
-PartBytes = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Size of a part, such as 8MiB.", rich_help_panel=_INPUT)
-]
-Parts = Annotated[int | None, typer.Option(metavar="N", help="Number of parts, instead.", rich_help_panel=_INPUT)]
-RowGroups = Annotated[
-    int | None, typer.Option(metavar="N", help="Parquet row groups per part.", rich_help_panel=_INPUT)
-]
-Multiline = Annotated[
-    bool, typer.Option("--multiline", help="Quoted CSV fields may hold newlines.", rich_help_panel=_INPUT)
-]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="Which objects under the prefix to take; repeatable.", rich_help_panel=_INPUT),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="Which of them not to take; repeatable.", rich_help_panel=_INPUT),
-]
-ObjectsPerTask = Annotated[
-    int | None, typer.Option(metavar="N", help="Objects per task, as a directory.", rich_help_panel=_INPUT)
-]
-Item = Annotated[
-    list[str] | None,
-    typer.Option(metavar="VALUE", help="One task for this YAML value; repeatable.", rich_help_panel=_INPUT),
-]
-Count = Annotated[int | None, typer.Option(metavar="N", help="Array job of N tasks.", rich_help_panel=_INPUT)]
+_SOURCES = ("input", "upload", "manifest", "item", "count")
+_SIZES = ("part_bytes", "record_bytes")
 
 
-def read_job_file(file: Path | None) -> tuple[dict[str, Any], Path]:
-    """The job file's content and the directory its local paths are seen from."""
-    from piecework.jobfile import read_mapping
+@dataclass(frozen=True)
+class InputOptions:
+    """What a job works on: one source, and how it is split. Details have the names of the input's fields."""
 
-    if file is None:
-        return {}, Path()
-    return read_mapping(file), file.parent
+    panel: ClassVar[str] = "Input"
+
+    input: Annotated[
+        str | None, typer.Option(metavar="URI", help="s3://bucket/key, s3://bucket/prefix/, or a local path.")
+    ] = None
+    upload: Annotated[Path | None, typer.Option(metavar="PATH", help="Upload this file or directory.")] = None
+    manifest: Annotated[
+        str | None, typer.Option(metavar="URI", help="The objects that this manifest or S3 Inventory lists.")
+    ] = None
+    item: Annotated[
+        list[str] | None, typer.Option(metavar="VALUE", help="One task for this YAML value; repeatable.")
+    ] = None
+    count: Annotated[int | None, typer.Option(metavar="N", help="An array job of N tasks.")] = None
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(FORMATS),
+            help=f"Format of the input; default: by its suffix. Of --manifest: {', '.join(_MANIFEST_FORMATS)}.",
+        ),
+    ] = None
+    part_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of a part, such as 8MiB.")] = None
+    parts: Annotated[int | None, typer.Option(metavar="N", help="Number of parts, instead of their size.")] = None
+    compression: Annotated[
+        Literal["none", "gzip", "zstd"] | None, typer.Option(help="Compression of the input; default: by its suffix.")
+    ] = None
+    header: Annotated[
+        bool | None, typer.Option(help="Whether the first record of CSV and TSV names the columns; default: it does.")
+    ] = None
+    delimiter: Annotated[
+        str | None, typer.Option(metavar="CHARACTER", help="Between the fields of CSV and TSV; default: comma, tab.")
+    ] = None
+    quote: Annotated[
+        str | None, typer.Option(metavar="CHARACTER", help="Around fields of CSV and TSV; default: \"; '' for none.")
+    ] = None
+    escape: Annotated[
+        str | None, typer.Option(metavar="CHARACTER", help="Before a character of CSV and TSV to take literally.")
+    ] = None
+    multiline: Annotated[
+        bool | None, typer.Option("--multiline", help="Quoted fields of CSV and TSV may hold newlines.")
+    ] = None
+    record_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Length of each record of --format fixed.")
+    ] = None
+    row_groups: Annotated[int | None, typer.Option(metavar="N", help="Parquet row groups per part.")] = None
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Take only objects that match; repeatable.")
+    ] = None
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Leave out objects that match; repeatable.")
+    ] = None
+    objects_per_task: Annotated[
+        int | None, typer.Option(metavar="N", help="Objects per task, which gets them as a directory.")
+    ] = None
+
+    def change(self, spec: dict[str, Any]) -> None:
+        """Make the input what the options say. The API checks that its fields fit together."""
+        options = given(asdict(self))
+        sources = [option_of(name) for name in _SOURCES if name in options]
+        if len(sources) > 1:
+            raise InputError(f"{' and '.join(sources)}: a job has one input; give one of them")
+        if options:
+            source = self._source(mapping_in(spec, "input"))
+            if self.format is not None:
+                source = _in_format(source, self.format)
+            spec["input"] = source | self._details(options)
+
+    def _source(self, present: dict[str, Any]) -> dict[str, Any]:
+        from piecework.jobfile import parse_value
+
+        if self.count is not None:
+            return {"type": "range", "count": self.count}
+        if self.item:
+            return {"type": "items", "items": [parse_value(item) for item in self.item]}
+        if self.manifest is not None:
+            return {"type": "manifest", "uri": from_here(self.manifest)}
+        path = self.input or self.upload
+        return present if path is None else _object_input(present, path, self.format)
+
+    def _details(self, options: dict[str, Any]) -> dict[str, Any]:
+        from piecework.jobfile import parse_size
+
+        details = {name: value for name, value in options.items() if name not in (*_SOURCES, "format")}
+        for name in details.keys() & set(_SIZES):
+            details[name] = parsed(option_of(name), parse_size, details[name])
+        return details | ({"quote": None} if self.quote == "" else {})
 
 
-def set_fields(target: dict[str, Any], **values: Any) -> None:
-    target.update({name: value for name, value in values.items() if value is not None})
-
-
-def mapping_of(spec: dict[str, Any], field: str) -> dict[str, Any]:
-    value = spec.get(field) or {}
-    if not isinstance(value, dict):
-        raise InputError(f"{field}: must be a mapping, got {value!r}")
-    return value
-
-
-def set_input(
-    spec: dict[str, Any],
-    *,
-    uri: str | None,
-    upload: Path | None,
-    items: list[str] | None,
-    count: int | None,
-    format: str | None,
-    part_bytes: str | None,
-    **details: Any,
-) -> None:
-    """Make of the file's input what the options say; that its fields fit together is the API's to check."""
-    from piecework.jobfile import parse_value
-
-    _check_one_input({"--input": uri, "--upload": upload, "--item": items, "--count": count})
-    details |= {"format": None if format in _BLOCKS else format, "part_bytes": _size("--part-bytes", part_bytes)}
-    local = upload or (Path(uri) if uri and "://" not in uri else None)
-    uri = _absolute(local) if local else uri
-    given = [uri, items, count, format, *details.values()]
-    if isinstance(spec.get("input"), list) and all(value in (None, []) for value in given):
-        return  # several inputs, which stay as they are
-    made = mapping_of(spec, "input")
-    if count is not None:
-        made = {"type": "range", "count": count}
-    elif items:
-        made = {"type": "items", "items": [parse_value(item) for item in items]}
-    elif uri is not None:
-        made = _object_input(made, uri, format)
-    set_fields(made, **details)
-    if made:
-        spec["input"] = made
-
-
-def _object_input(present: dict[str, Any], uri: str, format: str | None) -> dict[str, Any]:
-    """The input that reads `uri`; the rest of the file's input stays if it is of such a type."""
+def _object_input(present: dict[str, Any], path: str | Path, format: str | None) -> dict[str, Any]:
+    """The input that reads one object or prefix; the rest of the file's input stays if it is of such a type."""
+    uri = from_here(str(path))
     if uri.endswith("/"):
         return {"type": "objects", "prefix": uri}
-    if format is None and present.get("type") in ("lines", *_BLOCKS):
+    if format is not None:
+        return {"uri": uri}  # the option says how it is read
+    if present.get("type") in {known.type for known in FORMATS.values()}:
         return {**present, "uri": uri}
+    return _in_format({"uri": uri}, _format_of(uri))
+
+
+def _format_of(uri: str) -> str:
     path = Path(uri)
     suffix = Path(path.stem).suffix if path.suffix.lower() in _COMPRESSED else path.suffix
-    format = format or _FORMATS.get(suffix.lower(), "text")
-    return {"type": format, "uri": uri} if format in _BLOCKS else {"type": "lines", "uri": uri, "format": format}
+    return next((name for name, known in FORMATS.items() if suffix.lower() in known.suffixes), "text")
 
 
-def _absolute(path: Path) -> str:
-    path = path.expanduser().absolute()
-    return f"{path}/" if path.is_dir() else str(path)  # a slash at its end makes it a prefix
-
-
-def _check_one_input(options: dict[str, object]) -> None:
-    given = [name for name, value in options.items() if value not in (None, [])]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)}: a job has one input; give one of them")
-
-
-def _size(option: str, text: str | None) -> int | None:
-    from piecework.jobfile import parse_size
-
-    try:
-        return None if text is None else parse_size(text)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}") from error
+def _in_format(source: dict[str, Any], format: str) -> dict[str, Any]:
+    """The input, read in this format. Raises InputError if that can't be."""
+    if "uri" not in source:
+        raise InputError(f"--format: {format!r} needs one object to read; give --input, --upload or --manifest")
+    is_manifest = source.get("type") == "manifest"
+    names = _MANIFEST_FORMATS if is_manifest else tuple(FORMATS)
+    if format not in names:
+        raise InputError(f"--format: {format!r} is not a format of this input; write one of {', '.join(names)}")
+    type = "manifest" if is_manifest else FORMATS[format].type
+    kept = source if source.get("type") == type else {"uri": source["uri"]}
+    return {**kept, "type": type} | ({} if format == type else {"format": format})

@@ -5,9 +5,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -151,15 +151,25 @@ def root_callback(app: typer.Typer, **settings: Any) -> Callable[[Callable[..., 
 
 
 def _with_session(function: Callable[..., None]) -> Callable[..., None]:
-    """`function` as Typer needs it: a context instead of the session, and the global options besides its own."""
+    """`function` as Typer needs it: a context instead of the session, and the global options besides its own.
+
+    A parameter whose type is a dataclass stands for the options that are its fields.
+    """
+    _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
+    groups: dict[str, Any]
+    groups = {parameter.name: parameter.annotation for parameter in parameters if is_dataclass(parameter.annotation)}
+    own = [one for parameter in parameters for one in (_options_of(groups.get(parameter.name)) or [parameter])]
 
     def run(context: typer.Context, **options: Any) -> None:
         session: Session = context.ensure_object(Session)
         session.take({name: options.pop(name) for name in _GLOBALS})
+        grouped = {
+            name: group(**{field.name: options.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
         with _errors_reported():
-            function(session, **options)
+            function(session, **options, **grouped)
 
-    _, *own = inspect.signature(function, eval_str=True).parameters.values()
     context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     shared = [
         inspect.Parameter(
@@ -173,6 +183,23 @@ def _with_session(function: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     run.__doc__ = function.__doc__
     return run
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    """The fields of a dataclass as parameters, which help shows under its `panel` if it has one."""
+    if group is None:
+        return []
+    hints = get_type_hints(group, include_extras=True)
+    options = []
+    for field in fields(group):
+        [info] = hints[field.name].__metadata__
+        info.rich_help_panel = info.rich_help_panel or getattr(group, "panel", None)
+        options.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[field.name], default=field.default
+            )
+        )
+    return options
 
 
 @contextmanager

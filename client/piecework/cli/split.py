@@ -1,26 +1,11 @@
 """`piecework split`: what an input would be split into."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from piecework.cli.input_options import (
-    Count,
-    Exclude,
-    Format,
-    Include,
-    InputUri,
-    Item,
-    Multiline,
-    ObjectsPerTask,
-    PartBytes,
-    Parts,
-    RowGroups,
-    UploadPath,
-    read_job_file,
-    set_input,
-)
+from piecework.cli.input_options import InputOptions
+from piecework.cli.job_file import JobFile
 from piecework.cli.objects import upload_inputs
 from piecework.cli.session import Session, command
 from piecework.errors import InputError
@@ -29,52 +14,22 @@ from piecework.shapes import Split, SplitPart
 
 def split(
     session: Session,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="JOB.yaml", help="Job file, YAML or JSON; - reads standard input.")
-    ] = None,
-    directory: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the job file's local paths are; default: beside it.")
-    ] = None,
+    file: JobFile,
+    input: InputOptions,
     pool: Annotated[
         str | None, typer.Option(help="Pool whose slots suggest the size of parts; default: that of the first stage.")
     ] = None,
     show: Annotated[int, typer.Option(metavar="N", min=0, max=1000, help="Parts to show.")] = 20,
-    input_uri: InputUri = None,
-    upload: UploadPath = None,
-    format: Format = None,
-    part_bytes: PartBytes = None,
-    parts: Parts = None,
-    row_groups: RowGroups = None,
-    multiline: Multiline = False,
-    include: Include = None,
-    exclude: Exclude = None,
-    objects_per_task: ObjectsPerTask = None,
-    item: Item = None,
-    count: Count = None,
 ) -> None:
     """Show what a job's input would be split into, without running anything.
 
     The input is that of a job file, or of options, or of both: options override the file. Local paths are uploaded.
     """
-    spec, seen_from = read_job_file(file)
-    set_input(
-        spec,
-        uri=input_uri,
-        upload=upload,
-        items=item,
-        count=count,
-        format=format,
-        part_bytes=part_bytes,
-        parts=parts,
-        row_groups=row_groups,
-        multiline=multiline or None,
-        include=include,
-        exclude=exclude,
-        objects_per_task=objects_per_task,
-    )
+    spec = file.read()
+    input.change(spec)
     if "input" not in spec:
         raise InputError("input: nothing to split; give a job file or --input")
-    upload_inputs(session, {"input": spec["input"]}, directory or seen_from)
+    upload_inputs(session, {"input": spec["input"]}, file.local_root)
     found = session.client.preview_split(spec["input"], pool=pool or _pool(spec), parts_max=show)
     session.show(found, lambda found: _show(session, found))
 

@@ -1,13 +1,16 @@
 """`piecework submit`: what files and options make of a job, and what scripts get back."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.unit.client.answers import JOB_ID, job
 from tests.unit.client.conftest import Answer, Run, Service, answer, problem
+from tests.unit.client.openapi import SCHEMAS, resolve
 
 NOOP = [{"processor": "noop"}]
 SCHEDULE_ID = "01970000-0000-7000-8000-00000000000c"
@@ -30,8 +33,118 @@ def submitted(service: Service) -> Any:
     return asked.body
 
 
+LINES = {"type": "lines", "uri": "s3://b/a"}
+MANIFEST = {"type": "manifest", "uri": "s3://b/list"}
+
 # fmt: off
+INPUTS: list[tuple[str, dict[str, Any]]] = [
+    ("--input s3://b/a", {**LINES, "format": "text"}),
+    ("--input s3://b/a.tsv.zst", {"type": "lines", "uri": "s3://b/a.tsv.zst", "format": "tsv"}),
+    ("--input s3://b/a --format fixed --record-bytes 1KiB", {**LINES, "format": "fixed", "record_bytes": 1024}),
+    (
+        "--input s3://b/a --format csv --no-header --delimiter ; --quote ' --escape % --multiline --compression gzip",
+        {**LINES, "format": "csv", "header": False, "delimiter": ";", "quote": "'", "escape": "%", "multiline": True,
+         "compression": "gzip"},
+    ),
+    ("--input s3://b/a --compression zstd", {**LINES, "format": "text", "compression": "zstd"}),
+    ("--input s3://b/a --compression none", {**LINES, "format": "text", "compression": "none"}),
+    ("--input s3://b/a --format tsv --header --parts 9", {**LINES, "format": "tsv", "header": True, "parts": 9}),
+    ("--input s3://b/a --format parquet --parts 9", {"type": "parquet", "uri": "s3://b/a", "parts": 9}),
+    ("--input s3://b/a.parquet --part-bytes 1M", {"type": "parquet", "uri": "s3://b/a.parquet", "part_bytes": 2**20}),
+    ("--input s3://b/a.feather --parts 9", {"type": "arrow", "uri": "s3://b/a.feather", "parts": 9}),
+    ("--input s3://b/a.arrow --part-bytes 1M", {"type": "arrow", "uri": "s3://b/a.arrow", "part_bytes": 2**20}),
+    ("--input s3://b/a.avro --parts 9", {"type": "avro", "uri": "s3://b/a.avro", "parts": 9}),
+    ("--input s3://b/a.avro --part-bytes 1M", {"type": "avro", "uri": "s3://b/a.avro", "part_bytes": 2**20}),
+    (
+        "--input s3://b/scans/ --exclude *.tmp --exclude *.bak --objects-per-task 9",
+        {"type": "objects", "prefix": "s3://b/scans/", "exclude": ["*.tmp", "*.bak"], "objects_per_task": 9},
+    ),
+    ("--input s3://b/scans/ --part-bytes 1M", {"type": "objects", "prefix": "s3://b/scans/", "part_bytes": 2**20}),
+    (
+        "--manifest s3://b/list --include *.tif --exclude a* --objects-per-task 9",
+        {**MANIFEST, "include": ["*.tif"], "exclude": ["a*"], "objects_per_task": 9},
+    ),
+    ("--manifest s3://b/list --format csv --part-bytes 1M", {**MANIFEST, "format": "csv", "part_bytes": 2**20}),
+    ("--manifest s3://b/list --format jsonl", {**MANIFEST, "format": "jsonl"}),
+    ("--manifest s3://b/list --format parquet", {**MANIFEST, "format": "parquet"}),
+    ("--manifest s3://b/list --format inventory", {**MANIFEST, "format": "inventory"}),
+]
+
 OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
+    *(([*text.split(), "--stage", "noop"], {"input": input, "stages": NOOP}) for text, input in INPUTS),
+    (
+        ["--input", "s3://b/a", "--format", "csv", "--quote", "", "--stage", "noop"],
+        {"input": {**LINES, "format": "csv", "quote": None}, "stages": NOOP},
+    ),
+    (
+        ["--count", "1", "--stage", "clean=clean", "--stage", "sum",
+         "--timeout-seconds", "600", "--timeout-seconds", "1=0.5", "--memory-bytes", "clean=2GiB",
+         "--max-attempts", "5", "--backoff-seconds", "0", "--backoff-max-seconds", "clean=60",
+         "--tolerated-failures", "0=3", "--rejects-max", "1=9", "--rejects-max", "clean=10",
+         "--fan-out", "clean", "--barrier", "1", "--stage-input", "clean.fees=s3://b/fees.csv"],
+        {
+            "input": {"type": "range", "count": 1},
+            "stages": [
+                {
+                    "name": "clean",
+                    "processor": "clean",
+                    "timeout_seconds": 600,
+                    "memory_bytes": 2**31,
+                    "retry": {"max_attempts": 5, "backoff_seconds": 0, "backoff_max_seconds": 60},
+                    "tolerated_failures": 3,
+                    "rejects_max": 10,
+                    "fan_out": True,
+                    "inputs": {"fees": "s3://b/fees.csv"},
+                },
+                {
+                    "processor": "sum",
+                    "timeout_seconds": 0.5,
+                    "retry": {"max_attempts": 5, "backoff_seconds": 0},
+                    "rejects_max": 9,
+                    "barrier": True,
+                },
+            ],
+        },
+    ),
+    (
+        ["--count", "1", "--stage", "noop", "--results", "s3://b/priced/", "--output-queue", "https://sqs/1/done",
+         "--merge", "parquet"],
+        {
+            "input": {"type": "range", "count": 1},
+            "stages": NOOP,
+            "results": "s3://b/priced/",
+            "output_queue": "https://sqs/1/done",
+            "merge": {"type": "parquet"},
+        },
+    ),
+    (
+        ["--count", "1", "--stage", "noop", "--merge", "parquet:all.parquet"],
+        {
+            "input": {"type": "range", "count": 1},
+            "stages": NOOP,
+            "merge": {"type": "parquet", "filename": "all.parquet"},
+        },
+    ),
+    (
+        ["--count", "1", "--stage", "noop", "--merge", "none"],
+        {"input": {"type": "range", "count": 1}, "stages": NOOP, "merge": {"type": "none"}},
+    ),
+    (
+        ["--count", "1", "--stage", "noop", "--merge", "reduce:sum@3:delays.json", "--fan-in", "100",
+         "--merge-param", "by=[carrier]", "--merge-input", "fees=s3://b/fees.csv"],
+        {
+            "input": {"type": "range", "count": 1},
+            "stages": NOOP,
+            "merge": {
+                "type": "reduce",
+                "processor": "sum@3",
+                "filename": "delays.json",
+                "fan_in": 100,
+                "params": {"by": ["carrier"]},
+                "inputs": {"fees": "s3://b/fees.csv"},
+            },
+        },
+    ),
     (["--count", "10", "--processor", "noop"], {"input": {"type": "range", "count": 10}, "stages": NOOP}),
     (
         ["--item", "{region: north}", "--item", "7", "--item", "2026-01-31", "--stage", "noop"],
@@ -112,6 +225,51 @@ def test_options_make_a_job(options: list[str], spec: dict[str, Any], run: Run, 
     result = run("submit", *options)
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{JOB_ID}\n", "")
     assert submitted(accepting) == spec
+
+
+# What only a job file can say.
+FILE_ONLY = ("stages.resplit",)
+
+
+def fields_of(schema: dict[str, Any], path: str) -> Iterator[str]:
+    """Every field of a schema, and every value of those that have a choice: `merge[reduce].fan_in`, `merge=none`."""
+    schema = resolve(schema)
+    for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        yield from fields_of(choice, path)
+    if "items" in schema:
+        yield from fields_of(schema["items"], path)
+    for value in schema.get("enum", ()):
+        yield f"{path}={value}"
+    fields = schema.get("properties", {})
+    tag = f"[{fields['type']['const']}]" if "type" in fields else ""
+    for name, field in fields.items():
+        yield f"{path}{tag}.{name}"
+        yield from fields_of(field, f"{path}{tag}.{name}")
+
+
+def fields_in(value: Any, path: str) -> Iterator[str]:
+    """Those of them that a specification has."""
+    if isinstance(value, list):
+        for one in value:
+            yield from fields_in(one, path)
+    elif isinstance(value, dict):
+        tag = f"[{value['type']}]" if "type" in value else ""
+        for name, field in value.items():
+            yield f"{path}{tag}.{name}"
+            yield from fields_in(field, f"{path}{tag}.{name}")
+    else:
+        yield f"{path}={value}"
+
+
+def test_options_can_say_all_that_a_job_file_can() -> None:
+    shown = {field for _, spec in OPTIONS for field in fields_in(spec, "job")}
+    missing = set(fields_of(SCHEMAS["JobSpec"], "job")) - shown
+    assert {field for field in missing if not field.startswith(tuple(f"job.{field}" for field in FILE_ONLY))} == set()
+
+
+@pytest.mark.parametrize("spec", [spec for _, spec in OPTIONS])
+def test_what_options_make_is_what_the_api_takes(spec: dict[str, Any]) -> None:
+    jsonschema.validate(spec, {"$ref": "#/components/schemas/JobSpec", "components": {"schemas": SCHEMAS}})
 
 
 JOB_FILE = """
@@ -206,6 +364,31 @@ def test_an_option_can_name_a_local_file(option: str, run: Run, accepting: Servi
     assert submitted(accepting)["input"] == {"type": "lines", "uri": "s3://b/uploads/u/claims.csv", "format": "csv"}
 
 
+def test_local_paths_of_options_are_seen_from_the_working_directory(run: Run, accepting: Service) -> None:
+    Path("jobs").mkdir()
+    Path("jobs/job.yaml").write_text(JOB_FILE)
+    Path("fees.csv").write_bytes(b"a,b\n1")
+    options = ["--stage-input", "fees=fees.csv", "--merge", "reduce:sum", "--merge-input", "rates=fees.csv"]
+    assert run("submit", "jobs/job.yaml", *options).exit_code == 0
+    spec, uri = submitted(accepting), "s3://b/uploads/u/claims.csv"
+    assert (spec["stages"][0]["inputs"], spec["merge"]["inputs"]) == ({"fees": uri}, {"rates": uri})
+
+
+@pytest.mark.parametrize(
+    ("format", "input"),
+    [
+        ("jsonl", {"type": "lines", "uri": "s3://b/flights.csv", "format": "jsonl", "part_bytes": 1000}),
+        ("parquet", {"type": "parquet", "uri": "s3://b/flights.csv"}),
+    ],
+)
+def test_an_option_can_change_the_format_of_a_files_input(
+    format: str, input: dict[str, Any], run: Run, accepting: Service
+) -> None:
+    Path("job.yaml").write_text(JOB_FILE)
+    assert run("submit", "job.yaml", "--format", format).exit_code == 0
+    assert submitted(accepting)["input"] == input
+
+
 def test_cron_makes_a_schedule(run: Run, accepting: Service) -> None:
     options = ["--count", "1", "--stage", "noop", "--name", "month-end", "--misfire", "skip"]
     result = run("submit", *options, "--cron", "0 6 L * *", "--time-zone", "Europe/Berlin")
@@ -258,8 +441,17 @@ BAD_OPTIONS = [
     (["--count", "1", "--param", "x=1"], "--param: 'x' belongs to no stage"),
     (["--count", "1", "--stage", "a", "--stage", "n=b", "--param", "x=1"], "write STAGE.x=… with one of: 0, n"),
     (["--count", "1", "--stage", "noop", "--label", "=x"], "--label: '=x' is not KEY=VALUE"),
-    (["--count", "1", "--stage", "noop", "--merge", "append"], "--merge: 'append' is no merge"),
-    (["--count", "1", "--stage", "noop", "--merge", "reduce:"], "--merge: 'reduce:' is no merge"),
+    (["--count", "1", "--stage", "noop", "--merge", "append"], "--merge: 'append' is not a merge"),
+    (["--count", "1", "--stage", "noop", "--merge", "reduce:"], "--merge: 'reduce:' is not a merge"),
+    (["--count", "1", "--stage", "noop", "--merge", "reduce:a:b:c"], "--merge: 'reduce:a:b:c' is not a merge"),
+    (["--count", "1", "--stage", "noop", "--merge", "concat", "--fan-in", "9"], "--fan-in: belong to a reduce"),
+    (["--count", "1", "--stage", "noop", "--pool", "clean=big"], "--pool: there is no stage 'clean'; write one of: 0"),
+    (["--count", "1", "--fan-out", "0"], "--fan-out: there is no stage '0'; give a --stage or a job file"),
+    (["--count", "1", "--stage", "noop", "--max-attempts", "no"], "--max-attempts: 'no' is not a number"),
+    (["--count", "1", "--stage", "noop", "--memory-bytes", "0=much"], "--memory-bytes: 'much' is not a size"),
+    (["--input", "s3://b/a", "--format", "xlsx"], "--format: 'xlsx' is not a format of this input; write one of text"),
+    (["--manifest", "s3://b/a", "--format", "tsv"], "--format: 'tsv' is not a format of this input; write one of csv"),
+    (["--count", "1", "--format", "csv"], "--format: 'csv' needs one object to read"),
     (["--count", "1", "--stage", "noop", "--run-at", "tomorrow"], "--run-at: 'tomorrow' is not a time"),
     (["--count", "1", "--stage", "noop", "--time-zone", "UTC"], "--time-zone: belongs to --cron or --run-at"),
     (
