@@ -1,11 +1,13 @@
 """`piecework processors`: the registered pieces of work."""
 
 import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from piecework.cli.job_file import given
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.errors import InputError, Invalid
@@ -87,39 +89,72 @@ def _show(session: Session, processor: ProcessorDetail) -> None:
     )
 
 
-def register_processor(
-    session: Session,
-    name: Name,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="SPEC.yaml", help="Specification, YAML or JSON; - reads standard input.")
-    ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option("--command", metavar="COMMAND", help="Such as 'ffmpeg -i {input} {output}'; run without a shell."),
-    ] = None,
+@dataclass(frozen=True)
+class ProcessorOptions:
+    """What a processor runs; the options are the specification's fields, but for those that `change` converts."""
+
+    command: Annotated[
+        str | None, typer.Option(metavar="COMMAND", help="Such as 'ffmpeg -i {input} {output}'; run without a shell.")
+    ] = None
     callable: Annotated[
         str | None, typer.Option(metavar="MODULE:FUNCTION", help="Python function of input and output path.")
-    ] = None,
-    records: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Python function of a record.")] = None,
-    sql: Annotated[str | None, typer.Option(metavar="QUERY", help="DuckDB's SQL: SELECT … FROM input.")] = None,
-    builtin: Annotated[Literal["noop", "copy"] | None, typer.Option(help="A built-in.")] = None,
-    output: Annotated[str | None, typer.Option(metavar="FILENAME", help="File name of a task's output.")] = None,
+    ] = None
+    records: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Python function of a record.")] = None
+    sql: Annotated[str | None, typer.Option(metavar="QUERY", help="DuckDB's SQL: SELECT … FROM input.")] = None
+    builtin: Annotated[Literal["noop", "copy"] | None, typer.Option(help="A built-in.")] = None
+    package: Annotated[
+        str | None, typer.Option(metavar="SHA256", help="Pushed package that holds the code; see processors push.")
+    ] = None
+    input: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=URI]", help="Object that each task finds; without URI the stage says which."),
+    ] = None
+    output: Annotated[str | None, typer.Option(metavar="FILENAME", help="File name of a task's output.")] = None
+    output_directory: Annotated[
+        bool | None, typer.Option("--output-directory", help="A task's output is a directory of files.")
+    ] = None
+    further_output: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILENAME", help="Further file that each task makes; repeatable.")
+    ] = None
     output_format: Annotated[
         Literal["jsonl", "csv", "parquet"] | None,
         typer.Option(help="Of a records function or SQL; csv also for other output that begins with a header line."),
-    ] = None,
-    env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment; repeatable.")] = None,
+    ] = None
+    env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment; repeatable.")] = None
     idempotent: Annotated[
         bool | None,
         typer.Option("--idempotent", help="A task may run twice at once: late ones get a backup attempt elsewhere."),
-    ] = None,
+    ] = None
     filters: Annotated[
         bool | None, typer.Option("--filters", help="Dropping records is meant: their count need not come out even.")
-    ] = None,
+    ] = None
     params_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON Schema of the parameters, YAML or JSON.")
+    ] = None
+    description: Annotated[str | None, typer.Option(help="For people.")] = None
+
+    def change(self, spec: dict[str, Any]) -> None:
+        from piecework.jobfile import read_mapping
+
+        fields = given(asdict(self))
+        inputs = [text.partition("=") for text in fields.pop("input", ())]
+        converted = {
+            "command": shlex.split(self.command or ""),
+            "inputs": {name: uri or None for name, _, uri in inputs},
+            "outputs": parse_pairs("--further-output", fields.pop("further_output", None)),
+            "environment": parse_pairs("--env", fields.pop("env", None)),
+            "params_schema": read_mapping(self.params_schema) if self.params_schema else None,
+        }
+        spec |= fields | {name: value for name, value in converted.items() if value}
+
+
+def register_processor(
+    session: Session,
+    name: Name,
+    options: ProcessorOptions,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="SPEC.yaml", help="Specification, YAML or JSON; - reads standard input.")
     ] = None,
-    description: Annotated[str | None, typer.Option(help="For people.")] = None,
 ) -> None:
     """Register a new version of a processor and print name@version.
 
@@ -130,21 +165,7 @@ def register_processor(
     spec = read_mapping(file) if file else {}
     if (named := spec.pop("name", name)) != name:
         raise InputError(f"name: the file says {named!r}, the command {name!r}; give the same name")
-    options = {
-        "command": shlex.split(run) if run else None,
-        "callable": callable,
-        "records": records,
-        "sql": sql,
-        "builtin": builtin,
-        "output": output,
-        "output_format": output_format,
-        "environment": parse_pairs("--env", env) or None,
-        "idempotent": idempotent,
-        "filters": filters,
-        "params_schema": read_mapping(params_schema) if params_schema else None,
-        "description": description,
-    }
-    spec |= {field: value for field, value in options.items() if value is not None}
+    options.change(spec)
     described = str(spec.pop("description", ""))
     processor = session.client.register_processor(name, spec, description=described)
     session.show(processor, lambda processor: print(f"{processor['name']}@{processor['version']}"))
