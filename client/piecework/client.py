@@ -211,7 +211,7 @@ class Client:
         return self._api.create(Upload, "/v1/uploads", {"filename": filename, "bytes": bytes}, idempotency_key)
 
     def complete_upload(self, upload_id: Id, parts: Iterable[UploadedPart] = ()) -> CompletedUpload:
-        """Put the sent parts together; files of a directory are no parts."""
+        """Put the sent parts together; files of a directory need no parts."""
         return self._api.post(
             CompletedUpload, f"/v1/uploads/{upload_id}/complete", {"parts": list(parts)}, repeatable=True
         )

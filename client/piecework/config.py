@@ -57,7 +57,7 @@ def _read_profile(directory: Path) -> dict[str, str]:
     try:
         profile = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}; mend or remove it") from error
+        raise InputError(f"{path}: {error}; fix or remove it") from error
     if not isinstance(profile, dict) or not all(isinstance(profile.get(name, ""), str) for name in _VARIABLES):
-        raise InputError(f'{path}: must be {{"api_url": "…", "stats_url": "…", "api_key": "…"}}; mend or remove it')
+        raise InputError(f'{path}: must be {{"api_url": "…", "stats_url": "…", "api_key": "…"}}; fix or remove it')
     return {name: profile[name] for name in _VARIABLES if name in profile}

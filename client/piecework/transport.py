@@ -25,7 +25,7 @@ _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures: doubling, with jitter."""
+    """Seconds to wait after this number of failures: doubling, with jitter."""
     return BACKOFF_SECONDS * 2.0 ** (failures - 1) * random.uniform(0.5, 1.0)
 
 
@@ -115,7 +115,7 @@ class Transport:
             try:
                 return response.json()
             except ValueError as error:
-                message = f"{self._url} answered with something that is no JSON; is this the {self._service}'s URL?"
+                message = f"{self._url} answered with something other than JSON; is this the {self._service}'s URL?"
                 raise TransportError(message) from error
         raise _problem(response)
 
@@ -145,7 +145,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def _problem(response: httpx.Response) -> Exception:
-    """The exception of a problem answer; also of one that is no problem+json, from a proxy in between."""
+    """The exception of a problem answer; also of an answer that is not problem+json, such as a proxy's."""
     try:
         problem = response.json()
     except ValueError:

@@ -9,4 +9,4 @@ JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", help="Job, as `piecewor
 StageNumber = Annotated[int, typer.Argument(metavar="STAGE", min=0, help="Number of the stage, from 0.")]
 TaskIndex = Annotated[int, typer.Argument(metavar="INDEX", min=0, help="Index of the task, from 0.")]
 All = Annotated[bool, typer.Option("--all", help="Everything, page by page.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="At most so many.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="Show at most this many.")]

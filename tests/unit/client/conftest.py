@@ -37,7 +37,7 @@ class Asked:
 
 @dataclass
 class Answer:
-    """`hang_up_after`: close the connection after so many bytes of the content, 0 for before any answer."""
+    """`hang_up_after`: close the connection after this number of bytes of the content, 0 for before any answer."""
 
     status: int = 200
     content: bytes = b""

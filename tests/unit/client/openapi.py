@@ -13,7 +13,7 @@ SCHEMAS: dict[str, Any] = {}
 for document in DOCUMENTS:
     SCHEMAS |= document["components"]["schemas"]
 
-PROBES = ("healthz", "readyz", "metrics")  # for what runs the services, not for who uses them
+PROBES = ("healthz", "readyz", "metrics")  # for load balancers and Prometheus, not for users
 
 # What a parameter takes in the tests, by the type in its schema.
 _SAMPLES = {"string": "x", "integer": 7, "number": 0.5, "boolean": True, "null": None}

@@ -52,7 +52,7 @@ def test_a_broken_profile_is_named(content: str, tmp_path: Path) -> None:
     write_profile(tmp_path)
     path = tmp_path / ".piecework" / "client.json"
     path.write_text(content)
-    with pytest.raises(InputError, match=f"{path}.*mend or remove it"):
+    with pytest.raises(InputError, match=f"{path}.*fix or remove it"):
         load_config()
 
 

@@ -121,7 +121,7 @@ def test_an_answer_that_is_no_problem_still_says_what_it_is(client: Client, serv
 
 def test_another_program_behind_the_url_is_recognised(client: Client, service: Service) -> None:
     service.on("GET", JOB, Answer(200, b"<html>hello</html>"))
-    with pytest.raises(TransportError, match="no JSON; is this the API's URL"):
+    with pytest.raises(TransportError, match="other than JSON; is this the API's URL"):
         client.get_job("j")
 
 
