@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,32 @@ for _power, _letter in enumerate("KMGT", start=1):
     _UNITS |= {_letter: 1024**_power, f"{_letter}IB": 1024**_power, f"{_letter}B": 1000**_power}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML that means what the same JSON would: dates stay text, and a key given twice is an error."""
+# A plain scalar is one of these only where it is written as JSON would print it back: `02142`, `1_000`, `0x1F`, `1.50`,
+# `12:30:00`, `NO` and `on` stay text. Null and the booleans are those of YAML 1.2's core schema
+# (https://yaml.org/spec/1.2.2/#103-core-schema).
+_PLAIN = {
+    "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "tag:yaml.org,2002:int": (r"0|-?[1-9][0-9]*", list("-0123456789")),
+    "tag:yaml.org,2002:float": (r"-?(0|[1-9][0-9]*)\.([0-9]*[1-9]|0)", list("-0123456789")),
+    "tag:yaml.org,2002:merge": (r"<<", ["<"]),
+}
 
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+
+class _Loader(yaml.SafeLoader):
+    """YAML that means what the same JSON would; a key given twice is an error, and so is a tag that JSON lacks."""
+
+    yaml_implicit_resolvers = {}
+    yaml_constructors = {
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag in (None, *_PLAIN, *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")))
     }
+
+    def construct_float(self, node: yaml.ScalarNode) -> float | str:
+        """A number with more digits than a float keeps stays text, too."""
+        number = float(node.value)
+        return number if Decimal(repr(number)) == Decimal(node.value) else str(node.value)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -33,6 +53,11 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+for _tag, (_pattern, _first) in _PLAIN.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_float)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

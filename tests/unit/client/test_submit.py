@@ -304,7 +304,9 @@ def test_json_and_standard_input_are_read_too(run: Run, accepting: Service) -> N
 
 def test_options_change_a_file(run: Run, accepting: Service) -> None:
     Path("job.yaml").write_text(JOB_FILE)
-    run("submit", "job.yaml", "--input", "s3://b/more.csv", "--param", "strict=no", "--label", "run=2", "--name", "x")
+    run(
+        "submit", "job.yaml", "--input", "s3://b/more.csv", "--param", "strict=false", "--label", "run=2", "--name", "x"
+    )
     spec = submitted(accepting)
     assert spec["name"] == "x"
     assert spec["input"] == {"type": "lines", "uri": "s3://b/more.csv", "format": "csv", "part_bytes": 1000}
@@ -485,7 +487,7 @@ BAD_FILES = [
     ("job.yaml", "name: \x07\n", "job.yaml: unacceptable character"),
     ("job.yaml", "name: !!python/object:os.system x\n", "job.yaml:1:7: could not determine a constructor"),
     ("job.yaml", "input: {type: lines, uri: gone.csv}", "input.uri: 'gone.csv' is neither an S3 URI"),
-    ("job.yaml", "priority: .nan\n", "this can't be written as JSON"),
+    ("job.json", '{"priority": NaN}', "this can't be written as JSON"),
     ("job.json", '{"name": "a",\n "stages": }', "job.json:2:12: "),
 ]
 
