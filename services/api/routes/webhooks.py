@@ -1,9 +1,9 @@
 """Tell other systems when jobs end."""
 
 import base64
-import ipaddress
 import secrets
 import socket
+import unicodedata
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 from uuid import UUID
@@ -27,6 +27,7 @@ from services.api.shapes.webhooks import (
     WebhookEndpointSpec,
 )
 from services.api.strict_json import StrictRoute
+from services.platform.addresses import is_public
 from services.platform.database import WEBHOOKS_CHANNEL, Connection, new_id
 from services.platform.problems import invalid, not_found, problems
 
@@ -67,17 +68,17 @@ def _without_credentials(parts: SplitResult) -> str:
 
 
 def _is_private(host: str) -> bool:
-    name = host.rstrip(".")
+    name = unicodedata.normalize("NFKC", host).rstrip(".").lower()  # as IDNA reads it: full-width digits are digits
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        address = ipaddress.ip_address(host)
+        return not is_public(name)
     except ValueError:
-        try:  # other spellings of an IPv4 address that resolvers take: 127.1, 2130706433, 0x7f000001
-            address = ipaddress.ip_address(socket.inet_aton(host))
-        except OSError:
-            return False
-    return not address.is_global
+        pass
+    try:  # other spellings of an IPv4 address that resolvers take: 127.1, 2130706433, 0x7f000001
+        return not is_public(socket.inet_ntoa(socket.inet_aton(name)))
+    except OSError:
+        return False
 
 
 @router.post(

@@ -5,7 +5,6 @@ receiver knows a repeated delivery by its `webhook-id`.
 """
 
 import asyncio
-import ipaddress
 import random
 import socket
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from asyncpg import Record
 from standardwebhooks.webhooks import Webhook
 
 from services.platform import effects
+from services.platform.addresses import is_public
 from services.platform.database import dump_json
 from services.scheduler.loop import Context
 
@@ -109,7 +109,7 @@ async def _resolve(url: httpx.URL, private_allowed: bool) -> list[str]:
     addresses = [str(entry[4][0]) for entry in found]
     if not private_allowed:
         for address in addresses:
-            if not ipaddress.ip_address(address.partition("%")[0]).is_global:
+            if not is_public(address):
                 raise Refused(
                     f"{url.host} is {address}, not a public address; PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES=true allows it"
                 )

@@ -47,13 +47,15 @@ async def test_private_addresses_are_refused_unless_allowed(
     private = [
         "localhost", "api.localhost", "LOCALHOST.", "127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254",
         "0.0.0.0", "[::1]", "[fe80::1]", "[::ffff:127.0.0.1]", "127.1", "2130706433", "0x7f000001",
+        "127.0.0.1.", "0177.0.0.1", "\uff11\uff12\uff17.0.0.1", "100.64.0.1", "224.0.0.1", "[ff02::1]", "[fec0::1]",
+        "[64:ff9b::7f00:1]", "[64:ff9b:1::7f00:1]", "[2002:a9fe:a9fe::1]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]",
     ]  # fmt: skip
     guarded = create_app(settings.model_copy(update={"webhook_private_addresses": False}))
     async with guarded.router.lifespan_context(guarded), await Keys(pool, guarded).client("operator") as client:
         for host in private:
             response = await client.post("/v1/webhook-endpoints", json={"url": f"http://{host}:8080/"})
             assert response.status_code == 422, host
-        for host in ("example.com", "93.184.216.34", "[2606:4700::1111]"):
+        for host in ("example.com", "93.184.216.34", "[2606:4700::1111]", "[64:ff9b::808:808]"):
             assert (await client.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201
     for host in private:
         assert (await operator.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201

@@ -302,17 +302,18 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> Callable[[],
     return lambda: asked
 
 
+@pytest.mark.parametrize("address", ["10.0.0.7", "64:ff9b::a00:7", "2002:a00:7::", "::ffff:0:10.0.0.7", "fec0::7"])
 async def test_a_name_with_one_private_address_is_refused(
-    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     strict = replace(context, settings=context.settings.model_copy(update={"webhook_private_addresses": False}))
     await add_endpoint(play, "https://hooks.example.com/")
     await end_jobs(play)
     with monkeypatch.context() as resolving:
-        resolve_to(resolving, "93.184.216.34", "10.0.0.7")
+        resolve_to(resolving, "93.184.216.34", address)
         await webhooks.step(strict)
 
-    assert "hooks.example.com is 10.0.0.7, not a public address" in (await delivery(play))["error"]
+    assert f"hooks.example.com is {address}, not a public address" in (await delivery(play))["error"]
 
 
 async def test_a_request_goes_to_the_address_that_was_checked_and_names_its_host(
