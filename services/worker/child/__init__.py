@@ -1,1 +1,4 @@
-"""What runs in a slot's child process, next to user code: standard library only (pyarrow when Parquet is read)."""
+"""What runs in a slot's child process, next to user code.
+
+It starts with the standard library and orjson; a task that needs zstandard, pyarrow, fastavro or duckdb imports it.
+"""

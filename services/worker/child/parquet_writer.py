@@ -76,10 +76,9 @@ class ParquetWriter:
 
     def _add(self, batch: Any) -> None:
         self._batches.append(batch)
-        if (
-            sum(b.num_rows for b in self._batches) >= _GROUP_ROWS
-            or sum(b.nbytes for b in self._batches) >= _GROUP_BYTES
-        ):
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
             self._write_group()
 
     def _write_group(self) -> None:
