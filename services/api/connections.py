@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.platform.aws import Aws, connect_aws
-from services.platform.database import Connection, Database, connect_database
+from services.platform.database import Connection, Database, connect_database, sqlalchemy_url
 from services.platform.settings import Settings
 
 AWS_TRIES = 2  # a user waits for the answer: better a 503 soon, which clients try again
@@ -38,7 +38,7 @@ async def connect(settings: Settings) -> AsyncIterator[Connections]:
     """Nothing is connected before it is used, so that the API starts before its database."""
     database = await connect_database(settings.database_url, settings.database_connections_max)
     engine = create_async_engine(
-        settings.database_url.replace("postgresql://", "postgresql+asyncpg://", 1),
+        sqlalchemy_url(settings.database_url),
         pool_size=settings.database_connections_max,
         max_overflow=0,
         pool_timeout=ACQUIRE_SECONDS,

@@ -14,17 +14,15 @@ from asyncpg import Record
 from services.engine import transitions
 from services.engine.errors import Conflict, NotFound
 from services.engine.stages import start_stages
-from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection
+from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection, notify
 from services.platform.settings import Settings
 
 EVENT_FILES_MAX = 20  # a queue's messages are small
 
-TERMINAL = ("succeeded", "failed", "cancelled")
-
 
 async def notify_jobs(connection: Connection) -> None:
     """Wake the scheduler's loops when the transaction commits."""
-    await connection.execute("SELECT pg_notify($1, '')", JOBS_CHANNEL)
+    await notify(connection, JOBS_CHANNEL)
 
 
 async def start_due_jobs(connection: Connection, jobs_max: int) -> int:
@@ -177,5 +175,5 @@ async def end_job(
         event = _event(job, result)
         await connection.execute(_RECORD_WEBHOOKS, job_id, event["type"], event, settings.webhook_hours)
         await connection.execute(_TELL_QUEUE, job_id, event)
-        await connection.execute("SELECT pg_notify($1, '')", WEBHOOKS_CHANNEL)
+        await notify(connection, WEBHOOKS_CHANNEL)
         return True

@@ -8,6 +8,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from services.platform.database import sqlalchemy_url
 from services.platform.settings import get_settings
 
 _LOCK = 7_277_001  # any constant: services that start together migrate one after the other
@@ -23,7 +24,7 @@ def _upgrade(connection: Connection) -> None:
 
 async def migrate(database_url: str) -> None:
     """Apply all outstanding migrations, in one transaction."""
-    engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://", 1))
+    engine = create_async_engine(sqlalchemy_url(database_url))
     async with engine.begin() as connection:
         await connection.run_sync(_upgrade)
     await engine.dispose()

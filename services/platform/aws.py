@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 
 import aioboto3
@@ -34,14 +35,6 @@ def _parse_time(value: Any) -> datetime:
     return parsed
 
 
-def _make_session() -> aioboto3.Session:
-    session = get_session()
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
-    return aioboto3.Session(botocore_session=session)
-
-
-# One for the process: it parses each service's large API description once.
-_session = _make_session()
 _KINDS: dict[str, effects.Kind] = {"s3": "s3", "sqs": "sqs", "auto-scaling": "autoscaling"}
 
 
@@ -54,13 +47,19 @@ def _tell(event_name: str, **_: Any) -> None:
     effects.tell("before" if event == "before-send" else "after", _KINDS[service], operation)
 
 
-_session.events.register("before-send", _tell)
-_session.events.register("response-received", _tell)
+@cache
+def _session() -> aioboto3.Session:
+    """One for the process: it parses each service's large API description once."""
+    session = get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
+    session.register("before-send", _tell)
+    session.register("response-received", _tell)
+    return aioboto3.Session(botocore_session=session)
 
 
 def require_region() -> None:
     """End the process, as bad settings do, if there is no AWS region."""
-    if _session.region_name is None:
+    if _session().region_name is None:
         refuse_to_start(
             "AWS_DEFAULT_REGION: it is not set, and no AWS profile names a region; set it, for example to us-east-1"
         )
@@ -83,7 +82,7 @@ async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
     async with AsyncExitStack() as stack:
 
         async def client(name: str, client_config: AioConfig) -> Any:
-            context = _session.client(name, endpoint_url=settings.aws_endpoint_url, config=client_config)
+            context = _session().client(name, endpoint_url=settings.aws_endpoint_url, config=client_config)
             return await stack.enter_async_context(context)
 
         yield Aws(await client("s3", s3_config), await client("sqs", sqs_config), await client("autoscaling", config))

@@ -115,6 +115,16 @@ async def connect_database(url: str, connections_max: int = 10, connections_min:
     return await pool
 
 
+async def notify(connection: Connection, channel: str) -> None:
+    """Wake those who listen to the channel: at once, or when the connection's transaction commits."""
+    await connection.execute("SELECT pg_notify($1, '')", channel)
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The same database for SQLAlchemy, by asyncpg."""
+    return url.replace("postgresql://", "postgresql+asyncpg://", 1)
+
+
 async def connect_alone(url: str) -> asyncpg.Connection:
     """Open a connection outside any pool, to LISTEN on."""
     return await asyncpg.connect(url, timeout=10, connection_class=_Gated)

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.contract.layout import Layout
+
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 
 _SECRETS = ("database_url", "bootstrap_api_key")
@@ -57,6 +59,11 @@ class Settings(BaseSettings):
     webhook_hours: PositiveFloat = 24.0
 
     log_level: LogLevel = "INFO"
+
+    @property
+    def layout(self) -> Layout:
+        """Where the services write in S3."""
+        return Layout(self.bucket, self.prefix)
 
 
 class WorkerSettings(Settings):

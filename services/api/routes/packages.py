@@ -11,7 +11,6 @@ from services.api.problems import BODY
 from services.api.security import Operator
 from services.api.shapes.packages import Package, PackageSpec
 from services.api.strict_json import StrictRoute
-from services.contract.layout import Layout
 from services.platform.problems import invalid, problems
 from services.platform.s3_faults import fault_of
 
@@ -27,7 +26,7 @@ async def create_package(
     _key: Operator, api: Api, spec: Annotated[PackageSpec, Body(openapi_examples=EXAMPLES)]
 ) -> Package:
     """Get a link to PUT a zip archive to, unless it is there already. Workers verify its hash before they unpack it."""
-    location = Layout(api.settings.bucket, api.settings.prefix).package(spec.sha256)
+    location = api.settings.layout.package(spec.sha256)
     is_there = await package_bytes(api, spec.sha256) == spec.bytes
     url = None if is_there else await upload_link(api, location)
     return Package(sha256=spec.sha256, uri=location.uri, bytes=spec.bytes, url=url)
@@ -40,7 +39,7 @@ async def check_package(api: Connections, sha256: str | None) -> None:
 
 
 async def package_bytes(api: Connections, sha256: str) -> int | None:
-    location = Layout(api.settings.bucket, api.settings.prefix).package(sha256)
+    location = api.settings.layout.package(sha256)
     try:
         head = await api.aws.s3.head_object(Bucket=location.bucket, Key=location.key)
     except ClientError as error:

@@ -23,7 +23,6 @@ from services.api.shapes.uploads import (
     part_sizes,
 )
 from services.api.strict_json import StrictRoute
-from services.contract.layout import Layout
 from services.contract.location import Location
 from services.platform.database import Connection, new_id
 from services.platform.problems import conflict, invalid, not_found, problems
@@ -68,7 +67,7 @@ async def create_upload(
     (`AbortIncompleteMultipartUpload`).
     """
     upload_id = new_id()
-    location = Layout(api.settings.bucket, api.settings.prefix).upload(upload_id, spec.filename)
+    location = api.settings.layout.upload(upload_id, spec.filename)
     sizes = part_sizes(spec.bytes)
     multipart_id: str | None = None
     links: list[UploadLink] = []

@@ -28,7 +28,7 @@ from services.api.shapes.webhooks import (
 )
 from services.api.strict_json import StrictRoute
 from services.platform.addresses import is_public
-from services.platform.database import WEBHOOKS_CHANNEL, Connection, new_id
+from services.platform.database import WEBHOOKS_CHANNEL, Connection, new_id, notify
 from services.platform.problems import invalid, not_found, problems
 
 router = APIRouter(tags=["webhooks"], route_class=StrictRoute)
@@ -190,5 +190,5 @@ async def redeliver(_key: Operator, api: Api, delivery_id: DeliveryId) -> Delive
         )
         if row is None:
             raise not_found("webhook delivery", delivery_id)
-        await connection.execute("SELECT pg_notify($1, '')", WEBHOOKS_CHANNEL)
+        await notify(connection, WEBHOOKS_CHANNEL)
         return Delivery.model_validate(dict(row))

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from services.contract.layout import Layout
 from services.contract.location import Location
 from services.engine.spec import ConcatMerge, Merge, NoMerge
 from services.scheduler.loop import Context
@@ -41,7 +40,7 @@ class Results:
     def __init__(self, context: Context, job: Mapping[str, Any]) -> None:
         self._context = context
         self._job = job
-        self._layout = Layout(context.settings.bucket, context.settings.prefix)
+        self._layout = context.settings.layout
 
     def place(self, filename: str) -> Location:
         """Where a result goes: the user's own place, or Piecework's."""

@@ -11,7 +11,6 @@ from uuid import UUID
 import orjson
 from asyncpg import Record
 
-from services.contract.layout import Layout
 from services.contract.location import Location
 from services.inputs.chunk import Chunk
 from services.platform.database import Database, new_id
@@ -44,7 +43,7 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
     """The next task. (loops/chain.py does not ask for a closed level until its tasks have succeeded.)"""
     cursor = _open(stage)
     number = cursor.first + cursor.made
-    layout = Layout(context.settings.bucket, context.settings.prefix)
+    layout = context.settings.layout
     # Two schedulers may be at it: under one key, each would abort the other's upload.
     target = layout.outputs(stage["job_id"], stage["stage"], number, new_id())
     outputs = _outputs(context.database, stage["job_id"], cursor, stage["fan_in"])

@@ -12,7 +12,6 @@ from uuid import UUID
 import psutil
 import structlog
 
-from services.contract.layout import Layout
 from services.engine import pools, transitions, workers
 from services.engine.pools import PoolQueues
 from services.engine.workers import UnknownPool
@@ -197,7 +196,7 @@ class Node:
 
 def equip(settings: WorkerSettings, s3: Any, directory: Path) -> Equipment:
     """Raises ScratchUnusable."""
-    layout, slots = Layout(settings.bucket, settings.prefix), settings.slots
+    layout, slots = settings.layout, settings.slots
     return Equipment(
         s3,
         layout,

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import pytest
 
-from services.contract.layout import Layout
 from services.contract.location import Location
 from services.engine.jobs import end_job, fail_job
 from services.engine.workers import stop_worker
@@ -151,7 +150,7 @@ async def test_logs_and_results_come_from_s3(
     piecework: Command, grid: Grid, pool: Database, aws: Aws, settings: Settings
 ) -> None:
     job_id = UUID(await piecework("submit", "--count", "1", "--processor", "noop"))
-    layout = Layout(settings.bucket, settings.prefix)
+    layout = settings.layout
     log, result, manifest = (
         layout.log(job_id, 0, 0, 1),
         layout.result(job_id, "delays.json"),
