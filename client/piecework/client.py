@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -104,7 +105,10 @@ class Client:
         tries: int = 4,
     ) -> None:
         config = load_config(api_url, stats_url, api_key)
-        self._http = httpx.Client(timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)))
+        self._http = httpx.Client(
+            timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
+            headers={"User-Agent": f"piecework/{version('piecework')}"},
+        )
         self._api = Transport(self._http, "API", config.api_url, config.api_key, tries)
         self._stats = Transport(self._http, "stats service", config.stats_url, config.api_key, tries)
         self._objects = Transfers(self._http, tries)

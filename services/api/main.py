@@ -34,6 +34,7 @@ from services.platform.aws import require_region
 from services.platform.logs import configure_logs
 from services.platform.problems import UNREADY, install_problems, problems
 from services.platform.settings import Settings, get_settings
+from services.platform.version import VERSION
 
 DESCRIPTION = """
 Piecework takes a large job, splits it, runs the parts on a grid of workers and merges what they made.
@@ -99,7 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPIOffline(
         title="Piecework",
-        version="1.0.0",
+        version=VERSION,
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,

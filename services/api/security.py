@@ -3,16 +3,13 @@
 from typing import Annotated
 
 from fastapi import Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi.security import HTTPAuthorizationCredentials, SecurityScopes
 
 from services.api.connections import Api
-from services.platform.auth import Key, authenticate
+from services.platform.auth import Key
+from services.platform.routes import bearer, caller
 
-_bearer = HTTPBearer(
-    scheme_name="api_key",
-    auto_error=False,
-    description="An API key, sent as `Authorization: Bearer <key>`. Roles: viewer < submitter < operator.",
-)
+_bearer = bearer("An API key, sent as `Authorization: Bearer <key>`. Roles: viewer < submitter < operator.")
 
 
 async def _authorized(
@@ -22,8 +19,7 @@ async def _authorized(
     _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Key:
     """The caller's key; raises Unauthorized, Forbidden. The role shows as the scope of the route in OpenAPI."""
-    key = await authenticate(api.database, request.headers.get("authorization"))
-    request.state.key_name = key.name
+    key = await caller(request, api.database)
     for role in roles.scopes:
         key.require(role)  # type: ignore[arg-type]
     return key

@@ -1,5 +1,6 @@
-"""`python -m services.scheduler`: all loops in one process; any number of such processes can run."""
+"""Run all loops of the scheduler in one process: `python -m services.scheduler`. Any number of them can run."""
 
+import argparse
 import asyncio
 import signal
 
@@ -10,6 +11,7 @@ from services.platform.aws import connect_aws, require_region
 from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_database
 from services.platform.logs import configure_logs
 from services.platform.settings import Settings, get_settings
+from services.platform.version import VERSION
 from services.scheduler.loop import Context, Loop, listen
 from services.scheduler.loops import (
     chain,
@@ -86,4 +88,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m services.scheduler", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"piecework {VERSION}")
+    parser.parse_args()
     uvloop.run(main())

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -12,6 +13,7 @@ from services.platform.database import connect_database
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems
 from services.platform.settings import Settings, get_settings
+from services.platform.version import VERSION
 from services.stats.rollup import keep_rolled_up
 from services.stats.routes import stats, watch
 
@@ -32,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app: FastAPI = FastAPIOffline(
         title="Piecework statistics",
-        version="1.0.0",
+        version=VERSION,
         description="How jobs, workers and pools do. Every figure is rolled up as attempts end; reading one is cheap.",
         lifespan=lifespan,
         swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
@@ -44,4 +46,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-app = create_app(get_settings())
+@cache
+def _served() -> FastAPI:
+    return create_app(get_settings())
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app` is made when a server asks for it: importing the module asks for no configuration."""
+    if name == "app":
+        return _served()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

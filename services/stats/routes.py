@@ -1,12 +1,12 @@
 """The routes under /v1 and those for machines that watch the service."""
 
 from typing import Annotated
-from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from services.platform.database import Database
 from services.platform.problems import problems
+from services.platform.routes import Health, JobId
 from services.stats import grid_stats, job_stats
 from services.stats.metrics import scrape
 from services.stats.security import require_viewer
@@ -21,7 +21,6 @@ def _database(request: Request) -> Database:
 
 
 TheDatabase = Annotated[Database, Depends(_database)]
-JobId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
 Minutes = Annotated[int, Query(ge=1, le=MINUTES_MAX, description="length of the window, which ends now")]
 OfPool = Annotated[str | None, Query(max_length=100, description="name of a pool; all of them if absent")]
 
@@ -79,12 +78,13 @@ async def metrics(request: Request, database: TheDatabase) -> Response:
 
 
 @watch.get("/healthz", operation_id="healthz", summary="Is the process alive?")
-async def healthz() -> dict[str, str]:
-    return {"status": "ok"}
+async def healthz() -> Health:
+    """Answers as long as the process does."""
+    return Health()
 
 
 @watch.get("/readyz", operation_id="readyz", summary="Can it answer?", responses=problems(503))
-async def readyz(database: TheDatabase) -> dict[str, str]:
+async def readyz(database: TheDatabase) -> Health:
     """Checks that the database is there and has the statistics' tables."""
     await database.fetchval("SELECT rolled_up_at FROM stats_watermark")
-    return {"status": "ok"}
+    return Health()

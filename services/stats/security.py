@@ -3,22 +3,18 @@
 from typing import Annotated
 
 from fastapi import Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials
 
-from services.platform.auth import Key, authenticate
+from services.platform.auth import Key
+from services.platform.routes import bearer, caller
 
-_bearer = HTTPBearer(
-    scheme_name="api_key",
-    auto_error=False,
-    description="An API key of any role, sent as `Authorization: Bearer <key>`.",
-)
+_bearer = bearer("An API key of any role, sent as `Authorization: Bearer <key>`.")
 
 
 async def require_viewer(
     request: Request, _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Key:
     """The caller's key; raises Unauthorized, Forbidden."""
-    key = await authenticate(request.app.state.database, request.headers.get("authorization"))
-    request.state.key_name = key.name
+    key = await caller(request, request.app.state.database)
     key.require("viewer")
     return key

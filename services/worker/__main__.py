@@ -10,6 +10,7 @@ from services.engine.workers import UnknownPool
 from services.platform.aws import require_region
 from services.platform.logs import configure_logs
 from services.platform.settings import WorkerSettings, read_settings
+from services.platform.version import VERSION
 from services.worker.node.node import Node
 from services.worker.task.scratch import ScratchUnusable
 
@@ -24,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m services.worker", description=__doc__)
     parser.add_argument("--pool", help="the pool to work for (PIECEWORK_POOL)")
     parser.add_argument("--slots", help="tasks to run at once (PIECEWORK_SLOTS)")
+    parser.add_argument("--version", action="version", version=f"piecework {VERSION}")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     settings = read_settings(WorkerSettings, **given)
     require_region()

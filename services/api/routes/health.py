@@ -1,20 +1,12 @@
 """For load balancers and orchestrators: no key needed."""
 
-from typing import Literal
-
 from fastapi import APIRouter
-from pydantic import BaseModel
 
 from services.api.connections import Api
 from services.platform.problems import problems
+from services.platform.routes import Health
 
 router = APIRouter(tags=["health"])
-
-
-class Health(BaseModel):
-    """The service can do its work."""
-
-    status: Literal["ok"] = "ok"
 
 
 @router.get("/healthz", operation_id="healthz", summary="Is the process alive?")

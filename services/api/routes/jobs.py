@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Path, Query, Response
+from fastapi import APIRouter, Body, Query, Response
 from sqlmodel import col, func, select
 
 from services.api import tables
@@ -26,10 +26,10 @@ from services.engine.records import FILTERS, SUM_RECORDS, check_records
 from services.engine.spec import JobSpec
 from services.platform.database import Connection, Database
 from services.platform.problems import invalid, not_found, problems
+from services.platform.routes import JobId
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
-JobId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
 
 CLOCK_SKEW = timedelta(seconds=5)  # a client's clock may run ahead of the database's by this
 

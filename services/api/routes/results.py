@@ -6,12 +6,12 @@ from fastapi import APIRouter
 
 from services.api.connections import Api, Connections
 from services.api.links import download_link
-from services.api.routes.jobs import JobId
 from services.api.security import Viewer
 from services.api.shapes.jobs import ResultFile, Results
 from services.api.strict_json import StrictRoute
 from services.contract.location import Location
 from services.platform.problems import conflict, not_found, problems
+from services.platform.routes import JobId
 
 router = APIRouter(prefix="/jobs/{job_id}/results", tags=["results"], route_class=StrictRoute)
 

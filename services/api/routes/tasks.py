@@ -10,12 +10,12 @@ from services.api import tables
 from services.api.connections import Api, Session
 from services.api.links import download_link
 from services.api.pagination import Pages
-from services.api.routes.jobs import JobId
 from services.api.security import Viewer
 from services.api.shapes.jobs import Attempt, Task, TaskDetail, TaskLog, TaskPage, TaskState
 from services.api.strict_json import StrictRoute
 from services.contract.location import Location
 from services.platform.problems import ProblemError, not_found, problems
+from services.platform.routes import JobId
 
 router = APIRouter(prefix="/jobs/{job_id}/tasks", tags=["tasks"], route_class=StrictRoute, responses=problems(404))
 

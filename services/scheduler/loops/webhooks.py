@@ -17,6 +17,7 @@ from standardwebhooks.webhooks import Webhook
 from services.platform import effects
 from services.platform.addresses import is_public
 from services.platform.database import dump_json
+from services.platform.version import VERSION
 from services.scheduler.loop import Context
 
 log = structlog.get_logger()
@@ -91,7 +92,7 @@ async def _request(client: httpx.AsyncClient, delivery: Record, private_allowed:
     message_id, now = f"msg_{delivery['delivery_id'].hex}", datetime.now(UTC)
     headers = {
         "content-type": "application/json",
-        "user-agent": "Piecework-Webhooks/1",
+        "user-agent": f"Piecework-Webhooks/{VERSION}",
         "host": url.netloc.decode(),
         "webhook-id": message_id,
         "webhook-timestamp": str(int(now.timestamp())),

@@ -17,6 +17,7 @@ from services.api.main import create_app
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
+from services.platform.version import VERSION
 from tests.conftest import free_port
 from tests.integration.api.conftest import Keys, array_job, client_of, ok
 
@@ -24,7 +25,7 @@ from tests.integration.api.conftest import Keys, array_job, client_of, ok
 async def test_without_a_database_all_is_503_but_healthz(settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"database_url": f"postgresql://x@127.0.0.1:{free_port()}/x"}))
     async with app.router.lifespan_context(app), client_of(app, "key") as client:
-        assert (await client.get("/healthz")).json() == {"status": "ok"}
+        assert (await client.get("/healthz")).json() == {"status": "ok", "version": VERSION}
         for method, path in (("GET", "/readyz"), ("GET", "/v1/jobs"), ("POST", "/v1/jobs")):
             response = await client.request(method, path, json=array_job() if method == "POST" else None)
             assert response.status_code == 503
@@ -42,7 +43,7 @@ async def test_a_database_that_is_not_migrated_is_not_ready(settings: Settings, 
 async def test_connections_that_the_database_closed_are_replaced(
     app: FastAPI, viewer: httpx.AsyncClient, pool: Database
 ) -> None:
-    assert (await viewer.get("/readyz")).json() == {"status": "ok"}
+    assert (await viewer.get("/readyz")).json() == {"status": "ok", "version": VERSION}
     await ok(viewer.get("/v1/jobs"))
     await pool.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

@@ -14,6 +14,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from services.engine import jobs
 from services.platform.database import new_id
+from services.platform.version import VERSION
 from services.scheduler.loop import Context
 from services.scheduler.loops import webhooks
 from tests.conftest import free_port
@@ -115,6 +116,7 @@ async def test_the_receiver_gets_the_event_signed(context: Context, play: Play, 
     [request] = receiver.requests
     assert request.path == "/hook"
     assert request.headers["content-type"] == "application/json"
+    assert request.headers["user-agent"] == f"Piecework-Webhooks/{VERSION}"
     assert request.headers["webhook-id"] == f"msg_{row['delivery_id'].hex}"
     event = Webhook(SECRET).verify(request.body, request.headers)
     assert (event["type"], event["data"]["job_id"]) == ("job.succeeded", str(job_id))

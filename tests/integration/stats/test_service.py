@@ -5,6 +5,7 @@ import pytest
 
 from services.platform.database import Database
 from services.platform.settings import Settings
+from services.platform.version import VERSION
 from services.stats.main import create_app
 from tests.integration.stats.conftest import catch_up, insert_attempts
 
@@ -47,7 +48,7 @@ async def test_it_serves_before_its_database_is_there(settings: Settings) -> Non
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://stats") as client,
     ):
-        assert (await client.get("/healthz")).status_code == 200
+        assert (await client.get("/healthz")).json() == {"status": "ok", "version": VERSION}
         for path in ("/readyz", "/metrics", "/v1/stats/pools"):
             response = await client.get(path, headers={"Authorization": "Bearer any"})
             assert response.status_code == 503

@@ -20,6 +20,12 @@ def test_every_public_name_is_there() -> None:
         piecework.Cleint  # noqa: B018
 
 
+def test_every_request_names_the_client_and_its_version(client: Client, service: Service) -> None:
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job()))
+    client.get_job(JOB_ID)
+    assert service.asked[0].headers["user-agent"] == f"piecework/{piecework.__version__}"
+
+
 def test_waiting_ends_with_the_job(client: Client, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "POLL_SECONDS", 0.001)
     service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job()), answer(job("paused")), answer(job("cancelled")))

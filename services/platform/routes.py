@@ -1,0 +1,33 @@
+"""What the routes of both HTTP services share: a job's id, the caller's key, health."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import Path, Request
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, Field
+
+from services.platform.auth import Key, authenticate
+from services.platform.database import Database
+from services.platform.version import VERSION
+
+JobId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
+
+
+class Health(BaseModel):
+    """The service can do its work."""
+
+    status: Literal["ok"] = "ok"
+    version: str = Field(VERSION, description="the release that the service runs")
+
+
+def bearer(description: str) -> HTTPBearer:
+    """OpenAPI's security scheme of an API key. It refuses nothing: `caller` does, with a problem."""
+    return HTTPBearer(scheme_name="api_key", auto_error=False, description=description)
+
+
+async def caller(request: Request, database: Database) -> Key:
+    """The key that the request carries, named in the access log. Raises Unauthorized."""
+    key = await authenticate(database, request.headers.get("authorization"))
+    request.state.key_name = key.name
+    return key
