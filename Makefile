@@ -8,7 +8,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down status run test storm lint bench bench-peers lock clean
+.PHONY: help setup dev demo up down status run test storm lint bench bench-peers lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+)(%?):.*## (.*)/  make \1\2\t\3/; s/%/NAME/' | expand -t 20
@@ -16,10 +16,15 @@ help:  ## this list
 setup: .venv/.local  ## a virtual environment with all that the stack needs, in .venv
 	@echo "Ready: .venv"
 
+dev: .venv/.dev  ## the same, with the tools for tests and lint (see CONTRIBUTING.md)
+	@echo "Ready: .venv"
+
 demo: example-flights  ## start a grid of its own, run a two-stage job over 336,776 flights, check the results, stop
 
 example-%: .venv/.local  ## the same for: claims, media, multipart, transform (larger: make example-transform SIZE=1, in GB)
 	@$(BIN)/python -m deploy.local example $* $(if $(SIZE),--gigabytes $(SIZE))
+
+example-media: .venv/.media
 
 up: .venv/.local  ## start the local stack and leave it running
 	@$(BIN)/python -m deploy.local up
@@ -53,7 +58,7 @@ bench-peers: .venv/.bench $(PEERS)/.installed  ## the same beside Celery, Dramat
 
 lock: .venv/.python  ## compile requirements/*.txt anew (make lock UPGRADE=1: with the newest versions)
 	@$(LOCK) requirements/dev.in -o requirements/dev.txt
-	@for name in server client local; do \
+	@for name in server client compose local; do \
 		$(LOCK) requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt || exit; done
 	@$(LOCK) examples/media/requirements.in -c requirements/dev.txt -o examples/media/requirements.txt
 	@$(LOCK) requirements/bench.in -c requirements/dev.txt -o requirements/bench.txt
@@ -77,12 +82,18 @@ clean:  ## stop the stack, and remove its data, the virtual environment and all 
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
-.venv/.local: .venv/.python requirements/local.txt client/pyproject.toml
+.venv/.local: .venv/.python requirements/local.txt client/pyproject.toml VERSION
 	@echo "Installing $$(grep -c '==' requirements/local.txt) pinned packages"
 	@$(INSTALL) --require-hashes -r requirements/local.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e client
 	@echo "Compiling what the services import"
 	@$(BIN)/python -m deploy.local.warm
+	@touch $@
+
+# The only packages with GPL parts: what `make up` and the images install holds none.
+.venv/.media: .venv/.local examples/media/requirements.txt
+	@echo "Installing ffmpeg and PyAV for the media example"
+	@$(INSTALL) --require-hashes -r examples/media/requirements.txt
 	@touch $@
 
 .venv/.dev: .venv/.local requirements/dev.txt
