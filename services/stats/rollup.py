@@ -115,7 +115,7 @@ async def roll_up(database: Database, attempts_max: int = ATTEMPTS_MAX) -> int |
         if limit["horizon"] < watermark["txid"]:
             raise WatermarkAhead(
                 f"transaction {limit['own']} is below the roll-up's watermark {watermark['txid']}: after a restore "
-                "from a dump, set attempts.txid of the restored rows to 0 and stats_watermark.txid to 1"
+                'from a dump, run the statements that docs/operations.md has under "Backups"'
             )
         end: int = limit["horizon"] if limit["last"] is None else limit["last"] + 1
         count: int = await connection.fetchval(_ROLL_UP, watermark["txid"], end, INNER_BOUNDS)

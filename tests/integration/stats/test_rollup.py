@@ -3,9 +3,11 @@
 import asyncio
 import math
 import random
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -259,6 +261,23 @@ async def test_a_database_restored_from_a_dump_is_told_apart(pool: Database) -> 
     with pytest.raises(WatermarkAhead, match="restore from a dump"):
         await roll_up(pool)
     assert await pool.fetchval("SELECT txid FROM stats_watermark") == 9_000_000_000
+
+
+async def test_after_a_restore_from_a_dump_every_attempt_counts_once(pool: Database) -> None:
+    await insert_attempts(pool, [{}] * 3)
+    await catch_up(pool)
+    await insert_attempts(pool, [{}] * 4)  # not rolled up when the dump is made
+    # What a dump restores are ids of another server, far beyond those of this one.
+    for table, column in (("attempts", "txid"), ("stats_watermark", "txid"), ("stats_watermark", "mark_txid")):
+        await pool.execute(f"UPDATE {table} SET {column} = ({column}::text::bigint + 9000000000)::text::xid8")
+    operations = Path(__file__).parents[3].joinpath("docs", "operations.md").read_text()
+    [statements] = re.findall(r"```sql\n(.*?)```", operations.partition("### Backups")[2], re.DOTALL)
+
+    await pool.execute(statements)
+    await insert_attempts(pool, [{}] * 5)
+    await catch_up(pool)
+
+    assert await count_rolled_up(pool) == 3 + 4 + 5
 
 
 async def test_old_minutes_are_pruned_and_totals_stay(pool: Database) -> None:
