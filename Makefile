@@ -10,18 +10,18 @@ INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 .DEFAULT_GOAL := help
 .PHONY: help setup dev demo up down status run test storm lint bench bench-peers lock clean
 
-help:  ## this list
+help:  ## show this list
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+)(%?):.*## (.*)/  make \1\2\t\3/; s/%/NAME/' | expand -t 20
 
-setup: .venv/.local  ## a virtual environment with all that the stack needs, in .venv
+setup: .venv/.local  ## make a virtual environment in .venv with everything that the stack needs
 	@echo "Ready: .venv"
 
-dev: .venv/.dev  ## the same, with the tools for tests and lint (see CONTRIBUTING.md)
+dev: .venv/.dev  ## the same, and the tools for tests and lint (see CONTRIBUTING.md)
 	@echo "Ready: .venv"
 
 demo: example-flights  ## start a grid of its own, run a two-stage job over 336,776 flights, check the results, stop
 
-example-%: .venv/.local  ## the same for: claims, media, multipart, transform (larger: make example-transform SIZE=1, in GB)
+example-%: .venv/.local  ## the same for claims, media, multipart, transform (with 1 GB of data: make example-transform SIZE=1)
 	@$(BIN)/python -m deploy.local example $* $(if $(SIZE),--gigabytes $(SIZE))
 
 example-media: .venv/.media
@@ -32,31 +32,31 @@ up: .venv/.local  ## start the local stack and leave it running
 down: .venv/.local  ## stop it; jobs and results stay under .piecework/
 	@$(BIN)/python -m deploy.local down
 
-status: .venv/.local  ## what runs
+status: .venv/.local  ## show what runs
 	@$(BIN)/python -m deploy.local status || true
 
-run: .venv/.local  ## the local stack in the foreground, until Ctrl-C
+run: .venv/.local  ## run the local stack in the foreground, until Ctrl-C
 	@$(BIN)/python -m deploy.local run
 
-test: .venv/.dev  ## all tests (some of them only: make test TESTS=tests/unit)
+test: .venv/.dev  ## run all tests (or some: make test TESTS=tests/unit)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
-storm: .venv/.dev  ## 100,000 tasks in a storm of faults, and the truth about them (make storm STORM='--seed 7')
+storm: .venv/.dev  ## run 100,000 tasks in a storm of faults and check every result (make storm STORM='--seed 7')
 	@$(BIN)/python -m tests.storm $(STORM)
 
-lint: .venv/.dev  ## ruff, mypy, import-linter
+lint: .venv/.dev  ## run ruff, mypy, import-linter
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "run .venv/bin/ruff format ." >&2; exit 1; }
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: .venv/.bench  ## throughput, latency, memory, CPU, AWS requests (a longer one: make bench SUITES=tenmillion)
+bench: .venv/.bench  ## measure throughput, latency, memory, CPU, AWS requests (a long one: make bench SUITES=tenmillion)
 	@$(BIN)/python -m bench $(SUITES)
 
 bench-peers: .venv/.bench $(PEERS)/.installed  ## the same beside Celery, Dramatiq, taskiq, arq, procrastinate, Dask, Ray
 	@$(BIN)/python -m bench peers
 
-lock: .venv/.python  ## compile requirements/*.txt anew (make lock UPGRADE=1: with the newest versions)
+lock: .venv/.python  ## compile requirements/*.txt (with the newest versions: make lock UPGRADE=1)
 	@$(LOCK) requirements/dev.in -o requirements/dev.txt
 	@for name in server client compose local; do \
 		$(LOCK) requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt || exit; done
@@ -65,14 +65,14 @@ lock: .venv/.python  ## compile requirements/*.txt anew (make lock UPGRADE=1: wi
 	@$(LOCK) requirements/peers.in -o requirements/peers.txt
 	@$(LOCK) requirements/uv.in -o requirements/uv.txt
 
-clean:  ## stop the stack, and remove its data, the virtual environment and all caches
+clean:  ## stop the stack; remove its data, the virtual environment and all caches
 	@if [ -x $(BIN)/python ] && [ -d .piecework ]; then $(BIN)/python -m deploy.local down; fi
 	@rm -rf .piecework .venv $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache client/*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python: requirements/uv.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Piecework needs Python 3.11 or newer, and '$(PYTHON)' is not there:" \
-		"install it, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+		"install it, or name another one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Piecework needs Python 3.11 or newer," \
 		"and '$(PYTHON)' is older: name a newer one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv module is missing: install it," \
@@ -105,7 +105,7 @@ clean:  ## stop the stack, and remove its data, the virtual environment and all 
 	@$(INSTALL) --require-hashes -r requirements/bench.txt
 	@touch $@
 
-# A peer that can't be installed is reported by the benchmark, so a failure here ends nothing.
+# The benchmark reports a peer that cannot be installed, so a failure here ends nothing.
 $(PEERS)/.installed: .venv/.python requirements/peers.txt
 	@echo "Installing $$(grep -c '==' requirements/peers.txt) pinned packages of the peers"
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS)

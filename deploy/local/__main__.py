@@ -4,7 +4,7 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to clean up yet: Ctrl-C while modules load is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to clean up yet: Ctrl-C prints no traceback
     from deploy.local.cli import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)

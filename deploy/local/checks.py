@@ -1,4 +1,4 @@
-"""What can be known to be in the way before anything is started."""
+"""Checks of ports and disk before anything is started."""
 
 import errno
 import shutil
@@ -9,7 +9,7 @@ import psutil
 from deploy.local.settings import StackSettings
 from deploy.local.supervisor import StackError
 
-_FREE_BYTES_MIN = 256 * 1024 * 1024  # Postgres alone takes some 100 MB at its start
+_FREE_BYTES_MIN = 256 * 1024 * 1024  # Postgres alone takes about 100 MB at its start
 
 
 def check_ports(settings: StackSettings) -> None:
@@ -19,17 +19,17 @@ def check_ports(settings: StackSettings) -> None:
 
 
 def check_port(port: int, variable: str) -> None:
-    """Raises StackError if the port can't be had, saying who has it if that can be known."""
+    """Raises StackError if the port is not free, naming the process that has it if it can be found."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
             reason = (
-                f"in use{_holder(port)}" if error.errno == errno.EADDRINUSE else f"not to be had ({error.strerror})"
+                f"in use{_holder(port)}" if error.errno == errno.EADDRINUSE else f"not available ({error.strerror})"
             )
-            mend = f"choose another, for example {variable}={port % 50_000 + 10_010} make up"
-            raise StackError(f"port {port} is {reason}: {mend}") from None
+            fix = f"choose another, for example {variable}={port % 50_000 + 10_010} make up"
+            raise StackError(f"port {port} is {reason}: {fix}") from None
 
 
 def _holder(port: int) -> str:
@@ -39,7 +39,7 @@ def _holder(port: int) -> str:
             if taken and connection.pid:
                 process = psutil.Process(connection.pid)
                 return f" by {' '.join(process.cmdline())[:80]!r} (process {process.pid})"
-    except psutil.Error:  # not ours to see
+    except psutil.Error:  # of another user
         pass
     return ""
 

@@ -69,7 +69,7 @@ def start(settings: StackSettings, bound: bool = False) -> int:
 
 
 def supervise(settings: StackSettings) -> int:
-    """What `up` starts: once all is ready, output goes to a log and lines are shown to nobody."""
+    """What `up` starts: once everything is ready, output goes to a log instead of to the user."""
 
     def detach() -> None:
         log = os.open(settings.logs / "stack.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -85,7 +85,7 @@ def run(settings: StackSettings, ready: Callable[[], None] = lambda: None) -> in
     try:
         with state.lock(settings):
             if strays := state.clear_crash(settings):
-                say(f"The last run was killed: stopped {strays} processes it had left.")
+                say(f"The last run was killed: stopped {strays} processes that it had left.")
             check_disk(settings)
             check_ports(settings)
             say(f"Starting Piecework in {_shorten(settings.state)}")
@@ -127,7 +127,7 @@ def down(settings: StackSettings) -> int:
     """Stop the stack; jobs, results and queues stay on disk."""
     if state.is_running(settings):
         stop(settings)
-        say("`make up` goes on from here.")
+        say("`make up` continues from here.")
         return 0
     with state.lock(settings):
         strays = state.clear_crash(settings)
@@ -151,7 +151,7 @@ def stop(settings: StackSettings) -> None:
 
 
 def status(settings: StackSettings) -> int:
-    """Show the processes of the stack; exit code 3 if it does not run, as init scripts have it."""
+    """Show the processes of the stack; exit code 3 if it does not run, as for init scripts."""
     record = state.read_record(settings)
     if record is None or not state.is_running(settings):
         say("Piecework is not running: `make up` starts it.")

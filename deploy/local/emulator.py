@@ -1,7 +1,7 @@
 """The AWS emulator (ministack): S3, SQS and Auto Scaling on one local port, persistent if given a directory.
 
 With a state directory, objects are on disk as soon as they are written. Queues with their messages and Auto Scaling
-groups are saved by a clean stop only: after a crash they are as they were before, which deploy.local.provision mends
+groups are saved by a clean stop only: after a crash they are as they were before, which deploy.local.provision repairs
 (a lost message costs time, never correctness).
 """
 

@@ -47,7 +47,7 @@ _CONFIGURATION = {
 
 
 class PostgresError(RuntimeError):
-    """The server cannot run here; the message says why and names the mend where there is one."""
+    """The server cannot run here; the message says why, and how to fix it where that is possible."""
 
 
 def _find_binaries() -> Path:
@@ -109,7 +109,7 @@ class EmbeddedPostgres:
         return self._process.pid
 
     def prepare(self) -> None:
-        """Make the data directory if there is none, and clear away what a crash left; raises PostgresError."""
+        """Make the data directory if it is missing, and clear away what a crash left; raises PostgresError."""
         self.data.parent.mkdir(parents=True, exist_ok=True)
         if self.identity:
             _let_pass(self.data)
@@ -185,7 +185,7 @@ class EmbeddedPostgres:
         return self.url(name)
 
     def _create_data(self) -> None:
-        """initdb into a directory beside, renamed when complete: a crash half-way leaves nothing to trip over."""
+        """initdb into a directory beside, renamed when complete: a crash half-way leaves nothing in the way."""
         unfinished = self.data.with_name(f"{self.data.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)

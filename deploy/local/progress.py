@@ -4,7 +4,7 @@ import os
 
 
 def say(line: str) -> None:
-    """Print a line at once; when nobody reads any more, or the log's disk is full, go on without."""
+    """Print a line at once; go on without if nobody reads any more or the log's disk is full."""
     try:
         print(line, flush=True)
     except OSError:

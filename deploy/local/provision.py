@@ -1,4 +1,4 @@
-"""Make what the services expect to find: `python -m deploy.local.provision`.
+"""Create what the services expect to find: `python -m deploy.local.provision`.
 
 Waits for the database and the emulator, then brings up to date: the schema, the operator's API key, the bucket, and for
 each pool its queues and its Auto Scaling group. Whatever is there already stays as it is, so it can run any time.
@@ -51,7 +51,7 @@ async def _retry(attempt: Callable[[], Awaitable[Value]], errors: tuple[type[Exc
 
 
 async def open_database(url: str) -> asyncpg.Connection:
-    """Connect as soon as the server takes connections; the database is created if it is not there."""
+    """Connect as soon as the server takes connections; the database is created if it is missing."""
     unavailable = (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError)
 
     async def connect() -> asyncpg.Connection:
@@ -72,7 +72,7 @@ async def open_database(url: str) -> asyncpg.Connection:
 
 
 async def ensure_key(connection: Connection, secret: str) -> None:
-    """The key opens the API, even if it was made anew while others exist; one that was revoked stays so."""
+    """The key opens the API, even if it was created again while others exist; a revoked one stays revoked."""
     if not await register_bootstrap_key(connection, secret):
         await connection.execute(
             "INSERT INTO api_keys (key_id, name, role, key_hash) VALUES ($1, 'local', 'operator', $2) "

@@ -17,7 +17,7 @@ from deploy.local.supervisor import Service, StackError, Supervisor
 _WORKERS_SECONDS = 30.0
 _LOG_BYTES_MAX = 10 * 1024 * 1024
 
-# Stopped one row after the other: no worker loses its database under it.
+# Stopped one row after the other, so no worker loses its database.
 _STOP_ORDER = [["fleet"], ["scheduler", "api", "stats"], ["emulator", "postgres"]]
 
 
@@ -35,7 +35,7 @@ class Stack:
         self._supervisor = Supervisor(settings.environment(self._api_key), settings.logs, self._write_record)
 
     async def start(self) -> None:
-        """Start everything, in parallel as far as it goes; raises StackError."""
+        """Start everything, in parallel where possible; raises StackError."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._start(self._postgres()))
@@ -64,7 +64,7 @@ class Stack:
         self._report(service.name)
 
     async def _await_workers(self) -> None:
-        """Wait until the workers that the pool should have are there; the stack is of use without them, too."""
+        """Wait until the workers that the pool should have are there; the stack is useful without them, too."""
         deadline = time.monotonic() + _WORKERS_SECONDS
         live, desired = 0, 1
         while live < desired and time.monotonic() < deadline:

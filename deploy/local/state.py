@@ -17,7 +17,7 @@ class AlreadyRunning(Exception):
 
 @contextmanager
 def lock(settings: StackSettings) -> Iterator[None]:
-    """Hold the state directory; the kernel lets go of it however this process ends. Raises AlreadyRunning."""
+    """Hold the state directory; the kernel releases it however this process ends. Raises AlreadyRunning."""
     settings.state.mkdir(parents=True, exist_ok=True)
     with (settings.state / "lock").open("w") as file:
         try:
@@ -36,7 +36,7 @@ def is_running(settings: StackSettings) -> bool:
 
 
 def read_record(settings: StackSettings) -> dict[str, Any] | None:
-    """What the supervisor wrote of itself: {"pid", "processes": {name: pid}, "urls"}; None after a clean stop."""
+    """What the supervisor wrote about itself: {"pid", "processes": {name: pid}, "urls"}; None after a clean stop."""
     try:
         record: dict[str, Any] = json.loads((settings.state / "stack.json").read_text())
     except (FileNotFoundError, ValueError):
@@ -45,7 +45,7 @@ def read_record(settings: StackSettings) -> dict[str, Any] | None:
 
 
 def clear_crash(settings: StackSettings) -> int:
-    """Stop what a killed supervisor left running; returns how many processes that were. Call with the lock held."""
+    """Stop what a killed supervisor left running; returns the number of processes. Call with the lock held."""
     record = settings.state / "stack.json"
     if not record.exists():
         return 0

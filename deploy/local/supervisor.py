@@ -1,4 +1,4 @@
-"""Supervised processes: started, waited for, started again when they end by themselves, and stopped."""
+"""Supervised processes: started, awaited, restarted when they end by themselves, and stopped."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ class StackError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What to run and how to tell that it is there."""
+    """What to run, and how to see that it is ready."""
 
     name: str
     command: Sequence[str]

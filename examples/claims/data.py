@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--claims", type=int, default=CLAIMS)
-    size.add_argument("--gigabytes", type=float, help="so many claims that the files are about this large")
+    size.add_argument("--gigabytes", type=float, help="make as many claims as files of about this size hold")
     parser.add_argument("--seed", type=int, default=837)
     arguments = parser.parse_args()
     claims = int(arguments.gigabytes * 1e9 / CLAIM_BYTES) if arguments.gigabytes else arguments.claims
@@ -293,7 +293,7 @@ class _Maker:
         return charge // 100 * 100 + 100 if self.random.random() < 0.6 else charge
 
     def _earlier(self) -> Claim | None:
-        """A claim of an earlier interchange, sent anew under another number."""
+        """A claim of an earlier interchange, sent again under another number."""
         if not self._again or self._again[0][0] == self._interchanges or self.random.random() < 0.5:
             return None
         self.count += 1

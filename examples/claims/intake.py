@@ -137,7 +137,7 @@ class _Reader:
         if not self._kind:
             faults.append(f"ST03 is {self._version!r}, which is neither an 837P nor an 837I of version 5010")
         if not self.received:
-            faults.append("BHT is missing, or BHT04 is no date")
+            faults.append("BHT is missing, or BHT04 is not a date")
         elif self._purpose != "CH":
             faults.append(f"BHT06 is {self._purpose!r}: only claims that ask for payment (CH) are taken")
         faults += [f"NM1*{code} is missing (loop {loop})" for code, loop in _HEADER.items() if code not in self._names]
@@ -153,9 +153,9 @@ class _Reader:
             self._faults.append(f"HL01 is {number!r}, but it should be {len(self._levels) + 1}")
         expected = _PARENTS.get(self._level)
         if expected is None:
-            self._faults.append(f"HL03 is {self._level!r}, which is no level of an 837")
+            self._faults.append(f"HL03 is {self._level!r}, which is not a level of an 837")
         elif self._levels.get(parent, "") != expected:
-            self._faults.append(f"HL02 of HL {number} is {parent!r}, which is no level {expected}")
+            self._faults.append(f"HL02 of HL {number} is {parent!r}, which is not a level {expected}")
         self._levels[number] = self._level
         if self._level == "20":
             self._payee, self._subscriber, self._patient, self._seen = Provider(), Person(), None, set()
@@ -304,13 +304,13 @@ def _faults(claim: Claim, has_cl1: bool) -> list[str]:
     if not claim.number:
         faults.append("CLM01 is missing")
     if claim.charge is None:
-        faults.append("CLM02 is no amount")
+        faults.append("CLM02 is not an amount")
     if claim.frequency != "1":
         faults.append(f"CLM05-3 is {claim.frequency!r}: only original claims (1) are taken")
     if not claim.diagnoses:
         faults.append("HI has no diagnosis (loop 2300)")
     if claim.kind == INSTITUTIONAL and not claim.begins:
-        faults.append("DTP*434 is missing, or holds no date (loop 2300)")
+        faults.append("DTP*434 is missing, or has no valid date (loop 2300)")
     if claim.kind == INSTITUTIONAL and not has_cl1:
         faults.append("CL1 is missing (loop 2300)")
     if not claim.lines:
@@ -329,7 +329,7 @@ def _line_faults(claim: Claim, line: Line) -> list[str]:
     if line.units is None:
         faults.append(f"no units from 0 to {_UNITS_MAX}")
     if not line.date or not line.until:
-        faults.append("DTP*472 is missing, or holds no date")
+        faults.append("DTP*472 is missing, or has no valid date")
     if claim.kind == PROFESSIONAL and line.qualifier != "HC":
         faults.append("SV101 names no HCPCS procedure")
     if claim.kind == INSTITUTIONAL and not line.revenue:

@@ -8,7 +8,7 @@ _AMOUNT = re.compile(r"(\d*)(?:\.(\d{0,2})0*)?", re.ASCII)
 
 
 def cents(text: str) -> int | None:
-    """`40`, `40.5`, `40.50` or `.5` in cents; None if it is no such amount."""
+    """`40`, `40.5`, `40.50` or `.5` in cents; None if it is not an amount."""
     found = _AMOUNT.fullmatch(text)
     if not found or not (found[1] or found[2]):
         return None
@@ -27,7 +27,7 @@ def x12_amount(amount: int) -> str:
 
 @lru_cache(maxsize=4096)
 def iso_date(text: str) -> str:
-    """`2026-01-31` of `20260131`; empty if it is no date."""
+    """`2026-01-31` of `20260131`; empty if it is not a date."""
     try:
         return date(int(text[:4]), int(text[4:6]), int(text[6:])).isoformat() if len(text) == 8 else ""
     except ValueError:

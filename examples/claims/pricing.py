@@ -84,7 +84,7 @@ def _read_members(path: Path, changed: int) -> Members:
 def _amount(text: str) -> int:
     amount = cents(text)
     if amount is None:
-        raise ValueError(f"{text!r} is no amount")
+        raise ValueError(f"{text!r} is not an amount")
     return amount
 
 

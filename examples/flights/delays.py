@@ -25,13 +25,13 @@ def clean(record: dict[str, str]) -> dict[str, Any]:
     try:
         flown = date(year, month, day)
     except ValueError:
-        raise ValueError(f"year, month, day: {year}-{month}-{day} is no date") from None
+        raise ValueError(f"year, month, day: {year}-{month}-{day} is not a date") from None
     carrier = record["carrier"]
     if not _CARRIER.fullmatch(carrier):
         raise ValueError(f"carrier: {carrier!r} is not a two-character airline code")
     distance = _integer(record, "distance")
     if distance <= 0:
-        raise ValueError(f"distance: {distance} miles is no distance")
+        raise ValueError(f"distance: {distance} miles is not a distance")
     departure_delay, arrival_delay = _optional(record, "dep_delay"), _optional(record, "arr_delay")
     return {
         "date": flown.isoformat(),

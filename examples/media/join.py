@@ -77,7 +77,7 @@ def _write(path: Path, segments: list[Piece], tracks: list[Piece]) -> None:
 
 
 def _add_stream(whole: OutputContainer, pieces: list[Piece]) -> Stream:
-    """A stream like the one of the pieces, which must be encoded alike: what a decoder is told, it is told once."""
+    """A stream like that of the pieces, which must be encoded alike: a decoder reads the parameters only once."""
     headers = set()
     for piece in pieces:
         with av.open(str(piece.path)) as container:
@@ -86,7 +86,7 @@ def _add_stream(whole: OutputContainer, pieces: list[Piece]) -> Stream:
             if len(headers) > 1:
                 raise ValueError(f"{piece.path.name} was encoded with other settings than the segments before it")
             if piece is pieces[0]:
-                stream = whole.add_stream_from_template(like, opaque=True)  # opaque: there need be no encoder for it
+                stream = whole.add_stream_from_template(like, opaque=True)  # opaque: it needs no encoder
                 stream.time_base = like.time_base
                 stream.metadata.update({key: like.metadata[key] for key in _KEPT if key in like.metadata})
     return stream

@@ -59,7 +59,7 @@ def _frames(container: InputContainer, stream: Any) -> tuple[list[int], list[int
     """When each frame is shown, and each keyframe; nothing is decoded for it."""
     times, keys = [], []
     for packet in container.demux(stream):
-        if packet.size and not packet.is_discard:  # a frame that an edit list cuts away is no frame of the video
+        if packet.size and not packet.is_discard:  # a frame that an edit list cuts away does not belong to the video
             if packet.pts is None:
                 raise ValueError("the video has frames without a time; copy it into another container first")
             times.append(packet.pts)

@@ -104,7 +104,7 @@ def simulate_serially(table: str) -> str:
 
 
 def check_words(data: Path, results: Path) -> str:
-    """Words found by translating all that is no letter, against the map-reduce's regular expression."""
+    """Words, found by translating everything but letters, against the map-reduce's regular expression."""
     texts = [path.read_text().lower() for path in data.glob("texts/**/*.txt")]
     blanks = {ord(sign): " " for sign in set().union(*texts) if not sign.isalpha()}
     expected = Counter(word for text in texts for word in text.translate(blanks).split())

@@ -22,7 +22,7 @@ def batches(input: Path, output: Path, batches: int) -> list[dict[str, Any]]:
 
 
 def simulate(input: Path, output: Path, *, spot: float, rate: float, paths: int) -> None:
-    """One batch: the sums of the discounted payoffs and of their squares over so many paths."""
+    """One batch: the sums of the discounted payoffs and of their squares over a number of paths."""
     work = json.loads(input.read_text())
     strike, volatility, years = (float(work[name]) for name in _OPTION)
     draw = Random(f"{strike} {volatility} {years} {work['batch']}")

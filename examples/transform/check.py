@@ -72,7 +72,7 @@ def compare(job: str, found: Totals, expected: Totals) -> None:
 
 
 def check_rejects(data: Path, results: Path) -> None:
-    """The rejects are the orders whose quantity is no number, but for the cancelled."""
+    """The rejects are the orders whose quantity is not a number, except the cancelled ones."""
     bad = 0
     for batch in read(data / "orders.csv"):
         table = pa.table(batch)

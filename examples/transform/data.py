@@ -1,7 +1,7 @@
 """The raw data: `python examples/transform/data.py DIR [--gigabytes N]` writes orders.csv and orders.parquet.
 
 Each has at least N GB (default: 0.1) of the same kind of orders, made by DuckDB from a fixed seed. In the CSV, the
-quantity of one order in a thousand is no number.
+quantity of one order in a thousand is not a number.
 """
 
 import argparse

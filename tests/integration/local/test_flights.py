@@ -49,10 +49,10 @@ def test_a_flight_that_never_arrived_is_diverted() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"month": "2", "day": "30"}, "year, month, day: 2013-2-30 is no date"),
+        ({"month": "2", "day": "30"}, "year, month, day: 2013-2-30 is not a date"),
         ({"dep_delay": "two"}, "dep_delay: 'two' is not a whole number"),
         ({"carrier": "United"}, "carrier: 'United' is not a two-character airline code"),
-        ({"distance": "-1400"}, "distance: -1400 miles is no distance"),
+        ({"distance": "-1400"}, "distance: -1400 miles is not a distance"),
     ],
 )
 def test_a_bad_record_is_refused_by_field_and_value(changes: dict[str, str], reason: str) -> None:
