@@ -1,5 +1,28 @@
-"""The names that database, API, messages and client share."""
+"""The names that database, API, messages and client share, each set of them once."""
 
-TASK_STATES = ("ready", "queued", "running", "succeeded", "failed", "cancelled")
+from typing import Literal, get_args
+
+JobState = Literal["scheduled", "running", "paused", "cancelling", "failing", "succeeded", "failed", "cancelled"]
+StageState = Literal["waiting", "running", "merging", "succeeded", "failed", "cancelled"]
+StageKind = Literal["map", "reduce", "split"]
+TasksFrom = Literal["input", "successes", "outputs", "items", "resplit", "reduce"]  # what a stage's tasks are made of
+TaskState = Literal["ready", "queued", "running", "succeeded", "failed", "cancelled"]
+WorkerState = Literal["active", "draining", "stopped", "lost"]
+DeliveryState = Literal["pending", "delivered", "failed"]
+Misfire = Literal["run_once", "run_all", "skip"]
+
+# How an attempt ended: what its worker reports, and what others find out. `released` says nothing against the task.
+ReportedOutcome = Literal["succeeded", "failed", "timeout", "memory", "released"]
+Outcome = Literal["succeeded", "failed", "lost", "timeout", "memory", "cancelled", "released"]
+
+JobEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]  # told to webhooks and to a job's queue
+TaskEvent = Literal["task.succeeded"]  # told to a job's queue
+
+TASK_STATES: tuple[TaskState, ...] = get_args(TaskState)
+JOB_EVENTS: tuple[JobEvent, ...] = get_args(JobEvent)
+
+TERMINAL = ("succeeded", "failed", "cancelled")  # of jobs, stages and tasks alike
+UNSUCCESSFUL: tuple[Outcome, ...] = ("failed", "timeout", "memory", "lost", "released")
+MEASURED: tuple[Outcome, ...] = ("succeeded", "failed", "timeout", "memory")  # a worker measured their run time
 
 RECORD_COUNTS = ("records_in", "records_out", "records_rejected", "records_filtered", "records_added")

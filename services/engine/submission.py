@@ -9,6 +9,7 @@ from uuid import UUID
 import jsonschema
 from asyncpg import Record
 
+from services.contract.states import StageKind, TasksFrom
 from services.engine.errors import SpecError
 from services.engine.jobs import notify_jobs
 from services.engine.params import find_missing
@@ -38,13 +39,13 @@ class _ResolvedStage:
     where in the job's specification it is."""
 
     spec: StageSpec
-    kind: str
+    kind: StageKind
     processor: str
     version: int
     processor_spec: ProcessorSpec
     inputs: dict[str, str]
     field: str
-    tasks_from: str
+    tasks_from: TasksFrom
     fan_in: int | None = None
 
 
@@ -108,7 +109,12 @@ def _refuse_own(reference: str, field: str) -> None:
 
 
 async def _resolve_stage(
-    connection: Connection, stage: StageSpec, kind: str, field: str, tasks_from: str, fan_in: int | None = None
+    connection: Connection,
+    stage: StageSpec,
+    kind: StageKind,
+    field: str,
+    tasks_from: TasksFrom,
+    fan_in: int | None = None,
 ) -> _ResolvedStage:
     row = await _find_processor(connection, stage.processor, f"{field}.processor")
     processor = ProcessorSpec.model_validate(row["spec"])
@@ -144,7 +150,7 @@ def _check_headers(resplit: Resplit, field: str) -> None:
         raise SpecError(f"{field}.header", True, mend)
 
 
-def _tasks_from(stages: list[StageSpec], number: int, split: bool) -> str:
+def _tasks_from(stages: list[StageSpec], number: int, split: bool) -> TasksFrom:
     """What the tasks of map stage `number` are made of. Raises SpecError for what does not go together."""
     stage, field = stages[number], f"stages.{number}"
     if number == 0:
@@ -201,7 +207,7 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
 
 
 async def _resolve_split(
-    connection: Connection, stage: StageSpec, taken: list[StageSpec], field: str, tasks_from: str
+    connection: Connection, stage: StageSpec, taken: list[StageSpec], field: str, tasks_from: TasksFrom
 ) -> _ResolvedStage:
     """The stage before `stage` that reads every byte of what that works on, and finds its parts."""
     fields = {"processor": f"{SPLIT_PROCESSOR}@1", "fan_out": True, "resplit": stage.resplit}

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from services.contract.states import TASK_STATES
+from services.contract.states import MEASURED, TASK_STATES, UNSUCCESSFUL
 from services.engine.progress import SUM_COUNTERS, Progress, count_progress, tasks_known
 from services.platform.database import Connection, Database
 from services.platform.problems import not_found
@@ -17,8 +17,6 @@ from services.stats.rollup import WatermarkAhead, roll_up
 from services.stats.shapes import Durations, JobStats, StageStats, Straggler, TaskCounts, Timeline
 
 RECENT_MINUTES = 2  # whole minutes that a rate looks back, besides the one that runs
-UNSUCCESSFUL = ("failed", "timeout", "memory", "lost", "released")
-MEASURED = ("succeeded", "failed", "timeout", "memory")  # outcomes whose run time a worker measured
 STRAGGLERS_MAX = 20
 STRAGGLER_FACTOR = 3.0  # times p95
 STRAGGLER_SECONDS_MIN = 10.0

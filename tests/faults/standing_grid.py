@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from services.contract.states import TERMINAL
 from services.engine.pools import register_pool
 from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec

@@ -17,9 +17,9 @@ from services.api.problems import BODY
 from services.api.queues import check_queue
 from services.api.results_place import check_results_place
 from services.api.security import Submitter, Viewer
-from services.api.shapes.jobs import Job, JobPage, JobState, JobSummary, sum_progress
+from services.api.shapes.jobs import Job, JobPage, JobSummary, sum_progress
 from services.api.strict_json import StrictRoute
-from services.contract.states import TASK_STATES
+from services.contract.states import TASK_STATES, JobState
 from services.engine import jobs, submission
 from services.engine.progress import SUM_COUNTERS, Progress, count_progress, is_slowed, tasks_known
 from services.engine.records import FILTERS, SUM_RECORDS, check_records

@@ -11,9 +11,10 @@ from services.api.connections import Api, Session
 from services.api.links import download_link
 from services.api.pagination import Pages
 from services.api.security import Viewer
-from services.api.shapes.jobs import Attempt, Task, TaskDetail, TaskLog, TaskPage, TaskState
+from services.api.shapes.jobs import Attempt, Task, TaskDetail, TaskLog, TaskPage
 from services.api.strict_json import StrictRoute
 from services.contract.location import Location
+from services.contract.states import TaskState
 from services.platform.problems import ProblemError, not_found, problems
 from services.platform.routes import JobId
 

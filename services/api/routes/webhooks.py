@@ -21,12 +21,12 @@ from services.api.shapes.webhooks import (
     CreatedWebhookEndpoint,
     Delivery,
     DeliveryPage,
-    DeliveryState,
     WebhookEndpoint,
     WebhookEndpointPage,
     WebhookEndpointSpec,
 )
 from services.api.strict_json import StrictRoute
+from services.contract.states import DeliveryState
 from services.platform.addresses import is_public
 from services.platform.database import WEBHOOKS_CHANNEL, Connection, new_id, notify
 from services.platform.problems import invalid, not_found, problems

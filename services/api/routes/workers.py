@@ -10,8 +10,9 @@ from services.api import tables
 from services.api.connections import Api, Session
 from services.api.pagination import Pages
 from services.api.security import Operator, Viewer
-from services.api.shapes.grid import Worker, WorkerPage, WorkerState
+from services.api.shapes.grid import Worker, WorkerPage
 from services.api.strict_json import StrictRoute
+from services.contract.states import WorkerState
 from services.engine import workers
 from services.platform.database import Connection
 from services.platform.database import Database as ConnectionPool

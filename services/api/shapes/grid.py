@@ -1,7 +1,7 @@
 """The grid: pools and their workers."""
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 from uuid import UUID
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -9,8 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from services.api.pagination import Page
 from services.api.shapes.row import Row
 from services.contract.fields import Strict
-
-WorkerState = Literal["active", "draining", "stopped", "lost"]
+from services.contract.states import WorkerState
 
 NODES_MAX = 100_000
 

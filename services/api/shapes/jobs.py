@@ -2,22 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.contract.states import TASK_STATES
+from services.contract.states import TASK_STATES, JobState, Outcome, StageKind, StageState, TaskState
 from services.engine.progress import Progress
 from services.engine.records import StageRecords
 from services.engine.spec import JobSpec
-
-JobState = Literal["scheduled", "running", "paused", "cancelling", "failing", "succeeded", "failed", "cancelled"]
-StageState = Literal["waiting", "running", "merging", "succeeded", "failed", "cancelled"]
-TaskState = Literal["ready", "queued", "running", "succeeded", "failed", "cancelled"]
-Outcome = Literal["succeeded", "failed", "lost", "timeout", "memory", "cancelled", "released"]
 
 
 class Failure(BaseModel):
@@ -34,7 +29,7 @@ class Stage(BaseModel):
 
     stage: int
     name: str
-    kind: Literal["map", "reduce", "split"]
+    kind: StageKind
     processor: str = Field(examples=["clean-flights@1"])
     pool: str
     state: StageState

@@ -1,7 +1,7 @@
 """Schedules: recurring submissions."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import AfterValidator, Field
@@ -9,10 +9,9 @@ from pydantic import AfterValidator, Field
 from services.api.pagination import Page
 from services.api.shapes.row import Row
 from services.contract.fields import Name, Strict
+from services.contract.states import Misfire
 from services.engine.spec import JobSpec
 from services.platform.cron import check_cron, check_zone
-
-Misfire = Literal["run_once", "run_all", "skip"]
 
 
 class ScheduleSpec(Strict):

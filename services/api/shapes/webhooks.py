@@ -1,7 +1,7 @@
 """Webhook endpoints and what was delivered to them."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field
@@ -9,17 +9,14 @@ from pydantic import Field
 from services.api.pagination import Page
 from services.api.shapes.row import Row
 from services.contract.fields import Strict
-
-Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
-DeliveryState = Literal["pending", "delivered", "failed"]
-EVENTS: list[Event] = ["job.succeeded", "job.failed", "job.cancelled"]
+from services.contract.states import JOB_EVENTS, DeliveryState, JobEvent
 
 
 class WebhookEndpointSpec(Strict):
     """Where to send which events."""
 
     url: Annotated[str, Field(max_length=2000)] = Field(examples=["https://example.com/piecework"])
-    events: Annotated[list[Event], Field(min_length=1)] = Field(EVENTS, description="all if absent")
+    events: Annotated[list[JobEvent], Field(min_length=1)] = Field(list(JOB_EVENTS), description="all if absent")
 
 
 class WebhookEndpoint(Row):
@@ -27,7 +24,7 @@ class WebhookEndpoint(Row):
 
     endpoint_id: UUID
     url: str
-    events: list[Event]
+    events: list[JobEvent]
     enabled: bool
     created_at: datetime
 
@@ -48,7 +45,7 @@ class Delivery(Row):
     delivery_id: UUID
     endpoint_id: UUID
     job_id: UUID
-    event: Event
+    event: JobEvent
     payload: dict[str, Any]
     state: DeliveryState
     tries: int

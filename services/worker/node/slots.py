@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from services.contract.states import ReportedOutcome
 from services.contract.task_error import describe
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.worker.node.bundles import Bundle, Bundles
@@ -161,7 +162,7 @@ class Slots:
         return finished
 
 
-def _finished(task: ClaimedTask, outcome: str, seconds: float = 0.0) -> AttemptReport:
+def _finished(task: ClaimedTask, outcome: ReportedOutcome, seconds: float = 0.0) -> AttemptReport:
     return AttemptReport(task.job_id, task.stage, task.index, task.attempt, outcome, seconds)
 
 
