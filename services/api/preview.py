@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from services.contract.task_input import GridSplit, Json, parse_input
 from services.inputs.chunk import Chunk
 from services.inputs.lines.grid import COMPRESSION_RATIO, needs_grid, split_task
 from services.inputs.spec import Input, RangeInput
@@ -25,7 +26,7 @@ class Preview:
     bytes: int | None = 0
     notes: list[str] = field(default_factory=list)
     part_bytes: int | None = None
-    parts: list[dict[str, Any]] = field(default_factory=list)  # the first ones: task inputs
+    parts: list[Json] = field(default_factory=list)  # the first ones: task inputs
     chunks_left: int = CHUNKS_MAX
 
 
@@ -44,9 +45,10 @@ async def preview(s3: Any, source: Input, slots: int, parts_max: int, before: Pr
 async def _add_estimate(s3: Any, made: Preview, source: Any, slots: int) -> None:
     task = await split_task(s3, source, slots)
     made.chunks_left -= 1
-    made.part_bytes = task["part_bytes"]
-    made.count += max(1, -(-task["bytes"] // task["part_bytes"]))
-    _add_bytes(made, task["bytes"])
+    assert isinstance(task, GridSplit)
+    made.part_bytes = task.part_bytes
+    made.count += max(1, -(-task.bytes // task.part_bytes))
+    _add_bytes(made, task.bytes)
     _note(made, _BY_RATIO if source.compressed else _BY_TASK)
 
 
@@ -57,7 +59,7 @@ async def _add_chunks(s3: Any, made: Preview, source: Input, slots: int, parts_m
     while True:
         chunk = await split(s3, source, cursor, slots)
         cursor, count = chunk.cursor, count + chunk.tasks
-        total = _sum(total, *(part_size(part) for part in chunk.inputs))
+        total = _sum(total, *(parse_input(part).bytes for part in chunk.inputs))
         parts = (part for part in chunk.inputs for _ in range(chunk.repeat))
         made.parts += islice(parts, max(0, parts_max - len(made.parts)))
         made.chunks_left -= 1
@@ -89,12 +91,3 @@ def _add_bytes(made: Preview, size: int | None) -> None:
 def _note(made: Preview, note: str) -> None:
     if note not in made.notes:
         made.notes.append(note)
-
-
-def part_size(part: dict[str, Any]) -> int | None:
-    """The bytes of a part's records, as far as its task's input tells them."""
-    if part["type"] in ("bytes", "avro_blocks"):
-        return int(part["end"]) - int(part["start"])
-    if part["type"] == "objects":
-        return _sum(*(object_.get("bytes") for object_ in part["objects"]))
-    return part.get("bytes")

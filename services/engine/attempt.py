@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from services.contract.states import ReportedOutcome, StageKind
+from services.contract.task_input import TaskInput
 from services.engine.spec import ProcessorSpec
 
 
@@ -15,7 +17,7 @@ class StageWork:
     stage: int
     job_name: str
     stage_name: str
-    kind: str
+    kind: StageKind
     processor: str
     processor_version: int
     spec: ProcessorSpec
@@ -36,7 +38,7 @@ class ClaimedTask:
     stage: int
     index: int
     attempt: int
-    input: dict[str, Any]
+    input: TaskInput
 
 
 @dataclass(slots=True)
@@ -47,9 +49,9 @@ class AttemptReport:
     stage: int
     index: int
     attempt: int
-    outcome: str
+    outcome: ReportedOutcome
     run_seconds: float
-    output: dict[str, Any] | None = None
+    output: dict[str, Any] | None = None  # as TaskOutput writes it
     error: dict[str, Any] | None = None
     retryable: bool = True
     exit_code: int | None = None

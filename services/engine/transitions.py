@@ -23,6 +23,7 @@ from typing import Any
 from uuid import UUID
 
 from services.contract.message import Message
+from services.contract.task_input import parse_input
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.platform.database import Connection, Database
 
@@ -230,7 +231,10 @@ _CLAIM = f"""
 async def claim(connection: Connection | Database, worker_id: UUID, bundle_ids: Sequence[UUID]) -> list[ClaimedTask]:
     """Take the tasks of those bundles that nobody has claimed; the others (duplicates, cancelled) give nothing."""
     rows = await connection.fetch(_CLAIM, worker_id, bundle_ids, _slot(worker_id))
-    return [ClaimedTask(*row) for row in rows]
+    return [
+        ClaimedTask(bundle_id, job_id, stage, index, attempt, parse_input(value))
+        for bundle_id, job_id, stage, index, attempt, value in rows
+    ]
 
 
 _ATTEMPT_COLUMNS = """job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at, run_seconds,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from services.contract.task_input import Json
+
 TASKS_MAX = 10_000_000  # of a job's inputs; also the most that an input of type range may ask for
 
 
@@ -12,12 +14,14 @@ class SplitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The next task inputs, and where to go on; `repeat` > 1 stands for that many tasks with the one input.
+    """The next task inputs, as `tasks.input` will hold them, and where to go on.
+
+    `repeat` > 1 stands for that many tasks with the one input.
 
     `share` says how much of the input is split by now, 0 … 1, if that is known before its end.
     """
 
-    inputs: list[dict[str, Any]]
+    inputs: list[Json]
     cursor: dict[str, Any]
     done: bool
     repeat: int = 1

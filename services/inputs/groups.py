@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from fnmatch import translate
 from typing import Any
 
+from services.contract.location import Location
+from services.contract.task_input import Json, ObjectGroup, WholeObject
 from services.inputs.listing import Entry
 from services.inputs.spec import OBJECTS_PER_TASK_MAX, ManifestInput, ObjectsInput
 
@@ -16,7 +18,7 @@ class Groups:
     """
 
     def __init__(self, source: ObjectsInput | ManifestInput, skip: int = 0, settled: str = "") -> None:
-        self.inputs: list[dict[str, Any]] = []
+        self.inputs: list[Json] = []
         self.settled = settled
         self.open: list[Entry] = []  # of the task that is not full yet
         self._open_bytes = 0
@@ -39,7 +41,7 @@ class Groups:
 
     def _add(self, entry: Entry) -> None:
         if self._objects is None:
-            self.inputs.append({"type": "object", **_place(entry)})
+            self.inputs.append(_object(entry).to_json())
             return
         self.open.append(entry)
         self._open_bytes += entry.size or 0
@@ -49,7 +51,7 @@ class Groups:
     def close(self) -> None:
         """Make a task of what there is of the last one."""
         if self.open:
-            self.inputs.append({"type": "objects", "objects": [_place(entry) for entry in self.open]})
+            self.inputs.append(ObjectGroup(tuple(map(_object, self.open))).to_json())
             self.open, self._open_bytes = [], 0
 
 
@@ -58,9 +60,8 @@ def _any_of(globs: str | list[str]) -> Callable[[str], Any]:
     return re.compile("|".join(map(translate, listed)) if listed else "(?!)").match
 
 
-def _place(entry: Entry) -> dict[str, Any]:
-    known = {"etag": entry.etag, "bytes": entry.size}
-    return {"uri": entry.uri} | {name: value for name, value in known.items() if value is not None}
+def _object(entry: Entry) -> WholeObject:
+    return WholeObject(Location(entry.bucket, entry.key), entry.etag, entry.size)
 
 
 def describe_globs(source: ObjectsInput | ManifestInput) -> str:

@@ -29,10 +29,6 @@ class Entry:
     etag: str | None = None
     size: int | None = None
 
-    @property
-    def uri(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
-
 
 async def list_some(s3: Any, place: Location, spans: list[Span]) -> tuple[list[Entry], list[Span]]:
     """The next objects, and the spans that are left after them."""

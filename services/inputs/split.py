@@ -55,4 +55,4 @@ async def split_on_grid(s3: Any, sources: Sequence[Input], cursor: dict[str, Any
     """As `split_each`, for a split stage: the next input's task, which splits it."""
     number = (cursor or {"input": 0})["input"]
     task = await split_task(s3, sources[number], slots)
-    return Chunk([task], {"input": number + 1}, number == len(sources) - 1)
+    return Chunk([task.to_json()], {"input": number + 1}, number == len(sources) - 1)

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -17,6 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 from services.contract.location import Location
 from services.contract.task_error import TaskError, describe
 from services.platform.s3_faults import S3_ERRORS, error_code, fault_of
+from services.contract.task_output import StoredObject
 
 T = TypeVar("T")
 
@@ -114,16 +114,7 @@ def input_error(source: Location, etag: str | None, error: BaseException) -> Tas
     return TaskError("input_unavailable", f"{source.uri} can't be read: {describe(error)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """An object that was put, and zlib's CRC-32 of its bytes."""
-
-    uri: str
-    bytes: int
-    crc32: int
-
-
-async def upload(s3: Any, path: Path, target: Location) -> Stored:
+async def upload(s3: Any, path: Path, target: Location) -> StoredObject:
     """Put a file. Raises TaskError (output_unavailable), which is retryable."""
     size = _size(path)
     try:
@@ -132,7 +123,7 @@ async def upload(s3: Any, path: Path, target: Location) -> Stored:
                 crc32 = await (_put(s3, path, target) if size <= _PART_BYTES else _put_parts(s3, path, size, target))
     except S3_ERRORS as error:
         raise TaskError("output_unavailable", f"{target.uri} can't be written: {describe(error)}") from None
-    return Stored(target.uri, size, crc32)
+    return StoredObject(target, size, crc32)
 
 
 def _size(path: Path) -> int:

@@ -21,7 +21,6 @@ from tests.faults.mortal import Mortal, Point, Role
 from tests.faults.outcome import Outcome, read_outcome
 from tests.faults.receiver import SECRET, Receiver
 from tests.grid import PROCESSORS
-from tests.integration.engine.play import TERMINAL
 
 SECONDS_MAX = 120.0  # from a job's submission to its webhook: a few, but the machine may be busy
 POLL_SECONDS = 0.05

@@ -6,11 +6,12 @@ from fastapi import APIRouter, Body
 
 from services.api.connections import Api
 from services.api.inputs import naming
-from services.api.preview import part_size, preview
+from services.api.preview import preview
 from services.api.problems import BODY
 from services.api.security import Submitter
 from services.api.shapes.splits import Split, SplitPart, SplitSpec
 from services.api.strict_json import StrictRoute
+from services.contract.task_input import parse_input
 from services.engine.pools import POOL_SLOTS
 from services.platform.problems import invalid, problems
 
@@ -46,7 +47,7 @@ async def preview_split(
         with naming(f"input.{number}" if isinstance(spec.input, list) else "input", source):
             made = await preview(api.aws.s3, source, slots, spec.parts_max, made)
     assert made is not None
-    parts = [SplitPart(index=index, bytes=part_size(part), input=part) for index, part in enumerate(made.parts)]
+    parts = [SplitPart(index=index, bytes=parse_input(part).bytes, input=part) for index, part in enumerate(made.parts)]
     return Split(
         count=made.count,
         bytes=made.bytes,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from services.contract.task_input import NumberedBlocks
 from services.inputs.arrow.footer import ArrowError, Range, footer_bytes, parse_blocks
 from services.inputs.chunk import Chunk, SplitError
 from services.inputs.sizes import choose_part_bytes, group_blocks
@@ -20,9 +21,9 @@ async def split(s3: Any, source: ArrowInput, cursor: dict[str, Any] | None, slot
         raise SplitError(str(error)) from error
     sizes = [end - start for start, end in batches]
     groups = group_blocks(sizes, choose_part_bytes(source, sum(sizes), slots))
-    part = {"type": "record_batches", "uri": source.uri, "etag": object_.etag}
-    inputs = [part | {"first": group.first, "count": group.count, "bytes": group.bytes} for group in groups]
-    return Chunk(inputs, {}, done=True)
+    place = object_.location
+    parts = [NumberedBlocks("arrow", place, group.first, group.count, object_.etag, group.bytes) for group in groups]
+    return Chunk([part.to_json() for part in parts], {}, done=True)
 
 
 async def read_batches(object_: PinnedObject) -> list[Range]:

@@ -4,6 +4,7 @@ from io import BytesIO
 from typing import Any
 
 from services.contract.location import Location
+from services.contract.task_input import AvroBlocks
 from services.inputs.chunk import Chunk, SplitError
 from services.inputs.ranges import cut_ranges, first_cursor
 from services.inputs.sizes import choose_part_bytes
@@ -42,9 +43,9 @@ async def split(s3: Any, source: AvroInput, cursor: dict[str, Any] | None, slots
         return await _find_block(object_, sync, target, end)
 
     ranges = await cut_ranges(cursor, find)
-    part = {"type": "avro_blocks", "uri": source.uri, "etag": object_.etag, "header_end": cursor["header_end"]}
-    inputs = [part | {"start": start, "end": end} for start, end in ranges.parts]
-    return Chunk(inputs, ranges.cursor, ranges.done, share=ranges.share)
+    location, header_end = object_.location, cursor["header_end"]
+    parts = [AvroBlocks(location, header_end, start, end, object_.etag) for start, end in ranges.parts]
+    return Chunk([part.to_json() for part in parts], ranges.cursor, ranges.done, share=ranges.share)
 
 
 async def read_header(object_: PinnedObject) -> tuple[int, bytes]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from services.contract.task_input import Index
 from services.inputs.chunk import Chunk
 from services.inputs.spec import RangeInput
 
@@ -12,4 +13,4 @@ async def split(s3: Any, source: RangeInput, cursor: dict[str, Any] | None, slot
     planned = cursor["planned"] if cursor else 0
     count = min(TASKS_PER_CHUNK, source.count - planned)
     end = planned + count
-    return Chunk([{"type": "index", "count": source.count}], {"planned": end}, done=end == source.count, repeat=count)
+    return Chunk([Index(source.count).to_json()], {"planned": end}, done=end == source.count, repeat=count)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from services.contract.task_input import GridSplit, Split
 from services.inputs.sizes import choose_part_bytes
 from services.inputs.spec import Input, LinesInput, LinesResplit
 from services.platform.reads import PinnedObject
@@ -14,12 +15,12 @@ def needs_grid(source: Input | LinesResplit) -> bool:
     return isinstance(source, LinesResplit) and (source.compressed is not None or source.multiline)
 
 
-async def split_task(s3: Any, source: Input, slots: int) -> dict[str, Any]:
+async def split_task(s3: Any, source: Input, slots: int) -> Split | GridSplit:
     """The input of the task that splits `source`, which may be one that needs no task. Raises SplitError."""
-    task: dict[str, Any] = {"type": "split", "input": source.model_dump(mode="json", exclude_defaults=True)}
+    said = source.model_dump(mode="json", exclude_defaults=True)
     if not isinstance(source, LinesInput) or not needs_grid(source):
-        return task | {"slots": slots}
+        return Split(said, slots)
     object_ = await PinnedObject.find(s3, source.uri)
     size = object_.size * (COMPRESSION_RATIO if source.compressed else 1)
     part_bytes = choose_part_bytes(source, size, slots)
-    return task | {"etag": object_.etag, "bytes": size, "part_bytes": part_bytes}
+    return GridSplit(said, object_.location, object_.etag, size, part_bytes)

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from services.contract.location import Location
+from services.contract.task_input import ByteRange
 from services.inputs.chunk import Chunk, SplitError
 from services.inputs.lines.headers import HEADER_BYTES_MAX, Head, find_head
 from services.inputs.ranges import FindCut, cut_ranges, first_cursor
@@ -23,9 +24,9 @@ async def split(s3: Any, source: LinesInput, cursor: dict[str, Any] | None, slot
     else:
         object_ = PinnedObject(s3, Location.parse(source.uri), cursor["etag"], cursor["bytes"])
     ranges = await cut_ranges(cursor, _finder(object_, source))
-    part = {"type": "bytes", "uri": source.uri, "etag": object_.etag, **part_options(source, cursor["header"])}
-    inputs = [part | {"start": start, "end": end} for start, end in ranges.parts]
-    return Chunk(inputs, ranges.cursor, ranges.done, share=ranges.share)
+    place, etag, header, options = object_.location, object_.etag, cursor["header"], part_options(source)
+    parts = [ByteRange(place, start, end, source.format, etag, header, options) for start, end in ranges.parts]
+    return Chunk([part.to_json() for part in parts], ranges.cursor, ranges.done, share=ranges.share)
 
 
 async def look(s3: Any, source: LinesInput) -> None:
@@ -33,11 +34,9 @@ async def look(s3: Any, source: LinesInput) -> None:
     await _first_cursor(await PinnedObject.find(s3, source.uri), source, slots=1)
 
 
-def part_options(source: LinesInput, header: str | None) -> dict[str, Any]:
-    """What a part's reader has to know besides where the part is."""
-    options: dict[str, Any] = {"format": source.format}
-    if header is not None:
-        options["header"] = header
+def part_options(source: LinesInput) -> dict[str, Any]:
+    """What a part's reader has to know besides its format."""
+    options: dict[str, Any] = {}
     if source.csv is not None and (unusual := source.csv.as_options(source.format)):
         options["csv"] = unusual
     if source.record_bytes is not None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from services.contract.location import Location
+from services.contract.task_input import NumberedBlocks
 from services.inputs.chunk import Chunk, SplitError
 from services.inputs.parquet.footer import ParquetError, read_footer
 from services.inputs.sizes import BlockGroup, choose_part_bytes, group_blocks
@@ -11,17 +12,15 @@ from services.inputs.spec import ParquetInput
 
 async def split(s3: Any, source: ParquetInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
     """Raises SplitError if the object is no readable Parquet file."""
+    location = Location.parse(source.uri)
     try:
-        footer, etag = await read_footer(s3, Location.parse(source.uri))
+        footer, etag = await read_footer(s3, location)
     except ParquetError as error:
         raise SplitError(str(error)) from error
     sizes = [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
-    part = {"type": "row_groups", "uri": source.uri, "etag": etag}
-    inputs = [
-        part | {"first": group.first, "count": group.count, "bytes": group.bytes}
-        for group in _group(source, sizes, slots)
-    ]
-    return Chunk(inputs, {}, done=True)
+    groups = _group(source, sizes, slots)
+    parts = [NumberedBlocks("parquet", location, group.first, group.count, etag, group.bytes) for group in groups]
+    return Chunk([part.to_json() for part in parts], {}, done=True)
 
 
 def _group(source: ParquetInput, sizes: list[int], slots: int) -> list[BlockGroup]:

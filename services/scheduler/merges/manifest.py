@@ -11,13 +11,14 @@ import orjson
 
 from services.contract.location import Location
 from services.contract.states import RECORD_COUNTS
+from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.progress import SUM_COUNTERS
 from services.engine.records import FILTERS, SUM_RECORDS, check_records
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.multipart import MultipartWriter
 from services.scheduler.merges.crc32 import encode
-from services.scheduler.merges.outputs import REJECTS, Facts, file_facts, succeeded_pages
+from services.scheduler.merges.outputs import Facts, file_facts, succeeded_pages
 
 _STAGES = f"""
     SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.state, s.tasks_from,
@@ -76,17 +77,23 @@ async def _parts(database: Database, job_id: UUID, stage: int) -> AsyncIterator[
         }
         for task in page:
             records = counts.get((task["index"], task["attempt"]), {})
-            part = {"index": task["index"], "attempt": task["attempt"], **_object(task["output"] or {})}
+            part = {"index": task["index"], "attempt": task["attempt"], **_output(TaskOutput.from_json(task["output"]))}
             yield part | ({"records": records} if any(records.values()) else {})
 
 
-def _object(output: Facts) -> Facts:
-    """What a part's output says, its checksums as S3 writes them."""
-    shown: Facts = {name: output[name] for name in ("uri", "bytes", "value") if name in output}
-    if output.get("crc32") is not None:
-        shown["checksum_crc32"] = encode(output["crc32"])
-    if "files" in output:
-        shown["files"] = {name: _object(facts) for name, facts in output["files"].items()}
-    if "rejects" in output:
-        shown["rejects"] = _object(REJECTS.facts(output))
+def _output(output: TaskOutput) -> Facts:
+    """What a part has made."""
+    shown = _object(output.object) if output.object else {}
+    if output.value is not None:
+        shown["value"] = output.value
+    if output.files:
+        shown["files"] = {name: _object(file) for name, file in output.files.items()}
+    if output.rejects:
+        shown["rejects"] = _object(output.rejects)
     return shown
+
+
+def _object(object_: StoredObject) -> Facts:
+    """An object with its checksum as S3 writes it."""
+    checksum = {} if object_.crc32 is None else {"checksum_crc32": encode(object_.crc32)}
+    return {"uri": object_.location.uri, "bytes": object_.bytes} | checksum

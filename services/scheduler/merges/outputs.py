@@ -9,6 +9,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from services.contract.location import Location
+from services.contract.task_output import StoredObject, TaskOutput
 from services.platform.database import Database
 from services.scheduler.merges.concatenate import Extent, Source
 from services.scheduler.merges.crc32 import combine, encode
@@ -47,26 +48,19 @@ async def succeeded_tasks(database: Database, job_id: UUID, first_stage: int, la
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """One object of each task's output: `facts` gives its `uri`, `bytes`, `crc32`, …; `bytes` is also at `path`."""
+    """One object of each task's output, if it is there; in the JSON its size is at `path`."""
 
     path: tuple[str, ...]
-    facts: Callable[[Facts], Facts]
+    of: Callable[[TaskOutput], StoredObject | None]
 
 
-OUTPUTS = Objects(("bytes",), lambda output: output)
-REJECTS = Objects(
-    ("rejects_bytes",),
-    lambda output: {
-        "uri": output.get("rejects"),
-        "bytes": output.get("rejects_bytes"),
-        "crc32": output.get("rejects_crc32"),
-    },
-)
+OUTPUTS = Objects(("bytes",), lambda output: output.object)
+REJECTS = Objects(("rejects_bytes",), lambda output: output.rejects)
 
 
 def further_outputs(name: str) -> Objects:
     """Those that the processor declares under this name."""
-    return Objects(("files", name, "bytes"), lambda output: output.get("files", {}).get(name, {}))
+    return Objects(("files", name, "bytes"), lambda output: output.files.get(name))
 
 
 async def measure(database: Database, job_id: UUID, stages: Stages, objects: Objects) -> Extent:
@@ -79,18 +73,17 @@ async def read_sources(database: Database, job_id: UUID, stages: Stages, objects
     """These objects in the order of the tasks; only the first one with its header line."""
     first = True
     async for task in succeeded_tasks(database, job_id, *stages):
-        facts = objects.facts(task["output"] or {})
-        if facts.get("bytes"):
-            yield source_of(facts, with_header=first)
+        object_ = objects.of(TaskOutput.from_json(task["output"]))
+        if object_ is not None and object_.bytes:
+            yield source_of(object_, with_header=first)
             first = False
 
 
-def source_of(facts: Facts, *, with_header: bool = True) -> Source:
-    location, size, crc32 = Location.parse(facts["uri"]), facts["bytes"], facts.get("crc32")
-    header = facts.get("header_bytes") or 0
+def source_of(object_: StoredObject, *, with_header: bool = True) -> Source:
+    location, size, crc32, header = object_.location, object_.bytes, object_.crc32, object_.header_bytes
     if with_header or not header:
         return Source(location, 0, size, crc32)
-    return Source(location, header, size, combine(facts.get("header_crc32"), crc32, size - header))
+    return Source(location, header, size, combine(object_.header_crc32, crc32, size - header))
 
 
 def file_facts(location: Location, size: int, crc32: int | None, name: str | None = None) -> Facts:

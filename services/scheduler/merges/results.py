@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from services.contract.location import Location
+from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.spec import ConcatMerge, Merge, NoMerge
 from services.scheduler.loop import Context
 from services.scheduler.merges.concatenate import Extent, Source, concatenate
@@ -86,12 +87,13 @@ class Results:
 
     async def _publish_reduced(self, filename: str | None) -> list[Facts]:
         """Copy what the reduce's last task made to the results; nothing if that is only a value."""
-        output = await self._context.database.fetchval(_LAST, self._job["job_id"], self._job["stage"]) or {}
-        made = [(filename or _name(output), output)] if "uri" in output else []
-        made += [(_name(facts), facts) for _, facts in sorted(output.get("files", {}).items())]
+        value = await self._context.database.fetchval(_LAST, self._job["job_id"], self._job["stage"])
+        output = TaskOutput.from_json(value)
+        made = [(filename or _name(output.object), output.object)] if output.object else []
+        made += [(_name(file), file) for _, file in sorted(output.files.items())]
         files = []
-        for name, facts in made:
-            source = source_of(facts)
+        for name, object_ in made:
+            source = source_of(object_)
             files.append(await self._concatenate(self.place(name), _alone(source), Extent(1, source.bytes)))
         return files
 
@@ -100,21 +102,22 @@ class Results:
         async for task in succeeded_tasks(
             self._context.database, self._job["job_id"], self._job["stage"], self._job["stage"]
         ):
-            files += _part_files(task["index"], task["output"] or {})
+            files += _part_files(task["index"], TaskOutput.from_json(task["output"]))
             if len(files) > FILES_MAX:
                 return []
         return files
 
 
-def _part_files(index: int, output: Facts) -> list[Facts]:
+def _part_files(index: int, output: TaskOutput) -> list[Facts]:
     """The objects of one part: `00000007.csv`, and of further outputs `00000007-summary.json`."""
-    made = [(f"{index:08d}{PurePosixPath(output['uri']).suffix}", output)] if "uri" in output else []
-    made += [(f"{index:08d}-{_name(facts)}", facts) for _, facts in sorted(output.get("files", {}).items())]
-    return [file_facts(Location.parse(facts["uri"]), facts["bytes"], facts.get("crc32"), name) for name, facts in made]
+    suffix = PurePosixPath(output.object.location.uri).suffix if output.object else ""
+    made = [(f"{index:08d}{suffix}", output.object)] if output.object else []
+    made += [(f"{index:08d}-{_name(file)}", file) for _, file in sorted(output.files.items())]
+    return [file_facts(object_.location, object_.bytes, object_.crc32, name) for name, object_ in made]
 
 
-def _name(facts: Facts) -> str:
-    return PurePosixPath(facts["uri"]).name
+def _name(object_: StoredObject) -> str:
+    return PurePosixPath(object_.location.uri).name
 
 
 async def _alone(source: Source) -> AsyncIterator[Source]:

@@ -5,7 +5,7 @@ import asyncio
 import orjson
 from asyncpg import Record
 
-from services.contract.location import Location
+from services.contract.task_output import StoredObject, TaskOutput
 from services.inputs.chunk import Chunk
 from services.platform.reads import read_range
 from services.scheduler.loop import Context
@@ -29,18 +29,19 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
     listings, total = [], 0
     for row in walked:
         start = cursor["byte"] if row["index"] == cursor["index"] else 0
-        end = (row["output"] or {}).get("bytes", 0) if row["state"] == "succeeded" else 0
+        listing = TaskOutput.from_json(row["output"]).object if row["state"] == "succeeded" else None
+        end = listing.bytes if listing else 0
         if total and total + end - start > CHUNK_BYTES:
             last = False
             break
-        listings.append((row, start, end))
+        listings.append((row["index"], listing, start, end))
         total += end - start
-    parts = await asyncio.gather(*(_read(context, *listing) for listing in listings))
+    parts = await asyncio.gather(*(_read(context, listing, start, end) for _, listing, start, end in listings))
     inputs = [orjson.loads(line) for lines, _ in parts for line in lines]
-    (row, _, end), (_, read) = listings[-1], parts[-1]
+    (index, _, _, end), (_, read) = listings[-1], parts[-1]
     if read < end:  # only ever of a listing that is read alone: several fit into a window
-        return Chunk(inputs, {"index": row["index"], "byte": read}, done=False)
-    return Chunk(inputs, {"index": row["index"] + 1, "byte": 0}, done=last)
+        return Chunk(inputs, {"index": index, "byte": read}, done=False)
+    return Chunk(inputs, {"index": index + 1, "byte": 0}, done=last)
 
 
 def _walk(rows: list[Record], first: int, stage: Record) -> list[Record]:
@@ -57,14 +58,14 @@ def _walk(rows: list[Record], first: int, stage: Record) -> list[Record]:
     return walked
 
 
-async def _read(context: Context, row: Record, start: int, end: int) -> tuple[list[bytes], int]:
+async def _read(context: Context, listing: StoredObject | None, start: int, end: int) -> tuple[list[bytes], int]:
     """Whole lines of a task's listing from `start` on, and where they end."""
-    if start == end:
+    if listing is None or start == end:
         return [], end
     window = CHUNK_BYTES
     while True:
         until = min(start + window, end)
-        data = await read_range(context.aws.s3, Location.parse(row["output"]["uri"]), start, until)
+        data = await read_range(context.aws.s3, listing.location, start, until)
         size = len(data) if until == end else data.rfind(b"\n") + 1
         if size:
             return data[:size].splitlines(), start + size

@@ -12,6 +12,8 @@ import orjson
 from asyncpg import Record
 
 from services.contract.location import Location
+from services.contract.task_input import Outputs
+from services.contract.task_output import TaskOutput
 from services.inputs.chunk import Chunk
 from services.platform.database import Database, new_id
 from services.platform.multipart import MultipartWriter
@@ -50,7 +52,7 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
     listed, after = await _write_listing(context, target, outputs)
     made = cursor.made + (listed > 0 or cursor.made == 0)  # a reduce of nothing is one task, too
     full = listed == stage["fan_in"]
-    inputs = [{"type": "outputs", "uri": target.uri}] if made > cursor.made else []
+    inputs = [Outputs(target).to_json()] if made > cursor.made else []
     next_ = _Cursor(cursor.stage, max(after, cursor.after), cursor.last, cursor.first, made, full)
     return Chunk(inputs, asdict(next_), done=not full and made == 1)
 
@@ -83,9 +85,12 @@ async def _write_listing(context: Context, target: Location, outputs: AsyncItera
     listed, after = 0, -1
     async with MultipartWriter(context.aws.s3, target, "application/jsonl") as writer:
         async for task in outputs:
-            output: dict[str, Any] = task["output"] or {}
-            line = {"index": task["index"], "attempt": task["attempt"]}
-            line |= {name: output[name] for name in ("uri", "value") if name in output}
+            output = TaskOutput.from_json(task["output"])
+            line: dict[str, Any] = {"index": task["index"], "attempt": task["attempt"]}
+            if output.object is not None:
+                line["uri"] = output.object.location.uri
+            if output.value is not None:
+                line["value"] = output.value
             await writer.write(orjson.dumps(line) + b"\n")
             after = task["index"]
             listed += 1

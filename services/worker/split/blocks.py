@@ -7,8 +7,8 @@ frame), and how many decompressed bytes after the block's start. Only a window o
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
+from services.contract.task_input import CompressedBlocks
 from services.inputs.lines.headers import HEADER_BYTES_MAX, Head, find_head
 from services.inputs.lines.split import part_options
 from services.inputs.spec import LinesInput
@@ -41,8 +41,10 @@ class _Cut:
     read_end: int
 
 
-async def find_parts(object_: PinnedObject, source: LinesInput, part_bytes: int, meter: Meter) -> list[dict[str, Any]]:
-    """The parts, as task inputs of type `blocks`. Raises NotInPlace, SplitError and DamagedStream."""
+async def find_parts(
+    object_: PinnedObject, source: LinesInput, part_bytes: int, meter: Meter
+) -> list[CompressedBlocks]:
+    """Raises NotInPlace, SplitError and DamagedStream."""
     if source.multiline or source.record_bytes or (source.csv and source.csv.escape):
         raise NotInPlace  # whether a line end ends a record there, only a reader of all before it knows
     kind = "bgzip" if source.compressed == "gzip" else "zstd"
@@ -57,10 +59,12 @@ async def find_parts(object_: PinnedObject, source: LinesInput, part_bytes: int,
     stretches = list(pairwise([*targets, end]))
     found = await map_at_most(_READS_AT_ONCE, lambda stretch: _find_line(object_, source, *stretch, meter), stretches)
     cuts = [_Cut(0, head.bytes, 0), *(each for each in found if each is not None), _Cut(end, 0, end)]
-    part = {"type": "blocks", "uri": source.uri, "etag": object_.etag, "compression": kind}
-    part |= part_options(source, head.header)
+    place, etag, options = object_.location, object_.etag, part_options(source)
     return [
-        part | {"start": [a.block, a.skip], "end": [b.block, b.skip], "read_end": b.read_end} for a, b in pairwise(cuts)
+        CompressedBlocks(
+            place, kind, (a.block, a.skip), (b.block, b.skip), b.read_end, source.format, etag, head.header, options
+        )
+        for a, b in pairwise(cuts)
     ]
 
 

@@ -1,6 +1,6 @@
 """One split task, from its input to the listing of what it was split into."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 from services.contract.layout import Layout
 from services.contract.location import Location
 from services.contract.task_error import TaskError
+from services.contract.task_input import GridSplit, Json, Split, UnknownInput
 from services.engine.attempt import ClaimedTask
 from services.inputs.chunk import SplitError
-from services.inputs.lines.grid import needs_grid
 from services.inputs.spec import Input, LinesInput
 from services.inputs.split import split
 from services.platform.decompress import DamagedStream
@@ -32,49 +32,59 @@ async def run_grid_split(meter: Meter, layout: Layout, task: ClaimedTask, direct
 
     What is decompressed becomes objects beside the task's other outputs. Raises TaskError.
     """
-    source = _INPUT.validate_python(task.input["input"])
     listing, count = directory / "items.jsonl", 0
-    try:
-        with listing.open("wb") as file:
-            async for item in _items(meter, layout, task, source, directory):
-                file.write(orjson.dumps(item) + b"\n")
-                count += 1
-    except (SplitError, DamagedStream, OpenQuote) as error:
-        where = "" if isinstance(error, SplitError) else f"{task.input['input']['uri']}: "
-        raise TaskError("input_invalid", f"{where}{error}", retryable=False) from None
-    except S3_ERRORS as error:
-        location = Location.parse(task.input["input"].get("uri") or task.input["input"]["prefix"])
-        raise input_error(location, task.input.get("etag"), error) from None
+    with listing.open("wb") as file:
+        async for item in _items(meter, layout, task, directory):
+            file.write(orjson.dumps(item) + b"\n")
+            count += 1
     return listing, count
 
 
-async def _items(
-    meter: Meter, layout: Layout, task: ClaimedTask, source: Input, directory: Path
-) -> AsyncIterator[dict[str, Any]]:
-    s3 = meter.s3
-    if not isinstance(source, LinesInput) or not needs_grid(source):
-        async for item in _split_here(s3, source, task.input["slots"]):
+async def _items(meter: Meter, layout: Layout, task: ClaimedTask, directory: Path) -> AsyncIterator[Json]:
+    """The inputs of the next stage. Raises TaskError."""
+    match task.input:
+        case Split() as work:
+            etag, items = None, _split_here(meter.s3, _INPUT.validate_python(work.source), work.slots)
+        case GridSplit() as work:
+
+            def locate(filename: str) -> Location:
+                return layout.attempt(task.job_id, task.stage, task.index, task.attempt, filename)
+
+            etag, items = work.etag, _split_on_grid(meter, work, directory, locate)
+        case UnknownInput(reason):
+            raise TaskError("input_invalid", reason, retryable=False)
+        case other:
+            raise TaskError("input_invalid", f"this is not an input to split: {other!r:.500}", retryable=False)
+    try:
+        async for item in items:
             yield item
-        return
-    location, etag, part_bytes = Location.parse(source.uri), task.input["etag"], task.input["part_bytes"]
-    object_ = PinnedObject(s3, location, etag, await object_bytes(s3, location, etag))
+    except SplitError as error:
+        raise TaskError("input_invalid", str(error), retryable=False) from None
+    except (DamagedStream, OpenQuote) as error:
+        raise TaskError("input_invalid", f"{work.location.uri}: {error}", retryable=False) from None
+    except S3_ERRORS as error:
+        raise input_error(work.location, etag, error) from None
+
+
+async def _split_on_grid(
+    meter: Meter, work: GridSplit, directory: Path, locate: Callable[[str], Location]
+) -> AsyncIterator[Json]:
+    """An object of which every byte has to be read. Raises what S3's client raises, and what is wrong with it."""
+    source, s3 = LinesInput.model_validate(work.source), meter.s3
+    object_ = PinnedObject(s3, work.location, work.etag, await object_bytes(s3, work.location, work.etag))
     if not source.compressed:
-        async for item in cut_in_place(object_, source, part_bytes, meter):
-            yield item
+        async for part in cut_in_place(object_, source, work.part_bytes, meter):
+            yield part.to_json()
         return
     try:
-        for item in await find_parts(object_, source, part_bytes, meter):
-            yield item
+        for blocks in await find_parts(object_, source, work.part_bytes, meter):
+            yield blocks.to_json()
     except NotInPlace:
-
-        def locate(filename: str) -> Location:
-            return layout.attempt(task.job_id, task.stage, task.index, task.attempt, filename)
-
-        async for item in cut_into_objects(object_, source, part_bytes, meter, directory, locate):
-            yield item
+        async for part in cut_into_objects(object_, source, work.part_bytes, meter, directory, locate):
+            yield part.to_json()
 
 
-async def _split_here(s3: Any, source: Input, slots: int) -> AsyncIterator[dict[str, Any]]:
+async def _split_here(s3: Any, source: Input, slots: int) -> AsyncIterator[Json]:
     """An input that is split by small reads, of a job that has others beside it."""
     cursor: dict[str, Any] | None = None
     while True:

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from services.contract.location import Location
+from services.contract.task_input import ByteRange, Place
 from services.inputs.lines.headers import HEADER_BYTES_MAX, Head, find_head
 from services.inputs.lines.split import part_options
 from services.inputs.spec import LinesInput
@@ -62,16 +63,16 @@ class _Cutter:
 
 async def cut_in_place(
     object_: PinnedObject, source: LinesInput, part_bytes: int, meter: Meter
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncIterator[ByteRange]:
     """Parts of an object that is not compressed: byte ranges of it."""
     cutter = _Cutter(source, part_bytes)
-    part = {"type": "bytes", "uri": source.uri, "etag": object_.etag}
+    place, etag, options = object_.location, object_.etag, part_options(source)
     start: int | None = None
     async for end in _ends_of_parts(object_, cutter, meter):
         assert cutter.head is not None
         start = cutter.head.bytes if start is None else start
         if start < end:
-            yield part | {"start": start, "end": end} | part_options(source, cutter.head.header)
+            yield ByteRange(place, start, end, source.format, etag, cutter.head.header, options)
         start = end
 
 
@@ -99,17 +100,19 @@ async def cut_into_objects(
     meter: Meter,
     directory: Path,
     locate: Callable[[str], Location],
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncIterator[ByteRange]:
     """Parts of a compressed object: each decompressed, in an object of its own."""
     parts = _PartFiles(_Cutter(source, part_bytes), source, directory)
     decompressor = Decompressor(source.compressed or "")
-    uploads: list[asyncio.Task[dict[str, Any]]] = []
+    uploads: list[asyncio.Task[ByteRange]] = []
 
-    async def put(path: Path, start: int) -> dict[str, Any]:
+    async def put(path: Path, start: int) -> ByteRange:
         stored = await upload(object_.s3, path, locate(path.name))
         await asyncio.to_thread(path.unlink)
-        place = {"type": "bytes", "uri": stored.uri, "start": 0, "end": stored.bytes}
-        return place | {"source": {"uri": source.uri, "byte": start}} | part_options(source, parts.header)
+        origin = Place(object_.location, start)
+        return ByteRange(
+            stored.location, 0, stored.bytes, source.format, None, parts.header, part_options(source), origin
+        )
 
     try:
         async for window in _windows(object_, last=b""):

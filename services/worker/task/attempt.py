@@ -4,7 +4,7 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import structlog
 from services.contract.layout import Layout
 from services.contract.states import RECORD_COUNTS
 from services.contract.task_error import TaskError, describe
+from services.contract.task_output import TaskOutput
 from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
 from services.platform.database import storable
 from services.worker.split.meter import Meter
@@ -104,7 +105,7 @@ class _Attempt:
         self.workspace.make()
         if self._stage.spec.builtin == "split":
             async with self._in_slot():
-                self.finished.output = await self._split()
+                self.finished.output = (await self._split()).to_json()
             return
         packages, inputs = self._equipment.packages, self._equipment.inputs
         async with (
@@ -133,7 +134,7 @@ class _Attempt:
             raise TaskError(
                 error["type"], error["message"], retryable=answer["retryable"], exit_code=answer["exit_code"]
             )
-        self.finished.output = await self._put_outputs(input, paths, answer)
+        self.finished.output = (await self._put_outputs(input, paths, answer)).to_json()
 
     @asynccontextmanager
     async def _in_slot(self) -> AsyncIterator[WarmChildren]:
@@ -146,7 +147,7 @@ class _Attempt:
             self._timeout.reschedule(loop.time() + left_seconds)
             yield children
 
-    async def _split(self) -> dict[str, Any]:
+    async def _split(self) -> TaskOutput:
         """Read what only a reader of every byte can split."""
         meter, layout = Meter(self._equipment.s3), self._equipment.layout
         try:
@@ -192,32 +193,26 @@ class _Attempt:
         for measure in _MEASURES:
             setattr(self.finished, measure, measures.get(measure, getattr(self.finished, measure)))
 
-    async def _put_outputs(self, input: Input, paths: Paths, answer: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What tasks.output will say; None if the processor neither wrote nor returned anything."""
+    async def _put_outputs(self, input: Input, paths: Paths, answer: Mapping[str, Any]) -> TaskOutput:
+        """Put what the processor has made."""
         outputs = Outputs(self._equipment.s3, lambda name: self._equipment.layout.attempt(*self._key, name))
         try:
-            result = await self._put_output(outputs, input, paths.output, answer)
-            result |= await outputs.put_further(paths.outputs)
-            if answer.get("records_rejected") and self.workspace.rejects.exists():
-                result |= await outputs.put_rejects(self.workspace.rejects)
+            made = await self._put_output(outputs, input, paths.output, answer)
+            files = await outputs.put_further(paths.outputs)
+            has_rejects = answer.get("records_rejected") and self.workspace.rejects.exists()
+            rejects = await outputs.put(self.workspace.rejects) if has_rejects else None
         finally:
             self.finished.bytes_out = outputs.bytes
-        if answer.get("value") is not None:
-            result["value"] = answer["value"]
-        return result or None
+        return replace(made, files=files, rejects=rejects, value=answer.get("value"))
 
-    async def _put_output(
-        self, outputs: Outputs, input: Input, output: Path, answer: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    async def _put_output(self, outputs: Outputs, input: Input, output: Path, answer: Mapping[str, Any]) -> TaskOutput:
         """The output itself, or the items that it is made of."""
         if self._stage.spec.output_directory:
             return await outputs.put_directory(output, self.workspace.items)
         if self._stage.fan_out:
             return await outputs.put_items(self.workspace.items, answer["items"])
-        result = await outputs.put_output(output, self._header_bytes(input, answer))
-        if result and "records_out" in answer:
-            result["records"] = answer["records_out"]
-        return result
+        stored = await outputs.put_output(output, self._header_bytes(input, answer))
+        return TaskOutput(stored, records=answer.get("records_out") if stored else None)
 
     def _header_bytes(self, input: Input, answer: Mapping[str, Any]) -> int | None:
         """How long the output's header is; None: its first line."""

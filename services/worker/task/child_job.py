@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from services.contract.task_input import ObjectGroup, Outputs, TaskInput
 from services.engine.attempt import ClaimedTask, StageWork
 from services.worker.task.environment import task_environment
 from services.worker.task.inputs import Input, input_filename
@@ -88,18 +89,14 @@ def _reading(task: ClaimedTask, stage: StageWork, workspace: Workspace, input: I
     }
 
 
-def _sources(value: Mapping[str, Any], input: Input, workspace: Workspace) -> dict[str, Any]:
+def _sources(value: TaskInput, input: Input, workspace: Workspace) -> dict[str, Any]:
     """The object that each of the input's files is (a part of): its URI, and at which byte, if it can be told."""
-    match value["type"]:
-        case "objects":
-            listed = [(number, object_["uri"]) for number, object_ in enumerate(value["objects"])]
-        case "outputs":
+    match value:
+        case ObjectGroup(objects):
+            listed = [(number, object_.location.uri) for number, object_ in enumerate(objects)]
+        case Outputs():
             with workspace.listing.open("rb") as lines:
                 listed = [(line["index"], line["uri"]) for line in map(orjson.loads, lines) if "uri" in line]
-        case _ if input.source is not None:
-            return {input.path.name: input.source}
-        case _ if "uri" in value:
-            return {input.path.name: {"uri": value["uri"], "byte": 0 if value["type"] == "object" else None}}
         case _:
-            return {}
+            return {input.path.name: input.source} if input.source else {}
     return {input_filename(number, uri): {"uri": uri, "byte": 0} for number, uri in listed}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 
+from services.contract.task_input import Index
 from services.engine.attempt import ClaimedTask, StageWork
 from services.platform.settings import WorkerSettings
 from services.worker.task.paths import Paths
@@ -48,12 +49,11 @@ def task_environment(base: Mapping[str, str], task: ClaimedTask, stage: StageWor
     identity |= {f"PIECEWORK_OUTPUT_{name.upper()}": path for name, path in paths.outputs.items()}
     if paths.package is not None:
         identity["PIECEWORK_PACKAGE"] = paths.package
-    if task.input.get("type") == "index":
-        count = task.input["count"]
+    if isinstance(task.input, Index):
         identity |= {
-            "AWS_BATCH_JOB_ARRAY_SIZE": count,
-            "SLURM_ARRAY_TASK_COUNT": count,
+            "AWS_BATCH_JOB_ARRAY_SIZE": task.input.count,
+            "SLURM_ARRAY_TASK_COUNT": task.input.count,
             "SLURM_ARRAY_TASK_MIN": 0,
-            "SLURM_ARRAY_TASK_MAX": count - 1,
+            "SLURM_ARRAY_TASK_MAX": task.input.count - 1,
         }
     return {**base, **{name: str(value) for name, value in identity.items()}, **stage.spec.environment}

@@ -1,5 +1,6 @@
 """A task's input, of whatever type, as a file or directory on the node's disk."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -8,6 +9,19 @@ import orjson
 
 from services.contract.location import Location
 from services.contract.task_error import TaskError
+from services.contract.task_input import (
+    AvroBlocks,
+    ByteRange,
+    CompressedBlocks,
+    Index,
+    Item,
+    NumberedBlocks,
+    ObjectGroup,
+    Outputs,
+    Place,
+    UnknownInput,
+    WholeObject,
+)
 from services.engine.attempt import ClaimedTask
 from services.inputs.arrow.fetch import fetch_record_batches
 from services.inputs.parquet.fetch import fetch_row_groups
@@ -15,7 +29,6 @@ from services.inputs.suffixes import SUFFIX_OF_FORMAT
 from services.platform.transfer import download, for_each
 
 _COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".zst")
-_OPTIONS = ("csv", "record_bytes")
 _PARTS_AT_ONCE = 16
 
 
@@ -44,30 +57,31 @@ async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> Input:
 
     Raises TaskError (input_missing, input_changed, input_invalid, input_unavailable) and OSError.
     """
-    value = task.input
-    match value["type"]:
-        case "bytes":
-            return await _fetch_bytes(s3, value, directory)
-        case "blocks":
-            return await _fetch_blocks(s3, value, directory)
-        case "object":
-            return await _fetch_object(s3, value, directory)
-        case "objects":
-            return await _fetch_objects(s3, value, directory)
-        case "item":
-            return _write_value(value["value"], directory / "input.json")
-        case "index":
-            return _write_value({"index": task.index, "count": value["count"]}, directory / "input.json")
-        case "row_groups":
-            return await _fetch_row_groups(s3, value, directory)
-        case "record_batches":
-            return await _fetch_record_batches(s3, value, directory)
-        case "avro_blocks":
-            return await _fetch_avro_blocks(s3, value, directory)
-        case "outputs":
-            return await _fetch_outputs(s3, value, directory)
-        case unknown:
-            raise TaskError("input_invalid", f"this worker knows no input of type {unknown!r}", retryable=False)
+    match task.input:
+        case ByteRange() as part:
+            return await _fetch_bytes(s3, part, directory)
+        case CompressedBlocks() as part:
+            return await _fetch_blocks(s3, part, directory)
+        case NumberedBlocks("parquet") as part:
+            return await _fetch_row_groups(s3, part, directory)
+        case NumberedBlocks("arrow") as part:
+            return await _fetch_record_batches(s3, part, directory)
+        case AvroBlocks() as part:
+            return await _fetch_avro_blocks(s3, part, directory)
+        case WholeObject() as object_:
+            return await _fetch_object(s3, object_, directory)
+        case ObjectGroup(objects):
+            return await _fetch_objects(s3, objects, directory)
+        case Item(value):
+            return _write_value(value, directory / "input.json")
+        case Index(count):
+            return _write_value({"index": task.index, "count": count}, directory / "input.json")
+        case Outputs(location):
+            return await _fetch_outputs(s3, location, directory)
+        case UnknownInput(reason):
+            raise TaskError("input_invalid", reason, retryable=False)
+        case other:
+            raise TaskError("input_invalid", f"this processor cannot work on {other!r:.500}", retryable=False)
 
 
 def suffix_of(name: str) -> str:
@@ -87,46 +101,43 @@ def input_filename(number: int, uri: str) -> str:
     return f"{number:08d}{suffix_of(uri)}"
 
 
-async def _fetch_bytes(s3: Any, value: dict[str, Any], directory: Path) -> Input:
+async def _fetch_bytes(s3: Any, part: ByteRange, directory: Path) -> Input:
     """A range of records, after the header of its object."""
-    path = directory / f"input{_plain_suffix(value['uri']) or SUFFIX_OF_FORMAT[value.get('format', 'text')]}"
-    header = value.get("header", "").encode()
+    path = directory / f"input{_plain_suffix(part.location.key) or SUFFIX_OF_FORMAT[part.format]}"
+    header = (part.header or "").encode()
     with path.open("wb") as file:
         file.write(header)
-        size = await download(
-            s3, Location.parse(value["uri"]), file, etag=value.get("etag"), start=value["start"], end=value["end"]
-        )
-    source = value.get("source") or {"uri": value["uri"], "byte": value["start"]}
-    return _part(value, path, size, len(header), source | {"byte": source["byte"] - len(header)})
+        size = await download(s3, part.location, file, etag=part.etag, start=part.start, end=part.end)
+    place = part.source or Place(part.location, part.start)
+    source = {"uri": place.location.uri, "byte": place.byte - len(header)}
+    return _part(part, path, size, len(header), source)
 
 
-async def _fetch_blocks(s3: Any, value: dict[str, Any], directory: Path) -> Input:
+async def _fetch_blocks(s3: Any, part: CompressedBlocks, directory: Path) -> Input:
     """Compressed blocks, which the child will decompress."""
-    (start, skip), (end, tail) = value["start"], value["end"]
+    (start, skip), (end, tail) = part.start, part.end
     compressed, index = directory / "source.blocks", directory / "blocks.index"
     with compressed.open("wb") as file:
-        size = await download(
-            s3, Location.parse(value["uri"]), file, etag=value.get("etag"), start=start, end=value["read_end"]
-        )
-    header = value.get("header", "")
+        size = await download(s3, part.location, file, etag=part.etag, start=start, end=part.read_end)
+    header = part.header or ""
     decompress = {
         "step": "decompress",
         "source": str(compressed),
         "index": str(index),
         "start": start,
-        "compression": "gzip" if value["compression"] == "bgzip" else value["compression"],
+        "compression": "gzip" if part.compression == "bgzip" else part.compression,
         "header": header,
         "whole": end - start,
         "skip": skip,
         "tail": tail,
     }
-    path = directory / f"input{SUFFIX_OF_FORMAT[value['format']]}"
-    source = {"uri": value["uri"], "byte": None, "blocks": str(index)}
-    return _part(value, path, size, len(header.encode()), source, decompress)
+    path = directory / f"input{SUFFIX_OF_FORMAT[part.format]}"
+    source = {"uri": part.location.uri, "byte": None, "blocks": str(index)}
+    return _part(part, path, size, len(header.encode()), source, decompress)
 
 
 def _part(
-    value: dict[str, Any],
+    part: ByteRange | CompressedBlocks,
     path: Path,
     size: int,
     header_bytes: int,
@@ -134,33 +145,32 @@ def _part(
     *steps: dict[str, Any],
 ) -> Input:
     """Some records of an object; that they are whole is checked."""
-    format, checks = value.get("format", "text"), list[dict[str, Any]]()
-    if format in ("csv", "tsv"):
-        checks.append({"step": "check_quotes", "csv": value.get("csv"), "format": format, "source": source})
-    options = {name: value[name] for name in _OPTIONS if name in value}
-    return Input(path, size, format, header_bytes, source, options, list(steps), checks)
+    checks = list[dict[str, Any]]()
+    if part.format in ("csv", "tsv"):
+        csv = part.options.get("csv")
+        checks.append({"step": "check_quotes", "csv": csv, "format": part.format, "source": source})
+    return Input(path, size, part.format, header_bytes, source, dict(part.options), list(steps), checks)
 
 
-async def _fetch_object(s3: Any, value: dict[str, Any], directory: Path) -> Input:
-    path = directory / f"input{suffix_of(value['uri'])}"
+async def _fetch_object(s3: Any, object_: WholeObject, directory: Path) -> Input:
+    path = directory / f"input{suffix_of(object_.location.key)}"
     with path.open("wb") as file:
-        size = await download(s3, Location.parse(value["uri"]), file, etag=value.get("etag"))
-    return Input(path, size)
+        size = await download(s3, object_.location, file, etag=object_.etag)
+    return Input(path, size, source={"uri": object_.location.uri, "byte": 0})
 
 
-async def _fetch_objects(s3: Any, value: dict[str, Any], directory: Path) -> Input:
+async def _fetch_objects(s3: Any, objects: Sequence[WholeObject], directory: Path) -> Input:
     """A directory with one file for each object, in order."""
     target = directory / "input"
     target.mkdir()
     sizes: list[int] = []
 
-    async def fetch(numbered: tuple[int, dict[str, Any]]) -> None:
+    async def fetch(numbered: tuple[int, WholeObject]) -> None:
         number, object_ = numbered
-        with (target / input_filename(number, object_["uri"])).open("wb") as file:
-            size = await download(s3, Location.parse(object_["uri"]), file, etag=object_.get("etag"))
-        sizes.append(size)
+        with (target / input_filename(number, object_.location.key)).open("wb") as file:
+            sizes.append(await download(s3, object_.location, file, etag=object_.etag))
 
-    await for_each(enumerate(value["objects"]), _PARTS_AT_ONCE, fetch)
+    await for_each(enumerate(objects), _PARTS_AT_ONCE, fetch)
     return Input(target, sum(sizes))
 
 
@@ -168,37 +178,38 @@ def _write_value(value: Any, path: Path) -> Input:
     return Input(path, path.write_bytes(orjson.dumps(value)))
 
 
-async def _fetch_row_groups(s3: Any, value: dict[str, Any], directory: Path) -> Input:
-    source, wanted = directory / "source.parquet", range(value["first"], value["first"] + value["count"])
-    size = await fetch_row_groups(s3, Location.parse(value["uri"]), value.get("etag"), wanted, source)
+async def _fetch_row_groups(s3: Any, part: NumberedBlocks, directory: Path) -> Input:
+    source, wanted = directory / "source.parquet", part.numbers
+    size = await fetch_row_groups(s3, part.location, part.etag, wanted, source)
     step = {"step": "row_groups", "source": str(source), "row_groups": list(wanted)}
-    return Input(directory / "input.parquet", size, "parquet", steps=[step])
+    place = {"uri": part.location.uri, "byte": None}
+    return Input(directory / "input.parquet", size, "parquet", source=place, steps=[step])
 
 
-async def _fetch_record_batches(s3: Any, value: dict[str, Any], directory: Path) -> Input:
-    source, wanted = directory / "source.arrow", range(value["first"], value["first"] + value["count"])
-    location = Location.parse(value["uri"])
-    size = await fetch_record_batches(s3, location, value.get("etag"), wanted, source)
+async def _fetch_record_batches(s3: Any, part: NumberedBlocks, directory: Path) -> Input:
+    source, wanted = directory / "source.arrow", part.numbers
+    size = await fetch_record_batches(s3, part.location, part.etag, wanted, source)
     step = {"step": "record_batches", "source": str(source), "batches": list(wanted)}
-    return Input(directory / "input.arrow", size, "arrow", steps=[step])
+    place = {"uri": part.location.uri, "byte": None}
+    return Input(directory / "input.arrow", size, "arrow", source=place, steps=[step])
 
 
-async def _fetch_avro_blocks(s3: Any, value: dict[str, Any], directory: Path) -> Input:
+async def _fetch_avro_blocks(s3: Any, part: AvroBlocks, directory: Path) -> Input:
     """The file's header, with its schema, and some of its blocks: together an Avro file."""
-    path, location = directory / "input.avro", Location.parse(value["uri"])
+    path = directory / "input.avro"
     with path.open("wb") as file:
-        for start, end in ((0, value["header_end"]), (value["start"], value["end"])):
-            await download(s3, location, file, etag=value.get("etag"), start=start, end=end)
-    size = value["header_end"] + value["end"] - value["start"]
-    return Input(path, size, "avro")
+        for start, end in ((0, part.header_end), (part.start, part.end)):
+            await download(s3, part.location, file, etag=part.etag, start=start, end=end)
+    size = part.header_end + part.end - part.start
+    return Input(path, size, "avro", source={"uri": part.location.uri, "byte": None})
 
 
-async def _fetch_outputs(s3: Any, value: dict[str, Any], directory: Path) -> Input:
+async def _fetch_outputs(s3: Any, location: Location, directory: Path) -> Input:
     """A directory with one file for each line of the listing."""
     listing, target = directory / "listing.jsonl", directory / "input"
     target.mkdir()
     with listing.open("wb") as file:
-        await download(s3, Location.parse(value["uri"]), file)
+        await download(s3, location, file)
     sizes: list[int] = []
 
     async def fetch(line: bytes) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import orjson
 
 from services.contract.location import Location
 from services.contract.task_error import TaskError
-from services.platform.transfer import Stored, for_each, upload
+from services.contract.task_input import WholeObject
+from services.contract.task_output import StoredObject, TaskOutput
+from services.platform.transfer import for_each, upload
 
 _FILES_AT_ONCE = 8
 _WITH_HEADER = (".csv", ".tsv")
@@ -25,44 +27,42 @@ class Outputs:
         self._s3 = s3
         self._locate = locate
 
-    async def put_output(self, path: Path, header_bytes: int | None) -> dict[str, Any]:
-        """The task's output; `header_bytes` of it are a header, None: its first line is. Nothing if it is not there."""
+    async def put_output(self, path: Path, header_bytes: int | None) -> StoredObject | None:
+        """The task's output; `header_bytes` of it are a header, None: its first line is. None if it is not there."""
         if not _is_file(path):
-            return {}
-        return asdict(await self._put(path, path.name)) | _header(path, header_bytes)
+            return None
+        return _with_header(await self.put(path), path, header_bytes)
 
-    async def put_rejects(self, path: Path) -> dict[str, Any]:
-        rejects = await self._put(path, path.name)
-        return {"rejects": rejects.uri, "rejects_bytes": rejects.bytes, "rejects_crc32": rejects.crc32}
-
-    async def put_further(self, outputs: Mapping[str, Path]) -> dict[str, Any]:
+    async def put_further(self, outputs: Mapping[str, Path]) -> dict[str, StoredObject]:
         """The further outputs that are there, by name; a CSV's or TSV's first line is its header."""
-        files: dict[str, Any] = {}
+        files: dict[str, StoredObject] = {}
         for name, path in outputs.items():
             if _is_file(path):
                 header_bytes = None if path.suffix.lower() in _WITH_HEADER else 0
-                files[name] = asdict(await self._put(path, path.name)) | _header(path, header_bytes)
-        return {"files": files} if files else {}
+                files[name] = _with_header(await self.put(path), path, header_bytes)
+        return files
 
-    async def put_items(self, listing: Path, count: int) -> dict[str, Any]:
-        return asdict(await self._put(listing, listing.name)) | {"items": count}
+    async def put_items(self, listing: Path, count: int) -> TaskOutput:
+        """The listing of a fan-out stage's items."""
+        return TaskOutput(await self.put(listing), items=count)
 
-    async def put_directory(self, directory: Path, listing: Path) -> dict[str, Any]:
+    async def put_directory(self, directory: Path, listing: Path) -> TaskOutput:
         """Each file of the directory, in the order of their names, and the listing that makes each an item."""
         paths = await asyncio.to_thread(_files_in, directory)
-        stored: list[Stored | None] = [None] * len(paths)
+        stored: list[StoredObject | None] = [None] * len(paths)
 
         async def put(numbered: tuple[int, Path]) -> None:
             number, path = numbered
-            stored[number] = await self._put(path, path.relative_to(directory.parent).as_posix())
+            stored[number] = await self.put(path, path.relative_to(directory.parent).as_posix())
 
         await for_each(enumerate(paths), _FILES_AT_ONCE, put)
         with listing.open("wb") as file:
-            file.writelines(orjson.dumps({"type": "object", "uri": item.uri}) + b"\n" for item in stored if item)
+            file.writelines(orjson.dumps(WholeObject(each.location).to_json()) + b"\n" for each in stored if each)
         return await self.put_items(listing, len(paths))
 
-    async def _put(self, path: Path, name: str) -> Stored:
-        stored = await upload(self._s3, path, self._locate(name))
+    async def put(self, path: Path, name: str | None = None) -> StoredObject:
+        """A file, under its own name unless told another."""
+        stored = await upload(self._s3, path, self._locate(name or path.name))
         self.bytes += stored.bytes
         return stored
 
@@ -90,9 +90,9 @@ def _is_file(path: Path) -> bool:
     return False
 
 
-def _header(path: Path, size: int | None) -> dict[str, int]:
+def _with_header(stored: StoredObject, path: Path, size: int | None) -> StoredObject:
     if size == 0:
-        return {}
+        return stored
     with path.open("rb") as file:
         header = file.readline() if size is None else file.read(size)
-    return {"header_bytes": len(header), "header_crc32": zlib.crc32(header)}
+    return replace(stored, header_bytes=len(header), header_crc32=zlib.crc32(header))

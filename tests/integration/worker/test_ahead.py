@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from uuid import uuid4
 
+from services.contract.task_input import Item
 from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.spec import ProcessorSpec
 from services.platform import effects
@@ -52,7 +53,7 @@ async def test_one_input_is_fetched_ahead(grid: Grid, tmp_path: Path) -> None:
 
 async def test_the_wait_for_a_slot_is_not_the_tasks_time(grid: Grid, tmp_path: Path) -> None:
     timeout_seconds = 0.5
-    task = ClaimedTask(uuid4(), uuid4(), 0, 0, 1, {"type": "item", "value": 1})
+    task = ClaimedTask(uuid4(), uuid4(), 0, 0, 1, Item(1))
     stage = StageWork(
         job_id=task.job_id,
         stage=0,

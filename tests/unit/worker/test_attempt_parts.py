@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from services.contract.task_error import TaskError
+from services.contract.task_input import parse_input
 from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.spec import ProcessorSpec
 from services.platform.settings import WorkerSettings
@@ -78,7 +79,7 @@ def test_what_is_not_given_fails_for_good(argument: str, reason: str) -> None:
 def environment(task_input: dict[str, object], **own: str) -> dict[str, str]:
     spec = ProcessorSpec(command=["true"], environment=own)
     stage = StageWork(JOB, 2, "month-end", "clean", "map", "p", 1, spec, {"year": 2013}, {}, False, 60.0, None, None)
-    task = ClaimedTask(JOB, JOB, 2, 41, 3, task_input)
+    task = ClaimedTask(JOB, JOB, 2, 41, 3, parse_input(task_input))
     return task_environment({"PATH": "/bin", "TZ": "UTC"}, task, stage, PATHS)
 
 

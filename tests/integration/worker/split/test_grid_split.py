@@ -15,6 +15,7 @@ import zstandard
 
 from services.contract.layout import Layout
 from services.contract.task_error import TaskError
+from services.contract.task_input import parse_input
 from services.engine.attempt import ClaimedTask
 from services.inputs.spec import LinesInput
 from services.inputs.split import split_on_grid
@@ -79,7 +80,7 @@ class Splits:
         return input.path.read_bytes()
 
     def task(self, value: dict[str, Any]) -> ClaimedTask:
-        return ClaimedTask(UUID(int=2), UUID(int=1), 0, 0, 1, value)
+        return ClaimedTask(UUID(int=2), UUID(int=1), 0, 0, 1, parse_input(value))
 
 
 @pytest.fixture

@@ -1,0 +1,82 @@
+"""What a task has made: the typed values of `tasks.output`, of which each release must read the JSON of the one before.
+
+A worker makes them when it reports a success. Unknown keys are ignored on reading, and so are missing ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.contract.location import Location
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object that was put, and zlib's CRC-32 of its bytes, of which the first `header_bytes` are a header."""
+
+    location: Location
+    bytes: int
+    crc32: int | None = None
+    header_bytes: int = 0
+    header_crc32: int | None = None
+
+    @classmethod
+    def from_json(cls, value: Json) -> "StoredObject":
+        location, header_bytes = Location.parse(value["uri"]), value.get("header_bytes") or 0
+        return cls(location, value.get("bytes") or 0, value.get("crc32"), header_bytes, value.get("header_crc32"))
+
+    def to_json(self) -> Json:
+        value: Json = {"uri": self.location.uri, "bytes": self.bytes, "crc32": self.crc32}
+        if self.header_bytes:
+            value |= {"header_bytes": self.header_bytes, "header_crc32": self.header_crc32}
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOutput:
+    """What of a task's work is kept; empty if it neither wrote nor returned anything.
+
+    `object` is the output, with its number of records if that is known; of a fan-out stage's task it is the listing of
+    its `items`, a task input a line. `files` are the further outputs by their names, `rejects` the records set aside,
+    `value` the small JSON value that a callable returned.
+    """
+
+    object: StoredObject | None = None
+    records: int | None = None
+    items: int | None = None
+    files: Mapping[str, StoredObject] = field(default_factory=dict)
+    rejects: StoredObject | None = None
+    value: Any = None
+
+    @classmethod
+    def from_json(cls, value: Json | None) -> "TaskOutput":
+        """Of a value of `tasks.output`, which is null for an empty one."""
+        if not value:
+            return _EMPTY
+        return cls(
+            StoredObject.from_json(value) if "uri" in value else None,
+            value.get("records"),
+            value.get("items"),
+            {name: StoredObject.from_json(file) for name, file in value.get("files", {}).items()},
+            _rejects(value) if "rejects" in value else None,
+            value.get("value"),
+        )
+
+    def to_json(self) -> Json | None:
+        value: Json = self.object.to_json() if self.object else {}
+        if self.files:
+            value["files"] = {name: file.to_json() for name, file in self.files.items()}
+        if self.rejects:
+            value |= {"rejects": self.rejects.location.uri, "rejects_bytes": self.rejects.bytes}
+            value["rejects_crc32"] = self.rejects.crc32
+        known = {"records": self.records, "items": self.items, "value": self.value}
+        return value | {name: fact for name, fact in known.items() if fact is not None} or None
+
+
+_EMPTY = TaskOutput()
+
+
+def _rejects(value: Json) -> StoredObject:
+    return StoredObject(Location.parse(value["rejects"]), value.get("rejects_bytes") or 0, value.get("rejects_crc32"))
