@@ -2,24 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from botocore.exceptions import ClientError, ParamValidationError
 
 from services.api.connections import Connections
-from services.contract.location import Location
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
-from services.inputs.arrow.footer import ArrowError
-from services.inputs.arrow.split import read_batches
-from services.inputs.avro.split import read_header
 from services.inputs.chunk import SplitError
-from services.inputs.lines import split as lines
-from services.inputs.lines.grid import needs_grid
-from services.inputs.manifest.rows import ManifestError
-from services.inputs.manifest.split import find_files
-from services.inputs.parquet.footer import ParquetError, read_footer
-from services.inputs.spec import ArrowInput, AvroInput, Input, LinesInput, ManifestInput, ObjectsInput, ParquetInput
+from services.inputs.spec import Input, ObjectsInput
+from services.inputs.split import look
 from services.platform.concurrency import map_at_most
 from services.platform.problems import invalid
 from services.platform.reads import PinnedObject
@@ -46,7 +37,7 @@ async def check_inputs(api: Connections, spec: JobSpec) -> None:
     for number, source in enumerate(spec.inputs):
         field = f"input.{number}" if isinstance(spec.input, list) else "input"
         with naming(field, source):
-            await _look(api.aws.s3, source)
+            await look(api.aws.s3, source)
 
 
 @contextmanager
@@ -63,7 +54,7 @@ def _blaming(field: str, uri: str | None) -> Iterator[None]:
     """What can't be read or split becomes a 422; what may pass by itself is raised."""
     try:
         yield
-    except (SplitError, ManifestError, ParquetError, ArrowError) as error:
+    except SplitError as error:
         raise invalid(field, uri, str(error)) from error
     except ParamValidationError as error:
         raise invalid(field, uri, _REASONS["InvalidBucketName"]) from error
@@ -83,7 +74,7 @@ async def check_declared_inputs(api: Connections, spec: JobSpec) -> None:
         stages = await resolve_stages(connection, spec, api.settings)
     declared = {uri: f"{stage.field}.inputs.{name}" for stage in stages for name, uri in stage.inputs.items()}
 
-    async def look(uri: str) -> None:
+    async def find(uri: str) -> None:
         with _blaming(declared[uri], uri):
             try:
                 await PinnedObject.find(api.aws.s3, uri)
@@ -91,26 +82,4 @@ async def check_declared_inputs(api: Connections, spec: JobSpec) -> None:
                 if error.response["Error"]["Code"] not in ("403", "AccessDenied"):
                     raise
 
-    await map_at_most(DECLARED_AT_ONCE, look, list(declared)[:DECLARED_MAX])
-
-
-async def _look(s3: Any, source: Input) -> None:
-    """Read as little as tells whether the input is what its type says."""
-    match source:
-        case ObjectsInput():
-            place = Location.parse(source.prefix)
-            listing = await s3.list_objects_v2(Bucket=place.bucket, Prefix=place.key, MaxKeys=1)
-            if listing["KeyCount"] == 0:
-                raise SplitError("no object is under this prefix; upload the data first")
-        case LinesInput() if needs_grid(source):
-            await PinnedObject.find(s3, source.uri)
-        case LinesInput():
-            await lines.look(s3, source)
-        case ManifestInput():
-            await find_files(s3, source)
-        case ParquetInput():
-            await read_footer(s3, (await PinnedObject.find(s3, source.uri)).location)
-        case ArrowInput():
-            await read_batches(await PinnedObject.find(s3, source.uri))
-        case AvroInput():
-            await read_header(await PinnedObject.find(s3, source.uri))
+    await map_at_most(DECLARED_AT_ONCE, find, list(declared)[:DECLARED_MAX])

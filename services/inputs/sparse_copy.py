@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from services.contract.location import Location
+from services.contract.task_input import NumberedBlocks
+from services.inputs.fetched import FetchedInput
+from services.inputs.footer import TAIL_BYTES, FooterBytes
 from services.platform.transfer import download, object_bytes
-
-TAIL_BYTES = 1 << 16  # holds most footers
 
 
 class SparseCopy:
@@ -34,8 +35,27 @@ class SparseCopy:
             file.seek(start)
             self.read += await download(self._s3, self._source, file, etag=self._etag, start=start, end=end)
 
-    def tail(self, size: int) -> bytes:
+    async def fetch_footer(self, footer_bytes: FooterBytes) -> bytes:
+        """Put the footer in its place; returns it. Raises TaskError and SplitError."""
+        begin = max(0, self.size - TAIL_BYTES)
+        await self.fetch(begin, self.size)
+        length = footer_bytes(self._source.uri, self._tail(self.size - begin), self.size)
+        await self.fetch(min(begin, self.size - length), begin)
+        return self._tail(length)
+
+    def _tail(self, size: int) -> bytes:
         """The last bytes, as they are here."""
         with self._path.open("rb") as file:
-            file.seek(max(0, self.size - size))
+            file.seek(self.size - size)
             return file.read()
+
+    def as_input(self, part: NumberedBlocks, step: str, target: Path) -> FetchedInput:
+        """The input that the child makes of the blocks, which are here, by a step of the format's."""
+        arguments = {"source": str(self._path), "numbers": list(part.numbers)}
+        return FetchedInput(
+            target,
+            self.read,
+            part.format,
+            source={"uri": part.location.uri, "byte": None},
+            steps=[{"format": part.format, "step": step, "arguments": arguments}],
+        )

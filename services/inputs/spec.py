@@ -1,18 +1,17 @@
 """What a job works on: the types of input, each with the options of its splitter (services/inputs/*/split.py)."""
 
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from services.contract.fields import ObjectUri, PrefixUri, Strict
 from services.inputs.csv_dialect import CsvDialect
+from services.inputs.registry import COMPRESSION_OF_SUFFIX, compression_suffix
 
 Format = Literal["text", "jsonl", "csv", "tsv", "fixed"]
 Compression = Literal["none", "gzip", "zstd"]
 
 OBJECTS_PER_TASK_MAX = 1000
-_COMPRESSION_OF_SUFFIX: dict[str, Compression] = {".gz": "gzip", ".bgz": "gzip", ".zst": "zstd"}
 
 
 def _one_ascii_character(value: str) -> str:
@@ -104,7 +103,7 @@ class LinesInput(LinesResplit):
 
     @model_validator(mode="after")
     def _compression_is_known(self) -> Self:
-        if self.compression is None and PurePosixPath(self.uri).suffix.lower() in (".bz2", ".xz"):
+        if self.compression is None and self._named_compression in ("bzip2", "xz"):
             raise ValueError(
                 "bzip2 and xz are not split: compress it as gzip or zstd, or take it whole by type objects or manifest "
                 "(or say compression: none of what is only called so)"
@@ -113,8 +112,12 @@ class LinesInput(LinesResplit):
 
     @property
     def compressed(self) -> Literal["gzip", "zstd"] | None:
-        found = self.compression or _COMPRESSION_OF_SUFFIX.get(PurePosixPath(self.uri).suffix.lower())
+        found = self.compression or self._named_compression
         return None if found in (None, "none") else found  # type: ignore[return-value]
+
+    @property
+    def _named_compression(self) -> str | None:
+        return COMPRESSION_OF_SUFFIX.get(compression_suffix(self.uri))
 
 
 class _Blocks(_Sized):

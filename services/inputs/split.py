@@ -4,31 +4,23 @@ A splitter reads no more than it must (line ends, footers, listings): its work g
 only a reader of every byte can split is split by a task of the grid, which writes the task inputs to a listing.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from services.inputs.arrow import split as arrow
-from services.inputs.avro import split as avro
 from services.inputs.chunk import TASKS_MAX, Chunk, SplitError
-from services.inputs.index_range import split as index_range
-from services.inputs.items import split as items
-from services.inputs.lines import split as lines
 from services.inputs.lines.grid import split_task
-from services.inputs.manifest import split as manifest
-from services.inputs.objects import split as objects
-from services.inputs.parquet import split as parquet
+from services.inputs.registry import INPUT_TYPES, load
 from services.inputs.spec import Input
 
-_SPLITTERS: dict[str, Callable[[Any, Any, Any, int], Awaitable[Chunk]]] = {
-    "lines": lines.split,
-    "objects": objects.split,
-    "manifest": manifest.split,
-    "items": items.split,
-    "range": index_range.split,
-    "parquet": parquet.split,
-    "arrow": arrow.split,
-    "avro": avro.split,
-}
+_MODULES = {type: load(type, "split") for type in INPUT_TYPES}
+
+
+async def look(s3: Any, source: Input) -> None:
+    """Read as little as tells whether the input is what its type says.
+
+    Raises SplitError if it can never be split, and what S3's client raises.
+    """
+    await _MODULES[source.type].look(s3, source)
 
 
 async def split(s3: Any, source: Input, cursor: dict[str, Any] | None, slots: int) -> Chunk:
@@ -36,7 +28,8 @@ async def split(s3: Any, source: Input, cursor: dict[str, Any] | None, slots: in
 
     Raises SplitError if it can never be split.
     """
-    return await _SPLITTERS[source.type](s3, source, cursor, slots)
+    chunk: Chunk = await _MODULES[source.type].split(s3, source, cursor, slots)
+    return chunk
 
 
 async def split_each(s3: Any, sources: Sequence[Input], cursor: dict[str, Any] | None, slots: int) -> Chunk:

@@ -2,6 +2,8 @@
 
 import struct
 
+from services.inputs.chunk import SplitError
+
 _MAGIC = b"ARROW1"
 _FOOTER_BYTES_MAX = 33_554_432  # more than a million record batches
 _END_BYTES = 4 + len(_MAGIC)  # the footer's length, and the magic
@@ -11,8 +13,8 @@ _BLOCK = struct.Struct("<qi4xq")  # offset, length of its metadata, length of it
 Range = tuple[int, int]
 
 
-class ArrowError(ValueError):
-    """The object is no Arrow IPC file that can be read; the message says why."""
+class ArrowError(SplitError):
+    """The object is not an Arrow IPC file that can be read; the message says why."""
 
 
 def footer_bytes(uri: str, tail: bytes, size: int) -> int:

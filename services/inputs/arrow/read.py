@@ -1,12 +1,12 @@
 """Arrow IPC files (Feather version 2), by pyarrow, which only tasks with such input import."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import TaskError
-from services.inputs.parquet.read import BATCH_ROWS, BatchedRows
+from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader
 
 
 @contextmanager
@@ -24,6 +24,10 @@ def open_arrow(path: Path) -> Iterator[Any]:
         raise TaskError("input_invalid", f"the Arrow file can't be read: {error}", retryable=False) from None
 
 
+def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
+    return ArrowRows(path)
+
+
 class ArrowRows(BatchedRows):
     def batches(self) -> Iterator[Any]:
         with open_arrow(self.path) as reader:
@@ -32,20 +36,13 @@ class ArrowRows(BatchedRows):
                 yield from (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
 
 
-def extract_record_batches(source: Path, batches: Sequence[int], target: Path) -> None:
+def extract(input: Path, *, source: str, numbers: Sequence[int]) -> None:
     """Write an Arrow file with just these record batches of the source."""
     import pyarrow.ipc
 
-    with open_arrow(source) as reader, pyarrow.ipc.new_file(str(target), reader.schema) as writer:
-        for number in batches:
+    with open_arrow(Path(source)) as reader, pyarrow.ipc.new_file(str(input), reader.schema) as writer:
+        for number in numbers:
             writer.write_batch(reader.get_batch(number))
 
 
-def write_as_parquet(source: Path, target: Path) -> Path:
-    """The same rows and columns as Parquet, a row group for each record batch."""
-    import pyarrow.parquet
-
-    with open_arrow(source) as reader, pyarrow.parquet.ParquetWriter(target, reader.schema) as writer:
-        for number in range(reader.num_record_batches):
-            writer.write_batch(reader.get_batch(number))
-    return target
+STEPS = {"extract": extract}

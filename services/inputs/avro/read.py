@@ -1,11 +1,16 @@
 """Avro object container files, by fastavro, which only tasks with such input import."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import TaskError
+from services.inputs.reader import Reader
+
+
+def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
+    return AvroRecords(path)
 
 
 class AvroRecords:
@@ -36,3 +41,6 @@ class AvroRecords:
 
     def offset(self, raw: Any) -> int | None:
         return None
+
+
+STEPS: dict[str, Callable[..., None]] = {}

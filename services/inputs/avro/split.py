@@ -31,7 +31,7 @@ async def split(s3: Any, source: AvroInput, cursor: dict[str, Any] | None, slots
     """Raises SplitError if the object is no Avro file, or if there would be too many parts."""
     if cursor is None:
         object_ = await PinnedObject.find(s3, source.uri)
-        header_end, sync = await read_header(object_)
+        header_end, sync = await _read_header(object_)
         part_bytes = choose_part_bytes(source, object_.size - header_end, slots)
         place = {"etag": object_.etag, "header_end": header_end, "sync": sync.hex()}
         cursor = first_cursor(header_end, object_.size, part_bytes) | place
@@ -48,7 +48,12 @@ async def split(s3: Any, source: AvroInput, cursor: dict[str, Any] | None, slots
     return Chunk([part.to_json() for part in parts], ranges.cursor, ranges.done, share=ranges.share)
 
 
-async def read_header(object_: PinnedObject) -> tuple[int, bytes]:
+async def look(s3: Any, source: AvroInput) -> None:
+    """Raises SplitError."""
+    await _read_header(await PinnedObject.find(s3, source.uri))
+
+
+async def _read_header(object_: PinnedObject) -> tuple[int, bytes]:
     """Where the header ends, and the sync marker that it names. Raises SplitError."""
     import fastavro
 

@@ -9,3 +9,7 @@ from services.inputs.spec import ItemsInput
 
 async def split(s3: Any, source: ItemsInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
     return Chunk([Item(value).to_json() for value in source.items], {}, done=True)
+
+
+async def look(s3: Any, source: ItemsInput) -> None:
+    """Nothing of it is in S3."""

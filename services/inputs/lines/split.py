@@ -6,6 +6,7 @@ from typing import Any
 from services.contract.location import Location
 from services.contract.task_input import ByteRange
 from services.inputs.chunk import Chunk, SplitError
+from services.inputs.lines.grid import needs_grid
 from services.inputs.lines.headers import HEADER_BYTES_MAX, Head, find_head
 from services.inputs.ranges import FindCut, cut_ranges, first_cursor
 from services.inputs.sizes import choose_part_bytes
@@ -30,8 +31,10 @@ async def split(s3: Any, source: LinesInput, cursor: dict[str, Any] | None, slot
 
 
 async def look(s3: Any, source: LinesInput) -> None:
-    """Raise what the split would raise at its begin."""
-    await _first_cursor(await PinnedObject.find(s3, source.uri), source, slots=1)
+    """Raise what the split would raise at its beginning; a task finds out about what only a task can split."""
+    object_ = await PinnedObject.find(s3, source.uri)
+    if not needs_grid(source):
+        await _first_cursor(object_, source, slots=1)
 
 
 def part_options(source: LinesInput) -> dict[str, Any]:

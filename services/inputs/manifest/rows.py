@@ -13,8 +13,10 @@ from urllib.parse import unquote_plus
 import orjson
 
 from services.contract.location import Location
+from services.inputs.chunk import SplitError
 from services.inputs.listing import Entry
-from services.inputs.parquet.footer import ParquetError, read_footer
+from services.inputs.parquet.footer import column_range
+from services.inputs.parquet.split import read_metadata
 from services.platform.decompress import DamagedStream, Decompressor
 from services.platform.reads import PinnedObject
 
@@ -37,7 +39,7 @@ _NAMES = {
 }
 
 
-class ManifestError(ValueError):
+class ManifestError(SplitError):
     """The manifest can't be read; the message names the object, the row and the reason."""
 
 
@@ -65,12 +67,12 @@ class RowPage:
 
 async def read_rows(s3: Any, file: ManifestFile, position: int | None) -> RowPage:
     """The page at `position` (None: the first). Raises ManifestError."""
-    if file.format == "parquet":
-        return await _read_row_group(s3, file, position or 0)
     if file.etag is None:
         object_ = await PinnedObject.find(s3, file.uri)
     else:
         object_ = PinnedObject(s3, Location.parse(file.uri), file.etag, file.size)
+    if file.format == "parquet":
+        return await _read_row_group(object_, file, position or 0)
     if file.uri.endswith(".gz"):
         text, following = await _read_compressed(object_, position or 0)
     else:
@@ -186,15 +188,10 @@ def _entry(row: dict[str, Any], decode: Callable[[str], str]) -> Entry | None:
     return Entry(place.bucket, place.key, etag, size)
 
 
-async def _read_row_group(s3: Any, file: ManifestFile, number: int) -> RowPage:
-    location = Location.parse(file.uri)
-    try:
-        footer, etag = await read_footer(s3, location)
-    except ParquetError as error:
-        raise ManifestError(str(error)) from None
+async def _read_row_group(object_: PinnedObject, file: ManifestFile, number: int) -> RowPage:
+    footer = await read_metadata(object_)
     if footer.num_row_groups == 0:
         return RowPage([], None)
-    object_ = PinnedObject(s3, location, file.etag or etag, file.size)
     wanted = {name for names in _NAMES.values() for name in names}
     group = footer.row_group(number)
     columns = [group.column(index) for index in range(group.num_columns)]
@@ -204,8 +201,8 @@ async def _read_row_group(s3: Any, file: ManifestFile, number: int) -> RowPage:
         raise ManifestError(f"{file.uri}: row group {number} has {size} bytes of names; at most {GROUP_BYTES_MAX} do")
     with tempfile.TemporaryFile() as sparse:
         for column in columns:
-            start = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)))
-            data = await object_.read(start, start + column.total_compressed_size)
+            start, end = column_range(column)
+            data = await object_.read(start, end)
             sparse.seek(start)
             sparse.write(data)
         names = [column.path_in_schema for column in columns]

@@ -12,10 +12,11 @@ from services.contract.location import Location
 from services.inputs.chunk import Chunk, SplitError
 from services.inputs.groups import Groups, describe_globs
 from services.inputs.manifest.rows import ManifestError, ManifestFile, RowPage, read_rows
+from services.inputs.registry import compression_suffix, format_of
 from services.inputs.spec import ManifestInput
 from services.platform.reads import PinnedObject
 
-_FORMAT_OF_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_FORMATS = ("csv", "jsonl", "parquet")
 TASKS_PER_CHUNK = 50_000  # at most: a row group may hold millions of rows
 _INVENTORY_BYTES_MAX = 16_777_216
 _BUCKET_ARN = "arn:aws:s3:::"
@@ -23,15 +24,8 @@ _BUCKET_ARN = "arn:aws:s3:::"
 
 async def split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
     """Raises SplitError if the manifest can't be read, or lists nothing to work on."""
-    try:
-        return await _split(s3, source, cursor)
-    except ManifestError as error:
-        raise SplitError(str(error)) from error
-
-
-async def _split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None) -> Chunk:
     if cursor is None:
-        cursor = {"files": await find_files(s3, source), "file": 0, "row": None, "skip": 0, "found": 0}
+        cursor = {"files": await _find_files(s3, source), "file": 0, "row": None, "skip": 0, "found": 0}
     files = cursor["files"]
     groups = Groups(source)
     number, position, skip = cursor["file"], cursor["row"], cursor["skip"]
@@ -65,17 +59,29 @@ def _chunk(cursor: dict[str, Any], groups: Groups, settled: tuple[int, int | Non
     return Chunk(groups.inputs, cursor | at | {"found": cursor["found"] + len(groups.inputs)}, done)
 
 
-async def find_files(s3: Any, source: ManifestInput) -> list[dict[str, Any]]:
-    """The files that hold the manifest's rows. Raises ManifestError and SplitError."""
+async def look(s3: Any, source: ManifestInput) -> None:
+    """Raises SplitError."""
+    await _find_files(s3, source)
+
+
+async def _find_files(s3: Any, source: ManifestInput) -> list[dict[str, Any]]:
+    """The files that hold the manifest's rows."""
     object_ = await PinnedObject.find(s3, source.uri)
-    name = PurePosixPath(object_.location.key)
-    suffix = PurePosixPath(name.stem).suffix if name.suffix.lower() == ".gz" else name.suffix
-    format = source.format or ("inventory" if name.name == "manifest.json" else _FORMAT_OF_SUFFIX.get(suffix.lower()))
+    format = source.format or _format_of(object_.location.key)
     if format is None:
         raise SplitError(f"can't tell the format of {source.uri} by its name; say its format: csv, jsonl, parquet")
     if format == "inventory":
         return await _inventory_files(object_)
     return [ManifestFile(source.uri, object_.etag, object_.size, format).as_json()]
+
+
+def _format_of(key: str) -> str | None:
+    """What the name tells; compressed by anything but gzip, a manifest can't be read."""
+    if PurePosixPath(key).name == "manifest.json":
+        return "inventory"
+    found = format_of(key)
+    known = found is not None and found.name in _FORMATS and compression_suffix(key) in ("", ".gz")
+    return found.name if found and known else None
 
 
 async def _inventory_files(object_: PinnedObject) -> list[dict[str, Any]]:

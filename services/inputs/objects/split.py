@@ -28,3 +28,11 @@ async def split(s3: Any, source: ObjectsInput, cursor: dict[str, Any] | None, sl
     if not spans and not found:
         raise SplitError(f"no object under {source.prefix} matches {describe_globs(source)}")
     return Chunk(groups.inputs, {"spans": spans, "found": found}, not spans)
+
+
+async def look(s3: Any, source: ObjectsInput) -> None:
+    """Raises SplitError if there is nothing under the prefix."""
+    place = Location.parse(source.prefix)
+    listing = await s3.list_objects_v2(Bucket=place.bucket, Prefix=place.key, MaxKeys=1)
+    if listing["KeyCount"] == 0:
+        raise SplitError("no object is under this prefix; upload the data first")

@@ -1,56 +1,52 @@
-"""Parquet footers, read from S3 with one or two ranged reads."""
+"""Parquet footers: the metadata at a file's end, and where in the file its columns are."""
 
-import asyncio
 from typing import Any
 
-from botocore.exceptions import ClientError
-
-from services.contract.location import Location
+from services.inputs.chunk import SplitError
 
 _MAGIC = b"PAR1"
-_TAIL_BYTES = 65_536  # most footers fit into the first read
+_END_BYTES = 4 + len(_MAGIC)  # the footer's length, and the magic
 _FOOTER_BYTES_MAX = 268_435_456
 
-
-class ParquetError(ValueError):
-    """The object is no Parquet file that can be read; the message says why."""
+Range = tuple[int, int]
 
 
-async def read_footer(s3: Any, location: Location) -> tuple[Any, str]:
-    """The object's pyarrow.parquet.FileMetaData, and its ETag. Raises ParquetError and botocore's ClientError."""
-    try:
-        tail, etag, size = await _read(s3, location, f"bytes=-{_TAIL_BYTES}")
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "InvalidRange":
-            raise
-        tail, etag, size = b"", "", 0  # S3's answer for an empty object
-    if len(tail) < 12 or tail[-4:] != _MAGIC:
-        raise ParquetError(f"{location.uri} is not a Parquet file: it does not end with {_MAGIC.decode()}")
-    length = int.from_bytes(tail[-8:-4], "little") + 8
+class ParquetError(SplitError):
+    """The object is not a Parquet file that can be read; the message says why."""
+
+
+def footer_bytes(uri: str, tail: bytes, size: int) -> int:
+    """How long the footer is, its end included, of a file of `size` bytes that ends with `tail`."""
+    if len(tail) < len(_MAGIC) + _END_BYTES or not tail.endswith(_MAGIC):
+        raise ParquetError(f"{uri} is not a Parquet file: it does not end with {_MAGIC.decode()}")
+    length = int.from_bytes(tail[-_END_BYTES : -len(_MAGIC)], "little") + _END_BYTES
     if length > size - len(_MAGIC):  # which begins the file, too
         raise ParquetError(
-            f"{location.uri} can't be read as a Parquet file: it names a footer of {length} bytes, longer than the file"
+            f"{uri} can't be read as a Parquet file: it names a footer of {length} bytes, longer than the file"
         )
     if length > _FOOTER_BYTES_MAX:
-        raise ParquetError(f"{location.uri} names a footer of {length} bytes; at most {_FOOTER_BYTES_MAX} are read")
-    if length > len(tail):
-        tail, etag, _ = await _read(s3, location, f"bytes=-{length}", etag)
-    return await asyncio.to_thread(_parse, location, tail[-length:]), etag
+        raise ParquetError(f"{uri} names a footer of {length} bytes; at most {_FOOTER_BYTES_MAX} are read")
+    return length
 
 
-async def _read(s3: Any, location: Location, range_: str, etag: str | None = None) -> tuple[bytes, str, int]:
-    """Bytes of the object, its ETag and size; with `etag`, only of that version of the object."""
-    condition = {"IfMatch": etag} if etag else {}
-    answer = await s3.get_object(Bucket=location.bucket, Key=location.key, Range=range_, **condition)
-    async with answer["Body"] as body:
-        return await body.read(), answer["ETag"], int(answer["ContentRange"].rpartition("/")[2])
-
-
-def _parse(location: Location, footer: bytes) -> Any:
+def parse_footer(uri: str, footer: bytes) -> Any:
+    """The pyarrow.parquet.FileMetaData; `footer` is as long as `footer_bytes` says. Raises ParquetError."""
     import pyarrow  # large: loaded by those who need it, when they need it
     import pyarrow.parquet
 
     try:
         return pyarrow.parquet.read_metadata(pyarrow.BufferReader(_MAGIC + footer))
     except (pyarrow.ArrowException, OSError) as error:
-        raise ParquetError(f"{location.uri} has a footer that can't be read: {error}") from error
+        raise ParquetError(f"{uri} has a footer that can't be read: {error}") from error
+
+
+def column_range(column: Any) -> Range:
+    """The bytes of a column of a row group, its dictionary included."""
+    start = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)))
+    return start, start + column.total_compressed_size
+
+
+def row_group_range(row_group: Any) -> Range:
+    """From its first column to its last."""
+    ranges = [column_range(row_group.column(number)) for number in range(row_group.num_columns)]
+    return min(start for start, _ in ranges), max(end for _, end in ranges)

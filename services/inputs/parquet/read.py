@@ -1,13 +1,12 @@
 """Parquet, by pyarrow, which only tasks with Parquet input import: it is most of their memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import TaskError
-
-BATCH_ROWS = 1024
+from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader
 
 
 @contextmanager
@@ -24,30 +23,8 @@ def open_parquet(path: Path) -> Iterator[Any]:
         raise TaskError("input_invalid", f"the Parquet file can't be read: {error}", retryable=False) from None
 
 
-class BatchedRows:
-    """Each row of a file of record batches is a record: a dict by column."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def batches(self) -> Iterator[Any]:
-        """Those of the file, cut small."""
-        raise NotImplementedError
-
-    def raws(self) -> Iterator[Any]:
-        for batch in self.batches():
-            for index, row in enumerate(batch.to_pylist()):
-                yield batch, index, row
-
-    def parse(self, raw: Any) -> Any:
-        return raw[2]
-
-    def show(self, raw: Any) -> Any:
-        batch, index, _ = raw
-        return batch.slice(index, 1).to_pylist()[0]
-
-    def offset(self, raw: Any) -> int | None:
-        return None
+def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
+    return ParquetRows(path)
 
 
 class ParquetRows(BatchedRows):
@@ -58,11 +35,14 @@ class ParquetRows(BatchedRows):
             yield from file.iter_batches(batch_size=BATCH_ROWS)
 
 
-def extract_row_groups(source: Path, row_groups: Sequence[int], target: Path) -> None:
+def extract(input: Path, *, source: str, numbers: Sequence[int]) -> None:
     """Write a Parquet file with just these row groups of the source; one of them is in memory at a time."""
     import pyarrow.parquet
 
-    with open_parquet(source) as file, pyarrow.parquet.ParquetWriter(target, file.schema_arrow) as writer:
-        for row_group in row_groups:
-            table = file.read_row_group(row_group)
+    with open_parquet(Path(source)) as file, pyarrow.parquet.ParquetWriter(input, file.schema_arrow) as writer:
+        for number in numbers:
+            table = file.read_row_group(number)
             writer.write_table(table, row_group_size=max(table.num_rows, 1))
+
+
+STEPS = {"extract": extract}

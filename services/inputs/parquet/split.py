@@ -1,26 +1,36 @@
 """A Parquet object: cut between row groups, read off its footer."""
 
+import asyncio
 from typing import Any
 
-from services.contract.location import Location
 from services.contract.task_input import NumberedBlocks
-from services.inputs.chunk import Chunk, SplitError
-from services.inputs.parquet.footer import ParquetError, read_footer
+from services.inputs.chunk import Chunk
+from services.inputs.footer import read_footer
+from services.inputs.parquet.footer import footer_bytes, parse_footer
 from services.inputs.sizes import BlockGroup, choose_part_bytes, group_blocks
 from services.inputs.spec import ParquetInput
+from services.platform.reads import PinnedObject
 
 
 async def split(s3: Any, source: ParquetInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
-    """Raises SplitError if the object is no readable Parquet file."""
-    location = Location.parse(source.uri)
-    try:
-        footer, etag = await read_footer(s3, location)
-    except ParquetError as error:
-        raise SplitError(str(error)) from error
+    """Raises SplitError if the object is not a readable Parquet file."""
+    object_ = await PinnedObject.find(s3, source.uri)
+    footer = await read_metadata(object_)
     sizes = [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
-    groups = _group(source, sizes, slots)
-    parts = [NumberedBlocks("parquet", location, group.first, group.count, etag, group.bytes) for group in groups]
+    place, etag, groups = object_.location, object_.etag, _group(source, sizes, slots)
+    parts = [NumberedBlocks("parquet", place, group.first, group.count, etag, group.bytes) for group in groups]
     return Chunk([part.to_json() for part in parts], {}, done=True)
+
+
+async def look(s3: Any, source: ParquetInput) -> None:
+    """Raises SplitError."""
+    await read_metadata(await PinnedObject.find(s3, source.uri))
+
+
+async def read_metadata(object_: PinnedObject) -> Any:
+    """The object's pyarrow.parquet.FileMetaData. Raises ParquetError, and what S3's client raises."""
+    footer = await read_footer(object_, footer_bytes)
+    return await asyncio.to_thread(parse_footer, object_.location.uri, footer)
 
 
 def _group(source: ParquetInput, sizes: list[int], slots: int) -> list[BlockGroup]:

@@ -1,17 +1,15 @@
 """A record function applied to each record of a part: results to one file, rejected records to another."""
 
-import gzip
-import lzma
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from services.contract.task_error import Malformed, TaskError, describe
+from services.contract.task_error import Malformed, describe
+from services.inputs.reader import Reader
 from services.worker.child.functions import load_function
-from services.worker.child.readers import Reader, open_reader
+from services.worker.child.readers import open_reader
 from services.worker.child.rejects import Rejects
 from services.worker.child.writers import Writer, open_writer
 
@@ -77,7 +75,7 @@ class _Application:
     def apply(self, function: Callable[..., Any], params: Mapping[str, Any], writer: Writer) -> None:
         """Apply the function to every record of the reader."""
         counts, parse, write = self.counts, self.reader.parse, writer.write
-        for raw in _whole(self.reader):
+        for raw in self.reader.raws():
             self.raw = raw
             counts.records_in += 1
             try:
@@ -128,11 +126,3 @@ def apply_to_records(
             application.apply(function, params, writer)
     application.counts.header_bytes = writer.header_bytes
     return asdict(application.counts)
-
-
-def _whole(reader: Reader) -> Iterator[Any]:
-    """The reader's raw records; a damaged compressed file raises TaskError (input_invalid)."""
-    try:
-        yield from reader.raws()
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise TaskError("input_invalid", f"the compressed input is damaged: {error}", retryable=False) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import TaskError
-from services.worker.child.places import Places
+from services.inputs.places import Places
 
 
 class Rejects:

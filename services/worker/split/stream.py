@@ -15,8 +15,8 @@ from services.contract.location import Location
 from services.contract.task_input import ByteRange, Place
 from services.inputs.lines.headers import HEADER_BYTES_MAX, Head, find_head
 from services.inputs.lines.split import part_options
+from services.inputs.registry import FORMATS
 from services.inputs.spec import LinesInput
-from services.inputs.suffixes import SUFFIX_OF_FORMAT
 from services.platform.decompress import DamagedStream, Decompressor
 from services.platform.reads import PinnedObject
 from services.platform.transfer import download, upload
@@ -186,7 +186,7 @@ class _PartFiles:
             self._count += 1
 
     def _path(self) -> Path:
-        return self._directory / f"part-{self._count:08d}{SUFFIX_OF_FORMAT[self._source.format]}"
+        return self._directory / f"part-{self._count:08d}{FORMATS[self._source.format].suffix}"
 
     def _check_length(self) -> None:
         length, text_bytes = self._source.record_bytes, self._position or 0

@@ -15,13 +15,15 @@ from services.contract.states import RECORD_COUNTS
 from services.contract.task_error import TaskError, describe
 from services.contract.task_output import TaskOutput
 from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
+from services.inputs.fetched import FetchedInput
+from services.inputs.registry import suffix_of
 from services.platform.database import storable
 from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
 from services.worker.task.child_job import Share, child_job
 from services.worker.task.child_process import MemoryExceeded
 from services.worker.task.declared_inputs import DeclaredInputs
-from services.worker.task.inputs import Input, fetch_input, suffix_of
+from services.worker.task.inputs import fetch_input
 from services.worker.task.outputs import Outputs
 from services.worker.task.packages import Packages, Runtime
 from services.worker.task.paths import Paths, Workspace
@@ -157,7 +159,7 @@ class _Attempt:
             self.finished.bytes_in, self.finished.bytes_out = meter.bytes_in, meter.bytes_out
             self.finished.cpu_seconds = meter.cpu_seconds
 
-    def _paths(self, input: Input, inputs: Mapping[str, Path], package: Path | None) -> Paths:
+    def _paths(self, input: FetchedInput, inputs: Mapping[str, Path], package: Path | None) -> Paths:
         spec, workspace = self._stage.spec, self.workspace
         output = workspace.output / self._output_name(input)
         if spec.output_directory:
@@ -165,7 +167,7 @@ class _Attempt:
         outputs = {name: workspace.output / filename for name, filename in spec.outputs.items()}
         return Paths(input.path, output, workspace.records, inputs, outputs, package)
 
-    def _output_name(self, input: Input) -> str:
+    def _output_name(self, input: FetchedInput) -> str:
         """The spec's name; where we know the format and the name does not tell it, with a suffix that does."""
         spec = self._stage.spec
         if Path(spec.output).suffix or spec.output_directory:
@@ -193,7 +195,7 @@ class _Attempt:
         for measure in _MEASURES:
             setattr(self.finished, measure, measures.get(measure, getattr(self.finished, measure)))
 
-    async def _put_outputs(self, input: Input, paths: Paths, answer: Mapping[str, Any]) -> TaskOutput:
+    async def _put_outputs(self, input: FetchedInput, paths: Paths, answer: Mapping[str, Any]) -> TaskOutput:
         """Put what the processor has made."""
         outputs = Outputs(self._equipment.s3, lambda name: self._equipment.layout.attempt(*self._key, name))
         try:
@@ -205,7 +207,9 @@ class _Attempt:
             self.finished.bytes_out = outputs.bytes
         return replace(made, files=files, rejects=rejects, value=answer.get("value"))
 
-    async def _put_output(self, outputs: Outputs, input: Input, output: Path, answer: Mapping[str, Any]) -> TaskOutput:
+    async def _put_output(
+        self, outputs: Outputs, input: FetchedInput, output: Path, answer: Mapping[str, Any]
+    ) -> TaskOutput:
         """The output itself, or the items that it is made of."""
         if self._stage.spec.output_directory:
             return await outputs.put_directory(output, self.workspace.items)
@@ -214,7 +218,7 @@ class _Attempt:
         stored = await outputs.put_output(output, self._header_bytes(input, answer))
         return TaskOutput(stored, records=answer.get("records_out") if stored else None)
 
-    def _header_bytes(self, input: Input, answer: Mapping[str, Any]) -> int | None:
+    def _header_bytes(self, input: FetchedInput, answer: Mapping[str, Any]) -> int | None:
         """How long the output's header is; None: its first line."""
         if self._stage.spec.output_format == "csv":
             return answer.get("header_bytes")

@@ -8,8 +8,9 @@ import orjson
 
 from services.contract.task_input import ObjectGroup, Outputs, TaskInput
 from services.engine.attempt import ClaimedTask, StageWork
+from services.inputs.fetched import FetchedInput
 from services.worker.task.environment import task_environment
-from services.worker.task.inputs import Input, input_filename
+from services.worker.task.inputs import input_filename
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.placeholders import fill_placeholders
 
@@ -28,7 +29,7 @@ def child_job(
     *,
     environment: Mapping[str, str],
     workspace: Workspace,
-    input: Input,
+    input: FetchedInput,
     paths: Paths,
     share: Share,
 ) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def child_job(
 
 
 def _by_kind(
-    task: ClaimedTask, stage: StageWork, workspace: Workspace, input: Input, paths: Paths, share: Share
+    task: ClaimedTask, stage: StageWork, workspace: Workspace, input: FetchedInput, paths: Paths, share: Share
 ) -> dict[str, Any]:
     spec = stage.spec
     if spec.command is not None:
@@ -78,7 +79,7 @@ def _by_kind(
     return {"kind": "copy"}
 
 
-def _reading(task: ClaimedTask, stage: StageWork, workspace: Workspace, input: Input) -> dict[str, Any]:
+def _reading(task: ClaimedTask, stage: StageWork, workspace: Workspace, input: FetchedInput) -> dict[str, Any]:
     """How the records of the input are read, and where those go that can't be."""
     return {
         "format": input.format,
@@ -89,7 +90,7 @@ def _reading(task: ClaimedTask, stage: StageWork, workspace: Workspace, input: I
     }
 
 
-def _sources(value: TaskInput, input: Input, workspace: Workspace) -> dict[str, Any]:
+def _sources(value: TaskInput, input: FetchedInput, workspace: Workspace) -> dict[str, Any]:
     """The object that each of the input's files is (a part of): its URI, and at which byte, if it can be told."""
     match value:
         case ObjectGroup(objects):

@@ -13,10 +13,10 @@ from services.contract.location import Location
 from services.contract.task_error import TaskError
 from services.contract.task_input import WholeObject
 from services.contract.task_output import StoredObject, TaskOutput
+from services.inputs.registry import compression_suffix, format_of
 from services.platform.transfer import for_each, upload
 
 _FILES_AT_ONCE = 8
-_WITH_HEADER = (".csv", ".tsv")
 
 
 class Outputs:
@@ -38,8 +38,7 @@ class Outputs:
         files: dict[str, StoredObject] = {}
         for name, path in outputs.items():
             if _is_file(path):
-                header_bytes = None if path.suffix.lower() in _WITH_HEADER else 0
-                files[name] = _with_header(await self.put(path), path, header_bytes)
+                files[name] = _with_header(await self.put(path), path, None if _is_csv(path.name) else 0)
         return files
 
     async def put_items(self, listing: Path, count: int) -> TaskOutput:
@@ -88,6 +87,11 @@ def _is_file(path: Path) -> bool:
     if path.exists() or path.is_symlink():
         raise TaskError("output_invalid", f"the output {path.name!r} is no regular file", retryable=False)
     return False
+
+
+def _is_csv(name: str) -> bool:
+    found = format_of(name)
+    return found is not None and found.name in ("csv", "tsv") and not compression_suffix(name)
 
 
 def _with_header(stored: StoredObject, path: Path, size: int | None) -> StoredObject:

@@ -6,7 +6,7 @@ import pytest
 
 from services.inputs import split as splitters
 from services.inputs.chunk import SplitError
-from services.inputs.index_range import split as index_range
+from services.inputs.range import split as index_range
 from services.inputs.split import split_each
 from services.platform.aws import Aws
 from tests.integration.inputs.conftest import INPUT, SLOTS, split_all

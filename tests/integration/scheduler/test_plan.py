@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from services.engine import jobs
 from services.inputs import ranges
 from services.inputs.chunk import Chunk
-from services.inputs.index_range import split as index_range
+from services.inputs.range import split as index_range
 from services.inputs.split import split_each as plain_split
 from services.scheduler import put_off
 from services.scheduler.loop import Context

@@ -12,9 +12,9 @@ from services.contract.task_error import TaskError
 from services.contract.task_input import parse_input
 from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.spec import ProcessorSpec
+from services.inputs.registry import suffix_of
 from services.platform.settings import WorkerSettings
 from services.worker.task.environment import base_environment, task_environment
-from services.worker.task.inputs import suffix_of
 from services.worker.task.paths import Paths
 from services.worker.task.placeholders import fill_placeholders
 from services.worker.task.scratch import ScratchUnusable, remove_tree, scratch_directory

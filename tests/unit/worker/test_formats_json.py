@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.contract.task_error import Malformed
-from services.worker.child.readers import _parse_json
+from services.inputs.lines.records import parse_json
 from services.worker.child.writers import encode_json
 
 values = st.recursive(
@@ -29,7 +29,7 @@ def test_what_the_standard_library_reads_is_read_alike(value: Any, ensure_ascii:
     text = json.dumps(value, ensure_ascii=ensure_ascii)
     raw = text.encode(errors="surrogatepass")
     try:
-        read = _parse_json(raw)
+        read = parse_json(raw)
     except Malformed:
         assert "NaN" in text or "Infinity" in text or not raw.isascii()
         return
@@ -55,5 +55,5 @@ def test_a_number_that_json_has_not_is_refused_not_written_as_null(value: Any) -
 
 @pytest.mark.parametrize("number", [2**63, -(2**70), 10**400, 1.2345678901234567890123])
 def test_long_numbers_keep_every_digit(number: Any) -> None:
-    assert alike(_parse_json(json.dumps(number).encode()), number)
+    assert alike(parse_json(json.dumps(number).encode()), number)
     assert json.loads(encode_json(number)) == number

@@ -26,7 +26,8 @@ DIALECTS = [
 def check(path: Path, data: bytes, dialect: CsvDialect, byte: int = 0) -> None:
     path.write_bytes(data)
     source = {"uri": "s3://b/in.csv", "byte": byte}
-    prepare([{"step": "check_quotes", "csv": dialect.as_options("csv"), "format": "csv", "source": source}], path)
+    arguments = {"csv": dialect.as_options("csv"), "format": "csv", "source": source}
+    prepare([{"format": "csv", "step": "check_quotes", "arguments": arguments}], path)
 
 
 def tear(rows: list[list[str]], part_bytes: int) -> tuple[list[bytes], list[bool]]:

@@ -62,8 +62,8 @@ def test_arrow_and_what_is_extracted_of_it(tmp_path: Path) -> None:
         writer.write_table(table, max_chunksize=5)
 
     assert read(tmp_path / "in.arrow", sink.getvalue()) == table.to_pylist()
-    step = {"step": "record_batches", "source": str(tmp_path / "in.arrow"), "batches": [1, 2]}
-    prepare([step], tmp_path / "some.feather")
+    arguments = {"source": str(tmp_path / "in.arrow"), "numbers": [1, 2]}
+    prepare([{"format": "arrow", "step": "extract", "arguments": arguments}], tmp_path / "some.feather")
     assert read(tmp_path / "two.arrow", (tmp_path / "some.feather").read_bytes()) == table.to_pylist()[5:15]
     with pytest.raises(TaskError, match="the Arrow file can't be read"):
         read(tmp_path / "bad.arrow", sink.getvalue()[:-9])

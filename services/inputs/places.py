@@ -6,7 +6,18 @@ How much text comes before a block, only a reader of all of it knows: so the blo
 from array import array
 from bisect import bisect_right
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NotRequired, TypedDict
+
+
+class Source(TypedDict):
+    """The object that a file is a part of: the byte of its text at which the file would begin, if it can be told.
+
+    Of a part made of blocks, `blocks` is the path of an index of them.
+    """
+
+    uri: str
+    byte: int | None
+    blocks: NotRequired[str]
 
 
 def note_block(index: BinaryIO, block: int, begin: int) -> None:
@@ -17,9 +28,8 @@ def note_block(index: BinaryIO, block: int, begin: int) -> None:
 class Places:
     """The places in the source of what is in a file that is a part of it."""
 
-    def __init__(self, source: dict[str, Any]) -> None:
-        """It tells the byte at which the file would begin, or the index of its blocks."""
-        self._byte: int | None = source["byte"]
+    def __init__(self, source: Source) -> None:
+        self._byte = source["byte"]
         noted = array("q", Path(source["blocks"]).read_bytes() if "blocks" in source else b"")
         self._blocks, self._begins = noted[::2], noted[1::2]
 

@@ -14,3 +14,7 @@ async def split(s3: Any, source: RangeInput, cursor: dict[str, Any] | None, slot
     count = min(TASKS_PER_CHUNK, source.count - planned)
     end = planned + count
     return Chunk([Index(source.count).to_json()], {"planned": end}, done=end == source.count, repeat=count)
+
+
+async def look(s3: Any, source: RangeInput) -> None:
+    """Nothing of it is in S3."""

@@ -1,0 +1,21 @@
+"""Footers of files that tell at their end what is in them: read by one small read, or two."""
+
+from collections.abc import Callable
+
+from services.platform.reads import PinnedObject
+
+TAIL_BYTES = 65_536  # holds most footers
+
+# How long the footer is, its end included, of the file at this URI that ends with these bytes and has so many in all.
+# Raises SplitError if they are not a footer's.
+FooterBytes = Callable[[str, bytes, int], int]
+
+
+async def read_footer(object_: PinnedObject, footer_bytes: FooterBytes) -> bytes:
+    """Raises SplitError, and what S3's client raises."""
+    uri, size = object_.location.uri, object_.size
+    tail = await object_.read(max(0, size - TAIL_BYTES), size)
+    length = footer_bytes(uri, tail, size)
+    if length > len(tail):
+        tail = await object_.read(size - length, size)
+    return tail[-length:]

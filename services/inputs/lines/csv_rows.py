@@ -1,0 +1,86 @@
+"""Reader of CSV and TSV."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from services.contract.task_error import Malformed, TaskError
+from services.inputs.csv_dialect import CsvDialect
+from services.inputs.lines.files import open_file, position, read_lines
+
+
+class CsvRows:
+    """The first row that is not empty names the columns; each later one is a record: a dict of str.
+
+    Without a header, a record is a list of str.
+    """
+
+    def __init__(self, path: Path, dialect: CsvDialect) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        self.dialect = dialect
+        self._fault: Malformed | None = None
+        self._held_bytes = 0  # of the record's lines
+
+    def raws(self) -> Iterator[list[str]]:
+        csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than what people put into fields
+        rows = csv.reader(
+            self._text_lines(),
+            delimiter=self.dialect.delimiter,
+            quotechar=self.dialect.quote,
+            quoting=csv.QUOTE_MINIMAL if self.dialect.quote else csv.QUOTE_NONE,
+            escapechar=self.dialect.escape,
+            strict=True,  # a quote that never closes must not pass for a record
+        )
+        if self.dialect.header:
+            self._read_columns(rows)
+        while True:
+            self._fault, self._held, self._held_bytes = None, "", 0
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                row, self._fault = [self._held.rstrip("\r\n")], Malformed(f"not CSV: {error}")
+            if row:
+                yield row
+
+    def _read_columns(self, rows: Iterator[list[str]]) -> None:
+        try:
+            self.columns = next(filter(None, rows), [])
+        except csv.Error as error:
+            raise TaskError("input_invalid", f"the CSV header can't be read: {error}", retryable=False) from None
+        if self._fault is not None:
+            raise TaskError("input_invalid", f"the CSV header is {self._fault}", retryable=False)
+        if len(set(self.columns)) < len(self.columns):
+            twice = next(name for name in self.columns if self.columns.count(name) > 1)
+            raise TaskError("input_invalid", f"the CSV header names the column {twice!r} twice", retryable=False)
+
+    def _text_lines(self) -> Iterator[str]:
+        self._file = open_file(self.path)
+        for line in read_lines(self._file):
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                text = line.decode(errors="backslashreplace")
+                at = self._held_bytes + error.start
+                self._fault = Malformed(f"not UTF-8: byte {line[error.start]:#04x} at byte {at} of the record")
+            self._held = text
+            self._held_bytes += len(line)
+            yield text
+
+    def parse(self, raw: list[str]) -> Any:
+        if self._fault is not None:
+            raise self._fault
+        if not self.dialect.header:
+            return raw
+        if len(raw) != len(self.columns):
+            raise Malformed(f"the row has {len(raw)} fields, the header has {len(self.columns)}")
+        return dict(zip(self.columns, raw, strict=True))
+
+    def show(self, raw: list[str]) -> Any:
+        return dict(zip(self.columns, raw, strict=True)) if len(raw) == len(self.columns) else raw
+
+    def offset(self, raw: list[str]) -> int | None:
+        return position(self.path, self._file, self._held_bytes)

@@ -1,0 +1,88 @@
+"""The formats that a job may read: one row each. All else about a format is in its folder, `services/inputs/<folder>`:
+
+    split.py  split, look        cuts an input of that type into parts; what is looked at when a job is submitted
+    fetch.py  fetch              puts a part on a node's disk
+    read.py   open_reader, STEPS the records of a file for a record function; what the child makes and checks before
+    sql.py    show               a file as DuckDB can read it
+
+API and scheduler load `split`, a worker `fetch` too, its child `read` and `sql`: each process only what it needs, so
+the registry holds names. A child starts in milliseconds: `read` and `sql` import their libraries when they are used.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import PurePosixPath
+from typing import Any
+
+COMPRESSION_OF_SUFFIX = {".gz": "gzip", ".bgz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
+_ANY = tuple(COMPRESSION_OF_SUFFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How the records of a file are written, and what such files are called: parts by the first of the suffixes.
+
+    `compressions` are the suffixes that may follow, if files of the format are compressed as a whole.
+    """
+
+    name: str
+    folder: str
+    suffixes: tuple[str, ...]
+    compressions: tuple[str, ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        return self.suffixes[0]
+
+
+_ROWS = (
+    Format("jsonl", "lines", (".jsonl", ".ndjson"), _ANY),
+    Format("csv", "lines", (".csv",), _ANY),
+    Format("tsv", "lines", (".tsv",), _ANY),
+    Format("json", "lines", (".json",), _ANY),
+    Format("text", "lines", (".txt", ".log"), _ANY),
+    Format("fixed", "lines", (".dat",), _ANY),
+    Format("parquet", "parquet", (".parquet",)),
+    Format("arrow", "arrow", (".arrow", ".feather")),
+    Format("avro", "avro", (".avro",)),
+)
+FORMATS = {row.name: row for row in _ROWS}
+FOLDERS = tuple(dict.fromkeys(row.folder for row in _ROWS))
+INPUT_TYPES = (*FOLDERS, "objects", "manifest", "items", "range")  # each with a folder of its name, which has `split`
+
+_FORMAT_OF_SUFFIX = {suffix: row for row in _ROWS for suffix in row.suffixes}
+
+
+def load(folder: str, module: str) -> Any:
+    """A module of a format's folder."""
+    return import_module(f"services.inputs.{folder}.{module}")
+
+
+def format_of(name: str) -> Format | None:
+    """The format that the name of a file or object tells, if it tells one that is known."""
+    suffix, compression = _suffixes(name)
+    found = _FORMAT_OF_SUFFIX.get(suffix.lower())
+    return found if found and (not compression or compression.lower() in found.compressions) else None
+
+
+def compression_suffix(name: str) -> str:
+    """`.gz` of `a.csv.gz`, in lower case; the empty string if the name tells of no compression."""
+    return _suffixes(name)[1].lower()
+
+
+def suffix_of(name: str) -> str:
+    """`.csv` or `.csv.gz`: what of the name of a file or object says what is in it; also the empty string."""
+    return "".join(_suffixes(name))
+
+
+def part_suffix(name: str, format: str) -> str:
+    """That of a part of such an object: it is not compressed, whatever the object is called."""
+    return _suffixes(name)[0] or FORMATS[format].suffix
+
+
+def _suffixes(name: str) -> tuple[str, str]:
+    """That of the format, and that of the compression."""
+    path = PurePosixPath(name)
+    if path.suffix.lower() in COMPRESSION_OF_SUFFIX:
+        return path.with_suffix("").suffix, path.suffix
+    return path.suffix, ""
