@@ -1,8 +1,7 @@
 """The child's main program: take a job, run it with its output going to its log, answer, wait for the next.
 
-A job is the JSON object that `services.worker.task.child_job` makes; the answer holds its results or its `error`, and
-what it used. Whatever kills this process costs one attempt: the worker starts another.
-
+The answer to a job (services/worker/child/job) holds its results or its `error`, and what it used. Whatever kills this
+process costs one attempt: the worker starts another.
 """
 
 import contextlib
@@ -24,6 +23,7 @@ from services.worker.child.commands import check_exit, run_command
 from services.worker.child.counts import read_counts
 from services.worker.child.functions import call_function
 from services.worker.child.items import write_items_of_lines
+from services.worker.child.job import ChildJob, RecordsJob, SqlJob
 from services.worker.child.prepare import prepare
 from services.worker.child.records import apply_to_records
 from services.worker.child.rejects import Rejects
@@ -53,7 +53,7 @@ def _leave_no_trace() -> None:
     sys.argv[:] = [""]
 
 
-def _run(job: dict[str, Any]) -> dict[str, Any]:
+def _run(job: ChildJob) -> dict[str, Any]:
     reply: dict[str, Any] = {}
     with _logging_to(job["log"]):
         linux.reset_memory_peak()
@@ -83,56 +83,64 @@ def _set_environment(wanted: dict[str, str]) -> None:
     os.environ.update({name: value for name, value in wanted.items() if os.environ.get(name) != value})
 
 
-def _dispatch(job: dict[str, Any], reply: dict[str, Any]) -> None:
+def _dispatch(job: ChildJob, reply: dict[str, Any]) -> None:
     """Run the job and put what comes of it into `reply`; raises TaskError and whatever user code raises."""
-    input, output, log = Path(job["input"]), Path(job["output"]), Path(job["log"])
+    log = Path(job["log"])
+    if job["kind"] == "program":
+        _run_program(job["arguments"], log, reply)
+        return
+    input, output = Path(job["input"]), Path(job["output"])
     listing = Path(job["items"]) if job["items"] else None
     arguments = job["params"] | {name: Path(path) for name, path in job["paths"].items()}
     prepare(job["steps"], input)
     check_input = partial(prepare, job["checks"], input)
     if job["kind"] != "sql":
         check_input()
-    match job["kind"]:
-        case "command":
-            reply["exit_code"], reply["memory_bytes_peak"] = run_command(job["arguments"])
-            check_exit(reply["exit_code"], log)
-            reply |= read_counts(Path(job["records"]))
-        case "callable":
-            reply |= call_function(job["function"], input, output, arguments, listing)
-        case "records":
-            with _rejects(job) as rejected:
-                reply |= apply_to_records(
-                    job["function"],
-                    input=input,
-                    format=job["format"],
-                    options=job["options"],
-                    output=output,
-                    output_format=job["output_format"],
-                    rejected=rejected,
-                    params=arguments,
-                )
-        case "sql":
-            with _rejects(job) as rejected:
-                reply |= run_query(
-                    job["query"],
-                    input=input,
-                    format=job["format"],
-                    options=job["options"],
-                    inputs={name: Path(path) for name, path in job["inputs"].items()},
-                    output=output,
-                    output_format=job["output_format"],
-                    params=job["params"],
-                    room=Room(job["memory_bytes"], job["threads"], Path(job["spill"])),
-                    rejected=rejected,
-                    check_input=check_input,
-                )
-        case "copy":
-            _copy(input, output)
+    if job["kind"] == "command":
+        _run_program(job["arguments"], log, reply)
+        reply |= read_counts(Path(job["records"]))
+    elif job["kind"] == "callable":
+        reply |= call_function(job["function"], input, output, arguments, listing)
+    elif job["kind"] == "records":
+        with _rejects(job) as rejected:
+            reply |= apply_to_records(
+                job["function"],
+                input=input,
+                format=job["format"],
+                options=job["options"],
+                output=output,
+                output_format=job["output_format"],
+                rejected=rejected,
+                params=arguments,
+            )
+    elif job["kind"] == "sql":
+        with _rejects(job) as rejected:
+            reply |= run_query(
+                job["query"],
+                input=input,
+                format=job["format"],
+                options=job["options"],
+                inputs={name: Path(path) for name, path in job["inputs"].items()},
+                output=output,
+                output_format=job["output_format"],
+                params=job["params"],
+                room=Room(job["memory_bytes"], job["threads"], Path(job["spill"])),
+                rejected=rejected,
+                check_input=check_input,
+            )
+    else:
+        _copy(input, output)
     if listing is not None and "items" not in reply:
         reply["items"] = write_items_of_lines(output, listing)
 
 
-def _rejects(job: dict[str, Any]) -> Rejects:
+def _run_program(arguments: list[str], log: Path, reply: dict[str, Any]) -> None:
+    """Raises TaskError."""
+    reply["exit_code"], reply["memory_bytes_peak"] = run_command(arguments)
+    check_exit(reply["exit_code"], log)
+
+
+def _rejects(job: RecordsJob | SqlJob) -> Rejects:
     return Rejects(Path(job["rejects"]), job["rejects_max"], job["task"])
 
 

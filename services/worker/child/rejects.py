@@ -1,20 +1,19 @@
 """rejects.jsonl: the records that were set aside, where each came from, and why."""
 
 import json
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import TaskError
 from services.inputs.places import Places
+from services.worker.child.job import RejectsOrigin
 
 
 class Rejects:
     """The open file, which is not there before it has a line."""
 
-    def __init__(self, path: Path, limit: int | None, task: Mapping[str, Any]) -> None:
-        """`task` says its stage and index, and under `sources` which object each of its files is a part of."""
+    def __init__(self, path: Path, limit: int | None, task: RejectsOrigin) -> None:
         self.count = 0
         self._path = path
         self._limit = limit

@@ -18,6 +18,7 @@ from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
 from services.inputs.fetched import FetchedInput
 from services.inputs.registry import suffix_of
 from services.platform.database import storable
+from services.worker.child.job import ChildJob
 from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
 from services.worker.task.child_job import Share, child_job
@@ -180,7 +181,7 @@ class _Attempt:
             return spec.output + suffix_of(input.path.name)
         return spec.output
 
-    async def _ask_child(self, children: WarmChildren, runtime: Runtime, job: Mapping[str, Any]) -> dict[str, Any]:
+    async def _ask_child(self, children: WarmChildren, runtime: Runtime, job: ChildJob) -> dict[str, Any]:
         """Raises TaskError (crash) and MemoryExceeded."""
         processor = (self._stage.processor, self._stage.processor_version)
         holding = asyncio.create_task(hold_log_down(self.workspace.log, self._equipment.log_bytes_max))

@@ -17,6 +17,7 @@ from services.contract.task_error import TaskError
 from services.platform import effects
 from services.worker.child import frames
 from services.worker.child.commands import name_signal
+from services.worker.child.job import ChildJob
 
 _ROOT = str(Path(__file__).parents[3])
 _BOOT = (
@@ -83,7 +84,7 @@ class ChildProcess:
         return not self._death.done()
 
     async def run(
-        self, job: Mapping[str, Any], memory_bytes_max: int | None = None, killed: dict[str, Any] | None = None
+        self, job: ChildJob, memory_bytes_max: int | None = None, killed: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Do a job; returns the child's answer.
 
@@ -117,7 +118,7 @@ class ChildProcess:
                 watch.cancel()
             await asyncio.gather(*watches, return_exceptions=True)
 
-    async def _ask(self, job: Mapping[str, Any]) -> dict[str, Any]:
+    async def _ask(self, job: ChildJob) -> dict[str, Any]:
         self._writer.write(frames.encode(job))
         await self._writer.drain()
         head = await self._reader.readexactly(frames.LENGTH.size)

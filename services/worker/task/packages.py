@@ -30,6 +30,7 @@ from typing import IO, Any
 from services.contract.layout import Layout
 from services.contract.task_error import TaskError
 from services.platform.transfer import download
+from services.worker.child.job import ProgramJob
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.once import Once
 from services.worker.task.scratch import ScratchUnusable, remove_tree
@@ -132,13 +133,16 @@ class Packages:
         """Run a program in the package's directory; raises TaskError with the last lines that it printed."""
         log = home / "log.txt"
         log.unlink(missing_ok=True)
-        unused: dict[str, Any] = {"input": "", "output": "", "params": {}, "paths": {}, "items": None}
-        unused |= {"steps": [], "checks": []}
-        job = {"kind": "command", "arguments": command, "directory": str(_pushed(home)), "log": str(log)}
-        job["records"] = str(home / "records.json")  # which the program does not write
+        job: ProgramJob = {
+            "kind": "program",
+            "arguments": list(command),
+            "directory": str(_pushed(home)),
+            "environment": dict(self.own.environment),
+            "log": str(log),
+        }
         child = await ChildProcess.start(self.own.environment, self.own.python)
         try:
-            answer = await child.run(unused | job | {"environment": dict(self.own.environment)})
+            answer = await child.run(job)
         finally:
             await child.kill()
         if "error" in answer:

@@ -1,8 +1,8 @@
 """A slot's child processes, kept between tasks so that a processor's imports stay warm."""
 
-from collections.abc import Mapping
 from typing import Any
 
+from services.worker.child.job import ChildJob
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.packages import Runtime
 
@@ -22,7 +22,7 @@ class WarmChildren:
         self,
         processor: Processor,
         runtime: Runtime,
-        job: Mapping[str, Any],
+        job: ChildJob,
         memory_bytes_max: int | None,
         killed: dict[str, Any],
     ) -> dict[str, Any]:
