@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from services.contract.task_error import TaskError
 from services.contract.task_input import NumberedBlocks
 from services.inputs.arrow.footer import footer_bytes, parse_blocks
-from services.inputs.fetched import FetchedInput
+from services.inputs.fetched import FetchedInput, check_numbers
 from services.inputs.sparse_copy import SparseCopy
 
 _MAGIC_BYTES = 8
@@ -16,9 +15,7 @@ async def fetch(s3: Any, part: NumberedBlocks, directory: Path) -> FetchedInput:
     """Raises TaskError, SplitError and OSError."""
     copy = await SparseCopy.begin(s3, part.location, part.etag, directory / "source.arrow")
     dictionaries, batches = parse_blocks(part.location.uri, await copy.fetch_footer(footer_bytes))
-    if part.numbers[-1] >= len(batches):
-        message = f"the Arrow file has {len(batches)} record batches, the task wants {part.numbers}"
-        raise TaskError("input_invalid", message, retryable=False)
+    check_numbers(part, len(batches))
     await copy.fetch(0, min(_MAGIC_BYTES, copy.size))
     for start, end in [*dictionaries, *(batches[number] for number in part.numbers)]:
         await copy.fetch(start, end)

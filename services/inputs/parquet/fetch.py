@@ -4,9 +4,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from services.contract.task_error import TaskError
 from services.contract.task_input import NumberedBlocks
-from services.inputs.fetched import FetchedInput
+from services.inputs.fetched import FetchedInput, check_numbers
 from services.inputs.parquet.footer import footer_bytes, parse_footer, row_group_range
 from services.inputs.sparse_copy import SparseCopy
 
@@ -15,9 +14,7 @@ async def fetch(s3: Any, part: NumberedBlocks, directory: Path) -> FetchedInput:
     """Raises TaskError, SplitError and OSError."""
     copy = await SparseCopy.begin(s3, part.location, part.etag, directory / "source.parquet")
     footer = await asyncio.to_thread(parse_footer, part.location.uri, await copy.fetch_footer(footer_bytes))
-    if part.numbers[-1] >= footer.num_row_groups:
-        message = f"the Parquet file has {footer.num_row_groups} row groups, the task wants {part.numbers}"
-        raise TaskError("input_invalid", message, retryable=False)
+    check_numbers(part, footer.num_row_groups)
     for number in part.numbers:
         await copy.fetch(*row_group_range(footer.row_group(number)))
     return copy.as_input(part, "extract", directory / "input.parquet")
