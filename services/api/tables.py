@@ -186,7 +186,7 @@ class Task(SQLModel, table=True):
 
 
 class StageCounter(SQLModel, table=True):
-    """A slot of a stage's counters: the sum over the slots equals the stage's task rows."""
+    """A shard of a stage's counters (its number is `slot`): the sum over the shards equals the stage's task rows."""
 
     __tablename__ = "stage_counters"
 

@@ -74,12 +74,9 @@ async def cancel_job(connection: Connection, job_id: UUID) -> None:
 
 # What failed before the user's order says nothing of what is to come.
 _FORGIVE = """
-    UPDATE stages AS s SET retry_budget = 100 + greatest(0, c.attempts - 2 * c.succeeded)
-    FROM (
-        SELECT stage, sum(attempts) AS attempts, sum(succeeded) AS succeeded FROM stage_counters
-        WHERE job_id = $1 GROUP BY stage
-    ) AS c
-    WHERE s.job_id = $1 AND s.stage = c.stage"""
+    UPDATE stages AS s SET retry_budget = (
+        SELECT 100 + greatest(0, attempts - 2 * succeeded) FROM stage_sums(s.job_id, s.stage))
+    WHERE job_id = $1"""
 
 
 async def retry_job(connection: Connection, job_id: UUID) -> None:

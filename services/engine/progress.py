@@ -7,11 +7,6 @@ from pydantic import BaseModel, Field
 
 from services.contract.states import TASK_STATES
 
-# SQL: the sums of a stage's counters, by the names of TASK_STATES, and its attempts; `s` is the row of stages.
-SUM_COUNTERS = f"""
-    SELECT {", ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in (*TASK_STATES, "attempts"))}
-    FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage"""
-
 
 class Progress(BaseModel):
     """A stage's tasks by state, exact at the moment of the answer."""
@@ -28,7 +23,7 @@ class Progress(BaseModel):
 def is_slowed(stage: Mapping[str, Any]) -> bool:
     """Whether a stage has used up its retry budget: then only a few of its tasks run at a time.
 
-    `stage` has max_attempts and retry_budget, and its counters' sums of attempts and succeeded. Each success earns one
+    `stage` has max_attempts and retry_budget, and attempts and succeeded of its stage_sums. Each success earns one
     failure, so that a stage whose trouble is over soon runs at full speed again (a token bucket of retries, as in the
     standard retry mode of the AWS SDKs).
     """
@@ -37,7 +32,7 @@ def is_slowed(stage: Mapping[str, Any]) -> bool:
 
 
 def count_progress(stages: Sequence[Mapping[str, Any]]) -> list[Progress]:
-    """The progress of a job's stages, in order, from their rows and their counters' sums.
+    """The progress of a job's stages, in order, from their rows and their stage_sums.
 
     A stage still waits for whatever the stage before will have it do, as far as that can be told (`tasks_known`).
     """

@@ -11,16 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.contract.states import RECORD_COUNTS
 
-# SQL: the sums of a stage's counters by name; `s` is the row of stages.
-SUM_RECORDS = f"""
-    SELECT {", ".join(f"coalesce(sum({name}), 0)::bigint AS {name}" for name in RECORD_COUNTS)}
-    FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage"""
-
-# SQL: whether the stage's processor says that dropping records is meant.
-FILTERS = """
-    SELECT coalesce((p.spec ->> 'filters')::boolean, false) AS filters
-    FROM processors AS p WHERE p.name = s.processor AND p.version = s.processor_version"""
-
 
 class StageRecords(BaseModel):
     """The records of a stage's attempts that won."""
@@ -41,7 +31,7 @@ class StageRecords(BaseModel):
 def check_records(stages: Sequence[Mapping[str, Any]]) -> tuple[list[StageRecords], list[str]]:
     """The records of a job's stages, in order, and what does not come out even, in words.
 
-    Of each stage: name, kind, state, tasks_from, filters, and its counters' sums of failed tasks and SUM_RECORDS.
+    Of each stage: name, kind, state, tasks_from, its stage_sums, and `filters` of its processor's specification.
     """
     records, warnings = [], []
     for number, stage in enumerate(stages):

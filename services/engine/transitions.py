@@ -17,7 +17,6 @@ tasks by key, counters by key.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -27,53 +26,35 @@ from services.contract.task_input import parse_input
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.platform.database import Connection, Database
 
-SCHEDULER_SLOT = 0  # of stage_counters; workers spread over the slots after it
-_WORKER_SLOTS = 63
-_SUSPECT_LOSSES = 2
+# Of stage_counters (the column `slot`): the scheduler's is 0, the column's default; workers spread over those after it.
+_WORKER_SHARDS = 63
 
 
-def _count(source: str, slot: str, **sums: str) -> str:
-    """SQL that adds `sums`, aggregates over the CTE `source` by stage, to the stage's counters in `slot`."""
-    names = ", ".join(sums)
-    added = ", ".join(f"{name} = c.{name} + excluded.{name}" for name in sums)
-    return f"""
-        INSERT INTO stage_counters AS c (job_id, stage, slot, {names})
-        SELECT job_id, stage, {slot}, {", ".join(sums.values())} FROM {source}
-        GROUP BY job_id, stage ORDER BY job_id, stage
-        ON CONFLICT (job_id, stage, slot) DO UPDATE SET {added}"""
-
-
-def _slot(worker_id: UUID) -> int:
-    return SCHEDULER_SLOT + 1 + worker_id.int % _WORKER_SLOTS
-
-
-def _cut_short(started_at: str) -> str:
-    """SQL for started_at, finished_at and run_seconds of an attempt that is over now, though its worker runs it.
-
-    It may have begun after now(), the start of the transaction that ends it: that waited for the locks of its claim.
-    """
-    return f"least({started_at}, now()), now(), greatest(extract(epoch FROM now() - {started_at}), 0)"
-
-
-def _runs_by(bundle: str) -> str:
-    """SQL: whether the worker that has claimed the bundle runs an attempt of task `t`, the first or a backup, by it."""
-    return f"""(t.worker_id = {bundle}.worker_id AND t.started_at = {bundle}.claimed_at
-            OR t.backup_worker_id = {bundle}.worker_id AND t.backup_started_at = {bundle}.claimed_at)"""
+def _shard(worker_id: UUID) -> int:
+    return 1 + worker_id.int % _WORKER_SHARDS
 
 
 # plan: a splitter's inputs become ready tasks; the caller saves its cursor in the same transaction.
-_PLAN = f"""
+_PLAN = """
     WITH planned AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
         SELECT $1, $2, $3 + ordinality - 1, 'ready', now(), input
         FROM unnest($4::jsonb[]) WITH ORDINALITY AS part (input, ordinality)
         RETURNING job_id, stage
-    ) {_count("planned", str(SCHEDULER_SLOT), ready="count(*)")}"""
+    )
+    INSERT INTO stage_counters AS c (job_id, stage, ready)
+    SELECT job_id, stage, count(*) FROM planned GROUP BY job_id, stage
+    ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready"""
 
-_PLAN_SAME = _PLAN.replace(
-    "FROM unnest($4::jsonb[]) WITH ORDINALITY AS part (input, ordinality)",
-    "FROM (SELECT $4::jsonb AS input) AS part, generate_series(1, $5::integer) AS ordinality",
-)
+_PLAN_SAME = """
+    WITH planned AS (
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
+        SELECT $1, $2, index, 'ready', now(), $4 FROM generate_series($3::integer, $3 + $5::integer - 1) AS index
+        RETURNING job_id, stage
+    )
+    INSERT INTO stage_counters AS c (job_id, stage, ready)
+    SELECT job_id, stage, count(*) FROM planned GROUP BY job_id, stage
+    ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready"""
 
 
 async def plan_tasks(connection: Connection, job_id: UUID, stage: int, first: int, inputs: Sequence[Any]) -> None:
@@ -89,19 +70,17 @@ async def plan_same_tasks(
 
 
 # plan after a barrier: what `complete` does for the next stage at once, for a whole stage that has ended.
-_OUTPUT_AS_INPUT = """CASE
-            WHEN output ? 'uri' THEN jsonb_build_object('type', 'object', 'uri', output -> 'uri')
-            ELSE jsonb_build_object('type', 'item', 'value', output -> 'value') END"""
-
-_PLAN_OUTPUTS = f"""
+_PLAN_OUTPUTS = """
     WITH planned AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT job_id, stage + 1, index, 'ready', now(), {_OUTPUT_AS_INPUT}
+        SELECT job_id, stage + 1, index, 'ready', now(), output_as_input(output)
         FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index > $3 AND state = 'succeeded'
         ORDER BY index LIMIT $4
         RETURNING job_id, stage, index
     ), counted AS (
-        {_count("planned", str(SCHEDULER_SLOT), ready="count(*)")}
+        INSERT INTO stage_counters AS c (job_id, stage, ready)
+        SELECT job_id, stage, count(*) FROM planned GROUP BY job_id, stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready
     )
     SELECT count(*) AS count, max(index) AS last FROM planned"""
 
@@ -121,7 +100,7 @@ async def plan_outputs(
 # Second tries come first: a job that can't succeed is found out soon, and its end does not wait for them.
 # A task that has lost a worker goes alone: if it kills its workers, its neighbours must not fail with it. After a
 # second loss it is a suspect, of which a worker runs one at a time, so that no innocent one fails with the culprit.
-_DISPATCH = f"""
+_DISPATCH = """
     WITH job AS (
         SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
     ), again AS MATERIALIZED (
@@ -136,14 +115,17 @@ _DISPATCH = f"""
         UPDATE tasks AS t SET state = 'queued', ready_at = NULL, queued_at = now()
         FROM (TABLE again UNION ALL TABLE fresh) AS p
         WHERE t.job_id = p.job_id AND t.stage = p.stage AND t.index = p.index
-        RETURNING t.job_id, t.stage, t.index, t.losses > 0 AS alone, t.losses >= {_SUSPECT_LOSSES} AS suspect
+        RETURNING t.job_id, t.stage, t.index, t.losses > 0 AS alone, t.losses >= 2 AS suspect
     ), islands AS (
         SELECT index, alone, suspect, index - row_number() OVER (PARTITION BY alone ORDER BY index) AS island FROM moved
     ), ranked AS (
         SELECT index, alone, suspect, island, (row_number() OVER (PARTITION BY alone, island ORDER BY index) - 1)
             / CASE WHEN alone THEN 1 ELSE $4 END AS chunk FROM islands
     ), counted AS (
-        {_count("moved", str(SCHEDULER_SLOT), ready="-count(*)", queued="count(*)")}
+        INSERT INTO stage_counters AS c (job_id, stage, ready, queued)
+        SELECT job_id, stage, -count(*), count(*) FROM moved GROUP BY job_id, stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET
+            ready = c.ready + excluded.ready, queued = c.queued + excluded.queued
     )
     INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, suspect)
     SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + $6 * interval '1 second', bool_or(suspect)
@@ -198,7 +180,7 @@ async def mark_unsent(connection: Connection | Database, bundle_ids: Sequence[UU
 
 # claim: queued → running. Only the first claim of a bundle finds it unclaimed; attempt + 1 fences every earlier one.
 # A bundle that offers a backup starts a second attempt of a running task, on another worker than the first's.
-_CLAIM = f"""
+_CLAIM = """
     WITH bundle AS (
         UPDATE bundles AS b SET worker_id = $1, claimed_at = now()
         FROM (
@@ -221,7 +203,11 @@ _CLAIM = f"""
           AND t.state = 'running' AND t.worker_id = b.backup_of AND t.backup_attempt IS NULL
         RETURNING b.bundle_id, t.job_id, t.stage, t.index, t.backup_attempt, t.input
     ), counted AS (
-        {_count("taken", "$3::smallint", queued="-count(*)", running="count(*)")}
+        INSERT INTO stage_counters AS c (job_id, stage, slot, queued, running)
+        SELECT job_id, stage, $3::smallint, -count(*), count(*) FROM taken GROUP BY job_id, stage
+        ORDER BY job_id, stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET
+            queued = c.queued + excluded.queued, running = c.running + excluded.running
     )
     SELECT bundle_id, job_id, stage, index, attempt, input FROM taken
     UNION ALL SELECT bundle_id, job_id, stage, index, backup_attempt, input FROM backed_up
@@ -230,67 +216,69 @@ _CLAIM = f"""
 
 async def claim(connection: Connection | Database, worker_id: UUID, bundle_ids: Sequence[UUID]) -> list[ClaimedTask]:
     """Take the tasks of those bundles that nobody has claimed; the others (duplicates, cancelled) give nothing."""
-    rows = await connection.fetch(_CLAIM, worker_id, bundle_ids, _slot(worker_id))
+    rows = await connection.fetch(_CLAIM, worker_id, bundle_ids, _shard(worker_id))
     return [
         ClaimedTask(bundle_id, job_id, stage, index, attempt, parse_input(value))
         for bundle_id, job_id, stage, index, attempt, value in rows
     ]
 
 
-_ATTEMPT_COLUMNS = """job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at, run_seconds,
-    exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected, records_filtered,
-    records_added, cpu_seconds, memory_bytes_peak, log"""
-
 # complete: running → succeeded, failed, or ready again. An attempt that no longer holds its task updates nothing.
 # A chained stage's success makes the task of the same index in the next stage, in the same statement.
-# Of two attempts that race, one that doesn't succeed leaves the task to the other, and is no failure of the task.
+# Of two attempts that race (backup_worker_id is set), one that doesn't succeed leaves the task to the other, and is no
+# failure of the task; if the backup wins or goes on, its columns and those of the first change places.
 # (d asks for `dropped` only for the order of locks: bundles first.)
-_RECORDS = ("records_in", "records_out", "records_rejected", "records_filtered", "records_added")
-_RACED = "t.backup_worker_id IS NOT NULL"
-_BACKUP_REMAINS = f"{_RACED} AND (d.outcome = 'succeeded') = (d.attempt = t.backup_attempt)"  # it wins, or goes on
-_COMPLETE = f"""
+_COMPLETE = """
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
-            SELECT bundle_id FROM bundles WHERE bundle_id = ANY($23::uuid[]) AND worker_id = $1
+            SELECT bundle_id FROM bundles WHERE bundle_id = ANY($4::uuid[]) AND worker_id = $1
             ORDER BY bundle_id FOR UPDATE
         ) AS done WHERE b.bundle_id = done.bundle_id
         RETURNING b.bundle_id
     ), d AS MATERIALIZED (
-        SELECT d.*, s.pool, s.chains, s.output_queue, s.max_attempts, s.backoff_seconds, s.backoff_max_seconds
-        FROM unnest($2::uuid[], $3::smallint[], $4::integer[], $5::smallint[], $6::text[], $7::float8[], $8::jsonb[],
-                $9::jsonb[], $10::boolean[], $11::integer[], $12::bigint[], $13::bigint[], $14::bigint[],
-                $15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::float8[], $20::bigint[], $21::text[])
-            AS d (job_id, stage, index, attempt, outcome, run_seconds, output, error, retryable, exit_code, bytes_in,
-                bytes_out, records_in, records_out, records_rejected, records_filtered, records_added, cpu_seconds,
-                memory_bytes_peak, log)
+        SELECT d.*, d.outcome = 'succeeded' AS won,
+            s.pool, s.chains, s.output_queue, s.max_attempts, s.backoff_seconds, s.backoff_max_seconds
+        FROM json_to_recordset($3::json) AS d (job_id uuid, stage smallint, index integer, attempt smallint,
+            outcome text, run_seconds float8, output jsonb, error jsonb, retryable boolean, exit_code integer,
+            bytes_in bigint, bytes_out bigint, records_in bigint, records_out bigint, records_rejected bigint,
+            records_filtered bigint, records_added bigint, cpu_seconds float8, memory_bytes_peak bigint, log text)
         JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
         WHERE (SELECT count(*) FROM dropped) >= 0
     ), ended AS (
         UPDATE tasks AS t SET
             state = CASE
-                WHEN d.outcome = 'succeeded' THEN 'succeeded'
-                WHEN {_RACED} THEN 'running'
+                WHEN d.won THEN 'succeeded'
+                WHEN t.backup_worker_id IS NOT NULL THEN 'running'
                 WHEN d.outcome = 'released' OR d.retryable AND t.failures + 1 < d.max_attempts THEN 'ready'
                 ELSE 'failed' END,
-            failures = t.failures + (d.outcome NOT IN ('succeeded', 'released') AND NOT {_RACED})::integer,
+            failures = t.failures
+                + (NOT d.won AND d.outcome <> 'released' AND t.backup_worker_id IS NULL)::integer,
             ready_at = CASE
-                WHEN d.outcome = 'succeeded' OR {_RACED} THEN NULL
+                WHEN d.won OR t.backup_worker_id IS NOT NULL THEN NULL
                 WHEN d.outcome = 'released' THEN now()
                 WHEN d.retryable AND t.failures + 1 < d.max_attempts THEN
                     now() + least(d.backoff_max_seconds, d.backoff_seconds * 2 ^ t.failures)
                         * (0.5 + random() / 2) * interval '1 second'
                 END,
             finished_at = CASE
-                WHEN d.outcome = 'succeeded' OR d.outcome <> 'released' AND NOT {_RACED}
-                    AND NOT (d.retryable AND t.failures + 1 < d.max_attempts) THEN now() END,
-            attempt = CASE WHEN {_BACKUP_REMAINS} THEN t.backup_attempt ELSE t.attempt END,
-            worker_id = CASE WHEN {_BACKUP_REMAINS} THEN t.backup_worker_id ELSE t.worker_id END,
-            started_at = CASE WHEN {_BACKUP_REMAINS} THEN t.backup_started_at ELSE t.started_at END,
-            backup_attempt = CASE WHEN {_BACKUP_REMAINS} THEN t.attempt ELSE t.backup_attempt END,
-            backup_worker_id = CASE WHEN d.outcome <> 'succeeded' THEN NULL
-                WHEN {_BACKUP_REMAINS} THEN t.worker_id ELSE t.backup_worker_id END,
-            backup_started_at = CASE WHEN d.outcome <> 'succeeded' THEN NULL
-                WHEN {_BACKUP_REMAINS} THEN t.started_at ELSE t.backup_started_at END,
+                WHEN d.won THEN now()
+                WHEN t.backup_worker_id IS NOT NULL OR d.outcome = 'released' THEN NULL
+                WHEN d.retryable AND t.failures + 1 < d.max_attempts THEN NULL
+                ELSE now() END,
+            attempt = CASE WHEN d.won = (d.attempt = t.backup_attempt) AND t.backup_worker_id IS NOT NULL
+                THEN t.backup_attempt ELSE t.attempt END,
+            worker_id = CASE WHEN d.won = (d.attempt = t.backup_attempt) AND t.backup_worker_id IS NOT NULL
+                THEN t.backup_worker_id ELSE t.worker_id END,
+            started_at = CASE WHEN d.won = (d.attempt = t.backup_attempt) AND t.backup_worker_id IS NOT NULL
+                THEN t.backup_started_at ELSE t.started_at END,
+            backup_attempt = CASE WHEN d.won = (d.attempt = t.backup_attempt) AND t.backup_worker_id IS NOT NULL
+                THEN t.attempt ELSE t.backup_attempt END,
+            backup_worker_id = CASE WHEN NOT d.won THEN NULL
+                WHEN d.attempt = t.backup_attempt AND t.backup_worker_id IS NOT NULL
+                THEN t.worker_id ELSE t.backup_worker_id END,
+            backup_started_at = CASE WHEN NOT d.won THEN NULL
+                WHEN d.attempt = t.backup_attempt AND t.backup_worker_id IS NOT NULL
+                THEN t.started_at ELSE t.backup_started_at END,
             output = d.output,
             error = d.error
         FROM d
@@ -300,53 +288,66 @@ _COMPLETE = f"""
             t.backup_started_at AS loser_started_at
     ), successors AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT job_id, stage + 1, index, 'ready', now(), {_OUTPUT_AS_INPUT}
-        FROM ended WHERE chains AND state = 'succeeded'
+        SELECT job_id, stage + 1, index, 'ready', now(), output_as_input(output)
+        FROM ended WHERE chains AND won
         RETURNING job_id, stage
     ), told AS (
         INSERT INTO queue_messages (queue_url, job_id, body)
         SELECT output_queue, job_id, jsonb_build_object('type', 'task.succeeded', 'timestamp', now(), 'data',
             jsonb_build_object('job_id', job_id, 'stage', stage, 'index', index, 'attempt', attempt, 'output', output))
-        FROM ended WHERE output_queue IS NOT NULL AND state = 'succeeded'
+        FROM ended WHERE output_queue IS NOT NULL AND won
         ORDER BY job_id, stage, index
     ), recorded AS (
-        INSERT INTO attempts ({_ATTEMPT_COLUMNS})
+        INSERT INTO attempts (job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at,
+            run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
+            records_filtered, records_added, cpu_seconds, memory_bytes_peak, log)
         SELECT job_id, stage, index, attempt, $1, pool, outcome, now() - run_seconds * interval '1 second', now(),
             run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
             records_filtered, records_added, cpu_seconds, memory_bytes_peak, log
         FROM ended
-        UNION ALL SELECT job_id, stage, index, loser, loser_worker_id, pool, 'cancelled', {
-    _cut_short("loser_started_at")
-}, NULL,
-            jsonb_build_object('type', 'overtaken', 'message', format('attempt %s succeeded first', attempt)),
-            0, 0, 0, 0, 0, 0, 0, 0, 0, NULL
+    ), overtaken AS (
+        INSERT INTO attempts (job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at,
+            run_seconds, error)
+        SELECT job_id, stage, index, loser, loser_worker_id, pool, 'cancelled', least(loser_started_at, now()), now(),
+            greatest(extract(epoch FROM now() - loser_started_at), 0),
+            jsonb_build_object('type', 'overtaken', 'message', format('attempt %s succeeded first', attempt))
         FROM ended WHERE loser_worker_id IS NOT NULL
     ), changes AS (
-        SELECT job_id, stage, state, run_seconds, (state <> 'running')::integer AS running,
-            (outcome <> 'released')::integer AS attempts, state = 'succeeded' AS won,
+        SELECT job_id, stage, state, outcome, run_seconds,
             records_in, records_out, records_rejected, records_filtered, records_added
         FROM ended
-        UNION ALL SELECT job_id, stage, 'ready', NULL, 0, 0, false, 0, 0, 0, 0, 0 FROM successors
+        UNION ALL SELECT job_id, stage, 'ready', NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM successors
     ), counted AS (
-        {
-    _count(
-        "changes",
-        "$22::smallint",
-        ready="count(*) FILTER (WHERE state = 'ready')",
-        running="-sum(running)",
-        succeeded="count(*) FILTER (WHERE state = 'succeeded')",
-        failed="count(*) FILTER (WHERE state = 'failed')",
-        attempts="sum(attempts)",
-        busy_seconds="coalesce(sum(run_seconds), 0)",
-        **{name: f"coalesce(sum({name}) FILTER (WHERE won), 0)" for name in _RECORDS},
-    )
-}
+        INSERT INTO stage_counters AS c (job_id, stage, slot, ready, running, succeeded, failed, attempts, busy_seconds,
+            records_in, records_out, records_rejected, records_filtered, records_added)
+        SELECT job_id, stage, $2::smallint,
+            count(*) FILTER (WHERE state = 'ready'),
+            -count(*) FILTER (WHERE outcome IS NOT NULL AND state <> 'running'),
+            count(*) FILTER (WHERE state = 'succeeded'),
+            count(*) FILTER (WHERE state = 'failed'),
+            count(*) FILTER (WHERE outcome <> 'released'),
+            coalesce(sum(run_seconds), 0),
+            coalesce(sum(records_in) FILTER (WHERE state = 'succeeded'), 0),
+            coalesce(sum(records_out) FILTER (WHERE state = 'succeeded'), 0),
+            coalesce(sum(records_rejected) FILTER (WHERE state = 'succeeded'), 0),
+            coalesce(sum(records_filtered) FILTER (WHERE state = 'succeeded'), 0),
+            coalesce(sum(records_added) FILTER (WHERE state = 'succeeded'), 0)
+        FROM changes GROUP BY job_id, stage ORDER BY job_id, stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET
+            ready = c.ready + excluded.ready,
+            running = c.running + excluded.running,
+            succeeded = c.succeeded + excluded.succeeded,
+            failed = c.failed + excluded.failed,
+            attempts = c.attempts + excluded.attempts,
+            busy_seconds = c.busy_seconds + excluded.busy_seconds,
+            records_in = c.records_in + excluded.records_in,
+            records_out = c.records_out + excluded.records_out,
+            records_rejected = c.records_rejected + excluded.records_rejected,
+            records_filtered = c.records_filtered + excluded.records_filtered,
+            records_added = c.records_added + excluded.records_added
     )
     SELECT count(*) FROM ended"""
 
-
-_FIELDS = [field.name for field in fields(AttemptReport)]  # in the order of _COMPLETE's parameters
-_values = attrgetter(*_FIELDS)
 _key = attrgetter("job_id", "stage", "index")  # the order of locks
 
 
@@ -357,18 +358,20 @@ async def complete(
 
     Returns how many attempts still held their task; the others were lost or cancelled and change nothing.
     """
-    columns = list(zip(*map(_values, sorted(finished, key=_key)), strict=True)) or [()] * len(_FIELDS)
-    accepted: int = await connection.fetchval(_COMPLETE, worker_id, *columns, _slot(worker_id), bundles_done)
+    reports = sorted(finished, key=_key)
+    accepted: int = await connection.fetchval(_COMPLETE, worker_id, _shard(worker_id), reports, bundles_done)
     return accepted
 
 
 # give back: running → ready (or failed, when its worker was lost too often), for whole bundles. A task runs by the
 # bundle with whose claim it started: given back alone, it may be claimed anew while its first bundle is still held.
 # If only one of two racing attempts is given back, the task goes on with the other.
-_GIVE_BACK = f"""
+# ($4: only those that this worker holds; null: whoever holds them.)
+_GIVE_BACK = """
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
-            SELECT bundle_id FROM bundles WHERE {{bundles}} ORDER BY job_id, stage, first FOR UPDATE SKIP LOCKED
+            SELECT bundle_id FROM bundles WHERE bundle_id = ANY($3::uuid[]) AND ($4::uuid IS NULL OR worker_id = $4)
+            ORDER BY job_id, stage, first FOR UPDATE SKIP LOCKED
         ) AS gone WHERE b.bundle_id = gone.bundle_id
         RETURNING b.job_id, b.stage, b.first, b.count, b.worker_id, b.claimed_at, b.pool
     ), cut_off AS MATERIALIZED (
@@ -376,7 +379,8 @@ _GIVE_BACK = f"""
             CASE WHEN t.worker_id = d.worker_id THEN t.attempt ELSE t.backup_attempt END AS attempt
         FROM dropped AS d JOIN tasks AS t ON t.job_id = d.job_id AND t.stage = d.stage
             AND t.index >= d.first AND t.index < d.first + d.count
-        WHERE t.state = 'running' AND {_runs_by("d")}
+        WHERE t.state = 'running' AND (t.worker_id = d.worker_id AND t.started_at = d.claimed_at
+            OR t.backup_worker_id = d.worker_id AND t.backup_started_at = d.claimed_at)
         ORDER BY t.job_id, t.stage, t.index FOR UPDATE OF t
     ), explained AS (
         SELECT *, CASE WHEN $1 = 'lost' THEN jsonb_build_object('type', 'lost', 'message',
@@ -410,29 +414,40 @@ _GIVE_BACK = f"""
           AND (t.backup_worker_id IS NULL OR e.first_gone AND e.backup_gone)
         RETURNING t.job_id, t.stage, t.state
     ), recorded AS (
-        INSERT INTO attempts ({_ATTEMPT_COLUMNS})
-        SELECT job_id, stage, index, attempt, worker_id, pool, $1, {_cut_short("claimed_at")}, NULL, error,
-            0, 0, 0, 0, 0, 0, 0, 0, 0, NULL
+        INSERT INTO attempts (job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at,
+            run_seconds, error)
+        SELECT job_id, stage, index, attempt, worker_id, pool, $1, least(claimed_at, now()), now(),
+            greatest(extract(epoch FROM now() - claimed_at), 0), error
         FROM explained
     ), counted AS (
-        {
-    _count(
-        "back",
-        str(SCHEDULER_SLOT),
-        running="-count(*)",
-        ready="count(*) FILTER (WHERE state = 'ready')",
-        failed="count(*) FILTER (WHERE state = 'failed')",
-    )
-}
+        INSERT INTO stage_counters AS c (job_id, stage, running, ready, failed)
+        SELECT job_id, stage, -count(*), count(*) FILTER (WHERE state = 'ready'),
+            count(*) FILTER (WHERE state = 'failed')
+        FROM back GROUP BY job_id, stage ORDER BY job_id, stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET running = c.running + excluded.running,
+            ready = c.ready + excluded.ready, failed = c.failed + excluded.failed
     )
     SELECT count(*) FROM cut_off"""
 
-_GIVE_BACK_DEAD = _GIVE_BACK.format(
-    bundles="""worker_id IN (
-        SELECT b.worker_id FROM bundles AS b LEFT JOIN workers AS w USING (worker_id)
-        WHERE b.worker_id IS NOT NULL AND coalesce(w.state, 'lost') IN ('lost', 'stopped'))"""
-)
-_GIVE_BACK_NAMED = _GIVE_BACK.format(bundles="bundle_id = ANY($3::uuid[]) AND worker_id = $4")
+
+async def _give_back(
+    connection: Connection | Database,
+    outcome: str,
+    bundle_ids: Sequence[UUID],
+    *,
+    losses_max: int = 0,
+    held_by: UUID | None = None,
+) -> int:
+    """End the attempts of these bundles with this outcome; returns how many."""
+    count: int = await connection.fetchval(_GIVE_BACK, outcome, losses_max, bundle_ids, held_by)
+    return count
+
+
+# A bundle that has been claimed stays its worker's until it is gone, and a worker that is lost or stopped stays so:
+# what is found here may be given back by the next statement.
+_HELD_BY_DEAD = """
+    SELECT b.bundle_id FROM bundles AS b LEFT JOIN workers AS w USING (worker_id)
+    WHERE b.worker_id IS NOT NULL AND coalesce(w.state, 'lost') IN ('lost', 'stopped')"""
 
 
 async def reap_dead_workers(connection: Connection | Database, losses_max: int) -> int:
@@ -440,19 +455,20 @@ async def reap_dead_workers(connection: Connection | Database, losses_max: int) 
 
     It counts as no failure of the task, but after `losses_max` losses the task fails: it may kill its workers.
     """
-    count: int = await connection.fetchval(_GIVE_BACK_DEAD, "lost", losses_max)
-    return count
+    bundles = await connection.fetch(_HELD_BY_DEAD)
+    if not bundles:
+        return 0
+    return await _give_back(connection, "lost", [row["bundle_id"] for row in bundles], losses_max=losses_max)
 
 
 async def abandon(connection: Connection | Database, worker_id: UUID, bundle_ids: Sequence[UUID]) -> int:
     """Give back what a worker holds without knowing it (the reply of its claim was lost); returns how many attempts."""
-    count: int = await connection.fetchval(_GIVE_BACK_NAMED, "released", 0, bundle_ids, worker_id)
-    return count
+    return await _give_back(connection, "released", bundle_ids, held_by=worker_id)
 
 
 # overdue: a worker that beats but hangs. Its own timeout comes first; this is the net below it, with slack for bundles.
 _OVERDUE = """
-    SELECT b.bundle_id, b.worker_id FROM bundles AS b JOIN stages AS s USING (job_id, stage)
+    SELECT b.bundle_id FROM bundles AS b JOIN stages AS s USING (job_id, stage)
     WHERE b.worker_id IS NOT NULL
       AND b.claimed_at < now() - (s.timeout_seconds * b.count + $1) * interval '1 second' LIMIT 1000"""
 
@@ -461,12 +477,12 @@ async def reap_overdue(connection: Connection | Database, slack_seconds: float, 
     """Give back bundles held longer than all their tasks' timeouts together; returns how many attempts."""
     count = 0
     for row in await connection.fetch(_OVERDUE, slack_seconds):
-        count += await connection.fetchval(_GIVE_BACK_NAMED, "lost", losses_max, [row["bundle_id"]], row["worker_id"])
+        count += await _give_back(connection, "lost", [row["bundle_id"]], losses_max=losses_max)
     return count
 
 
 # withdraw: queued → ready, for the unclaimed bundles of a job or a pool that is paused.
-_WITHDRAW = f"""
+_WITHDRAW = """
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
             SELECT bundle_id FROM bundles WHERE worker_id IS NULL AND (job_id = $1 OR pool = $2)
@@ -480,7 +496,10 @@ _WITHDRAW = f"""
           AND t.state = 'queued' AND d.backup_of IS NULL
         RETURNING t.job_id, t.stage
     ), counted AS (
-        {_count("back", str(SCHEDULER_SLOT), queued="-count(*)", ready="count(*)")}
+        INSERT INTO stage_counters AS c (job_id, stage, queued, ready)
+        SELECT job_id, stage, -count(*), count(*) FROM back GROUP BY job_id, stage ORDER BY job_id, stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET
+            queued = c.queued + excluded.queued, ready = c.ready + excluded.ready
     )
     SELECT count(*) FROM back"""
 
@@ -499,9 +518,9 @@ _LOCK_BUNDLES = """
     SELECT bundle_id FROM bundles WHERE job_id = $1 AND backup_of IS NULL
     ORDER BY stage, first LIMIT $2 FOR UPDATE SKIP LOCKED"""
 
-_CANCEL_BACKUPS = _GIVE_BACK.format(bundles="job_id = $3 AND backup_of IS NOT NULL")
+_BACKUPS = "SELECT bundle_id FROM bundles WHERE job_id = $1 AND backup_of IS NOT NULL"
 
-_CANCEL_BUNDLED = f"""
+_CANCEL_BUNDLED = """
     WITH dropped AS (
         DELETE FROM bundles WHERE bundle_id = ANY($1::uuid[])
         RETURNING job_id, stage, first, count, worker_id, claimed_at, pool
@@ -514,27 +533,23 @@ _CANCEL_BUNDLED = f"""
         RETURNING t.job_id, t.stage, t.index, t.attempt, d.worker_id, t.started_at, d.pool,
             t.backup_attempt, t.backup_worker_id, t.backup_started_at
     ), recorded AS (
-        INSERT INTO attempts ({_ATTEMPT_COLUMNS})
-        SELECT job_id, stage, index, a.attempt, a.worker_id, pool, 'cancelled', {
-    _cut_short("a.started_at")
-}, NULL, NULL,
-            0, 0, 0, 0, 0, 0, 0, 0, 0, NULL
+        INSERT INTO attempts (job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at,
+            run_seconds)
+        SELECT job_id, stage, index, a.attempt, a.worker_id, pool, 'cancelled', least(a.started_at, now()), now(),
+            greatest(extract(epoch FROM now() - a.started_at), 0)
         FROM cancelled AS c CROSS JOIN LATERAL (
             VALUES (attempt, worker_id, started_at), (backup_attempt, backup_worker_id, backup_started_at)
         ) AS a (attempt, worker_id, started_at)
         WHERE c.worker_id IS NOT NULL AND a.worker_id IS NOT NULL
     )
-    {
-    _count(
-        "cancelled",
-        str(SCHEDULER_SLOT),
-        queued="-count(*) FILTER (WHERE worker_id IS NULL)",
-        running="-count(*) FILTER (WHERE worker_id IS NOT NULL)",
-        cancelled="count(*)",
-    )
-}"""
+    INSERT INTO stage_counters AS c (job_id, stage, queued, running, cancelled)
+    SELECT job_id, stage, -count(*) FILTER (WHERE worker_id IS NULL), -count(*) FILTER (WHERE worker_id IS NOT NULL),
+        count(*)
+    FROM cancelled GROUP BY job_id, stage ORDER BY job_id, stage
+    ON CONFLICT (job_id, stage, slot) DO UPDATE SET queued = c.queued + excluded.queued,
+        running = c.running + excluded.running, cancelled = c.cancelled + excluded.cancelled"""
 
-_CANCEL_READY = f"""
+_CANCEL_READY = """
     WITH rest AS MATERIALIZED (
         SELECT job_id, stage, index FROM tasks WHERE job_id = $1 AND ready_at IS NOT NULL LIMIT $2
     ), cancelled AS (
@@ -543,7 +558,10 @@ _CANCEL_READY = f"""
         WHERE t.job_id = r.job_id AND t.stage = r.stage AND t.index = r.index AND t.state = 'ready'
         RETURNING t.job_id, t.stage
     )
-    {_count("cancelled", str(SCHEDULER_SLOT), ready="-count(*)", cancelled="count(*)")}"""
+    INSERT INTO stage_counters AS c (job_id, stage, ready, cancelled)
+    SELECT job_id, stage, -count(*), count(*) FROM cancelled GROUP BY job_id, stage ORDER BY job_id, stage
+    ON CONFLICT (job_id, stage, slot) DO UPDATE SET
+        ready = c.ready + excluded.ready, cancelled = c.cancelled + excluded.cancelled"""
 
 _ANY_LEFT = """
     SELECT EXISTS (SELECT FROM bundles WHERE job_id = $1)
@@ -558,7 +576,8 @@ async def cancel_tasks(connection: Connection, job_id: UUID, tasks_max: int) -> 
     async with connection.transaction():
         if not await connection.fetchval(_LOCK_ENDING, job_id):
             return True
-        await connection.execute(_CANCEL_BACKUPS, "cancelled", 0, job_id)
+        backups = await connection.fetch(_BACKUPS, job_id)
+        await _give_back(connection, "cancelled", [bundle["bundle_id"] for bundle in backups])
         bundles = await connection.fetch(_LOCK_BUNDLES, job_id, tasks_max)
         await connection.execute(_CANCEL_BUNDLED, [bundle["bundle_id"] for bundle in bundles])
         await connection.execute(_CANCEL_READY, job_id, tasks_max)
@@ -573,7 +592,7 @@ _OFFER_BACKUPS = """
         SELECT bundle_id, pool, job_id, stage, first, count, worker_id, claimed_at FROM bundles
         WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND worker_id IS NOT NULL
           AND NOT backed_up AND backup_of IS NULL
-          AND claimed_at < now() - greatest($3, $4 * count) * interval '1 second'
+          AND is_late(claimed_at, count, $3, $4)
         ORDER BY claimed_at, first LIMIT $5 FOR UPDATE SKIP LOCKED
     ), marked AS (
         UPDATE bundles AS b SET backed_up = true FROM slow WHERE b.bundle_id = slow.bundle_id
@@ -610,14 +629,15 @@ _LOCK_RACED = """
     SELECT bundle_id FROM bundles WHERE backed_up OR backup_of IS NOT NULL
     ORDER BY bundle_id LIMIT 1000 FOR UPDATE SKIP LOCKED"""
 
-_DROP_SETTLED = f"""
+_DROP_SETTLED = """
     DELETE FROM bundles AS b
     WHERE bundle_id = ANY($1::uuid[]) AND NOT EXISTS (
         SELECT FROM tasks AS t
         WHERE t.job_id = b.job_id AND t.stage = b.stage AND t.index >= b.first AND t.index < b.first + b.count
           AND t.state = 'running' AND CASE WHEN b.worker_id IS NULL
             THEN t.worker_id = b.backup_of AND t.backup_attempt IS NULL
-            ELSE {_runs_by("b")} END)"""
+            ELSE t.worker_id = b.worker_id AND t.started_at = b.claimed_at
+                OR t.backup_worker_id = b.worker_id AND t.backup_started_at = b.claimed_at END)"""
 
 
 async def settle_races(connection: Connection) -> None:
@@ -628,7 +648,7 @@ async def settle_races(connection: Connection) -> None:
 
 
 # retry: failed and cancelled → ready, by the user's order, with all attempts allowed again.
-_RETRY = f"""
+_RETRY = """
     WITH again AS (
         UPDATE tasks SET state = 'ready', ready_at = now(), failures = 0, losses = 0, error = NULL, finished_at = NULL
         FROM (SELECT unnest(ARRAY['failed', 'cancelled']) AS was) AS states
@@ -636,15 +656,12 @@ _RETRY = f"""
           AND stage IN (SELECT stage FROM stages WHERE job_id = $1 AND state = 'running')
         RETURNING job_id, stage, was
     ), counted AS (
-        {
-    _count(
-        "again",
-        str(SCHEDULER_SLOT),
-        ready="count(*)",
-        failed="-count(*) FILTER (WHERE was = 'failed')",
-        cancelled="-count(*) FILTER (WHERE was = 'cancelled')",
-    )
-}
+        INSERT INTO stage_counters AS c (job_id, stage, ready, failed, cancelled)
+        SELECT job_id, stage, count(*), -count(*) FILTER (WHERE was = 'failed'),
+            -count(*) FILTER (WHERE was = 'cancelled')
+        FROM again GROUP BY job_id, stage ORDER BY job_id, stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready,
+            failed = c.failed + excluded.failed, cancelled = c.cancelled + excluded.cancelled
     )
     SELECT count(*) FROM again"""
 
@@ -653,6 +670,3 @@ async def retry_tasks(connection: Connection, job_id: UUID) -> int:
     """Make the failed and cancelled tasks of a job's running stages ready again; returns how many."""
     count: int = await connection.fetchval(_RETRY, job_id)
     return count
-
-
-# Workers.

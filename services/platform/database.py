@@ -50,7 +50,14 @@ def new_id() -> UUID:
 
 
 def dump_json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    return orjson.dumps(value, default=_plain).decode()
+
+
+def _plain(value: Any) -> str:
+    """What orjson does not write by itself: asyncpg's own kind of UUID."""
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} can't be written as JSON")
 
 
 class _Gated(asyncpg.Connection):

@@ -15,8 +15,8 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from services.contract.location import Location
 from services.contract.task_error import TaskError, describe
-from services.platform.s3_faults import S3_ERRORS, error_code, fault_of
 from services.contract.task_output import StoredObject
+from services.platform.s3_faults import S3_ERRORS, error_code, fault_of
 
 T = TypeVar("T")
 

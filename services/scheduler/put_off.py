@@ -1,6 +1,7 @@
 """What can't get on just now, since S3 is out of reach, say, is put off: not tried again at once, and after all else.
 
-So however many stages are put off, time and again, those that can get on never wait for a turn behind them.
+So however many stages are put off, time and again, those that can get on never wait for a turn behind them: statements
+that look for stages to plan or merge order them by `put_off_at NULLS FIRST`, then by priority, job and stage.
 """
 
 from uuid import UUID
@@ -8,10 +9,6 @@ from uuid import UUID
 from services.platform.database import Database
 
 PUT_OFF_SECONDS = 1.0
-
-# SQL: whether stage `s` may be tried ($1: PUT_OFF_SECONDS), and who comes first: of those put off, the longest waiting.
-DUE = "(s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')"
-TURN = "s.put_off_at NULLS FIRST, j.priority DESC, j.job_id, s.stage"
 
 
 async def put_off(database: Database, job_id: UUID, stage: int) -> None:

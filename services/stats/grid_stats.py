@@ -51,7 +51,7 @@ _POOL_STATS = f"""{_WORKERS}, pool_minutes AS (
         FROM workers_seen GROUP BY pool
     ), pool_backlog AS (
         SELECT s.pool, sum(c.ready + c.queued) AS tasks
-        FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stage_counters AS c USING (job_id, stage)
+        FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
         WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY s.pool
     )
     SELECT p.name AS pool, coalesce(workers_live, 0) AS workers_live, coalesce(w.slots, 0) AS slots,

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from services.contract.states import MEASURED, TASK_STATES, UNSUCCESSFUL
-from services.engine.progress import SUM_COUNTERS, Progress, count_progress, tasks_known
+from services.engine.progress import Progress, count_progress, tasks_known
 from services.platform.database import Connection, Database
 from services.platform.problems import not_found
 from services.stats.histogram import quantile
@@ -26,13 +26,13 @@ _JOB = """
         rolled_up_at, date_trunc('minute', rolled_up_at) - $2 * interval '1 minute' AS recent_from
     FROM jobs CROSS JOIN stats_watermark WHERE job_id = $1"""
 
-_STAGES = f"""
+_STAGES = """
     SELECT s.stage, s.name, s.kind, s.pool, s.state, s.tasks_from, s.fan_in, s.planned, s.started_at, s.finished_at,
         c.*, (
         SELECT coalesce(sum(m.succeeded), 0)::bigint FROM stage_minutes AS m
         WHERE m.job_id = s.job_id AND m.stage = s.stage AND m.minute >= $2
     ) AS rolled_up_lately
-    FROM stages AS s CROSS JOIN LATERAL ({SUM_COUNTERS}) AS c
+    FROM stages AS s CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
     WHERE s.job_id = $1 ORDER BY s.stage"""
 
 _TOTALS = "SELECT * FROM stage_stats WHERE job_id = $1"

@@ -21,9 +21,10 @@ LE_BUCKETS = range(8 * PER_OCTAVE, 38 * PER_OCTAVE, PER_OCTAVE)  # every octave 
 
 _JOBS = "SELECT state, count(*) AS n FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY state"
 
-_TASKS = f"""
-    SELECT s.pool, {", ".join(f"sum(c.{name})::bigint AS {name}" for name in TASK_STATES)}
-    FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stage_counters AS c USING (job_id, stage)
+_TASKS = """
+    SELECT s.pool, sum(c.ready)::bigint AS ready, sum(c.queued)::bigint AS queued, sum(c.running)::bigint AS running,
+        sum(c.succeeded)::bigint AS succeeded, sum(c.failed)::bigint AS failed, sum(c.cancelled)::bigint AS cancelled
+    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
     WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY s.pool"""
 
 _WORKERS = """

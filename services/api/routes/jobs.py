@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query, Response
-from sqlmodel import col, func, select
+from sqlmodel import col, select
 
 from services.api import tables
 from services.api.connections import Api, Connections, Session
@@ -19,10 +19,10 @@ from services.api.results_place import check_results_place
 from services.api.security import Submitter, Viewer
 from services.api.shapes.jobs import Job, JobPage, JobSummary, sum_progress
 from services.api.strict_json import StrictRoute
-from services.contract.states import TASK_STATES, JobState
+from services.contract.states import JobState
 from services.engine import jobs, submission
-from services.engine.progress import SUM_COUNTERS, Progress, count_progress, is_slowed, tasks_known
-from services.engine.records import FILTERS, SUM_RECORDS, check_records
+from services.engine.progress import Progress, count_progress, is_slowed, tasks_known
+from services.engine.records import check_records
 from services.engine.spec import JobSpec
 from services.platform.database import Connection, Database
 from services.platform.problems import invalid, not_found, problems
@@ -74,14 +74,14 @@ EXAMPLES: Any = {
 }
 
 # One statement, so that job, stages and counters are of one moment.
-_JOB = f"""
+_JOB = """
     SELECT j.*, (
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
             SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
                 s.planned, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result,
-                s.tasks_from, s.fan_in, c.*, r.*, f.*
-            FROM stages AS s CROSS JOIN LATERAL ({SUM_COUNTERS}) AS c
-                CROSS JOIN LATERAL ({SUM_RECORDS}) AS r CROSS JOIN LATERAL ({FILTERS}) AS f
+                s.tasks_from, s.fan_in, coalesce((p.spec ->> 'filters')::boolean, false) AS filters, c.*
+            FROM stages AS s JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
+            CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
             WHERE s.job_id = j.job_id
         ) AS x
     ) AS stages
@@ -154,30 +154,24 @@ def _labels(labels: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-async def _progress(session: Session, job_ids: list[UUID]) -> dict[UUID, list[Progress]]:
+_STAGES = """
+    SELECT s.job_id, s.state, s.planned, s.tasks_from, s.fan_in, c.*
+    FROM stages AS s CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
+    WHERE s.job_id = ANY($1::uuid[]) ORDER BY s.job_id, s.stage"""
+
+
+async def _progress(database: Database, job_ids: list[UUID]) -> dict[UUID, list[Progress]]:
     """The progress of these jobs' stages."""
-    stage, counter = tables.Stage, tables.StageCounter
-    facts = [getattr(stage, name) for name in ("state", "planned", "tasks_from", "fan_in")]
-    sums = [func.coalesce(func.sum(getattr(counter, name)), 0) for name in TASK_STATES]
-    key = col(stage.job_id), col(stage.stage)
-    statement = (
-        select(stage.job_id, *facts, *sums)
-        .join(counter, (key[0] == counter.job_id) & (key[1] == counter.stage), isouter=True)
-        .where(key[0].in_(job_ids))
-        .group_by(*key)
-        .order_by(*key)
-    )
     stages: dict[UUID, list[Any]] = {job_id: [] for job_id in job_ids}
-    for job_id, *values in await session.exec(statement):
-        stages[job_id].append(
-            dict(zip(("state", "planned", "tasks_from", "fan_in", *TASK_STATES), values, strict=True))
-        )
+    for stage in await database.fetch(_STAGES, job_ids):
+        stages[stage["job_id"]].append(stage)
     return {job_id: count_progress(rows) for job_id, rows in stages.items()}
 
 
 @router.get("", operation_id="list_jobs", summary="List jobs")
 async def list_jobs(
     _key: Viewer,
+    api: Api,
     session: Session,
     pages: Pages,
     state: Annotated[list[JobState], Query(description="any of these states")] = [],  # noqa: B006
@@ -197,7 +191,7 @@ async def list_jobs(
     for key, value in _labels(label).items():
         statement = statement.where(col(job.labels).contains({key: value}))
     rows, next_cursor = await pages.fetch(session, statement, job.job_id, newest_first=True)
-    progress = await _progress(session, [row.job_id for row in rows])
+    progress = await _progress(api.database, [row.job_id for row in rows])
     items = [
         JobSummary.model_validate(row.model_dump() | {"progress": sum_progress(progress[row.job_id])}) for row in rows
     ]

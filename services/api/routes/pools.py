@@ -38,9 +38,9 @@ _LOAD = """
         SELECT count(*) AS workers_live, coalesce(sum(slots), 0) AS slots_live, coalesce(sum(busy), 0) AS slots_busy
         FROM workers WHERE pool = p.name AND state IN ('active', 'draining')
     ) AS w CROSS JOIN LATERAL (
-        SELECT coalesce(sum(ready), 0) AS tasks_ready, coalesce(sum(queued), 0) AS tasks_queued,
-            coalesce(sum(running), 0) AS tasks_running
-        FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stage_counters AS c USING (job_id, stage)
+        SELECT coalesce(sum(c.ready), 0) AS tasks_ready, coalesce(sum(c.queued), 0) AS tasks_queued,
+            coalesce(sum(c.running), 0) AS tasks_running
+        FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
         WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') AND s.pool = p.name
     ) AS t"""
 

@@ -12,7 +12,6 @@ from services.api.security import Submitter
 from services.api.shapes.splits import Split, SplitPart, SplitSpec
 from services.api.strict_json import StrictRoute
 from services.contract.task_input import parse_input
-from services.engine.pools import POOL_SLOTS
 from services.platform.problems import invalid, problems
 
 router = APIRouter(prefix="/splits", tags=["jobs"], route_class=StrictRoute)
@@ -38,7 +37,7 @@ async def preview_split(
 
     A few small reads tell it, so of a large input the count is an estimate; `notes` say why.
     """
-    slots = await api.database.fetchval(f"SELECT {POOL_SLOTS} FROM (SELECT $1::text AS pool) AS s", spec.pool)
+    slots = await api.database.fetchval("SELECT slots FROM pool_slots($1)", spec.pool)
     if slots is None:
         raise invalid("pool", spec.pool, "there is no such pool")
     sources = spec.input if isinstance(spec.input, list) else [spec.input]

@@ -19,7 +19,8 @@ from services.platform.settings import Settings
 from services.scheduler.loop import Context
 from services.scheduler.queues import send
 
-UNKNOWN_TASK_SECONDS = 1.0  # assumed of a stage before its first task has ended
+# What a task counts before its stage's first has ended: so that a new stage's share of a pool stays small until then.
+UNMEASURED_SECONDS = 1.0
 BUNDLES_MAX = 5_000  # queued by one transaction
 SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry budget
 
@@ -35,13 +36,10 @@ _LOCK = "SELECT true FROM pools WHERE name = $1 AND NOT paused FOR UPDATE SKIP L
 _WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL"
 
 _STAGES = """
-    SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, j.priority, j.share, c.*
-    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
-        SELECT sum(ready)::bigint AS ready, sum(running)::bigint AS running, sum(queued + running)::bigint AS in_flight,
-            sum(attempts)::bigint AS attempts, sum(succeeded)::bigint AS succeeded, sum(busy_seconds) AS busy_seconds
-        FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
-    ) AS c
-    WHERE j.state = 'running' AND s.state = 'running' AND (c.ready > 0 OR c.in_flight > 0)
+    SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, j.priority, j.share,
+        c.ready, c.running, c.queued + c.running AS in_flight, c.attempts, c.succeeded, c.task_seconds
+    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
+    WHERE j.state = 'running' AND s.state = 'running' AND (c.ready > 0 OR c.queued + c.running > 0)
     ORDER BY s.job_id, s.stage"""  # the order in which counters are locked
 
 
@@ -61,7 +59,7 @@ class Candidate:
     @property
     def expected_seconds(self) -> float:
         """What a task is taken to last."""
-        return UNKNOWN_TASK_SECONDS if self.task_seconds is None else self.task_seconds
+        return UNMEASURED_SECONDS if self.task_seconds is None else self.task_seconds
 
     def bundle_tasks(self, settings: Settings, slots: int) -> int:
         """How many tasks the next bundle gets."""
@@ -113,10 +111,18 @@ def window_bundles(candidates: list[Candidate], running: int, slots: int, settin
 
 
 def _candidate(row: Record, slots: int) -> Candidate:
-    seconds, ready = row["busy_seconds"] / row["attempts"] if row["attempts"] else None, row["ready"]
+    ready = row["ready"]
     if is_slowed(dict(row)):
         ready = min(ready, max(0, math.ceil(SLOWED_SHARE * slots) - row["in_flight"]))
-    candidate = Candidate(row["job_id"], row["stage"], row["priority"], row["share"], ready, 0.0, seconds)
+    candidate = Candidate(
+        row["job_id"],
+        row["stage"],
+        row["priority"],
+        row["share"],
+        ready=ready,
+        in_flight_seconds=0.0,
+        task_seconds=row["task_seconds"],
+    )
     candidate.in_flight_seconds = row["in_flight"] * candidate.expected_seconds
     return candidate
 

@@ -5,7 +5,6 @@ from typing import Any
 from asyncpg import Record
 from pydantic import TypeAdapter
 
-from services.engine.pools import POOL_SLOTS
 from services.inputs.spec import Input
 from services.inputs.split import split_each, split_on_grid
 from services.scheduler import put_off
@@ -15,11 +14,12 @@ from services.scheduler.planning.chunks import plan_each, planning, save_chunk
 JOBS_AT_ONCE = 8
 _INPUTS: TypeAdapter[list[Input]] = TypeAdapter(list[Input])
 
-_UNPLANNED = f"""
-    SELECT j.job_id, j.spec -> 'input' AS input, s.kind, s.plan_cursor, {POOL_SLOTS} AS slots
-    FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = 0
-    WHERE j.state = 'running' AND s.state = 'running' AND NOT s.planned AND {put_off.DUE}
-    ORDER BY {put_off.TURN} LIMIT $2"""
+_UNPLANNED = """
+    SELECT j.job_id, j.spec -> 'input' AS input, s.kind, s.plan_cursor, p.slots
+    FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = 0 CROSS JOIN LATERAL pool_slots(s.pool) AS p
+    WHERE j.state = 'running' AND s.state = 'running' AND NOT s.planned
+      AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
+    ORDER BY s.put_off_at NULLS FIRST, j.priority DESC, j.job_id LIMIT $2"""
 
 
 async def step(context: Context) -> bool:

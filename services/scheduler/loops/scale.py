@@ -15,7 +15,8 @@ from services.scheduler.loop import Context
 
 log = structlog.get_logger()
 
-UNKNOWN_TASK_SECONDS = 10.0  # assumed of a stage before its first task has ended
+# What a task is taken to last before its stage's first has ended: long enough that a new job starts nodes.
+UNMEASURED_BACKLOG_SECONDS = 10.0
 
 # A pool is looked at by one scheduler at a time: whoever moves scaled_at.
 _DUE = """
@@ -27,12 +28,9 @@ _DUE = """
     RETURNING name, group_name, capacity_min, capacity_max, capacity_desired, slots"""
 
 _BACKLOG = """
-    SELECT coalesce(sum(tasks), 0)::bigint AS tasks, coalesce(sum(tasks * coalesce(seconds, $2)), 0) AS seconds
-    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
-        SELECT sum(ready + queued + running) AS tasks,
-            sum(busy_seconds) / nullif(sum(attempts), 0) AS seconds
-        FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
-    ) AS c
+    SELECT coalesce(sum(c.ready + c.queued + c.running), 0)::bigint AS tasks,
+        coalesce(sum((c.ready + c.queued + c.running) * coalesce(c.task_seconds, $2)), 0) AS seconds
+    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
     WHERE j.state = 'running' AND s.state = 'running' AND s.pool = $1"""
 
 _DRAIN = """
@@ -54,7 +52,7 @@ async def step(context: Context) -> bool:
         return True
     group = answer["AutoScalingGroups"][0]
     await _set_bounds(context, pool, group)
-    [backlog] = await context.database.fetch(_BACKLOG, pool["name"], UNKNOWN_TASK_SECONDS)
+    [backlog] = await context.database.fetch(_BACKLOG, pool["name"], UNMEASURED_BACKLOG_SECONDS)
     desired = wanted_capacity(dict(pool), dict(backlog), context.settings.scale_out_seconds)
     await _scale(context, pool, group["DesiredCapacity"], desired)
     return True

@@ -20,14 +20,10 @@ _STAGES = """
     ) AS slots_free
     FROM jobs AS j JOIN stages AS s USING (job_id) JOIN pools AS p ON p.name = s.pool
     JOIN processors AS r ON r.name = s.processor AND r.version = s.processor_version
-    CROSS JOIN LATERAL (
-        SELECT sum(ready + queued) AS waiting, sum(running) AS running, sum(succeeded) AS succeeded,
-            sum(busy_seconds) / nullif(sum(attempts), 0) AS task_seconds
-        FROM stage_counters AS sc WHERE sc.job_id = s.job_id AND sc.stage = s.stage
-    ) AS c
+    CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
     WHERE j.state = 'running' AND s.state = 'running' AND s.planned AND NOT p.paused
       AND (r.spec ->> 'idempotent')::boolean
-      AND c.waiting = 0 AND c.running > 0 AND c.succeeded >= 3 * c.running
+      AND c.ready + c.queued = 0 AND c.running > 0 AND c.succeeded >= 3 * c.running
       AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = s.pool AND b.worker_id IS NULL)"""
 
 

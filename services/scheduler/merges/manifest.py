@@ -12,23 +12,22 @@ import orjson
 from services.contract.location import Location
 from services.contract.states import RECORD_COUNTS
 from services.contract.task_output import StoredObject, TaskOutput
-from services.engine.progress import SUM_COUNTERS
-from services.engine.records import FILTERS, SUM_RECORDS, check_records
+from services.engine.records import check_records
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.multipart import MultipartWriter
 from services.scheduler.merges.crc32 import encode
 from services.scheduler.merges.outputs import Facts, file_facts, succeeded_pages
 
-_STAGES = f"""
+_STAGES = """
     SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.state, s.tasks_from,
-        c.failed, f.filters, r.*
-    FROM stages AS s CROSS JOIN LATERAL ({SUM_COUNTERS}) AS c
-        CROSS JOIN LATERAL ({SUM_RECORDS}) AS r CROSS JOIN LATERAL ({FILTERS}) AS f
+        coalesce((p.spec ->> 'filters')::boolean, false) AS filters, c.*
+    FROM stages AS s JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
+    CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
     WHERE s.job_id = $1 ORDER BY s.stage"""
 
-_RECORDS = f"""
-    SELECT index, attempt, {", ".join(RECORD_COUNTS)} FROM attempts
+_RECORDS = """
+    SELECT index, attempt, records_in, records_out, records_rejected, records_filtered, records_added FROM attempts
     WHERE job_id = $1 AND stage = $2 AND index BETWEEN $3 AND $4 AND outcome = 'succeeded'"""
 
 

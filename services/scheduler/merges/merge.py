@@ -27,15 +27,16 @@ log = structlog.get_logger()
 
 MERGES_AT_ONCE = 4
 
-_MERGING = f"""
+_MERGING = """
     SELECT j.job_id, j.name, j.created_at, j.spec -> 'merge' AS merge, j.spec ->> 'results' AS results,
         s.stage, s.kind, s.finished_at,
         (SELECT p.spec -> 'outputs' FROM processors AS p
             WHERE p.name = s.processor AND p.version = s.processor_version) AS outputs,
         EXISTS (SELECT FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS goes_on
     FROM jobs AS j JOIN stages AS s USING (job_id)
-    WHERE j.state = 'running' AND s.state = 'merging' AND j.job_id <> ALL($3::uuid[]) AND {put_off.DUE}
-    ORDER BY {put_off.TURN} LIMIT $2"""
+    WHERE j.state = 'running' AND s.state = 'merging' AND j.job_id <> ALL($3::uuid[])
+      AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
+    ORDER BY s.put_off_at NULLS FIRST, j.priority DESC, j.job_id, s.stage LIMIT $2"""
 
 # Whether the job still waits for this merge: one that was cancelled and retried meanwhile waits for another.
 _WAITS = """

@@ -1,5 +1,8 @@
 """What the tasks of a stage are made of, by `stages.tasks_from`; each module yields the next chunk of task inputs.
 
 `input` and `resplit` cut objects into parts, `items` reads what a fan-out stage yields, `reduce` groups outputs into
-levels. (`outputs`, after a barrier, is one statement: transitions.plan_outputs. `successes` come with each completion.)
+levels, `outputs` gives each output to a task of its own. (`successes` come with each completion.)
+
+READY is the SQL that finds the stages whose next chunk can be planned now: at most $2, those that were put off less
+than $1 seconds ago left out. A plan's cursor (`plan_cursor`) is known to its own module only.
 """

@@ -13,6 +13,20 @@ from services.scheduler.loop import Context
 TASKS_PER_CHUNK = 64  # of the stage before
 CHUNK_BYTES = 4_194_304  # of listings: several that are no more together, or a piece of a longer one
 
+# The next task to read (the cursor's) has succeeded, or will never come; after a barrier, the stage before has ended.
+READY = """
+    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.before_state, s.before_planned FROM stages_to_chain AS s
+    WHERE s.tasks_from = 'items'
+      AND (s.before_state = 'succeeded' OR NOT s.barrier AND coalesce((
+        SELECT t.state = 'succeeded'
+            AND (s.before_planned OR t.index = coalesce((s.plan_cursor ->> 'index')::integer, 0))
+        FROM tasks AS t WHERE t.job_id = s.job_id AND t.stage = s.stage - 1
+          AND t.index >= coalesce((s.plan_cursor ->> 'index')::integer, 0)
+        ORDER BY t.index LIMIT 1
+      ), s.before_planned))
+      AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
+    ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.job_id, s.stage LIMIT $2"""
+
 _ENDED = """
     SELECT index, state, output FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index >= $3
     ORDER BY index LIMIT $4"""

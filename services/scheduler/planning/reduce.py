@@ -4,7 +4,7 @@ All levels are tasks of one stage, one after the other. A level is planned when 
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,16 @@ from services.platform.multipart import MultipartWriter
 from services.scheduler.loop import Context
 
 ROWS_PER_PAGE = 5000
+INDEX_MAX = 2**31 - 1
+
+# The first level, one that is open, or the next one, once all tasks so far have succeeded.
+READY = """
+    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.fan_in FROM stages_to_chain AS s
+    WHERE s.tasks_from = 'reduce' AND s.before_state = 'succeeded'
+      AND (s.plan_cursor IS NULL OR (s.plan_cursor ->> 'open')::boolean
+        OR s.task_count = (SELECT c.succeeded FROM stage_sums(s.job_id, s.stage) AS c))
+      AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
+    ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.job_id, s.stage LIMIT $2"""
 
 _OUTPUTS = """
     SELECT index, attempt, output FROM tasks
@@ -42,7 +52,7 @@ class _Cursor:
 
 
 async def plan(context: Context, stage: Record) -> Chunk | None:
-    """The next task. (loops/chain.py does not ask for a closed level until its tasks have succeeded.)"""
+    """The next task."""
     cursor = _open(stage)
     number = cursor.first + cursor.made
     layout = context.settings.layout
@@ -53,19 +63,19 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
     made = cursor.made + (listed > 0 or cursor.made == 0)  # a reduce of nothing is one task, too
     full = listed == stage["fan_in"]
     inputs = [Outputs(target).to_json()] if made > cursor.made else []
-    next_ = _Cursor(cursor.stage, max(after, cursor.after), cursor.last, cursor.first, made, full)
+    next_ = replace(cursor, after=max(after, cursor.after), made=made, open=full)
     return Chunk(inputs, asdict(next_), done=not full and made == 1)
 
 
 def _open(stage: Record) -> _Cursor:
     """The level to go on with: the first, the one that is open, or the next."""
     if stage["plan_cursor"] is None:
-        return _Cursor(stage["stage"] - 1, -1, 2**31 - 1, 0, 0, True)
+        return _Cursor(stage=stage["stage"] - 1, after=-1, last=INDEX_MAX, first=0, made=0, open=True)
     cursor = _Cursor(**stage["plan_cursor"])
     if cursor.open:
         return cursor
     end = cursor.first + cursor.made
-    return _Cursor(stage["stage"], cursor.first - 1, end - 1, end, 0, True)
+    return _Cursor(stage=stage["stage"], after=cursor.first - 1, last=end - 1, first=end, made=0, open=True)
 
 
 async def _outputs(database: Database, job_id: UUID, cursor: _Cursor, outputs_max: int) -> AsyncIterator[Record]:

@@ -7,6 +7,13 @@ from services.inputs.spec import LinesInput
 from services.inputs.split import split, split_on_grid
 from services.scheduler.loop import Context
 
+READY = """
+    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.kind, s.resplit, s.before_result, p.slots
+    FROM stages_to_chain AS s CROSS JOIN LATERAL pool_slots(s.pool) AS p
+    WHERE s.tasks_from = 'resplit' AND s.before_state = 'succeeded'
+      AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
+    ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.job_id, s.stage LIMIT $2"""
+
 
 async def plan(context: Context, stage: Record) -> Chunk | None:
     """The next parts. Raises SplitError, and what S3's client raises."""

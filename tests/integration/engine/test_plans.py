@@ -117,3 +117,25 @@ async def test_a_transition_reads_no_task_but_its_own(
                 assert (node["Node Type"], node.get("Relation Name")) != ("Seq Scan", "tasks"), statement.query
                 if node.get("Index Name") == "tasks_pkey":
                     assert all(column in node["Index Cond"] for column in key), node
+
+
+FUNCTIONS = [
+    ("stage_sums", "SELECT s.stage, c.* FROM stages AS s CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c"),
+    ("pool_slots", "SELECT s.stage, p.slots FROM stages AS s CROSS JOIN LATERAL pool_slots(s.pool) AS p"),
+    ("is_late", "SELECT FROM bundles WHERE is_late(claimed_at, count, 5, 1)"),
+    ("output_as_input", "SELECT output_as_input(output) FROM tasks"),
+]
+
+
+@pytest.mark.parametrize(("function", "statement"), FUNCTIONS)
+async def test_the_planner_puts_a_functions_body_in_the_place_of_its_call(
+    young_pool: Database, function: str, statement: str
+) -> None:
+    [plan] = await young_pool.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) {statement}")
+    assert function not in str(plan)
+
+
+async def test_a_stages_counters_are_found_by_its_key(young_pool: Database, job_id: UUID) -> None:
+    [plan] = await young_pool.fetchval(f"EXPLAIN (FORMAT JSON) {FUNCTIONS[0][1]}")
+    [scan] = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "stage_counters"]
+    assert scan["Index Cond"] == "((job_id = s.job_id) AND (stage = s.stage))"

@@ -16,6 +16,7 @@ from services.scheduler.loop import Context
 from services.scheduler.loops import chain, finish
 from services.scheduler.merges.merge import Merger
 from services.scheduler.planning import items as items_plan
+from services.scheduler.planning import outputs
 from tests.integration.engine.play import Play, add_processor, assert_invariants, finished
 from tests.integration.scheduler.conftest import Bucket, add_split_processor, drive, finish_job
 
@@ -174,7 +175,7 @@ async def test_a_listing_that_is_gone_fails_the_job(context: Context, play: Play
 async def test_after_a_barrier_task_i_works_on_output_i(
     context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain, "OUTPUTS_PER_CHUNK", 2)
+    monkeypatch.setattr(outputs, "TASKS_PER_CHUNK", 2)
     first = {"processor": "noop", "tolerated_failures": 1}
     job_id = await play.submit(stages=[first, {"processor": "noop", "barrier": True}])
     await play.plan(job_id, 6)

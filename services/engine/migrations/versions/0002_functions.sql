@@ -1,0 +1,46 @@
+-- Functions that are used in FROM or WHERE have bodies that the planner puts in the place of their calls: a statement
+-- that uses one has the plan of the statement written out.
+
+-- A counter's shard: 0 is the scheduler's, workers spread over those after it.
+ALTER TABLE stage_counters ALTER COLUMN slot SET DEFAULT 0;
+
+-- A stage's counters: the sums over their shards. task_seconds is the mean run time; null: nothing has ended yet.
+CREATE FUNCTION stage_sums(of_job uuid, of_stage smallint) RETURNS TABLE (
+    ready bigint, queued bigint, running bigint, succeeded bigint, failed bigint, cancelled bigint,
+    attempts bigint, busy_seconds double precision, task_seconds double precision,
+    records_in bigint, records_out bigint, records_rejected bigint, records_filtered bigint, records_added bigint
+) LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
+    SELECT coalesce(sum(c.ready), 0)::bigint, coalesce(sum(c.queued), 0)::bigint, coalesce(sum(c.running), 0)::bigint,
+        coalesce(sum(c.succeeded), 0)::bigint, coalesce(sum(c.failed), 0)::bigint,
+        coalesce(sum(c.cancelled), 0)::bigint, coalesce(sum(c.attempts), 0)::bigint,
+        coalesce(sum(c.busy_seconds), 0), sum(c.busy_seconds) / nullif(sum(c.attempts), 0)::double precision,
+        coalesce(sum(c.records_in), 0)::bigint, coalesce(sum(c.records_out), 0)::bigint,
+        coalesce(sum(c.records_rejected), 0)::bigint, coalesce(sum(c.records_filtered), 0)::bigint,
+        coalesce(sum(c.records_added), 0)::bigint
+    FROM stage_counters AS c WHERE c.job_id = of_job AND c.stage = of_stage;
+END;
+
+-- The slots for which a stage is cut into parts: those at work in its pool, or those of a full pool if it may grow.
+CREATE FUNCTION pool_slots(of_pool text) RETURNS TABLE (slots bigint) LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
+    SELECT greatest(p.slots * greatest(p.capacity_max, 1),
+        (SELECT sum(w.slots) FROM workers AS w WHERE w.pool = p.name AND w.state = 'active'))
+    FROM pools AS p WHERE p.name = of_pool;
+END;
+
+-- The input of the task that works on another task's output.
+CREATE FUNCTION output_as_input(output jsonb) RETURNS jsonb LANGUAGE sql STABLE PARALLEL SAFE RETURN CASE
+    WHEN output ? 'uri' THEN jsonb_build_object('type', 'object', 'uri', output -> 'uri')
+    ELSE jsonb_build_object('type', 'item', 'value', output -> 'value')
+END;
+
+-- Whether a bundle's tasks are stragglers: it has been held for far longer than all of them take, one after the other.
+CREATE FUNCTION is_late(claimed_at timestamptz, tasks integer, seconds_min double precision,
+    task_seconds_max double precision) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN claimed_at < now() - greatest(seconds_min, task_seconds_max * tasks) * interval '1 second';
+
+-- The stages of running jobs that are not planned yet, but for each job's first, beside the stage before.
+CREATE VIEW stages_to_chain AS
+    SELECT s.job_id, s.stage, s.kind, s.pool, s.tasks_from, s.barrier, s.resplit, s.fan_in, s.plan_cursor, s.task_count,
+        s.put_off_at, j.priority, b.state AS before_state, b.planned AS before_planned, b.result AS before_result
+    FROM jobs AS j JOIN stages AS s USING (job_id) JOIN stages AS b ON b.job_id = s.job_id AND b.stage = s.stage - 1
+    WHERE j.state = 'running' AND NOT s.planned AND s.tasks_from <> 'successes';
