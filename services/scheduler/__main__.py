@@ -39,19 +39,19 @@ def make_loops(settings: Settings, merger: Merger) -> list[Loop]:
     busy, idle = settings.loop_seconds, settings.idle_seconds
     jobs, deliveries = frozenset([JOBS_CHANNEL]), frozenset([WEBHOOKS_CHANNEL])
     return [
-        Loop("clock", clock.step, 0.0, min(idle, 1.0), jobs),
-        Loop("plan", plan.step, 0.0, idle, jobs),
-        Loop("chain", chain.step, busy, idle, jobs),
-        Loop("dispatch", dispatch.step, busy, idle, jobs),
-        Loop("finish", finish.step, busy, idle, jobs),
-        Loop("merge", merger.step, busy, idle, jobs),
-        Loop("reap", reap.step, busy, min(idle, settings.lease_seconds / 10)),
-        Loop("stragglers", stragglers.step, min(idle, 1.0), idle),
-        Loop("outbox", outbox.step, busy, min(idle, 1.0), jobs),
-        Loop("triggers", triggers.step, 0.0, idle),
-        Loop("webhooks", webhooks.step, busy, idle, deliveries),
-        Loop("scale", scale.step, busy, settings.scale_seconds),
-        Loop("maintain", maintain.step, 1.0, HOUR_SECONDS),
+        Loop("clock", clock.step, busy_seconds=0.0, idle_seconds=min(idle, 1.0), channels=jobs),
+        Loop("plan", plan.step, busy_seconds=0.0, idle_seconds=idle, channels=jobs),
+        Loop("chain", chain.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
+        Loop("dispatch", dispatch.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
+        Loop("finish", finish.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
+        Loop("merge", merger.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
+        Loop("reap", reap.step, busy_seconds=busy, idle_seconds=min(idle, settings.lease_seconds / 10)),
+        Loop("stragglers", stragglers.step, busy_seconds=min(idle, 1.0), idle_seconds=idle),
+        Loop("outbox", outbox.step, busy_seconds=busy, idle_seconds=min(idle, 1.0), channels=jobs),
+        Loop("triggers", triggers.step, busy_seconds=0.0, idle_seconds=idle),
+        Loop("webhooks", webhooks.step, busy_seconds=busy, idle_seconds=idle, channels=deliveries),
+        Loop("scale", scale.step, busy_seconds=busy, idle_seconds=settings.scale_seconds),
+        Loop("maintain", maintain.step, busy_seconds=1.0, idle_seconds=HOUR_SECONDS),
     ]
 
 
