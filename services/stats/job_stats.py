@@ -11,6 +11,7 @@ from services.contract.states import MEASURED, TASK_STATES, UNSUCCESSFUL
 from services.engine.progress import Progress, count_progress, tasks_known
 from services.platform.database import Connection, Database
 from services.platform.problems import not_found
+from services.platform.settings import Settings
 from services.stats.histogram import quantile
 from services.stats.pace import rate, seconds_lately, seconds_left, succeeded_lately
 from services.stats.rollup import WatermarkAhead, roll_up
@@ -18,8 +19,6 @@ from services.stats.shapes import Durations, JobStats, StageStats, Straggler, Ta
 
 RECENT_MINUTES = 2  # whole minutes that a rate looks back, besides the one that runs
 STRAGGLERS_MAX = 20
-STRAGGLER_FACTOR = 3.0  # times p95
-STRAGGLER_SECONDS_MIN = 10.0
 
 _JOB = """
     SELECT job_id, name, state, created_at, started_at, finished_at, now() AS now,
@@ -37,17 +36,17 @@ _STAGES = """
 
 _TOTALS = "SELECT * FROM stage_stats WHERE job_id = $1"
 
-# Of a bundle's tasks no more run than its worker has slots; the others wait in it, and have not been slow themselves.
-# A bundle is given the time of all its tasks on one slot before one of them counts as slow.
+# The tasks of those bundles whose tasks the scheduler would back up, were the stage's end near (`offer_backups`). Of a
+# bundle's tasks no more run than its worker has slots; the others wait in it, and have not been slow themselves.
 _STRAGGLERS = """
     SELECT slow.stage, found.index, found.worker_id, found.running_seconds
-    FROM unnest($2::smallint[], $3::float8[], $4::float8[]) AS slow (stage, seconds, mean)
+    FROM unnest($2::smallint[], $3::float8[]) AS slow (stage, task_seconds_max)
     CROSS JOIN LATERAL (
         SELECT t.index, b.worker_id, extract(epoch FROM now() - t.started_at)::float8 AS running_seconds
         FROM (
             SELECT first, count, worker_id, claimed_at FROM bundles
             WHERE job_id = $1 AND stage = slow.stage AND worker_id IS NOT NULL
-              AND claimed_at < now() - (slow.seconds + (count - 1) * slow.mean) * interval '1 second'
+              AND is_late(claimed_at, count, $4, slow.task_seconds_max)
             ORDER BY claimed_at LIMIT $5
         ) AS b
         JOIN workers AS w USING (worker_id)
@@ -112,7 +111,7 @@ class Stage:
         return succeeded_lately(self.progress.succeeded, self.totals.succeeded, self.row["rolled_up_lately"])
 
 
-async def read_job_stats(database: Database, job_id: UUID) -> JobStats:
+async def read_job_stats(database: Database, job_id: UUID, settings: Settings) -> JobStats:
     """The statistics of a job; raises a 404.
 
     What a reader of a job that has ended can still miss is rolled up first, so that the answer is final.
@@ -125,7 +124,7 @@ async def read_job_stats(database: Database, job_id: UUID) -> JobStats:
         job = await connection.fetchrow(_JOB, job_id, RECENT_MINUTES)
         if job is None:
             raise not_found("job", job_id)
-        return _job_stats(dict(job), await _read_stages(connection, dict(job)))
+        return _job_stats(dict(job), await _read_stages(connection, dict(job), settings))
 
 
 async def read_job_timeline(database: Database, job_id: UUID) -> Timeline:
@@ -136,29 +135,30 @@ async def read_job_timeline(database: Database, job_id: UUID) -> Timeline:
     return Timeline.model_validate({"items": [dict(row) for row in rows]})
 
 
-async def _read_stages(connection: Connection, job: Mapping[str, Any]) -> list[Stage]:
+async def _read_stages(connection: Connection, job: Mapping[str, Any], settings: Settings) -> list[Stage]:
     rows = [dict(row) for row in await connection.fetch(_STAGES, job["job_id"], job["recent_from"])]
     by_outcome: list[dict[str, Mapping[str, Any]]] = [{} for _ in rows]
     for total in await connection.fetch(_TOTALS, job["job_id"]):
         by_outcome[total["stage"]][total["outcome"]] = dict(total)
     totals = [Totals(outcomes) for outcomes in by_outcome]
-    stragglers = await _find_stragglers(connection, job["job_id"], rows, totals)
+    stragglers = await _find_stragglers(connection, job["job_id"], rows, settings)
     columns = (rows, count_progress(rows), totals, tasks_known(rows), stragglers)
     return [Stage(*stage) for stage in zip(*columns, strict=True)]
 
 
 async def _find_stragglers(
-    connection: Connection, job_id: UUID, rows: Sequence[Mapping[str, Any]], totals: Sequence[Totals]
+    connection: Connection, job_id: UUID, rows: Sequence[Mapping[str, Any]], settings: Settings
 ) -> list[list[Straggler]]:
     """By stage; none of a stage of which no usual run time is known."""
-    slow: list[tuple[int, float, float]] = []
-    for row, total in zip(rows, totals, strict=True):
-        usual = total.durations()
-        if row["running"] and usual.p95 is not None and usual.mean is not None:
-            slow.append((row["stage"], max(STRAGGLER_FACTOR * usual.p95, STRAGGLER_SECONDS_MIN), usual.mean))
+    slow = {
+        row["stage"]: settings.straggler_factor * row["task_seconds"]
+        for row in rows
+        if row["running"] and row["task_seconds"] is not None
+    }
     stragglers: list[list[Straggler]] = [[] for _ in rows]
     if slow:
-        for found in await connection.fetch(_STRAGGLERS, job_id, *zip(*slow, strict=True), STRAGGLERS_MAX):
+        limits = (list(slow), list(slow.values()), settings.straggler_seconds, STRAGGLERS_MAX)
+        for found in await connection.fetch(_STRAGGLERS, job_id, *limits):
             stragglers[found["stage"]].append(Straggler.model_validate(dict(found)))
     return stragglers
 

@@ -24,6 +24,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.settings = settings
         app.state.database = await connect_database(settings.database_url, settings.database_connections_max)
         rolling = asyncio.create_task(keep_rolled_up(app.state.database))
         yield

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from services.platform.database import Database
 from services.platform.problems import problems
 from services.platform.routes import Health, JobId
+from services.platform.settings import Settings
 from services.stats import grid_stats, job_stats
 from services.stats.metrics import scrape
 from services.stats.security import require_viewer
@@ -20,7 +21,13 @@ def _database(request: Request) -> Database:
     return database
 
 
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
 TheDatabase = Annotated[Database, Depends(_database)]
+TheSettings = Annotated[Settings, Depends(_settings)]
 Minutes = Annotated[int, Query(ge=1, le=MINUTES_MAX, description="length of the window, which ends now")]
 OfPool = Annotated[str | None, Query(max_length=100, description="name of a pool; all of them if absent")]
 
@@ -35,9 +42,9 @@ watch = APIRouter(tags=["service"])
     tags=["jobs"],
     summary="Statistics of a job",
 )
-async def get_job_stats(database: TheDatabase, job_id: JobId) -> JobStats:
+async def get_job_stats(database: TheDatabase, settings: TheSettings, job_id: JobId) -> JobStats:
     """Progress, pace, run times, retries, stragglers and volumes of a job and its stages."""
-    return await job_stats.read_job_stats(database, job_id)
+    return await job_stats.read_job_stats(database, job_id, settings)
 
 
 @stats.get(
