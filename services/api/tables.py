@@ -134,6 +134,7 @@ class Stage(SQLModel, table=True):
     processor_version: int
     params: dict[str, Any] = Field(sa_type=JSONB)
     inputs: dict[str, str] = Field(sa_type=JSONB)
+    options: dict[str, Any] | None = Field(None, sa_type=JSONB)
     pool: str
     tasks_from: str
     resplit: dict[str, Any] | None = Field(None, sa_type=JSONB)

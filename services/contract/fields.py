@@ -60,6 +60,11 @@ def _check_object(value: str) -> str:
     return value
 
 
+# An SQS queue's.
+QueueUrl = Annotated[
+    str, Field(max_length=1024, pattern=r"^https?://\S+$", examples=["https://sqs.eu-west-1.amazonaws.com/1234/done"])
+]
+
 _UriText = Annotated[str, Field(max_length=1100, examples=["s3://piecework/uploads/flights.csv"])]
 ObjectUri = Annotated[_UriText, AfterValidator(_check_object)]
 PrefixUri = Annotated[_UriText, AfterValidator(_check_prefix)]

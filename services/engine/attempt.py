@@ -4,14 +4,17 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from pydantic import ConfigDict
+
 from services.contract.states import ReportedOutcome, StageKind
 from services.contract.task_input import TaskInput
-from services.engine.spec import ProcessorSpec
+from services.engine.spec import ProcessorSpec, StageOptions
 
 
-@dataclass(frozen=True, slots=True)
-class StageWork:
+class StageWork(StageOptions):
     """What a worker must know of a stage; never changes, so it can be cached by (job_id, stage)."""
+
+    model_config = ConfigDict(frozen=True)
 
     job_id: UUID
     stage: int
@@ -21,12 +24,7 @@ class StageWork:
     processor: str
     processor_version: int
     spec: ProcessorSpec
-    params: dict[str, Any]
-    inputs: dict[str, str]
-    fan_out: bool
     timeout_seconds: float
-    memory_bytes: int | None
-    rejects_max: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,20 @@
 """The params that a processor's command or SQL names: without one of them no task of a stage can succeed."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from services.contract.params import PLACEHOLDER, SQL_PARAM
 
-if TYPE_CHECKING:  # a task's child, which reads SQL by the same pattern, has no use for the rest
-    from services.engine.spec import ProcessorSpec
+
+def find_missing_in_sql(query: str, params: Mapping[str, Any]) -> str | None:
+    """What names a param that is not among these, as it is written in the query: `{params.NAME}` or `$NAME`."""
+    named = ((match[0], match[1]) for match in SQL_PARAM.finditer(query))
+    return _first_missing(named, params) or _find_missing_dollar(query, params)
 
 
-def find_missing(processor: "ProcessorSpec", params: Mapping[str, Any]) -> str | None:
-    """What names a param that is not among these, as it is written there: `{params.NAME}`, or in SQL `$NAME`."""
-    if processor.sql is not None:
-        named: Iterable[tuple[str, str]] = ((match[0], match[1]) for match in SQL_PARAM.finditer(processor.sql))
-        return _first_missing(named, params) or _find_missing_dollar(processor.sql, params)
-    placeholders = (match for argument in processor.command or [] for match in PLACEHOLDER.finditer(argument))
+def find_missing_in_command(arguments: Iterable[str], params: Mapping[str, Any]) -> str | None:
+    """What names a param that is not among these: `{params.NAME}`."""
+    placeholders = (match for argument in arguments for match in PLACEHOLDER.finditer(argument))
     return _first_missing(((match[0], match[3]) for match in placeholders if match[2] == "params"), params)
 
 

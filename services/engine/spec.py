@@ -1,10 +1,10 @@
 """What a user submits: the job specification, shared by the API (which checks it) and the scheduler (which runs it)."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints, model_validator
 
-from services.contract.fields import Name, ObjectUri, PrefixUri, ProcessorReference, Strict, VariableName
+from services.contract.fields import Name, ObjectUri, PrefixUri, ProcessorReference, QueueUrl, Strict, VariableName
 from services.inputs.spec import Input, Inputs, Resplit
 
 OWN_PROCESSORS = "piecework-"  # the names of Piecework's own begin so
@@ -22,9 +22,6 @@ def _refuse_own(filename: str) -> str:
 
 
 Filename = Annotated[Name, AfterValidator(_refuse_own)]
-QueueUrl = Annotated[
-    str, Field(max_length=1024, pattern=r"^https?://\S+$", examples=["https://sqs.eu-west-1.amazonaws.com/1234/done"])
-]
 
 
 class NoMerge(Strict):
@@ -71,12 +68,12 @@ class Retry(Strict):
     backoff_max_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
 
 
-class StageSpec(Strict):
-    """One step: a processor applied to every task. Task i of a later stage works on the output of task i before it,
-    as soon as that is there; unless the stage before fans out, or this one has a barrier or splits anew."""
+class StageOptions(BaseModel):
+    """What only workers read of a stage: stored as one value, `stages.options`, and a part of `StageWork`.
 
-    name: Name | None = None
-    processor: ProcessorReference = Field(description="`name` (newest version) or `name@version`")
+    So a new option is named here and where a worker acts on it. A worker that does not know it ignores it.
+    """
+
     params: dict[str, Any] = {}
     inputs: dict[VariableName, ObjectUri] = Field({}, description="objects that the processor declares by these names")
     fan_out: bool = Field(
@@ -84,6 +81,18 @@ class StageSpec(Strict):
         description="each task yields items (files of its output directory, lines of its output, elements of "
         "the list it returns), and each item is a task of the next stage",
     )
+    memory_bytes: Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832)] | None = None
+    rejects_max: Annotated[int, Field(ge=0, le=1_000_000_000_000)] | None = Field(
+        None, description="rejected records per task; absent: no limit"
+    )
+
+
+class StageSpec(StageOptions, Strict):
+    """One step: a processor applied to every task. Task i of a later stage works on the output of task i before it,
+    as soon as that is there; unless the stage before fans out, or this one has a barrier or splits anew."""
+
+    name: Name | None = None
+    processor: ProcessorReference = Field(description="`name` (newest version) or `name@version`")
     barrier: bool = Field(False, description="no task starts before all tasks of the stage before have ended")
     resplit: Resplit | None = Field(
         None, description="the outputs of the stage before are joined to one object, which is split anew like this"
@@ -91,12 +100,8 @@ class StageSpec(Strict):
     pool: Name = "default"
     retry: Retry = Retry()
     timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] = 3600.0
-    memory_bytes: Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832)] | None = None
     tolerated_failures: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         0, description="failed tasks that do not fail the stage"
-    )
-    rejects_max: Annotated[int, Field(ge=0, le=1_000_000_000_000)] | None = Field(
-        None, description="rejected records per task; absent: no limit"
     )
 
 
@@ -133,6 +138,12 @@ class JobSpec(Strict):
         return self
 
 
+_WrittenKind = Literal["command", "callable", "records", "sql"]  # by the processor's author
+_Builtin = Literal["noop", "copy", "split", "compact"]
+ProcessorKind = _WrittenKind | _Builtin
+_WRITTEN_KINDS: tuple[_WrittenKind, ...] = get_args(_WrittenKind)
+
+
 class ProcessorSpec(Strict):
     """What a registered processor runs; exactly one of command, callable, records, sql, builtin.
 
@@ -145,7 +156,7 @@ class ProcessorSpec(Strict):
     callable: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     records: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     sql: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=65_536)] | None = None
-    builtin: Literal["noop", "copy", "split", "compact"] | None = None
+    builtin: _Builtin | None = None
     package: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         None, description="SHA-256 of the pushed package (`piecework processors push`) that holds the code"
     )
@@ -171,16 +182,23 @@ class ProcessorSpec(Strict):
     )
     params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
 
+    @property
+    def kind(self) -> ProcessorKind:
+        """Which of its forms the processor has; of a builtin, which one it is."""
+        if self.builtin is not None:
+            return self.builtin
+        return next(kind for kind in _WRITTEN_KINDS if getattr(self, kind) is not None)
+
     @model_validator(mode="after")
     def _fits_together(self) -> "ProcessorSpec":
-        kinds = [k for k in ("command", "callable", "records", "sql", "builtin") if getattr(self, k) is not None]
+        kinds = [kind for kind in (*_WRITTEN_KINDS, "builtin") if getattr(self, kind) is not None]
         if len(kinds) != 1:
             raise ValueError(f"give exactly one of command, callable, records, sql, builtin; got {kinds or 'none'}")
         names = [name.upper() for name in (*self.inputs, *self.outputs)]  # as in PIECEWORK_INPUT_NAME
         if len(set(names)) < len(names):
             raise ValueError(f"inputs and outputs must have different names, got {[*self.inputs, *self.outputs]}")
         filenames = [self.output, *self.outputs.values()]
-        if kinds[0] in ("records", "sql"):
+        if self.kind in ("records", "sql"):
             filenames.append(f"{self.output}.{self.output_format}")  # where the output's name does not tell
         if len(set(filenames)) < len(filenames):
             raise ValueError(f"output and outputs must name different files, got {filenames}")

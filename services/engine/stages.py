@@ -22,9 +22,11 @@ async def start_stages(connection: Connection, job_id: UUID) -> None:
     )
 
 
+# A job that the release before has submitted has its options in columns only.
 _LOAD_STAGE = """
     SELECT s.job_id, s.stage, j.name AS job_name, s.name AS stage_name, s.kind, s.processor, s.processor_version,
-        p.spec, s.params, s.inputs, s.fan_out, s.timeout_seconds, s.memory_bytes, s.rejects_max
+        p.spec, s.timeout_seconds, coalesce(s.options, jsonb_build_object('params', s.params, 'inputs', s.inputs,
+            'fan_out', s.fan_out, 'memory_bytes', s.memory_bytes, 'rejects_max', s.rejects_max)) AS options
     FROM stages AS s JOIN jobs AS j USING (job_id)
     JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
     WHERE s.job_id = $1 AND s.stage = $2"""
@@ -35,4 +37,4 @@ async def load_stage(connection: Connection | Database, job_id: UUID, stage: int
     row = await connection.fetchrow(_LOAD_STAGE, job_id, stage)
     if row is None:
         raise LookupError(f"job {job_id} has no stage {stage}")
-    return StageWork(**(dict(row) | {"spec": ProcessorSpec.model_validate(row["spec"])}))
+    return StageWork.model_validate({**row, **row["options"], "spec": ProcessorSpec.model_validate(row["spec"])})

@@ -12,7 +12,7 @@ from asyncpg import Record
 from services.contract.states import StageKind, TasksFrom
 from services.engine.errors import SpecError
 from services.engine.jobs import notify_jobs
-from services.engine.params import find_missing
+from services.engine.params import find_missing_in_command, find_missing_in_sql
 from services.engine.spec import (
     COMPACT_PROCESSOR,
     OWN_PROCESSORS,
@@ -22,6 +22,7 @@ from services.engine.spec import (
     ParquetMerge,
     ProcessorSpec,
     ReduceMerge,
+    StageOptions,
     StageSpec,
 )
 from services.engine.stages import start_stages
@@ -84,8 +85,14 @@ def check_params(params: Mapping[str, Any], schema: Mapping[str, Any] | None, fi
 
 def _check_named_params(params: Mapping[str, Any], row: Record, processor: ProcessorSpec, field: str) -> None:
     """Raises SpecError for a param that the processor can't do without."""
-    if (missing := find_missing(processor, params)) is not None:
-        what = "query" if processor.sql is not None else "command"
+    match processor:
+        case ProcessorSpec(kind="sql", sql=str(query)):
+            what, missing = "query", find_missing_in_sql(query, params)
+        case ProcessorSpec(kind="command", command=list(arguments)):
+            what, missing = "command", find_missing_in_command(arguments, params)
+        case _:
+            return
+    if missing is not None:
         mend = f"the {what} of {row['name']}@{row['version']} has {missing}, which is not among these params: add it"
         raise SpecError(f"{field}.params", params, mend)
 
@@ -240,11 +247,36 @@ _INSERT_JOB = """
     VALUES ($1, $2, $3, CASE WHEN $4 THEN 'scheduled' ELSE 'running' END, $5, $6, $7, $8, $9, $10, $11,
         CASE WHEN NOT $4 THEN now() END)"""
 
-_INSERT_STAGE = """
-    INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, params, inputs, pool, tasks_from,
-        resplit, fan_in, barrier, fan_out, output_queue, chains, max_attempts, backoff_seconds, backoff_max_seconds,
-        timeout_seconds, memory_bytes, tolerated_failures, rejects_max)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)"""
+# The last line of each list is for workers of the release before, which do not read `options`.
+_INSERT_STAGES = """
+    INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
+        fan_in, barrier, output_queue, chains, max_attempts, backoff_seconds, backoff_max_seconds, timeout_seconds,
+        tolerated_failures,
+        params, inputs, fan_out, memory_bytes, rejects_max)
+    SELECT $1, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
+        fan_in, barrier, $2, chains, max_attempts, backoff_seconds, backoff_max_seconds, timeout_seconds,
+        tolerated_failures,
+        params, inputs, fan_out, memory_bytes, rejects_max
+    FROM json_populate_recordset(NULL::stages, $3::json)"""
+
+
+def _stage_row(number: int, stage: _ResolvedStage, following: _ResolvedStage | None) -> dict[str, Any]:
+    """The stage's columns by name."""
+    options = stage.spec.model_dump(mode="json", include=set(StageOptions.model_fields)) | {"inputs": stage.inputs}
+    own = {"name", "pool", "resplit", "barrier", "timeout_seconds", "tolerated_failures"}
+    return {
+        "stage": number,
+        "kind": stage.kind,
+        "processor": stage.processor,
+        "processor_version": stage.version,
+        "tasks_from": stage.tasks_from,
+        "fan_in": stage.fan_in,
+        "chains": following is not None and following.tasks_from == "successes",
+        "options": options,
+        **options,
+        **stage.spec.retry.model_dump(),
+        **stage.spec.model_dump(mode="json", include=own),
+    }
 
 
 async def submit_job(
@@ -278,34 +310,9 @@ async def submit_job(
         trigger_message,
         run_at or spec.run_at,
     )
-    chained = [following.tasks_from == "successes" for following in resolved[1:]] + [False]
-    for number, (stage, chains) in enumerate(zip(resolved, chained, strict=True)):
-        await connection.execute(
-            _INSERT_STAGE,
-            job_id,
-            number,
-            stage.spec.name,
-            stage.kind,
-            stage.processor,
-            stage.version,
-            stage.spec.params,
-            stage.inputs,
-            stage.spec.pool,
-            stage.tasks_from,
-            stage.spec.resplit and stage.spec.resplit.model_dump(mode="json"),
-            stage.fan_in,
-            stage.spec.barrier,
-            stage.spec.fan_out,
-            spec.output_queue,
-            chains,
-            stage.spec.retry.max_attempts,
-            stage.spec.retry.backoff_seconds,
-            stage.spec.retry.backoff_max_seconds,
-            stage.spec.timeout_seconds,
-            stage.spec.memory_bytes,
-            stage.spec.tolerated_failures,
-            stage.spec.rejects_max,
-        )
+    pairs = zip(resolved, [*resolved[1:], None], strict=True)
+    rows = [_stage_row(number, stage, following) for number, (stage, following) in enumerate(pairs)]
+    await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows)
     if spec.run_at is None:
         await start_stages(connection, job_id)
     await notify_jobs(connection)

@@ -8,19 +8,17 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.contract.fields import Strict
+from services.contract.fields import QueueUrl, Strict
 from services.contract.states import WorkerState
 
 NODES_MAX = 100_000
-
-_QueueUrl = Annotated[str, Field(pattern=r"^https?://\S+$", max_length=1000)]
 
 
 class PoolSpec(Strict):
     """What a pool is made of."""
 
-    queue_url: _QueueUrl | None = Field(None, description="an SQS queue of your own; one is created if absent")
-    dead_letter_url: _QueueUrl | None = Field(None, description="with `queue_url`: where unreadable messages go")
+    queue_url: QueueUrl | None = Field(None, description="an SQS queue of your own; one is created if absent")
+    dead_letter_url: QueueUrl | None = Field(None, description="with `queue_url`: where unreadable messages go")
     group_name: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
         None, description="the Auto Scaling group of the pool's nodes; absent: the pool is not scaled"
     )

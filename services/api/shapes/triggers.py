@@ -8,9 +8,8 @@ from pydantic import AfterValidator, Field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.contract.fields import Name, Strict
+from services.contract.fields import Name, QueueUrl, Strict
 from services.contract.location import Location
-from services.engine.spec import QueueUrl
 
 
 def _check_prefix(prefix: str) -> str:

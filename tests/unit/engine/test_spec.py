@@ -32,3 +32,17 @@ def test_a_result_may_not_be_called_like_what_piecework_writes_beside_it() -> No
 
     with pytest.raises(ValidationError, match=r"merge.concat.filename\n.*choose another name"):
         JobSpec.model_validate(job | {"merge": {"type": "concat", "filename": "manifest.json"}})
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        ({"command": ["true"]}, "command"),
+        ({"callable": "m:f"}, "callable"),
+        ({"records": "m:f"}, "records"),
+        ({"sql": "SELECT 1"}, "sql"),
+        ({"builtin": "compact"}, "compact"),
+    ],
+)
+def test_a_processors_kind_is_the_form_it_has(spec: dict[str, Any], kind: str) -> None:
+    assert ProcessorSpec.model_validate(spec).kind == kind

@@ -78,7 +78,18 @@ def test_what_is_not_given_fails_for_good(argument: str, reason: str) -> None:
 
 def environment(task_input: dict[str, object], **own: str) -> dict[str, str]:
     spec = ProcessorSpec(command=["true"], environment=own)
-    stage = StageWork(JOB, 2, "month-end", "clean", "map", "p", 1, spec, {"year": 2013}, {}, False, 60.0, None, None)
+    stage = StageWork(
+        job_id=JOB,
+        stage=2,
+        job_name="month-end",
+        stage_name="clean",
+        kind="map",
+        processor="p",
+        processor_version=1,
+        spec=spec,
+        params={"year": 2013},
+        timeout_seconds=60.0,
+    )
     task = ClaimedTask(JOB, JOB, 2, 41, 3, parse_input(task_input))
     return task_environment({"PATH": "/bin", "TZ": "UTC"}, task, stage, PATHS)
 

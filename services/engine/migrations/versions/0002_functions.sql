@@ -1,6 +1,10 @@
 -- Functions that are used in FROM or WHERE have bodies that the planner puts in the place of their calls: a statement
 -- that uses one has the plan of the statement written out.
 
+-- What only workers read of a stage (services/engine/spec.py: StageOptions). Null: the release before has submitted
+-- the job, and the columns of the same names tell; this release writes both, as workers of the release before read those.
+ALTER TABLE stages ADD COLUMN options jsonb;
+
 -- A counter's shard: 0 is the scheduler's, workers spread over those after it.
 ALTER TABLE stage_counters ALTER COLUMN slot SET DEFAULT 0;
 
