@@ -6,49 +6,22 @@ The window starts with a whole minute, `minutes` or up to a minute more ago, so 
 from services.platform.database import Database
 from services.stats.shapes import PoolStatsList, Timeline, WorkerStatsList
 
-# The workers that lived in the window of $1 minutes, with the slot-seconds they had and used. A task that still runs
-# is in no minute yet: its bundle's age stands in for it, of the oldest bundles up to the slots in use. Only bundles of
-# one task count, since those of many are short; they would count what their first tasks have already recorded.
-_WORKERS = """
-    WITH span AS MATERIALIZED (
-        SELECT date_trunc('minute', now() - $1 * interval '1 minute') AS since
-    ), lived AS (
-        SELECT w.*, state IN ('active', 'draining') AS live, slots * greatest(0, extract(epoch FROM
-            CASE state WHEN 'lost' THEN heartbeat_at WHEN 'stopped' THEN stopped_at ELSE now() END
-            - greatest(started_at, since)))::float8 AS slot_seconds
-        FROM workers AS w CROSS JOIN span
-        WHERE state IN ('active', 'draining') OR stopped_at >= since
-    ), ended AS (
-        SELECT worker_id, sum(succeeded) AS succeeded, sum(failed) AS failed, sum(busy_seconds) AS busy_seconds
-        FROM worker_minutes CROSS JOIN span WHERE minute >= since GROUP BY worker_id
-    ), held AS (
-        SELECT worker_id, extract(epoch FROM now() - greatest(claimed_at, since))::float8 AS seconds,
-            row_number() OVER (PARTITION BY worker_id ORDER BY claimed_at) AS place
-        FROM bundles CROSS JOIN span WHERE worker_id IS NOT NULL AND count = 1
-    ), running AS (
-        SELECT worker_id, sum(seconds) AS busy_seconds
-        FROM held JOIN lived USING (worker_id) WHERE place <= busy GROUP BY worker_id
-    ), workers_seen AS (
-        SELECT lived.*, coalesce(ended.succeeded, 0)::bigint AS tasks_succeeded,
-            coalesce(ended.failed, 0)::bigint AS tasks_failed,
-            least(coalesce(ended.busy_seconds, 0) + coalesce(running.busy_seconds, 0), slot_seconds) AS busy_seconds
-        FROM lived LEFT JOIN ended USING (worker_id) LEFT JOIN running USING (worker_id)
-    )"""
-
-_WORKER_STATS = f"""{_WORKERS}
+_WORKER_STATS = """
     SELECT worker_id, pool, hostname, state, slots, busy, heartbeat_at, tasks_succeeded, tasks_failed,
         coalesce(busy_seconds / nullif(slot_seconds, 0), 0) AS busy_share
-    FROM workers_seen WHERE $2::text IS NULL OR pool = $2 ORDER BY pool, hostname, worker_id"""
+    FROM workers_since(date_trunc('minute', now() - $1 * interval '1 minute'))
+    WHERE $2::text IS NULL OR pool = $2 ORDER BY pool, hostname, worker_id"""
 
 # Attempts count by the pool they ran in, which also has those of workers that are gone from the table.
-_POOL_STATS = f"""{_WORKERS}, pool_minutes AS (
-        SELECT pool, sum(succeeded) AS succeeded, sum(failed) AS failed
-        FROM worker_minutes CROSS JOIN span WHERE minute >= since GROUP BY pool
+_POOL_STATS = """
+    WITH pool_minutes AS (
+        SELECT pool, sum(succeeded) AS succeeded, sum(failed) AS failed FROM worker_minutes
+        WHERE minute >= date_trunc('minute', now() - $1 * interval '1 minute') GROUP BY pool
     ), pool_workers AS (
         SELECT pool, count(*) FILTER (WHERE live) AS workers_live, sum(slots) FILTER (WHERE live) AS slots,
             sum(busy) FILTER (WHERE live) AS busy,
             coalesce(sum(busy_seconds) / nullif(sum(slot_seconds), 0), 0) AS busy_share
-        FROM workers_seen GROUP BY pool
+        FROM workers_since(date_trunc('minute', now() - $1 * interval '1 minute')) GROUP BY pool
     ), pool_backlog AS (
         SELECT s.pool, sum(c.ready + c.queued) AS tasks
         FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c

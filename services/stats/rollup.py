@@ -33,63 +33,91 @@ _HORIZON = """
          ORDER BY txid OFFSET $2 LIMIT 1) AS last
     FROM pg_current_snapshot() AS snapshot"""
 
-_SUMS = ("attempts", "run_seconds", "cpu_seconds", "bytes_in", "bytes_out", "records_in", "records_out",
-         "records_rejected")  # fmt: skip
-_MAXIMA = ("run_seconds_max", "memory_bytes_peak")
-
-
-def _add_totals(table: str, key: str) -> str:
-    """SQL that adds the CTE `batch`, grouped by `key`, to a table of totals."""
-    columns = ", ".join((*_SUMS, *_MAXIMA, "histogram"))
-    updates = [f"{name} = t.{name} + excluded.{name}" for name in _SUMS]
-    updates += [f"{name} = greatest(t.{name}, excluded.{name})" for name in _MAXIMA]
-    return f"""
-        INSERT INTO {table} AS t ({key}, {columns})
-        SELECT {key}, count(*), {", ".join(f"sum({name})" for name in _SUMS[1:])},
-            max(run_seconds), max(memory_bytes_peak), histogram_of(array_agg(bucket))
-        FROM batch GROUP BY {key}
-        ON CONFLICT ({key}) DO UPDATE SET {", ".join(updates)},
-            histogram = histogram_add(t.histogram, excluded.histogram)"""
-
-
-def _add_minutes(table: str, key: str) -> str:
-    """SQL that adds the CTE `minutes`, grouped by `key`, to a table of minutes.
-
-    Busy time is what workers measured: a lost, released or cancelled attempt may only have waited in its bundle.
-    """
-    sums = ("succeeded", "failed", "busy_seconds", "bytes_in", "bytes_out")
-    return f"""
-        INSERT INTO {table} AS t ({key}, {", ".join(sums)})
-        SELECT {key}, count(*) FILTER (WHERE ended AND outcome = 'succeeded'),
-            count(*) FILTER (WHERE ended AND outcome IN ('failed', 'timeout', 'memory', 'lost')),
-            coalesce(sum(busy_seconds) FILTER (WHERE outcome NOT IN ('lost', 'released', 'cancelled')), 0),
-            coalesce(sum(bytes_in) FILTER (WHERE ended AND outcome = 'succeeded'), 0),
-            coalesce(sum(bytes_out) FILTER (WHERE ended AND outcome = 'succeeded'), 0)
-        FROM minutes GROUP BY {key}
-        ON CONFLICT ({key}) DO UPDATE SET {", ".join(f"{name} = t.{name} + excluded.{name}" for name in sums)}"""
-
-
 # An attempt's time is spread over the minutes it ran in: a task of two hours is no burst in its last minute. No
-# attempt, whatever its row says, makes more minutes than are kept.
-_ROLL_UP = f"""
+# attempt, whatever its row says, makes more minutes than are kept ($4 seconds). Busy time is what workers measured: a
+# lost, released or cancelled attempt may only have waited in its bundle.
+_ROLL_UP = """
     WITH batch AS MATERIALIZED (
         SELECT job_id, stage, pool, coalesce(worker_id, '00000000-0000-0000-0000-000000000000') AS worker_id,
-            outcome, finished_at, least(greatest(run_seconds, 0), {RETENTION_DAYS * 86_400}) AS run_seconds,
+            outcome, finished_at, least(greatest(run_seconds, 0), $4::float8) AS run_seconds,
             width_bucket(run_seconds, $3::float8[]) + 1 AS bucket,
             cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected
         FROM attempts WHERE txid >= $1 AND txid < $2
     ), minutes AS MATERIALIZED (
-        SELECT job_id, stage, pool, worker_id, outcome, minute, bytes_in, bytes_out,
-            minute = date_trunc('minute', finished_at) AS ended,
-            extract(epoch FROM least(finished_at, minute + interval '1 minute')
-                - greatest(finished_at - run_seconds * interval '1 second', minute))::float8 AS busy_seconds
-        FROM batch CROSS JOIN LATERAL generate_series(
-            date_trunc('minute', finished_at - run_seconds * interval '1 second'), finished_at, interval '1 minute'
-        ) AS minute
-    ), by_stage AS ({_add_totals("stage_stats", "job_id, stage, outcome")}
-    ), by_pool AS ({_add_totals("pool_stats", "pool, outcome")}
-    ), by_stage_minute AS ({_add_minutes("stage_minutes", "job_id, stage, minute")}
-    ), by_worker_minute AS ({_add_minutes("worker_minutes", "minute, pool, worker_id")}
+        SELECT job_id, stage, pool, worker_id, minute,
+            ended AND outcome = 'succeeded' AS succeeded,
+            ended AND outcome IN ('failed', 'timeout', 'memory', 'lost') AS failed,
+            CASE WHEN outcome NOT IN ('lost', 'released', 'cancelled') THEN
+                extract(epoch FROM least(finished_at, minute + interval '1 minute')
+                    - greatest(finished_at - run_seconds * interval '1 second', minute))::float8
+                ELSE 0 END AS busy_seconds,
+            CASE WHEN ended AND outcome = 'succeeded' THEN bytes_in ELSE 0 END AS bytes_in,
+            CASE WHEN ended AND outcome = 'succeeded' THEN bytes_out ELSE 0 END AS bytes_out
+        FROM batch CROSS JOIN LATERAL (
+            SELECT minute, minute = date_trunc('minute', finished_at) AS ended
+            FROM generate_series(date_trunc('minute', finished_at - run_seconds * interval '1 second'), finished_at,
+                interval '1 minute') AS minute
+        ) AS lived
+    ), by_stage AS (
+        INSERT INTO stage_stats AS t (job_id, stage, outcome, attempts, histogram, run_seconds, run_seconds_max,
+            cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected)
+        SELECT job_id, stage, outcome, count(*), histogram_of(array_agg(bucket)), sum(run_seconds), max(run_seconds),
+            sum(cpu_seconds), max(memory_bytes_peak), sum(bytes_in), sum(bytes_out), sum(records_in), sum(records_out),
+            sum(records_rejected)
+        FROM batch GROUP BY job_id, stage, outcome
+        ON CONFLICT (job_id, stage, outcome) DO UPDATE SET
+            attempts = t.attempts + excluded.attempts,
+            histogram = histogram_add(t.histogram, excluded.histogram),
+            run_seconds = t.run_seconds + excluded.run_seconds,
+            run_seconds_max = greatest(t.run_seconds_max, excluded.run_seconds_max),
+            cpu_seconds = t.cpu_seconds + excluded.cpu_seconds,
+            memory_bytes_peak = greatest(t.memory_bytes_peak, excluded.memory_bytes_peak),
+            bytes_in = t.bytes_in + excluded.bytes_in,
+            bytes_out = t.bytes_out + excluded.bytes_out,
+            records_in = t.records_in + excluded.records_in,
+            records_out = t.records_out + excluded.records_out,
+            records_rejected = t.records_rejected + excluded.records_rejected
+    ), by_pool AS (
+        INSERT INTO pool_stats AS t (pool, outcome, attempts, histogram, run_seconds, run_seconds_max,
+            cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected)
+        SELECT pool, outcome, count(*), histogram_of(array_agg(bucket)), sum(run_seconds), max(run_seconds),
+            sum(cpu_seconds), max(memory_bytes_peak), sum(bytes_in), sum(bytes_out), sum(records_in), sum(records_out),
+            sum(records_rejected)
+        FROM batch GROUP BY pool, outcome
+        ON CONFLICT (pool, outcome) DO UPDATE SET
+            attempts = t.attempts + excluded.attempts,
+            histogram = histogram_add(t.histogram, excluded.histogram),
+            run_seconds = t.run_seconds + excluded.run_seconds,
+            run_seconds_max = greatest(t.run_seconds_max, excluded.run_seconds_max),
+            cpu_seconds = t.cpu_seconds + excluded.cpu_seconds,
+            memory_bytes_peak = greatest(t.memory_bytes_peak, excluded.memory_bytes_peak),
+            bytes_in = t.bytes_in + excluded.bytes_in,
+            bytes_out = t.bytes_out + excluded.bytes_out,
+            records_in = t.records_in + excluded.records_in,
+            records_out = t.records_out + excluded.records_out,
+            records_rejected = t.records_rejected + excluded.records_rejected
+    ), by_stage_minute AS (
+        INSERT INTO stage_minutes AS t (job_id, stage, minute, succeeded, failed, busy_seconds, bytes_in, bytes_out)
+        SELECT job_id, stage, minute, count(*) FILTER (WHERE succeeded), count(*) FILTER (WHERE failed),
+            sum(busy_seconds), sum(bytes_in), sum(bytes_out)
+        FROM minutes GROUP BY job_id, stage, minute
+        ON CONFLICT (job_id, stage, minute) DO UPDATE SET
+            succeeded = t.succeeded + excluded.succeeded,
+            failed = t.failed + excluded.failed,
+            busy_seconds = t.busy_seconds + excluded.busy_seconds,
+            bytes_in = t.bytes_in + excluded.bytes_in,
+            bytes_out = t.bytes_out + excluded.bytes_out
+    ), by_worker_minute AS (
+        INSERT INTO worker_minutes AS t (minute, pool, worker_id, succeeded, failed, busy_seconds, bytes_in, bytes_out)
+        SELECT minute, pool, worker_id, count(*) FILTER (WHERE succeeded), count(*) FILTER (WHERE failed),
+            sum(busy_seconds), sum(bytes_in), sum(bytes_out)
+        FROM minutes GROUP BY minute, pool, worker_id
+        ON CONFLICT (minute, pool, worker_id) DO UPDATE SET
+            succeeded = t.succeeded + excluded.succeeded,
+            failed = t.failed + excluded.failed,
+            busy_seconds = t.busy_seconds + excluded.busy_seconds,
+            bytes_in = t.bytes_in + excluded.bytes_in,
+            bytes_out = t.bytes_out + excluded.bytes_out
     )
     SELECT count(*) FROM batch"""
 
@@ -118,7 +146,9 @@ async def roll_up(database: Database, attempts_max: int = ATTEMPTS_MAX) -> int |
                 'from a dump, run the statements that docs/operations.md has under "Backups"'
             )
         end: int = limit["horizon"] if limit["last"] is None else limit["last"] + 1
-        count: int = await connection.fetchval(_ROLL_UP, watermark["txid"], end, INNER_BOUNDS)
+        count: int = await connection.fetchval(
+            _ROLL_UP, watermark["txid"], end, INNER_BOUNDS, float(RETENTION_DAYS * 86_400)
+        )
         await connection.execute(_MOVE, end, *_freshness(watermark, end, limit["own"], limit["began_at"]))
         return count
 
@@ -136,18 +166,23 @@ def _freshness(watermark: Any, end: int, own: int, began_at: datetime) -> tuple[
     return watermark["rolled_up_at"], watermark["mark_txid"], watermark["mark_at"]
 
 
-_PRUNE = """
-    DELETE FROM {table} WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM {table} WHERE minute < now() - $1 * interval '1 day' LIMIT $2 FOR UPDATE SKIP LOCKED))"""
+_PRUNE = (
+    """DELETE FROM stage_minutes WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM stage_minutes WHERE minute < now() - $1 * interval '1 day'
+        LIMIT $2 FOR UPDATE SKIP LOCKED))""",
+    """DELETE FROM worker_minutes WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM worker_minutes WHERE minute < now() - $1 * interval '1 day'
+        LIMIT $2 FOR UPDATE SKIP LOCKED))""",
+)
 
 
 async def prune(database: Database, retention_days: int = RETENTION_DAYS, rows_max: int = PRUNE_ROWS_MAX) -> int:
     """Delete minutes older than the retention, in short transactions; returns how many rows."""
     total = 0
-    for table in ("stage_minutes", "worker_minutes"):
+    for statement in _PRUNE:
         deleted = rows_max
         while deleted == rows_max:
-            status = await database.execute(_PRUNE.format(table=table), retention_days, rows_max)
+            status = await database.execute(statement, retention_days, rows_max)
             deleted = int(status.removeprefix("DELETE "))
             total += deleted
     return total

@@ -1,8 +1,8 @@
--- Functions that are used in FROM or WHERE have bodies that the planner puts in the place of their calls: a statement
--- that uses one has the plan of the statement written out.
+-- What several statements say alike. The planner puts a function's body in the place of its call: a statement that uses
+-- one has the plan of the statement written out.
 
 -- What only workers read of a stage (services/engine/spec.py: StageOptions). Null: the release before has submitted
--- the job, and the columns of the same names tell; this release writes both, as workers of the release before read those.
+-- the job, and the columns of the same names tell. This release writes both: workers of the release before read those.
 ALTER TABLE stages ADD COLUMN options jsonb;
 
 -- A counter's shard: 0 is the scheduler's, workers spread over those after it.
@@ -41,6 +41,37 @@ END;
 CREATE FUNCTION is_late(claimed_at timestamptz, tasks integer, seconds_min double precision,
     task_seconds_max double precision) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
     RETURN claimed_at < now() - greatest(seconds_min, task_seconds_max * tasks) * interval '1 second';
+
+-- The workers that have lived since then, with what they did, and the slot-seconds they had and used. A task that runs is
+-- in no minute yet: its bundle's age stands in for it, of the oldest bundles up to the slots in use. Only bundles of one
+-- task count, since those of many are short; they would count what their first tasks have already recorded.
+CREATE FUNCTION workers_since(since timestamptz) RETURNS TABLE (
+    worker_id uuid, pool text, hostname text, state text, live boolean, slots integer, busy integer,
+    heartbeat_at timestamptz, slot_seconds double precision, tasks_succeeded bigint, tasks_failed bigint,
+    busy_seconds double precision
+) LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
+    WITH lived AS (
+        SELECT w.*, w.state IN ('active', 'draining') AS live, w.slots * greatest(0, extract(epoch FROM
+            CASE w.state WHEN 'lost' THEN w.heartbeat_at WHEN 'stopped' THEN w.stopped_at ELSE now() END
+            - greatest(w.started_at, since)))::float8 AS slot_seconds
+        FROM workers AS w WHERE w.state IN ('active', 'draining') OR w.stopped_at >= since
+    ), ended AS (
+        SELECT m.worker_id, sum(m.succeeded) AS succeeded, sum(m.failed) AS failed, sum(m.busy_seconds) AS busy_seconds
+        FROM worker_minutes AS m WHERE m.minute >= since GROUP BY m.worker_id
+    ), held AS (
+        SELECT b.worker_id, extract(epoch FROM now() - greatest(b.claimed_at, since))::float8 AS seconds,
+            row_number() OVER (PARTITION BY b.worker_id ORDER BY b.claimed_at) AS place
+        FROM bundles AS b WHERE b.worker_id IS NOT NULL AND b.count = 1
+    ), running AS (
+        SELECT h.worker_id, sum(h.seconds) AS busy_seconds
+        FROM held AS h JOIN lived AS l ON l.worker_id = h.worker_id WHERE h.place <= l.busy GROUP BY h.worker_id
+    )
+    SELECT l.worker_id, l.pool, l.hostname, l.state, l.live, l.slots, l.busy, l.heartbeat_at, l.slot_seconds,
+        coalesce(e.succeeded, 0)::bigint, coalesce(e.failed, 0)::bigint,
+        least(coalesce(e.busy_seconds, 0) + coalesce(r.busy_seconds, 0), l.slot_seconds)
+    FROM lived AS l LEFT JOIN ended AS e ON e.worker_id = l.worker_id
+    LEFT JOIN running AS r ON r.worker_id = l.worker_id;
+END;
 
 -- The stages of running jobs that are not planned yet, but for each job's first, beside the stage before.
 CREATE VIEW stages_to_chain AS
