@@ -8,7 +8,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo up down status run test storm lint bench bench-peers lock clean
+.PHONY: help setup dev demo up down status run test storm lint bench bench-ab bench-peers lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+)(%?):.*## (.*)/  make \1\2\t\3/; s/%/NAME/' | expand -t 20
@@ -52,6 +52,9 @@ lint: .venv/.dev  ## run ruff, mypy, import-linter
 
 bench: .venv/.bench  ## measure throughput, latency, memory, CPU, AWS requests (a long one: make bench SUITES=tenmillion)
 	@$(BIN)/python -m bench $(SUITES)
+
+bench-ab: .venv/.bench  ## measure beside an older tree with a .venv of its own: make bench-ab BASE=/path/to/it
+	@$(BIN)/python -m bench.ab $(BASE)
 
 bench-peers: .venv/.bench $(PEERS)/.installed  ## the same beside Celery, Dramatiq, taskiq, arq, procrastinate, Dask, Ray
 	@$(BIN)/python -m bench peers

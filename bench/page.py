@@ -127,6 +127,7 @@ _AIMS: list[tuple[str, str, Callable[[Any], str]]] = [
     ("noop", "no-op tasks: at least 20,000/s, sustained over 1,000,000", _rate),
     ("noop", "rate at 1,000,000 within 20 % of the rate at 10,000", _steadiness),
     ("noop", "at most 50 AWS requests for 1,000 no-op tasks", _requests),
+    ("function", "empty Python functions, as users write them", _rate),
     (
         "sleep",
         "tasks of 100 ms: at least 97 % of the slots' ideal throughput",

@@ -5,7 +5,7 @@ from the job's `created_at` to its `finished_at`.
 """
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -19,14 +19,15 @@ def run(size: int | None = None) -> dict[str, Any]:
     with running_grid() as grid:
         grid.client.register_processor("noop", {"builtin": "noop"})
         grid.run_job("noop", 1000)  # pays for connections and prepared statements
-        return {"grid": grid.shape, "runs": list(_runs(grid, [size] if size else SIZES))}
+        return {"grid": grid.shape, "runs": list(measure_sizes(grid, "noop", [size] if size else SIZES))}
 
 
-def _runs(grid: Grid, sizes: Any) -> Iterator[dict[str, Any]]:
+def measure_sizes(grid: Grid, processor: str, sizes: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """A run of each number of tasks."""
     for tasks in sizes:
         repeats = _SMALL_RUNS if tasks <= _SMALL else 1
         with grid.measured() as usage:
-            seconds = [job_seconds(grid.run_job("noop", tasks)) for _ in range(repeats)]
+            seconds = [job_seconds(grid.run_job(processor, tasks)) for _ in range(repeats)]
         yield {
             "tasks": tasks,
             "seconds": round(statistics.median(seconds), 3),
@@ -46,15 +47,18 @@ def parse_time(text: Any) -> datetime:
     return datetime.fromisoformat(str(text))
 
 
+def report_run(run: dict[str, Any]) -> str:
+    each = run["per_1000_tasks"]
+    return (
+        f"{run['tasks']:>10,} tasks in {run['seconds']:7.2f} s: {run['tasks_per_second']:,} tasks/s; "
+        f"per 1,000 tasks {each['cpu_seconds']:.3f} CPU s of the services, "
+        f"{each['cpu_seconds_with_brokers']:.3f} with Postgres and the emulator, "
+        f"{each['requests']:.1f} AWS requests (${each['dollars'] * 1000:.4f} a million tasks)"
+    )
+
+
 def report(results: dict[str, Any]) -> Iterator[str]:
-    for row in results["runs"]:
-        each = row["per_1000_tasks"]
-        yield (
-            f"{row['tasks']:>10,} no-op tasks in {row['seconds']:7.2f} s: {row['tasks_per_second']:,} tasks/s; "
-            f"per 1,000 tasks {each['cpu_seconds']:.3f} CPU s of the services, "
-            f"{each['cpu_seconds_with_brokers']:.3f} with Postgres and the emulator, "
-            f"{each['requests']:.1f} AWS requests (${each['dollars'] * 1000:.4f} a million tasks)"
-        )
+    yield from map(report_run, results["runs"])
     last = results["runs"][-1]
     rates = [row["tasks_per_second"] for row in results["runs"]]
     yield f"rate at the largest : at the smallest job = {rates[-1] / rates[0]:.2f}"
