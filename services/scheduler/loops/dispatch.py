@@ -36,11 +36,10 @@ _LOCK = "SELECT true FROM pools WHERE name = $1 AND NOT paused FOR UPDATE SKIP L
 _WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL"
 
 _STAGES = """
-    SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, j.priority, j.share,
-        c.ready, c.running, c.queued + c.running AS in_flight, c.attempts, c.succeeded, c.task_seconds
-    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
-    WHERE j.state = 'running' AND s.state = 'running' AND (c.ready > 0 OR c.queued + c.running > 0)
-    ORDER BY s.job_id, s.stage"""  # the order in which counters are locked
+    SELECT job_id, stage, pool, max_attempts, retry_budget, priority, share, ready, running,
+        queued + running AS in_flight, attempts, succeeded, task_seconds
+    FROM running_stages WHERE ready > 0 OR queued > 0 OR running > 0
+    ORDER BY job_id, stage"""  # the order in which counters are locked
 
 
 @dataclass(slots=True)

@@ -19,13 +19,12 @@ TASKS_MAX = 10_000  # cancelled per job and step
 
 _ENDING = "SELECT job_id, state FROM jobs WHERE state IN ('cancelling', 'failing')"
 
-# Of one stage, or of all ($1: null).
-_RUNNING = """
-    SELECT s.job_id, s.stage, s.name, s.planned, s.task_count, s.tolerated_failures,
-        (SELECT n.tasks_from FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS next,
-        c.succeeded, c.failed
-    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
-    WHERE j.state = 'running' AND s.state = 'running' AND ($1::uuid IS NULL OR s.job_id = $1 AND s.stage = $2)"""
+_RUNNING = "SELECT job_id, stage, planned, task_count, tolerated_failures, succeeded, failed FROM running_stages"
+
+_STAGE = """
+    SELECT job_id, stage, name, planned, task_count, tolerated_failures, succeeded, failed,
+        (SELECT n.tasks_from FROM stages AS n WHERE n.job_id = $1 AND n.stage = $2 + 1) AS next
+    FROM running_stages WHERE job_id = $1 AND stage = $2"""
 
 _FIRST_FAILURE = """
     SELECT index, error FROM tasks WHERE job_id = $1 AND stage = $2 AND state = 'failed' ORDER BY index LIMIT 1"""
@@ -39,7 +38,7 @@ _TORN = """
 
 async def step(context: Context) -> bool:
     """Look at every running stage and every ending job once; True while there are any."""
-    stages = await context.database.fetch(_RUNNING, None, None)
+    stages = await context.database.fetch(_RUNNING)
     for stage in filter(_is_over, stages):
         await _end_stage(context, stage["job_id"], stage["stage"])
     ending = await context.database.fetch(_ENDING)
@@ -59,7 +58,7 @@ def _is_over(stage: Record) -> bool:
 async def _end_stage(context: Context, job_id: UUID, number: int) -> None:
     async with context.database.acquire() as connection, connection.transaction():
         await connection.execute("SELECT FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
-        stage = await connection.fetchrow(_RUNNING, job_id, number)
+        stage = await connection.fetchrow(_STAGE, job_id, number)
         if stage is None or not _is_over(stage):
             return
         if _has_failed(stage):

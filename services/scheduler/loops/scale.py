@@ -28,10 +28,9 @@ _DUE = """
     RETURNING name, group_name, capacity_min, capacity_max, capacity_desired, slots"""
 
 _BACKLOG = """
-    SELECT coalesce(sum(c.ready + c.queued + c.running), 0)::bigint AS tasks,
-        coalesce(sum((c.ready + c.queued + c.running) * coalesce(c.task_seconds, $2)), 0) AS seconds
-    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
-    WHERE j.state = 'running' AND s.state = 'running' AND s.pool = $1"""
+    SELECT coalesce(sum(ready + queued + running), 0)::bigint AS tasks,
+        coalesce(sum((ready + queued + running) * coalesce(task_seconds, $2)), 0) AS seconds
+    FROM running_stages WHERE pool = $1"""
 
 _DRAIN = """
     UPDATE workers SET state = 'draining' WHERE worker_id = ANY(ARRAY(

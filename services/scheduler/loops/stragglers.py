@@ -15,17 +15,14 @@ log = structlog.get_logger()
 
 # Three of four tasks must have ended, so that the mean is their peers' and the end is near.
 _STAGES = """
-    SELECT s.job_id, s.stage, p.queue_url, c.task_seconds, (
+    SELECT s.job_id, s.stage, p.queue_url, s.task_seconds, (
         SELECT coalesce(sum(w.slots - w.busy), 0)::bigint FROM workers AS w WHERE w.pool = s.pool AND w.state = 'active'
     ) AS slots_free
-    FROM jobs AS j JOIN stages AS s USING (job_id) JOIN pools AS p ON p.name = s.pool
+    FROM running_stages AS s JOIN pools AS p ON p.name = s.pool
     JOIN processors AS r ON r.name = s.processor AND r.version = s.processor_version
-    CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
-    WHERE j.state = 'running' AND s.state = 'running' AND s.planned AND NOT p.paused
-      AND (r.spec ->> 'idempotent')::boolean
-      AND c.ready + c.queued = 0 AND c.running > 0 AND c.succeeded >= 3 * c.running
+    WHERE s.planned AND NOT p.paused AND (r.spec ->> 'idempotent')::boolean
+      AND s.ready + s.queued = 0 AND s.running > 0 AND s.succeeded >= 3 * s.running
       AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = s.pool AND b.worker_id IS NULL)"""
-
 
 _ANY_RACE = "SELECT EXISTS (SELECT FROM bundles WHERE backed_up OR backup_of IS NOT NULL)"
 

@@ -24,6 +24,13 @@ CREATE FUNCTION stage_sums(of_job uuid, of_stage smallint) RETURNS TABLE (
     FROM stage_counters AS c WHERE c.job_id = of_job AND c.stage = of_stage;
 END;
 
+-- The stages whose tasks are being worked on, with their sums.
+CREATE VIEW running_stages AS
+    SELECT s.job_id, s.stage, s.name, s.pool, s.processor, s.processor_version, s.planned, s.task_count,
+        s.tolerated_failures, s.max_attempts, s.retry_budget, j.priority, j.share, c.*
+    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
+    WHERE j.state = 'running' AND s.state = 'running';
+
 -- The slots for which a stage is cut into parts: those at work in its pool, or those of a full pool if it may grow.
 CREATE FUNCTION pool_slots(of_pool text) RETURNS TABLE (slots bigint) LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
     SELECT greatest(p.slots * greatest(p.capacity_max, 1),
@@ -42,9 +49,9 @@ CREATE FUNCTION is_late(claimed_at timestamptz, tasks integer, seconds_min doubl
     task_seconds_max double precision) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
     RETURN claimed_at < now() - greatest(seconds_min, task_seconds_max * tasks) * interval '1 second';
 
--- The workers that have lived since then, with what they did, and the slot-seconds they had and used. A task that runs is
--- in no minute yet: its bundle's age stands in for it, of the oldest bundles up to the slots in use. Only bundles of one
--- task count, since those of many are short; they would count what their first tasks have already recorded.
+-- The workers that have lived since then, with what they did, and the slot-seconds they had and used. A task that runs
+-- is in no minute yet: its bundle's age stands in for it, of the oldest bundles up to the slots in use. Only bundles of
+-- one task count, since those of many are short; they would count what their first tasks have already recorded.
 CREATE FUNCTION workers_since(since timestamptz) RETURNS TABLE (
     worker_id uuid, pool text, hostname text, state text, live boolean, slots integer, busy integer,
     heartbeat_at timestamptz, slot_seconds double precision, tasks_succeeded bigint, tasks_failed bigint,
