@@ -227,7 +227,7 @@ async def claim(connection: Connection | Database, worker_id: UUID, bundle_ids: 
 # A chained stage's success makes the task of the same index in the next stage, in the same statement.
 # Of two attempts that race (backup_worker_id is set), one that doesn't succeed leaves the task to the other, and is no
 # failure of the task; if the backup wins or goes on, its columns and those of the first change places.
-# (d asks for `dropped` only for the order of locks: bundles first.)
+# d are the reports, by the names of their fields. (It asks for `dropped` only for the order of locks: bundles first.)
 _COMPLETE = """
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
