@@ -145,7 +145,7 @@ async def provision(settings: ProvisionSettings) -> None:
         raise ValueError("PIECEWORK_AWS_ENDPOINT_URL is not set: this makes resources in an emulator, not in AWS")
     connection = await open_database(settings.database_url)
     try:
-        await migrate(settings.database_url)
+        await migrate(settings.database_url, print)
         if settings.bootstrap_api_key is not None:
             await ensure_key(connection, settings.bootstrap_api_key)
         async with connect_aws(settings) as aws:

@@ -28,11 +28,13 @@ from services.api.routes import (
     webhooks,
     workers,
 )
+from services.engine.schema import wait_for_schema
 from services.platform.access_log import AccessLog
 from services.platform.auth import register_bootstrap_key
 from services.platform.aws import require_region
+from services.platform.database import UNREADY
 from services.platform.logs import configure_logs
-from services.platform.problems import UNREADY, install_problems, problems
+from services.platform.problems import install_problems, problems
 from services.platform.settings import Settings, get_settings
 from services.platform.version import VERSION
 
@@ -67,15 +69,15 @@ BOOTSTRAP_RETRY_SECONDS = 1.0
 log = structlog.get_logger()
 
 
-async def _register_bootstrap_key(connections: Connections, secret: str) -> None:
-    """As soon as the database is there and migrated."""
+async def _begin(connections: Connections, bootstrap_key: str | None) -> None:
+    """Wait for the database and its schema; then register the bootstrap key, if there is one."""
     while True:
+        await wait_for_schema(connections.database)
         try:
-            if await register_bootstrap_key(connections.database, secret):
+            if bootstrap_key and await register_bootstrap_key(connections.database, bootstrap_key):
                 log.info("bootstrap key registered")
             return
-        except UNREADY as error:
-            log.warning("waiting for the database", error=repr(error))
+        except UNREADY:
             await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
 
 
@@ -87,16 +89,11 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with connect(settings) as connections:
             app.state.connections = connections
-            bootstrap = (
-                asyncio.create_task(_register_bootstrap_key(connections, settings.bootstrap_api_key))
-                if settings.bootstrap_api_key
-                else None
-            )
+            beginning = asyncio.create_task(_begin(connections, settings.bootstrap_api_key))
             yield
-            if bootstrap is not None:
-                bootstrap.cancel()
-                with suppress(asyncio.CancelledError):
-                    await bootstrap
+            beginning.cancel()
+            with suppress(asyncio.CancelledError):
+                await beginning
 
     app = FastAPIOffline(
         title="Piecework",

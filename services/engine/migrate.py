@@ -1,34 +1,118 @@
-"""Bring the database's schema up to date: `python -m services.engine.migrate`."""
+"""Bring the database's schema up to date: `python -m services.engine.migrate`, while the services run.
+
+It can be run again, and by several at once. No statement of the services waits long for it: a table that is in use is
+asked for again later, and each migration commits by itself.
+"""
 
 import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from services.engine.schema import NEEDED_REVISION
 from services.platform.database import sqlalchemy_url
 from services.platform.settings import get_settings
 
-_LOCK = 7_277_001  # any constant: services that start together migrate one after the other
+_LOCK = 7_277_001  # any constant: of those that migrate at once, one does it
+_TIMEOUTS = {
+    "lock_timeout": "1s",  # of the wait for a table: whatever comes after it waits as long, claims too
+    "statement_timeout": "60s",  # of what holds a table; to fill in many rows is a service's work, a few at a time
+}
+_PAUSE_SECONDS = 1.0
+_PAUSE_SECONDS_MAX = 30.0
+
+Say = Callable[[str], None]
 
 
-def _upgrade(connection: Connection) -> None:
+async def migrate(database_url: str, say: Say = lambda line: None) -> None:
+    """Apply all outstanding migrations; `say` gets a line for each, and for each wait."""
+    engine = create_async_engine(sqlalchemy_url(database_url))
+    try:
+        async with engine.connect() as connection:
+            await _wait_for_others(connection, say)
+            async with connection.begin():
+                found, outstanding = await connection.run_sync(_look)
+            for revision in outstanding:
+                await _apply(connection, found, revision, say)
+                found = revision
+            say(f"the schema is at {found}" + ("" if outstanding else ": nothing to do"))
+    finally:
+        await engine.dispose()
+
+
+async def _wait_for_others(connection: AsyncConnection, say: Say) -> None:
+    """Hold the lock of those who migrate until the connection ends.
+
+    It is asked for again and again: a statement that waited would hold up the index that somebody else builds.
+    """
+    said = False
+    while True:
+        async with connection.begin():
+            if await connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
+                return
+        if not said:
+            say("somebody else migrates this database: waiting")
+            said = True
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _config(connection: Connection | None = None) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    command.upgrade(config, "head")
+    return config
 
 
-async def migrate(database_url: str) -> None:
-    """Apply all outstanding migrations, in one transaction."""
-    engine = create_async_engine(sqlalchemy_url(database_url))
-    async with engine.begin() as connection:
-        await connection.run_sync(_upgrade)
-    await engine.dispose()
+def _look(connection: Connection) -> tuple[str | None, list[str]]:
+    """The revision that the database has, None if it is empty, and those that it lacks."""
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found > NEEDED_REVISION:  # that of a newer release
+        return found, []
+    lacking = ScriptDirectory.from_config(_config()).iterate_revisions("head", found)
+    return found, [script.revision for script in reversed(list(lacking))]
+
+
+async def _apply(connection: AsyncConnection, found: str | None, revision: str, say: Say) -> None:
+    """Apply one migration, again until it gets its locks."""
+    started, pause = time.monotonic(), _PAUSE_SECONDS
+    while True:
+        try:
+            await connection.run_sync(_upgrade, revision)
+        except (DBAPIError, asyncpg.LockNotAvailableError) as error:
+            if not _waited_for_lock(error):
+                raise
+            await connection.rollback()
+            say(f"{revision}: what it changes is in use: trying again in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PAUSE_SECONDS_MAX)
+        else:
+            say(f"from {found or 'an empty database'} to {revision}: took {time.monotonic() - started:.1f} s")
+            return
+
+
+def _waited_for_lock(error: Exception) -> bool:
+    """Whether this is a lock's time-out, as asyncpg raises it or wrapped twice by SQLAlchemy."""
+    if isinstance(error, DBAPIError):
+        return error.orig is not None and isinstance(error.orig.__cause__, asyncpg.LockNotAvailableError)
+    return isinstance(error, asyncpg.LockNotAvailableError)
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    with connection.begin():
+        for name, value in _TIMEOUTS.items():
+            connection.execute(text(f"SET {name} = '{value}'"))
+    command.upgrade(_config(connection), revision)
 
 
 if __name__ == "__main__":
-    asyncio.run(migrate(get_settings().database_url))
+    asyncio.run(migrate(get_settings().database_url, partial(print, flush=True)))

@@ -30,6 +30,28 @@ UNAVAILABLE: tuple[type[BaseException], ...] = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.ReadOnlySQLTransactionError,  # a failover: this server is a standby now
+    asyncpg.InvalidCachedStatementError,  # a migration has changed a table: the statement was prepared before
+)
+
+
+class UnknownSchema(Exception):
+    """The database's schema is none that this release works on; the message names both, and what to run."""
+
+
+# The schema lacks what a statement names: it was not migrated.
+UNMIGRATED: tuple[type[BaseException], ...] = (
+    UnknownSchema,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+)
+
+# The database is away, still starting, or not migrated yet: the same request is worth another try.
+UNREADY: tuple[type[BaseException], ...] = (
+    *UNAVAILABLE,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    *UNMIGRATED,
 )
 
 

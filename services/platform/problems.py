@@ -14,20 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.platform.auth import Forbidden, Unauthorized
-from services.platform.database import UNAVAILABLE
+from services.platform.database import UNMIGRATED, UNREADY, UnknownSchema
 
 MEDIA_TYPE = "application/problem+json"
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110's; those of Python depend on its version
 VALUE_CHARACTERS_MAX = 200
 RETRY_AFTER_SECONDS = 2
-
-# The database is away, still starting, or not migrated yet: the same request is worth another try.
-UNREADY: tuple[type[BaseException], ...] = (
-    *UNAVAILABLE,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.UndefinedTableError,
-)
 
 log = structlog.get_logger()
 
@@ -92,6 +84,16 @@ def unavailable(what: str, error: BaseException) -> ProblemError:
     log.warning(f"{what} unavailable", error=repr(error))
     detail = f"{what} can't be reached at the moment; send the same request again"
     return ProblemError(503, "unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def _unmigrated(error: BaseException) -> ProblemError:
+    """A 503 that ends with a migration; what is missing may also be a fault of ours, so the log has it all."""
+    if isinstance(error, UnknownSchema):
+        detail = str(error)
+    else:
+        log.error("the schema lacks what this release needs", exc_info=error)
+        detail = "the database's schema is not the one that this release needs; /readyz says more"
+    return ProblemError(503, "unknown-schema", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 def _invalid(errors: Sequence[FieldError]) -> ProblemError:
@@ -181,6 +183,8 @@ def describe(request: Request, error: BaseException) -> ProblemError:
             return ProblemError(403, "forbidden", str(error))
         case asyncpg.UntranslatableCharacterError() | asyncpg.CharacterNotInRepertoireError():
             return ProblemError(422, "invalid-request", "a text holds the NUL character (\\u0000); remove it")
+        case _ if isinstance(error, UNMIGRATED):
+            return _unmigrated(error)
         case _ if isinstance(error, UNREADY) and not isinstance(error, ValueError):  # that is a bad argument of ours
             return unavailable("the database", error)
     log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)

@@ -7,6 +7,7 @@ import signal
 import structlog
 import uvloop
 
+from services.engine.schema import wait_for_schema
 from services.platform.aws import connect_aws, require_region
 from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_database
 from services.platform.logs import configure_logs
@@ -62,8 +63,9 @@ async def run(settings: Settings) -> None:
     database = await connect_database(settings.database_url, settings.database_connections_max + len(loops))
     async with connect_aws(settings) as aws:
         context = Context(database, aws, settings)
-        log.info("scheduler started", loops=[loop.name for loop in loops])
         try:
+            await wait_for_schema(database)
+            log.info("scheduler started", loops=[loop.name for loop in loops])
             async with asyncio.TaskGroup() as group:
                 group.create_task(listen(settings.database_url, loops))
                 for loop in loops:

@@ -8,14 +8,20 @@ from functools import cache
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from services.engine.schema import wait_for_schema
 from services.platform.access_log import AccessLog
-from services.platform.database import connect_database
+from services.platform.database import Database, connect_database
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems
 from services.platform.settings import Settings, get_settings
 from services.platform.version import VERSION
 from services.stats.rollup import keep_rolled_up
 from services.stats.routes import stats, watch
+
+
+async def _roll_up(database: Database) -> None:
+    await wait_for_schema(database)
+    await keep_rolled_up(database)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -26,7 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.settings = settings
         app.state.database = await connect_database(settings.database_url, settings.database_connections_max)
-        rolling = asyncio.create_task(keep_rolled_up(app.state.database))
+        rolling = asyncio.create_task(_roll_up(app.state.database))
         yield
         rolling.cancel()
         with suppress(asyncio.CancelledError):

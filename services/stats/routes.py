@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from services.engine.schema import check_schema
 from services.platform.database import Database
 from services.platform.problems import problems
 from services.platform.routes import Health, JobId
@@ -92,6 +93,6 @@ async def healthz() -> Health:
 
 @watch.get("/readyz", operation_id="readyz", summary="Can it answer?", responses=problems(503))
 async def readyz(database: TheDatabase) -> Health:
-    """Checks that the database is there and has the statistics' tables."""
-    await database.fetchval("SELECT rolled_up_at FROM stats_watermark")
+    """Answers 503 while the database is away, or its schema is not one that this release works on."""
+    await check_schema(database)
     return Health()

@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from services.api.connections import Api
+from services.engine.schema import check_schema
 from services.platform.problems import problems
 from services.platform.routes import Health
 
@@ -17,6 +18,6 @@ async def healthz() -> Health:
 
 @router.get("/readyz", operation_id="readyz", responses=problems(503), summary="Can it serve requests?")
 async def readyz(api: Api) -> Health:
-    """Answers 503 while the database is away or not migrated."""
-    await api.database.fetchval("SELECT EXISTS (SELECT FROM pools)")
+    """Answers 503 while the database is away, or its schema is not one that this release works on."""
+    await check_schema(api.database)
     return Health()

@@ -14,9 +14,10 @@ import structlog
 
 from services.engine import pools, transitions, workers
 from services.engine.pools import PoolQueues
+from services.engine.schema import check_schema
 from services.engine.workers import UnknownPool
 from services.platform.aws import Aws, connect_aws
-from services.platform.database import Database, connect_database, new_id
+from services.platform.database import Database, UnknownSchema, connect_database, new_id
 from services.platform.settings import WorkerSettings
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
@@ -94,20 +95,24 @@ class Node:
             await asyncio.wait({registering, draining})
 
     async def _register(self, database: Database, worker_id: UUID) -> PoolQueues:
-        """Try until the database takes it. Raises UnknownPool."""
-        outage = Outage("database")
+        """Try until the database takes it: it may be away, or not migrated yet. Raises UnknownPool."""
+        outage, schema = Outage("database"), Outage("schema")
         while True:
             try:
                 queues = await self._try_to_register(database, worker_id)
             except UnknownPool:
                 raise
+            except UnknownSchema as error:
+                await schema.failed(error)
             except Exception as error:
                 await outage.failed(error)
             else:
                 outage.passed()
+                schema.passed()
                 return queues
 
     async def _try_to_register(self, database: Database, worker_id: UUID) -> PoolQueues:
+        await check_schema(database)
         await workers.register_worker(
             database,
             worker_id=worker_id,

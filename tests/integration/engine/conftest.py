@@ -12,7 +12,7 @@ from services.platform.database import Connection, Database
 from services.platform.settings import Settings
 from tests.integration.engine.play import Play, add_pool, add_processor
 
-_KEPT = ("alembic_version", "stats_watermark")
+_KEPT = ("alembic_version", "schema_compatibility", "stats_watermark")
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,11 @@ async def test_an_unknown_path_is_told(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_bug_is_a_problem_too(client: httpx.AsyncClient, pool: Database) -> None:
-    await pool.execute("ALTER TABLE worker_minutes DROP COLUMN succeeded CASCADE")
+    await pool.execute("ALTER TABLE worker_minutes ALTER COLUMN succeeded DROP NOT NULL")
+    await pool.execute(
+        "INSERT INTO worker_minutes (minute, pool, worker_id, failed, busy_seconds, bytes_in, bytes_out) "
+        "VALUES (now(), 'default', gen_random_uuid(), 0, 0, 0, 0)"
+    )
     response = await client.get("/v1/stats/timeline")
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"

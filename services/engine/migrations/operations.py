@@ -1,0 +1,33 @@
+"""What a migration is made of: a script of SQL in one transaction, or an index built while the services go on."""
+
+from pathlib import Path
+
+from alembic import op
+from sqlalchemy import text
+
+
+def run_script(migration: str) -> None:
+    """Run the SQL file beside the migration (`__file__`), in the migration's transaction."""
+    op.execute("SELECT")  # SQLAlchemy begins its transaction with the first statement that it sees
+    script = Path(migration).with_suffix(".sql").read_text()
+    adapted = op.get_bind().connection.dbapi_connection
+    assert adapted is not None
+    # A script of many statements can't be prepared, so it goes to asyncpg's own simple-query execute().
+    adapted.run_async(lambda connection: connection.execute(script))
+
+
+def build_index(name: str, on: str, *, unique: bool = False) -> None:
+    """Build an index CONCURRENTLY; `on` is what follows ON in CREATE INDEX. Not for partitioned tables.
+
+    This runs outside a transaction, so it must be all that its migration does. What a crash left of an earlier try, an
+    invalid index of this name, is dropped first (https://www.postgresql.org/docs/current/sql-createindex.html).
+    """
+    with op.get_context().autocommit_block():
+        # It waits for older transactions to end, but nobody waits for it: no time-out need end it.
+        op.execute("SET lock_timeout = 0")
+        op.execute("SET statement_timeout = 0")
+        invalid = text("SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass(:name) AND NOT indisvalid)")
+        if op.get_bind().scalar(invalid, {"name": name}):
+            op.execute(f'DROP INDEX CONCURRENTLY "{name}"')
+        kind = "UNIQUE INDEX" if unique else "INDEX"
+        op.execute(f'CREATE {kind} CONCURRENTLY IF NOT EXISTS "{name}" ON {on}')

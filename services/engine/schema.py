@@ -1,0 +1,54 @@
+"""Whether the database has a schema that this release works on: newer ones, too, as long as they take nothing away.
+
+A revision is a number of four digits, and each release's migrations go on from those of the one before. So a database
+whose revision this release does not have is of a newer one, and says itself how old a release may be to work on it.
+"""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import structlog
+
+from services.platform.database import UNREADY, Connection, Database, UnknownSchema
+
+log = structlog.get_logger()
+
+_VERSIONS = Path(__file__).parent / "migrations" / "versions"
+NEEDED_REVISION = max(path.name.partition("_")[0] for path in _VERSIONS.glob("*.py"))
+
+_RETRY_SECONDS = 1.0
+
+
+async def check_schema(database: Connection | Database) -> None:
+    """Raises UnknownSchema, and what the database's driver does while that is away."""
+    try:
+        found: str | None = await database.fetchval("SELECT max(version_num) FROM alembic_version")
+    except asyncpg.UndefinedTableError:
+        found = None
+    if found is None or found < NEEDED_REVISION:
+        raise UnknownSchema(
+            f"the database's schema is at {found or 'no revision'} and this release needs {NEEDED_REVISION}: "
+            "run this release's `python -m services.engine.migrate`"
+        )
+    oldest: str = await database.fetchval("SELECT oldest_revision FROM schema_compatibility")
+    if oldest > NEEDED_REVISION:
+        raise UnknownSchema(
+            f"the database's schema is at {found}, on which releases before {oldest} do not work, and this one is of "
+            f"{NEEDED_REVISION}: run a newer release"
+        )
+
+
+async def wait_for_schema(database: Database) -> None:
+    """Return once the database is there and has its schema; what it waits for is said once, in one line."""
+    said: set[type[BaseException]] = set()
+    while True:
+        try:
+            await check_schema(database)
+        except UNREADY as error:
+            if type(error) not in said:
+                log.warning("waiting for the database", error=str(error) or repr(error))
+                said.add(type(error))
+        else:
+            return
+        await asyncio.sleep(_RETRY_SECONDS)

@@ -1,0 +1,157 @@
+"""Services that meet a schema they do not work on: each says so, waits, and goes on when it is migrated."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from services.api import main as api
+from services.engine.migrate import migrate
+from services.engine.pools import register_pool
+from services.engine.schema import NEEDED_REVISION
+from services.platform.database import Database
+from services.platform.settings import Settings
+from services.scheduler import __main__ as scheduler
+from services.stats import main as stats
+from tests.integration.engine.play import until
+
+COMMAND = "python -m services.engine.migrate"
+
+
+@pytest.fixture
+async def behind(pool: Database) -> None:
+    """The schema lacks what the migrations after 0002 have brought."""
+    await pool.execute("DROP INDEX bundles_put_off")
+    await pool.execute("ALTER TABLE bundles DROP COLUMN put_off")
+    await pool.execute("DROP TABLE schema_compatibility")
+    await pool.execute("UPDATE alembic_version SET version_num = '0002'")
+
+
+@asynccontextmanager
+async def served(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        client.headers["authorization"] = "Bearer pw_bootstrap"
+        yield client
+
+
+@pytest.mark.usefixtures("behind")
+@pytest.mark.parametrize("create_app", [api.create_app, stats.create_app], ids=["api", "stats"])
+async def test_readyz_names_both_revisions_and_the_command_until_the_schema_is_migrated(
+    create_app: Callable[[Settings], FastAPI], settings: Settings
+) -> None:
+    async with served(create_app(settings)) as client:
+        response = await client.get("/readyz")
+        assert response.status_code == 503
+        assert response.headers["content-type"] == "application/problem+json"
+        assert int(response.headers["retry-after"]) > 0
+        problem = response.json()
+        assert problem["type"] == "urn:piecework:unknown-schema"
+        assert all(part in problem["detail"] for part in ("0002", NEEDED_REVISION, COMMAND))
+        assert (await client.get("/healthz")).status_code == 200
+
+        await migrate(settings.database_url)
+
+        assert (await client.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "create_app, path", [(api.create_app, "/v1/jobs"), (stats.create_app, "/metrics")], ids=["api", "stats"]
+)
+async def test_what_the_schema_lacks_is_not_taken_for_a_bug(
+    create_app: Callable[[Settings], FastAPI], path: str, settings: Settings, pool: Database
+) -> None:
+    async with served(create_app(settings.model_copy(update={"bootstrap_api_key": "pw_bootstrap"}))) as client:
+
+        async def answers() -> bool:
+            return (await client.get(path)).status_code == 200
+
+        await until(answers, 20)
+        for statement in (
+            "ALTER TABLE jobs RENAME COLUMN state TO condition",
+            "ALTER TABLE jobs RENAME TO works",
+        ):
+            await pool.execute(statement)
+
+            response = await client.get(path)
+
+            assert response.status_code == 503
+            assert "schema" in response.json()["detail"] and "/readyz" in response.json()["detail"]
+
+
+@asynccontextmanager
+async def process(settings: Settings, module: str, **extra: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    values = settings.model_dump(exclude_none=True) | extra
+    environment = os.environ | {f"PIECEWORK_{name.upper()}": str(value) for name, value in values.items()}
+    started = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        yield started
+    finally:
+        if started.returncode is None:
+            started.kill()
+            await started.wait()
+
+
+async def next_line(started: asyncio.subprocess.Process) -> dict[str, Any]:
+    assert started.stderr is not None
+    line = await asyncio.wait_for(started.stderr.readline(), 30)
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+async def looks(pool: Database, times: int) -> None:
+    """Wait until a service has asked for the revision so many times."""
+    seen: set[Any] = set()
+    asked = """
+        SELECT query_start FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE '%version_num%' AND pid <> pg_backend_pid()"""
+
+    async def enough() -> bool:
+        seen.update(row["query_start"] for row in await pool.fetch(asked))
+        return len(seen) >= times
+
+    await until(enough, 20)
+
+
+@pytest.mark.usefixtures("behind")
+@pytest.mark.parametrize(
+    "module, goes_on",
+    [("services.scheduler", ["scheduler started"]), ("services.worker", ["works again", "registered"])],
+)
+async def test_a_scheduler_and_a_worker_say_it_in_one_line_and_begin_when_it_is_migrated(
+    module: str, goes_on: list[str], settings: Settings, pool: Database, tmp_path: Any
+) -> None:
+    async with pool.acquire() as connection:
+        await register_pool(connection, "default", queue_url="q", dead_letter_url="d", group_name=None, slots=1)
+    async with process(settings, module, scratch=tmp_path / "scratch", cache=tmp_path / "cache") as started:
+        waiting = await next_line(started)
+        await looks(pool, 3)
+        await migrate(settings.database_url)
+        lines = [await next_line(started) for _ in goes_on]
+        started.terminate()
+        await asyncio.wait_for(started.wait(), 20)
+
+    assert all(part in waiting["error"] for part in ("0002", NEEDED_REVISION, COMMAND))
+    assert waiting["level"] == "warning"
+    assert [line["event"] for line in lines] == goes_on
+    assert started.returncode == 0
+
+
+@pytest.mark.usefixtures("behind")
+async def test_a_scheduler_that_waits_can_be_stopped(settings: Settings, pool: Database) -> None:
+    running = asyncio.create_task(scheduler.run(settings))
+    await looks(pool, 1)
+
+    running.cancel()
+
+    await asyncio.wait_for(asyncio.wait({running}), 20)
+    assert running.cancelled()
