@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import ValidationError
+
 
 class SpecError(ValueError):
     """A field of a well-formed submission can't be accepted; `field` is its dotted path, `mend` what to do."""
@@ -11,6 +13,12 @@ class SpecError(ValueError):
         self.field = field
         self.value = value
         self.mend = mend
+
+
+def explain(error: ValidationError) -> str:
+    """Each bad field and what is wrong with it, in one line."""
+    faults = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+    return "; ".join(f"{'.'.join(map(str, place))}: {what}" if place else what for place, what in faults)
 
 
 class Conflict(Exception):

@@ -1,8 +1,20 @@
 """Processors: registered under a name, each change a new version."""
 
+from typing import Any
+
+from pydantic import ValidationError
+
 from services.engine.errors import SpecError
 from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
 from services.platform.database import Connection
+
+
+def _says(stored: Any, spec: ProcessorSpec) -> bool:
+    """Whether this is stored, perhaps by an older release, whose specs lack options that came later."""
+    try:
+        return ProcessorSpec.model_validate(stored) == spec
+    except ValidationError:
+        return False
 
 
 async def register_processor(connection: Connection, name: str, spec: ProcessorSpec, description: str = "") -> int:
@@ -16,15 +28,14 @@ async def register_processor(connection: Connection, name: str, spec: ProcessorS
     newest = await connection.fetchrow(
         "SELECT version, spec, description FROM processors WHERE name = $1 ORDER BY version DESC LIMIT 1", name
     )
-    value = spec.model_dump(mode="json")
-    if newest is not None and (newest["spec"], newest["description"]) == (value, description):
+    if newest is not None and newest["description"] == description and _says(newest["spec"], spec):
         return int(newest["version"])
     version = newest["version"] + 1 if newest is not None else 1
     await connection.execute(
         "INSERT INTO processors (name, version, spec, description) VALUES ($1, $2, $3, $4)",
         name,
         version,
-        value,
+        spec.model_dump(mode="json"),
         description,
     )
     return int(version)

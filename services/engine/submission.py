@@ -8,9 +8,10 @@ from uuid import UUID
 
 import jsonschema
 from asyncpg import Record
+from pydantic import ValidationError
 
 from services.contract.states import StageKind, TasksFrom
-from services.engine.errors import SpecError
+from services.engine.errors import SpecError, explain
 from services.engine.jobs import notify_jobs
 from services.engine.params import find_missing_in_command, find_missing_in_sql
 from services.engine.spec import (
@@ -70,6 +71,15 @@ async def _find_processor(connection: Connection, name_and_version: str, field: 
     return row
 
 
+def _read_processor(row: Record, reference: str, field: str) -> ProcessorSpec:
+    """Raises SpecError if only a newer release can tell what the processor is."""
+    try:
+        return ProcessorSpec.model_validate(row["spec"], extra="ignore")
+    except ValidationError as error:
+        mend = f"it was registered by a newer release, and this one can't read it ({explain(error)}): send this again"
+        raise SpecError(field, reference, f"{mend} when all services are of that release") from error
+
+
 def check_params(params: Mapping[str, Any], schema: Mapping[str, Any] | None, field: str) -> None:
     """Check params against a processor's JSON Schema (2020-12); raises SpecError for the first mismatch."""
     if schema is None:
@@ -124,7 +134,7 @@ async def _resolve_stage(
     fan_in: int | None = None,
 ) -> _ResolvedStage:
     row = await _find_processor(connection, stage.processor, f"{field}.processor")
-    processor = ProcessorSpec.model_validate(row["spec"])
+    processor = _read_processor(row, stage.processor, f"{field}.processor")
     _check_named_params(stage.params, row, processor, field)
     check_params(stage.params, processor.params_schema, f"{field}.params")
     if processor.output_directory and not stage.fan_out:

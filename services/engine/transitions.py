@@ -151,10 +151,12 @@ async def dispatch(
     return [Message(**row) for row in rows]
 
 
-# resend: an unclaimed bundle whose message may be gone is offered again, each time after a longer wait.
+# resend: an unclaimed bundle whose message may be gone is offered again, each time after a longer wait. A message by
+# which a worker has put the bundle off is not one that is gone.
 _RESEND = """
     UPDATE bundles AS b SET
-        sends = least(b.sends + 1, 32767), send_at = now() + $1 * 2 ^ least(b.sends, 6) * interval '1 second'
+        sends = least(b.sends + 1, 32767),
+        send_at = now() + $1 * 2 ^ greatest(0, least(b.sends - b.put_off, 6)) * interval '1 second'
     FROM (
         SELECT bundle_id FROM bundles WHERE worker_id IS NULL AND send_at <= now()
         ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -221,6 +223,34 @@ async def claim(connection: Connection | Database, worker_id: UUID, bundle_ids: 
         ClaimedTask(bundle_id, job_id, stage, index, attempt, parse_input(value))
         for bundle_id, job_id, stage, index, attempt, value in rows
     ]
+
+
+# put off: a worker can't run what is offered, a newer one may. The bundle stays unclaimed, so no attempt tells of it.
+_PUT_OFF = """
+    UPDATE bundles SET put_off = least(put_off + 1, 32767),
+        send_at = now() + least($2 * 2 ^ least(put_off, 30), $3) * interval '1 second'
+    WHERE bundle_id = $1 AND worker_id IS NULL
+    RETURNING put_off"""
+
+
+async def put_off(
+    connection: Connection | Database, bundle_id: UUID, *, seconds_first: float, seconds_max: float
+) -> int | None:
+    """Have an unclaimed bundle offered again after a wait that doubles each time; its message is to be deleted.
+
+    Returns how often it was put off by now, None if it is claimed or gone.
+    """
+    times: int | None = await connection.fetchval(_PUT_OFF, bundle_id, seconds_first, seconds_max)
+    return times
+
+
+async def drop_orphan(connection: Connection | Database, bundle_id: UUID) -> None:
+    """Delete an unclaimed bundle whose job was deleted: nobody can ever run it."""
+    await connection.execute(
+        "DELETE FROM bundles AS b WHERE bundle_id = $1 AND worker_id IS NULL "
+        "AND NOT EXISTS (SELECT FROM stages AS s WHERE s.job_id = b.job_id AND s.stage = b.stage)",
+        bundle_id,
+    )
 
 
 # complete: running → succeeded, failed, or ready again. An attempt that no longer holds its task updates nothing.

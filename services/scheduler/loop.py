@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import asyncpg
 import structlog
 from botocore.exceptions import ClientError, ParamValidationError
+from pydantic import ValidationError
 
 from services.platform.aws import Aws
 from services.platform.database import UNAVAILABLE, Database, connect_alone
@@ -29,7 +30,8 @@ def passes(error: Exception) -> bool:
         return fault_of(error) == "passing"
     if isinstance(error, ParamValidationError | asyncpg.DataError):
         return False
-    return isinstance(error, (*PASSING, *_DATABASE))
+    # What is stored and can't be read here (ValidationError), a newer scheduler can read.
+    return isinstance(error, (*PASSING, *_DATABASE, ValidationError))
 
 
 @dataclass(frozen=True, slots=True)

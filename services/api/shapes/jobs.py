@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.api.pagination import Page
-from services.api.shapes.row import Row
+from services.api.shapes.row import Row, Stored
 from services.contract.states import TASK_STATES, JobState, Outcome, StageKind, StageState, TaskState
 from services.engine.progress import Progress
 from services.engine.records import StageRecords
@@ -78,7 +78,7 @@ class JobSummary(_JobFields):
 class Job(_JobFields):
     """A job with its specification and its stages."""
 
-    spec: JobSpec
+    spec: Stored[JobSpec]
     stages: list[Stage]
     warnings: list[str] = Field(
         description="what of the records does not come out even, or is missing since failed tasks were tolerated",

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from services.api.pagination import Page
-from services.api.shapes.row import Row
+from services.api.shapes.row import Row, Stored
 from services.contract.fields import Name
 from services.engine.spec import ProcessorSpec
 
@@ -24,7 +24,7 @@ class Processor(Row):
     name: str
     version: int
     description: str
-    spec: ProcessorSpec
+    spec: Stored[ProcessorSpec]
     created_at: datetime
 
 

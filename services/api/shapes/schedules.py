@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field
 
 from services.api.pagination import Page
-from services.api.shapes.row import Row
+from services.api.shapes.row import Row, Stored
 from services.contract.fields import Name, Strict
 from services.contract.states import Misfire
 from services.engine.spec import JobSpec
@@ -43,7 +43,7 @@ class Schedule(Row):
     last_job_id: UUID | None
     error: str | None = Field(description="why the last run could not be submitted")
     created_at: datetime
-    job: JobSpec
+    job: Stored[JobSpec]
     upcoming: list[datetime] = Field(description="the next three runs")
 
 

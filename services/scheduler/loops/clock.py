@@ -6,6 +6,7 @@ from uuid import UUID
 
 import asyncpg
 import structlog
+from pydantic import ValidationError
 
 from services.engine.jobs import notify_jobs, start_due_jobs
 from services.engine.spec import JobSpec
@@ -73,7 +74,7 @@ async def _run_schedule(connection: Connection, context: Context, schedule: Any)
             async with connection.transaction():
                 job_id = await submit_job(
                     connection,
-                    JobSpec.model_validate(schedule["job"]),
+                    JobSpec.model_validate(schedule["job"], extra="ignore"),
                     settings=context.settings,
                     schedule_id=schedule["schedule_id"],
                     run_at=time,
@@ -81,7 +82,7 @@ async def _run_schedule(connection: Connection, context: Context, schedule: Any)
         except asyncpg.UniqueViolationError:
             continue  # this run has its job already
         except Exception as invalid:
-            if passes(invalid):
+            if passes(invalid) and not isinstance(invalid, ValidationError):
                 raise
             error = str(invalid)
             log.warning("schedule failed", schedule=str(schedule["schedule_id"]), error=repr(invalid))

@@ -22,7 +22,7 @@ from services.scheduler.queues import send
 # What a task counts before its stage's first has ended: so that a new stage's share of a pool stays small until then.
 UNMEASURED_SECONDS = 1.0
 BUNDLES_MAX = 5_000  # queued by one transaction
-SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry budget
+SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry budget, or that workers put off
 
 # Pools that can take work, and the slots to keep busy.
 _POOLS = """
@@ -33,13 +33,17 @@ _POOLS = """
 # The pool's row is the lock: one scheduler tops it up at a time, and a pause comes before or after. What waits is
 # counted by the next statement, which is sure to see what the scheduler before has queued.
 _LOCK = "SELECT true FROM pools WHERE name = $1 AND NOT paused FOR UPDATE SKIP LOCKED"
-_WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL"
+_WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL AND put_off = 0"
 
 _STAGES = """
-    SELECT job_id, stage, pool, max_attempts, retry_budget, priority, share, ready, running,
-        queued + running AS in_flight, attempts, succeeded, task_seconds
-    FROM running_stages WHERE ready > 0 OR queued > 0 OR running > 0
-    ORDER BY job_id, stage"""  # the order in which counters are locked
+    SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, s.priority, s.share, s.ready, s.running,
+        s.queued + s.running AS in_flight, s.attempts, s.succeeded, s.task_seconds,
+        EXISTS (
+            SELECT FROM bundles AS b
+            WHERE b.job_id = s.job_id AND b.stage = s.stage AND b.put_off > 0 AND b.worker_id IS NULL
+        ) AS put_off
+    FROM running_stages AS s WHERE s.ready > 0 OR s.queued > 0 OR s.running > 0
+    ORDER BY s.job_id, s.stage"""  # the order in which counters are locked
 
 
 @dataclass(slots=True)
@@ -111,7 +115,7 @@ def window_bundles(candidates: list[Candidate], running: int, slots: int, settin
 
 def _candidate(row: Record, slots: int) -> Candidate:
     ready = row["ready"]
-    if is_slowed(dict(row)):
+    if row["put_off"] or is_slowed(dict(row)):
         ready = min(ready, max(0, math.ceil(SLOWED_SHARE * slots) - row["in_flight"]))
     candidate = Candidate(
         row["job_id"],

@@ -34,7 +34,7 @@ async def _plan_chunk(context: Context, job: Record) -> None:
     sources = job["input"] if isinstance(job["input"], list) else [job["input"]]
     splitting = split_on_grid if job["kind"] == "split" else split_each
     async with planning(context, job_id, 0, cursor, _where(sources, cursor)):
-        chunk = await splitting(context.aws.s3, _INPUTS.validate_python(sources), cursor, job["slots"])
+        chunk = await splitting(context.aws.s3, _INPUTS.validate_python(sources, extra="ignore"), cursor, job["slots"])
         await save_chunk(context, job_id, 0, chunk, cursor)
 
 

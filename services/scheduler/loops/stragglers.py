@@ -22,7 +22,8 @@ _STAGES = """
     JOIN processors AS r ON r.name = s.processor AND r.version = s.processor_version
     WHERE s.planned AND NOT p.paused AND (r.spec ->> 'idempotent')::boolean
       AND s.ready + s.queued = 0 AND s.running > 0 AND s.succeeded >= 3 * s.running
-      AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = s.pool AND b.worker_id IS NULL)"""
+      AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = s.pool AND b.worker_id IS NULL AND b.put_off = 0)"""
+
 
 _ANY_RACE = "SELECT EXISTS (SELECT FROM bundles WHERE backed_up OR backup_of IS NOT NULL)"
 

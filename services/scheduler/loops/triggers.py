@@ -10,6 +10,7 @@ from asyncpg import Record
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
+from services.engine.errors import explain
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
 from services.engine.templates import fill_template
@@ -73,19 +74,14 @@ async def _fire(context: Context, trigger: Record, message: dict[str, Any]) -> b
             await connection.execute(_FIRED, trigger["trigger_id"], last)
         return True
     except _UNUSABLE as error:
-        await _blame(context, trigger, f"message {message['MessageId']}: {_explain(error)}")
+        fault = explain(error) if isinstance(error, ValidationError) else str(error)
+        await _blame(context, trigger, f"message {message['MessageId']}: {fault}")
         return False
 
 
-def _explain(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    faults = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in error.errors()]
-    return "; ".join(f"{'.'.join(map(str, place))}: {what}" for place, what in faults)
-
-
 async def _submit(connection: Connection, context: Context, trigger: Record, event: Event) -> UUID | None:
-    """The job's id; None if this event has made its job already."""
+    """The job's id; None if this event has made its job already. What this release does not know is refused: the
+    message comes again, perhaps to a newer scheduler."""
     spec = JobSpec.model_validate(fill_template(trigger["job"], event.values))
     try:
         async with connection.transaction():

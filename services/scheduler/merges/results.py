@@ -49,7 +49,7 @@ class Results:
 
     async def write(self) -> list[Facts]:
         """Write all but the manifest; returns the facts of the files."""
-        merge = _MERGE.validate_python(self._job["merge"])
+        merge = _MERGE.validate_python(self._job["merge"], extra="ignore")
         if isinstance(merge, NoMerge):
             files = await self._list_parts()
         elif isinstance(merge, ConcatMerge):

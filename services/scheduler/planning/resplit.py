@@ -18,7 +18,7 @@ READY = """
 async def plan(context: Context, stage: Record) -> Chunk | None:
     """The next parts. Raises SplitError, and what S3's client raises."""
     joined = stage["before_result"]["files"][0]["uri"]
-    source = LinesInput.model_validate({**stage["resplit"], "uri": joined})
+    source = LinesInput.model_validate({**stage["resplit"], "uri": joined}, extra="ignore")
     if stage["kind"] == "split":
         return await split_on_grid(context.aws.s3, [source], stage["plan_cursor"], stage["slots"])
     return await split(context.aws.s3, source, stage["plan_cursor"], stage["slots"])

@@ -7,7 +7,7 @@ between, the message comes back, and a claim of what is claimed gives nothing.
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -15,8 +15,9 @@ import structlog
 
 from services.contract.message import Message, MessageError
 from services.engine import transitions
-from services.engine.attempt import ClaimedTask
+from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.pools import PoolQueues
+from services.engine.stages import StageGone, StageUnreadable
 from services.platform.database import Database
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
@@ -24,6 +25,7 @@ from services.worker.node.outage import Outage
 from services.worker.node.pace import StageKey
 from services.worker.node.slots import Slots
 from services.worker.node.stages import Stages
+from services.worker.node.turn_down import turn_down
 
 log = structlog.get_logger()
 
@@ -216,6 +218,18 @@ class Receiver:
             self._last_stage = (last[0].job_id, last[0].stage)
         return [message.bundle_id for message in refused]
 
+    async def _load_stages(self, offers: Mapping[UUID, Message]) -> dict[UUID, StageWork]:
+        """The stages of the bundles that can run here. Each of the others is answered alone: nothing waits for it."""
+        stages: dict[UUID, StageWork] = {}
+        for bundle_id, message in offers.items():
+            try:
+                stages[bundle_id] = await self._stages.get(message.job_id, message.stage)
+            except StageGone:
+                await transitions.drop_orphan(self._database, bundle_id)
+            except StageUnreadable as error:
+                await turn_down(self._database, self._worker_id, message, str(error))
+        return stages
+
     async def _claim(self, offers: dict[UUID, Message]) -> bool:
         """Claim the bundles and queue their tasks; False if the database can't be asked.
 
@@ -223,13 +237,14 @@ class Receiver:
         """
         self._bundles.claiming = frozenset(offers)
         try:
-            tasks = await transitions.claim(self._database, self._worker_id, list(offers))
+            stages = await self._load_stages(offers)
+            tasks = await transitions.claim(self._database, self._worker_id, list(stages))
             self._database_outage.passed()
             bundles: defaultdict[UUID, list[ClaimedTask]] = defaultdict(list)
             for task in tasks:
                 bundles[task.bundle_id].append(task)
             for bundle_id, bundle_tasks in bundles.items():
-                await self._hold(offers[bundle_id], bundle_tasks)
+                self._bundles.add(bundle_id, stages[bundle_id], bundle_tasks, suspect=offers[bundle_id].suspect)
         except Exception as error:
             await self._database_outage.failed(error)
             return False
@@ -238,10 +253,6 @@ class Receiver:
         for message in offers.values():
             self._bundle_tasks += _SMOOTHING * (message.count - self._bundle_tasks)
         return True
-
-    async def _hold(self, offer: Message, tasks: list[ClaimedTask]) -> None:
-        stage = await self._stages.get(offer.job_id, offer.stage)
-        self._bundles.add(offer.bundle_id, stage, tasks, suspect=offer.suspect)
 
     async def _bury(self, raw: dict[str, Any], error: MessageError) -> bool:
         """Move a message that nobody can read to the dead-letter queue; False if that failed and it must come back."""

@@ -17,7 +17,7 @@ class Stages:
         self._known: dict[tuple[UUID, int], StageWork] = {}
 
     async def get(self, job_id: UUID, stage: int) -> StageWork:
-        """Raises LookupError if the job has been deleted."""
+        """Raises StageGone and StageUnreadable."""
         if (known := self._known.get((job_id, stage))) is not None:
             return known
         if len(self._known) >= _STAGES_MAX:

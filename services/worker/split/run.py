@@ -44,7 +44,7 @@ async def _items(meter: Meter, layout: Layout, task: ClaimedTask, directory: Pat
     """The inputs of the next stage. Raises TaskError."""
     match task.input:
         case Split() as work:
-            etag, items = None, _split_here(meter.s3, _INPUT.validate_python(work.source), work.slots)
+            etag, items = None, _split_here(meter.s3, _INPUT.validate_python(work.source, extra="ignore"), work.slots)
         case GridSplit() as work:
 
             def locate(filename: str) -> Location:

@@ -268,3 +268,14 @@ async def test_results_are_links_and_there_when_the_job_has_succeeded(
         download = await s3.get(results["files"][0]["url"])
     assert download.content == b"[1]"
     assert "delays.json" in download.headers["content-disposition"]
+
+
+async def test_a_job_that_a_newer_release_has_taken_is_shown_as_it_stands(
+    submitter: httpx.AsyncClient, pool: Database
+) -> None:
+    job_id = (await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"]
+    newer = {"field_of_the_next_release": True, "merge": {"type": "braid"}}
+    spec = await pool.fetchval("UPDATE jobs SET spec = spec || $1 RETURNING spec", newer)
+
+    assert (await ok(submitter.get(f"/v1/jobs/{job_id}")))["spec"] == spec
+    assert len((await ok(submitter.get("/v1/jobs")))["items"]) == 1

@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.api.conftest import ok
+from services.platform.database import Database
+from tests.integration.api.conftest import array_job, ok
 
 
 async def test_a_changed_processor_is_a_new_version_and_an_unchanged_one_is_not(operator: httpx.AsyncClient) -> None:
@@ -55,3 +56,50 @@ async def test_a_schema_may_refer_to_its_own_definitions(operator: httpx.AsyncCl
     created = await ok(operator.post("/v1/processors", json={"name": "x", "builtin": "noop", "params_schema": schema}))
 
     assert created["spec"]["params_schema"] == schema
+
+
+NEWER_SPECS: list[dict[str, Any]] = [
+    {"builtin": "noop", "field_of_the_next_release": True},
+    {"quantum": "entangle:pairs"},
+    {"records": "flights:clean", "output_format": "orc9"},
+]
+
+
+@pytest.mark.parametrize("spec", NEWER_SPECS)
+async def test_a_processor_that_a_newer_release_has_registered_is_shown_as_it_stands(
+    operator: httpx.AsyncClient, pool: Database, spec: dict[str, Any]
+) -> None:
+    await ok(operator.post("/v1/processors", json={"name": "known", "builtin": "noop"}))
+    await pool.execute("INSERT INTO processors (name, version, spec) VALUES ('newer', 1, $1)", spec)
+
+    assert (await ok(operator.get("/v1/processors/newer")))["spec"] == spec
+    listed = (await ok(operator.get("/v1/processors")))["items"]
+    assert [each["name"] for each in listed] == ["known", "newer"]
+    assert listed[1]["spec"] == spec
+
+
+@pytest.mark.usefixtures("grid")
+@pytest.mark.parametrize(("spec", "status"), list(zip(NEWER_SPECS, [201, 422, 422], strict=True)))
+async def test_a_job_may_use_it_as_far_as_this_release_can_read_it(
+    operator: httpx.AsyncClient, pool: Database, spec: dict[str, Any], status: int
+) -> None:
+    await pool.execute("INSERT INTO processors (name, version, spec) VALUES ('newer', 1, $1)", spec)
+
+    response = await operator.post("/v1/jobs", json=array_job(stages=[{"processor": "newer"}]))
+
+    assert response.status_code == status
+    if status == 422:
+        [error] = response.json()["errors"]
+        assert (error["field"], error["value"]) == ("stages.0.processor", "newer")
+        assert "registered by a newer release" in error["message"]
+
+
+async def test_what_an_older_release_has_registered_is_no_other_version(
+    operator: httpx.AsyncClient, pool: Database
+) -> None:
+    body = {"name": "clean", "records": "flights:clean"}
+    await ok(operator.post("/v1/processors", json=body))
+    await pool.execute("UPDATE processors SET spec = spec - 'idempotent' WHERE name = 'clean'")  # a later option
+
+    assert (await ok(operator.post("/v1/processors", json=body)))["version"] == 1
+    assert (await ok(operator.get("/v1/processors/clean")))["spec"]["idempotent"] is False

@@ -78,3 +78,14 @@ async def test_bad_schedules_are_refused_by_field(submitter: httpx.AsyncClient, 
             assert response.status_code == 422
             [error] = response.json()["errors"]
             assert error["field"] == field and mend in error["message"]
+
+
+async def test_a_schedule_that_a_newer_release_has_made_is_shown_as_it_stands(
+    submitter: httpx.AsyncClient, pool: Database
+) -> None:
+    path = f"/v1/schedules/{(await ok(submitter.post('/v1/schedules', json=schedule())))['schedule_id']}"
+    newer = {"field_of_the_next_release": True, "merge": {"type": "braid"}}
+    job = await pool.fetchval("UPDATE schedules SET job = job || $1 RETURNING job", newer)
+
+    assert (await ok(submitter.get(path)))["job"] == job
+    assert [each["job"] for each in (await ok(submitter.get("/v1/schedules")))["items"]] == [job]

@@ -501,6 +501,50 @@ async def test_a_bundle_nobody_claims_is_offered_again_after_ever_longer_waits(p
     await assert_invariants(play.pool, job_id)
 
 
+async def test_a_bundle_that_workers_put_off_is_offered_after_waits_that_double_up_to_the_longest(play: Play) -> None:
+    job_id = await play.submit()
+    await play.plan(job_id, 2)
+    [message] = await play.dispatch(job_id)
+    waits = []
+    for times in range(1, 7):
+        how = {"seconds_first": 1.0, "seconds_max": 10.0}
+        assert await transitions.put_off(play.pool, message.bundle_id, **how) == times
+        waits.append(round(await play.pool.fetchval("SELECT extract(epoch FROM send_at - now()) FROM bundles")))
+        await play.pool.execute("UPDATE bundles SET send_at = now()")
+        assert await transitions.resend(play.pool, 60, 10) == [("default", message)]
+        wait = await play.pool.fetchval("SELECT extract(epoch FROM send_at - now()) FROM bundles")
+        assert 59 < wait <= 60, "an offer that was answered is not one that got lost"
+
+    assert waits == [1, 2, 4, 8, 10, 10]
+    worker_id = await play.register()
+    assert len(await play.claim(worker_id, [message])) == 2
+    assert await transitions.put_off(play.pool, message.bundle_id, **how) is None  # it has its worker
+    await assert_invariants(play.pool, job_id)
+
+
+async def test_a_bundle_can_be_put_off_without_end(play: Play) -> None:
+    job_id = await play.submit()
+    await play.plan(job_id, 1)
+    [message] = await play.dispatch(job_id)
+    await play.pool.execute("UPDATE bundles SET put_off = 32767")
+
+    assert await transitions.put_off(play.pool, message.bundle_id, seconds_first=1.0, seconds_max=60.0) == 32767
+
+
+async def test_only_a_bundle_whose_job_is_gone_is_an_orphan(play: Play) -> None:
+    kept, gone = [await play.submit() for _ in range(2)]
+    for job_id in (kept, gone):
+        await play.plan(job_id, 1)
+    messages = {job_id: (await play.dispatch(job_id))[0] for job_id in (kept, gone)}
+    await play.pool.execute("DELETE FROM jobs WHERE job_id = $1", gone)
+
+    for message in messages.values():
+        await transitions.drop_orphan(play.pool, message.bundle_id)
+
+    assert await play.pool.fetchval("SELECT array_agg(job_id) FROM bundles") == [kept]
+    await assert_invariants(play.pool, kept)
+
+
 async def test_a_bundle_can_be_offered_again_without_end(play: Play) -> None:
     job_id = await play.submit()
     await play.plan(job_id, 1)

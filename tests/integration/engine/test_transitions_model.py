@@ -363,6 +363,17 @@ class Protocol(RuleBasedStateMachine):
             self.messages += messages
 
     @precondition(lambda self: self.messages)
+    @rule(pick=picks)
+    def put_off(self, pick: int) -> None:
+        """A worker can't read what the message offers: all stays as it is, and the bundle is offered again."""
+        message = self.messages.pop(pick % len(self.messages))
+        bundle = self.now.bundles.get(str(message.bundle_id))
+        how = {"seconds_first": RESEND_SECONDS, "seconds_max": RESEND_SECONDS}
+        times = self.call(transitions.put_off(self.grid.connection, message.bundle_id, **how))
+        assert (times is None) == (bundle is None or bundle["worker_id"] is not None)
+        self.foretold = {key: task["state"] for key, task in self.now.tasks.items()}
+
+    @precondition(lambda self: self.messages)
     @rule(pick=picks, count=st.integers(1, 9))
     def lose_messages(self, pick: int, count: int) -> None:
         pick %= len(self.messages)

@@ -195,6 +195,20 @@ async def test_a_job_that_can_not_be_submitted_is_an_error_of_its_own_schedule_o
     assert len(await runs(play, broken)) == 1
 
 
+async def test_a_schedule_of_the_next_release_runs_without_the_fields_that_this_one_does_not_know(
+    context: Context, play: Play
+) -> None:
+    readable = await add_schedule(play, job=JOB | {"field_of_the_next_release": True})
+    unreadable = await add_schedule(play, job=JOB | {"merge": {"type": "braid"}})
+
+    await tick(context)
+
+    assert len(await runs(play, readable)) == 1
+    assert (await schedule(play, readable))["error"] is None
+    assert await runs(play, unreadable) == []
+    assert "merge" in (await schedule(play, unreadable))["error"]
+
+
 @pytest.mark.parametrize("changes", [{"time_zone": "Europe/Atlantis"}, {"cron": "every day"}])
 async def test_a_schedule_that_does_not_know_its_next_time_is_paused_and_says_why(
     context: Context, play: Play, changes: dict[str, Any]

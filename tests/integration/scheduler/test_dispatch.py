@@ -70,6 +70,26 @@ async def test_the_window_is_topped_up_when_bundles_are_claimed_and_never_exceed
     await assert_invariants(play.pool, job_id)
 
 
+async def test_bundles_that_workers_put_off_take_no_room_and_their_stage_gets_a_tenth_of_the_slots(
+    context: Context, play: Play
+) -> None:
+    stuck = await submit(play, 100)
+    await dispatch.step(context)
+    for message in await offered(play):
+        await transitions.put_off(play.pool, message.bundle_id, seconds_first=60.0, seconds_max=60.0)
+
+    await dispatch.step(context)
+    assert await play.states(stuck) == {"queued": WINDOW, "ready": 100 - WINDOW}
+    other = await submit(play, 10)
+    await dispatch.step(context)
+
+    assert await play.states(other) == {"queued": WINDOW, "ready": 10 - WINDOW}
+    await play.claim(await play.register(), await offered(play))
+    await dispatch.step(context)
+    assert (await play.states(stuck))["ready"] < 100 - WINDOW, "now that a worker could read it"
+    await assert_invariants(play.pool, stuck)
+
+
 async def test_the_window_grows_with_the_slots_of_active_workers(context: Context, play: Play) -> None:
     await submit(play, 100)
     for slots in (8, 3):

@@ -476,6 +476,25 @@ async def test_a_merge_that_breaks_in_an_unforeseen_way_fails_its_job(
     assert (job["error"]["type"], "surprise" in job["error"]["message"]) == ("merge_failed", True)
 
 
+async def test_a_merge_of_the_next_release_is_left_to_its_schedulers_and_its_fields_are_ignored(
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+) -> None:
+    job_id = await concatenated(play, bucket, layout, [b"a", b"b"])
+    change = "UPDATE jobs SET spec = jsonb_set(spec, $2::text[], $3) WHERE job_id = $1"
+    await play.pool.execute(change, job_id, ["merge", "field_of_the_next_release"], True)
+    await play.pool.execute(change, job_id, ["merge", "type"], "braid")
+
+    async def was_put_off() -> bool:
+        return bool((await play.stage(job_id))["put_off_at"])
+
+    await drive(context, finish.step, merger.step, until=was_put_off)
+    assert (await play.job(job_id))["state"] == "running"
+    await play.pool.execute(change, job_id, ["merge", "type"], "concat")
+
+    assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
+    assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
+
+
 async def test_an_outage_of_s3_puts_the_merge_off(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,25 @@ async def test_a_job_whose_input_can_not_be_split_fails_and_says_why_and_the_oth
     await assert_planned(play, good)
 
 
+async def test_an_input_of_the_next_release_is_left_to_its_schedulers_and_its_fields_are_ignored(
+    context: Context, play: Play, bucket: Bucket
+) -> None:
+    unknown_type, unknown_field = [await submit_lines(play, bucket) for _ in range(2)]
+    change = "UPDATE jobs SET spec = jsonb_set(spec, $2::text[], $3) WHERE job_id = $1"
+    await play.pool.execute(change, unknown_type, ["input", "type"], "quanta")
+    await play.pool.execute(change, unknown_field, ["input", "field_of_the_next_release"], True)
+
+    await plan_all(context, play, unknown_field)
+
+    await assert_planned(play, unknown_field)
+    assert (await play.job(unknown_type))["state"] == "running"
+    assert (await play.stage(unknown_type))["put_off_at"] is not None
+    await play.pool.execute(change, unknown_type, ["input", "type"], "lines")
+    await end_put_off(context)
+    await plan_all(context, play, unknown_type)
+    await assert_planned(play, unknown_type)
+
+
 async def test_an_object_replaced_while_it_is_split_fails_the_job(context: Context, play: Play, bucket: Bucket) -> None:
     job_id = await submit_lines(play, bucket)
     await plan.step(context)
