@@ -40,6 +40,21 @@ async def test_a_database_that_is_not_migrated_is_not_ready(settings: Settings, 
         assert (await client.get("/readyz")).status_code == 503
 
 
+@pytest.mark.usefixtures("grid")
+async def test_a_statement_that_a_migration_has_overtaken_is_worth_another_try(
+    submitter: httpx.AsyncClient, pool: Database
+) -> None:
+    schedule = {"name": "nightly", "cron": "30 2 * * *", "job": array_job()}
+    path = f"/v1/schedules/{(await ok(submitter.post('/v1/schedules', json=schedule)))['schedule_id']}/resume"
+    await ok(submitter.post(path))  # which prepares it
+    await pool.execute("ALTER TABLE schedules ADD COLUMN of_the_next_release integer")
+
+    overtaken, again = await submitter.post(path), await submitter.post(path)
+
+    assert (overtaken.status_code, again.status_code) == (503, 200)
+    assert int(overtaken.headers["retry-after"]) > 0
+
+
 async def test_connections_that_the_database_closed_are_replaced(
     app: FastAPI, viewer: httpx.AsyncClient, pool: Database
 ) -> None:
