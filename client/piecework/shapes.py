@@ -5,6 +5,9 @@ Times are ISO 8601 strings with a time zone. Each service describes the fields u
 
 from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
+from piecework.inputs import *  # noqa: F403 - the shapes of inputs, whichever there are
+from piecework.inputs import Input, LinesResplit
+
 T = TypeVar("T")
 
 JobState = Literal["scheduled", "running", "paused", "cancelling", "failing", "succeeded", "failed", "cancelled"]
@@ -16,8 +19,6 @@ DeliveryState = Literal["pending", "delivered", "failed"]
 Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
 Role = Literal["viewer", "submitter", "operator"]
 Misfire = Literal["run_once", "run_all", "skip"]
-Format = Literal["text", "jsonl", "csv", "tsv", "fixed"]
-Compression = Literal["none", "gzip", "zstd"]
 Scalar = str | int | float | bool | None
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
@@ -28,88 +29,6 @@ class Page(TypedDict, Generic[T]):
 
     items: list[T]
     next_cursor: str | None
-
-
-class _Sized(TypedDict):
-    part_bytes: NotRequired[int | None]
-    parts: NotRequired[int | None]
-
-
-class LinesResplit(_Sized):
-    """How the outputs of the stage before are split again."""
-
-    type: Literal["lines"]
-    format: NotRequired[Format]
-    header: NotRequired[bool]
-    delimiter: NotRequired[str | None]
-    quote: NotRequired[str | None]
-    escape: NotRequired[str | None]
-    multiline: NotRequired[bool]
-    compression: NotRequired[Compression | None]
-    record_bytes: NotRequired[int | None]
-
-
-class LinesInput(LinesResplit):
-    """One object of lines, JSONL, CSV, TSV, or records of one length."""
-
-    uri: str
-
-
-class ParquetInput(_Sized):
-    type: Literal["parquet"]
-    uri: str
-    row_groups: NotRequired[int | None]
-
-
-class ArrowInput(_Sized):
-    """One Arrow IPC file (Feather version 2)."""
-
-    type: Literal["arrow"]
-    uri: str
-
-
-class AvroInput(_Sized):
-    type: Literal["avro"]
-    uri: str
-
-
-class _Grouped(TypedDict):
-    include: NotRequired[str | list[str]]
-    exclude: NotRequired[str | list[str]]
-    objects_per_task: NotRequired[int | None]
-    part_bytes: NotRequired[int | None]
-
-
-class ObjectsInput(_Grouped):
-    """The objects under a prefix."""
-
-    type: Literal["objects"]
-    prefix: str
-
-
-class ManifestInput(_Grouped):
-    """The objects that a manifest or an S3 Inventory lists."""
-
-    type: Literal["manifest"]
-    uri: str
-    format: NotRequired[Literal["csv", "jsonl", "parquet", "inventory"] | None]
-
-
-class ItemsInput(TypedDict):
-    """A list of JSON values, each a task."""
-
-    type: Literal["items"]
-    items: list[Any]
-
-
-class RangeInput(TypedDict):
-    """An array job of `count` tasks."""
-
-    type: Literal["range"]
-    count: int
-
-
-Input = LinesInput | ObjectsInput | ManifestInput | ItemsInput | RangeInput | ParquetInput | ArrowInput | AvroInput
 
 
 class NoMerge(TypedDict):

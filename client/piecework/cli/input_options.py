@@ -1,44 +1,49 @@
-"""The options that say what a job works on, and which formats the command knows."""
+"""The options that say what a job works on: one for its source, and one for each field of an input that has words."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, NotRequired, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
 from piecework.cli.job_file import from_here, given, mapping_in, option_of, parsed
 from piecework.errors import InputError
+from piecework.inputs import FORMATS, Input, ManifestFormat, Option
 
+T = TypeVar("T")
 
-class _Format(NamedTuple):
-    """The type of input that reads a format, and the suffixes of objects that have it."""
-
-    type: str
-    suffixes: tuple[str, ...] = ()
-
-
-# A format is a line here; a new option of it is a field of InputOptions.
-FORMATS: Mapping[str, _Format] = {
-    "text": _Format("lines"),
-    "jsonl": _Format("lines", (".jsonl", ".ndjson")),
-    "csv": _Format("lines", (".csv",)),
-    "tsv": _Format("lines", (".tsv",)),
-    "fixed": _Format("lines"),
-    "parquet": _Format("parquet", (".parquet",)),
-    "arrow": _Format("arrow", (".arrow", ".feather")),
-    "avro": _Format("avro", (".avro",)),
-}
 _COMPRESSED = (".gz", ".bgz", ".zst")
-_MANIFEST_FORMATS = ("csv", "jsonl", "parquet", "inventory")
-
+_MANIFEST_FORMATS = get_args(ManifestFormat)
 _SOURCES = ("input", "upload", "manifest", "item", "count")
-_SIZES = ("part_bytes", "record_bytes")
 
 
+def with_fields_of(inputs: Any) -> Callable[[type[T]], type[T]]:
+    """Add to a dataclass of options one for each field that has an Option, in any type of a union of inputs."""
+    options = {}
+    for shape in get_args(inputs):
+        for name, hint in get_type_hints(shape, include_extras=True).items():
+            bare = get_args(hint)[0] if get_origin(hint) is NotRequired else hint
+            if get_origin(bare) is Annotated:
+                options[name] = _option(name, *get_args(bare))
+    return lambda group: make_dataclass(group.__name__, options.values(), bases=(group,), frozen=True)
+
+
+def _option(name: str, kind: Any, option: Option) -> tuple[str, Any, Any]:
+    """An input's field of this type, as a field of a dataclass of options."""
+    if option.parse:
+        kind = str
+    elif lists := [one for one in get_args(kind) if get_origin(one) is list]:
+        [kind] = lists
+    names = [option_of(name)] if kind is bool and not option.negatable else []
+    info = typer.Option(*names, metavar=option.metavar, help=option.help)
+    return name, Annotated[kind | None, info], field(default=None, metadata={"parse": option.parse})
+
+
+@with_fields_of(Input)
 @dataclass(frozen=True)
 class InputOptions:
-    """What a job works on: one source, and how it is split. Details have the names of the input's fields."""
+    """What a job works on: one source, and how it is read and split: the fields of its type of input."""
 
     panel: ClassVar[str] = "Input"
 
@@ -59,39 +64,6 @@ class InputOptions:
             metavar="|".join(FORMATS),
             help=f"Format of the input; default: by its suffix. Of --manifest: {', '.join(_MANIFEST_FORMATS)}.",
         ),
-    ] = None
-    part_bytes: Annotated[str | None, typer.Option(metavar="SIZE", help="Size of a part, such as 8MiB.")] = None
-    parts: Annotated[int | None, typer.Option(metavar="N", help="Number of parts, instead of their size.")] = None
-    compression: Annotated[
-        Literal["none", "gzip", "zstd"] | None, typer.Option(help="Compression of the input; default: by its suffix.")
-    ] = None
-    header: Annotated[
-        bool | None, typer.Option(help="Whether the first record of CSV and TSV names the columns; default: it does.")
-    ] = None
-    delimiter: Annotated[
-        str | None, typer.Option(metavar="CHARACTER", help="Between the fields of CSV and TSV; default: comma, tab.")
-    ] = None
-    quote: Annotated[
-        str | None, typer.Option(metavar="CHARACTER", help="Around fields of CSV and TSV; default: \"; '' for none.")
-    ] = None
-    escape: Annotated[
-        str | None, typer.Option(metavar="CHARACTER", help="Before a character of CSV and TSV to take literally.")
-    ] = None
-    multiline: Annotated[
-        bool | None, typer.Option("--multiline", help="Quoted fields of CSV and TSV may hold newlines.")
-    ] = None
-    record_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Length of each record of --format fixed.")
-    ] = None
-    row_groups: Annotated[int | None, typer.Option(metavar="N", help="Parquet row groups per part.")] = None
-    include: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Take only objects that match; repeatable.")
-    ] = None
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Leave out objects that match; repeatable.")
-    ] = None
-    objects_per_task: Annotated[
-        int | None, typer.Option(metavar="N", help="Objects per task, which gets them as a directory.")
     ] = None
 
     def change(self, spec: dict[str, Any]) -> None:
@@ -119,12 +91,11 @@ class InputOptions:
         return present if path is None else _object_input(present, path, self.format)
 
     def _details(self, options: dict[str, Any]) -> dict[str, Any]:
-        from piecework.jobfile import parse_size
-
         details = {name: value for name, value in options.items() if name not in (*_SOURCES, "format")}
-        for name in details.keys() & set(_SIZES):
-            details[name] = parsed(option_of(name), parse_size, details[name])
-        return details | ({"quote": None} if self.quote == "" else {})
+        for one in fields(self):
+            if one.name in details and (parse := one.metadata["parse"]):
+                details[one.name] = parsed(option_of(one.name), parse, details[one.name])
+        return details
 
 
 def _object_input(present: dict[str, Any], path: str | Path, format: str | None) -> dict[str, Any]:
