@@ -56,23 +56,20 @@ def _show(session: Session, found: Split) -> None:
 
 
 def _place(part: SplitPart) -> str:
-    """Where a part is, in short."""
-    source = part["input"]
-    match source["type"]:
-        case "bytes" | "avro_blocks":
-            return f"{source['uri']} bytes {source['start']}-{source['end'] - 1}"
-        case "row_groups":
-            return f"{source['uri']} row groups {source['first']}-{source['first'] + source['count'] - 1}"
-        case "record_batches":
-            return f"{source['uri']} record batches {source['first']}-{source['first'] + source['count'] - 1}"
-        case "objects":
-            first, *others = source["objects"]
+    """Where a part is, in short; told by its fields, so that a new format's parts are, too."""
+    match part["input"]:
+        case {"uri": uri, "start": int(start), "end": int(end)}:
+            return f"{uri} bytes {start}-{end - 1}"
+        case {"type": blocks, "uri": uri, "first": first, "count": count}:
+            return f"{uri} {blocks.replace('_', ' ')} {first}-{first + count - 1}"
+        case {"objects": [first, *others]}:
             return f"{first['uri']}" + (f" and {len(others)} more" if others else "")
-        case "item":
-            return repr(source["value"])
-        case "index":
-            return f"index {part['index']} of {source['count']}"
-    return str(source.get("uri", source["type"]))
+        case {"type": "item", "value": value}:
+            return repr(value)
+        case {"type": "index", "count": count}:
+            return f"index {part['index']} of {count}"
+        case other:
+            return str(other.get("uri", other["type"]))
 
 
 def register(app: typer.Typer) -> None:

@@ -11,8 +11,11 @@ from tests.unit.client.conftest import Run, Service, answer
 PARTS = [
     ({"type": "bytes", "uri": "s3://b/a.csv", "start": 5, "end": 105}, 100, "s3://b/a.csv bytes 5-104"),
     ({"type": "row_groups", "uri": "s3://b/a.parquet", "first": 2, "count": 3}, None, "row groups 2-4"),
+    ({"type": "numbered_blocks", "uri": "s3://b/a.orc", "first": 4, "count": 2}, 9, "s3://b/a.orc numbered blocks 4-5"),
+    ({"type": "byte_range", "uri": "s3://b/a.xml", "start": 5, "end": 9}, 4, "s3://b/a.xml bytes 5-8"),
+    ({"type": "blocks", "uri": "s3://b/a.csv.zst", "start": [5, 7], "end": [9, 3]}, None, "s3://b/a.csv.zst"),
     ({"type": "objects", "objects": [{"uri": "s3://b/a"}, {"uri": "s3://b/b"}]}, 7, "s3://b/a and 1 more"),
-    ({"type": "index", "count": 9}, None, "index 3 of 9"),
+    ({"type": "index", "count": 9}, None, "index 6 of 9"),
 ]
 
 
@@ -30,16 +33,16 @@ def asked(service: Service) -> Any:
 
 
 def test_a_preview_is_a_table_and_a_summary(run: Run, previewing: Service) -> None:
-    result = run("split", "--input", "s3://b/a.csv.gz", "--parts", "9", "--multiline", "--show", "4", "--pool", "big")
+    result = run("split", "--input", "s3://b/a.csv.gz", "--parts", "9", "--multiline", "--show", "7", "--pool", "big")
 
     assert result.exit_code == 0, result.stderr
     assert asked(previewing) == {
         "input": {"type": "lines", "uri": "s3://b/a.csv.gz", "format": "csv", "parts": 9, "multiline": True},
         "pool": "big",
-        "parts_max": 4,
+        "parts_max": 7,
     }
     lines = result.stdout.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 8
     assert all(place in line for line, (_, _, place) in zip(lines[1:], PARTS, strict=True))
     assert result.stderr.splitlines() == ["about 16,384 parts of 931.3 GiB, aiming at 1.0 MiB each", "estimated"]
     assert json.loads(run("--json", "split", "--count", "3").stdout)["count"] == 16384
