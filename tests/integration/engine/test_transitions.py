@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from services.contract.task_input import Index
 from services.engine import jobs, stages, transitions, workers
 from services.engine.attempt import AttemptReport
 from services.engine.workers import UnknownPool
@@ -98,7 +99,7 @@ async def test_a_claim_gives_the_tasks_with_their_inputs_and_the_first_attempt(p
 
     tasks = await play.run(worker_id, job_id, bundle=2)
 
-    assert [(t.index, t.attempt, t.input) for t in tasks] == [(n, 1, {"type": "index", "count": 3}) for n in range(3)]
+    assert [(t.index, t.attempt, t.input) for t in tasks] == [(n, 1, Index(3)) for n in range(3)]
     assert tasks[0].bundle_id == tasks[1].bundle_id != tasks[2].bundle_id
     assert (await play.task(job_id, 0))["worker_id"] == worker_id
     await assert_invariants(play.pool, job_id)

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 )
 
 from services.contract.message import Message
+from services.contract.task_input import parse_input
 from services.engine import jobs, pools, processors, submission, transitions, workers
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.engine.spec import JobSpec, ProcessorSpec
@@ -300,7 +301,7 @@ class Protocol(RuleBasedStateMachine):
         }
         assert claimed == {(bundle_id, key, begun(self.now.tasks[key]) + 1) for bundle_id, key in keys}
         for task in tasks:
-            assert task.input == self.now.tasks[key_of(task)]["input"]
+            assert task.input == parse_input(self.now.tasks[key_of(task)]["input"])
             self.leases[key_of(task), task.attempt] = str(task.bundle_id)
             self.foretold[key_of(task)] = "running"
             if replied:

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from services.contract.location import Location
+from services.contract.task_input import GridSplit, Outputs
 from services.engine import errors, jobs
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.scheduler import put_off
@@ -285,11 +286,12 @@ async def test_joined_outputs_whose_fields_hold_newlines_are_split_by_a_task(
 
     await drive(context, *steps, until=planned(1))
     [splitting] = await play.run(worker_id, job_id, 1)
-    source = splitting.input["input"]
+    assert isinstance(splitting.input, GridSplit)
+    source = splitting.input.source
     assert await bucket.get(source["uri"]) == b'name,n\n"a\n0",1\n"a\n1",1\n'
-    assert (splitting.input["type"], splitting.input["part_bytes"]) == ("split", 12)
+    assert splitting.input.part_bytes == 12
     assert source == {"type": "lines", "format": "csv", "part_bytes": 12, "multiline": True, "uri": source["uri"]}
-    assert splitting.input["etag"]
+    assert splitting.input.etag
 
     await play.complete(worker_id, await yields(bucket, splitting, ["part 0", "part 1"]), done=[splitting])
     await drive(context, *steps, until=planned(2))
@@ -314,7 +316,8 @@ async def test_many_outputs_are_reduced_level_by_level(
         tasks = await play.run(worker_id, job_id, 1)
         assert len(tasks) == count
         for task in tasks:
-            lines = (await bucket.get(task.input["uri"])).splitlines()
+            assert isinstance(task.input, Outputs)
+            lines = (await bucket.get(task.input.location.uri)).splitlines()
             members = [json.loads(line)["value"] for line in lines]
             listed.append(members)
             # Each task's value is the list of all values below it.

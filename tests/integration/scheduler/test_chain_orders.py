@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from services.contract.task_input import ByteRange
 from services.engine import errors, jobs
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.scheduler.loop import Context
@@ -28,32 +29,32 @@ REDUCE = {"type": "reduce", "processor": "noop", "fan_in": 3}
 TASKS, ITEMS = 4, 3
 
 
-async def part_of(bucket: Bucket, input: dict[str, Any]) -> bytes:
-    return (await bucket.get(input["uri"]))[input["start"] : input["end"]]
+async def part_of(bucket: Bucket, input: Any) -> bytes:
+    return (await bucket.get(input.location.uri))[input.start : input.end]
 
 
 async def report(bucket: Bucket, task: ClaimedTask) -> AttemptReport:
     """What a worker would report: each item goes through as a line, and the reduce makes a list of them all."""
+    input: Any = task.input
     key = f"{task.job_id}/{task.stage}/{task.index}-{task.attempt}"
     match task.stage:
         case 0:
             values = [f"{task.index}{number}" for number in range(ITEMS)]
             body = b"".join(json.dumps({"type": "item", "value": value}).encode() + b"\n" for value in values)
         case 1:
-            body = f"{task.input['value']}\n".encode()
+            body = f"{input.value}\n".encode()
         case 2:
-            body = await bucket.get(task.input["uri"])
+            body = await bucket.get(input.location.uri)
         case 3:
-            body = await part_of(bucket, task.input)
+            body = await part_of(bucket, input)
         case 4:
-            source = {"uri": task.input["input"]["uri"]}
-            end = len(await bucket.get(source["uri"]))
-            parts = [source | {"start": start, "end": min(start + 9, end)} for start in range(0, end, 9)]
-            body = b"".join(json.dumps(part).encode() + b"\n" for part in parts)
+            end = len(await bucket.get(input.location.uri))
+            parts = [ByteRange(input.location, start, min(start + 9, end)) for start in range(0, end, 9)]
+            body = b"".join(json.dumps(part.to_json()).encode() + b"\n" for part in parts)
         case 5:
-            return finished(task, output={"value": (await part_of(bucket, task.input)).decode().split()})
+            return finished(task, output={"value": (await part_of(bucket, input)).decode().split()})
         case _:
-            members = (await bucket.get(task.input["uri"])).splitlines()
+            members = (await bucket.get(input.location.uri)).splitlines()
             return finished(task, output={"value": [line for m in members for line in json.loads(m)["value"]]})
     uri = await bucket.put(key, body)
     return finished(task, output={"uri": uri, "bytes": len(body)})
