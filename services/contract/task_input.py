@@ -63,13 +63,16 @@ class ByteRange:
         )
 
     def to_json(self) -> Json:
-        is_line_format = self.format in _LINE_FORMATS
-        value: Json = {"type": "bytes" if is_line_format else "byte_range", "uri": self.location.uri}
-        value |= {"start": self.start, "end": self.end, "format": self.format}
+        value: Json = {"uri": self.location.uri, "start": self.start, "end": self.end, "format": self.format}
+        if self.etag is not None:
+            value["etag"] = self.etag
+        if self.header is not None:
+            value["header"] = self.header
         if self.source is not None:
             value["source"] = {"uri": self.source.location.uri, "byte": self.source.byte}
-        known = {"etag": self.etag, "header": self.header}
-        return value | _present(known) | (self.options if is_line_format else {"options": self.options})
+        if self.format in _LINE_FORMATS:
+            return {"type": "bytes", **value, **self.options}
+        return {"type": "byte_range", **value, "options": self.options}
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,5 +78,25 @@ class TaskOutput:
 _EMPTY = TaskOutput()
 
 
+@dataclass(frozen=True, slots=True)
+class ListedOutput:
+    """A line of the listing that a task of a reduce works on: the object or the value that another task has made."""
+
+    index: int
+    attempt: int
+    location: Location | None = None
+    value: Any = None
+
+    @classmethod
+    def from_json(cls, line: Json) -> "ListedOutput":
+        location = Location.parse(line["uri"]) if "uri" in line else None
+        return cls(line["index"], line["attempt"], location, line.get("value"))
+
+    def to_json(self) -> Json:
+        known = {"uri": self.location.uri if self.location else None, "value": self.value}
+        line = {"index": self.index, "attempt": self.attempt}
+        return line | {name: fact for name, fact in known.items() if fact is not None}
+
+
 def _rejects(value: Json) -> StoredObject:
     return StoredObject(Location.parse(value["rejects"]), value.get("rejects_bytes") or 0, value.get("rejects_crc32"))

@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.contract.task_error import TaskError
-from services.contract.task_input import NumberedBlocks
 from services.inputs.places import Source
 from services.inputs.reader import Step
 
@@ -27,11 +25,3 @@ class FetchedInput:
     options: dict[str, Any] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     checks: list[Step] = field(default_factory=list)
-
-
-def check_numbers(part: NumberedBlocks, count: int) -> None:
-    """Raises TaskError (input_invalid) if the object, which has `count` blocks, lacks one of the part's."""
-    if part.numbers[-1] >= count:
-        wanted = f"{part.first} to {part.numbers[-1]}"
-        message = f"{part.location.uri} has {count} blocks, from number 0 on; the task wants {wanted}"
-        raise TaskError("input_invalid", message, retryable=False)

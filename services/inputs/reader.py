@@ -6,8 +6,11 @@ as it was, whatever the function did to it.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
+
+from services.contract.task_error import TaskError
 
 BATCH_ROWS = 1024
 
@@ -36,6 +39,21 @@ class Reader(Protocol):
 
     def offset(self, raw: Any) -> int | None:
         """Where in the file the record that `raws` gave last begins; None if that can't be told."""
+
+
+@contextmanager
+def by_pyarrow(format: str) -> Iterator[None]:
+    """What pyarrow can't read of a file raises TaskError (input_invalid)."""
+    import pyarrow
+
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault, not the file's
+        raise TaskError("input_invalid", f"the {format} file can't be read: {error}", retryable=False) from None
 
 
 class BatchedRows:

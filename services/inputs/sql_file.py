@@ -1,9 +1,9 @@
 """A file as DuckDB can read it: what the `show` of every format comes to."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from services.inputs.csv_dialect import CsvDialect
 from services.inputs.reader import Reader
@@ -20,6 +20,16 @@ class SqlFile:
     kind: Literal["parquet", "jsonl", "json", "csv"]
     columns: tuple[str, ...] | None = None
     dialect: CsvDialect | None = None
+
+
+def write_parquet(target: Path, schema: Any, batches: Iterable[Any]) -> SqlFile:
+    """Record batches of pyarrow's as Parquet, a row group each."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetWriter(target, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return SqlFile(target, "parquet")
 
 
 class Rewriter(Protocol):

@@ -5,7 +5,8 @@ from typing import Any
 
 from services.contract.task_input import NumberedBlocks
 from services.inputs.arrow.footer import footer_bytes, parse_blocks
-from services.inputs.fetched import FetchedInput, check_numbers
+from services.inputs.fetched import FetchedInput
+from services.inputs.numbered_blocks import check_numbers
 from services.inputs.sparse_copy import SparseCopy
 
 _MAGIC_BYTES = 8

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from services.contract.task_error import TaskError
-from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader
+from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
 
 
 @contextmanager
@@ -15,13 +14,8 @@ def open_arrow(path: Path) -> Iterator[Any]:
     import pyarrow
     import pyarrow.ipc
 
-    try:
-        with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_file(source) as reader:
-            yield reader
-    except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault, not the file's
-        raise TaskError("input_invalid", f"the Arrow file can't be read: {error}", retryable=False) from None
+    with by_pyarrow("Arrow"), pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_file(source) as reader:
+        yield reader
 
 
 def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from services.contract.task_input import NumberedBlocks
 from services.inputs.arrow.footer import Range, footer_bytes, parse_blocks
 from services.inputs.chunk import Chunk
 from services.inputs.footer import read_footer
+from services.inputs.numbered_blocks import cut_between
 from services.inputs.sizes import choose_part_bytes, group_blocks
 from services.inputs.spec import ArrowInput
 from services.platform.reads import PinnedObject
@@ -15,10 +15,7 @@ async def split(s3: Any, source: ArrowInput, cursor: dict[str, Any] | None, slot
     """Raises SplitError if the object is not a readable Arrow IPC file."""
     object_ = await PinnedObject.find(s3, source.uri)
     sizes = [end - start for start, end in await _read_batches(object_)]
-    groups = group_blocks(sizes, choose_part_bytes(source, sum(sizes), slots))
-    place = object_.location
-    parts = [NumberedBlocks("arrow", place, group.first, group.count, object_.etag, group.bytes) for group in groups]
-    return Chunk([part.to_json() for part in parts], {}, done=True)
+    return cut_between("arrow", object_, group_blocks(sizes, choose_part_bytes(source, sum(sizes), slots)))
 
 
 async def look(s3: Any, source: ArrowInput) -> None:

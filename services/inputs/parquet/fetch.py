@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.task_input import NumberedBlocks
-from services.inputs.fetched import FetchedInput, check_numbers
+from services.inputs.fetched import FetchedInput
+from services.inputs.numbered_blocks import check_numbers
 from services.inputs.parquet.footer import footer_bytes, parse_footer, row_group_range
 from services.inputs.sparse_copy import SparseCopy
 

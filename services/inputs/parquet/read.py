@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from services.contract.task_error import TaskError
-from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader
+from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
 
 
 @contextmanager
@@ -14,13 +13,8 @@ def open_parquet(path: Path) -> Iterator[Any]:
     """The open pyarrow ParquetFile; what can't be read of it raises TaskError (input_invalid)."""
     import pyarrow.parquet
 
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield file
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault, not the file's
-        raise TaskError("input_invalid", f"the Parquet file can't be read: {error}", retryable=False) from None
+    with by_pyarrow("Parquet"), pyarrow.parquet.ParquetFile(path) as file:
+        yield file
 
 
 def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:

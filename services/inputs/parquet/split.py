@@ -3,9 +3,9 @@
 import asyncio
 from typing import Any
 
-from services.contract.task_input import NumberedBlocks
 from services.inputs.chunk import Chunk
 from services.inputs.footer import read_footer
+from services.inputs.numbered_blocks import cut_between
 from services.inputs.parquet.footer import footer_bytes, parse_footer
 from services.inputs.sizes import BlockGroup, choose_part_bytes, group_blocks
 from services.inputs.spec import ParquetInput
@@ -17,9 +17,7 @@ async def split(s3: Any, source: ParquetInput, cursor: dict[str, Any] | None, sl
     object_ = await PinnedObject.find(s3, source.uri)
     footer = await read_metadata(object_)
     sizes = [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
-    place, etag, groups = object_.location, object_.etag, _group(source, sizes, slots)
-    parts = [NumberedBlocks("parquet", place, group.first, group.count, etag, group.bytes) for group in groups]
-    return Chunk([part.to_json() for part in parts], {}, done=True)
+    return cut_between("parquet", object_, _group(source, sizes, slots))
 
 
 async def look(s3: Any, source: ParquetInput) -> None:

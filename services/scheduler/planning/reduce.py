@@ -5,7 +5,6 @@ All levels are tasks of one stage, one after the other. A level is planned when 
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 from uuid import UUID
 
 import orjson
@@ -13,7 +12,7 @@ from asyncpg import Record
 
 from services.contract.location import Location
 from services.contract.task_input import Outputs
-from services.contract.task_output import TaskOutput
+from services.contract.task_output import ListedOutput, TaskOutput
 from services.inputs.chunk import Chunk
 from services.platform.database import Database, new_id
 from services.platform.multipart import MultipartWriter
@@ -96,12 +95,9 @@ async def _write_listing(context: Context, target: Location, outputs: AsyncItera
     async with MultipartWriter(context.aws.s3, target, "application/jsonl") as writer:
         async for task in outputs:
             output = TaskOutput.from_json(task["output"])
-            line: dict[str, Any] = {"index": task["index"], "attempt": task["attempt"]}
-            if output.object is not None:
-                line["uri"] = output.object.location.uri
-            if output.value is not None:
-                line["value"] = output.value
-            await writer.write(orjson.dumps(line) + b"\n")
+            location = output.object.location if output.object else None
+            line = ListedOutput(task["index"], task["attempt"], location, output.value)
+            await writer.write(orjson.dumps(line.to_json()) + b"\n")
             after = task["index"]
             listed += 1
     return listed, after

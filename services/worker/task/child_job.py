@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import orjson
 
 from services.contract.task_input import ObjectGroup, Outputs, TaskInput
+from services.contract.task_output import ListedOutput
 from services.engine.attempt import ClaimedTask, StageWork
 from services.inputs.fetched import FetchedInput
 from services.inputs.places import Source
@@ -84,7 +85,8 @@ def _sources(value: TaskInput, input: FetchedInput, workspace: Workspace) -> dic
             listed = [(number, object_.location.uri) for number, object_ in enumerate(objects)]
         case Outputs():
             with workspace.listing.open("rb") as lines:
-                listed = [(line["index"], line["uri"]) for line in map(orjson.loads, lines) if "uri" in line]
+                outputs = [ListedOutput.from_json(orjson.loads(line)) for line in lines]
+            listed = [(output.index, output.location.uri) for output in outputs if output.location]
         case _:
             return {input.path.name: input.source} if input.source else {}
     return {input_filename(number, uri): {"uri": uri, "byte": 0} for number, uri in listed}

@@ -19,6 +19,7 @@ from services.contract.task_input import (
     UnknownInput,
     WholeObject,
 )
+from services.contract.task_output import ListedOutput
 from services.engine.attempt import ClaimedTask
 from services.inputs.chunk import SplitError
 from services.inputs.fetched import FetchedInput
@@ -105,16 +106,16 @@ async def _fetch_outputs(s3: Any, location: Location, directory: Path) -> Fetche
     sizes: list[int] = []
 
     async def fetch(line: bytes) -> None:
-        sizes.append(await _fetch_output(s3, orjson.loads(line), target))
+        sizes.append(await _fetch_output(s3, ListedOutput.from_json(orjson.loads(line)), target))
 
     with listing.open("rb") as lines:
         await for_each(lines, _PARTS_AT_ONCE, fetch)
     return FetchedInput(target, sum(sizes))
 
 
-async def _fetch_output(s3: Any, output: dict[str, Any], directory: Path) -> int:
+async def _fetch_output(s3: Any, output: ListedOutput, directory: Path) -> int:
     """One task's output: its object, or its small value as JSON."""
-    if "uri" not in output:
-        return _write_value(output.get("value"), directory / input_filename(output["index"], "value.json")).bytes
-    with (directory / input_filename(output["index"], output["uri"])).open("wb") as file:
-        return await download(s3, Location.parse(output["uri"]), file)
+    if output.location is None:
+        return _write_value(output.value, directory / input_filename(output.index, "value.json")).bytes
+    with (directory / input_filename(output.index, output.location.uri)).open("wb") as file:
+        return await download(s3, output.location, file)
