@@ -27,6 +27,7 @@ FORMATS = {
     "fixed": _Format("lines"),
     "parquet": _Format("parquet", (".parquet",)),
     "arrow": _Format("arrow", (".arrow", ".feather")),
+    "orc": _Format("orc", (".orc",)),
     "avro": _Format("avro", (".avro",)),
 }
 
@@ -104,6 +105,13 @@ class ArrowInput(_Sized):
     uri: str
 
 
+class OrcInput(_Sized):
+    """One ORC file."""
+
+    type: Literal["orc"]
+    uri: str
+
+
 class AvroInput(_Sized):
     type: Literal["avro"]
     uri: str
@@ -147,4 +155,14 @@ class RangeInput(TypedDict):
     count: int
 
 
-Input = LinesInput | ParquetInput | ArrowInput | AvroInput | ObjectsInput | ManifestInput | ItemsInput | RangeInput
+Input = (
+    LinesInput
+    | ParquetInput
+    | ArrowInput
+    | OrcInput
+    | AvroInput
+    | ObjectsInput
+    | ManifestInput
+    | ItemsInput
+    | RangeInput
+)

@@ -45,6 +45,7 @@ _ROWS = (
     Format("parquet", "parquet", (".parquet",)),
     Format("arrow", "arrow", (".arrow", ".feather")),
     Format("avro", "avro", (".avro",)),
+    Format("orc", "orc", (".orc",)),
 )
 FORMATS = {row.name: row for row in _ROWS}
 FOLDERS = tuple(dict.fromkeys(row.folder for row in _ROWS))

@@ -153,6 +153,12 @@ class AvroInput(_Blocks):
     type: Literal["avro"]
 
 
+class OrcInput(_Blocks):
+    """An ORC object, cut between stripes by its footer."""
+
+    type: Literal["orc"]
+
+
 class _Grouped(Strict):
     """Which of many objects to take, and how many of them make a task: one, unless told otherwise."""
 
@@ -208,7 +214,15 @@ class RangeInput(Strict):
 
 
 Input = Annotated[
-    LinesInput | ObjectsInput | ManifestInput | ItemsInput | RangeInput | ParquetInput | ArrowInput | AvroInput,
+    LinesInput
+    | ObjectsInput
+    | ManifestInput
+    | ItemsInput
+    | RangeInput
+    | ParquetInput
+    | ArrowInput
+    | AvroInput
+    | OrcInput,
     Field(discriminator="type"),
 ]
 

@@ -63,6 +63,7 @@ async def test_what_can_not_be_split_is_refused_by_a_preview_and_by_a_submission
         ({"type": "lines", "uri": utf16, "format": "csv"}, "UTF-16"),
         ({"type": "lines", "uri": "s3://nowhere/a.gz"}, "there is no such"),
         ({"type": "arrow", "uri": fixed}, "not an Arrow IPC file"),
+        ({"type": "orc", "uri": fixed}, "not an ORC file"),
         ({"type": "avro", "uri": fixed}, "not an Avro object container file"),
         ({"type": "manifest", "uri": fixed}, "can't tell the format"),
     ]

@@ -1,4 +1,4 @@
-"""Parquet, Arrow, Avro: cut between what these formats are made of, read off a footer or found by a marker."""
+"""Parquet, Arrow, ORC, Avro: cut between what these formats are made of, read off a footer or found by a marker."""
 
 import io
 import random
@@ -7,6 +7,7 @@ import re
 import fastavro
 import pyarrow
 import pyarrow.ipc
+import pyarrow.orc
 import pyarrow.parquet
 import pytest
 
@@ -104,6 +105,34 @@ async def test_arrow_is_cut_between_record_batches(aws: Aws, bucket: Bucket) -> 
     for data in (b"", b"ARROW1", arrow(2)[:-7], arrow(2)[:-10] + b"\xff\xff\xff\x7fARROW1", bytes(99) + b"ARROW1"):
         with pytest.raises(SplitError, match="s3://"):
             await split_all(aws, type="arrow", uri=await bucket.put("bad.arrow", data))
+
+
+def orc(rows: int) -> bytes:
+    sink = io.BytesIO()
+    noise = [random.Random(n).randbytes(50) for n in range(rows)]
+    schema = pyarrow.schema({"n": pyarrow.int64(), "s": pyarrow.binary()})
+    table = pyarrow.table({"n": range(rows), "s": noise}, schema)
+    pyarrow.orc.write_table(table, sink, stripe_size=65_536)
+    return sink.getvalue()
+
+
+async def test_orc_is_cut_between_stripes(aws: Aws, bucket: Bucket) -> None:
+    data = orc(20_000)
+    stripes = pyarrow.orc.ORCFile(io.BytesIO(data)).nstripes
+    uri = await bucket.put("in.orc", data)
+    [whole] = await split_all(aws, type="orc", uri=uri)
+    assert (whole["type"], whole["format"], whole["first"], whole["count"]) == ("numbered_blocks", "orc", 0, stripes)
+    assert whole["uri"] == uri and whole["etag"] and 0.9 * len(data) < whole["bytes"] < len(data)
+
+    each = await split_all(aws, type="orc", uri=uri, part_bytes=1)
+    assert [(part["first"], part["count"]) for part in each] == [(number, 1) for number in range(stripes)]
+    assert sum(part["bytes"] for part in each) == whole["bytes"]
+    assert len(await split_all(aws, type="orc", uri=uri, parts=3)) == 3
+    for empty in (orc(0), b""):  # so Hive writes a file without rows, too
+        assert await split_all(aws, type="orc", uri=await bucket.put("empty.orc", empty)) == []
+    for bad in (b"ORC", data[:-1], data[:-40], data[-40:], bytes(100)):
+        with pytest.raises(SplitError, match=f"s3://{bucket.name}/bad.orc"):
+            await split_all(aws, type="orc", uri=await bucket.put("bad.orc", bad))
 
 
 @pytest.mark.parametrize("window_bytes", [40, 65_536])

@@ -53,6 +53,8 @@ INPUTS: list[tuple[str, dict[str, Any]]] = [
     ("--input s3://b/a.parquet --part-bytes 1M", {"type": "parquet", "uri": "s3://b/a.parquet", "part_bytes": 2**20}),
     ("--input s3://b/a.feather --parts 9", {"type": "arrow", "uri": "s3://b/a.feather", "parts": 9}),
     ("--input s3://b/a.arrow --part-bytes 1M", {"type": "arrow", "uri": "s3://b/a.arrow", "part_bytes": 2**20}),
+    ("--input s3://b/a.orc --parts 9", {"type": "orc", "uri": "s3://b/a.orc", "parts": 9}),
+    ("--input s3://b/a.orc --part-bytes 1M", {"type": "orc", "uri": "s3://b/a.orc", "part_bytes": 2**20}),
     ("--input s3://b/a.avro --parts 9", {"type": "avro", "uri": "s3://b/a.avro", "parts": 9}),
     ("--input s3://b/a.avro --part-bytes 1M", {"type": "avro", "uri": "s3://b/a.avro", "part_bytes": 2**20}),
     (

@@ -7,6 +7,7 @@ from typing import Any
 import fastavro
 import pyarrow
 import pyarrow.ipc
+import pyarrow.orc
 import pytest
 import zstandard
 
@@ -36,7 +37,9 @@ def test_csv_as_its_options_say(tmp_path: Path) -> None:
     assert read(tmp_path / "in", b"a,b\n1,\xe9\n", "csv") == ["not UTF-8: byte 0xe9 at byte 2 of the record"]
 
 
-@pytest.mark.parametrize(("name", "data"), [("in.json", b"null"), ("in.json", b""), ("in.parquet", b"")])
+@pytest.mark.parametrize(
+    ("name", "data"), [("in.json", b"null"), ("in.json", b""), ("in.parquet", b""), ("in.orc", b"")]
+)
 def test_what_a_task_without_records_leaves_holds_none(tmp_path: Path, name: str, data: bytes) -> None:
     assert read(tmp_path / name, data) == []
 
@@ -78,3 +81,13 @@ def test_avro(tmp_path: Path) -> None:
     assert read(tmp_path / "in.avro", sink.getvalue()) == records
     with pytest.raises(TaskError, match="the Avro file can't be read"):
         read(tmp_path / "in.avro", sink.getvalue()[:-20])
+
+
+def test_orc(tmp_path: Path) -> None:
+    table = pyarrow.table({"n": range(3000), "words": [[str(n), "x"] for n in range(3000)]})
+    sink = io.BytesIO()
+    pyarrow.orc.write_table(table, sink, stripe_size=1024, batch_size=100)
+
+    assert read(tmp_path / "in.orc", sink.getvalue()) == table.to_pylist()
+    with pytest.raises(TaskError, match="the ORC file can't be read"):
+        read(tmp_path / "bad.orc", sink.getvalue()[:-9])

@@ -201,6 +201,7 @@ NO_COLUMNS = {
     "p.csv": "",
     "p.jsonl": "",
     "p.parquet": "",
+    "p.orc": "",
     "p.json": "null",
     "blank.csv": "\r\n\n",
     "blank.jsonl": "\n\n",

@@ -1,0 +1,1 @@
+"""ORC, cut between stripes."""

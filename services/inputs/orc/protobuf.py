@@ -1,0 +1,65 @@
+"""Protocol Buffers' wire format, as much as an ORC file's tail needs: https://protobuf.dev/programming-guides/encoding."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_SIZE_OF_FIXED = {1: 8, 5: 4}  # by wire type
+_VARINT, _BYTES = 0, 2
+_VARINT_BYTES_MAX = 10
+
+
+class Field(NamedTuple):
+    """A field of a message: its value is an integer or bytes; `raw` is how it is written, its number included."""
+
+    number: int
+    value: int | bytes
+    raw: bytes
+
+
+def fields(message: bytes) -> Iterator[Field]:
+    """The fields of a message, in its order. Raises ValueError if it is not one."""
+    position = 0
+    while position < len(message):
+        start = position
+        key, position = read_varint(message, position)
+        number, wire_type = key >> 3, key & 7
+        value: int | bytes
+        if wire_type == _VARINT:
+            value, position = read_varint(message, position)
+        else:
+            size = _SIZE_OF_FIXED.get(wire_type)
+            if wire_type == _BYTES:
+                size, position = read_varint(message, position)
+            if size is None or position + size > len(message):
+                raise ValueError(f"field {number} at byte {start} is damaged")
+            value, position = message[position : position + size], position + size
+        yield Field(number, value, message[start:position])
+
+
+def integer(number: int, value: int) -> bytes:
+    """An integer's field, as it is written."""
+    return _varint(number << 3 | _VARINT) + _varint(value)
+
+
+def message(number: int, value: bytes) -> bytes:
+    """A message's or string's field, as it is written."""
+    return _varint(number << 3 | _BYTES) + _varint(len(value)) + value
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """An integer, and where it ends."""
+    value = 0
+    for count, byte in enumerate(data[position : position + _VARINT_BYTES_MAX]):
+        value |= (byte & 0x7F) << 7 * count
+        if byte < 0x80:
+            return value, position + count + 1
+    raise ValueError(f"the integer at byte {position} does not end")
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -1,0 +1,34 @@
+"""ORC, by pyarrow, which only tasks with such input import."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
+
+
+@contextmanager
+def open_orc(path: Path) -> Iterator[Any]:
+    """The open pyarrow ORCFile; what can't be read of it raises TaskError (input_invalid)."""
+    import pyarrow.orc
+
+    with by_pyarrow("ORC"), path.open("rb") as file:
+        yield pyarrow.orc.ORCFile(file)
+
+
+def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
+    return OrcRows(path)
+
+
+class OrcRows(BatchedRows):
+    def batches(self) -> Iterator[Any]:
+        if self.path.stat().st_size == 0:  # so Hive writes a file without rows
+            return
+        with open_orc(self.path) as reader:
+            for number in range(reader.nstripes):
+                stripe = reader.read_stripe(number)
+                yield from (stripe.slice(start, BATCH_ROWS) for start in range(0, stripe.num_rows, BATCH_ROWS))
+
+
+STEPS: dict[str, Callable[..., None]] = {}
