@@ -1,6 +1,10 @@
 """What a task has made: the typed values of `tasks.output`, of which each release must read the JSON of the one before.
 
 A worker makes them when it reports a success. Unknown keys are ignored on reading, and so are missing ones.
+
+What a whole stage has made, `stages.result`, is {"files": [file, …], "manifest": file}, each file with its name, uri,
+bytes and checksum_crc32 (services/scheduler/merges/outputs.file_facts); a stage that others follow has one file or no
+result.
 """
 
 from collections.abc import Mapping

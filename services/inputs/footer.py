@@ -6,8 +6,7 @@ from services.platform.reads import PinnedObject
 
 TAIL_BYTES = 65_536  # holds most footers
 
-# How long the footer is, its end included, of the file at this URI that ends with these bytes and has so many in all.
-# Raises SplitError if they are not a footer's.
+# Given a file's URI, its last bytes, and its size: the length of its footer, its end included. Raises SplitError.
 FooterBytes = Callable[[str, bytes, int], int]
 
 

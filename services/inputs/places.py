@@ -10,9 +10,9 @@ from typing import BinaryIO, NotRequired, TypedDict
 
 
 class Source(TypedDict):
-    """The object that a file is a part of: the byte of its text at which the file would begin, if it can be told.
+    """The object that a file is a part of, and the byte of the object's text at which the file begins, if it is known.
 
-    Of a part made of blocks, `blocks` is the path of an index of them.
+    If the part is made of compressed blocks, `blocks` is the path of an index of them.
     """
 
     uri: str
