@@ -6,7 +6,7 @@ from typing import Any
 
 from services.contract.task_input import GridSplit, Json, parse_input
 from services.inputs.chunk import Chunk
-from services.inputs.lines.grid import COMPRESSION_RATIO, needs_grid, split_task
+from services.inputs.grid import COMPRESSION_RATIO, needs_grid, split_task
 from services.inputs.spec import Input, RangeInput
 from services.inputs.split import split
 

@@ -27,7 +27,7 @@ from services.engine.spec import (
     StageSpec,
 )
 from services.engine.stages import start_stages
-from services.inputs.lines.grid import needs_grid
+from services.inputs.grid import needs_grid
 from services.inputs.spec import Resplit
 from services.platform.database import Connection, new_id
 from services.platform.settings import Settings

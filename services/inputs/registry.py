@@ -1,6 +1,7 @@
 """The formats that a job may read: one row each. All else about a format is in its folder, `services/inputs/<folder>`:
 
     split.py  split, look        cuts an input of that type into parts; what is looked at when a job is submitted
+    cut.py    Cutter             cuts what only a reader of every byte can cut, in a task (spec.StreamedObject)
     fetch.py  fetch              puts a part on a node's disk
     read.py   open_reader, STEPS the records of a file for a record function; what the child makes and checks before
     sql.py    show               a file as DuckDB can read it

@@ -41,34 +41,10 @@ class _Sized(Strict):
         return self
 
 
-class LinesResplit(_Sized):
-    """The stage before, joined and cut at record ends: by small reads, or by a task on the grid as an input is."""
+class Streamed(_Sized):
+    """Records that a reader of every byte can find, in whatever compression: a task on the grid if need be."""
 
-    type: Literal["lines"]
-    format: Format = "text"
-    header: bool = Field(
-        True, description="of csv and tsv: the first record names the columns; it is put before each part"
-    )
-    delimiter: Character | None = Field(None, description="of csv and tsv; absent: a comma, a tab")
-    quote: Character | None = Field('"', description="of csv and tsv; doubled, it stands for itself; null: none")
-    escape: Character | None = Field(None, description="of csv and tsv: takes the next character literally")
-    multiline: bool = Field(False, description="of csv and tsv: quoted fields may hold newlines")
     compression: Compression | None = Field(None, description="how the outputs are compressed; absent: not at all")
-    record_bytes: Annotated[int, Field(ge=1, le=1_073_741_824)] | None = Field(
-        None, description="of fixed: the length of every record, its line end included if it has one"
-    )
-
-    @model_validator(mode="after")
-    def _format_has_what_it_needs(self) -> Self:
-        if (self.format == "fixed") != (self.record_bytes is not None):
-            raise ValueError("record_bytes belongs to format fixed, which needs it")
-        if self.multiline and self.format not in ("csv", "tsv"):
-            raise ValueError(
-                f"multiline: true belongs to the formats csv and tsv, not to {self.format}: leave it out or set format"
-            )
-        if self.csv and self.csv.delimiter in (self.quote, self.escape):
-            raise ValueError("delimiter must be another character than quote and escape")
-        return self
 
     @model_validator(mode="after")
     def _parts_can_be_told(self) -> Self:
@@ -81,20 +57,13 @@ class LinesResplit(_Sized):
         return None if self.compression == "none" else self.compression
 
     @property
-    def csv(self) -> CsvDialect | None:
-        """How CSV and TSV are written; None for the other formats."""
-        if self.format not in ("csv", "tsv"):
-            return None
-        delimiter = self.delimiter or ("," if self.format == "csv" else "\t")
-        escape = None if self.escape == self.quote else self.escape  # a doubled quote, said in another way
-        return CsvDialect(delimiter, self.quote, escape, self.header)
+    def needs_grid(self) -> bool:
+        """Whether small reads can't tell where records end."""
+        return self.compressed is not None
 
 
-class LinesInput(LinesResplit):
-    """An object of records that end in line ends (or are all of one length), cut between records by small reads.
-
-    A compressed object, and CSV whose fields may hold newlines, is split by a task on the grid.
-    """
+class StreamedObject(Streamed):
+    """The same, of an object, whose name may tell its compression."""
 
     uri: ObjectUri
     compression: Compression | None = Field(
@@ -118,6 +87,55 @@ class LinesInput(LinesResplit):
     @property
     def _named_compression(self) -> str | None:
         return COMPRESSION_OF_SUFFIX.get(compression_suffix(self.uri))
+
+
+class LinesResplit(Streamed):
+    """The stage before, joined and cut at record ends: by small reads, or by a task on the grid as an input is."""
+
+    type: Literal["lines"]
+    format: Format = "text"
+    header: bool = Field(
+        True, description="of csv and tsv: the first record names the columns; it is put before each part"
+    )
+    delimiter: Character | None = Field(None, description="of csv and tsv; absent: a comma, a tab")
+    quote: Character | None = Field('"', description="of csv and tsv; doubled, it stands for itself; null: none")
+    escape: Character | None = Field(None, description="of csv and tsv: takes the next character literally")
+    multiline: bool = Field(False, description="of csv and tsv: quoted fields may hold newlines")
+    record_bytes: Annotated[int, Field(ge=1, le=1_073_741_824)] | None = Field(
+        None, description="of fixed: the length of every record, its line end included if it has one"
+    )
+
+    @model_validator(mode="after")
+    def _format_has_what_it_needs(self) -> Self:
+        if (self.format == "fixed") != (self.record_bytes is not None):
+            raise ValueError("record_bytes belongs to format fixed, which needs it")
+        if self.multiline and self.format not in ("csv", "tsv"):
+            raise ValueError(
+                f"multiline: true belongs to the formats csv and tsv, not to {self.format}: leave it out or set format"
+            )
+        if self.csv and self.csv.delimiter in (self.quote, self.escape):
+            raise ValueError("delimiter must be another character than quote and escape")
+        return self
+
+    @property
+    def needs_grid(self) -> bool:
+        return self.multiline or super().needs_grid
+
+    @property
+    def csv(self) -> CsvDialect | None:
+        """How CSV and TSV are written; None for the other formats."""
+        if self.format not in ("csv", "tsv"):
+            return None
+        delimiter = self.delimiter or ("," if self.format == "csv" else "\t")
+        escape = None if self.escape == self.quote else self.escape  # a doubled quote, said in another way
+        return CsvDialect(delimiter, self.quote, escape, self.header)
+
+
+class LinesInput(StreamedObject, LinesResplit):
+    """An object of records that end in line ends (or are all of one length), cut between records by small reads.
+
+    A compressed object, and CSV whose fields may hold newlines, is split by a task on the grid.
+    """
 
 
 class _Blocks(_Sized):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.inputs.chunk import TASKS_MAX, Chunk, SplitError
-from services.inputs.lines.grid import split_task
+from services.inputs.grid import split_task
 from services.inputs.registry import INPUT_TYPES, load
 from services.inputs.spec import Input
 

@@ -6,7 +6,7 @@ from typing import Any
 from services.contract.location import Location
 from services.contract.task_input import ByteRange
 from services.inputs.chunk import Chunk, SplitError
-from services.inputs.lines.grid import needs_grid
+from services.inputs.grid import needs_grid
 from services.inputs.lines.headers import HEADER_BYTES_MAX, Head, find_head
 from services.inputs.ranges import FindCut, cut_ranges, first_cursor
 from services.inputs.sizes import choose_part_bytes

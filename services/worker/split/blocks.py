@@ -11,7 +11,7 @@ from itertools import pairwise
 from services.contract.task_input import CompressedBlocks
 from services.inputs.lines.headers import HEADER_BYTES_MAX, Head, find_head
 from services.inputs.lines.split import part_options
-from services.inputs.spec import LinesInput
+from services.inputs.spec import LinesInput, StreamedObject
 from services.platform.concurrency import map_at_most
 from services.platform.decompress import Decompressor
 from services.platform.reads import PinnedObject
@@ -42,10 +42,15 @@ class _Cut:
 
 
 async def find_parts(
-    object_: PinnedObject, source: LinesInput, part_bytes: int, meter: Meter
+    object_: PinnedObject, source: StreamedObject, part_bytes: int, meter: Meter
 ) -> list[CompressedBlocks]:
     """Raises NotInPlace, SplitError and DamagedStream."""
-    if source.multiline or source.record_bytes or (source.csv and source.csv.escape):
+    if (
+        not isinstance(source, LinesInput)
+        or source.multiline
+        or source.record_bytes
+        or (source.csv and source.csv.escape)
+    ):
         raise NotInPlace  # whether a line end ends a record there, only a reader of all before it knows
     kind = "bgzip" if source.compressed == "gzip" else "zstd"
     begin = await object_.read(0, 2 * _BLOCK_BYTES_MAX + _BGZIP_HEADER.size)

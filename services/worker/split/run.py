@@ -13,7 +13,8 @@ from services.contract.task_error import TaskError
 from services.contract.task_input import GridSplit, Json, Split, UnknownInput
 from services.engine.attempt import ClaimedTask
 from services.inputs.chunk import SplitError
-from services.inputs.spec import Input, LinesInput
+from services.inputs.registry import load
+from services.inputs.spec import Input, StreamedObject
 from services.inputs.split import split
 from services.platform.decompress import DamagedStream
 from services.platform.reads import PinnedObject
@@ -21,7 +22,6 @@ from services.platform.s3_faults import S3_ERRORS
 from services.platform.transfer import input_error, object_bytes
 from services.worker.split.blocks import NotInPlace, find_parts
 from services.worker.split.meter import Meter
-from services.worker.split.record_ends import OpenQuote
 from services.worker.split.stream import cut_in_place, cut_into_objects
 
 _INPUT: TypeAdapter[Input] = TypeAdapter(Input)
@@ -60,7 +60,7 @@ async def _items(meter: Meter, layout: Layout, task: ClaimedTask, directory: Pat
             yield item
     except SplitError as error:
         raise TaskError("input_invalid", str(error), retryable=False) from None
-    except (DamagedStream, OpenQuote) as error:
+    except DamagedStream as error:
         raise TaskError("input_invalid", f"{work.location.uri}: {error}", retryable=False) from None
     except S3_ERRORS as error:
         raise input_error(work.location, etag, error) from None
@@ -70,17 +70,19 @@ async def _split_on_grid(
     meter: Meter, work: GridSplit, directory: Path, locate: Callable[[str], Location]
 ) -> AsyncIterator[Json]:
     """An object of which every byte has to be read. Raises what S3's client raises, and what is wrong with it."""
-    source, s3 = LinesInput.model_validate(work.source), meter.s3
+    source, s3 = _INPUT.validate_python(work.source), meter.s3
+    assert isinstance(source, StreamedObject)
     object_ = PinnedObject(s3, work.location, work.etag, await object_bytes(s3, work.location, work.etag))
-    if not source.compressed:
-        async for part in cut_in_place(object_, source, work.part_bytes, meter):
+    cutter = load(source.type, "cut").Cutter(source, work.part_bytes)
+    if source.compressed is None:
+        async for part in cut_in_place(object_, cutter, meter):
             yield part.to_json()
         return
     try:
         for blocks in await find_parts(object_, source, work.part_bytes, meter):
             yield blocks.to_json()
     except NotInPlace:
-        async for part in cut_into_objects(object_, source, work.part_bytes, meter, directory, locate):
+        async for part in cut_into_objects(object_, source.compressed, cutter, meter, directory, locate):
             yield part.to_json()
 
 

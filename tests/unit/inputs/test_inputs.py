@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from services.inputs.csv_dialect import CsvDialect
-from services.inputs.lines.grid import needs_grid
+from services.inputs.grid import needs_grid
 from services.inputs.spec import Input, LinesInput
 
 INPUT: TypeAdapter[Input] = TypeAdapter(Input)

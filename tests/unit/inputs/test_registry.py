@@ -29,6 +29,15 @@ def test_the_types_of_input_are_those_that_a_job_may_name() -> None:
     assert {get_args(each.model_fields["type"].annotation)[0] for each in classes} == set(INPUT_TYPES)
 
 
+def test_every_type_that_may_need_a_task_to_split_it_has_a_cutter() -> None:
+    classes = get_args(get_args(spec.Input)[0])
+    types = [
+        get_args(each.model_fields["type"].annotation)[0] for each in classes if issubclass(each, spec.StreamedObject)
+    ]
+    assert "lines" in types
+    assert all(parameters(load(type, "cut").Cutter) == ["source", "part_bytes"] for type in types)
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_format_can_be_fetched_read_and_shown_to_sql(folder: str) -> None:
     assert parameters(load(folder, "fetch").fetch) == ["s3", "part", "directory"]

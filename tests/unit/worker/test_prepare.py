@@ -10,9 +10,9 @@ import pytest
 
 from services.contract.task_error import TaskError
 from services.inputs.csv_dialect import CsvDialect
+from services.inputs.lines import record_ends as record_ends_module
+from services.inputs.lines.record_ends import OpenQuote, record_ends
 from services.worker.child.prepare import prepare
-from services.worker.split import record_ends as record_ends_module
-from services.worker.split.record_ends import OpenQuote, record_ends
 
 DIALECTS = [
     CsvDialect(),
