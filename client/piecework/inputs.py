@@ -29,6 +29,7 @@ FORMATS = {
     "arrow": _Format("arrow", (".arrow", ".feather")),
     "orc": _Format("orc", (".orc",)),
     "avro": _Format("avro", (".avro",)),
+    "xml": _Format("xml", (".xml",)),
 }
 
 
@@ -50,6 +51,7 @@ def _size(text: str) -> int:
     return parse_size(text)
 
 
+CompressionOption = Annotated[Compression | None, Option("Compression of the input; default: by its suffix.")]
 PartBytes = Annotated[int | None, Option("Size of a part, such as 8MiB.", "SIZE", _size)]
 
 
@@ -63,7 +65,7 @@ class LinesResplit(_Sized):
 
     type: Literal["lines"]
     format: NotRequired[Format]
-    compression: NotRequired[Annotated[Compression | None, Option("Compression of the input; default: by its suffix.")]]
+    compression: NotRequired[CompressionOption]
     header: NotRequired[
         Annotated[
             bool,
@@ -117,6 +119,17 @@ class AvroInput(_Sized):
     uri: str
 
 
+class XmlInput(_Sized):
+    """One XML document, whose elements named `record_tag` are the records."""
+
+    type: Literal["xml"]
+    uri: str
+    record_tag: Annotated[str, Option("Name of the XML elements that are records, such as claim.", "NAME")]
+    lists: NotRequired[Annotated[list[str], Option("XML elements that are lists in any case; repeatable.", "NAME")]]
+    scan: NotRequired[Annotated[bool, Option("Let one task read the whole XML object to find its records.")]]
+    compression: NotRequired[CompressionOption]
+
+
 class _Grouped(TypedDict):
     include: NotRequired[Annotated[str | list[str], Option("Take only objects that match; repeatable.", "GLOB")]]
     exclude: NotRequired[Annotated[str | list[str], Option("Leave out objects that match; repeatable.", "GLOB")]]
@@ -161,6 +174,7 @@ Input = (
     | ArrowInput
     | OrcInput
     | AvroInput
+    | XmlInput
     | ObjectsInput
     | ManifestInput
     | ItemsInput

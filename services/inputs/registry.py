@@ -47,6 +47,7 @@ _ROWS = (
     Format("arrow", "arrow", (".arrow", ".feather")),
     Format("avro", "avro", (".avro",)),
     Format("orc", "orc", (".orc",)),
+    Format("xml", "xml", (".xml",)),
 )
 FORMATS = {row.name: row for row in _ROWS}
 FOLDERS = tuple(dict.fromkeys(row.folder for row in _ROWS))

@@ -1,5 +1,6 @@
 """What a job works on: the types of input, each with the options of its splitter (services/inputs/*/split.py)."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
@@ -20,7 +21,15 @@ def _one_ascii_character(value: str) -> str:
     return value
 
 
+def _an_element_name(value: str) -> str:
+    """Namespaces in XML 1.0, 4: QName."""
+    if re.fullmatch(r"(?:[^\W\d][\w.·-]*:)?[^\W\d][\w.·-]*", value) is None:
+        raise ValueError("write an element's name as the document has it, without < and >: claim, or c:claim")
+    return value
+
+
 Character = Annotated[str, AfterValidator(_one_ascii_character)]
+ElementName = Annotated[str, Field(max_length=200), AfterValidator(_an_element_name)]
 Glob = Annotated[str, Field(max_length=1024)]
 
 
@@ -177,6 +186,25 @@ class OrcInput(_Blocks):
     type: Literal["orc"]
 
 
+class XmlInput(StreamedObject):
+    """An XML document, cut between its records by small reads; or, if need be, by a task on the grid."""
+
+    type: Literal["xml"]
+    record_tag: ElementName = Field(description="the name of the elements that are records, as the document writes it")
+    lists: Annotated[list[ElementName], Field(max_length=100)] = Field(
+        [], description="names of elements that are lists in any case, even where there is only one of them"
+    )
+    scan: bool = Field(
+        False,
+        description="a task reads the whole object to find its records: they nest, comments or CDATA hold their start "
+        "tag, or the elements around them change",
+    )
+
+    @property
+    def needs_grid(self) -> bool:
+        return self.scan or super().needs_grid
+
+
 class _Grouped(Strict):
     """Which of many objects to take, and how many of them make a task: one, unless told otherwise."""
 
@@ -240,7 +268,8 @@ Input = Annotated[
     | ParquetInput
     | ArrowInput
     | AvroInput
-    | OrcInput,
+    | OrcInput
+    | XmlInput,
     Field(discriminator="type"),
 ]
 

@@ -45,6 +45,11 @@ async def test_a_preview_shows_the_first_parts_and_counts_all(
     assert (found["count"], found["bytes"], found["exact"]) == (100, 10_000, False)
     assert "estimated from the size" in found["notes"][0]
 
+    claims = await put("in.xml", b"<claims>" + b"<claim>x</claim>" * 100 + b"</claims>")
+    found = await preview({"type": "xml", "uri": claims, "record_tag": "claim", "parts": 4}, parts_max=1)
+    assert (found["count"], found["bytes"], found["exact"]) == (4, 1609, True)
+    assert (found["parts"][0]["input"]["header"], found["parts"][0]["bytes"]) == ("<claims>", 416)
+
     zipped = await put("in.gz", gzip.compress(LINES))
     several = [{"type": "range", "count": 7}, {"type": "lines", "uri": zipped}, {"type": "items", "items": ["a"]}]
     found = await preview(several)
@@ -66,6 +71,8 @@ async def test_what_can_not_be_split_is_refused_by_a_preview_and_by_a_submission
         ({"type": "orc", "uri": fixed}, "not an ORC file"),
         ({"type": "avro", "uri": fixed}, "not an Avro object container file"),
         ({"type": "manifest", "uri": fixed}, "can't tell the format"),
+        ({"type": "xml", "uri": fixed, "record_tag": "claim"}, "can't be read as XML: byte 0: text outside"),
+        ({"type": "xml", "uri": utf16, "record_tag": "claim"}, "UTF-16"),
     ]
     good = {"type": "range", "count": 1}
     for source, why in cases:

@@ -55,6 +55,22 @@ INPUTS: list[tuple[str, dict[str, Any]]] = [
     ("--input s3://b/a.arrow --part-bytes 1M", {"type": "arrow", "uri": "s3://b/a.arrow", "part_bytes": 2**20}),
     ("--input s3://b/a.orc --parts 9", {"type": "orc", "uri": "s3://b/a.orc", "parts": 9}),
     ("--input s3://b/a.orc --part-bytes 1M", {"type": "orc", "uri": "s3://b/a.orc", "part_bytes": 2**20}),
+    (
+        "--input s3://b/a.xml --record-tag claim --lists line --lists note --scan --parts 9",
+        {"type": "xml", "uri": "s3://b/a.xml", "record_tag": "claim", "lists": ["line", "note"], "scan": True,
+         "parts": 9},
+    ),
+    (
+        "--input s3://b/a.xml.gz --record-tag c:claim --part-bytes 1M",
+        {"type": "xml", "uri": "s3://b/a.xml.gz", "record_tag": "c:claim", "part_bytes": 2**20},
+    ),
+    *(
+        (
+            f"--input s3://b/a --format xml --record-tag claim --compression {name}",
+            {"type": "xml", "uri": "s3://b/a", "record_tag": "claim", "compression": name},
+        )
+        for name in ("none", "gzip", "zstd")
+    ),
     ("--input s3://b/a.avro --parts 9", {"type": "avro", "uri": "s3://b/a.avro", "parts": 9}),
     ("--input s3://b/a.avro --part-bytes 1M", {"type": "avro", "uri": "s3://b/a.avro", "part_bytes": 2**20}),
     (

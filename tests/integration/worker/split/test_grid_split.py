@@ -17,7 +17,6 @@ from services.contract.layout import Layout
 from services.contract.task_error import TaskError
 from services.contract.task_input import parse_input
 from services.engine.attempt import ClaimedTask
-from services.inputs.spec import LinesInput
 from services.inputs.split import split_on_grid
 from services.platform.aws import Aws
 from services.platform.decompress import Decompressor
@@ -26,6 +25,7 @@ from services.worker.child.prepare import prepare
 from services.worker.split import blocks, run_grid_split, stream
 from services.worker.split.meter import Meter
 from services.worker.task.inputs import fetch_input
+from tests.integration.inputs.conftest import INPUT
 
 LINES = b"".join(b'%d,"name, %d",%s\n' % (n, n, b"x" * (n % 50)) for n in range(20_000))
 QUOTED = b"".join(b'%d,"line 1\nline ""%d""\r\n",%s\n' % (n, n, b"y" * (n % 20)) for n in range(20_000))
@@ -60,7 +60,7 @@ class Splits:
 
     async def __call__(self, name: str, data: bytes, **source: Any) -> list[bytes]:
         await self.s3.put_object(Bucket=self.bucket, Key=name, Body=data)
-        input = LinesInput.model_validate({"type": "lines", "uri": f"s3://{self.bucket}/{name}", **source})
+        input = INPUT.validate_python({"type": "lines", "uri": f"s3://{self.bucket}/{name}", **source})
         chunk = await split_on_grid(self.s3, [input], None, 2)
         return await self.run(chunk.inputs[0])
 
@@ -218,7 +218,7 @@ async def test_what_can_not_be_split_says_why(
 async def test_an_object_replaced_since_the_job_began_is_noticed(splits: Splits) -> None:
     await splits("a.gz", gzip.compress(LINES))
     uri = f"s3://{splits.bucket}/a.gz"
-    source = LinesInput.model_validate({"type": "lines", "uri": uri})
+    source = INPUT.validate_python({"type": "lines", "uri": uri})
     (task_input,) = (await split_on_grid(splits.s3, [source], None, 2)).inputs
     await splits.s3.put_object(Bucket=splits.bucket, Key="a.gz", Body=gzip.compress(b"another"))
 

@@ -1,0 +1,1 @@
+"""Records of an XML document: the elements of one name."""
