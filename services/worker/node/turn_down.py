@@ -29,14 +29,11 @@ async def turn_down(database: Database, worker_id: UUID, message: Message, why: 
         log.log(logging.WARNING if times == 1 else logging.DEBUG, "bundle put off", **names, times=times)
         return
     tasks = await transitions.claim(database, worker_id, [message.bundle_id])
+    explanation = f"{why}; no other worker took it in {times} offers: update the workers, then retry the job"
+    error = {"type": "stage_unreadable", "message": explanation}
     reports = [
-        AttemptReport(task.job_id, task.stage, task.index, task.attempt, "failed", 0.0, retryable=False)
+        AttemptReport(task.job_id, task.stage, task.index, task.attempt, "failed", 0.0, error=error, retryable=False)
         for task in tasks
     ]
-    for report in reports:
-        report.error = {
-            "type": "stage_unreadable",
-            "message": f"{why}; no other worker took it in {times} offers: update the workers, then retry the job",
-        }
     await transitions.complete(database, worker_id, reports, [message.bundle_id])
     log.error("bundle given up", **names, times=times)
