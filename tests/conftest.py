@@ -4,7 +4,8 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from services.engine.migrate import migrate
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, connect_database
 from services.platform.settings import Settings
+from tests import emulators
 
 os.environ.update(AWS_ENVIRONMENT)
 
@@ -74,12 +76,52 @@ async def pool(database_url: str) -> AsyncIterator[Database]:
     await pool.close()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "both_emulators(*operations, **reasons): see tests.emulators")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that is marked `both_emulators` against each."""
+    if marks := list(metafunc.definition.iter_markers("both_emulators")):
+        reasons = {name: reason for mark in marks for name, reason in mark.kwargs.items()}
+        fails = {name: pytest.mark.xfail(reason=reason, strict=True) for name, reason in reasons.items()}
+        names = [pytest.param(name, marks=fails.get(name, ())) for name in emulators.NAMES]
+        metafunc.parametrize("emulator", names, indirect=True)
+
+
 @pytest.fixture(scope="session")
-def emulator() -> Iterator[Emulator]:
-    emulator = Emulator(free_port())
+def ministack() -> Iterator[Emulator]:
+    yield from running(Emulator(free_port()))
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Emulator]:
+    yield from running(emulators.Moto(free_port()))
+
+
+def running(emulator: Emulator) -> Iterator[Emulator]:
     emulator.start()
     yield emulator
     emulator.stop()
+
+
+@pytest.fixture
+def emulator(request: pytest.FixtureRequest) -> Emulator:
+    """The AWS of the test; each kind is started once a session, when the first test needs it."""
+    emulator: Emulator = request.getfixturevalue(getattr(request, "param", "ministack"))
+    return emulator
+
+
+@pytest.fixture(autouse=True)
+def calls_what_it_names(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In a test marked `both_emulators`, the services call the operations that the mark names."""
+    named = {operation for mark in request.node.iter_markers("both_emulators") for operation in mark.args}
+    if not named:
+        yield
+        return
+    with emulators.recording() as called:
+        yield
+    assert named <= called, f"the services called {sorted(called)}"
 
 
 @pytest.fixture
@@ -96,14 +138,23 @@ async def settings(database_url: str, emulator: Emulator) -> Settings:
 
 
 @pytest.fixture(scope="session")
-async def shared_aws(emulator: Emulator) -> AsyncIterator[Aws]:
-    """Open clients; their connections serve all tests."""
-    async with connect_aws(Settings(aws_endpoint_url=emulator.url)) as aws:
-        yield aws
+async def clients() -> AsyncIterator[Callable[[Emulator], Awaitable[Aws]]]:
+    """Open clients of each emulator; their connections serve all tests."""
+    opened: dict[str, Aws] = {}
+    async with AsyncExitStack() as stack:
+
+        async def open_clients(emulator: Emulator) -> Aws:
+            if emulator.url not in opened:
+                settings = Settings(aws_endpoint_url=emulator.url)
+                opened[emulator.url] = await stack.enter_async_context(connect_aws(settings))
+            return opened[emulator.url]
+
+        yield open_clients
 
 
 @pytest.fixture
-async def aws(settings: Settings, shared_aws: Aws) -> Aws:
+async def aws(settings: Settings, emulator: Emulator, clients: Callable[[Emulator], Awaitable[Aws]]) -> Aws:
     """Open clients; the bucket of `settings` exists."""
-    await shared_aws.s3.create_bucket(Bucket=settings.bucket)
-    return shared_aws
+    aws = await clients(emulator)
+    await aws.s3.create_bucket(Bucket=settings.bucket)
+    return aws

@@ -27,6 +27,7 @@ class Emulator:
     """A ministack server process."""
 
     command = [sys.executable, "-m", "deploy.local.emulator_server"]
+    health = "/_ministack/health"
 
     def __init__(self, port: int, state: Path | None = None, log: Path | None = None) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -73,7 +74,7 @@ class Emulator:
 
     def is_ready(self) -> bool:
         try:
-            urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=1).close()
+            urllib.request.urlopen(f"{self.url}{self.health}", timeout=1).close()
         except (urllib.error.URLError, OSError):
             return False
         return True

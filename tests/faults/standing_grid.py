@@ -21,6 +21,7 @@ from tests.faults.mortal import Mortal, Point, Role
 from tests.faults.outcome import Outcome, read_outcome
 from tests.faults.receiver import SECRET, Receiver
 from tests.grid import PROCESSORS
+from tests.groups import create_group
 
 SECONDS_MAX = 120.0  # from a job's submission to its webhook: a few, but the machine may be busy
 POLL_SECONDS = 0.05
@@ -78,8 +79,7 @@ class StandingGrid:
         name = self.settings.bucket
         names = (name, f"{name}-dead", f"{name}-told")
         queue, dead, self._told_url = [(await self.aws.sqs.create_queue(QueueName=q))["QueueUrl"] for q in names]
-        self._group = {"AutoScalingGroupName": name, "MinSize": 0, "MaxSize": 1, "DesiredCapacity": 0}
-        await self.aws.autoscaling.create_auto_scaling_group(**self._group, AvailabilityZones=["us-east-1a"])
+        await create_group(self.aws, name, maximum=1)
         for key, body in _OBJECTS.items():
             await self.aws.s3.put_object(Bucket=name, Key=key, Body=body)
         self._schedule_id = new_id()
@@ -181,7 +181,9 @@ class StandingGrid:
         other: Role = "worker" if role == "scheduler" else "scheduler"
         if other not in self.processes:
             self._start(other)
-        await self.aws.autoscaling.update_auto_scaling_group(**self._group)
+        await self.aws.autoscaling.update_auto_scaling_group(
+            AutoScalingGroupName=self.settings.bucket, MinSize=0, MaxSize=1, DesiredCapacity=0
+        )
         async with self.pool.acquire() as connection, connection.transaction():
             if job == "words":
                 return await connection.fetchval(

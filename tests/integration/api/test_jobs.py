@@ -118,6 +118,7 @@ async def test_failed_tasks_that_are_tolerated_are_said_when_their_stage_has_end
     assert job["stages"][0]["records"]["balanced"]
 
 
+@pytest.mark.both_emulators("HeadBucket")
 async def test_the_place_of_results_must_be_there_when_a_job_is_submitted(
     submitter: httpx.AsyncClient, settings: Settings
 ) -> None:

@@ -1,24 +1,21 @@
 """Pools, their capacity, and workers."""
 
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 import pytest
 
 from services.platform.aws import Aws
 from services.platform.database import Database
+from tests.groups import create_group
 from tests.integration.api.conftest import Grid, array_job, ok
 
 
 @pytest.fixture
 async def group(aws: Aws) -> str:
     """An Auto Scaling group with two nodes."""
-    name = f"group-{uuid4().hex}"
-    await aws.autoscaling.create_auto_scaling_group(
-        AutoScalingGroupName=name, MinSize=0, MaxSize=4, DesiredCapacity=2, AvailabilityZones=["us-east-1a"]
-    )
-    return name
+    return await create_group(aws, maximum=4, desired=2)
 
 
 async def sizes(aws: Aws, name: str) -> tuple[int, int, int]:
@@ -28,6 +25,7 @@ async def sizes(aws: Aws, name: str) -> tuple[int, int, int]:
     return group["MinSize"], group["MaxSize"], group["DesiredCapacity"]
 
 
+@pytest.mark.both_emulators("CreateQueue")
 async def test_a_pool_gets_its_queues_and_can_be_put_again(operator: httpx.AsyncClient, aws: Aws) -> None:
     first = await ok(operator.put("/v1/pools/large", json={"slots": 8}))
     again = await ok(operator.put("/v1/pools/large", json={"slots": 16}))
@@ -58,6 +56,7 @@ async def test_putting_a_pool_keeps_its_capacity_and_pause(operator: httpx.Async
     assert (await ok(operator.post("/v1/pools/p/resume")))["paused"] is False
 
 
+@pytest.mark.both_emulators("DescribeAutoScalingGroups", "SetDesiredCapacity", "UpdateAutoScalingGroup")
 async def test_capacity_reaches_the_group_and_only_ever_adds_nodes(
     operator: httpx.AsyncClient, aws: Aws, group: str
 ) -> None:
@@ -77,6 +76,7 @@ async def test_capacity_reaches_the_group_and_only_ever_adds_nodes(
     assert await sizes(aws, group) == (7, 9, 7)
 
 
+@pytest.mark.both_emulators("DescribeAutoScalingGroups")
 async def test_bad_capacities_and_groups_are_refused(operator: httpx.AsyncClient, group: str, aws: Aws) -> None:
     await ok(operator.put("/v1/pools/p", json={"group_name": group}))
     await ok(operator.put("/v1/pools/fixed", json={}))

@@ -100,6 +100,7 @@ async def test_params_that_a_message_says_are_left_to_it(
     assert answer.status_code == (422 if field else 201)
 
 
+@pytest.mark.both_emulators("GetQueueAttributes")
 async def test_a_queue_that_is_not_there_or_belongs_to_a_pool_is_refused(
     operator: httpx.AsyncClient, queue_url: str
 ) -> None:

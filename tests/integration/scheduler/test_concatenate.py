@@ -79,6 +79,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(multipart, "BUFFER_BYTES", 16)
 
 
+@pytest.mark.both_emulators(
+    "CompleteMultipartUpload",
+    "CreateMultipartUpload",
+    "GetObject",
+    "ListMultipartUploads",
+    "UploadPart",
+    "UploadPartCopy",
+)
 async def test_large_objects_are_copied_inside_s3_and_small_neighbours_are_coalesced(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,14 +175,17 @@ async def test_small_objects_are_read_many_at_once_but_joined_in_order(
     assert most <= 3
 
 
+@pytest.mark.both_emulators("PutObject")
 async def test_nothing_joined_is_an_empty_object(bucket: Bucket) -> None:
     assert await join(bucket, []) == await join(bucket, await put(bucket, [b"", b""])) == b""
 
 
+@pytest.mark.both_emulators()
 async def test_only_the_named_bytes_of_each_object_are_taken(bucket: Bucket) -> None:
     assert await join(bucket, await put(bucket, [b"h,1", b"h,22", b"h,"], start=2)) == b"122"
 
 
+@pytest.mark.both_emulators()
 @pytest.mark.parametrize("now", [b"as lonG", b"as lon"])
 async def test_an_object_that_holds_other_bytes_than_were_written_is_refused(bucket: Bucket, now: bytes) -> None:
     sources = await put(bucket, [b"x", b"as long"])

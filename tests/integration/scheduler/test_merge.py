@@ -194,6 +194,7 @@ async def test_very_many_parts_are_listed_by_the_manifest_only(
     assert (files, len(manifest["parts"])) == ({}, 3)
 
 
+@pytest.mark.both_emulators()
 @pytest.mark.parametrize(
     ("bodies", "header_bytes", "joined"),
     [
@@ -402,6 +403,7 @@ async def concatenated(play: Play, bucket: Bucket, layout: Layout, bodies: Seque
     return job_id
 
 
+@pytest.mark.both_emulators()
 async def test_an_output_that_has_vanished_fails_the_job_and_says_so(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
@@ -420,6 +422,7 @@ async def test_an_output_that_has_vanished_fails_the_job_and_says_so(
     assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
 
 
+@pytest.mark.both_emulators()
 async def test_an_output_that_has_become_shorter_fails_the_job(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
@@ -444,6 +447,7 @@ async def test_a_result_that_s3_would_not_take_fails_the_job_with_the_mend(
     assert await bucket.unfinished_uploads() == []
 
 
+@pytest.mark.both_emulators()
 async def test_a_bucket_of_the_users_that_is_gone_fails_the_job_and_it_can_be_retried(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from botocore.exceptions import ClientError
 
 from services.scheduler.loop import Context
 from services.scheduler.loops import scale
+from tests.groups import create_group
 from tests.integration.engine.play import Play, add_pool
+
+pytestmark = pytest.mark.both_emulators("DescribeAutoScalingGroups")
 
 AddGroup = Callable[..., Awaitable[str]]
 
@@ -22,15 +25,7 @@ def add_group(context: Context, play: Play) -> AddGroup:
     async def add(
         pool: str = "default", minimum: int = 0, maximum: int = 4, desired: int = 0, name: str | None = None
     ) -> str:
-        group = name or f"group-{uuid4().hex}"
-        if name is None:
-            await context.aws.autoscaling.create_auto_scaling_group(
-                AutoScalingGroupName=group,
-                MinSize=0,
-                MaxSize=10,
-                DesiredCapacity=desired,
-                AvailabilityZones=["us-east-1a"],
-            )
+        group = name or await create_group(context.aws, maximum=10, desired=desired)
         await add_pool(play.pool, pool, group=group)
         await play.pool.execute(
             "UPDATE pools SET capacity_min = $2, capacity_max = $3 WHERE name = $1", pool, minimum, maximum
@@ -77,6 +72,7 @@ async def draining(play: Play) -> list[UUID]:
     return [row["worker_id"] for row in await play.pool.fetch("SELECT worker_id FROM workers WHERE state = 'draining'")]
 
 
+@pytest.mark.both_emulators("SetDesiredCapacity")
 async def test_a_backlog_adds_nodes_up_to_the_maximum(context: Context, play: Play, add_group: AddGroup) -> None:
     group = await add_group()
     await submit(play, 24)  # of unknown time: taken for 10 s each, so 240 s for nodes of 2 slots that get 60 s
@@ -122,6 +118,7 @@ async def test_only_what_may_run_now_is_backlog(context: Context, play: Play, ad
     assert (await read_group(context, large))[2] == 2
 
 
+@pytest.mark.both_emulators("UpdateAutoScalingGroup")
 async def test_the_groups_bounds_follow_the_pools(context: Context, play: Play, add_group: AddGroup) -> None:
     group = await add_group(minimum=2, maximum=3)
     await look(context)

@@ -67,6 +67,7 @@ def created(uri: str, sequencer: str = "0A") -> dict[str, Any]:
     return {"Records": [{"eventName": "ObjectCreated:Put", "s3": s3}]}
 
 
+@pytest.mark.both_emulators("DeleteMessage", "ReceiveMessage")
 async def test_an_object_created_in_s3_submits_a_job(context: Context, play: Play, bucket: Bucket) -> None:
     listening = await listen(context, prefix=f"s3://{bucket.name}/incoming/")
     names = {"QueueUrl": listening.queue.url, "AttributeNames": ["QueueArn"]}
@@ -211,6 +212,7 @@ async def test_a_paused_trigger_leaves_its_messages_alone(context: Context, play
     assert (await listening.jobs(), await listening.left()) == ([], 1)
 
 
+@pytest.mark.both_emulators("ReceiveMessage")
 async def test_a_queue_that_can_not_be_read_is_told_and_holds_up_no_other(context: Context, play: Play) -> None:
     gone, good = await listen(context), await listen(context)
     await context.aws.sqs.delete_queue(QueueUrl=gone.queue.url)

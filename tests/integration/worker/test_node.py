@@ -17,6 +17,7 @@ import pytest
 from services.contract.message import Message
 from services.engine import jobs, transitions, workers
 from services.platform import effects
+from tests.groups import create_group
 from tests.integration.worker.conftest import Grid
 
 ITEM = {"type": "item", "value": 1}
@@ -67,6 +68,7 @@ async def database_away(grid: Grid) -> AsyncIterator[None]:
     await connection.close()
 
 
+@pytest.mark.both_emulators("DeleteMessageBatch", "ReceiveMessage")
 async def test_a_message_delivered_twice_runs_its_tasks_once(grid: Grid) -> None:
     job_id = await grid.submit({"command": ["true"]}, [ITEM] * 4)
     await grid.dispatch(job_id, bundle_tasks_max=2, times=3)
@@ -78,6 +80,7 @@ async def test_a_message_delivered_twice_runs_its_tasks_once(grid: Grid) -> None
     await grid.counters_match(job_id)
 
 
+@pytest.mark.both_emulators("SendMessage")
 @pytest.mark.parametrize("body", ["no JSON", '{"bundle": "1"}', "[]"])
 async def test_a_message_that_can_not_be_read_goes_to_the_dead_letter_queue(grid: Grid, body: str) -> None:
     job_id = await grid.submit({"builtin": "noop"}, [ITEM])
@@ -141,19 +144,9 @@ async def test_a_drain_kills_and_releases_what_does_not_end_in_time(grid: Grid, 
     await grid.counters_match(job_id)
 
 
+@pytest.mark.both_emulators("TerminateInstanceInAutoScalingGroup")
 async def test_a_worker_drained_by_order_takes_its_instance_out_of_the_group(grid: Grid) -> None:
-    name = f"group-{uuid4().hex}"
-    await grid.aws.autoscaling.create_launch_configuration(
-        LaunchConfigurationName=name, ImageId="ami-1", InstanceType="m5.large"
-    )
-    await grid.aws.autoscaling.create_auto_scaling_group(
-        AutoScalingGroupName=name,
-        LaunchConfigurationName=name,
-        MinSize=0,
-        MaxSize=3,
-        DesiredCapacity=1,
-        AvailabilityZones=["us-east-1a"],
-    )
+    name = await create_group(grid.aws, maximum=3, desired=1)
 
     async def group() -> dict[str, Any]:
         answer = await grid.aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
@@ -264,6 +257,34 @@ async def test_long_tasks_are_left_to_others(grid: Grid, tmp_path: Path) -> None
     async with grid.node(drain_seconds=0.2):
         await grid.until("SELECT busy = 2 FROM workers")
         assert await grid.pool.fetchval("SELECT count(*) FROM bundles WHERE worker_id IS NULL") == 4
+
+
+@pytest.mark.both_emulators("ChangeMessageVisibilityBatch")
+async def test_a_worker_runs_one_suspect_at_a_time_and_leaves_others_to_others(grid: Grid, tmp_path: Path) -> None:
+    """The message that it passes on is there again after a second, not after the queue's 30."""
+    done = tmp_path / "done"
+    wait = {"command": ["sh", "-c", f"until [ -e {done} ]; do sleep 0.02; done"]}
+    job_id = await grid.submit(wait, [ITEM] * 2)
+    await grid.pool.execute("UPDATE tasks SET losses = 2 WHERE job_id = $1", job_id)
+    await grid.dispatch(job_id)
+    async with grid.node(slots=2):
+        await grid.until("SELECT count(*) = 1 FROM tasks WHERE job_id = $1 AND state = 'running'", job_id)
+        await message_is_passed_on(grid)
+        assert await grid.pool.fetchval("SELECT count(*) FROM bundles WHERE worker_id IS NOT NULL") == 1
+        done.touch()
+        await grid.ended(job_id)
+    await grid.counters_match(job_id)
+
+
+async def message_is_passed_on(grid: Grid) -> None:
+    """Wait until one message is hidden from all."""
+
+    async def hidden() -> bool:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        answer = await grid.aws.sqs.get_queue_attributes(QueueUrl=grid.queue_url, AttributeNames=names)
+        return [answer["Attributes"][name] for name in names] == ["0", "1"]
+
+    await grid.eventually(hidden)
 
 
 async def start(grid: Grid, *arguments: str, **environment: str) -> asyncio.subprocess.Process:

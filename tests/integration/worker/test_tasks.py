@@ -30,6 +30,7 @@ async def test_noops_in_bundles_succeed_without_a_trace_in_s3(grid: Grid) -> Non
     await grid.counters_match(job_id)
 
 
+@pytest.mark.both_emulators("GetObject", "PutObject")
 async def test_a_command_reads_its_part_and_writes_its_output(grid: Grid) -> None:
     raw = await grid.put("uploads/flights.csv", b"carrier,delay\nUA,5\nAA,10\n")
     part = {"type": "bytes", **raw, "start": 19, "end": 25, "format": "csv", "header": "carrier,delay\n"}
@@ -132,6 +133,7 @@ async def test_array_tasks_differ_by_their_index(grid: Grid) -> None:
     ]
 
 
+@pytest.mark.both_emulators("GetObject", "PutObject")
 async def test_copy_keeps_name_header_and_bytes(grid: Grid) -> None:
     raw = await grid.put("big.csv.gz", gzip.compress(b"x" * 100_000))
     text = await grid.put("lines.csv", b"h\n1\n2\n")
@@ -144,6 +146,7 @@ async def test_copy_keeps_name_header_and_bytes(grid: Grid) -> None:
     assert await grid.get(lines["output"]["uri"]) == b"h\n2\n"
 
 
+@pytest.mark.both_emulators("GetObject", "HeadObject")
 async def test_row_groups_become_a_file_of_their_own(grid: Grid, tmp_path: Path, code: Path) -> None:
     table = pyarrow.table({"n": list(range(1000)), "text": [f"row {n}" * 50 for n in range(1000)]})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=100, compression="none")
@@ -174,6 +177,7 @@ async def test_a_reduce_gets_a_directory_of_outputs(grid: Grid) -> None:
     assert await grid.get(task["output"]["uri"]) == b'00000002.json: {"n":2}\n00000011.csv: a 1\n'
 
 
+@pytest.mark.both_emulators("CompleteMultipartUpload", "CreateMultipartUpload", "UploadPart")
 async def test_large_files_pass_in_parts(grid: Grid) -> None:
     body = bytes(range(256)) * 4096 * 40  # 40 MiB: five parts
     raw = await grid.put("large.bin", body)
@@ -310,6 +314,7 @@ async def test_memory_over_the_limit(grid: Grid) -> None:
     assert attempt["memory_bytes_peak"] > 100 << 20
 
 
+@pytest.mark.both_emulators("GetObject")
 async def test_input_that_changed_or_shrank_since_the_split(grid: Grid) -> None:
     old = await grid.put("x", b"old content")
     new = await grid.put("x", b"new")

@@ -1,0 +1,22 @@
+"""Auto Scaling groups for tests."""
+
+from uuid import uuid4
+
+from services.platform.aws import Aws
+
+
+async def create_group(aws: Aws, name: str | None = None, *, minimum: int = 0, maximum: int, desired: int = 0) -> str:
+    """A group of its own; returns its name. Auto Scaling makes none without telling it what to launch."""
+    name = name or f"group-{uuid4().hex}"
+    await aws.autoscaling.create_launch_configuration(
+        LaunchConfigurationName=name, ImageId="ami-12c6146b", InstanceType="m5.large"
+    )
+    await aws.autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName=name,
+        LaunchConfigurationName=name,
+        MinSize=minimum,
+        MaxSize=maximum,
+        DesiredCapacity=desired,
+        AvailabilityZones=["us-east-1a"],
+    )
+    return name
