@@ -18,7 +18,7 @@ _TABLES = {
     "stages": "SELECT job_id, stage, pool, state, chains, max_attempts FROM stages ORDER BY stage",
     "tasks": "SELECT *, ready_at <= now() AS due FROM tasks ORDER BY job_id, stage, index",
     "bundles": """SELECT *, CASE WHEN worker_id IS NULL THEN send_at <= now() END AS due
-        FROM bundles ORDER BY job_id, stage, first, send_at""",
+        FROM bundles ORDER BY job_id, stage, first, send_at, backup_of IS NULL, count""",
     "attempts": "SELECT * FROM attempts",
     "counters": "SELECT * FROM stage_counters",
     "pools": "SELECT name, paused FROM pools ORDER BY name",
