@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,12 @@ from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.engine.submission import submit_job
 from services.platform.aws import Aws
-from services.platform.database import UNAVAILABLE, Database
+from services.platform.database import Database
 from services.platform.settings import Settings
+from tests.invariants import TERMINAL, assert_kept, rows_of
+from tests.until import until
 
 PROCESSORS = Path(__file__).parent / "processors"
-DEADLINE_SECONDS = 60.0
-
-
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    """Poll until `condition` gives something true; a database that is away for a moment is no answer."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if found := await condition():
-                return found
-        except UNAVAILABLE:
-            pass
-        await asyncio.sleep(0.02)
-    raise TimeoutError(f"{condition} gave nothing in {DEADLINE_SECONDS} s")
 
 
 class Gate:
@@ -158,7 +145,7 @@ class Grid:
 
         async def terminal() -> Record | None:
             job = await self.job(job_id)
-            return job if job["state"] in ("succeeded", "failed", "cancelled") else None
+            return job if job["state"] in TERMINAL else None
 
         return await until(terminal)
 
@@ -166,26 +153,10 @@ class Grid:
         """The job succeeded as if nothing had happened: every task once, the counters exact, the results identical."""
         job = await self.ended(job_id)
         assert (job["state"], job["error"]) == ("succeeded", None)
-        counted = await self.pool.fetch(
-            "SELECT stage, sum(succeeded)::int AS succeeded, sum(ready)::int AS ready, sum(queued)::int AS queued, "
-            "sum(running)::int AS running, sum(failed)::int AS failed, sum(cancelled)::int AS cancelled "
-            "FROM stage_counters WHERE job_id = $1 GROUP BY stage ORDER BY stage",
-            job_id,
-        )
-        rows = await self.pool.fetch(
-            "SELECT stage, count(*)::int AS tasks, count(*) FILTER (WHERE state = 'succeeded')::int AS succeeded "
-            "FROM tasks WHERE job_id = $1 GROUP BY stage ORDER BY stage",
-            job_id,
-        )
-        assert [(r["stage"], r["succeeded"]) for r in counted] == [(r["stage"], r["tasks"]) for r in rows]
-        assert all(r["tasks"] == r["succeeded"] for r in rows)
-        assert not any(r[state] for r in counted for state in ("ready", "queued", "running", "failed", "cancelled"))
-        assert [r["stage"] for r in rows] == [0, 1, 2]
-        winners = await self.pool.fetchval(
-            "SELECT count(*) FROM attempts WHERE job_id = $1 AND outcome = 'succeeded'", job_id
-        )
-        assert winners == sum(r["tasks"] for r in rows)
-        assert await self.pool.fetchval("SELECT count(*) FROM bundles") == 0
+        rows = await rows_of(self.pool, job_id)
+        assert_kept(rows)
+        assert {stage for _, stage, _ in rows.tasks} == {0, 1, 2}
+        assert {task["state"] for task in rows.tasks.values()} == {"succeeded"}
         files = await self.result_files(job_id)
         assert json.loads(files["totals.json"]) == self.expected
         assert len(files["rejects.jsonl"].splitlines()) == 1

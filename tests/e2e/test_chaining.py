@@ -11,8 +11,9 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database, new_id
 from services.platform.settings import Settings
-from tests.grid import Grid, until
+from tests.grid import Grid
 from tests.processors.chains import note_of
+from tests.until import until
 
 PROCESSORS = {
     "spread": ProcessorSpec(callable="chains:spread"),

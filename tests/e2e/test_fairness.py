@@ -14,7 +14,8 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.grid import Grid, until
+from tests.grid import Grid
+from tests.until import until
 
 NAP_SECONDS = 0.05
 SLOTS = 4

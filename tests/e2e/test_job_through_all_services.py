@@ -14,7 +14,8 @@ from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
 from tests.conftest import free_port
-from tests.grid import Grid, until
+from tests.grid import Grid
+from tests.until import until
 
 KEY = "pw_end_to_end"
 

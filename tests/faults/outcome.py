@@ -1,18 +1,16 @@
 """What a job has come to, and what must be true of every job that has ended, whatever died meanwhile."""
 
 import json
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from services.contract.location import Location
 from services.platform.aws import Aws
 from services.platform.database import Database
+from tests.invariants import COUNTED, Row, assert_kept, rows_of
 
 TaskKey = tuple[int, int]  # stage, index
 
-_STATES = ("ready", "queued", "running", "succeeded", "failed", "cancelled")
 _CUT_OFF = ("lost", "released")  # an attempt that ended so is no failure of the task
 
 
@@ -41,42 +39,23 @@ class Outcome:
 
 async def read_outcome(pool: Database, aws: Aws, job_id: UUID) -> Outcome:
     """The outcome of a job that should have succeeded; asserts what must be true of it by itself."""
-    job = await pool.fetchrow("SELECT state, error FROM jobs WHERE job_id = $1", job_id)
-    assert (job["state"], job["error"]) == ("succeeded", None)
-    tasks = await pool.fetch("SELECT * FROM tasks WHERE job_id = $1 ORDER BY stage, index", job_id)
-    attempts = await pool.fetch("SELECT * FROM attempts WHERE job_id = $1 ORDER BY attempt", job_id)
-    ends: defaultdict[TaskKey, list[str]] = defaultdict(list)
-    for attempt in attempts:
-        ends[attempt["stage"], attempt["index"]].append(attempt["outcome"])
-    for task in tasks:
-        _assert_sound(task, ends[task["stage"], task["index"]])
-    await _assert_counters(pool, job_id, tasks, ends)
-    assert await pool.fetchval("SELECT count(*) FROM bundles WHERE job_id = $1", job_id) == 0
-    made = {(task["stage"], task["index"]): (task["state"], task["output"]["bytes"]) for task in tasks}
-    return Outcome(made, dict(ends), await _read_results(pool, aws, job_id))
+    rows = await rows_of(pool, job_id)
+    assert_kept(rows)
+    assert (rows.jobs[job_id]["state"], rows.jobs[job_id]["error"]) == ("succeeded", None)
+    made, ends = {}, {}
+    for (_, stage, index), task in sorted(rows.tasks.items()):
+        made[stage, index] = (task["state"], task["output"]["bytes"])
+        ends[stage, index] = [attempt["outcome"] for attempt in rows.attempts[job_id, stage, index]]
+        _assert_sound(task, ends[stage, index])
+    return Outcome(made, ends, await _read_results(pool, aws, job_id))
 
 
-def _assert_sound(task: Any, ends: list[str]) -> None:
-    """Every attempt is on record, the last one alone has won, and the task's own fields agree."""
-    assert len(ends) == task["attempt"], ends
-    assert [end == "succeeded" for end in ends] == [False] * (len(ends) - 1) + [True], ends
+def _assert_sound(task: Row, ends: list[str]) -> None:
+    """The last attempt has won, each of the others is counted as what it was, and the output is the winner's."""
+    assert ends[-1] == "succeeded", ends
     assert ends.count("lost") == task["losses"], ends
-    assert sum(end not in (*_CUT_OFF, "succeeded") for end in ends) == task["failures"], ends
+    assert sum(ends.count(outcome) for outcome in COUNTED if outcome != "succeeded") == task["failures"], ends
     assert f"/{task['stage']}/{task['index']}-{task['attempt']}/" in task["output"]["uri"]
-
-
-async def _assert_counters(pool: Database, job_id: UUID, tasks: list[Any], ends: dict[TaskKey, list[str]]) -> None:
-    sums = ", ".join(f"sum({name})::int AS {name}" for name in (*_STATES, "attempts"))
-    counters = await pool.fetch(
-        f"SELECT stage, {sums} FROM stage_counters WHERE job_id = $1 GROUP BY stage ORDER BY stage", job_id
-    )
-    counted = [
-        {"stage": stage}
-        | {state: sum((t["stage"], t["state"]) == (stage, state) for t in tasks) for state in _STATES}
-        | {"attempts": sum(end not in _CUT_OFF for task in ends if task[0] == stage for end in ends[task])}
-        for stage in sorted({task["stage"] for task in tasks})
-    ]
-    assert [dict(row) for row in counters] == counted
 
 
 async def _read_results(pool: Database, aws: Aws, job_id: UUID) -> dict[str, bytes]:

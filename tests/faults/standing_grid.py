@@ -1,15 +1,12 @@
 """A grid that stands for many jobs, one at a time, with one scheduler and one worker, which may be told to die."""
 
-import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from services.contract.states import TERMINAL
 from services.engine.pools import register_pool
 from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec
@@ -22,6 +19,8 @@ from tests.faults.outcome import Outcome, read_outcome
 from tests.faults.receiver import SECRET, Receiver
 from tests.grid import PROCESSORS
 from tests.groups import create_group
+from tests.invariants import TERMINAL
+from tests.until import until
 
 SECONDS_MAX = 120.0  # from a job's submission to its webhook: a few, but the machine may be busy
 POLL_SECONDS = 0.05
@@ -133,6 +132,12 @@ class StandingGrid:
             if mortal.killed_itself:
                 return
         raise NeverReached(f"{JOBS_MAX} jobs have passed it by")
+
+    async def restart_with(self, **changes: float) -> None:
+        """End what runs; what starts from now on has changed settings."""
+        for role in list(self.processes):
+            await self._retire(role)
+        self.settings = self.settings.model_copy(update=changes)
 
     def kill(self) -> None:
         """Everything that runs, at once."""
@@ -253,8 +258,7 @@ class StandingGrid:
         assert {*told} == {*outcome.tasks, "job.succeeded"}
 
     async def _until(self, condition: Callable[[], Awaitable[Any]], mortal: Mortal) -> Any:
-        deadline = time.monotonic() + SECONDS_MAX
-        while not (found := await condition()):
-            assert time.monotonic() < deadline, f"not in {SECONDS_MAX} s:\n{mortal.log.read_text()}"
-            await asyncio.sleep(POLL_SECONDS)
-        return found
+        try:
+            return await until(condition, SECONDS_MAX, POLL_SECONDS)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}:\n{mortal.log.read_text()}") from None

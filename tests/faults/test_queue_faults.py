@@ -6,7 +6,8 @@ from uuid import UUID
 import asyncpg
 
 from services.contract.message import Message
-from tests.grid import Grid, until
+from tests.grid import Grid
+from tests.until import until
 
 _TELL_OF_EVERY_BUNDLE = """
     CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$

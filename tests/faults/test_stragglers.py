@@ -7,7 +7,8 @@ import pytest
 from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.engine.submission import submit_job
-from tests.grid import Gate, Grid, until
+from tests.grid import Gate, Grid
+from tests.until import until
 
 TASKS, LATE = 12, 5
 

@@ -1,6 +1,6 @@
 """What the database, S3 and the receiver of webhooks say after the storm."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,26 +12,16 @@ from asyncpg import Record
 
 from services.contract.location import Location
 from services.platform.aws import Aws
+from tests.invariants import Rows, read_rows
 from tests.storm.grid import Grid
 from tests.storm.work import Work
 
-Stage = tuple[UUID, int]  # job_id, stage
-Task = tuple[UUID, int, int]  # job_id, stage, index
 
-STATES = ("ready", "queued", "running", "succeeded", "failed", "cancelled")
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
+@dataclass(frozen=True)
+class Evidence(Rows):
     """All there is to know about the run."""
 
     works: dict[UUID, Work]
-    jobs: dict[UUID, Record]
-    stages: dict[Stage, Record]
-    tasks: dict[Task, Record]
-    attempts: dict[Task, list[Record]]
-    counters: dict[Stage, Record]
-    bundles: list[Record]
     workers: list[Record]
     deliveries: list[Record]
     taken: dict[tuple[str, str], Counter[str]]
@@ -47,28 +37,16 @@ async def gather(grid: Grid, works: dict[UUID, Work]) -> Evidence:
     connection = await asyncpg.connect(grid.postgres.url())
     try:
         await connection.set_type_codec("jsonb", encoder=str, decoder=orjson.loads, schema="pg_catalog")
-        tasks = await connection.fetch("SELECT * FROM tasks")
-        attempts: defaultdict[Task, list[Record]] = defaultdict(list)
-        for row in await connection.fetch("SELECT * FROM attempts ORDER BY attempt"):
-            attempts[row["job_id"], row["stage"], row["index"]].append(row)
-        stages = await connection.fetch("SELECT * FROM stages")
-        sums = ", ".join(f"sum({name})::bigint AS {name}" for name in (*STATES, "attempts"))
-        counters = await connection.fetch(f"SELECT job_id, stage, {sums} FROM stage_counters GROUP BY job_id, stage")
         sizes = await _list_objects(grid.aws, grid.settings.bucket)
         wanted = [uri for uri in sizes if "/results/" in uri or "/inputs/" in uri]
         return Evidence(
-            works,
-            {row["job_id"]: row for row in await connection.fetch("SELECT * FROM jobs")},
-            {(row["job_id"], row["stage"]): row for row in stages},
-            {(row["job_id"], row["stage"], row["index"]): row for row in tasks},
-            attempts,
-            {(row["job_id"], row["stage"]): row for row in counters},
-            await connection.fetch("SELECT * FROM bundles"),
-            await connection.fetch("SELECT * FROM workers"),
-            await connection.fetch("SELECT * FROM webhook_deliveries"),
-            grid.receiver.taken,
-            sizes,
-            {uri: await _read(grid.aws, uri) for uri in wanted},
+            **vars(await read_rows(connection)),
+            works=works,
+            workers=await connection.fetch("SELECT * FROM workers"),
+            deliveries=await connection.fetch("SELECT * FROM webhook_deliveries"),
+            taken=grid.receiver.taken,
+            sizes=sizes,
+            contents={uri: await _read(grid.aws, uri) for uri in wanted},
         )
     finally:
         await connection.close()

@@ -3,7 +3,8 @@
 from collections import Counter, defaultdict
 from itertools import pairwise
 
-from tests.storm.evidence import Evidence, Stage
+from tests.invariants import Stage
+from tests.storm.evidence import Evidence
 from tests.storm.faults import DECK
 from tests.storm.plan import LOSSES_MAX
 from tests.storm.run import Outcome

@@ -18,7 +18,7 @@ from services.platform.database import Database, connect_database
 from services.platform.settings import Settings
 from tests.conftest import free_port
 from tests.grid import PROCESSORS, Gate, until
-from tests.integration.engine.play import TERMINAL, assert_invariants
+from tests.invariants import TERMINAL, assert_invariants
 from tests.upgrade.release import BASE_MIGRATE, ROOT, Fleet, extract_base_release
 
 pytestmark = pytest.mark.timeout(300)

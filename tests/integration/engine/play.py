@@ -1,8 +1,7 @@
 """A test plays the scheduler, the queue and the workers, through the functions that these call themselves."""
 
 import asyncio
-import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,14 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from services.contract.message import Message
-from services.contract.states import TASK_STATES
 from services.engine import pools, processors, submission, transitions, workers
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.platform.database import Connection, Database, new_id
 from services.platform.settings import Settings
-
-TERMINAL = ("succeeded", "failed", "cancelled")
+from tests.until import until
 
 Order = Callable[[Connection, UUID], Awaitable[None]]
 
@@ -35,15 +32,6 @@ HOLD = """
     WHERE t.job_id = h.job_id AND t.stage = h.stage AND t.index >= h.first AND t.index < h.first + h.count
       AND t.state = 'running' AND (t.worker_id = h.worker_id AND t.started_at = h.was
         OR t.backup_worker_id = h.worker_id AND t.backup_started_at = h.was)"""
-
-
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) -> Any:
-    """Poll until the condition's value is true, and return it; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := await condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.005)
-    return value
 
 
 async def until_blocked(pool: Database, statements: int = 1) -> None:
@@ -223,66 +211,3 @@ class Play:
         """The recorded attempts of a job by outcome."""
         rows = await self.pool.fetch("SELECT outcome FROM attempts WHERE job_id = $1", job_id)
         return dict(Counter(row["outcome"] for row in rows))
-
-
-async def assert_invariants(pool: Database, job_id: UUID) -> None:
-    """What the design promises of a job's rows at any moment, whatever happens to workers, messages and schedulers."""
-    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        job = await connection.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id)
-        stages = await connection.fetch("SELECT * FROM stages WHERE job_id = $1 ORDER BY stage", job_id)
-        tasks = await connection.fetch("SELECT * FROM tasks WHERE job_id = $1", job_id)
-        bundles = await connection.fetch("SELECT * FROM bundles WHERE job_id = $1", job_id)
-        attempts = await connection.fetch("SELECT * FROM attempts WHERE job_id = $1", job_id)
-        counters = await connection.fetch("SELECT * FROM stage_counters WHERE job_id = $1", job_id)
-    assert job is not None
-    by_stage: dict[int, list[Any]] = defaultdict(list)
-    for task in tasks:
-        by_stage[task["stage"]].append(task)
-
-    # One attempt at most wins, and the task's output is that attempt's; no attempt is recorded twice.
-    recorded = Counter((a["stage"], a["index"], a["attempt"]) for a in attempts)
-    assert not [key for key, times in recorded.items() if times > 1]
-    won = {(a["stage"], a["index"]): a["attempt"] for a in attempts if a["outcome"] == "succeeded"}
-    assert won == {(t["stage"], t["index"]): t["attempt"] for t in tasks if t["state"] == "succeeded"}
-    assert len(won) == sum(a["outcome"] == "succeeded" for a in attempts)
-
-    # Counters equal the rows.
-    for stage in stages:
-        slots = [c for c in counters if c["stage"] == stage["stage"]]
-        rows = Counter(task["state"] for task in by_stage[stage["stage"]])
-        assert {name: sum(c[name] for c in slots) for name in TASK_STATES} == {name: rows[name] for name in TASK_STATES}
-        counted = [a for a in attempts if a["stage"] == stage["stage"] and a["outcome"] not in ("lost", "cancelled")]
-        assert sum(c["attempts"] for c in slots) == sum(a["outcome"] != "released" for a in counted)
-
-    # Whatever is not terminal is found again: ready by its time, queued and running by a bundle.
-    offered: Counter[tuple[int, int]] = Counter()
-    leased: dict[UUID, set[tuple[int, int]]] = defaultdict(set)
-    for bundle in bundles:
-        if bundle["worker_id"] is None and bundle["backup_of"] is not None:
-            continue  # an offer of a backup: the task runs
-        covered = {(bundle["stage"], bundle["first"] + n) for n in range(bundle["count"])}
-        if bundle["worker_id"] is None:
-            offered.update(covered)
-        else:
-            leased[bundle["worker_id"]] |= covered
-    for task in tasks:
-        key = task["stage"], task["index"]
-        assert (task["ready_at"] is not None) == (task["state"] == "ready"), dict(task)
-        assert (task["finished_at"] is not None) == (task["state"] in TERMINAL), dict(task)
-        assert offered[key] == (task["state"] == "queued"), (dict(task), offered[key])
-        if task["state"] == "running":
-            assert key in leased[task["worker_id"]], dict(task)
-            assert task["backup_worker_id"] is None or key in leased[task["backup_worker_id"]], dict(task)
-    assert all(times == 1 for times in offered.values())
-
-    # Each success of a chained stage has made one task of the next stage, and nothing else has.
-    for stage in stages:
-        if stage["chains"]:
-            successes = {t["index"] for t in by_stage[stage["stage"]] if t["state"] == "succeeded"}
-            assert {t["index"] for t in by_stage[stage["stage"] + 1]} == successes
-
-    # A job that has ended has nothing left.
-    if job["state"] in TERMINAL:
-        assert not bundles
-        assert all(task["state"] in TERMINAL for task in tasks)
-        assert all(stage["state"] in TERMINAL for stage in stages)

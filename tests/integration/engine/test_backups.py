@@ -6,7 +6,8 @@ from uuid import UUID
 import pytest
 
 from services.engine import jobs, transitions, workers
-from tests.integration.engine.play import Order, Play, assert_invariants, finished
+from tests.integration.engine.play import Order, Play, finished
+from tests.invariants import assert_invariants
 
 
 @pytest.fixture

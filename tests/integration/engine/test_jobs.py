@@ -13,16 +13,9 @@ from services.engine.errors import Conflict, NotFound, SpecError
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, new_id
 from tests.integration.engine.conftest import Session
-from tests.integration.engine.play import (
-    Order,
-    Play,
-    add_pool,
-    add_processor,
-    assert_invariants,
-    finished,
-    hearing,
-    until,
-)
+from tests.integration.engine.play import Order, Play, add_pool, add_processor, finished, hearing
+from tests.invariants import assert_invariants
+from tests.until import until
 
 # Submission.
 

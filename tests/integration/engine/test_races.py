@@ -12,7 +12,9 @@ from services.engine import errors, jobs, transitions, workers
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.platform.database import Database, connect_database
 from tests.integration.engine.conftest import Session
-from tests.integration.engine.play import TERMINAL, Play, assert_invariants, finished, until, until_blocked
+from tests.integration.engine.play import Play, finished, until_blocked
+from tests.invariants import TERMINAL, assert_invariants
+from tests.until import until
 
 
 async def cancel_some(play: Play, job_id: UUID, tasks_max: int = 1000) -> bool:

@@ -10,7 +10,8 @@ from services.engine import jobs, stages, transitions, workers
 from services.engine.attempt import AttemptReport
 from services.engine.workers import UnknownPool
 from services.platform.database import new_id
-from tests.integration.engine.play import HOLD, Order, Play, assert_invariants, finished
+from tests.integration.engine.play import HOLD, Order, Play, finished
+from tests.invariants import assert_invariants
 
 # Plan and dispatch.
 

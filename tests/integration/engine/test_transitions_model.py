@@ -34,8 +34,9 @@ from services.engine.attempt import AttemptReport, ClaimedTask
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.platform.database import Connection, connect_database, new_id
 from services.platform.settings import Settings
-from tests.integration.engine.play import HOLD, TERMINAL
-from tests.integration.engine.snapshot import Key, Snapshot, begun, running_attempts
+from tests.integration.engine.play import HOLD
+from tests.integration.engine.snapshot import Snapshot
+from tests.invariants import TERMINAL, Task, assert_kept, begun, running_attempts
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 EXPLORING = EXAMPLES > 0
@@ -144,9 +145,9 @@ class Protocol(RuleBasedStateMachine):
         self.messages: list[Message] = []  # in flight
         self.workers: list[Worker] = []  # alive, though some may have been given up
         self.reports: list[Report] = []  # under way, or sent before and sent again
-        self.leases: dict[tuple[Key, int], str] = {}  # attempt → the bundle that it was claimed with
-        self.outputs: dict[Key, dict[str, Any] | None] = {}  # of the attempts that won
-        self.foretold: dict[Key, str] = {}  # states after this step
+        self.leases: dict[tuple[Task, int], str] = {}  # attempt → the bundle that it was claimed with
+        self.outputs: dict[Task, dict[str, Any] | None] = {}  # of the attempts that won
+        self.foretold: dict[Task, str] = {}  # states after this step
         self.retried: str | None = None
         self.is_sound = False
         self.may_end = False
@@ -164,7 +165,7 @@ class Protocol(RuleBasedStateMachine):
         self.call(self.grid.connection.execute(statement, *arguments))
 
     def jobs_in(self, *states: str) -> list[UUID]:
-        return [job_id for job_id in self.job_ids if self.now.jobs[str(job_id)] in states]
+        return [job_id for job_id in self.job_ids if self.now.state_of(job_id) in states]
 
     @invariant()
     def promises_are_kept(self) -> None:
@@ -174,12 +175,10 @@ class Protocol(RuleBasedStateMachine):
         self.now.assert_follows(before, self.retried)
         for key, state in self.foretold.items():
             assert self.now.tasks[key]["state"] == state, (state, self.now.tasks[key])
-        self.now.assert_one_attempt_wins()
-        self.now.assert_counters_equal_rows()
-        self.now.assert_reachable(self.leases)
+        assert_kept(self.now)
+        self.now.assert_leases(self.leases)
         self.now.assert_outputs(self.outputs)
         self.now.assert_losses_end(LOSSES_MAX)
-        self.now.assert_ended_jobs_are_over()
         self.foretold, self.retried, self.is_sound = {}, None, True
 
     # The scheduler.
@@ -255,7 +254,7 @@ class Protocol(RuleBasedStateMachine):
         )
         due = [key for key, task in self.now.tasks.items() if key[:2] == (str(job_id), stage) and task["due"]]
         queued = [key for message in messages for key in keys_of(message)]
-        assert len(queued) == min(tasks_max, len(due)) * (self.now.jobs[str(job_id)] == "running")
+        assert len(queued) == min(tasks_max, len(due)) * (self.now.state_of(job_id) == "running")
         assert set(queued) <= set(due)
         for message in messages:
             together = [self.now.tasks[key]["losses"] for key in keys_of(message)]
@@ -332,7 +331,7 @@ class Protocol(RuleBasedStateMachine):
             if replied:
                 worker.held.setdefault(task.bundle_id, []).append(task)
 
-    def _is_backup_wanted(self, message: Message, key: Key, worker: Worker) -> bool:
+    def _is_backup_wanted(self, message: Message, key: Task, worker: Worker) -> bool:
         task = self.now.tasks[key]
         is_first = (task["state"], task["worker_id"]) == ("running", str(message.backup_of))
         return is_first and task["backup_attempt"] is None and worker.worker_id != message.backup_of
@@ -356,7 +355,7 @@ class Protocol(RuleBasedStateMachine):
         messages = self.call(
             transitions.offer_backups(self.grid.connection, job_id, stage, **limits, resend_seconds=RESEND_SECONDS)
         )
-        assert not messages or self.now.jobs[str(job_id)] == "running"
+        assert not messages or self.now.state_of(job_id) == "running"
         for message in messages:
             task = self.now.tasks[(str(job_id), stage, message.first)]
             assert (task["state"], task["worker_id"]) == ("running", str(message.backup_of))
@@ -571,7 +570,7 @@ class Protocol(RuleBasedStateMachine):
             error = {"type": "split_failed" if stage is None else "stage_failed", "message": "broken"}
             assert self.call(jobs.fail_job(self.grid.connection, job_id, error, stage))
         else:
-            self._order(jobs.pause_job if self.now.jobs[str(job_id)] == "running" else jobs.resume_job, job_id)
+            self._order(jobs.pause_job if self.now.state_of(job_id) == "running" else jobs.resume_job, job_id)
 
     def pools_to_turn(self) -> list[str]:
         """Pools that are paused, or have something to take back."""
@@ -593,7 +592,7 @@ class Protocol(RuleBasedStateMachine):
     def _end_job(self, job_id: UUID, tasks_max: int) -> None:
         """Cancel a part of what is left; if that is all, the job is over."""
         if self.call(transitions.cancel_tasks(self.grid.connection, job_id, tasks_max)):
-            source = self.now.jobs[str(job_id)]
+            source = self.now.state_of(job_id)
             target = {"cancelling": "cancelled", "failing": "failed"}[source]
             end = jobs.end_job(self.grid.connection, job_id, source=source, target=target, settings=self.grid.settings)
             assert self.call(end)
@@ -647,7 +646,7 @@ class Protocol(RuleBasedStateMachine):
         for job_id in self.jobs_in("cancelling", "failing"):
             self._end_job(job_id, 100)
             self.promises_are_kept()
-            assert self.now.jobs[str(job_id)] in TERMINAL
+            assert self.now.state_of(job_id) in TERMINAL
         for job_id in self.jobs_in(*TERMINAL):
             self._retry(job_id)
             self.promises_are_kept()
@@ -693,11 +692,11 @@ def choose(things: Sequence[T], pick: int) -> T:
     return things[pick % len(things)]
 
 
-def key_of(task: ClaimedTask | AttemptReport) -> Key:
+def key_of(task: ClaimedTask | AttemptReport) -> Task:
     return str(task.job_id), task.stage, task.index
 
 
-def keys_of(message: Message) -> list[Key]:
+def keys_of(message: Message) -> list[Task]:
     return [(str(message.job_id), message.stage, message.first + n) for n in range(message.count)]
 
 

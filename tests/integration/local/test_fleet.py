@@ -15,7 +15,7 @@ import pytest
 from deploy.local.fleet import POOL_TAG, Fleet, FleetSettings, Instance
 from services.platform.aws import Aws
 from services.platform.settings import Settings
-from tests.integration.local.waiting import until
+from tests.until import until
 
 # Stands for a worker: leaves its process id under its instance's name, and says so when it was drained.
 WORKER = """

@@ -18,7 +18,7 @@ import pytest
 
 from deploy.local.process import STACK_VARIABLE
 from tests.conftest import free_port
-from tests.integration.local.waiting import until
+from tests.until import until
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from deploy.local.supervisor import Service, StackError, Supervisor
-from tests.integration.local.waiting import until
+from tests.until import until
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from services.platform.settings import Settings
 from services.scheduler.loop import Context, Step
 from services.scheduler.loops import finish
 from tests.integration.engine.conftest import empty
-from tests.integration.engine.play import TERMINAL, Play, add_pool, add_processor, assert_invariants
+from tests.integration.engine.play import Play, add_pool, add_processor
+from tests.invariants import TERMINAL, assert_invariants
 
 
 @pytest.fixture(scope="session")

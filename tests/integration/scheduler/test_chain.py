@@ -18,8 +18,9 @@ from services.scheduler.loops import chain, finish
 from services.scheduler.merges.merge import Merger
 from services.scheduler.planning import items as items_plan
 from services.scheduler.planning import outputs
-from tests.integration.engine.play import Play, add_processor, assert_invariants, finished
+from tests.integration.engine.play import Play, add_processor, finished
 from tests.integration.scheduler.conftest import Bucket, add_split_processor, drive, finish_job
+from tests.invariants import assert_invariants
 
 FAN_OUT = [{"processor": "noop", "fan_out": True, "tolerated_failures": 1}, {"processor": "noop"}]
 

@@ -14,8 +14,9 @@ from services.engine.attempt import AttemptReport, ClaimedTask
 from services.scheduler.loop import Context
 from services.scheduler.loops import chain, finish
 from services.scheduler.merges.merge import Merger
-from tests.integration.engine.play import Play, assert_invariants, finished
+from tests.integration.engine.play import Play, finished
 from tests.integration.scheduler.conftest import Bucket, add_split_processor, drive
+from tests.invariants import assert_invariants
 
 STAGES = [
     {"processor": "noop", "fan_out": True},

@@ -12,8 +12,9 @@ from services.engine import jobs, pools, transitions, workers
 from services.platform.database import Connection
 from services.scheduler.loop import Context
 from services.scheduler.loops import dispatch, finish, reap
-from tests.integration.engine.play import HOLD, Play, add_pool, assert_invariants, finished
+from tests.integration.engine.play import HOLD, Play, add_pool, finished
 from tests.integration.scheduler.conftest import Queue
+from tests.invariants import assert_invariants
 
 WINDOW = 4  # bundles: two for each of the two slots of the pool `default`
 

@@ -10,8 +10,9 @@ from services.engine import jobs
 from services.platform.database import new_id
 from services.scheduler.loop import Context
 from services.scheduler.loops import finish
-from tests.integration.engine.play import Order, Play, assert_invariants, finished
+from tests.integration.engine.play import Order, Play, finished
 from tests.integration.scheduler.conftest import finish_job
+from tests.invariants import assert_invariants
 
 
 async def states(play: Play, job_id: UUID) -> list[str]:

@@ -24,8 +24,10 @@ from services.scheduler.merges import merge as merge_module
 from services.scheduler.merges import results as results_module
 from services.scheduler.merges.manifest import write_manifest
 from services.scheduler.merges.merge import Merger
-from tests.integration.engine.play import Order, Play, add_processor, assert_invariants, finished, until
+from tests.integration.engine.play import Order, Play, add_processor, finished
 from tests.integration.scheduler.conftest import Bucket, drive, finish_job
+from tests.invariants import assert_invariants
+from tests.until import until
 
 CONCAT = {"type": "concat", "filename": "all.csv"}
 

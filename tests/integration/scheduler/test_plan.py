@@ -17,8 +17,9 @@ from services.scheduler import put_off
 from services.scheduler.loop import Context
 from services.scheduler.loops import plan
 from services.scheduler.planning import chunks
-from tests.integration.engine.play import Play, assert_invariants
+from tests.integration.engine.play import Play
 from tests.integration.scheduler.conftest import Bucket, drive, end_put_off, finish_job
+from tests.invariants import assert_invariants
 
 DATA = b"".join(b"line %d\n" % n for n in range(120))
 

@@ -16,8 +16,10 @@ from services.platform.database import JOBS_CHANNEL
 from services.platform.settings import Settings
 from services.scheduler import __main__ as scheduler
 from services.scheduler.loop import Context, Loop, listen
-from tests.integration.engine.play import Play, assert_invariants, until
+from tests.integration.engine.play import Play
 from tests.integration.scheduler.conftest import Bucket, Queue
+from tests.invariants import assert_invariants
+from tests.until import until
 
 HOUR = 3600.0
 

@@ -14,6 +14,7 @@ from services.worker.task.turn import Turn
 from services.worker.task.warm_children import WarmChildren
 from tests.integration.worker.conftest import Grid
 from tests.integration.worker.test_node import runs
+from tests.until import until
 
 
 def until_told(started: Path, go: Path) -> list[str]:
@@ -40,7 +41,7 @@ async def test_one_input_is_fetched_ahead(grid: Grid, tmp_path: Path) -> None:
     try:
         async with grid.node(slots=1):
             await runs(grid, started)
-            await grid.eventually(one_is_ahead)
+            await until(one_is_ahead)
             await grid.until("SELECT busy = 1 FROM workers")
             assert await one_is_ahead()
             go.touch()
@@ -79,7 +80,7 @@ async def test_the_wait_for_a_slot_is_not_the_tasks_time(grid: Grid, tmp_path: P
     async def waits() -> bool:
         return turn.phase == "waiting"
 
-    await grid.eventually(waits)
+    await until(waits)
     worked_seconds = turn.working_seconds
     done, _ = await asyncio.wait({attempt}, timeout=1.2 * timeout_seconds)
     assert not done

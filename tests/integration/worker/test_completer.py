@@ -8,6 +8,7 @@ from services.engine.attempt import AttemptReport
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from tests.integration.worker.conftest import Grid
+from tests.invariants import assert_invariants
 
 
 async def test_a_report_that_can_not_be_stored_fails_its_task_alone(grid: Grid) -> None:
@@ -36,4 +37,4 @@ async def test_a_report_that_can_not_be_stored_fails_its_task_alone(grid: Grid) 
     assert errors[0]["message"].startswith("the result can't be stored: ")
     assert bundles.ids == frozenset()
     assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)

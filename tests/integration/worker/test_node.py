@@ -19,6 +19,8 @@ from services.engine import jobs, transitions, workers
 from services.platform import effects
 from tests.groups import create_group
 from tests.integration.worker.conftest import Grid
+from tests.invariants import assert_invariants
+from tests.until import until
 
 ITEM = {"type": "item", "value": 1}
 
@@ -38,7 +40,7 @@ async def runs(grid: Grid, started: Path) -> int:
     async def there() -> bool:
         return read_pid(started) > 0
 
-    await grid.eventually(there)
+    await until(there)
     return read_pid(started)
 
 
@@ -46,14 +48,14 @@ async def is_gone(grid: Grid, pid: int) -> None:
     async def gone() -> bool:
         return not psutil.pid_exists(pid)
 
-    await grid.eventually(gone)
+    await until(gone)
 
 
 async def queue_empties(grid: Grid) -> None:
     async def empty() -> bool:
         return await grid.queue_depth() == 0
 
-    await grid.eventually(empty)
+    await until(empty)
 
 
 @asynccontextmanager
@@ -77,7 +79,7 @@ async def test_a_message_delivered_twice_runs_its_tasks_once(grid: Grid) -> None
         await queue_empties(grid)
     assert [task["attempt"] for task in await grid.tasks(job_id)] == [1] * 4
     assert len(await grid.attempts(job_id)) == 4
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 @pytest.mark.both_emulators("SendMessage")
@@ -114,7 +116,7 @@ async def test_a_cancelled_job_is_killed_and_not_reported(grid: Grid, tmp_path: 
         await grid.ended(other_id)
     assert [task["state"] for task in await grid.tasks(job_id)] == ["cancelled"] * 2
     assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["cancelled"] * 2
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 async def test_a_drain_releases_what_waits_and_finishes_what_runs(grid: Grid, tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ async def test_a_drain_releases_what_waits_and_finishes_what_runs(grid: Grid, tm
     assert {(task["state"], task["failures"], task["losses"]) for task in others} == {("ready", 0, 0)}
     assert (await grid.worker())["state"] == "stopped"
     assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 async def test_a_drain_kills_and_releases_what_does_not_end_in_time(grid: Grid, tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ async def test_a_drain_kills_and_releases_what_does_not_end_in_time(grid: Grid, 
     (task,) = await grid.tasks(job_id)
     assert (task["state"], task["failures"]) == ("ready", 0)
     assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["released"]
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 @pytest.mark.both_emulators("TerminateInstanceInAutoScalingGroup")
@@ -211,7 +213,7 @@ async def test_a_worker_given_up_kills_its_tasks_and_starts_anew(grid: Grid, tmp
     assert await grid.pool.fetchval("SELECT count(*) FROM workers") == 2
     (task,) = await grid.tasks(job_id)
     assert (task["state"], task["losses"]) == ("ready", 0), "given back at once, without the reaper"
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 async def test_a_short_absence_of_the_database_loses_nothing(grid: Grid, tmp_path: Path) -> None:
@@ -226,7 +228,7 @@ async def test_a_short_absence_of_the_database_loses_nothing(grid: Grid, tmp_pat
         assert await grid.pool.fetchval("SELECT count(*) FROM workers") == 1
     (task,) = await grid.tasks(job_id)
     assert (task["state"], task["attempt"]) == ("succeeded", 1)
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 async def test_a_worker_that_can_not_beat_stops_its_tasks_before_its_lease_ends(grid: Grid, tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ async def test_a_worker_that_can_not_beat_stops_its_tasks_before_its_lease_ends(
             await is_gone(grid, pid)
         await grid.until("SELECT count(*) = 2 FROM workers")
         await grid.until("SELECT count(*) = 1 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 async def test_tasks_that_wait_too_long_are_released_to_others(grid: Grid, tmp_path: Path) -> None:
@@ -248,7 +250,7 @@ async def test_tasks_that_wait_too_long_are_released_to_others(grid: Grid, tmp_p
     async with grid.node(slots=1, bundle_seconds=0.1, drain_seconds=0.2):
         await grid.until("SELECT count(*) = 2 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
         assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 1, "the running task is still held"
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 async def test_long_tasks_are_left_to_others(grid: Grid, tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ async def test_a_worker_runs_one_suspect_at_a_time_and_leaves_others_to_others(g
         assert await grid.pool.fetchval("SELECT count(*) FROM bundles WHERE worker_id IS NOT NULL") == 1
         done.touch()
         await grid.ended(job_id)
-    await grid.counters_match(job_id)
+    assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["succeeded"] * 2
 
 
 async def message_is_passed_on(grid: Grid) -> None:
@@ -284,7 +286,7 @@ async def message_is_passed_on(grid: Grid) -> None:
         answer = await grid.aws.sqs.get_queue_attributes(QueueUrl=grid.queue_url, AttributeNames=names)
         return [answer["Attributes"][name] for name in names] == ["0", "1"]
 
-    await grid.eventually(hidden)
+    await until(hidden)
 
 
 async def start(grid: Grid, *arguments: str, **environment: str) -> asyncio.subprocess.Process:

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.integration.worker.conftest import Grid
+from tests.invariants import assert_invariants
 
 ITEM = {"type": "item", "value": 1}
 
@@ -27,7 +28,7 @@ async def test_noops_in_bundles_succeed_without_a_trace_in_s3(grid: Grid) -> Non
     assert await grid.keys() == []
     assert await grid.queue_depth() == 0
     assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 @pytest.mark.both_emulators("GetObject", "PutObject")
@@ -301,7 +302,7 @@ async def test_a_failure_says_what_happened(
     assert (task["state"], task["error"]) == ("failed", error)
     (attempt,) = await grid.attempts(job_id)
     assert (attempt["outcome"], attempt["error"]) == (outcome, error)
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 async def test_memory_over_the_limit(grid: Grid) -> None:

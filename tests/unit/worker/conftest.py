@@ -1,6 +1,5 @@
 """A child process to give jobs to, and a module of user code for it to run."""
 
-import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -13,13 +12,6 @@ from services.worker.task.packages import Runtime
 from services.worker.task.warm_children import WarmChildren
 
 Run = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something outside this process, which can't tell us that it has happened."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 USER_CODE = '''

@@ -13,7 +13,8 @@ import pytest
 from services.contract.task_error import TaskError
 from services.worker.task.child_process import ChildProcess, MemoryExceeded
 from services.worker.task.warm_children import WarmChildren
-from tests.unit.worker.conftest import Run, until
+from tests.unit.worker.conftest import Run
+from tests.until import until
 
 
 async def test_a_callable_gets_files_and_params_and_returns_a_value(run: Run, work: Path) -> None:

@@ -1,7 +1,7 @@
 """The cache of declared inputs: what is fetched how often, what stays, what goes."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +14,7 @@ from services.contract.task_error import TaskError
 from services.worker.task import declared_inputs
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.once import Once
+from tests.until import until
 
 JOB = uuid4()
 
@@ -126,9 +127,3 @@ async def test_failures_are_told_to_all_that_wait_and_not_kept() -> None:
     failures = await asyncio.gather(once.get("k"), once.get("k"), return_exceptions=True)
     assert [str(failure) for failure in failures] == ["no", "no"]
     assert (await once.get("k"), await once.get("k")) == (7, 7)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
