@@ -1,6 +1,5 @@
-"""`python -m deploy.local up|down|status|run|example`: the whole grid here, without Docker or an AWS account."""
+"""Start, stop and show the local stack, for whoever sits at the terminal."""
 
-import argparse
 import asyncio
 import os
 import signal
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable
 
 import psutil
-from pydantic import ValidationError
 
 from deploy.local import state
 from deploy.local.checks import check_disk, check_ports
@@ -21,7 +19,7 @@ from deploy.local.stack import Stack
 from deploy.local.supervisor import StackError
 
 _STOP_SECONDS = 90.0
-_INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 def up(settings: StackSettings) -> int:
@@ -61,7 +59,7 @@ def start(settings: StackSettings, bound: bool = False) -> int:
                 say(line.rstrip())
             if interrupted:
                 supervisor.wait()
-                return _INTERRUPTED
+                return INTERRUPTED
             return 0 if state.is_running(settings) else supervisor.wait()
         except KeyboardInterrupt:
             interrupted = True
@@ -102,7 +100,7 @@ async def _run(settings: StackSettings, ready: Callable[[], None]) -> int:
 
     def order_stop(number: int) -> None:
         nonlocal exit_code
-        exit_code = _INTERRUPTED if number == signal.SIGINT else 0
+        exit_code = INTERRUPTED if number == signal.SIGINT else 0
         ordered.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -197,38 +195,3 @@ def describe(settings: StackSettings) -> str:
 def _shorten(path: os.PathLike[str]) -> str:
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)
-
-
-COMMANDS: dict[str, Callable[[StackSettings], int]] = {
-    "up": up,
-    "down": down,
-    "status": status,
-    "run": run,
-    "supervise": supervise,
-}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="up|down|status|run|example")
-    for name, command in COMMANDS.items():
-        commands.add_parser(name, description=command.__doc__)
-    example = commands.add_parser("example", description="Run an example on a stack of its own.")
-    example.add_argument("name", help="a directory of examples/")
-    example.add_argument("data_options", nargs=argparse.REMAINDER, help="passed on to the example's data.py")
-    arguments = parser.parse_args()
-    try:
-        if arguments.command == "example":
-            from deploy.local import examples  # it builds on this module
-
-            return examples.main(arguments.name, arguments.data_options)
-        return COMMANDS[arguments.command](StackSettings())
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = f"PIECEWORK_{first['loc'][0]}".upper()
-        print(f"{name}={first['input']}: {first['msg']}", file=sys.stderr)
-    except (StackError, OSError) as error:
-        print(f"Piecework cannot run: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        return _INTERRUPTED
-    return 1

@@ -82,7 +82,7 @@ def main(name: str, data_options: Sequence[str] = ()) -> int:
         python("The check:", example.code / "check.py", example.data, example.results)
     except KeyboardInterrupt:
         say("Interrupted: everything is stopped.")
-        return 130
+        return cli.INTERRUPTED
     except (ExampleFailed, StackError, OSError) as error:
         print(f"The example failed: {error}", file=sys.stderr)
         return 1
@@ -106,7 +106,7 @@ def running_stack(settings: StackSettings) -> Iterator[None]:
     say(f"\nA grid with {_WORKERS} worker nodes:")
     try:
         if code := cli.start(settings, bound=True):
-            raise KeyboardInterrupt if code == 130 else ExampleFailed("the stack did not start")
+            raise KeyboardInterrupt if code == cli.INTERRUPTED else ExampleFailed("the stack did not start")
         yield
     finally:
         interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it
@@ -137,7 +137,7 @@ def piecework(*arguments: Path | str, capture: bool = False) -> str:
     )
     if capture and done.stdout:
         say(done.stdout.strip())
-    if done.returncode == 130:
+    if done.returncode == cli.INTERRUPTED:
         raise KeyboardInterrupt
     if done.returncode != 0:
         raise ExampleFailed(f"`piecework {arguments[0]}` ended with exit code {done.returncode}")

@@ -1,7 +1,6 @@
 """Child processes that do not outlive the process that watches over them."""
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
@@ -12,11 +11,10 @@ from typing import Any
 
 import psutil
 
+from services.worker.child import linux
+
 ROOT = Path(__file__).parents[2]  # of the repository: where `python -m services…` finds its modules
 STACK_VARIABLE = "PIECEWORK_STACK"  # the state directory, carried by all of a stack's processes: so strays are found
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def die_with_parent(signal_number: int = signal.SIGKILL) -> Callable[[], None] | None:
@@ -24,12 +22,12 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> Callable[[], None] |
 
     The kernel counts the end of the thread that started the child as death: start children from the main thread.
     """
-    if _libc is None:
+    if sys.platform != "linux":
         return None
-    prctl, parent = _libc.prctl, os.getpid()
+    parent = os.getpid()
 
     def prepare_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal_number)
+        linux.die_with_parent(signal_number)
         if os.getppid() != parent:  # it died before the call above
             os._exit(1)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import socket
 from contextlib import ExitStack
 from functools import cached_property
@@ -15,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import ROOT, STACK_VARIABLE
+from services.platform.auth import new_secret
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -72,7 +72,7 @@ class StackSettings(BaseSettings):
         try:
             return str(json.loads(self.client_profile.read_text())["api_key"])
         except (FileNotFoundError, ValueError, KeyError):
-            return f"pw_{secrets.token_urlsafe(32)}"
+            return new_secret()
 
     def environment(self, api_key: str) -> dict[str, str]:
         """The environment of the stack's processes: this process's, without any way to a real AWS account."""

@@ -4,8 +4,8 @@ import importlib
 import sys
 
 _MODULES = [
-    "deploy.local.cli",
     "deploy.local.fleet",
+    "deploy.local.main",
     "deploy.local.provision",
     "hypercorn.asyncio",
     "ministack.services.autoscaling",

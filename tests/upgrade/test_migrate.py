@@ -12,7 +12,7 @@ from services.engine import migrate as migrating
 from services.engine.migrate import migrate
 from services.engine.schema import NEEDED_REVISION, check_schema
 from services.platform.database import UnknownSchema
-from tests.integration.engine.play import until
+from tests.until import until
 
 INDEX, INDEXED_BY = "bundles_put_off", "0004"
 ALL = [f"{number:04}" for number in range(1, int(NEEDED_REVISION) + 1)]

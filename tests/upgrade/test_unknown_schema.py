@@ -20,7 +20,7 @@ from services.platform.database import Database
 from services.platform.settings import Settings
 from services.scheduler import __main__ as scheduler
 from services.stats import main as stats
-from tests.integration.engine.play import until
+from tests.until import until
 
 COMMAND = "python -m services.engine.migrate"
 

@@ -17,10 +17,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _linux = sys.platform == "linux"
 
 
-def die_with_parent() -> None:
-    """The kernel kills this process as soon as the one that started it is gone."""
+def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
+    """The kernel sends this process the signal as soon as the one that started it is gone."""
     if _linux:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
 def adopt_orphans() -> None:
