@@ -18,10 +18,10 @@ DEPTH_MAX = 200  # of the elements around a record
 _SECTIONS = {b"<!--": ("comment", b"-->"), b"<![CDATA[": ("CDATA section", b"]]>"), b"<?": ("instruction", b"?>")}
 _OPENING_BYTES_MAX = max(map(len, _SECTIONS))
 _SPACE = rb" \t\r\n"
+# Patterns, which are compiled when they are used: a child that reads no XML starts without them.
 _REST = rb"""((?:[^<>"']|"[^<"]*+"|'[^<']*+')*+)(>)?"""  # of a tag, after its name
-_ANY_TAG = re.compile(rb"<(?:(/?+)([^!?" + _SPACE + rb"""/<>"'][^""" + _SPACE + rb"""/<>"']*+)""" + _REST + rb")?")
-_REST_OF_TAG = re.compile(_REST)
-_QUOTED = re.compile(rb"\"[^\"]*+\"|'[^']*+'")
+_ANY_TAG = rb"""<(?:(/?+)([^!?%b/<>"'][^%b/<>"']*+)%b)?""" % (_SPACE, _SPACE, _REST)
+_QUOTED = rb"\"[^\"]*+\"|'[^']*+'"
 
 
 class MarkupError(ValueError):
@@ -56,9 +56,8 @@ class Markup:
     def __init__(self, record_tag: str, start: int = 0) -> None:
         """The first byte fed has the position `start`."""
         self._tag = record_tag.encode()
-        self._own = re.compile(
-            rb"<(?:[!?]|(/?+)(" + re.escape(self._tag) + rb")(?=[/>" + _SPACE + rb"])" + _REST + rb")"
-        )
+        self._own = re.compile(rb"<(?:[!?]|(/?+)(%b)(?=[%b/>])%b)" % (re.escape(self._tag), _SPACE, _REST))
+        self._any_tag = re.compile(_ANY_TAG)
         self._mark_bytes_max = max(_OPENING_BYTES_MAX, len(self._tag) + 3)
         self._buffer = b""
         self._at = 0  # in the buffer: all before it is read
@@ -108,7 +107,7 @@ class Markup:
         buffer = self._buffer = self._buffer[self._at :] + data
         self._at = 0
         while self._section is None or self._leave_section():
-            tag = (self._own if self._depth else _ANY_TAG).search(buffer, self._at)
+            tag = (self._own if self._depth else self._any_tag).search(buffer, self._at)
             if not self._around and not self._depth:
                 self._check_space(tag.start() if tag else len(buffer))
             if tag is None:
@@ -217,7 +216,7 @@ class Markup:
         return True
 
     def _rest(self, found: int) -> re.Match[bytes]:
-        rest = _REST_OF_TAG.match(self._buffer, found + 1)
+        rest = re.compile(_REST).match(self._buffer, found + 1)
         assert rest is not None  # it may be empty
         return rest
 
@@ -225,7 +224,7 @@ class Markup:
         """A document type declaration may name a DTD, which is not read, but hold none."""
         declared = self._rest(found)
         goes_on = self._goes_on(found)
-        if b"[" in _QUOTED.sub(b"", declared[0]) or not (declared[2] or goes_on):
+        if b"[" in re.sub(_QUOTED, b"", declared[0]) or not (declared[2] or goes_on):
             what = "a DTD within the document, which may define entities, is not read: leave out all from '[' to ']'"
             raise MarkupError(self._offset + found, what)
         self._at = found if goes_on else declared.end()

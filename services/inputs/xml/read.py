@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from xml.parsers import expat
 
 from services.contract.task_error import Malformed, TaskError
 from services.inputs.xml.check import check_cuts
@@ -73,6 +72,7 @@ def parse_record(raw: bytes, around: bytes = b"", lists: frozenset[str] = frozen
     prefixes included; declarations of namespaces are left out.
     """
     from xml.etree.ElementTree import TreeBuilder  # by those who need it, when they need it
+    from xml.parsers import expat
 
     tree = TreeBuilder()
     parser = expat.ParserCreate("UTF-8", _SEPARATOR)
