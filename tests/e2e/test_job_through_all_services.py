@@ -5,15 +5,16 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from standardwebhooks.webhooks import Webhook
 
+from deploy.local.emulator import Emulator
+from deploy.local.postgres import EmbeddedPostgres
 from piecework import Client
-from services.platform.aws import Aws
-from services.platform.database import Database
-from services.platform.settings import Settings
-from tests.conftest import free_port
+from services.platform.database import connect_database
+from tests.conftest import OpenClients, free_port, quick_settings
 from tests.grid import Grid
 from tests.until import until
 
@@ -45,11 +46,25 @@ async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
     server.close()
 
 
-@pytest.fixture
-async def client(settings: Settings, pool: Database, aws: Aws, tmp_path: Path) -> AsyncIterator[Client]:
-    """A client of a running grid: API, stats, scheduler, and two workers, each a process of its own."""
-    grid = Grid(settings, pool, aws, tmp_path)
-    await grid.prepare()
+@pytest.fixture(scope="module")
+async def grid(
+    postgres: EmbeddedPostgres, template: str, ministack: Emulator, clients: OpenClients, tmp_path_factory: Any
+) -> AsyncIterator[Grid]:
+    """With its database and its bucket, for all tests of this module: its processes take long to start."""
+    name = f"e2e-{uuid4().hex}"
+    settings = quick_settings(await postgres.create_database(name, template), ministack, name)
+    aws = await clients(ministack)
+    await aws.s3.create_bucket(Bucket=name)
+    async with await connect_database(settings.database_url) as pool:
+        grid = Grid(settings, pool, aws, tmp_path_factory.mktemp("grid"))
+        await grid.prepare()
+        yield grid
+        grid.stop()
+
+
+@pytest.fixture(scope="module")
+async def client(grid: Grid) -> AsyncIterator[Client]:
+    """A client of API, stats, scheduler, and two workers, each a process of its own."""
     ports = {name: free_port() for name in ("api", "stats")}
     for name, port in ports.items():
         application = f"services.{name}.main:app"
@@ -65,7 +80,6 @@ async def client(settings: Settings, pool: Database, aws: Aws, tmp_path: Path) -
 
         await until(both_ready)
         yield client
-    grid.stop()
 
 
 def _answers(client: Client) -> bool:

@@ -15,13 +15,15 @@ from typing import Literal
 
 import uvloop
 
-from services.platform import effects
+from services.platform import effects, multipart
 from services.platform.effects import Effect, Moment
 from services.scheduler import __main__ as scheduler
 from services.worker import __main__ as worker
 from services.worker.child.linux import die_with_parent
 
 Role = Literal["scheduler", "worker"]
+
+PART_BYTES_MIN = 5 << 14  # a small part of S3's own least size, which the emulator does not ask for
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([__name__, "tests.faults.warm"])
@@ -116,6 +118,7 @@ def _live(
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     sys.argv[:] = [role]
+    multipart.PART_BYTES_MIN = PART_BYTES_MIN
     effects.watch(_Fate(record, point, orders))
     if role == "scheduler":
         uvloop.run(scheduler.main())

@@ -14,7 +14,7 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database, new_id
 from services.platform.settings import Settings
-from tests.faults.mortal import Mortal, Point, Role
+from tests.faults.mortal import PART_BYTES_MIN, Mortal, Point, Role
 from tests.faults.outcome import Outcome, read_outcome
 from tests.faults.receiver import SECRET, Receiver
 from tests.grid import PROCESSORS
@@ -28,8 +28,8 @@ JOBS_MAX = 10  # until one is undisturbed, or a process has come to its point
 
 _OBJECTS = {
     "words.txt": b"one 1\ntwo 2\na broken line\none 4\nfour 5\ntwo 6\n",
-    # Uploaded in parts, and copied inside S3 by the merge, but for what fills up the small one's part.
-    "copies/large": bytes(range(256)) * (11 << 12),
+    # Halves of it are copied inside S3 by the merge, but for what fills up the small one's part.
+    "copies/large": bytes(range(256)) * (11 * PART_BYTES_MIN // 5 // 256),
     "copies/a small one": b"put before the large one through the scheduler's memory\n",
 }
 _RETRY = {"backoff_seconds": 0.05}
