@@ -21,6 +21,9 @@ from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, connect_database
 from services.platform.settings import Settings
 from tests import emulators
+from tests.shared_database import SharedDatabase
+
+OpenClients = Callable[[Emulator], Awaitable[Aws]]
 
 os.environ.update(AWS_ENVIRONMENT)
 
@@ -59,9 +62,22 @@ async def template(postgres: EmbeddedPostgres) -> str:
     return "template"
 
 
+@pytest.fixture(scope="session")
+async def shared_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[SharedDatabase]:
+    shared = SharedDatabase(postgres, template)
+    yield shared
+    await shared.close()
+
+
 @pytest.fixture
-async def database_url(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
-    """The URL of a fresh, migrated database of the test's own."""
+async def database_url(shared_database: SharedDatabase) -> str:
+    """The URL of a migrated database without jobs; what the test does to it is undone before the next test."""
+    return await shared_database.clean()
+
+
+@pytest.fixture
+async def own_database_url(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """The URL of a fresh, migrated database that goes with the test, and with it all who are connected."""
     name = f"test_{uuid4().hex}"
     yield await postgres.create_database(name, template)
     connection = await asyncpg.connect(postgres.url("postgres"))
@@ -124,21 +140,26 @@ def calls_what_it_names(request: pytest.FixtureRequest) -> Iterator[None]:
     assert named <= called, f"the services called {sorted(called)}"
 
 
-@pytest.fixture
-async def settings(database_url: str, emulator: Emulator) -> Settings:
-    """Settings of a grid of the test's own: its database, its bucket, quick loops."""
+def quick_settings(database_url: str, emulator: Emulator, bucket: str) -> Settings:
+    """Of services that are never idle for long."""
     return Settings(
         database_url=database_url,
         aws_endpoint_url=emulator.url,
-        bucket=f"test-{uuid4().hex}",
+        bucket=bucket,
         loop_seconds=0.02,
         idle_seconds=0.1,
         webhook_private_addresses=True,
     )
 
 
+@pytest.fixture
+async def settings(database_url: str, emulator: Emulator) -> Settings:
+    """Settings of a grid of the test's own: a database, its bucket, quick loops."""
+    return quick_settings(database_url, emulator, f"test-{uuid4().hex}")
+
+
 @pytest.fixture(scope="session")
-async def clients() -> AsyncIterator[Callable[[Emulator], Awaitable[Aws]]]:
+async def clients() -> AsyncIterator[OpenClients]:
     """Open clients of each emulator; their connections serve all tests."""
     opened: dict[str, Aws] = {}
     async with AsyncExitStack() as stack:
@@ -153,7 +174,7 @@ async def clients() -> AsyncIterator[Callable[[Emulator], Awaitable[Aws]]]:
 
 
 @pytest.fixture
-async def aws(settings: Settings, emulator: Emulator, clients: Callable[[Emulator], Awaitable[Aws]]) -> Aws:
+async def aws(settings: Settings, emulator: Emulator, clients: OpenClients) -> Aws:
     """Open clients; the bucket of `settings` exists."""
     aws = await clients(emulator)
     await aws.s3.create_bucket(Bucket=settings.bucket)

@@ -14,6 +14,12 @@ pytest.register_assert_rewrite("tests.faults.outcome", "tests.faults.standing_gr
 
 
 @pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """Goes with the test, and cuts off the processes that worked on it."""
+    return own_database_url
+
+
+@pytest.fixture
 async def grid(settings: Settings, pool: Database, aws: Aws, tmp_path: Path) -> AsyncIterator[Grid]:
     quick = settings.model_copy(update={"lease_seconds": 2.0, "heartbeat_seconds": 0.2, "resend_seconds": 1.0})
     grid = Grid(quick, pool, aws, tmp_path)

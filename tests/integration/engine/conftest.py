@@ -1,41 +1,14 @@
-"""One database for all tests of the shared contract, emptied before each: a fresh one costs more than most tests."""
+"""A grid whose every part is played by the test."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from uuid import UUID
 
-import asyncpg
 import pytest
 
-from deploy.local.postgres import EmbeddedPostgres
 from services.platform.database import Connection, Database
 from services.platform.settings import Settings
 from tests.integration.engine.play import Play, add_pool, add_processor
-
-_KEPT = ("alembic_version", "schema_compatibility", "stats_watermark")
-
-
-@pytest.fixture(scope="session")
-async def shared_database_url(postgres: EmbeddedPostgres, template: str) -> str:
-    return await postgres.create_database("common", template)
-
-
-@pytest.fixture
-async def database_url(shared_database_url: str) -> str:
-    await empty(shared_database_url)
-    return shared_database_url
-
-
-async def empty(url: str) -> None:
-    """Delete the rows of all tables."""
-    connection = await asyncpg.connect(url)
-    tables = await connection.fetch(
-        "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition "
-        "AND relnamespace = 'public'::regnamespace AND relname <> ALL($1)",
-        _KEPT,
-    )
-    await connection.execute("; ".join(f'DELETE FROM "{table["relname"]}"' for table in tables))
-    await connection.close()
 
 
 @pytest.fixture

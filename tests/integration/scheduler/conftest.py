@@ -1,4 +1,4 @@
-"""A scheduler's surroundings: a database emptied before each test, AWS clients, a bucket of the test's own."""
+"""A scheduler's surroundings: AWS clients, a bucket of the test's own."""
 
 import asyncio
 import time
@@ -9,28 +9,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from deploy.local.postgres import EmbeddedPostgres
 from services.contract.location import Location
-from services.engine.spec import SPLIT_PROCESSOR
 from services.platform.aws import Aws
 from services.platform.database import Database, connect_database
 from services.platform.settings import Settings
 from services.scheduler.loop import Context, Step
 from services.scheduler.loops import finish
-from tests.integration.engine.conftest import empty
 from tests.integration.engine.play import Play, add_pool, add_processor
 from tests.invariants import TERMINAL, assert_invariants
-
-
-@pytest.fixture(scope="session")
-async def shared_database_url(postgres: EmbeddedPostgres, template: str) -> str:
-    return await postgres.create_database("scheduler", template)
-
-
-@pytest.fixture
-async def database_url(shared_database_url: str) -> str:
-    await empty(shared_database_url)
-    return shared_database_url
 
 
 @pytest.fixture
@@ -60,12 +46,6 @@ async def finish_job(context: Context, play: Play, job_id: UUID, *steps: Step) -
     await drive(context, finish.step, *steps, until=ended)
     await assert_invariants(context.database, job_id)
     return await play.job(job_id)
-
-
-async def add_split_processor(pool: Database) -> None:
-    """Piecework's own, which a migrated database has and an emptied one has not."""
-    own = "INSERT INTO processors (name, version, spec) VALUES ($1, 1, $2)"
-    await pool.execute(own, SPLIT_PROCESSOR, {"builtin": "split"})
 
 
 async def end_put_off(context: Context) -> None:

@@ -19,7 +19,7 @@ from services.scheduler.merges.merge import Merger
 from services.scheduler.planning import items as items_plan
 from services.scheduler.planning import outputs
 from tests.integration.engine.play import Play, add_processor, finished
-from tests.integration.scheduler.conftest import Bucket, add_split_processor, drive, finish_job
+from tests.integration.scheduler.conftest import Bucket, drive, finish_job
 from tests.invariants import assert_invariants
 
 FAN_OUT = [{"processor": "noop", "fan_out": True, "tolerated_failures": 1}, {"processor": "noop"}]
@@ -256,7 +256,6 @@ async def test_many_stages_that_are_always_put_off_hold_up_no_other(
 async def test_joined_outputs_whose_fields_hold_newlines_are_split_by_a_task(
     context: Context, play: Play, bucket: Bucket
 ) -> None:
-    await add_split_processor(play.pool)
     resplit = {"type": "lines", "format": "csv", "part_bytes": 12, "multiline": True}
     stages = [{"processor": "noop", "name": "split"}, {"processor": "noop", "resplit": resplit, "timeout_seconds": 9}]
     job_id = await play.submit(stages=[*stages, stages[1]])

@@ -15,7 +15,7 @@ from services.scheduler.loop import Context
 from services.scheduler.loops import chain, finish
 from services.scheduler.merges.merge import Merger
 from tests.integration.engine.play import Play, finished
-from tests.integration.scheduler.conftest import Bucket, add_split_processor, drive
+from tests.integration.scheduler.conftest import Bucket, drive
 from tests.invariants import assert_invariants
 
 STAGES = [
@@ -110,7 +110,6 @@ async def test_a_job_of_every_kind_of_stage_survives_orders_and_failures(
     context: Context, other: Context, play: Play, bucket: Bucket, seed: int
 ) -> None:
     run = _Run(context, other, play, bucket, seed)
-    await add_split_processor(play.pool)
     job_id = await play.submit(stages=STAGES, merge=REDUCE)
     await play.plan(job_id, TASKS)
     worker_id = await play.register()

@@ -54,7 +54,7 @@ async def work_until_ended(play: Play, queue: Queue, job_id: UUID) -> dict[str, 
         job = await play.job(job_id)
         return job if job["state"] in ("succeeded", "failed", "cancelled") else None
 
-    job: dict[str, Any] = await until(ended, 20)
+    job: dict[str, Any] = await until(ended)
     return job
 
 
@@ -116,7 +116,7 @@ async def test_the_process_ends_in_order_when_it_is_told_to(settings: Settings, 
         async def queued() -> bool:
             return (await play.states(job_id)).get("queued", 0) > 0
 
-        await until(queued, 20)
+        await until(queued)
     finally:
         process.send_signal(signal.SIGTERM)
         _, errors = await asyncio.wait_for(process.communicate(), 20)
