@@ -73,7 +73,7 @@ class Fleet:
 
     def await_end(self, name: str) -> None:
         """Wait for the end of one that was told to stop, in good order."""
-        assert self._running.pop(name).wait(60) == 0, self.log(name)
+        assert self._running.pop(name).wait(120) == 0, self.log(name)
 
     def log(self, name: str) -> str:
         return (self._directory / f"{name}.log").read_text()
