@@ -209,9 +209,7 @@ NO_PARQUET = {
 }
 
 
-@pytest.mark.both_emulators(
-    moto="it answers a range of an empty object with 200 and without a Content-Range, where S3 answers 416"
-)
+@pytest.mark.both_emulators("HeadObject", "GetObject")
 async def test_an_unreadable_parquet_object_is_found_at_submission(
     submitter: httpx.AsyncClient, settings: Settings, aws: Aws
 ) -> None:

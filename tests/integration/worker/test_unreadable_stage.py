@@ -7,6 +7,8 @@ from structlog.testing import capture_logs
 
 from services.contract.message import Message
 from tests.integration.worker.conftest import Grid
+from tests.invariants import assert_invariants
+from tests.until import until
 
 ITEM = {"type": "item", "value": 1}
 NEWER = {"quantum": "entangle:pairs"}  # a kind of processor that this release does not know
@@ -37,7 +39,7 @@ async def queue_empties(grid: Grid) -> None:
     async def empty() -> bool:
         return await grid.queue_depth() == 0
 
-    await grid.eventually(empty)
+    await until(empty)
 
 
 async def test_fields_of_the_next_release_are_ignored(grid: Grid) -> None:
@@ -62,7 +64,7 @@ async def test_a_stage_that_can_not_be_read_waits_and_nothing_else_does(grid: Gr
     assert [task["state"] for task in await grid.tasks(other)] == ["succeeded"] * 4
     assert [(task["state"], task["attempt"]) for task in await grid.tasks(newer)] == [("queued", 0)] * 3
     assert await grid.attempts(newer) == []
-    await grid.counters_match(newer)
+    await assert_invariants(grid.pool, newer)
     [warning] = [line for line in logs if line["log_level"] == "warning"]
     assert (warning["event"], warning["job"]) == ("bundle put off", str(newer))
     assert "this release can't read the processor p@1: give exactly one of" in warning["why"]
@@ -100,7 +102,7 @@ async def test_after_an_hour_of_offers_the_tasks_fail_and_say_why(grid: Grid) ->
         assert "can't read the processor p@1" in task["error"]["message"]
         assert "update the workers, then retry the job" in task["error"]["message"]
     assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
-    await grid.counters_match(job_id)
+    await assert_invariants(grid.pool, job_id)
 
 
 async def test_the_bundles_of_a_job_that_was_deleted_by_hand_end(grid: Grid) -> None:
