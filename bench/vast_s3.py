@@ -37,7 +37,7 @@ class VastS3:
     """Serves from this event loop; `read` counts the bytes of objects, `requests` what was asked."""
 
     def __init__(self, object_bytes: int, keys: Keys, seconds: float = 0.0) -> None:
-        """Each answer takes so many seconds: S3's latency, which a machine of one's own does not have."""
+        """Each answer takes this many seconds: S3's latency, which a local emulator lacks."""
         self.url = ""
         self.read = 0
         self.requests: Counter[str] = Counter()

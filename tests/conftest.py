@@ -30,7 +30,7 @@ os.environ.update(AWS_ENVIRONMENT)
 # A shell has what it starts in the background ignore this, and the programs that tests interrupt would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A busy machine is no failure.
+# A busy machine is not a failure.
 hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("patient")
 

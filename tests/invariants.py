@@ -88,7 +88,7 @@ def one_attempt_wins(rows: Rows) -> Iterator[str | None]:
 
 
 def every_attempt_is_on_record_once(rows: Rows) -> Iterator[str | None]:
-    """The attempts that were claimed are 1, 2, 3 … and each runs or has ended once; those of no task are none."""
+    """The attempts that were claimed are 1, 2, 3 … and each runs or has ended once; none is without a task."""
     for key in rows.tasks.keys() | rows.attempts.keys():
         task, recorded = rows.tasks.get(key), Counter(attempt["attempt"] for attempt in rows.attempts.get(key, ()))
         running = {attempt for attempt, _ in running_attempts(task)} if task else set()

@@ -14,7 +14,7 @@ SECONDS_MAX = 60.0  # far longer than anything takes: the machine may be busy
 async def until(
     condition: Callable[[], Any | Awaitable[Any]], seconds_max: float = SECONDS_MAX, pause_seconds: float = 0.01
 ) -> Any:
-    """Ask until the answer is true, and return it; a database that is away for a moment is no answer.
+    """Ask until the answer is true, and return it; a database that is away for a moment is not an answer.
 
     Raises TimeoutError.
     """

@@ -1,4 +1,4 @@
-"""AWS requests counted at the client, whatever library sends them: all sign them with botocore, each try anew."""
+"""AWS requests counted at the client, whatever library sends them: all sign them with botocore, each try again."""
 
 import os
 from pathlib import Path

@@ -24,11 +24,11 @@ SWEEP_STEP = 2**0.5
 
 _HELP = {
     "task_seconds": "mean; uniform between half of it and one and a half",
-    "jobs": "the tasks are spread over so many; 0: the workers only beat",
+    "jobs": "the number of jobs that share the tasks; 0: the workers only beat",
     "speed": "shortens every pause of the protocol: 10 does an hour's work in six minutes, 0.1 shows a fleet ten times "
     "too large for the machine in slow motion",
     "connections": "of one load process, for claims, completes and heartbeats each",
-    "commit_ms": "makes every flush of the WAL so much slower",
+    "commit_ms": "added to every flush of the WAL",
 }
 
 

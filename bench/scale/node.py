@@ -92,7 +92,7 @@ class SleepingSlots:
 
 
 async def run_node(load: Load, settings: Settings, pools: Pools, sqs: Any, lost: list[UUID]) -> None:
-    """One worker, until cancelled; as a real one it registers anew when its lease is lost, and that is noted."""
+    """One worker, until cancelled; as a real one it registers again when its lease is lost, and that is noted."""
     await asyncio.sleep(random.uniform(0, load.ramp_seconds))
     while True:
         worker_id = new_id()

@@ -59,7 +59,7 @@ class Sampler:
         self._cpu_before: dict[int, float] = {}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         round_at = 0.0
         while True:
             await self._look()

@@ -2,7 +2,7 @@
 
 Settling is a reduce: it merges ledgers into one and writes the 835 beside it. Of what a ledger says that was settled
 before, only what more claims can't change is kept (a denial, a rejection, the allowed amount); the rest is computed
-anew. So it does not matter in how many levels, and in which groups, the parts' ledgers come together.
+again. So it does not matter in how many levels, and in which groups, the parts' ledgers come together.
 """
 
 import csv

@@ -54,10 +54,10 @@ def check_circle(results: Path) -> str:
 
 
 def check_shares(shares: list[tuple[int, ...]], first: int, last: int) -> None:
-    compare("the first share's begin", shares[0][0], first)
+    compare("the first share's start", shares[0][0], first)
     compare("the last share's end", shares[-1][1], last)
     for one, next in pairwise(shares):
-        compare(f"the begin of the share after {one}", next[0], one[1])
+        compare(f"the start of the share after {one}", next[0], one[1])
 
 
 def check_prices(results: Path) -> str:

@@ -17,8 +17,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        mend = "upload data (create_upload; `piecework upload`)"
-        detail = f"the body is larger than the limit of {self._bytes_max} bytes; {mend}"
+        fix = "upload data (create_upload; `piecework upload`)"
+        detail = f"the body is larger than the limit of {self._bytes_max} bytes; {fix}"
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length) > self._bytes_max:
             response = respond(scope["path"], ProblemError(413, "body-too-large", detail))

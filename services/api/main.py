@@ -45,7 +45,7 @@ Piecework takes a large job, splits it, runs the parts on a grid of workers and 
 2. `register_processor` says what can be run, `create_upload` brings data, `submit_job` starts a job.
 3. `get_job` shows its progress, `get_results` gives links to what it made.
 
-Errors are problems (RFC 9457) that name the field, the value and the mend. Lists come in pages: send `next_cursor` as
+Errors are problems (RFC 9457) that name the field, the value and the fix. Lists come in pages: send `next_cursor` as
 `cursor`. A creating POST with an `Idempotency-Key` can be sent again safely for a day.
 """
 

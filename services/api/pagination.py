@@ -24,7 +24,7 @@ def _read_integer(value: Any) -> int:
     return value
 
 
-# How a value of a key column comes back from a cursor; raises ValueError, TypeError or AttributeError if it is none.
+# How a value of a key column comes back from a cursor; raises ValueError, TypeError or AttributeError if it is not one.
 _READ: dict[type, Callable[[Any], Any]] = {
     UUID: UUID,
     datetime: datetime.fromisoformat,
@@ -87,13 +87,13 @@ class Paging:
                 cursor, "this is not a cursor; send `next_cursor` of the page before unchanged"
             ) from error
         if listing != self._listing:
-            mend = "this cursor is of a listing with another path or other filters; start again without a cursor"
-            raise _bad_cursor(cursor, mend)
+            fix = "this cursor is of a listing with another path or other filters; start again without a cursor"
+            raise _bad_cursor(cursor, fix)
         return position
 
 
-def _bad_cursor(cursor: str, mend: str) -> ProblemError:
-    return invalid("cursor", cursor, mend)
+def _bad_cursor(cursor: str, fix: str) -> ProblemError:
+    return invalid("cursor", cursor, fix)
 
 
 Pages = Annotated[Paging, Depends()]

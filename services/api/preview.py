@@ -15,7 +15,7 @@ CHUNKS_MAX = 16  # read for one preview
 _BY_TASK = "a task reads the whole object to split it; this is estimated from its size"
 _BY_RATIO = f"{_BY_TASK}, as if it held {COMPRESSION_RATIO} times its compressed bytes"
 _BY_SHARE = "estimated from the size; records longer than a part make fewer"
-_AT_LEAST = "at least so many: not all was looked at"
+_AT_LEAST = "a lower bound: not everything was looked at"
 
 
 @dataclass(slots=True)

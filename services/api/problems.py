@@ -25,7 +25,7 @@ def describe(request: Request, error: BaseException) -> ProblemError:
         case Conflict():
             return problems.conflict(str(error))
         case SpecError():
-            return problems.invalid(error.field, error.value, error.mend)
+            return problems.invalid(error.field, error.value, error.fix)
         case PoolTimeout():
             return problems.unavailable("the database", error)
         case BotoCoreError():

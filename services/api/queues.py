@@ -25,6 +25,6 @@ async def check_queue(api: Connections, queue_url: str, field: str) -> None:
         if code in _MISSING:
             raise invalid(field, queue_url, "there is no such queue in Piecework's account and region") from error
         if code in _REFUSED:
-            mend = "Piecework may not use this queue; grant its role sqs:GetQueueAttributes and what it is to do there"
-            raise invalid(field, queue_url, mend) from error
+            fix = "Piecework may not use this queue; grant its role sqs:GetQueueAttributes and what it is to do there"
+            raise invalid(field, queue_url, fix) from error
         raise

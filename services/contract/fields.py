@@ -9,31 +9,31 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from services.contract.location import Location
 
 
-def _matches(pattern: str, mend: str) -> Callable[[str], str]:
+def _matches(pattern: str, fix: str) -> Callable[[str], str]:
     """A validator whose error says in words what a regular expression only implies."""
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
         if compiled.fullmatch(value) is None:
-            raise ValueError(mend)
+            raise ValueError(fix)
         return value
 
     return check
 
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_NAME_MEND = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100 characters"
+_NAME_FIX = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100 characters"
 _VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = f"{_NAME}(@[1-9][0-9]{{0,8}})?"
 
 Name = Annotated[
     str,
-    AfterValidator(_matches(_NAME, f"write {_NAME_MEND}")),
+    AfterValidator(_matches(_NAME, f"write {_NAME_FIX}")),
     WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"}),
 ]
 ProcessorReference = Annotated[
     str,
-    AfterValidator(_matches(_REFERENCE, f"write `name` (newest version) or `name@version`; a name is {_NAME_MEND}")),
+    AfterValidator(_matches(_REFERENCE, f"write `name` (newest version) or `name@version`; a name is {_NAME_FIX}")),
     WithJsonSchema({"type": "string", "pattern": f"^{_REFERENCE}$", "examples": ["clean-flights@1"]}),
 ]
 VariableName = Annotated[

@@ -42,7 +42,7 @@ class Layout:
         return self._at(f"jobs/{job_id}/{stage}/inputs/{index}-{writer_id}.jsonl")
 
     def joined(self, job_id: UUID, stage: int) -> Location:
-        """The outputs of a stage as one object, which the next stage splits anew."""
+        """The outputs of a stage as one object, which the next stage splits again."""
         return self._at(f"jobs/{job_id}/{stage}/joined")
 
     def sections(self, job_id: UUID, stage: int, filename: str) -> Location:

@@ -16,7 +16,7 @@ class Location:
 
     @classmethod
     def parse(cls, uri: str) -> "Location":
-        """Parse `s3://bucket/key`; raises ValueError that names the value and the mend."""
+        """Parse `s3://bucket/key`; raises ValueError that names the value and the fix."""
         scheme, separator, rest = uri.partition("://")
         bucket, slash, key = rest.partition("/")
         if scheme != "s3" or not separator or not bucket or not slash:

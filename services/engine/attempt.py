@@ -1,4 +1,4 @@
-"""What a worker is told of an attempt, and what it reports of it."""
+"""What a worker is told about an attempt, and what it reports about it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from services.engine.spec import ProcessorSpec, StageOptions
 
 
 class StageWork(StageOptions):
-    """What a worker must know of a stage; never changes, so it can be cached by (job_id, stage)."""
+    """What a worker must know about a stage. It never changes, so it can be cached by (job_id, stage)."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""What users can do wrong."""
+"""Errors that users can cause."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from pydantic import ValidationError
 
 
 class SpecError(ValueError):
-    """A field of a well-formed submission can't be accepted; `field` is its dotted path, `mend` what to do."""
+    """A field of a well-formed submission can't be accepted; `field` is its dotted path, `fix` says what to do."""
 
-    def __init__(self, field: str, value: Any, mend: str) -> None:
-        super().__init__(f"{field}: {value!r}: {mend}")
+    def __init__(self, field: str, value: Any, fix: str) -> None:
+        super().__init__(f"{field}: {value!r}: {fix}")
         self.field = field
         self.value = value
-        self.mend = mend
+        self.fix = fix
 
 
 def explain(error: ValidationError) -> str:

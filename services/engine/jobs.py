@@ -1,4 +1,4 @@
-"""Jobs as a whole: every transition that a user or the scheduler makes of a job, a stage or a pool.
+"""Jobs as a whole: every transition of a job, by a user or by the scheduler.
 
 scheduled → running ⇄ paused → succeeded
      └─────────┴────────┴────→ cancelling → cancelled
@@ -28,7 +28,7 @@ async def notify_jobs(connection: Connection) -> None:
 async def start_due_jobs(connection: Connection, jobs_max: int) -> int:
     """Start jobs whose `run_at` has come, inside the caller's transaction; returns how many."""
     rows = await connection.fetch(
-        # ARRAY is evaluated once; an IN may be evaluated again for each row, and skip and find others every time.
+        # ARRAY is evaluated once. An IN may be evaluated for each row, and then finds other rows every time.
         "UPDATE jobs SET state = 'running', started_at = now() WHERE job_id = ANY(ARRAY("
         "SELECT job_id FROM jobs WHERE state = 'scheduled' AND run_at <= now() "
         "ORDER BY run_at LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING job_id",
@@ -54,7 +54,7 @@ async def _move_job(connection: Connection, job_id: UUID, order: str, sources: t
 
 
 async def pause_job(connection: Connection, job_id: UUID) -> None:
-    """Nothing more of the job starts; running tasks end as usual. Raises NotFound, Conflict."""
+    """Pause the job: no more of its tasks start, running ones end as usual. Raises NotFound, Conflict."""
     async with connection.transaction():
         await _move_job(connection, job_id, "paused", ("running",), "paused")
         await transitions.withdraw(connection, job_id=job_id)
@@ -67,12 +67,12 @@ async def resume_job(connection: Connection, job_id: UUID) -> None:
 
 
 async def cancel_job(connection: Connection, job_id: UUID) -> None:
-    """Order the end of a job; the scheduler cancels its tasks, workers kill what runs. Raises NotFound, Conflict."""
+    """Cancel the job: the scheduler cancels its tasks, workers kill what runs. Raises NotFound, Conflict."""
     async with connection.transaction():
         await _move_job(connection, job_id, "cancelled", ("scheduled", "running", "paused"), "cancelling")
 
 
-# What failed before the user's order says nothing of what is to come.
+# Failures before the user's order say nothing about the tries that follow.
 _FORGIVE = """
     UPDATE stages AS s SET retry_budget = (
         SELECT 100 + greatest(0, attempts - 2 * succeeded) FROM stage_sums(s.job_id, s.stage))
@@ -80,7 +80,7 @@ _FORGIVE = """
 
 
 async def retry_job(connection: Connection, job_id: UUID) -> None:
-    """Run a failed or cancelled job's failed and cancelled tasks again; what succeeded is kept.
+    """Run the failed and cancelled tasks of a failed or cancelled job again; results of the others are kept.
 
     Raises NotFound, Conflict.
     """
@@ -100,7 +100,7 @@ async def retry_job(connection: Connection, job_id: UUID) -> None:
 
 
 async def fail_job(connection: Connection, job_id: UUID, error: dict[str, Any], stage: int | None = None) -> bool:
-    """Start failing a running job: `stage` has failed, the rest is to be cancelled. False if it runs no more."""
+    """Start failing a running job: `stage` has failed, the rest is cancelled. False if the job no longer runs."""
     async with connection.transaction():
         status = await connection.execute(
             "UPDATE jobs SET state = 'failing', error = $2 WHERE job_id = $1 AND state IN ('running', 'paused')",
@@ -132,7 +132,7 @@ _TELL_QUEUE = """
 
 
 def _event(job: Record, result: dict[str, Any] | None) -> dict[str, Any]:
-    """What webhooks and a user's queue are told: of many result files (parts left as they are) the manifest."""
+    """What webhooks and a user's queue are told: the result files, or the manifest if there are many."""
     data = {
         name: value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, UUID) else value
         for name, value in job.items()
@@ -157,7 +157,7 @@ async def end_job(
     settings: Settings,
     result: dict[str, Any] | None = None,
 ) -> bool:
-    """Put a job into its terminal state together with what is told of it; False if another did. Joins a transaction."""
+    """Put a job into its terminal state and record its events; False if it is there already. Joins a transaction."""
     async with connection.transaction():
         job = await connection.fetchrow(_END, job_id, source, target)
         if job is None:
@@ -167,7 +167,7 @@ async def end_job(
             "WHERE job_id = $1 AND state NOT IN ('succeeded', 'failed', 'cancelled')",
             job_id,
         )
-        # No task is left; but somebody may still run an attempt that has lost its race.
+        # No task is left, but a worker may still run an attempt that has lost its race.
         await connection.execute("DELETE FROM bundles WHERE job_id = $1", job_id)
         event = _event(job, result)
         await connection.execute(_RECORD_WEBHOOKS, job_id, event["type"], event, settings.webhook_hours)

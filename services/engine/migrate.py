@@ -1,7 +1,7 @@
 """Bring the database's schema up to date: `python -m services.engine.migrate`, while the services run.
 
-It can be run again, and by several at once. No statement of the services waits long for it: a table that is in use is
-asked for again later, and each migration commits by itself.
+It may be repeated, and several processes may run it at once. No statement of the services waits long for it: if a table
+is in use, the migration tries again later. Each migration commits by itself.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from services.engine.schema import NEEDED_REVISION
 from services.platform.database import sqlalchemy_url
 from services.platform.settings import get_settings
 
-_LOCK = 7_277_001  # any constant: of those that migrate at once, one does it
+_LOCK = 7_277_001  # any constant: only one process migrates at a time
 _TIMEOUTS = {
-    "lock_timeout": "1s",  # of the wait for a table: whatever comes after it waits as long, claims too
-    "statement_timeout": "60s",  # of what holds a table; to fill in many rows is a service's work, a few at a time
+    "lock_timeout": "1s",  # longest wait for a table: every later statement, a claim too, waits behind it
+    "statement_timeout": "60s",  # longest hold of a table; filling in many rows is a service's work, a few at a time
 }
 _PAUSE_SECONDS = 1.0
 _PAUSE_SECONDS_MAX = 30.0
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 async def migrate(database_url: str, say: Say = lambda line: None) -> None:
-    """Apply all outstanding migrations; `say` gets a line for each, and for each wait."""
+    """Apply all outstanding migrations; `say` gets one line per migration and per wait."""
     engine = create_async_engine(sqlalchemy_url(database_url))
     try:
         async with engine.connect() as connection:
@@ -51,9 +51,9 @@ async def migrate(database_url: str, say: Say = lambda line: None) -> None:
 
 
 async def _wait_for_others(connection: AsyncConnection, say: Say) -> None:
-    """Hold the lock of those who migrate until the connection ends.
+    """Hold the migration lock until the connection ends.
 
-    It is asked for again and again: a statement that waited would hold up the index that somebody else builds.
+    The lock is polled: a waiting statement would block an index that another process builds.
     """
     said = False
     while True:
@@ -61,7 +61,7 @@ async def _wait_for_others(connection: AsyncConnection, say: Say) -> None:
             if await connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}):
                 return
         if not said:
-            say("somebody else migrates this database: waiting")
+            say("another process is migrating this database: waiting")
             said = True
         await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -74,7 +74,7 @@ def _config(connection: Connection | None = None) -> Config:
 
 
 def _look(connection: Connection) -> tuple[str | None, list[str]]:
-    """The revision that the database has, None if it is empty, and those that it lacks."""
+    """The database's revision (None if it is empty) and the revisions that it lacks."""
     found = MigrationContext.configure(connection).get_current_revision()
     if found is not None and found > NEEDED_REVISION:  # that of a newer release
         return found, []
@@ -83,7 +83,7 @@ def _look(connection: Connection) -> tuple[str | None, list[str]]:
 
 
 async def _apply(connection: AsyncConnection, found: str | None, revision: str, say: Say) -> None:
-    """Apply one migration, again until it gets its locks."""
+    """Apply one migration; try again until it gets its locks."""
     started, pause = time.monotonic(), _PAUSE_SECONDS
     while True:
         try:
@@ -92,7 +92,7 @@ async def _apply(connection: AsyncConnection, found: str | None, revision: str, 
             if not _waited_for_lock(error):
                 raise
             await connection.rollback()
-            say(f"{revision}: what it changes is in use: trying again in {pause:g} s")
+            say(f"{revision}: a table that it changes is in use: trying again in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSE_SECONDS_MAX)
         else:
@@ -101,7 +101,7 @@ async def _apply(connection: AsyncConnection, found: str | None, revision: str, 
 
 
 def _waited_for_lock(error: Exception) -> bool:
-    """Whether this is a lock's time-out, as asyncpg raises it or wrapped twice by SQLAlchemy."""
+    """Whether this is a lock timeout, raised by asyncpg or wrapped twice by SQLAlchemy."""
     if isinstance(error, DBAPIError):
         return error.orig is not None and isinstance(error.orig.__cause__, asyncpg.LockNotAvailableError)
     return isinstance(error, asyncpg.LockNotAvailableError)

@@ -1,4 +1,4 @@
-"""The params that a processor's command or SQL names: without one of them no task of a stage can succeed."""
+"""The params that a processor's command or SQL names. If one is missing, no task of the stage can succeed."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,13 +7,13 @@ from services.contract.params import PLACEHOLDER, SQL_PARAM
 
 
 def find_missing_in_sql(query: str, params: Mapping[str, Any]) -> str | None:
-    """What names a param that is not among these, as it is written in the query: `{params.NAME}` or `$NAME`."""
+    """The first placeholder of the query without a param, as written there: `{params.NAME}` or `$NAME`."""
     named = ((match[0], match[1]) for match in SQL_PARAM.finditer(query))
     return _first_missing(named, params) or _find_missing_dollar(query, params)
 
 
 def find_missing_in_command(arguments: Iterable[str], params: Mapping[str, Any]) -> str | None:
-    """What names a param that is not among these: `{params.NAME}`."""
+    """The first placeholder of the command without a param: `{params.NAME}`."""
     placeholders = (match for argument in arguments for match in PLACEHOLDER.finditer(argument))
     return _first_missing(((match[0], match[3]) for match in placeholders if match[2] == "params"), params)
 
@@ -23,10 +23,10 @@ def _first_missing(named: Iterable[tuple[str, str]], params: Mapping[str, Any]) 
 
 
 def _find_missing_dollar(query: str, params: Mapping[str, Any]) -> str | None:
-    """Only DuckDB can tell a `$NAME` from what is in quotes and comments; what it can't read is left to the tasks."""
+    """Only DuckDB can tell a `$NAME` from quoted text and comments. A query that it can't read fails in the tasks."""
     if "$" not in query:
         return None
-    import duckdb  # which takes its time, and most queries need none
+    import duckdb  # the import is slow, and most queries do not need it
 
     try:
         with duckdb.connect(config={"threads": 1}) as connection:

@@ -28,7 +28,7 @@ async def _set_pool_paused(connection: Connection, name: str, paused: bool) -> N
 
 
 async def pause_pool(connection: Connection, name: str) -> None:
-    """Nothing more starts in the pool; running tasks end as usual. Raises NotFound."""
+    """Pause the pool: no more tasks start, running ones end as usual. Raises NotFound."""
     async with connection.transaction():
         await _set_pool_paused(connection, name, True)
         await transitions.withdraw(connection, pool=name)
@@ -44,7 +44,7 @@ async def resume_pool(connection: Connection, name: str) -> None:
 async def register_pool(
     connection: Connection, name: str, *, queue_url: str, dead_letter_url: str, group_name: str | None, slots: int
 ) -> None:
-    """Add a pool or change its queues and group; its capacity and pause stay as they are."""
+    """Add a pool, or change its queues and group; its capacity and pause do not change."""
     await connection.execute(
         "INSERT INTO pools (name, queue_url, dead_letter_url, group_name, slots) VALUES ($1, $2, $3, $4, $5) "
         "ON CONFLICT (name) DO UPDATE SET queue_url = $2, dead_letter_url = $3, group_name = $4, slots = $5",

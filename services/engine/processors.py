@@ -1,4 +1,4 @@
-"""Processors: registered under a name, each change a new version."""
+"""Processors: registered under a name; each change makes a new version."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from services.platform.database import Connection
 
 
 def _says(stored: Any, spec: ProcessorSpec) -> bool:
-    """Whether this is stored, perhaps by an older release, whose specs lack options that came later."""
+    """Whether this spec is stored already, perhaps by an older release, whose specs lack newer options."""
     try:
         return ProcessorSpec.model_validate(stored) == spec
     except ValidationError:
@@ -20,7 +20,7 @@ def _says(stored: Any, spec: ProcessorSpec) -> bool:
 async def register_processor(connection: Connection, name: str, spec: ProcessorSpec, description: str = "") -> int:
     """Add a processor's next version inside the caller's transaction; returns its number.
 
-    Registering what the newest version already says gives that version again. Raises SpecError.
+    If the newest version already says the same, its number is returned. Raises SpecError.
     """
     if name.startswith(OWN_PROCESSORS):
         raise SpecError("name", name, f"names that begin with {OWN_PROCESSORS} are Piecework's own; choose another")

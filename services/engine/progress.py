@@ -1,4 +1,4 @@
-"""The progress of a job's stages, from their counters: the API and the stats service tell the same numbers."""
+"""The progress of a job's stages, from their counters; the API and the stats service report the same numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from services.contract.states import TASK_STATES
 class Progress(BaseModel):
     """A stage's tasks by state, exact at the moment of the answer."""
 
-    waiting: int = Field(description="tasks that will come when those of the stage before have succeeded")
+    waiting: int = Field(description="tasks that are created when those of the previous stage succeed")
     ready: int
     queued: int
     running: int
@@ -21,11 +21,11 @@ class Progress(BaseModel):
 
 
 def is_slowed(stage: Mapping[str, Any]) -> bool:
-    """Whether a stage has used up its retry budget: then only a few of its tasks run at a time.
+    """Whether a stage has used up its retry budget. If so, only a few of its tasks run at a time.
 
     `stage` has max_attempts and retry_budget, and attempts and succeeded of its stage_sums. Each success earns one
-    failure, so that a stage whose trouble is over soon runs at full speed again (a token bucket of retries, as in the
-    standard retry mode of the AWS SDKs).
+    failure, so a stage that recovers soon runs at full speed again (a token bucket of retries, as in the standard
+    retry mode of the AWS SDKs).
     """
     failures_allowed = stage["succeeded"] + stage["retry_budget"]
     return bool(stage["max_attempts"] > 1 and stage["attempts"] - stage["succeeded"] > failures_allowed)
@@ -34,7 +34,7 @@ def is_slowed(stage: Mapping[str, Any]) -> bool:
 def count_progress(stages: Sequence[Mapping[str, Any]]) -> list[Progress]:
     """The progress of a job's stages, in order, from their rows and their stage_sums.
 
-    A stage still waits for whatever the stage before will have it do, as far as that can be told (`tasks_known`).
+    The tasks that the previous stage will still create count as waiting, if their number is known (`tasks_known`).
     """
     progress: list[Progress] = []
     for stage in stages:
@@ -47,7 +47,7 @@ def count_progress(stages: Sequence[Mapping[str, Any]]) -> list[Progress]:
 
 
 def _tasks_expected(stage: Mapping[str, Any], before: Progress) -> int:
-    """How many tasks come of a stage if none of the tasks before it fails any more."""
+    """How many tasks a stage gets if no further task of the previous stage fails."""
     outputs = before.waiting + before.ready + before.queued + before.running + before.succeeded
     match stage["tasks_from"]:
         case "successes" | "outputs":
@@ -58,7 +58,7 @@ def _tasks_expected(stage: Mapping[str, Any], before: Progress) -> int:
 
 
 def reduce_levels(outputs: int, fan_in: int) -> Iterator[int]:
-    """The number of tasks of each level of a reduce, down to the one task of the last."""
+    """The number of tasks of each level of a reduce; the last level has one."""
     while True:
         outputs = max(1, -(-outputs // fan_in))
         yield outputs
@@ -67,7 +67,7 @@ def reduce_levels(outputs: int, fan_in: int) -> Iterator[int]:
 
 
 def tasks_known(stages: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Whether the number of each stage's tasks is known: what follows from the stage before, once that one's is."""
+    """Whether the number of each stage's tasks is known, by itself or because the previous stage's is."""
     known: list[bool] = []
     for stage in stages:
         follows = stage["tasks_from"] in ("successes", "outputs", "reduce")

@@ -1,7 +1,7 @@
-"""Record arithmetic: what went into a stage came out, was rejected, or was dropped on purpose; else the job says so.
+"""Record arithmetic: a record that went into a stage came out, was rejected, or was dropped on purpose.
 
-in + added = out + rejected + filtered, of the attempts that won. (A record that becomes a list of n adds n - 1.) What
-went into tasks that failed is in no result: the job says that, too, when their stage has ended in spite of them.
+For the attempts that won: in + added = out + rejected + filtered. (A record that becomes a list of n adds n - 1.) The
+job reports where this does not hold. It also reports tolerated failures: the records of failed tasks are in no result.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,15 @@ class StageRecords(BaseModel):
     out: int
     rejected: int
     filtered: int = Field(description="dropped by the processor")
-    added: int = Field(description="beyond one for each that went in, where a record became a list")
+    added: int = Field(description="records beyond the first, where one record became a list")
     balanced: bool | None = Field(
-        description="whether in + added = out + rejected + filtered, where filtered counts only if the processor says "
-        "`filters: true`, and in is what came out of the stage before; null: what went in was not counted"
+        description="whether in + added = out + rejected + filtered; filtered counts only if the processor says "
+        "`filters: true`, and in equals the previous stage's out; null: the records that went in were not counted"
     )
 
 
 def check_records(stages: Sequence[Mapping[str, Any]]) -> tuple[list[StageRecords], list[str]]:
-    """The records of a job's stages, in order, and what does not come out even, in words.
+    """The records of a job's stages, in order, and a sentence for each count that does not add up.
 
     Of each stage: name, kind, state, tasks_from, its stage_sums, and `filters` of its processor's specification.
     """
@@ -53,7 +53,7 @@ def _has_ended(stage: Mapping[str, Any]) -> bool:
 
 
 def _tolerated(stage: Mapping[str, Any]) -> str | None:
-    """What a stage that has ended is without, since some of its tasks failed."""
+    """What is missing from a stage that has ended although some of its tasks failed."""
     if not (_has_ended(stage) and stage["failed"]):
         return None
     if stage["failed"] == 1:
@@ -62,7 +62,7 @@ def _tolerated(stage: Mapping[str, Any]) -> str | None:
 
 
 def _gap(stage: Mapping[str, Any]) -> str | None:
-    """What does not come out even within a stage."""
+    """The counts that do not add up within a stage."""
     names = ["in", *(["added"] if stage["records_added"] else []), "out", "rejected"]
     names += ["filtered"] if stage["records_filtered"] else []
     said = ", ".join(f"{stage[f'records_{name}']:,} {name}" for name in names)
@@ -79,7 +79,7 @@ def _gap(stage: Mapping[str, Any]) -> str | None:
 
 
 def _break(before: Mapping[str, Any], stage: Mapping[str, Any]) -> str | None:
-    """What does not come out even between two stages, where each task works on the output of one before it."""
+    """The counts that do not add up between two stages, if each task works on the output of one task before it."""
     follows = stage["tasks_from"] in ("successes", "outputs") and before["kind"] == "map"
     counted = any(before[name] for name in RECORD_COUNTS)
     whole = _has_ended(before) and _has_ended(stage) and not stage["failed"]

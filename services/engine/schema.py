@@ -1,7 +1,7 @@
-"""Whether the database has a schema that this release works on: newer ones, too, as long as they take nothing away.
+"""Whether this release can work on the database's schema. It can if the schema is newer but nothing was removed.
 
-A revision is a number of four digits, and each release's migrations go on from those of the one before. So a database
-whose revision this release does not have is of a newer one, and says itself how old a release may be to work on it.
+A revision is a number of four digits, and each release's migrations continue those of the release before. So a revision
+that this release does not know belongs to a newer one. Such a database names the oldest release that can work on it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _RETRY_SECONDS = 1.0
 
 
 async def check_schema(database: Connection | Database) -> None:
-    """Raises UnknownSchema, and what the database's driver does while that is away."""
+    """Raises UnknownSchema, and the driver's errors while the database is away."""
     try:
         found: str | None = await database.fetchval("SELECT max(version_num) FROM alembic_version")
     except asyncpg.UndefinedTableError:
@@ -40,7 +40,7 @@ async def check_schema(database: Connection | Database) -> None:
 
 
 async def wait_for_schema(database: Database) -> None:
-    """Return once the database is there and has its schema; what it waits for is said once, in one line."""
+    """Return once the database is up and has its schema. Logs what it waits for, once."""
     said: set[type[BaseException]] = set()
     while True:
         try:

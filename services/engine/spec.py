@@ -7,17 +7,17 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringCons
 from services.contract.fields import Name, ObjectUri, PrefixUri, ProcessorReference, QueueUrl, Strict, VariableName
 from services.inputs.spec import Input, Inputs, Resplit
 
-OWN_PROCESSORS = "piecework-"  # the names of Piecework's own begin so
-SPLIT_PROCESSOR = "piecework-split"  # of the stage that splits what only a reader of every byte can split
+OWN_PROCESSORS = "piecework-"  # prefix of the names of Piecework's own processors
+SPLIT_PROCESSOR = "piecework-split"  # name of the stage that splits what can only be split by reading every byte
 COMPACT_PROCESSOR = "piecework-compact"  # of a parquet merge
 
-# What the worker itself writes beside an output.
+# Files that the worker itself writes next to an output.
 OWN_FILENAMES = ("log.txt", "rejects.jsonl", "items.jsonl", "manifest.json")
 
 
 def _refuse_own(filename: str) -> str:
     if filename in OWN_FILENAMES:
-        raise ValueError(f"Piecework writes {filename} itself, beside the others; choose another name")
+        raise ValueError(f"Piecework itself writes a file named {filename}; choose another name")
     return filename
 
 
@@ -38,21 +38,21 @@ class ConcatMerge(Strict):
 
 
 class ParquetMerge(Strict):
-    """The outputs become one Parquet object, its row groups as large as Parquet's readers like them."""
+    """The outputs become one Parquet object with row groups of the size that Parquet readers expect."""
 
     type: Literal["parquet"]
     filename: Filename = "result.parquet"
 
 
 class ReduceMerge(Strict):
-    """A processor gets a directory of outputs and makes one; more than `fan_in` outputs are reduced level by level."""
+    """A processor turns a directory of outputs into one output. More than `fan_in` outputs are reduced in levels."""
 
     type: Literal["reduce"]
     processor: ProcessorReference
     params: dict[str, Any] = {}
-    inputs: dict[VariableName, ObjectUri] = Field({}, description="objects that the processor declares by these names")
+    inputs: dict[VariableName, ObjectUri] = Field({}, description="URI of each object that the processor declares")
     fan_in: Annotated[int, Field(ge=2, le=10_000)] = Field(
-        1000, description="outputs per task; with more, results of tasks are reduced again until one is left"
+        1000, description="outputs per task; if there are more, the tasks' results are reduced again until one is left"
     )
     filename: Filename | None = Field(None, description="name of the result; the processor's output name if absent")
 
@@ -69,13 +69,13 @@ class Retry(Strict):
 
 
 class StageOptions(BaseModel):
-    """What only workers read of a stage: stored as one value, `stages.options`, and a part of `StageWork`.
+    """The options of a stage that only workers read: stored as one value, `stages.options`, and a part of `StageWork`.
 
-    So a new option is named here and where a worker acts on it. A worker that does not know it ignores it.
+    A new option is added here and where a worker acts on it. A worker that does not know it ignores it.
     """
 
     params: dict[str, Any] = {}
-    inputs: dict[VariableName, ObjectUri] = Field({}, description="objects that the processor declares by these names")
+    inputs: dict[VariableName, ObjectUri] = Field({}, description="URI of each object that the processor declares")
     fan_out: bool = Field(
         False,
         description="each task yields items (files of its output directory, lines of its output, elements of "
@@ -88,14 +88,14 @@ class StageOptions(BaseModel):
 
 
 class StageSpec(StageOptions, Strict):
-    """One step: a processor applied to every task. Task i of a later stage works on the output of task i before it,
-    as soon as that is there; unless the stage before fans out, or this one has a barrier or splits anew."""
+    """One step: a processor applied to every task. Task i of a later stage works on the output of task i of the stage
+    before, as soon as that exists; unless that stage fans out, or this one has a barrier or a resplit."""
 
     name: Name | None = None
     processor: ProcessorReference = Field(description="`name` (newest version) or `name@version`")
-    barrier: bool = Field(False, description="no task starts before all tasks of the stage before have ended")
+    barrier: bool = Field(False, description="start no task before all tasks of the previous stage have ended")
     resplit: Resplit | None = Field(
-        None, description="the outputs of the stage before are joined to one object, which is split anew like this"
+        None, description="join the outputs of the previous stage into one object and split it like this"
     )
     pool: Name = "default"
     retry: Retry = Retry()
@@ -113,15 +113,15 @@ class JobSpec(Strict):
     stages: Annotated[list[StageSpec], Field(min_length=1)]
     merge: Merge = NoMerge()
     results: PrefixUri | None = Field(
-        None, description="results go to a folder named after the job's id under this prefix; absent: Piecework's own"
+        None, description="prefix of the results, in a folder named after the job's id; absent: Piecework's own"
     )
     output_queue: QueueUrl | None = Field(
-        None, description="an SQS queue that is told of every succeeded task and of the job's end, in that order"
+        None, description="an SQS queue that gets a message for every succeeded task, then one for the end of the job"
     )
-    priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="higher runs first")
-    share: Name = Field("default", description="jobs of one share divide its part of a pool")
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(0, description="jobs of higher priority run first")
+    share: Name = Field("default", description="jobs with the same share divide that share's part of the pool")
     labels: dict[Name, Annotated[str, Field(max_length=256)]] = Field({}, max_length=64)
-    run_at: AwareDatetime | None = Field(None, description="start no earlier than this")
+    run_at: AwareDatetime | None = Field(None, description="earliest time to start")
 
     @property
     def inputs(self) -> list[Input]:
@@ -161,7 +161,7 @@ class ProcessorSpec(Strict):
         None, description="SHA-256 of the pushed package (`piecework processors push`) that holds the code"
     )
     inputs: dict[VariableName, ObjectUri | None] = Field(
-        {}, description="objects that each task finds beside its own input; null: the stage has to say which"
+        {}, description="objects that each task gets in addition to its input; null: the stage must give the URI"
     )
     output: Filename = Field("output", description="file name of the task's output")
     output_directory: bool = Field(
@@ -170,21 +170,21 @@ class ProcessorSpec(Strict):
     outputs: dict[VariableName, Filename] = Field({}, description="file names of further outputs")
     output_format: Literal["jsonl", "csv", "parquet"] = Field(
         "jsonl",
-        description="of a records function or SQL; csv for a command or callable says that its output begins with a "
-        "header line, which a concat merge keeps once",
+        description="output format of a records function or SQL; csv for a command or callable means that its output "
+        "begins with a header line, which a concat merge keeps once",
     )
-    filters: bool = Field(False, description="dropping records is meant, so that their count need not come out even")
+    filters: bool = Field(False, description="the processor drops records on purpose: record counts need not add up")
     environment: dict[VariableName, str] = {}
     idempotent: bool = Field(
         False,
-        description="a task may run twice at the same time without harm; then one that takes far longer than its "
-        "peers gets a backup attempt on another worker",
+        description="a task may run twice at the same time without harm; a task that takes far longer than its "
+        "peers then gets a backup attempt on another worker",
     )
     params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
 
     @property
     def kind(self) -> ProcessorKind:
-        """Which of its forms the processor has; of a builtin, which one it is."""
+        """The form of the processor; for a builtin, its name."""
         if self.builtin is not None:
             return self.builtin
         return next(kind for kind in _WRITTEN_KINDS if getattr(self, kind) is not None)
@@ -199,7 +199,7 @@ class ProcessorSpec(Strict):
             raise ValueError(f"inputs and outputs must have different names, got {[*self.inputs, *self.outputs]}")
         filenames = [self.output, *self.outputs.values()]
         if self.kind in ("records", "sql"):
-            filenames.append(f"{self.output}.{self.output_format}")  # where the output's name does not tell
+            filenames.append(f"{self.output}.{self.output_format}")  # if the output's name does not tell it
         if len(set(filenames)) < len(filenames):
             raise ValueError(f"output and outputs must name different files, got {filenames}")
         return self

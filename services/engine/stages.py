@@ -1,4 +1,4 @@
-"""The stages of a job: when they start, and what a worker must know of one."""
+"""The stages of a job: when they start, and what a worker must know about one."""
 
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from services.platform.database import Connection, Database
 
 
 async def start_stages(connection: Connection, job_id: UUID) -> None:
-    """Run the stages whose tasks come one by one; those that wait for all of the stage before stay `waiting`."""
+    """Run the stages whose tasks come one by one; those that need all of the previous stage stay `waiting`."""
     await connection.execute(
         "UPDATE stages SET state = 'running', started_at = coalesce(started_at, now()), finished_at = NULL "
         "WHERE job_id = $1 AND state IN ('waiting', 'failed', 'cancelled') "
@@ -26,14 +26,14 @@ async def start_stages(connection: Connection, job_id: UUID) -> None:
 
 
 class StageGone(LookupError):
-    """There is no such stage: its job was deleted."""
+    """The stage does not exist: its job was deleted."""
 
 
 class StageUnreadable(Exception):
-    """What is stored of a stage says nothing to this release: a newer one may have stored it. The message says why."""
+    """This release can't read the stored stage: a newer one may have written it. The message says why."""
 
 
-# A job that the release before has submitted has its options in columns only.
+# A job submitted by the release before has its options in columns only.
 _LOAD_STAGE = """
     SELECT s.job_id, s.stage, j.name AS job_name, s.name AS stage_name, s.kind, s.processor, s.processor_version,
         p.spec, s.timeout_seconds, coalesce(s.options, jsonb_build_object('params', s.params, 'inputs', s.inputs,
@@ -44,7 +44,7 @@ _LOAD_STAGE = """
 
 
 async def load_stage(connection: Connection | Database, job_id: UUID, stage: int) -> StageWork:
-    """Raises StageGone and StageUnreadable; fields of the processor that this release does not know are ignored."""
+    """Raises StageGone and StageUnreadable. Fields of the processor that this release does not know are ignored."""
     row = await connection.fetchrow(_LOAD_STAGE, job_id, stage)
     if row is None:
         raise StageGone(f"job {job_id} has no stage {stage}: the job was deleted")

@@ -37,8 +37,8 @@ ALL_AT_ONCE = 2_147_483_647  # a fan-in without levels
 
 @dataclass(frozen=True, slots=True)
 class _ResolvedStage:
-    """A stage as it will be stored; `tasks_from` says what its tasks are made of (services/scheduler/planning), `field`
-    where in the job's specification it is."""
+    """A stage as it will be stored. `tasks_from` says what its tasks are made of (services/scheduler/planning).
+    `field` is its path in the job's specification."""
 
     spec: StageSpec
     kind: StageKind
@@ -72,12 +72,12 @@ async def _find_processor(connection: Connection, name_and_version: str, field: 
 
 
 def _read_processor(row: Record, reference: str, field: str) -> ProcessorSpec:
-    """Raises SpecError if only a newer release can tell what the processor is."""
+    """Raises SpecError if only a newer release can read the processor's specification."""
     try:
         return ProcessorSpec.model_validate(row["spec"], extra="ignore")
     except ValidationError as error:
-        mend = f"it was registered by a newer release, and this one can't read it ({explain(error)}): send this again"
-        raise SpecError(field, reference, f"{mend} when all services are of that release") from error
+        fix = f"it was registered by a newer release, and this one can't read it ({explain(error)}): send this again"
+        raise SpecError(field, reference, f"{fix} when all services are of that release") from error
 
 
 def check_params(params: Mapping[str, Any], schema: Mapping[str, Any] | None, field: str) -> None:
@@ -94,7 +94,7 @@ def check_params(params: Mapping[str, Any], schema: Mapping[str, Any] | None, fi
 
 
 def _check_named_params(params: Mapping[str, Any], row: Record, processor: ProcessorSpec, field: str) -> None:
-    """Raises SpecError for a param that the processor can't do without."""
+    """Raises SpecError if a param that the processor needs is missing."""
     match processor:
         case ProcessorSpec(kind="sql", sql=str(query)):
             what, missing = "query", find_missing_in_sql(query, params)
@@ -103,12 +103,12 @@ def _check_named_params(params: Mapping[str, Any], row: Record, processor: Proce
         case _:
             return
     if missing is not None:
-        mend = f"the {what} of {row['name']}@{row['version']} has {missing}, which is not among these params: add it"
-        raise SpecError(f"{field}.params", params, mend)
+        fix = f"the {what} of {row['name']}@{row['version']} has {missing}, which is not among these params: add it"
+        raise SpecError(f"{field}.params", params, fix)
 
 
 def _resolve_inputs(stage: StageSpec, processor: ProcessorSpec, field: str) -> dict[str, str]:
-    """The URI of each object that the processor declares, the stage's before the processor's own."""
+    """The URI of each object that the processor declares; the stage's URIs override the processor's."""
     for name in stage.inputs:
         if name not in processor.inputs:
             declared = ", ".join(processor.inputs) or "none"
@@ -147,28 +147,28 @@ async def _resolve_stage(
 
 
 def _check_further(stage: _ResolvedStage, filename: str | None) -> None:
-    """A processor's further outputs are results, too, under their own names."""
+    """Raises SpecError if a further output, which is a result too, has the name of the merged result."""
     if filename in stage.processor_spec.outputs.values():
-        mend = f"a further output of {stage.processor} is called so, too; choose another name"
-        raise SpecError("merge.filename", filename, mend)
+        fix = f"a further output of {stage.processor} has the same name; choose another one"
+        raise SpecError("merge.filename", filename, fix)
 
 
-def _check_joinable(stage: _ResolvedStage, field: str, value: str, mend: str) -> None:
-    """Parquet files one after the other are no Parquet file."""
+def _check_joinable(stage: _ResolvedStage, field: str, value: str, fix: str) -> None:
+    """Concatenated Parquet files are not a Parquet file."""
     spec = stage.processor_spec
     if spec.output_format == "parquet" or any(n.endswith(".parquet") for n in (spec.output, *spec.outputs.values())):
-        raise SpecError(field, value, f"{stage.processor} writes Parquet, which can't be joined so; {mend}")
+        raise SpecError(field, value, f"{stage.processor} writes Parquet, which can't be joined like this; {fix}")
 
 
 def _check_headers(resplit: Resplit, field: str) -> None:
-    """A header can't be left out of what is compressed."""
+    """Raises SpecError: the header line of a compressed output can't be left out."""
     if resplit.compressed and resplit.csv and resplit.csv.header:
-        mend = "each compressed output would bring its header line along; let the stage before write none and say false"
-        raise SpecError(f"{field}.header", True, mend)
+        fix = "each compressed output would repeat its header line; have the stage before write none and set false"
+        raise SpecError(f"{field}.header", True, fix)
 
 
 def _tasks_from(stages: list[StageSpec], number: int, split: bool) -> TasksFrom:
-    """What the tasks of map stage `number` are made of. Raises SpecError for what does not go together."""
+    """What the tasks of map stage `number` are made of. Raises SpecError for options that exclude each other."""
     stage, field = stages[number], f"stages.{number}"
     if number == 0:
         for option in ("barrier", "resplit"):
@@ -185,7 +185,7 @@ def _tasks_from(stages: list[StageSpec], number: int, split: bool) -> TasksFrom:
 
 
 def _beside(stage: StageSpec, name: str, taken: list[StageSpec], **fields: Any) -> StageSpec:
-    """A stage that Piecework adds: on the same pool, with the same patience."""
+    """A stage that Piecework adds, with the pool, retries and timeout of `stage`."""
     names = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 2))]
     free = next(each for each in names if all(other.name != each for other in taken))
     kept = {"pool", "retry", "timeout_seconds", "memory_bytes"}
@@ -193,13 +193,13 @@ def _beside(stage: StageSpec, name: str, taken: list[StageSpec], **fields: Any) 
 
 
 async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settings) -> list[_ResolvedStage]:
-    """The stages a job will have, a split and a reduce included, with processors' versions fixed; raises SpecError."""
+    """The job's stages, including a split and a reduce, with the processors' versions fixed. Raises SpecError."""
     if len(spec.stages) > settings.stages_max:
         raise SpecError("stages", len(spec.stages), f"a job has at most {settings.stages_max} stages")
     for source in spec.inputs:
         if source.type == "items" and len(source.items) > settings.items_max:
-            mend = f"at most {settings.items_max} items; put more into an object and use an input of type lines"
-            raise SpecError("input.items", len(source.items), mend)
+            fix = f"at most {settings.items_max} items; put more into an object and use an input of type lines"
+            raise SpecError("input.items", len(source.items), fix)
     stages = []
     split = any(needs_grid(source) for source in spec.inputs)
     if split:
@@ -226,14 +226,14 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
 async def _resolve_split(
     connection: Connection, stage: StageSpec, taken: list[StageSpec], field: str, tasks_from: TasksFrom
 ) -> _ResolvedStage:
-    """The stage before `stage` that reads every byte of what that works on, and finds its parts."""
+    """The stage before `stage` that reads every byte of its input to find the parts."""
     fields = {"processor": f"{SPLIT_PROCESSOR}@1", "fan_out": True, "resplit": stage.resplit}
     added = _beside(stage, "split", taken, **fields)
     return await _resolve_stage(connection, added, "split", field, tasks_from)
 
 
 async def _resolve_merge(connection: Connection, spec: JobSpec, last: _ResolvedStage) -> list[_ResolvedStage]:
-    """The stage that the merge is, if it is one; raises SpecError."""
+    """The stage that does the merge, if the merge needs one. Raises SpecError."""
     match spec.merge:
         case ConcatMerge() as merge:
             _check_further(last, merge.filename)

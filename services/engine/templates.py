@@ -1,4 +1,4 @@
-"""Templates: values with `{placeholders}`, filled in from what a message says."""
+"""Templates: values with `{placeholders}`, which are filled in from a message."""
 
 import re
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ _PLACEHOLDER = re.compile(r"\{([a-z_]+(?:\.\w+)*)\}")
 
 
 class MissingValue(LookupError):
-    """The message has nothing to put in a placeholder's place; the message names it."""
+    """A message lacks the value of a placeholder; the error's text names the placeholder."""
 
 
 class AnyField(dict[str, "AnyField"]):
-    """Stands for any field of a message that is not there yet, and has every field; within a text it is an `x`."""
+    """Stands for any field of a message that has not arrived yet: it has every field, and its text is `x`."""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -24,9 +24,9 @@ class AnyField(dict[str, "AnyField"]):
 
 
 def fill_template(template: Any, values: Mapping[str, Any]) -> Any:
-    """The template with each `{name}` or `{name.field.field}` replaced, in keys of no mapping but in every string.
+    """The template with each `{name}` or `{name.field.field}` replaced in every string, but not in keys of mappings.
 
-    A string that is one placeholder becomes its value, of whatever type; within a longer string a value that is no
+    A string that is just one placeholder becomes its value, of any type. Within a longer string, a value that is not
     text is written as JSON. Raises MissingValue.
     """
     if isinstance(template, Mapping):

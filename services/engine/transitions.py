@@ -26,7 +26,7 @@ from services.contract.task_input import parse_input
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.platform.database import Connection, Database
 
-# Of stage_counters (the column `slot`): the scheduler's is 0, the column's default; workers spread over those after it.
+# Shards of stage_counters (column `slot`): the scheduler uses 0, the column's default; workers use the ones after it.
 _WORKER_SHARDS = 63
 
 
@@ -34,7 +34,7 @@ def _shard(worker_id: UUID) -> int:
     return 1 + worker_id.int % _WORKER_SHARDS
 
 
-# plan: a splitter's inputs become ready tasks; the caller saves its cursor in the same transaction.
+# plan: a splitter's inputs become ready tasks. The caller saves its cursor in the same transaction.
 _PLAN = """
     WITH planned AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
@@ -69,7 +69,7 @@ async def plan_same_tasks(
     await connection.execute(_PLAN_SAME, job_id, stage, first, task_input, count)
 
 
-# plan after a barrier: what `complete` does for the next stage at once, for a whole stage that has ended.
+# plan after a barrier: does for a whole ended stage what `complete` does for a single success.
 _PLAN_OUTPUTS = """
     WITH planned AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
@@ -88,18 +88,18 @@ _PLAN_OUTPUTS = """
 async def plan_outputs(
     connection: Connection, job_id: UUID, stage: int, after: int, tasks_max: int
 ) -> tuple[int, int | None]:
-    """Insert ready tasks that work on the outputs of the stage before, of indexes greater than `after`.
+    """Insert ready tasks that work on the previous stage's outputs with an index greater than `after`.
 
-    Returns how many, and the last one's index.
+    Returns their number and the last index.
     """
     ((count, last),) = await connection.fetch(_PLAN_OUTPUTS, job_id, stage, after, tasks_max)
     return count, last
 
 
 # dispatch: ready → queued, in bundles of neighbouring tasks. FOR SHARE on the job orders it against pause and cancel.
-# Second tries come first: a job that can't succeed is found out soon, and its end does not wait for them.
-# A task that has lost a worker goes alone: if it kills its workers, its neighbours must not fail with it. After a
-# second loss it is a suspect, of which a worker runs one at a time, so that no innocent one fails with the culprit.
+# Second tries come first: a job that can't succeed then fails early, and a job's end does not wait for them.
+# A task that has lost a worker gets its own bundle: if it kills its workers, its neighbours must not fail with it.
+# After a second loss it is a suspect. A worker runs one suspect at a time, so it can't take other tasks down with it.
 _DISPATCH = """
     WITH job AS (
         SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
@@ -143,16 +143,16 @@ async def dispatch(
     bundle_tasks_max: int,
     resend_seconds: float,
 ) -> list[Message]:
-    """Queue up to `tasks_max` ready tasks of a running job; send the messages after the commit.
+    """Queue up to `tasks_max` ready tasks of a running job. Send the messages after the commit.
 
-    A crash before they are sent costs `resend_seconds`: then the bundles are due for `resend`.
+    A crash before they are sent costs `resend_seconds`: after that, `resend` offers the bundles again.
     """
     rows = await connection.fetch(_DISPATCH, job_id, stage, tasks_max, bundle_tasks_max, pool, resend_seconds)
     return [Message(**row) for row in rows]
 
 
-# resend: an unclaimed bundle whose message may be gone is offered again, each time after a longer wait. A message by
-# which a worker has put the bundle off is not one that is gone.
+# resend: an unclaimed bundle whose message may be lost is offered again, each time after a longer wait. The message of
+# a bundle that a worker has put off does not count as lost.
 _RESEND = """
     UPDATE bundles AS b SET
         sends = least(b.sends + 1, 32767),
@@ -168,7 +168,7 @@ _RESEND = """
 async def resend(
     connection: Connection | Database, resend_seconds: float, bundles_max: int
 ) -> list[tuple[str, Message]]:
-    """The bundles to offer again, with their pools."""
+    """Mark bundles as offered again; returns their messages and pools."""
     rows = await connection.fetch(_RESEND, resend_seconds, bundles_max)
     return [(row["pool"], Message(**{k: v for k, v in row.items() if k != "pool"})) for row in rows]
 
@@ -181,7 +181,7 @@ async def mark_unsent(connection: Connection | Database, bundle_ids: Sequence[UU
 
 
 # claim: queued → running. Only the first claim of a bundle finds it unclaimed; attempt + 1 fences every earlier one.
-# A bundle that offers a backup starts a second attempt of a running task, on another worker than the first's.
+# A backup bundle starts a second attempt of a running task, on another worker than the first attempt.
 _CLAIM = """
     WITH bundle AS (
         UPDATE bundles AS b SET worker_id = $1, claimed_at = now()
@@ -217,7 +217,7 @@ _CLAIM = """
 
 
 async def claim(connection: Connection | Database, worker_id: UUID, bundle_ids: Sequence[UUID]) -> list[ClaimedTask]:
-    """Take the tasks of those bundles that nobody has claimed; the others (duplicates, cancelled) give nothing."""
+    """Claim the tasks of the bundles that are unclaimed; the others (duplicates, cancelled) give nothing."""
     rows = await connection.fetch(_CLAIM, worker_id, bundle_ids, _shard(worker_id))
     return [
         ClaimedTask(bundle_id, job_id, stage, index, attempt, parse_input(value))
@@ -225,7 +225,7 @@ async def claim(connection: Connection | Database, worker_id: UUID, bundle_ids: 
     ]
 
 
-# put off: a worker can't run what is offered, a newer one may. The bundle stays unclaimed, so no attempt tells of it.
+# put off: a worker can't run the bundle, but a newer one may. The bundle stays unclaimed: there is no attempt of it.
 _PUT_OFF = """
     UPDATE bundles SET put_off = least(put_off + 1, 32767),
         send_at = now() + least($2 * 2 ^ least(put_off, 30), $3) * interval '1 second'
@@ -236,16 +236,16 @@ _PUT_OFF = """
 async def put_off(
     connection: Connection | Database, bundle_id: UUID, *, seconds_first: float, seconds_max: float
 ) -> int | None:
-    """Have an unclaimed bundle offered again after a wait that doubles each time; its message is to be deleted.
+    """Offer an unclaimed bundle again after a wait that doubles each time. The caller deletes its message.
 
-    Returns how often it was put off by now, None if it is claimed or gone.
+    Returns how often it was put off so far; None if it is claimed or gone.
     """
     times: int | None = await connection.fetchval(_PUT_OFF, bundle_id, seconds_first, seconds_max)
     return times
 
 
 async def drop_orphan(connection: Connection | Database, bundle_id: UUID) -> None:
-    """Delete an unclaimed bundle whose job was deleted: nobody can ever run it."""
+    """Delete an unclaimed bundle whose job was deleted: no worker can ever run it."""
     await connection.execute(
         "DELETE FROM bundles AS b WHERE bundle_id = $1 AND worker_id IS NULL "
         "AND NOT EXISTS (SELECT FROM stages AS s WHERE s.job_id = b.job_id AND s.stage = b.stage)",
@@ -255,9 +255,9 @@ async def drop_orphan(connection: Connection | Database, bundle_id: UUID) -> Non
 
 # complete: running → succeeded, failed, or ready again. An attempt that no longer holds its task updates nothing.
 # A chained stage's success makes the task of the same index in the next stage, in the same statement.
-# Of two attempts that race (backup_worker_id is set), one that doesn't succeed leaves the task to the other, and is no
-# failure of the task; if the backup wins or goes on, its columns and those of the first change places.
-# d are the reports, by the names of their fields. (It asks for `dropped` only for the order of locks: bundles first.)
+# If two attempts race (backup_worker_id is set), one that does not succeed leaves the task to the other, and is not a
+# failure of the task. If the backup wins or goes on, its columns and those of the first attempt are swapped.
+# d holds the reports, by field name. (`dropped` comes first only for the order of locks: bundles first.)
 _COMPLETE = """
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
@@ -384,19 +384,19 @@ _key = attrgetter("job_id", "stage", "index")  # the order of locks
 async def complete(
     connection: Connection | Database, worker_id: UUID, finished: Sequence[AttemptReport], bundles_done: Sequence[UUID]
 ) -> int:
-    """End these attempts and drop the bundles of which nothing is left to run; safe to repeat.
+    """End these attempts, and delete the bundles that have nothing left to run. Safe to repeat.
 
-    Returns how many attempts still held their task; the others were lost or cancelled and change nothing.
+    Returns how many attempts still held their task. The others were lost or cancelled, and change nothing.
     """
     reports = sorted(finished, key=_key)
     accepted: int = await connection.fetchval(_COMPLETE, worker_id, _shard(worker_id), reports, bundles_done)
     return accepted
 
 
-# give back: running → ready (or failed, when its worker was lost too often), for whole bundles. A task runs by the
-# bundle with whose claim it started: given back alone, it may be claimed anew while its first bundle is still held.
+# give back: running → ready (or failed after too many lost workers), for whole bundles. A task belongs to the bundle
+# whose claim started it: given back alone, it may be claimed again while its first bundle is still held.
 # If only one of two racing attempts is given back, the task goes on with the other.
-# ($4: only those that this worker holds; null: whoever holds them.)
+# ($4: only bundles that this worker holds; null: any worker.)
 _GIVE_BACK = """
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
@@ -473,17 +473,17 @@ async def _give_back(
     return count
 
 
-# A bundle that has been claimed stays its worker's until it is gone, and a worker that is lost or stopped stays so:
-# what is found here may be given back by the next statement.
+# A claimed bundle belongs to its worker until it is deleted, and a lost or stopped worker never comes back. So the next
+# statement may give back what this one finds.
 _HELD_BY_DEAD = """
     SELECT b.bundle_id FROM bundles AS b LEFT JOIN workers AS w USING (worker_id)
     WHERE b.worker_id IS NOT NULL AND coalesce(w.state, 'lost') IN ('lost', 'stopped')"""
 
 
 async def reap_dead_workers(connection: Connection | Database, losses_max: int) -> int:
-    """Give the running tasks of lost and stopped workers back; returns how many attempts that cuts off.
+    """Give back the running tasks of lost and stopped workers; returns the number of attempts that this ends.
 
-    It counts as no failure of the task, but after `losses_max` losses the task fails: it may kill its workers.
+    A loss is not a failure of the task, but after `losses_max` losses the task fails: it may kill its workers.
     """
     bundles = await connection.fetch(_HELD_BY_DEAD)
     if not bundles:
@@ -492,11 +492,11 @@ async def reap_dead_workers(connection: Connection | Database, losses_max: int) 
 
 
 async def abandon(connection: Connection | Database, worker_id: UUID, bundle_ids: Sequence[UUID]) -> int:
-    """Give back what a worker holds without knowing it (the reply of its claim was lost); returns how many attempts."""
+    """Give back bundles that a worker does not know of (the reply of its claim was lost); returns how many attempts."""
     return await _give_back(connection, "released", bundle_ids, held_by=worker_id)
 
 
-# overdue: a worker that beats but hangs. Its own timeout comes first; this is the net below it, with slack for bundles.
+# overdue: a worker that sends heartbeats but hangs. Its own timeout comes first; this is the safety net, with slack.
 _OVERDUE = """
     SELECT b.bundle_id FROM bundles AS b JOIN stages AS s USING (job_id, stage)
     WHERE b.worker_id IS NOT NULL
@@ -535,15 +535,15 @@ _WITHDRAW = """
 
 
 async def withdraw(connection: Connection, *, job_id: UUID | None = None, pool: str | None = None) -> int:
-    """Take back what is queued but not claimed; its messages become duplicates that claim nothing."""
+    """Take back bundles that are queued but not claimed; their messages become duplicates that claim nothing."""
     count: int = await connection.fetchval(_WITHDRAW, job_id, pool)
     return count
 
 
-# cancel: every task of an ending job that is not terminal → cancelled: what bundles hold, and what is ready.
+# cancel: every task of an ending job that is not terminal → cancelled, in bundles or ready.
 _LOCK_ENDING = "SELECT job_id FROM jobs WHERE job_id = $1 AND state IN ('cancelling', 'failing') FOR UPDATE"
 
-# Locked by a statement of its own: what a claim that was under way has changed, only the next one is sure to see.
+# A statement of its own takes the locks: only the next one is sure to see what a concurrent claim has changed.
 _LOCK_BUNDLES = """
     SELECT bundle_id FROM bundles WHERE job_id = $1 AND backup_of IS NULL
     ORDER BY stage, first LIMIT $2 FOR UPDATE SKIP LOCKED"""
@@ -599,7 +599,7 @@ _ANY_LEFT = """
 
 
 async def cancel_tasks(connection: Connection, job_id: UUID, tasks_max: int) -> bool:
-    """Cancel a part of what is not terminal of a job that is cancelling or failing; True when nothing is left.
+    """Cancel some of the unfinished tasks of a job that is cancelling or failing; True when none is left.
 
     In that state nothing new is planned or dispatched. Workers learn from their heartbeats that the bundles are gone.
     """
@@ -614,7 +614,7 @@ async def cancel_tasks(connection: Connection, job_id: UUID, tasks_max: int) -> 
         return not await connection.fetchval(_ANY_LEFT, job_id)
 
 
-# backup: a bundle that has been held for far longer than its tasks should take offers each that still runs once more.
+# backup: if a bundle is held far longer than its tasks should take, each task that still runs is offered once more.
 _OFFER_BACKUPS = """
     WITH job AS (
         SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
@@ -646,15 +646,15 @@ async def offer_backups(
     bundles_max: int,
     resend_seconds: float,
 ) -> list[Message]:
-    """Offer a second attempt of what runs in bundles held for `seconds_min` and `task_seconds_max` a task or longer.
+    """Offer backups of running tasks in bundles held for at least `seconds_min`, and `task_seconds_max` per task.
 
-    Send the messages after the commit, as those of `dispatch`.
+    Send the messages after the commit, as with `dispatch`.
     """
     arguments = (seconds_min, task_seconds_max, bundles_max, resend_seconds)
     return [Message(**row) for row in await connection.fetch(_OFFER_BACKUPS, job_id, stage, *arguments)]
 
 
-# settle: bundles by which nothing runs any more, since the other attempt has won. Their workers learn it by heartbeat.
+# settle: bundles in which nothing runs any more, because the other attempt has won. Heartbeats tell their workers.
 _LOCK_RACED = """
     SELECT bundle_id FROM bundles WHERE backed_up OR backup_of IS NOT NULL
     ORDER BY bundle_id LIMIT 1000 FOR UPDATE SKIP LOCKED"""
@@ -671,13 +671,13 @@ _DROP_SETTLED = """
 
 
 async def settle_races(connection: Connection) -> None:
-    """Free the losers of races that are over: delete their bundles, and offers of backups that nobody needs now."""
+    """Delete the bundles of attempts that have lost their race, and offers of backups that are no longer needed."""
     async with connection.transaction():
         raced = await connection.fetch(_LOCK_RACED)
         await connection.execute(_DROP_SETTLED, [bundle["bundle_id"] for bundle in raced])
 
 
-# retry: failed and cancelled → ready, by the user's order, with all attempts allowed again.
+# retry: failed and cancelled → ready, when the user asks, with all attempts allowed again.
 _RETRY = """
     WITH again AS (
         UPDATE tasks SET state = 'ready', ready_at = now(), failures = 0, losses = 0, error = NULL, finished_at = NULL

@@ -8,12 +8,12 @@ from services.platform.database import Connection, Database
 
 
 class UnknownPool(LookupError):
-    """A worker names a pool that nobody has registered."""
+    """A worker names a pool that is not registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The database's view of a worker: its state (`lost` if it is no longer one) and the bundles it holds."""
+    """The database's view of a worker: its state (`lost` if it is not live) and the bundles it holds."""
 
     state: str
     bundle_ids: frozenset[UUID]
@@ -26,7 +26,7 @@ _MARK_LOST = """
 
 
 async def mark_lost_workers(connection: Connection | Database, lease_seconds: float) -> list[UUID]:
-    """Declare workers lost whose last heartbeat is older than the lease."""
+    """Mark workers as lost whose last heartbeat is older than the lease."""
     return [row["worker_id"] for row in await connection.fetch(_MARK_LOST, lease_seconds)]
 
 
@@ -76,12 +76,15 @@ async def heartbeat(connection: Connection | Database, worker_id: UUID, busy: in
 
 
 async def stop_worker(connection: Connection | Database, worker_id: UUID) -> None:
-    """The worker has ended in good order. What it still held, if anything, is reaped."""
+    """Mark a worker that has ended in good order as stopped. Bundles that it still holds are reaped."""
     await connection.execute(_STOP, worker_id)
 
 
 async def drain_worker(connection: Connection, worker_id: UUID) -> None:
-    """The worker takes no more tasks, ends its own and stops, from its next heartbeat on. Raises NotFound, Conflict."""
+    """Drain a worker: from its next heartbeat on it takes no more tasks, ends its own, and stops.
+
+    Raises NotFound, Conflict.
+    """
     state: str | None = await connection.fetchval(
         "UPDATE workers SET state = 'draining' "
         "WHERE worker_id = $1 AND state IN ('active', 'draining') RETURNING state",

@@ -1,1 +1,1 @@
-"""What a job may read: a folder for each format, and how its parts are planned, fetched and read."""
+"""The inputs of jobs: a folder for each format, with code to plan, fetch and read its parts."""

@@ -1,11 +1,11 @@
-"""What a splitter yields."""
+"""A chunk of task inputs, as splitters yield them."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from services.contract.task_input import Json
 
-TASKS_MAX = 10_000_000  # of a job's inputs; also the most that an input of type range may ask for
+TASKS_MAX = 10_000_000  # tasks per job; also the limit of an input of type range
 
 
 class SplitError(Exception):
@@ -14,11 +14,11 @@ class SplitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The next task inputs, as `tasks.input` will hold them, and where to go on.
+    """The next task inputs, as `tasks.input` will hold them, and the cursor to continue from.
 
-    `repeat` > 1 stands for that many tasks with the one input.
+    `repeat` > 1 stands for that many tasks with the same input.
 
-    `share` says how much of the input is split by now, 0 … 1, if that is known before its end.
+    `share` is the part of the input that is split so far, 0 … 1, if it is known before the end.
     """
 
     inputs: list[Json]

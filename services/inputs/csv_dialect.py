@@ -1,8 +1,8 @@
-"""CSV as bytes: where its records end, told by quotes alone and fast enough for every byte of an object.
+"""CSV as bytes: finds where records end from the quotes alone, fast enough to scan every byte of an object.
 
-A quote opens a field only at the field's start, so that `5" pipe` is no quoted field. Within one, a doubled quote
-stands for itself. An escape takes the next byte literally, inside and outside quotes. All three are ASCII, so the
-bytes of UTF-8, Latin-1 and the like can't be taken for them.
+A quote opens a field only at the field's start, so `5" pipe` is not a quoted field. Inside quotes, a doubled quote
+stands for itself. An escape takes the next byte literally, inside and outside quotes. All three are ASCII, so
+they can't be confused with bytes of UTF-8, Latin-1 and the like.
 """
 
 import re
@@ -22,11 +22,11 @@ class CsvDialect:
 
     @classmethod
     def of_part(cls, options: dict[str, Any] | None, format: str) -> "CsvDialect":
-        """The dialect that a task's input names under `csv`: only what is not as usual."""
+        """The dialect of a task's input, whose `csv` holds only what differs from the default."""
         return cls(**({"delimiter": "\t" if format == "tsv" else ","} | (options or {})))
 
     def as_options(self, format: str) -> dict[str, Any]:
-        """What `of_part` is to be given to come to this dialect."""
+        """The value from which `of_part` makes this dialect."""
         usual = CsvDialect.of_part(None, format)
         names = ("delimiter", "quote", "escape", "header")
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)}
@@ -38,7 +38,7 @@ class CsvDialect:
 
     @cached_property
     def whole_fields(self) -> re.Pattern[bytes]:
-        """Matches, from outside quotes, as far as there are outsides again: to the end, or to a quote left open."""
+        """Matches, from outside quotes, up to the last place outside quotes: the end, or a quote that is left open."""
         quote, _, delimiter = self._classes
         field = b"(?<![^" + delimiter + rb"\r\n])" + quote + self._quoted + quote
         return self._outside(b"", [field] if quote else [])
@@ -54,19 +54,19 @@ class CsvDialect:
         return re.compile(self._quoted, re.DOTALL)
 
     def left_open(self, data: Any) -> int | None:
-        """Where the quote (or escape) is that whole records, which `data` should be, leave open; None: nowhere."""
+        """The position of a quote (or escape) that `data` leaves open; None if `data` is whole records."""
         if self.escape is None and (self.quote is None or data.find(self.quote.encode()) < 0):
             return None
         found = self.whole_fields.match(data)
         return None if found is None or found.end() == len(data) else found.end()
 
     def _outside(self, stop: bytes, units: list[bytes]) -> re.Pattern[bytes]:
-        """Runs of ordinary characters, and between them one of the units, or a mark that means nothing there."""
+        """Runs of ordinary characters, with one of the units, or a meaningless mark, between them."""
         quote, escape, delimiter = self._classes
         if quote:
             units.append(b"(?<=[^" + delimiter + rb"\r\n])" + quote)  # not at a field's start
         if escape:
-            units.append(escape + b"." + (quote + b"*+" if quote else b""))  # the field has begun: quotes open nothing
+            units.append(escape + b"." + (quote + b"*+" if quote else b""))  # in the field: it opens nothing
         run = b"[^" + quote + escape + stop + b"]*+"
         return re.compile(run + b"(?:(?:" + b"|".join(units) + b")" + run + b")*+", re.DOTALL)
 
@@ -79,7 +79,7 @@ class CsvDialect:
 
     @property
     def _classes(self) -> tuple[bytes, bytes, bytes]:
-        """Quote, escape and delimiter as they are written in a regular expression."""
+        """Quote, escape and delimiter, escaped for a regular expression."""
         quote, escape, delimiter = (
             re.escape(mark.encode()) if mark else b"" for mark in (self.quote, self.escape, self.delimiter)
         )

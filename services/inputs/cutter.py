@@ -1,4 +1,4 @@
-"""Where a stream of records is cut: what the `cut` of a format that needs to see every byte is made of."""
+"""Cuts in a stream of records: the interface of the `cut` modules, for formats that need to see every byte."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A place in the text where a part ends and the next one begins, behind the `header`, if there is one.
+    """A place in the text where a part ends and the next one begins; `header`, if any, goes before the next part.
 
-    `footer` goes behind the part that ends there.
+    `footer` goes after the part that ends there.
     """
 
     position: int
@@ -17,16 +17,16 @@ class Cut:
 
 
 class Cutter(Protocol):
-    """Fed with all bytes of a text in order."""
+    """Cuts a text, of which it gets all bytes in order."""
 
     format: str
-    options: dict[str, Any]  # what a reader of the parts has to know
+    options: dict[str, Any]  # options for the reader of the parts
 
     def feed(self, data: bytes) -> tuple[bytes, list[Cut]]:
-        """Text that belongs to parts, and the cuts in it; with the first of them the first part begins.
+        """Feed the next bytes; returns text of parts, and the cuts in it. The first cut starts the first part.
 
         Raises SplitError.
         """
 
     def finish(self) -> tuple[bytes, list[Cut]]:
-        """The rest. Raises SplitError."""
+        """Returns the rest of the text and its cuts. Raises SplitError."""

@@ -1,4 +1,4 @@
-"""A task's input as it is fetched: a file or directory on the node's disk, and what the child must know of it."""
+"""A fetched task input: a file or directory on the node's disk, and what the child must know about it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +10,11 @@ from services.inputs.reader import Step
 
 @dataclass(frozen=True, slots=True)
 class FetchedInput:
-    """Where a task's input is, and how many bytes of it were fetched.
+    """The path of a task's input, and how many bytes of it were fetched.
 
-    `header_bytes` of the file are the header that was put before a part. `source` is the object that the file is (a
-    part of). `options` are what a reader of the format has to know besides. `steps` are what the child has to do first,
-    to make the input of what was fetched, and `checks` what it has to make sure of; both as JSON.
+    The first `header_bytes` bytes of the file are the header that was put before a part. `source` is the object that
+    the file is (a part of). `options` are further options for the format's reader. `steps` turn the fetched file into
+    the input, and `checks` verify it; the child does both, and both are JSON.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Footers of files that tell at their end what is in them: read by one small read, or two."""
+"""Footers of files that describe their content at the end: read by one or two small reads."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ FooterBytes = Callable[[str, bytes, int], int]
 
 
 async def read_footer(object_: PinnedObject, footer_bytes: FooterBytes) -> bytes:
-    """Raises SplitError, and what S3's client raises."""
+    """Raises SplitError, and the errors of S3's client."""
     uri, size = object_.location.uri, object_.size
     tail = await object_.read(max(0, size - TAIL_BYTES), size)
     length = footer_bytes(uri, tail, size)

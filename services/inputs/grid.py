@@ -1,4 +1,4 @@
-"""Inputs that only a reader of every byte can split: a task of the grid does it (services/worker/split)."""
+"""Inputs that can only be split by reading every byte: a task on the grid does it (services/worker/split)."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from services.inputs.sizes import choose_part_bytes
 from services.inputs.spec import Input, Resplit, Streamed, StreamedObject
 from services.platform.reads import PinnedObject
 
-COMPRESSION_RATIO = 4  # guessed, where the size of what is compressed is not known
+COMPRESSION_RATIO = 4  # a guess, if the decompressed size is unknown
 
 
 def needs_grid(source: Input | Resplit) -> bool:
-    """Whether the input is split by a task: it is compressed, or only its bytes in order tell where records end."""
+    """Whether a task splits the input: it is compressed, or its record ends can only be found by reading every byte."""
     return isinstance(source, Streamed) and source.needs_grid
 
 
 async def split_task(s3: Any, source: Input, slots: int) -> Split | GridSplit:
-    """The input of the task that splits `source`, which may be one that needs no task. Raises SplitError."""
+    """The input of the task that splits `source`, even if `source` does not need a task. Raises SplitError."""
     said = source.model_dump(mode="json", exclude_defaults=True)
     if not isinstance(source, StreamedObject) or not source.needs_grid:
         return Split(said, slots)

@@ -1,4 +1,4 @@
-"""Objects of a listing or manifest as tasks: those that are wanted, one a task or several together."""
+"""The wanted objects of a listing or manifest as tasks, one or several per task."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -12,15 +12,15 @@ from services.inputs.spec import OBJECTS_PER_TASK_MAX, ManifestInput, ObjectsInp
 
 
 class Groups:
-    """Tasks made of entries in their order. Up to the key `settled`, all that is wanted is in a task.
+    """Makes tasks of entries, in order. All wanted entries up to the key `settled` are in a task.
 
-    Globs match an entry's key but for its first `skip` characters.
+    Globs match an entry's key without its first `skip` characters.
     """
 
     def __init__(self, source: ObjectsInput | ManifestInput, skip: int = 0, settled: str = "") -> None:
         self.inputs: list[Json] = []
         self.settled = settled
-        self.open: list[Entry] = []  # of the task that is not full yet
+        self.open: list[Entry] = []  # entries of the task that is not full yet
         self._open_bytes = 0
         self._objects = source.objects_per_task or (OBJECTS_PER_TASK_MAX if source.part_bytes else None)
         self._bytes = source.part_bytes
@@ -49,7 +49,7 @@ class Groups:
             self.close()
 
     def close(self) -> None:
-        """Make a task of what there is of the last one."""
+        """Make the last task, even if it is not full."""
         if self.open:
             self.inputs.append(ObjectGroup(tuple(map(_object, self.open))).to_json())
             self.open, self._open_bytes = [], 0

@@ -1,8 +1,8 @@
-"""The objects under a prefix in the order of their keys, listed in parallel: the keys are parted into spans.
+"""The objects under a prefix in the order of their keys, listed in parallel: the keys are divided into spans.
 
-A span is all keys after one string up to another (None: to the end). One that has too many keys for a few pages is
-parted at the first character in which its keys differ, found by asking for single keys. What is left of the spans, in
-order, is the whole state of the listing.
+A span is all keys after one string up to another (None: to the end). If it has too many keys for a few pages, it is
+divided at the first character in which its keys differ, which is found by listing single keys. The remaining spans, in
+order, are the whole state of the listing.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ WHOLE: Span = ("", None)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object of a listing; of a manifest, without what that does not tell."""
+    """An object of a listing or manifest; a manifest may lack some of the fields."""
 
     bucket: str
     key: str
@@ -31,7 +31,7 @@ class Entry:
 
 
 async def list_some(s3: Any, place: Location, spans: list[Span]) -> tuple[list[Entry], list[Span]]:
-    """The next objects, and the spans that are left after them."""
+    """The next objects, and the spans that remain after them."""
     now, later = spans[:SPANS_AT_ONCE], spans[SPANS_AT_ONCE:]
     listed = await asyncio.gather(*(_list(s3, place, span) for span in now))
     found: list[Entry] = []
@@ -40,18 +40,18 @@ async def list_some(s3: Any, place: Location, spans: list[Span]) -> tuple[list[E
         if not left:
             found += entries
             left += rest
-        else:  # its objects must wait for those of a span before it
+        else:  # its objects wait for those of an earlier span
             left += _with_start(rest, span) if rest else [span]
     return found, left + later
 
 
 def _with_start(rest: list[Span], span: Span) -> list[Span]:
-    """The parted rest of a span, and what was listed of it before."""
+    """The objects that were listed of a span, and its divided rest."""
     return [(span[0], rest[0][1]), *rest[1:]]
 
 
 async def _list(s3: Any, place: Location, span: Span) -> tuple[list[Entry], list[Span]]:
-    """The first objects of a span, and the rest of it, parted."""
+    """The first objects of a span, and its rest, divided."""
     after, until = span
     entries: list[Entry] = []
     for _ in range(PAGES_PER_SPAN):
@@ -67,7 +67,7 @@ async def _list(s3: Any, place: Location, span: Span) -> tuple[list[Entry], list
 
 
 async def _part(s3: Any, place: Location, span: Span) -> list[Span]:
-    """The span in pieces, one for each character that comes after what all its keys begin with."""
+    """The span in pieces, one for each character that follows the common prefix of its keys."""
     after, until = span
     first = await _next_key(s3, place, span)
     if first is None:
@@ -89,7 +89,7 @@ async def _part(s3: Any, place: Location, span: Span) -> list[Span]:
 
 
 async def _shared_prefix(s3: Any, place: Location, first: str, until: str | None) -> str:
-    """What all keys from `first` on begin with: no key is behind all that begin so."""
+    """The common prefix of all keys from `first` on: there is no key after those with the prefix."""
     differ = (number for number, (one, other) in enumerate(zip(first, until or "", strict=False)) if one != other)
     low, high = max(len(place.key), next(differ, 0)), len(first)
     while low < high:

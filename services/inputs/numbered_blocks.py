@@ -1,4 +1,4 @@
-"""What the formats that are cut between numbered blocks (row groups, record batches) do alike."""
+"""Shared by the formats that are cut between numbered blocks (row groups, record batches)."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""Where in its object a record is: at a byte of the text; or, of blocks, at a byte of what a block decompresses to.
+"""The place of a record in its object: a byte of the text or, for compressed blocks, a byte of a block's text.
 
-How much text comes before a block, only a reader of all of it knows: so the block is named by its compressed byte.
+The amount of text before a block is unknown unless all of it is read. So a block is named by its compressed byte.
 """
 
 from array import array
@@ -10,7 +10,7 @@ from typing import BinaryIO, NotRequired, TypedDict
 
 
 class Source(TypedDict):
-    """The object that a file is a part of, and the byte of the object's text at which the file begins, if it is known.
+    """The object that a file is a part of, and the byte of the object's text at which the file begins, if known.
 
     If the part is made of compressed blocks, `blocks` is the path of an index of them.
     """
@@ -21,12 +21,12 @@ class Source(TypedDict):
 
 
 def note_block(index: BinaryIO, block: int, begin: int) -> None:
-    """The next block: its compressed byte in the object, and the byte of the part's file at which its text begins."""
+    """Add a block: its compressed byte in the object, and the byte of the part's file at which its text begins."""
     array("q", (block, begin)).tofile(index)
 
 
 class Places:
-    """The places in the source of what is in a file that is a part of it."""
+    """Maps places in a part's file to places in its source."""
 
     def __init__(self, source: Source) -> None:
         self._byte = source["byte"]
@@ -34,8 +34,8 @@ class Places:
         self._blocks, self._begins = noted[::2], noted[1::2]
 
     def find(self, offset: int) -> dict[str, int]:
-        """The place of what is so many bytes into the file; nothing if it can't be told."""
+        """The place of the byte at this offset of the file; empty if it can't be told."""
         if self._blocks:
-            number = bisect_right(self._begins, offset) - 1  # where several begin, the last: the others are empty
+            number = bisect_right(self._begins, offset) - 1  # if several begin here, the last: the others are empty
             return {"block": self._blocks[number], "block_byte": offset - self._begins[number]}
         return {} if self._byte is None else {"byte": self._byte + offset}

@@ -1,4 +1,4 @@
-"""Objects cut by byte range: targets lie evenly, and each is moved to the next place where the format may be cut."""
+"""Objects cut by byte range: targets are evenly spaced, and each moves to the next possible cut."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ FindCut = Callable[[int, int], Awaitable[int | None]]
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """The next parts, `start … end - 1` each, and where to go on. `share` is how much of the object is cut by now."""
+    """The next parts, each `start … end - 1`, and where to continue. `share` is the part of the object cut so far."""
 
     parts: list[tuple[int, int]]
     cursor: dict[str, Any]
@@ -24,12 +24,12 @@ class Ranges:
 
 
 def first_cursor(start: int, size: int, part_bytes: int) -> dict[str, int]:
-    """For an object of `size` bytes whose first part begins at `start`."""
+    """The first cursor, for an object of `size` bytes whose first part begins at `start`."""
     return {"bytes": size, "part_bytes": part_bytes, "start": start, "target": start}
 
 
 async def cut_ranges(cursor: dict[str, Any], find: FindCut) -> Ranges:
-    """`find` gives the first place to cut at in `target … end - 1`, or None: then the part goes on."""
+    """`find` returns the first place to cut in `target … end - 1`, or None, which extends the part."""
     part_bytes, size = cursor["part_bytes"], cursor["bytes"]
     targets = range(cursor["target"] + part_bytes, size, part_bytes)[:PARTS_PER_CHUNK]
     found = await map_at_most(READS_AT_ONCE, lambda target: find(target, min(target + part_bytes, size)), targets)

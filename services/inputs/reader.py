@@ -1,8 +1,8 @@
-"""What the `read` of every format is made of: readers of records, and steps that come before.
+"""The interface of every format's `read` module: readers of records, and preparing steps.
 
 A reader walks over the *raw* records of a file (`raws`) and turns each into what the user's function gets (`parse`).
-Both steps are apart so that a record that can't be parsed costs only itself, and so that a rejected record is shown
-as it was, whatever the function did to it.
+The two steps are separate, so that an unparsable record affects only itself, and a rejected record is shown as it was,
+whatever the function did to it.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ BATCH_ROWS = 1024
 
 
 class Step(TypedDict):
-    """What a child does to an input before its processor sees it: one of the STEPS of a format, by its name."""
+    """A step by which a child prepares an input for its processor: one of the STEPS of a format, by name."""
 
     format: str
     step: str
-    arguments: dict[str, Any]  # JSON values, for the keywords of the function
+    arguments: dict[str, Any]  # keyword arguments of the function; JSON values
 
 
 class Reader(Protocol):
@@ -29,7 +29,7 @@ class Reader(Protocol):
     path: Path
 
     def raws(self) -> Iterator[Any]:
-        """Raises TaskError (input_invalid) for a file that can't be read on."""
+        """Yields raw records. Raises TaskError (input_invalid) where the file becomes unreadable."""
 
     def parse(self, raw: Any) -> Any:
         """The record; raises Malformed."""
@@ -38,12 +38,12 @@ class Reader(Protocol):
         """The raw record as a JSON value."""
 
     def offset(self, raw: Any) -> int | None:
-        """Where in the file the record that `raws` gave last begins; None if that can't be told."""
+        """The position in the file of the last record from `raws`; None if it is unknown."""
 
 
 @contextmanager
 def by_pyarrow(format: str) -> Iterator[None]:
-    """What pyarrow can't read of a file raises TaskError (input_invalid)."""
+    """Turns pyarrow's read errors into TaskError (input_invalid)."""
     import pyarrow
 
     try:
@@ -52,7 +52,7 @@ def by_pyarrow(format: str) -> Iterator[None]:
         raise
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's fault, not the file's
+            raise  # a fault of the disk, not of the file
         raise TaskError("input_invalid", f"the {format} file can't be read: {error}", retryable=False) from None
 
 
@@ -63,7 +63,7 @@ class BatchedRows:
         self.path = path
 
     def batches(self) -> Iterator[Any]:
-        """Those of the file, of at most BATCH_ROWS rows."""
+        """The file's record batches, with at most BATCH_ROWS rows each."""
         raise NotImplementedError
 
     def raws(self) -> Iterator[Any]:
@@ -83,6 +83,6 @@ class BatchedRows:
 
 
 def holds_nothing(path: Path) -> bool:
-    """No bytes, or the document `null`: what a task that made nothing leaves to the next."""
+    """Whether the file is empty or the document `null`, which a task without output leaves to the next."""
     size = path.stat().st_size
     return size == 0 or (size == 4 and path.suffix == ".json" and path.read_bytes() == b"null")

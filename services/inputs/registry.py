@@ -1,4 +1,4 @@
-"""The formats that a job may read: one row each. All else about a format is in its folder, `services/inputs/<folder>`:
+"""The formats that a job may read, one row each. Everything else about a format is in `services/inputs/<folder>`:
 
     split.py  split, look        cuts an input of that type into parts; what is looked at when a job is submitted
     cut.py    Cutter             cuts what only a reader of every byte can cut, in a task (spec.StreamedObject)
@@ -6,8 +6,8 @@
     read.py   open_reader, STEPS the records of a file for a record function; what the child makes and checks before
     sql.py    show               a file as DuckDB can read it
 
-API and scheduler load `split`, a worker `fetch` too, its child `read` and `sql`: each process only what it needs, so
-the registry holds names. A child starts in milliseconds: `read` and `sql` import their libraries when they are used.
+The registry holds names, so that each process loads only what it needs: API and scheduler `split`, a worker also
+`fetch`, its child `read` and `sql`. A child starts in milliseconds, so `read` and `sql` import their libraries late.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ _ANY = tuple(COMPRESSION_OF_SUFFIX)
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How the records of a file are written, and what such files are called: parts by the first of the suffixes.
+    """How the records of a file are written, and the suffixes of such files; parts get the first one.
 
-    `compressions` are the suffixes that may follow, if files of the format are compressed as a whole.
+    `compressions` are the suffixes that may follow, for formats whose files are compressed as a whole.
     """
 
     name: str
@@ -62,24 +62,24 @@ def load(folder: str, module: str) -> Any:
 
 
 def format_of(name: str) -> Format | None:
-    """The format that the name of a file or object tells, if it tells one that is known."""
+    """The format by the name of a file or object, if it is a known one."""
     suffix, compression = _suffixes(name)
     found = _FORMAT_OF_SUFFIX.get(suffix.lower())
     return found if found and (not compression or compression.lower() in found.compressions) else None
 
 
 def compression_suffix(name: str) -> str:
-    """`.gz` of `a.csv.gz`, in lower case; the empty string if the name tells of no compression."""
+    """`.gz` of `a.csv.gz`, in lower case; empty if the name has no compression suffix."""
     return _suffixes(name)[1].lower()
 
 
 def suffix_of(name: str) -> str:
-    """`.csv` or `.csv.gz`: what of the name of a file or object says what is in it; also the empty string."""
+    """The suffix that tells the format of a file or object: `.csv` or `.csv.gz`, or empty."""
     return "".join(_suffixes(name))
 
 
 def part_suffix(name: str, format: str) -> str:
-    """That of a part of such an object: it is not compressed, whatever the object is called."""
+    """The suffix of a part of such an object: a part is not compressed, whatever the object's name."""
     return _suffixes(name)[0] or FORMATS[format].suffix
 
 

@@ -1,4 +1,4 @@
-"""How large a part should be: as its user says, or else so that all slots of the pool get equally many, a few each."""
+"""How large a part should be: as the user says; by default, such that each slot of the pool gets the same few parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def choose_part_bytes(source: Sized, total_bytes: int, slots: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BlockGroup:
-    """Neighbouring blocks of an object, which together are a part."""
+    """Neighbouring blocks of an object that form a part."""
 
     first: int
     count: int

@@ -1,4 +1,4 @@
-"""A local file as long as an object, with only some of its bytes in place: those that a reader will look at."""
+"""A local file as long as an object, which holds only the bytes that a reader will look at."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +11,7 @@ from services.platform.transfer import download, object_bytes
 
 
 class SparseCopy:
-    """`read` is how many bytes were fetched so far."""
+    """`read` is the number of bytes fetched so far."""
 
     def __init__(self, s3: Any, source: Location, etag: str | None, path: Path, size: int) -> None:
         self.size = size
@@ -23,20 +23,20 @@ class SparseCopy:
 
     @classmethod
     async def begin(cls, s3: Any, source: Location, etag: str | None, path: Path) -> Self:
-        """An empty one. Raises TaskError."""
+        """Create an empty copy. Raises TaskError."""
         size = await object_bytes(s3, source, etag)
         with path.open("wb") as file:
             file.truncate(size)
         return cls(s3, source, etag, path, size)
 
     async def fetch(self, start: int, end: int) -> None:
-        """Put bytes `start … end - 1` in their place. Raises TaskError."""
+        """Fetch bytes `start … end - 1` into their place. Raises TaskError."""
         with self._path.open("r+b") as file:
             file.seek(start)
             self.read += await download(self._s3, self._source, file, etag=self._etag, start=start, end=end)
 
     async def fetch_footer(self, footer_bytes: FooterBytes) -> bytes:
-        """Put the footer in its place; returns it. Raises TaskError and SplitError."""
+        """Fetch the footer into its place; returns it. Raises TaskError and SplitError."""
         begin = max(0, self.size - TAIL_BYTES)
         await self.fetch(begin, self.size)
         length = footer_bytes(self._source.uri, self._tail(self.size - begin), self.size)
@@ -44,13 +44,13 @@ class SparseCopy:
         return self._tail(length)
 
     def _tail(self, size: int) -> bytes:
-        """The last bytes, as they are here."""
+        """The last bytes of the local copy."""
         with self._path.open("rb") as file:
             file.seek(self.size - size)
             return file.read()
 
     def as_input(self, part: NumberedBlocks, step: str, target: Path) -> FetchedInput:
-        """The input that the child makes of the blocks, which are here, by a step of the format's."""
+        """The input; the child makes it from the fetched blocks by a step of the format."""
         arguments = {"source": str(self._path), "numbers": list(part.numbers)}
         return FetchedInput(
             target,

@@ -1,4 +1,4 @@
-"""What a job works on: the types of input, each with the options of its splitter (services/inputs/*/split.py)."""
+"""The types of a job's input, each with the options of its splitter (services/inputs/*/split.py)."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -34,7 +34,7 @@ Glob = Annotated[str, Field(max_length=1024)]
 
 
 class _Sized(Strict):
-    """The size of a part or the number of parts; with neither, as the input's size and the pool's slots suggest."""
+    """The size of a part or the number of parts; by default, the input's size and the pool's slots decide."""
 
     part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)] | None = Field(
         None, description="target size of a part; absent: each slot of the pool gets 4 or more, of 1 MiB to 128 MiB"
@@ -51,14 +51,14 @@ class _Sized(Strict):
 
 
 class Streamed(_Sized):
-    """Records that a reader of every byte can find, in whatever compression: a task on the grid if need be."""
+    """Records that can be found by reading every byte, compressed or not; a task on the grid does it if needed."""
 
     compression: Compression | None = Field(None, description="how the outputs are compressed; absent: not at all")
 
     @model_validator(mode="after")
     def _parts_can_be_told(self) -> Self:
         if self.parts is not None and self.compressed:
-            raise ValueError("how large a compressed object is inside is not known before: give part_bytes, not parts")
+            raise ValueError("the decompressed size of an object is not known in advance: give part_bytes, not parts")
         return self
 
     @property
@@ -72,7 +72,7 @@ class Streamed(_Sized):
 
 
 class StreamedObject(Streamed):
-    """The same, of an object, whose name may tell its compression."""
+    """Such records in an object, whose name may tell its compression."""
 
     uri: ObjectUri
     compression: Compression | None = Field(
@@ -83,8 +83,8 @@ class StreamedObject(Streamed):
     def _compression_is_known(self) -> Self:
         if self.compression is None and self._named_compression in ("bzip2", "xz"):
             raise ValueError(
-                "bzip2 and xz are not split: compress it as gzip or zstd, or take it whole by type objects or manifest "
-                "(or say compression: none of what is only called so)"
+                "bzip2 and xz can't be split: compress it as gzip or zstd, take it whole by type objects or manifest, "
+                "or set compression: none if only the name is wrong"
             )
         return self
 
@@ -99,19 +99,19 @@ class StreamedObject(Streamed):
 
 
 class LinesResplit(Streamed):
-    """The stage before, joined and cut at record ends: by small reads, or by a task on the grid as an input is."""
+    """The outputs of the previous stage, joined and cut at record ends like an input: by small reads or by a task."""
 
     type: Literal["lines"]
     format: Format = "text"
     header: bool = Field(
-        True, description="of csv and tsv: the first record names the columns; it is put before each part"
+        True, description="csv and tsv: the first record names the columns, and is repeated at the start of each part"
     )
-    delimiter: Character | None = Field(None, description="of csv and tsv; absent: a comma, a tab")
-    quote: Character | None = Field('"', description="of csv and tsv; doubled, it stands for itself; null: none")
-    escape: Character | None = Field(None, description="of csv and tsv: takes the next character literally")
-    multiline: bool = Field(False, description="of csv and tsv: quoted fields may hold newlines")
+    delimiter: Character | None = Field(None, description="csv and tsv; absent: a comma for csv, a tab for tsv")
+    quote: Character | None = Field('"', description="csv and tsv; a doubled quote stands for itself; null: no quoting")
+    escape: Character | None = Field(None, description="csv and tsv: the next character is taken literally")
+    multiline: bool = Field(False, description="csv and tsv: quoted fields may hold newlines")
     record_bytes: Annotated[int, Field(ge=1, le=1_073_741_824)] | None = Field(
-        None, description="of fixed: the length of every record, its line end included if it has one"
+        None, description="fixed: the length of every record, including its line end, if any"
     )
 
     @model_validator(mode="after")
@@ -123,7 +123,7 @@ class LinesResplit(Streamed):
                 f"multiline: true belongs to the formats csv and tsv, not to {self.format}: leave it out or set format"
             )
         if self.csv and self.csv.delimiter in (self.quote, self.escape):
-            raise ValueError("delimiter must be another character than quote and escape")
+            raise ValueError("delimiter must differ from quote and escape")
         return self
 
     @property
@@ -136,14 +136,14 @@ class LinesResplit(Streamed):
         if self.format not in ("csv", "tsv"):
             return None
         delimiter = self.delimiter or ("," if self.format == "csv" else "\t")
-        escape = None if self.escape == self.quote else self.escape  # a doubled quote, said in another way
+        escape = None if self.escape == self.quote else self.escape  # another way to describe a doubled quote
         return CsvDialect(delimiter, self.quote, escape, self.header)
 
 
 class LinesInput(StreamedObject, LinesResplit):
-    """An object of records that end in line ends (or are all of one length), cut between records by small reads.
+    """An object of records that end in line ends (or have a fixed length), cut between records by small reads.
 
-    A compressed object, and CSV whose fields may hold newlines, is split by a task on the grid.
+    A task on the grid splits a compressed object, and CSV whose fields may hold newlines.
     """
 
 
@@ -164,7 +164,7 @@ class ParquetInput(_Blocks):
     @model_validator(mode="after")
     def _one_size_of_three(self) -> Self:
         if self.row_groups is not None and (self.part_bytes or self.parts):
-            raise ValueError("give row_groups, part_bytes or parts, only one of them")
+            raise ValueError("give only one of row_groups, part_bytes and parts")
         return self
 
 
@@ -187,17 +187,17 @@ class OrcInput(_Blocks):
 
 
 class XmlInput(StreamedObject):
-    """An XML document, cut between its records by small reads; or, if need be, by a task on the grid."""
+    """An XML document, cut between its records by small reads or, if needed, by a task on the grid."""
 
     type: Literal["xml"]
     record_tag: ElementName = Field(description="the name of the elements that are records, as the document writes it")
     lists: Annotated[list[ElementName], Field(max_length=100)] = Field(
-        [], description="names of elements that are lists in any case, even where there is only one of them"
+        [], description="names of elements that are always lists, even if there is only one of them"
     )
     scan: bool = Field(
         False,
-        description="a task reads the whole object to find its records: they nest, comments or CDATA hold their start "
-        "tag, or the elements around them change",
+        description="have a task read the whole object to find its records, because they nest, comments or CDATA hold "
+        "their start tag, or the elements around them change",
     )
 
     @property
@@ -206,15 +206,15 @@ class XmlInput(StreamedObject):
 
 
 class _Grouped(Strict):
-    """Which of many objects to take, and how many of them make a task: one, unless told otherwise."""
+    """Which of many objects to take, and how many of them make a task (default: one)."""
 
-    include: Glob | list[Glob] = Field("*", description="glob or globs, of which an object must match one")
-    exclude: Glob | list[Glob] = Field([], description="glob or globs, of which it must match none")
+    include: Glob | list[Glob] = Field("*", description="an object must match one of these globs")
+    exclude: Glob | list[Glob] = Field([], description="an object must not match any of these globs")
     objects_per_task: Annotated[int, Field(ge=1, le=OBJECTS_PER_TASK_MAX)] | None = Field(
-        None, description="so many objects together are a task, whose input is a directory"
+        None, description="objects per task; the task's input is a directory of them"
     )
     part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)] | None = Field(
-        None, description=f"objects of about so many bytes together (at most {OBJECTS_PER_TASK_MAX}) are a task"
+        None, description=f"group objects into tasks of about this many bytes (at most {OBJECTS_PER_TASK_MAX} objects)"
     )
 
     @model_validator(mode="after")
@@ -241,12 +241,12 @@ class ManifestInput(_Grouped):
     type: Literal["manifest"]
     uri: ObjectUri
     format: Literal["csv", "jsonl", "parquet", "inventory"] | None = Field(
-        None, description="absent: by the name; manifest.json is an inventory's"
+        None, description="absent: by the name; manifest.json is an inventory"
     )
 
 
 class ItemsInput(Strict):
-    """Every JSON value of the list is a task."""
+    """Every JSON value of the list becomes a task."""
 
     type: Literal["items"]
     items: Annotated[list[Any], Field(min_length=1)]

@@ -1,7 +1,7 @@
 """Splitters: each cuts one type of input into task inputs, a chunk at a time, resumable from its cursor.
 
-A splitter reads no more than it must (line ends, footers, listings): its work grows with the parts, not the bytes. What
-only a reader of every byte can split is split by a task of the grid, which writes the task inputs to a listing.
+A splitter reads as little as possible (line ends, footers, listings), so its work grows with the parts, not the bytes.
+An input that can only be split by reading every byte goes to a task of the grid, which writes a listing of task inputs.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ _MODULES = {type: load(type, "split") for type in INPUT_TYPES}
 
 
 async def look(s3: Any, source: Input) -> None:
-    """Read as little as tells whether the input is what its type says.
+    """Check with a few small reads that the input matches its type.
 
-    Raises SplitError if it can never be split, and what S3's client raises.
+    Raises SplitError if it can never be split, and the errors of S3's client.
     """
     await _MODULES[source.type].look(s3, source)
 
 
 async def split(s3: Any, source: Input, cursor: dict[str, Any] | None, slots: int) -> Chunk:
-    """The next chunk of `source` after `cursor` (None: the first), for a pool of so many slots.
+    """The next chunk of `source` after `cursor` (None: the first), for a pool of `slots` slots.
 
     Raises SplitError if it can never be split.
     """
@@ -33,7 +33,7 @@ async def split(s3: Any, source: Input, cursor: dict[str, Any] | None, slots: in
 
 
 async def split_each(s3: Any, sources: Sequence[Input], cursor: dict[str, Any] | None, slots: int) -> Chunk:
-    """The next chunk of several inputs, one after the other; `cursor["input"]` is the number of the present one."""
+    """The next chunk of several inputs, one after the other; `cursor["input"]` is the number of the current one."""
     cursor = cursor or {"input": 0, "at": None, "tasks": 0}
     number = cursor["input"]
     chunk = await split(s3, sources[number], cursor["at"], slots)
@@ -45,7 +45,7 @@ async def split_each(s3: Any, sources: Sequence[Input], cursor: dict[str, Any] |
 
 
 async def split_on_grid(s3: Any, sources: Sequence[Input], cursor: dict[str, Any] | None, slots: int) -> Chunk:
-    """As `split_each`, for a split stage: the next input's task, which splits it."""
+    """Like `split_each`, for a split stage: the task that splits the next input."""
     number = (cursor or {"input": 0})["input"]
     task = await split_task(s3, sources[number], slots)
     return Chunk([task.to_json()], {"input": number + 1}, number == len(sources) - 1)

@@ -1,4 +1,4 @@
-"""A file as DuckDB can read it: what the `show` of every format comes to."""
+"""A file that DuckDB can read: the result of every format's `show`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from services.inputs.reader import Reader
 class SqlFile:
     """A file and how DuckDB reads it: as Parquet, JSON lines, a JSON document, or CSV in its dialect.
 
-    With `columns`, which CSV needs, these are all there are, and all of them are text.
+    `columns`, which CSV needs, are all the columns, each of them text.
     """
 
     path: Path
@@ -23,7 +23,7 @@ class SqlFile:
 
 
 def write_parquet(target: Path, schema: Any, batches: Iterable[Any]) -> SqlFile:
-    """Record batches of pyarrow's as Parquet, a row group each."""
+    """Write pyarrow record batches as Parquet, one row group each."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetWriter(target, schema) as writer:
@@ -33,9 +33,9 @@ def write_parquet(target: Path, schema: Any, batches: Iterable[Any]) -> SqlFile:
 
 
 class Rewriter(Protocol):
-    """Makes of a file that DuckDB can't read one that it can."""
+    """Converts a file that DuckDB can't read into one that it can."""
 
-    directory: Path  # where such files go
+    directory: Path  # directory for converted files
 
     def write_json_lines(self, reader: Reader, columns: Sequence[str] | None = None) -> SqlFile:
-        """The reader's records; with `columns`, fields of CSV. Those that can't be read are rejected."""
+        """Convert the reader's records (with `columns`: fields of CSV). Unreadable records are rejected."""

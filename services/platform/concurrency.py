@@ -1,4 +1,4 @@
-"""Many calls, so many of them at a time."""
+"""Many calls, a limited number of them at a time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable

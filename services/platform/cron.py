@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-_MEND = (
+_FIX = (
     "write five fields: minute hour day-of-month month day-of-week, such as '30 6 * * MON-FRI' "
     "or '0 0 L * *' (last day of the month)"
 )
@@ -29,7 +29,7 @@ def check_zone(time_zone: str) -> str:
 
 
 def check_cron(cron: str) -> str:
-    """`cron` itself; raises ValueError, with the mend, if it is malformed or never due."""
+    """`cron` itself; raises ValueError, with the fix, if it is malformed or never due."""
     next_time(cron, "UTC", datetime(2000, 1, 1, tzinfo=UTC))
     return cron
 
@@ -38,17 +38,17 @@ def next_time(cron: str, time_zone: str, after: datetime) -> datetime:
     """The first due time after `after` (aware), in UTC; raises ValueError if the expression or zone is bad."""
     time = next(due_times(cron, time_zone, after), None)
     if time is None:
-        raise ValueError(f"{cron!r} is never due in 50 years; {_MEND}")
+        raise ValueError(f"{cron!r} is never due in 50 years; {_FIX}")
     return time
 
 
 def due_times(cron: str, time_zone: str, after: datetime) -> Iterator[datetime]:
     """All due times after `after` (aware), in UTC; raises ValueError if the expression or zone is bad."""
     if len(cron.split()) != 5:
-        raise ValueError(f"{cron!r} has {len(cron.split())} fields; {_MEND}")
+        raise ValueError(f"{cron!r} has {len(cron.split())} fields; {_FIX}")
     try:
         times = CronSim(cron, after.astimezone(ZoneInfo(check_zone(time_zone))))
     except CronSimError as error:
-        raise ValueError(f"{cron!r} is not a cron expression ({str(error).lower()}); {_MEND}") from error
+        raise ValueError(f"{cron!r} is not a cron expression ({str(error).lower()}); {_FIX}") from error
     # In the hour that autumn repeats, CronSim names fixed times by their first pass, which may lie before `after`.
     return (utc for time in times if (utc := time.astimezone(UTC)) > after)

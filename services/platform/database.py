@@ -35,7 +35,7 @@ UNAVAILABLE: tuple[type[BaseException], ...] = (
 
 
 class UnknownSchema(Exception):
-    """The database's schema is none that this release works on; the message names both, and what to run."""
+    """This release can't work on the database's schema; the message names both, and what to run."""
 
 
 # The schema lacks what a statement names: it was not migrated.

@@ -10,7 +10,7 @@ _ZSTD_PIECE_BYTES = 256 << 10
 
 
 class DamagedStream(ValueError):
-    """What was fed is no stream of that compression, or ends too early; the message says where."""
+    """The data is not valid for this compression, or is truncated; the message says where."""
 
 
 class Decompressor:
@@ -28,7 +28,7 @@ class Decompressor:
         self._padding = False
         self._errors: tuple[type[Exception], ...] = (zlib.error,)
         if compression == "zstd":
-            import zstandard  # by those who need it, when they need it
+            import zstandard  # loaded only when needed
 
             self._zstandard = zstandard
             self._errors = (zstandard.ZstdError,)

@@ -29,7 +29,7 @@ class FieldError(BaseModel):
 
     field: str = Field(description="path in the body, or the parameter's name", examples=["stages.0.processor"])
     value: Any = Field(None, description="what was sent, shortened")
-    message: str = Field(description="what is wrong, and the mend")
+    message: str = Field(description="what is wrong, and the fix")
 
 
 class Problem(BaseModel):

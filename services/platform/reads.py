@@ -1,4 +1,4 @@
-"""Ranged reads of objects. A body that breaks off is read again: work of many reads must not begin anew for one."""
+"""Ranged reads of objects. A body that breaks off is read again, so one fault does not restart work of many reads."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -15,7 +15,7 @@ _SECRETS = ("database_url", "bootstrap_api_key")
 
 
 class Settings(BaseSettings):
-    """What a service needs to know to find the others' meeting places and to pace itself.
+    """What a service needs to find the database, the queues and the bucket, and to pace its work.
 
     Durations are in seconds, sizes in bytes. AWS credentials and region come from the usual AWS variables.
     """
@@ -29,31 +29,31 @@ class Settings(BaseSettings):
         None, pattern="^https?://", description="S3, SQS and Auto Scaling emulator; unset for AWS"
     )
     bucket: str = "piecework"
-    prefix: str = Field("", description="key prefix inside the bucket, without slashes at its ends")
+    prefix: str = Field("", description="key prefix inside the bucket, without leading and trailing slashes")
 
-    bootstrap_api_key: str | None = Field(None, description="registered as an operator's key when there is no key yet")
+    bootstrap_api_key: str | None = Field(None, description="registered as an operator's key if there is no key yet")
     body_bytes_max: PositiveInt = 1_048_576
     stages_max: PositiveInt = 20
     items_max: PositiveInt = 10_000
     link_seconds: PositiveInt = Field(3600, description="how long presigned links stay valid")
 
-    lease_seconds: PositiveFloat = Field(30.0, description="a worker silent for longer has lost its tasks")
+    lease_seconds: PositiveFloat = Field(30.0, description="a worker without a heartbeat for this long loses its tasks")
     heartbeat_seconds: PositiveFloat = 5.0
     resend_seconds: PositiveFloat = Field(60.0, description="an unclaimed bundle is sent again after this long")
-    loop_seconds: PositiveFloat = Field(0.1, description="pause of a busy scheduler loop between steps")
-    idle_seconds: PositiveFloat = Field(5.0, description="pause of an idle scheduler loop, cut short by NOTIFY")
-    bundle_seconds: PositiveFloat = Field(0.5, description="work aimed at per SQS message")
+    loop_seconds: PositiveFloat = Field(0.1, description="pause between the steps of a busy scheduler loop")
+    idle_seconds: PositiveFloat = Field(5.0, description="pause of an idle scheduler loop; a NOTIFY ends it early")
+    bundle_seconds: PositiveFloat = Field(0.5, description="target amount of work per SQS message")
     bundle_tasks_max: PositiveInt = 500
-    window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles kept queued per slot of a pool")
-    window_seconds: PositiveFloat = Field(5.0, description="fewer of long ones: so much work per slot of a full pool")
-    losses_max: PositiveInt = Field(5, description="a task whose worker was lost this often fails")
+    window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles to keep queued per slot of a pool")
+    window_seconds: PositiveFloat = Field(5.0, description="if tasks are long, queue at most this much work per slot")
+    losses_max: PositiveInt = Field(5, description="a task fails after this many lost workers")
 
-    straggler_factor: PositiveFloat = Field(3.0, description="a task that runs so many times its stage's mean is late")
-    straggler_seconds: PositiveFloat = Field(5.0, description="no task is late before")
+    straggler_factor: PositiveFloat = Field(3.0, description="a task is late after this multiple of its stage's mean")
+    straggler_seconds: PositiveFloat = Field(5.0, description="minimum age of a late task")
 
-    scale_seconds: PositiveFloat = Field(5.0, description="pause between two looks at a pool's capacity")
-    scale_out_seconds: PositiveFloat = Field(60.0, description="nodes are added until the backlog takes no longer")
-    scale_in_seconds: PositiveFloat = Field(120.0, description="a surplus node is drained when idle for this long")
+    scale_seconds: PositiveFloat = Field(5.0, description="pause between two checks of a pool's capacity")
+    scale_out_seconds: PositiveFloat = Field(60.0, description="add nodes until the backlog takes at most this long")
+    scale_in_seconds: PositiveFloat = Field(120.0, description="drain a surplus node that is idle for this long")
 
     webhook_private_addresses: bool = Field(False, description="allow webhooks to private and loopback addresses")
     webhook_hours: PositiveFloat = 24.0
@@ -75,13 +75,13 @@ class WorkerSettings(Settings):
     scratch: str = Field("/tmp/piecework", description="directory of the tasks' private working directories")
     cache: str = Field("/tmp/piecework-cache", description="directory of the packages' code and environments")
     packages_max: PositiveInt = Field(
-        50, description="packages kept in the cache: of more, those used longest ago go, but none that is in use"
+        50, description="packages kept in the cache; beyond that, the least recently used are removed if they are idle"
     )
     inputs_bytes_max: PositiveInt = Field(
-        10_737_418_240, description="objects that processors declare as inputs are kept on disk up to this"
+        10_737_418_240, description="disk space for the objects that processors declare as inputs"
     )
     processor_path: str = Field("", description="directories put on PYTHONPATH of user code, colon-separated")
-    drain_seconds: PositiveFloat = Field(100.0, description="after SIGTERM, running tasks get this long to end")
+    drain_seconds: PositiveFloat = Field(100.0, description="time that running tasks have to end after SIGTERM")
     log_bytes_max: PositiveInt = 1_048_576
     receive_wait_seconds: Annotated[int, Field(ge=1, le=20)] = 20
 
@@ -96,7 +96,7 @@ def get_settings() -> Settings:
 
 
 def read_settings(kind: type[S], **given: Any) -> S:
-    """The settings, `given` ones before those of the environment. Ends a process that has bad ones."""
+    """The settings; `given` ones override those of the environment. Raises SystemExit if any is invalid."""
     try:
         return kind(**given)
     except ValidationError as error:
@@ -104,13 +104,13 @@ def read_settings(kind: type[S], **given: Any) -> S:
 
 
 def refuse_to_start(*faults: str) -> NoReturn:
-    """The process can't run as it is configured: a line a fault on standard error, exit code 2."""
+    """End a process that can't run as configured: one line per fault on standard error, exit code 2."""
     print(*faults, sep="\n", file=sys.stderr)
     raise SystemExit(2)
 
 
 def _fault(error: Any) -> str:
-    """The variable, the mend, and the value unless that may hold a password."""
+    """The variable, the fix, and the value, unless it may hold a password."""
     name = str(error["loc"][0])
     value = "its value is not shown" if name in _SECRETS else f"it is {error['input']!r}"
     return f"PIECEWORK_{name.upper()}: {error['msg']}; {value}"

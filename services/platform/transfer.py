@@ -187,7 +187,7 @@ async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> int:
 
 
 async def for_each(items: Iterable[T], at_once: int, work: Callable[[T], Awaitable[None]]) -> None:
-    """Do the work for each item, so many at once; the first exception cancels the rest and is raised."""
+    """Do the work for each item, `at_once` at a time; the first exception cancels the rest and is raised."""
     waiting = iter(items)
 
     async def do_some() -> None:

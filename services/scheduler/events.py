@@ -13,7 +13,7 @@ from services.engine.templates import MissingValue, find_value
 
 
 class UnreadableMessage(ValueError):
-    """The body is no JSON object; the message says so."""
+    """The body is not a JSON object; the message says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def read_events(
 
     Only a message whose fields, by dotted path, are what `match` says has any. With a `prefix` (s3://bucket/prefix) or
     a `suffix` only created objects count, whose URIs begin and end so; without, every message is an event, and may be
-    a created object. S3's test event is none.
+    a created object. S3's test event is not an event.
     """
     value = _unwrap(body)
     if value.get("Event") == "s3:TestEvent" or not all(_has(value, *field) for field in (match or {}).items()):
@@ -61,7 +61,7 @@ def _unwrap(body: str) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise UnreadableMessage(f"a message is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UnreadableMessage(f"a message is a JSON {type(value).__name__}, no object")
+        raise UnreadableMessage(f"a message is a JSON {type(value).__name__}, not an object")
     return value
 
 

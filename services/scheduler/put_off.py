@@ -1,7 +1,7 @@
-"""What can't get on just now, since S3 is out of reach, say, is put off: not tried again at once, and after all else.
+"""A stage that cannot proceed right now (S3 is down, say) is put off: retried after a pause, behind all other stages.
 
-So however many stages are put off, time and again, those that can get on never wait for a turn behind them: statements
-that look for stages to plan or merge order them by `put_off_at NULLS FIRST`, then by priority, job and stage.
+Statements that look for stages to plan or merge order them by `put_off_at NULLS FIRST`, then by priority, job and
+stage. So stages that are put off again and again never delay those that can proceed.
 """
 
 from uuid import UUID
@@ -12,5 +12,5 @@ PUT_OFF_SECONDS = 1.0
 
 
 async def put_off(database: Database, job_id: UUID, stage: int) -> None:
-    """The stage has to wait for its next turn."""
+    """Put the stage off: it waits for its next turn."""
     await database.execute("UPDATE stages SET put_off_at = now() WHERE job_id = $1 AND stage = $2", job_id, stage)

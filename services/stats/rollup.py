@@ -33,7 +33,7 @@ _HORIZON = """
          ORDER BY txid OFFSET $2 LIMIT 1) AS last
     FROM pg_current_snapshot() AS snapshot"""
 
-# An attempt's time is spread over the minutes it ran in: a task of two hours is no burst in its last minute. No
+# An attempt's time is spread over the minutes it ran in: a task of two hours is not a burst in its last minute. No
 # attempt, whatever its row says, makes more minutes than are kept ($4 seconds). Busy time is what workers measured: a
 # lost, released or cancelled attempt may only have waited in its bundle.
 _ROLL_UP = """

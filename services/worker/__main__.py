@@ -21,7 +21,7 @@ except ImportError:
 
 
 def main() -> int:
-    """Exit code: 0 drained, 2 it can't start as configured, 130 interrupted twice."""
+    """Run a node. Exit codes: 0 drained, 2 it can't start as configured, 130 interrupted twice."""
     parser = argparse.ArgumentParser(prog="python -m services.worker", description=__doc__)
     parser.add_argument("--pool", help="the pool to work for (PIECEWORK_POOL)")
     parser.add_argument("--slots", help="tasks to run at once (PIECEWORK_SLOTS)")

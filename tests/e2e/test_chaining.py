@@ -102,7 +102,7 @@ async def test_a_job_fans_out_twice_waits_splits_anew_and_reduces_in_levels(
     assert len(told_of) == len(set(told_of)) == sum(tasks)
 
 
-async def test_outputs_that_only_a_reader_of_every_byte_can_split_are_split_anew(
+async def test_outputs_that_only_a_reader_of_every_byte_can_split_are_split_again(
     settings: Settings, pool: Database, aws: Aws, tmp_path: Any
 ) -> None:
     grid = Grid(settings, pool, aws, tmp_path)

@@ -84,7 +84,7 @@ async def test_every_merge_of_empty_parts_can_be_read(
     assert _rows(total["output.parquet"]) == [{"n": 6}]
     table = pyarrow.parquet.read_table(io.BytesIO(headers["result.parquet"]))
     assert (table.num_rows, table.schema.names) == (0, ["n", "b"])
-    assert nothing == {}, "nothing tells of a column: no file, rather than one that is no Parquet"
+    assert nothing == {}, "nothing tells of a column: no file, rather than one that is not Parquet"
 
 
 def _rows(parquet: bytes) -> Any:

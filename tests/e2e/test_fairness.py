@@ -1,6 +1,6 @@
 """A small job is not kept waiting by a huge one, whether the two have a share each or one together.
 
-Time is told in tasks that the huge job starts meanwhile, so that a slow machine is no excuse and no reason to fail.
+Time is told in tasks that the huge job starts meanwhile, so that a slow machine does not matter.
 """
 
 from typing import Any

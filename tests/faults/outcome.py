@@ -11,7 +11,7 @@ from tests.invariants import COUNTED, Row, assert_kept, rows_of
 
 TaskKey = tuple[int, int]  # stage, index
 
-_CUT_OFF = ("lost", "released")  # an attempt that ended so is no failure of the task
+_CUT_OFF = ("lost", "released")  # an attempt that ended like this is not a failure of the task
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ class StandingGrid:
         return delivery
 
     async def _let_a_minute_pass(self, delivery_id: UUID) -> None:
-        """For so long, a delivery is left to the scheduler that has taken it."""
+        """How long a delivery is left to the scheduler that has taken it."""
         await self.pool.execute(
             "UPDATE webhook_deliveries SET next_try_at = now() "
             "WHERE delivery_id = $1 AND state = 'pending' AND next_try_at > now() + interval '30 seconds'",

@@ -73,7 +73,7 @@ async def test_a_queue_purged_in_mid_job_is_filled_again(grid: Grid) -> None:
     await assert_run_once(grid, job_id)
 
 
-async def test_a_message_that_is_no_message_goes_to_the_dead_letter_queue(grid: Grid) -> None:
+async def test_a_message_that_is_not_a_message_goes_to_the_dead_letter_queue(grid: Grid) -> None:
     grid.start_scheduler()
     grid.start_worker()
     for body in ("no JSON", "{}", '{"bundle": 1}'):

@@ -40,7 +40,7 @@ async def test_a_statement_alone_is_told_by_its_function(pool: Database, seen: S
 async def test_of_a_transaction_its_commit_alone_is_told(pool: Database, seen: Seen) -> None:
     async with pool.acquire() as connection:
         await transitions.cancel_tasks(connection, new_id(), 1)  # a transaction of its own
-        async with connection.transaction():  # within ours it is none
+        async with connection.transaction():  # within ours it is not an effect
             await transitions.cancel_tasks(connection, new_id(), 1)
             await workers.stop_worker(connection, new_id())
     assert names(seen) == ["engine.transitions.cancel_tasks", "elsewhere"]

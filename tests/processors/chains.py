@@ -22,7 +22,7 @@ def write_files(input: Path, output: Path) -> None:
 
 
 def write_notes(input: Path, output: Path, count: int) -> None:
-    """So many rows of CSV; the notes hold newlines, quotes and commas."""
+    """Rows of CSV; the notes hold newlines, quotes and commas."""
     index = json.loads(input.read_text())["index"]
     with output.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -75,7 +75,7 @@ class Chaos:
         self._over.set()
 
     async def _pause(self, seconds: float) -> None:
-        """So many seconds, unless the storm is over before."""
+        """Wait this many seconds, unless the storm is over before."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._over.wait(), max(0.0, seconds))
 

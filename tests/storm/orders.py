@@ -64,7 +64,7 @@ async def tasks_ended(grid: Grid, *job_ids: UUID) -> int:
 
 
 async def pause_and_resume(grid: Grid, journal: Journal, job_id: UUID, after: int, until: asyncio.Event) -> int:
-    """Pause the job once so many of its tasks have ended; returns how many were claimed before it was resumed."""
+    """Pause the job once this many of its tasks have ended; returns how many were claimed before it was resumed."""
     await _until_ended(grid, job_id, after)
     await _order(grid, job_id, pause_job, "paused")
     paused_at = await grid.ask(lambda connection: connection.fetchval("SELECT clock_timestamp()"))
@@ -77,7 +77,7 @@ async def pause_and_resume(grid: Grid, journal: Journal, job_id: UUID, after: in
 
 
 async def cancel(grid: Grid, journal: Journal, job_id: UUID, after: int) -> None:
-    """Cancel the job once so many of its tasks have ended."""
+    """Cancel the job once this many of its tasks have ended."""
     await _until_ended(grid, job_id, after)
     await _order(grid, job_id, cancel_job, "cancelling", "cancelled")
     journal.note("job cancelled", job=job_id)

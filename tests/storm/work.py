@@ -106,7 +106,7 @@ def _chain(parts: int, bucket: str) -> Work:
 
 
 def _reduces(outputs: int) -> int:
-    """How many tasks reduce so many outputs, level by level."""
+    """How many tasks reduce this many outputs, level by level."""
     level = -(-outputs // _FAN_IN)
     return level if level == 1 else level + _reduces(level)
 

@@ -1,6 +1,6 @@
 """No service reaches the world past the gate of services.platform.effects: whatever opens a way out is listed here.
 
-The children that run user code (services.worker.child) are exempt: what user code does is no effect of ours, and their
+The children that run user code (services.worker.child) are exempt: user code's effects are not ours, and their
 start, which the gate sees, is the one that counts.
 """
 
@@ -114,5 +114,5 @@ def test_a_way_out_is_seen_however_it_is_spelled(source: str) -> None:
 @pytest.mark.parametrize(
     "source", ["import aiohttp; aiohttp.ClientError", "import socket; socket.gethostname()", "import os; os.getpid()"]
 )
-def test_what_only_names_a_thing_is_no_way_out(source: str) -> None:
+def test_what_only_names_a_thing_is_not_a_way_out(source: str) -> None:
     assert not list(ways_out(source))

@@ -22,7 +22,7 @@ BASE_MIGRATE = "services.common.migrate"
 def extract_base_release(directory: Path) -> Path:
     """Its files. A clone without the commit fails the test; without any history, as in an archive, it is skipped."""
     if not (ROOT / ".git").exists():
-        pytest.skip("this is no clone: the release before can't be taken from its history")
+        pytest.skip("this is not a clone: the release before can't be taken from its history")
     archive = subprocess.run(
         ["git", "archive", "--format=tar", BASE_RELEASE, "services", "client"], cwd=ROOT, capture_output=True
     )

@@ -109,7 +109,7 @@ async def next_line(started: asyncio.subprocess.Process) -> dict[str, Any]:
 
 
 async def looks(pool: Database, times: int) -> None:
-    """Wait until a service has asked for the revision so many times."""
+    """Wait until a service has asked for the revision this many times."""
     seen: set[Any] = set()
     asked = """
         SELECT query_start FROM pg_stat_activity

@@ -138,8 +138,8 @@ async def submit_job(
         if spec.run_at is not None:
             now = await connection.fetchval("SELECT now()")
             if spec.run_at < now - CLOCK_SKEW:
-                mend = f"this time has passed (it is {now:%Y-%m-%dT%H:%M:%SZ}); give a later one, or none to start now"
-                raise invalid("run_at", spec.run_at.isoformat(), mend)
+                fix = f"this time has passed (it is {now:%Y-%m-%dT%H:%M:%SZ}); give a later one, or none to start now"
+                raise invalid("run_at", spec.run_at.isoformat(), fix)
         job_id = await submission.submit_job(connection, spec, settings=api.settings)
         return await load_job(connection, job_id)
 

@@ -130,8 +130,8 @@ async def set_pool_capacity(
     """
     pool = await _load(api.database, name)
     if pool.group_name is None:
-        mend = f"give it a group_name first (put_pool; `piecework pools put {name} --group GROUP`)"
-        raise conflict(f"the pool {name} has no Auto Scaling group; {mend}")
+        fix = f"give it a group_name first (put_pool; `piecework pools put {name} --group GROUP`)"
+        raise conflict(f"the pool {name} has no Auto Scaling group; {fix}")
     group = await _find_group(api, pool.group_name)
     # First our row: the scheduler brings the group in line with it, should we not get to do so.
     async with api.transaction() as connection:

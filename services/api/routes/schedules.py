@@ -83,7 +83,7 @@ async def create_schedule(
         try:
             await resolve_stages(connection, spec.job, api.settings)
         except SpecError as error:
-            raise invalid(f"job.{error.field}", error.value, error.mend) from error
+            raise invalid(f"job.{error.field}", error.value, error.fix) from error
         now = await connection.fetchval("SELECT now()")
         try:
             row = await connection.fetchrow(

@@ -77,12 +77,12 @@ async def _check_job(connection: Connection, api: Api, template: dict[str, Any])
         filled = fill_template(template, _SAMPLE | {"message": AnyField()})
         await resolve_stages(connection, JobSpec.model_validate(filled), api.settings)
     except MissingValue as error:
-        mend = f"{error}; a template knows {', '.join(f'{{{name}}}' for name in _SAMPLE)} and {{message.…}}"
-        raise invalid("job", "", mend) from error
+        fix = f"{error}; a template knows {', '.join(f'{{{name}}}' for name in _SAMPLE)} and {{message.…}}"
+        raise invalid("job", "", fix) from error
     except SpecError as error:
         if _is_told(error.field, filled):
             return
-        raise invalid(f"job.{error.field}", error.value, error.mend) from error
+        raise invalid(f"job.{error.field}", error.value, error.fix) from error
     except ValidationError as error:
         for fault in error.errors():
             if not isinstance(fault["input"], AnyField):

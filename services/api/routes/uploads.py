@@ -169,8 +169,8 @@ async def _join(api: Connections, location: Location, multipart_id: str, parts: 
             case "NoSuchUpload":
                 return  # joined already, by a completion whose answer was lost: the object's size will tell
             case "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" as code:
-                mend = f"S3 refuses them ({code}): upload the parts again as announced, and send the ETags it answers"
-                raise invalid("parts", f"{len(parts)} parts", mend) from error
+                fix = f"S3 refuses them ({code}): upload the parts again as announced, and send the ETags it answers"
+                raise invalid("parts", f"{len(parts)} parts", fix) from error
         raise
 
 

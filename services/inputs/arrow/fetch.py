@@ -1,4 +1,4 @@
-"""Record batches of an Arrow IPC object: a sparse copy that holds just its footer, its dictionaries, and them."""
+"""Record batches of an Arrow IPC object: a sparse copy with only its footer, its dictionaries, and these batches."""
 
 from pathlib import Path
 from typing import Any

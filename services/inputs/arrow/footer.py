@@ -1,4 +1,4 @@
-"""Arrow IPC footers: where in a file its dictionaries and record batches are. pyarrow reads them but does not say."""
+"""Arrow IPC footers: where in a file its dictionaries and record batches are. pyarrow does not expose this."""
 
 import struct
 
@@ -18,7 +18,7 @@ class ArrowError(SplitError):
 
 
 def footer_bytes(uri: str, tail: bytes, size: int) -> int:
-    """How long the footer is, its end included, of a file of `size` bytes that ends with `tail`."""
+    """The length of the footer, including its end, of a file of `size` bytes that ends with `tail`."""
     if len(tail) < _END_BYTES or not tail.endswith(_MAGIC):
         raise ArrowError(f"{uri} is not an Arrow IPC file: it does not end with {_MAGIC.decode()}")
     length = int.from_bytes(tail[-_END_BYTES : -len(_MAGIC)], "little", signed=True) + _END_BYTES

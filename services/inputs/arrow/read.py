@@ -1,4 +1,4 @@
-"""Arrow IPC files (Feather version 2), by pyarrow, which only tasks with such input import."""
+"""Arrow IPC files (Feather version 2), read by pyarrow; only tasks with such input import it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
 
 @contextmanager
 def open_arrow(path: Path) -> Iterator[Any]:
-    """The open pyarrow RecordBatchFileReader; what can't be read of it raises TaskError (input_invalid)."""
+    """The open pyarrow RecordBatchFileReader. Raises TaskError (input_invalid) for unreadable data."""
     import pyarrow
     import pyarrow.ipc
 
@@ -31,7 +31,7 @@ class ArrowRows(BatchedRows):
 
 
 def extract(input: Path, *, source: str, numbers: Sequence[int]) -> None:
-    """Write an Arrow file with just these record batches of the source."""
+    """Write an Arrow file with only these record batches of the source."""
     import pyarrow.ipc
 
     with open_arrow(Path(source)) as reader, pyarrow.ipc.new_file(str(input), reader.schema) as writer:

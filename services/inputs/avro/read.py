@@ -1,4 +1,4 @@
-"""Avro object container files, by fastavro, which only tasks with such input import."""
+"""Avro object container files, read by fastavro; only tasks with such input import it."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -29,12 +29,12 @@ class AvroRecords:
             raise
         except OSError:
             raise
-        except Exception as error:  # fastavro has no error of its own
+        except Exception as error:  # fastavro has no exception class of its own
             message = f"the Avro file can't be read: {type(error).__name__}: {error}"
             raise TaskError("input_invalid", message, retryable=False) from None
 
     def parse(self, raw: Any) -> Any:
-        return copy.copy(raw)  # so that a rejected record is shown as it was
+        return copy.copy(raw)  # keeps a rejected record as it was
 
     def show(self, raw: Any) -> Any:
         return raw

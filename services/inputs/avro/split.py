@@ -28,7 +28,7 @@ _HEADER = {
 
 
 async def split(s3: Any, source: AvroInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
-    """Raises SplitError if the object is no Avro file, or if there would be too many parts."""
+    """Raises SplitError if the object is not an Avro file, or if there would be too many parts."""
     if cursor is None:
         object_ = await PinnedObject.find(s3, source.uri)
         header_end, sync = await _read_header(object_)
@@ -54,7 +54,7 @@ async def look(s3: Any, source: AvroInput) -> None:
 
 
 async def _read_header(object_: PinnedObject) -> tuple[int, bytes]:
-    """Where the header ends, and the sync marker that it names. Raises SplitError."""
+    """The end of the header, and its sync marker. Raises SplitError."""
     import fastavro
 
     uri, data, window = object_.location.uri, b"", WINDOW_BYTES
@@ -66,7 +66,7 @@ async def _read_header(object_: PinnedObject) -> tuple[int, bytes]:
         try:
             header: Any = fastavro.schemaless_reader(stream, _HEADER, None)
             return stream.tell(), header["sync"]
-        except Exception as error:  # fastavro has no error of its own; most likely the header goes on
+        except Exception as error:  # fastavro has no exception class of its own; most likely the header goes on
             if len(data) < min(object_.size, _HEADER_BYTES_MAX):
                 window *= 4
                 continue
@@ -74,7 +74,7 @@ async def _read_header(object_: PinnedObject) -> tuple[int, bytes]:
 
 
 async def _find_block(object_: PinnedObject, sync: bytes, target: int, end: int) -> int | None:
-    """The first start of a block in `target … end - 1`; a marker that spans two reads is found, too."""
+    """The first start of a block in `target … end - 1`; also finds a marker that spans two reads."""
     position, window = target - _SYNC_BYTES, WINDOW_BYTES
     while position + _SYNC_BYTES < end:
         data = await object_.read(position, min(position + window, end - 1))

@@ -1,4 +1,4 @@
-"""An explicit list: every item is a task."""
+"""An explicit list: every item becomes a task."""
 
 from typing import Any
 
@@ -12,4 +12,4 @@ async def split(s3: Any, source: ItemsInput, cursor: dict[str, Any] | None, slot
 
 
 async def look(s3: Any, source: ItemsInput) -> None:
-    """Nothing of it is in S3."""
+    """There is nothing in S3 to check."""

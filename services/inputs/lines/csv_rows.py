@@ -1,4 +1,4 @@
-"""Reader of CSV and TSV."""
+"""The reader of CSV and TSV."""
 
 import csv
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ class CsvRows:
         self._held_bytes = 0  # of the record's lines
 
     def raws(self) -> Iterator[list[str]]:
-        csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than what people put into fields
+        csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is too small for real fields
         rows = csv.reader(
             self._text_lines(),
             delimiter=self.dialect.delimiter,
             quotechar=self.dialect.quote,
             quoting=csv.QUOTE_MINIMAL if self.dialect.quote else csv.QUOTE_NONE,
             escapechar=self.dialect.escape,
-            strict=True,  # a quote that never closes must not pass for a record
+            strict=True,  # an unclosed quote must not pass as a record
         )
         if self.dialect.header:
             self._read_columns(rows)

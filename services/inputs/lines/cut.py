@@ -13,7 +13,7 @@ from services.inputs.spec import LinesInput
 
 
 class Cutter:
-    """Finds the head of a text, then the record ends to cut it at."""
+    """Finds the head of a text, then the record ends at which to cut it."""
 
     def __init__(self, source: LinesInput, part_bytes: int) -> None:
         self.format: str = source.format
@@ -38,9 +38,7 @@ class Cutter:
         assert self._ends is not None
         length = self._source.record_bytes
         if length is not None and self._size % length:
-            raise SplitError(
-                f"{self._source.uri} holds {self._size} bytes, which is no multiple of record_bytes = {length}"
-            )
+            raise SplitError(f"{self._source.uri} has {self._size} bytes, not a multiple of record_bytes = {length}")
         with self._naming_the_object():
             return text, cuts + self._cuts(self._ends.finish())
 

@@ -1,4 +1,4 @@
-"""A part of an object of lines: its header and a range of bytes; or compressed blocks, for the child to decompress."""
+"""Fetches a part of an object of lines: its header and a byte range, or compressed blocks for the child."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ async def _fetch_blocks(s3: Any, part: CompressedBlocks, directory: Path) -> Fet
 
 
 def _checks(part: ByteRange | CompressedBlocks, source: Source) -> list[Step]:
-    """That the records of CSV are whole."""
+    """The check that the records of CSV are whole."""
     if part.format not in ("csv", "tsv"):
         return []
     arguments = {"csv": part.options.get("csv"), "format": part.format, "source": source}

@@ -39,7 +39,7 @@ def open_file(path: Path) -> BinaryIO:
 
 @contextmanager
 def reading(file: BinaryIO) -> Iterator[None]:
-    """Closes the file; what shows it to be damaged raises TaskError (input_invalid)."""
+    """Closes the file at the end. Raises TaskError (input_invalid) if the data is damaged."""
     try:
         with file:
             yield
@@ -65,7 +65,7 @@ def read_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def position(path: Path, file: BinaryIO, size: int) -> int | None:
-    """Where in the file the `size` bytes begin that were read last; None if it is compressed."""
+    """The position in the file of the last `size` bytes read; None if it is compressed."""
     if path.suffix.lower() in COMPRESSION_OF_SUFFIX:
         return None
     return (path.stat().st_size if file.closed else file.tell()) - size  # closed as soon as all of it has been read

@@ -1,4 +1,4 @@
-"""What an object of lines begins with before its first record: a byte order mark, blank lines, a CSV's header."""
+"""The head of an object of lines, before its first record: a byte order mark, blank lines, a CSV's header."""
 
 import codecs
 import re
@@ -17,22 +17,22 @@ _LONE_CR = re.compile(r"\r(?!\n)")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """So many bytes before the first record; `header` is what of them goes before each part."""
+    """The bytes before the first record; `header` is the part of them that goes before each part."""
 
     bytes: int = 0
     header: str | None = None
 
 
 def find_head(data: bytes, source: LinesInput, last: bool) -> Head | None:
-    """The head of an object that begins with `data`; None if more is needed, which is not to be had if `last`.
+    """The head of an object that begins with `data`; None if more data is needed and `last` is false.
 
-    Raises SplitError if the object can't be what `source` says.
+    Raises SplitError if the object does not match `source`.
     """
     if data.startswith(_UTF_16):
         raise SplitError(f"{source.uri} is UTF-16 text, whose lines can't be told by their bytes; convert it to UTF-8")
     if source.compression is None and not source.compressed and (found := _compression(data)):
-        mend = f"set compression: {found} (or none if it is not)"
-        raise SplitError(f"{source.uri} begins like {found}, not like lines: {mend}")
+        fix = f"set compression: {found} (or none if it is not)"
+        raise SplitError(f"{source.uri} begins like {found}, not like lines: {fix}")
     start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
     if source.csv is None or not source.csv.header:
         return Head(start)
@@ -52,10 +52,10 @@ def _compression(data: bytes) -> str | None:
 
 
 def _header_end(data: bytes, begin: int, source: LinesInput) -> int | None:
-    """Where the header's line ends; of a multiline CSV, its record."""
+    """The end of the header's line; for multiline CSV, of its record."""
     assert source.csv is not None
     position = begin
-    while found := data.find(b"\n", position, begin + HEADER_BYTES_MAX + 1) + 1:  # a quote left open ends nowhere
+    while found := data.find(b"\n", position, begin + HEADER_BYTES_MAX + 1) + 1:  # for a quote left open
         if not source.multiline or source.csv.left_open(data[begin:found]) is None:
             return found
         position = found
@@ -63,7 +63,7 @@ def _header_end(data: bytes, begin: int, source: LinesInput) -> int | None:
 
 
 def _check(raw: bytes, source: LinesInput) -> str:
-    """The header as text; raises SplitError if it can't be one."""
+    """The header as text. Raises SplitError if it is not a valid header."""
     assert source.csv is not None
     what = f"{source.uri}: the CSV header (first line)"
     try:

@@ -1,4 +1,4 @@
-"""Lines, CSV and JSON as records; and what a child does to a part of them before."""
+"""Lines, CSV and JSON as records, and the steps by which a child prepares a part of them."""
 
 import mmap
 from collections.abc import Mapping
@@ -49,9 +49,9 @@ def decompress(
     skip: int,
     tail: int,
 ) -> None:
-    """Write the header, what is in the `whole` compressed bytes but `skip` of it, and the first `tail` of the rest.
+    """Write the header; the text of the `whole` compressed bytes without its first `skip` bytes; and `tail` bytes more.
 
-    To the `index` goes where each block begins, in the object (the first one at byte `start`) and in the file. Raises
+    The `index` gets the start of each block, in the object (the first one is at byte `start`) and in the file. Raises
     TaskError (input_invalid).
     """
     begin, skipped, left = header.encode(), skip, whole
@@ -79,10 +79,10 @@ def decompress(
 
 
 def check_quotes(input: Path, *, format: str, csv: dict[str, Any] | None, source: Source) -> None:
-    """A part of whole records ends outside quotes. Raises TaskError (records_torn).
+    """Check that the part ends outside quotes, as whole records do. Raises TaskError (records_torn).
 
-    The split cuts at line ends. The first cut that fell into a quoted field ends a part that begins right, and that
-    part is found here; so no torn record goes unnoticed, whatever reads the part.
+    The split cuts at line ends. The first wrong cut, inside a quoted field, ends a part that begins correctly, and this
+    check finds it. So no torn record goes unnoticed, whatever reads the part.
     """
     if input.stat().st_size == 0:
         return

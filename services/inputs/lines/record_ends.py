@@ -1,4 +1,4 @@
-"""Where a stream of records can be cut: fed with bytes as they come, it tells the first record end at each target."""
+"""Finds where a stream of records can be cut: the first record end at or after each target."""
 
 import re
 
@@ -16,7 +16,7 @@ class OpenQuote(ValueError):
 
 
 class LineEnds:
-    """Every line end ends a record. Positions count from the stream's begin; the first byte fed is at `start`."""
+    """Every line end ends a record. Positions count from the stream's start; the first byte fed is at `start`."""
 
     def __init__(self, start: int, part_bytes: int) -> None:
         self._part_bytes = part_bytes
@@ -39,7 +39,7 @@ class LineEnds:
 
 
 class EqualRecords:
-    """All records are of one length. At the end, a record that is cut short is the reader's matter."""
+    """All records have the same length. A record that is cut short at the end is left to the reader."""
 
     def __init__(self, start: int, part_bytes: int, record_bytes: int) -> None:
         self._part_bytes = -(-part_bytes // record_bytes) * record_bytes
@@ -59,7 +59,7 @@ class EqualRecords:
 
 
 class CsvEnds:
-    """A line end within quotes, or an escaped one, ends no record."""
+    """A line end inside quotes, or an escaped one, does not end a record."""
 
     def __init__(self, start: int, part_bytes: int, dialect: CsvDialect) -> None:
         self._part_bytes = part_bytes
@@ -69,13 +69,13 @@ class CsvEnds:
         self._escape = ord(dialect.escape) if dialect.escape else -1
         self._escapes = (dialect.escape or "").encode()
         self._marks = (dialect.quote or "").encode() + self._escapes
-        self._buffer = b""  # what is not read yet, after the byte before it if there is one
+        self._buffer = b""  # unread bytes, after the one before them, if any
         self._next = 0  # in the buffer
         self._offset = start  # of the buffer in the stream
-        self._opened: int | None = None  # where the quotes opened that we are in
+        self._opened: int | None = None  # position of the open quote
 
     def feed(self, data: bytes) -> list[int]:
-        """Raises OpenQuote for nothing but marks that are more than memory should hold."""
+        """Raises OpenQuote only if a run of marks is too long to hold in memory."""
         buffer = self._buffer + data if self._buffer else data
         limit = self._limit(buffer)
         if len(buffer) - limit > _MARKS_BYTES_MAX:
@@ -114,14 +114,14 @@ class CsvEnds:
         return cuts
 
     def _limit(self, buffer: bytes) -> int:
-        """How far to read for now: marks at the end, and what is escaped before them, wait for what follows."""
+        """How far to read now: marks at the end, and an escaped byte before them, wait for the next bytes."""
         limit = len(buffer.rstrip(self._marks))
         unread = buffer[self._next : max(self._next, limit - 1)]
         escapes = len(unread) - len(unread.rstrip(self._escapes))
         return limit - 2 if escapes % 2 else limit
 
     def _stop(self, buffer: bytes, limit: int) -> int:
-        """Where to look more closely: near the target, but not between a quote and what tells its meaning."""
+        """Where to start a closer look: near the target, but not between a quote and the bytes that explain it."""
         stop = min(limit, self._target - 1 - self._offset)
         while stop < limit and buffer[stop] == self._quote:
             if buffer[stop - 1] != self._quote and buffer[stop - 2] != self._escape:
@@ -130,10 +130,10 @@ class CsvEnds:
         return stop
 
     def _pass_mark(self, buffer: bytes, position: int) -> int:
-        """Go on behind an opening quote, or an escape and what it escapes."""
+        """Continue after an opening quote, or after an escape and the escaped byte."""
         if buffer[position] != self._quote:
             position = min(position + 2, len(buffer))
-            while position < len(buffer) and buffer[position] == self._quote:  # the field has begun: it opens nothing
+            while position < len(buffer) and buffer[position] == self._quote:  # inside the field: it opens nothing
                 position += 1
             return position
         self._opened = self._offset + position
@@ -149,7 +149,7 @@ RecordEnds = LineEnds | EqualRecords | CsvEnds
 
 
 def record_ends(start: int, part_bytes: int, dialect: CsvDialect | None, record_bytes: int | None) -> RecordEnds:
-    """What cuts records of this kind into parts of about `part_bytes`."""
+    """The object that cuts such records into parts of about `part_bytes`."""
     if record_bytes is not None:
         return EqualRecords(start, part_bytes, record_bytes)
     if dialect is None or dialect.plain:

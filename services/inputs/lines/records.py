@@ -21,7 +21,7 @@ def _decode(raw: bytes) -> str:
 
 
 def _refuse_constant(name: str) -> None:
-    raise Malformed(f"not JSON: {name} is no JSON number")
+    raise Malformed(f"not JSON: {name} is not a JSON number")
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
@@ -32,7 +32,10 @@ _LONG_NUMBER = b"0" * 19  # orjson makes a float of an integer of more than 64 b
 
 
 def parse_json(raw: bytes) -> Any:
-    """By orjson, several times as fast; what it refuses or rounds, the standard reader reads. Raises Malformed."""
+    """Uses orjson, which is several times as fast, and the standard reader for what orjson refuses or rounds.
+
+    Raises Malformed.
+    """
     if _LONG_NUMBER not in raw.translate(_DIGITS_AS_ZEROS):
         try:
             return orjson.loads(raw)
@@ -99,7 +102,7 @@ class JsonDocument(JsonLines):
 
 
 class FixedRecords:
-    """All records are of one length: bytes, which the function reads as it knows how (they may be EBCDIC)."""
+    """All records have the same length. A record is bytes, which the function decodes (they may be EBCDIC)."""
 
     def __init__(self, path: Path, record_bytes: int) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Objects of lines or of records of one length: cut by byte range, each cut moved to a record end by a small read."""
+"""Objects of lines or of fixed-length records, cut by byte range; a small read moves each cut to a record end."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ WINDOW_BYTES_MAX = 8_388_608
 
 
 async def split(s3: Any, source: LinesInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
-    """Raises SplitError if the object does not begin as its format does, or if there would be too many parts."""
+    """Raises SplitError if the object's beginning does not match its format, or if there would be too many parts."""
     if cursor is None:
         object_ = await PinnedObject.find(s3, source.uri)
         cursor = await _first_cursor(object_, source, slots)
@@ -31,14 +31,14 @@ async def split(s3: Any, source: LinesInput, cursor: dict[str, Any] | None, slot
 
 
 async def look(s3: Any, source: LinesInput) -> None:
-    """Raise what the split would raise at its beginning; a task finds out about what only a task can split."""
+    """Raise what the split would raise at its start. An input that only a task can split is checked by that task."""
     object_ = await PinnedObject.find(s3, source.uri)
     if not needs_grid(source):
         await _first_cursor(object_, source, slots=1)
 
 
 def part_options(source: LinesInput) -> dict[str, Any]:
-    """What a part's reader has to know besides its format."""
+    """Options for a part's reader, in addition to its format."""
     options: dict[str, Any] = {}
     if source.csv is not None and (unusual := source.csv.as_options(source.format)):
         options["csv"] = unusual
@@ -53,7 +53,7 @@ async def _first_cursor(object_: PinnedObject, source: LinesInput, slots: int) -
     if source.record_bytes is not None:
         if object_.size % source.record_bytes:
             raise SplitError(
-                f"{source.uri} has {object_.size} bytes, which is no multiple of record_bytes = {source.record_bytes}"
+                f"{source.uri} has {object_.size} bytes, not a multiple of record_bytes = {source.record_bytes}"
             )
         part_bytes = -(-part_bytes // source.record_bytes) * source.record_bytes
     place = first_cursor(head.bytes, object_.size, part_bytes)
@@ -61,7 +61,7 @@ async def _first_cursor(object_: PinnedObject, source: LinesInput, slots: int) -
 
 
 async def _read_head(object_: PinnedObject, source: LinesInput) -> Head:
-    """What comes before the first record, from reads that grow until they hold it."""
+    """The head before the first record, from reads that grow until they hold all of it."""
     data, window = b"", WINDOW_BYTES
     while True:
         data += await object_.read(len(data), window)
@@ -84,11 +84,11 @@ def _finder(object_: PinnedObject, source: LinesInput) -> FindCut:
 
 
 class _LineStarts:
-    """The starts of an object's lines. An escaped line end is none; no byte is read for two targets."""
+    """The starts of an object's lines. Escaped line ends do not count. No byte is read twice."""
 
     def __init__(self, object_: PinnedObject, escape: str | None) -> None:
         self._object = object_
-        self._before = 1 if escape else 0  # bytes to know before a line end
+        self._before = 1 if escape else 0  # how many bytes before a line end decide whether it is escaped
         self._line_end = re.compile(b"[^" + re.escape(escape.encode()) + rb"]\n" if escape else rb"\n")
 
     async def find(self, target: int, end: int) -> int | None:

@@ -1,4 +1,4 @@
-"""CSV and JSON for DuckDB, which reads them itself but for what it does not read right."""
+"""CSV and JSON for DuckDB, which reads them itself, except where it would misread them."""
 
 import mmap
 from collections.abc import Mapping
@@ -46,9 +46,9 @@ def _columns(reader: CsvRows) -> tuple[str, ...]:
 
 
 def _has_mixed_ends(file: Path) -> bool:
-    """Whether not all line ends, within quotes or not, are alike: DuckDB does not read these right.
+    """Whether the line ends, inside quotes or not, are mixed: DuckDB misreads such files.
 
-    Of a compressed file nobody knows: where DuckDB can't go on, the task fails.
+    This is unknown for a compressed file: if DuckDB can't read it, the task fails.
     """
     if registry.compression_suffix(file.name):
         return False

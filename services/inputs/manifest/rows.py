@@ -1,4 +1,4 @@
-"""The rows of a manifest's file as entries, a page at a time: of CSV and JSONL whole lines, of Parquet a row group."""
+"""The rows of a manifest's file as entries, a page at a time: whole lines of CSV and JSONL, a row group of Parquet."""
 
 import asyncio
 import csv
@@ -59,7 +59,7 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class RowPage:
-    """Some entries of a file, and where its next page begins; None: there is none."""
+    """Some entries of a file, and where its next page begins (None: this is the last one)."""
 
     entries: list[Entry]
     next: int | None
@@ -82,7 +82,7 @@ async def read_rows(s3: Any, file: ManifestFile, position: int | None) -> RowPag
 
 
 async def _read_text(object_: PinnedObject, position: int) -> tuple[bytes, int | None]:
-    """Whole lines from `position` on, and where the next begin."""
+    """Whole lines from `position` on, and the position of the next page."""
     text = b""
     while position + len(text) < object_.size:
         start = position + len(text)
@@ -94,7 +94,7 @@ async def _read_text(object_: PinnedObject, position: int) -> tuple[bytes, int |
 
 
 async def _read_compressed(object_: PinnedObject, position: int) -> tuple[bytes, int | None]:
-    """As `_read_text`, of decompressed bytes: what comes before `position` is decompressed again, and passed over."""
+    """Like `_read_text`, for decompressed bytes: everything before `position` is decompressed again and skipped."""
     page = _Page(object_, position)
     for start in range(0, object_.size, _WINDOW_BYTES):
         window = await object_.read(start, start + _WINDOW_BYTES)
@@ -105,14 +105,14 @@ async def _read_compressed(object_: PinnedObject, position: int) -> tuple[bytes,
 
 
 def _check_row(object_: PinnedObject, text: bytes | bytearray, position: int) -> None:
-    """Raises ManifestError if the text, of which no line's end is known, is too long for a row."""
+    """Raises ManifestError if the text, in which no line end was found, is too long for a row."""
     if len(text) > PAGE_BYTES + ROW_BYTES_MAX and b"\n" not in text:
         message = f"{object_.location.uri}: the row after byte {position} is longer than {ROW_BYTES_MAX} bytes"
         raise ManifestError(message)
 
 
 class _Page:
-    """The lines after so many decompressed bytes; no more is decompressed than they need, lest it be a bomb."""
+    """Lines from a decompressed offset. Decompresses only what they need, so a zip bomb can't fill memory."""
 
     def __init__(self, object_: PinnedObject, position: int) -> None:
         self.text = bytearray()
@@ -122,7 +122,7 @@ class _Page:
         self._decompressor = Decompressor("gzip")
 
     def feed(self, window: bytes) -> int:
-        """Where the page's last line ends, once that is known; before, 0."""
+        """The end of the page's last line; 0 until it is known."""
         try:
             for piece in self._decompressor.feed(window):
                 self.text += piece[self._skip :]
@@ -172,7 +172,7 @@ def _entries(file: ManifestFile, rows: Iterable[Any], where: str, encoded: bool 
 
 
 def _entry(row: dict[str, Any], decode: Callable[[str], str]) -> Entry | None:
-    """None for what is gone: a delete marker, or an old version."""
+    """None for an object that is gone: a delete marker, or an old version."""
     value = {
         meaning: next((row[name] for name in names if row.get(name) not in (None, "")), None)
         for meaning, names in _NAMES.items()
@@ -212,7 +212,7 @@ async def _read_row_group(object_: PinnedObject, file: ManifestFile, number: int
 
 
 def _row_group_entries(file: ManifestFile, sparse: BinaryIO, footer: Any, number: int, names: list[str]) -> list[Entry]:
-    """The rows of a row group of a file that holds only that."""
+    """The rows of a file that holds only this row group."""
     import pyarrow
     import pyarrow.parquet
 

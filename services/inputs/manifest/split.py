@@ -1,4 +1,4 @@
-"""A manifest: the objects that it lists, in its order, one a task or several together; streamed, a chunk at a time.
+"""A manifest: the objects that it lists, in its order, one or several per task; streamed, a chunk at a time.
 
 An S3 Inventory is a manifest of manifests: its manifest.json names files of rows in CSV (by gzip) or Parquet.
 """
@@ -17,7 +17,7 @@ from services.inputs.spec import ManifestInput
 from services.platform.reads import PinnedObject
 
 _FORMATS = ("csv", "jsonl", "parquet")
-TASKS_PER_CHUNK = 50_000  # at most: a row group may hold millions of rows
+TASKS_PER_CHUNK = 50_000  # limit, since a row group may hold millions of rows
 _INVENTORY_BYTES_MAX = 16_777_216
 _BUCKET_ARN = "arn:aws:s3:::"
 
@@ -29,7 +29,7 @@ async def split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None, s
     files = cursor["files"]
     groups = Groups(source)
     number, position, skip = cursor["file"], cursor["row"], cursor["skip"]
-    settled = (number, position, skip)  # all rows before are in tasks: a page of a file, and rows of it to skip
+    settled = (number, position, skip)  # tasks cover everything before this: a page of a file, and rows of it to skip
     while number < len(files):
         file = ManifestFile(**files[number])
         page: RowPage = await read_rows(s3, file, position)
@@ -76,7 +76,7 @@ async def _find_files(s3: Any, source: ManifestInput) -> list[dict[str, Any]]:
 
 
 def _format_of(key: str) -> str | None:
-    """What the name tells; compressed by anything but gzip, a manifest can't be read."""
+    """The format by the name; a manifest may only be compressed with gzip."""
     if PurePosixPath(key).name == "manifest.json":
         return "inventory"
     found = format_of(key)
@@ -93,7 +93,7 @@ async def _inventory_files(object_: PinnedObject) -> list[dict[str, Any]]:
         columns = [name.strip() for name in manifest["fileSchema"].split(",")] if kind == "csv" else None
         listed = [(Location(bucket, file["key"]), file["size"]) for file in manifest["files"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ManifestError(f"{uri} is no manifest.json of an S3 Inventory: {error!r}") from None
+        raise ManifestError(f"{uri} is not the manifest.json of an S3 Inventory: {error!r}") from None
     if kind not in ("csv", "parquet"):
         raise ManifestError(
             f"{uri}: an inventory in {manifest['fileFormat']} can't be read; make one in CSV or Parquet"

@@ -1,4 +1,4 @@
-"""A prefix: the objects under it, in the order of their keys, one a task or several together."""
+"""A prefix: the objects under it, in the order of their keys, one or several per task."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from services.inputs.spec import ObjectsInput
 
 
 async def split(s3: Any, source: ObjectsInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
-    """Raises SplitError if the whole prefix holds no object to work on."""
+    """Raises SplitError if the prefix has no matching object."""
     cursor = cursor or {"spans": [WHOLE], "found": 0}
     place = Location.parse(source.prefix)
     spans: list[Span] = [(after, until) for after, until in cursor["spans"]]

@@ -68,7 +68,7 @@ def _unzstd(chunk: bytes, block_bytes: int) -> bytes:
 
 
 def _by_pyarrow(codec: str, chunk: bytes, size: int, block_bytes: int) -> bytes:
-    """It has to be told the size of the text."""
+    """LZ4 and snappy blocks need the size of the text in advance."""
     import pyarrow
 
     if size > block_bytes:
@@ -86,7 +86,7 @@ def _snappy_bytes(chunk: bytes) -> int:
 
 
 def _lz4_bytes(chunk: bytes) -> int:
-    """The sum of all literals and matches: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md."""
+    """The size is the sum of all literals and matches: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md."""
     position = size = 0
     while position < len(chunk):
         token = chunk[position]

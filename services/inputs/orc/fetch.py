@@ -1,4 +1,4 @@
-"""Stripes of an ORC object: their bytes as they are, with a tail of their own, are an ORC file."""
+"""Stripes of an ORC object: their unchanged bytes and a new tail make an ORC file."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Protocol Buffers' wire format, as much as an ORC file's tail needs: https://protobuf.dev/programming-guides/encoding."""
+"""Protocol Buffers' wire format, for an ORC file's tail: https://protobuf.dev/programming-guides/encoding."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,7 +9,7 @@ _VARINT_BYTES_MAX = 10
 
 
 class Field(NamedTuple):
-    """A field of a message: its value is an integer or bytes; `raw` is how it is written, its number included."""
+    """A field of a message: its value is an integer or bytes; `raw` is its encoding, including the number."""
 
     number: int
     value: int | bytes

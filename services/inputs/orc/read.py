@@ -1,4 +1,4 @@
-"""ORC, by pyarrow, which only tasks with such input import."""
+"""ORC, read by pyarrow; only tasks with such input import it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
 
 @contextmanager
 def open_orc(path: Path) -> Iterator[Any]:
-    """The open pyarrow ORCFile; what can't be read of it raises TaskError (input_invalid)."""
+    """The open pyarrow ORCFile. Raises TaskError (input_invalid) for unreadable data."""
     import pyarrow.orc
 
     with by_pyarrow("ORC"), path.open("rb") as file:
@@ -23,7 +23,7 @@ def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
 
 class OrcRows(BatchedRows):
     def batches(self) -> Iterator[Any]:
-        if self.path.stat().st_size == 0:  # so Hive writes a file without rows
+        if self.path.stat().st_size == 0:  # Hive writes a file without rows like this
             return
         with open_orc(self.path) as reader:
             for number in range(reader.nstripes):

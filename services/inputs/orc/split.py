@@ -25,7 +25,7 @@ async def look(s3: Any, source: OrcInput) -> None:
 
 
 async def _read_stripes(object_: PinnedObject) -> list[Stripe]:
-    """None of an empty object: that is how Hive writes a file without rows."""
+    """None for an empty object: Hive writes a file without rows like that."""
     if object_.size == 0:
         return []
     uri, tail = object_.location.uri, await read_footer(object_, footer_bytes)

@@ -1,6 +1,6 @@
-"""The tail of an ORC file: where its stripes are, and the tail of a file that has just some of them.
+"""The tail of an ORC file: where its stripes are, and a new tail for a file with only some of them.
 
-pyarrow reads tails but does not tell. The format: https://orc.apache.org/specification/ORCv1, "File Tail". A file ends
+pyarrow does not expose tails. The format: https://orc.apache.org/specification/ORCv1, "File Tail". A file ends
 with its footer, which may be compressed, its postscript, and the postscript's length in one byte. Nothing in a stripe
 says where in the file it is, so stripes can be moved from file to file as they are.
 """
@@ -29,7 +29,7 @@ class OrcError(SplitError):
 
 @dataclass(frozen=True, slots=True)
 class Stripe:
-    """A stripe's bytes in the file, and its StripeInformation but for the offset."""
+    """A stripe's bytes in the file, and its StripeInformation without the offset."""
 
     start: int
     end: int
@@ -43,7 +43,7 @@ class Stripe:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The stripes, in order; and of PostScript and Footer, as they are written, what is true of any of the stripes."""
+    """The stripes, in order; and the encoded fields of PostScript and Footer that hold for any subset of stripes."""
 
     stripes: list[Stripe]
     postscript: bytes
@@ -53,7 +53,7 @@ class Tail:
 
 
 def footer_bytes(uri: str, tail: bytes, size: int) -> int:
-    """How long footer and postscript are together, of a file of `size` bytes that ends with `tail`."""
+    """The length of footer and postscript together, of a file of `size` bytes that ends with `tail`."""
     postscript = _read_postscript(uri, tail)
     length = _integer(postscript, _FOOTER_LENGTH) + tail[-1] + 1
     if length > size - len(MAGIC):  # which begins the file
@@ -64,7 +64,7 @@ def footer_bytes(uri: str, tail: bytes, size: int) -> int:
 
 
 def parse_tail(uri: str, tail: bytes, size: int) -> Tail:
-    """Of a file of `size` bytes; `tail` is as long as `footer_bytes` says. Raises OrcError."""
+    """Read the tail of a file of `size` bytes; `tail` has the length that `footer_bytes` returns. Raises OrcError."""
     postscript = _read_postscript(uri, tail)
     compression = _integer(postscript, _COMPRESSION)
     block_bytes = _integer(postscript, _BLOCK_SIZE) or _BLOCK_BYTES
@@ -85,7 +85,7 @@ def parse_tail(uri: str, tail: bytes, size: int) -> Tail:
 def make_tail(tail: Tail, stripes: Sequence[Stripe], moved: int) -> bytes:
     """The tail of a file that has only these neighbouring stripes, each moved by `moved` bytes.
 
-    It has no statistics: those of the file are of all its stripes.
+    It has no statistics: the file's statistics cover all of its stripes.
     """
     placed = (integer(_OFFSET, stripe.start + moved) + stripe.facts for stripe in stripes)
     footer = tail.footer + b"".join(message(_STRIPES, stripe) for stripe in placed)
@@ -98,7 +98,7 @@ def make_tail(tail: Tail, stripes: Sequence[Stripe], moved: int) -> bytes:
 
 
 def _original(data: bytes, block_bytes: int) -> Iterator[bytes]:
-    """Chunks that are marked as not compressed."""
+    """The data as chunks that are marked as not compressed."""
     for start in range(0, len(data), block_bytes):
         chunk = data[start : start + block_bytes]
         yield (len(chunk) << 1 | 1).to_bytes(3, "little") + chunk

@@ -1,4 +1,4 @@
-"""Row groups of a Parquet object: a sparse copy with its footer and their bytes, of which the child makes a file."""
+"""Row groups of a Parquet object: a sparse copy with its footer and their bytes, which the child turns into a file."""
 
 import asyncio
 from pathlib import Path

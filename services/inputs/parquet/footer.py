@@ -16,7 +16,7 @@ class ParquetError(SplitError):
 
 
 def footer_bytes(uri: str, tail: bytes, size: int) -> int:
-    """How long the footer is, its end included, of a file of `size` bytes that ends with `tail`."""
+    """The length of the footer, including its end, of a file of `size` bytes that ends with `tail`."""
     if len(tail) < len(_MAGIC) + _END_BYTES or not tail.endswith(_MAGIC):
         raise ParquetError(f"{uri} is not a Parquet file: it does not end with {_MAGIC.decode()}")
     length = int.from_bytes(tail[-_END_BYTES : -len(_MAGIC)], "little") + _END_BYTES
@@ -31,7 +31,7 @@ def footer_bytes(uri: str, tail: bytes, size: int) -> int:
 
 def parse_footer(uri: str, footer: bytes) -> Any:
     """The pyarrow.parquet.FileMetaData; `footer` is as long as `footer_bytes` says. Raises ParquetError."""
-    import pyarrow  # large: loaded by those who need it, when they need it
+    import pyarrow  # large: loaded only when needed
     import pyarrow.parquet
 
     try:
@@ -47,6 +47,6 @@ def column_range(column: Any) -> Range:
 
 
 def row_group_range(row_group: Any) -> Range:
-    """From its first column to its last."""
+    """The bytes of a row group, from its first column to its last."""
     ranges = [column_range(row_group.column(number)) for number in range(row_group.num_columns)]
     return min(start for start, _ in ranges), max(end for _, end in ranges)

@@ -1,4 +1,4 @@
-"""Parquet, by pyarrow, which only tasks with Parquet input import: it is most of their memory."""
+"""Parquet, read by pyarrow. Only tasks with Parquet input import it, since it takes most of their memory."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
 
 @contextmanager
 def open_parquet(path: Path) -> Iterator[Any]:
-    """The open pyarrow ParquetFile; what can't be read of it raises TaskError (input_invalid)."""
+    """The open pyarrow ParquetFile. Raises TaskError (input_invalid) for unreadable data."""
     import pyarrow.parquet
 
     with by_pyarrow("Parquet"), pyarrow.parquet.ParquetFile(path) as file:
@@ -23,14 +23,14 @@ def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
 
 class ParquetRows(BatchedRows):
     def batches(self) -> Iterator[Any]:
-        if self.path.stat().st_size == 0:  # SQL that had no records before it leaves such a file
+        if self.path.stat().st_size == 0:  # SQL without input records writes such a file
             return
         with open_parquet(self.path) as file:
             yield from file.iter_batches(batch_size=BATCH_ROWS)
 
 
 def extract(input: Path, *, source: str, numbers: Sequence[int]) -> None:
-    """Write a Parquet file with just these row groups of the source; one of them is in memory at a time."""
+    """Write a Parquet file with only these row groups of the source, holding one of them in memory at a time."""
     import pyarrow.parquet
 
     with open_parquet(Path(source)) as file, pyarrow.parquet.ParquetWriter(input, file.schema_arrow) as writer:

@@ -1,4 +1,4 @@
-"""An array job: tasks that differ by their index alone."""
+"""An array job: tasks that differ only by their index."""
 
 from typing import Any
 
@@ -17,4 +17,4 @@ async def split(s3: Any, source: RangeInput, cursor: dict[str, Any] | None, slot
 
 
 async def look(s3: Any, source: RangeInput) -> None:
-    """Nothing of it is in S3."""
+    """There is nothing in S3 to check."""

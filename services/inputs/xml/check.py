@@ -1,8 +1,8 @@
-"""That a part of an XML document is cut between records: looked at before its processor sees it.
+"""Checks that a part of an XML document is cut between records, before its processor sees it.
 
-The first part begins right: at the first record, found by a walk from the document's start. A part that begins right,
-and whose walk ends outside of records, comments and the like and within the same elements as it began, is followed by
-one that begins right. So if all parts pass, all are right; and the first wrong cut ends a part that does not pass.
+The first part begins correctly: at the first record, found by a walk from the document's start. If a part begins
+correctly, and its walk ends outside records, comments and the like, and within the same elements as at its start, the
+next part begins correctly too. So if all parts pass, all cuts are right. The first wrong cut ends a part that fails.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An XML document cut by a walk over all of it, which knows where records are and what is around them."""
+"""Cuts an XML document by a walk over all of it, which knows where records are and what is around them."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class Cutter:
         self._begin = b""  # of the document
         self._markup: Markup | None = None
         self._target: int | None = None  # None before the first record
-        self._held = b""  # what the walk has not passed yet
+        self._held = b""  # bytes that the walk has not passed yet
 
     def feed(self, data: bytes) -> tuple[bytes, list[Cut]]:
         if self._markup is not None:

@@ -1,4 +1,4 @@
-"""A part of an XML document as a document of its own: between the tags of the elements that its records are in."""
+"""A part of an XML document as a document of its own: inside the tags of the elements around its records."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from services.platform.transfer import download
 
 
 async def fetch(s3: Any, part: ByteRange, directory: Path) -> FetchedInput:
-    """Raises TaskError and OSError. That it is cut between records is checked, unless a walk has found them."""
+    """Raises TaskError and OSError. The child checks the cuts, unless a walk has found them."""
     path = directory / f"input{part_suffix(part.location.key, part.format)}"
     header, footer = (part.header or "").encode(), part.options.get("footer")
     with path.open("wb") as file:

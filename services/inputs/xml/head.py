@@ -1,4 +1,4 @@
-"""What an XML document begins with before its first record: its encoding, and the elements that the records are in."""
+"""The head of an XML document, before its first record: its encoding, and the elements that the records are in."""
 
 import codecs
 import re
@@ -101,6 +101,6 @@ def describe_around(markup: Markup, uri: str) -> Around:
 
 
 def name_elements(data: bytes) -> list[str]:
-    """The first few elements that begin in it, by their names, each once."""
+    """The names of the first few elements that begin in it, each once."""
     found = (match[1].decode(errors="replace") for match in _ELEMENT.finditer(_SECTION.sub(b"", data)))
     return [f"<{name}>" for name in dict.fromkeys(found)][:_NAMES_SHOWN]

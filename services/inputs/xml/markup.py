@@ -1,11 +1,11 @@
-"""Where the records of an XML document are: fed with its bytes in order, in pieces of any size, memory stays flat.
+"""Where the records of an XML document are: fed with its bytes in order, in constant memory.
 
 A record is an element with the record's tag as it is written, prefix included, that lies in no other such element.
 
 Neither text nor the value of an attribute may hold '<' (XML 1.0, 2.4 and 3.1). So outside comments (2.5), processing
 instructions (2.6) and CDATA sections (2.7), every '<' begins a tag, and within a record only those of its own name are
-of interest. What is not well-formed inside a record is its reader's matter; elsewhere it is an error, as far as it can
-be seen from the tags.
+of interest. A fault inside a record is left to its reader; elsewhere it is an error, as far as the tags
+show it.
 """
 
 import re
@@ -25,7 +25,7 @@ _QUOTED = rb"\"[^\"]*+\"|'[^']*+'"
 
 
 class MarkupError(ValueError):
-    """The document is not well-formed, or of a kind that is not read; the message names the byte where that shows."""
+    """The document is not well-formed, or not supported; the message names the byte where that shows."""
 
     def __init__(self, position: int, what: str) -> None:
         super().__init__(f"byte {position}: {what}")
@@ -39,7 +39,7 @@ class Edge(NamedTuple):
 
 
 class Open(NamedTuple):
-    """What the bytes so far have begun and not ended."""
+    """A construct that the bytes so far have begun and not ended."""
 
     what: str
     position: int
@@ -60,24 +60,24 @@ class Markup:
         self._any_tag = re.compile(_ANY_TAG)
         self._mark_bytes_max = max(_OPENING_BYTES_MAX, len(self._tag) + 3)
         self._buffer = b""
-        self._at = 0  # in the buffer: all before it is read
+        self._at = 0  # in the buffer: everything before it is read
         self._offset = start  # the buffer's position
         self._section: Open | None = None
         self._section_end = b""
         self._record = 0  # where the record begins that is open
-        self._depth = 0  # of it and those of its name within; 0: none is open
+        self._depth = 0  # nesting depth of elements with its name; 0: no record is open
         self._begun = False
         self._around: list[_Element] = []
         self._joined: bytes | None = b""
 
     @property
     def position(self) -> int:
-        """All bytes before it are passed."""
+        """The walk has passed all bytes before this position."""
         return self._offset + self._at
 
     @property
     def around(self) -> bytes:
-        """The start tags of the elements that are open, but for a record and what is in it."""
+        """The start tags of the open elements, without a record and its content."""
         if self._joined is None:
             self._joined = b"".join(element.start_tag for element in self._around)
         return self._joined
@@ -94,7 +94,7 @@ class Markup:
 
     @property
     def open(self) -> Open | None:
-        """The record, section or tag in whose middle the bytes so far end."""
+        """The record, section or tag that the bytes so far leave incomplete."""
         if self._depth:
             return Open(f"the record <{self._tag.decode()}>", self._record)
         if self._section is None and self._at < len(self._buffer):
@@ -102,7 +102,7 @@ class Markup:
         return self._section
 
     def feed(self, data: bytes) -> Iterator[Edge]:
-        """The edges of records, as they come: to be walked to its end before the next is fed. Raises MarkupError."""
+        """The edges of records, one by one. Exhaust this iterator before you feed more bytes. Raises MarkupError."""
         self._offset += self._at
         buffer = self._buffer = self._buffer[self._at :] + data
         self._at = 0
@@ -145,7 +145,7 @@ class Markup:
         return (begin,)
 
     def _pass_other(self, tag: re.Match[bytes]) -> tuple[()]:
-        """A tag outside of records, of an element that is not one."""
+        """A tag outside records, of an element that is not a record."""
         position, name = self._offset + tag.start(), tag[2]
         if tag[1]:
             opened = self._around.pop().name if self._around else None
@@ -173,7 +173,7 @@ class Markup:
             raise MarkupError(self._offset + end - len(text), "text outside of the document's own element")
 
     def _cut_off(self) -> int:
-        """Where a mark may begin that the buffer's end cuts off."""
+        """Where a mark may begin that is cut off by the buffer's end."""
         buffer = self._buffer
         found = buffer.rfind(b"<", max(self._at, len(buffer) - self._mark_bytes_max))
         return len(buffer) if found < 0 else found
@@ -188,7 +188,7 @@ class Markup:
         return True
 
     def _pass_other_markup(self, found: int) -> bool:
-        """Go on behind a '<' that begins no tag, or not all of one; False if more bytes are needed to tell."""
+        """Continue after a '<' that does not begin a complete tag; False if more bytes are needed to decide."""
         begin = self._buffer[found : found + _OPENING_BYTES_MAX]
         for opening, (what, end) in _SECTIONS.items():
             if begin.startswith(opening):
@@ -207,7 +207,7 @@ class Markup:
         return True
 
     def _goes_on(self, found: int) -> bool:
-        """Whether a tag may begin there that ends behind the buffer."""
+        """Whether a tag may begin there and end after the buffer."""
         rest = self._rest(found)
         if rest[2] or self._buffer.find(b"<", rest.end()) >= 0:
             return False

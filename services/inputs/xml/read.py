@@ -34,7 +34,7 @@ class XmlRecords:
         self.path = path
         self._record_tag = record_tag
         self._lists = frozenset(lists)
-        self._around = b""  # the record that is read
+        self._around = b""  # the record being read
         self._begin = 0
 
     def raws(self) -> Iterator[bytes]:
@@ -71,7 +71,7 @@ def parse_record(raw: bytes, around: bytes = b"", lists: frozenset[str] = frozen
     children or attributes is `#text`; beside children, white space alone does not count. Names are as written,
     prefixes included; declarations of namespaces are left out.
     """
-    from xml.etree.ElementTree import TreeBuilder  # by those who need it, when they need it
+    from xml.etree.ElementTree import TreeBuilder  # loaded only when needed
     from xml.parsers import expat
 
     tree = TreeBuilder()

@@ -1,7 +1,7 @@
-"""XML documents: cut by byte range, each cut moved to the next start tag of a record by a small read.
+"""XML documents, cut by byte range; a small read moves each cut to the next start tag of a record.
 
-A small read can't tell whether what looks like a record's start tag is one: it may stand in a comment or a CDATA
-section, or begin an element within a record. So each part is checked before its processor sees it (check.py).
+A small read can't tell whether something that looks like a record's start tag is one: it may be in a comment or a CDATA
+section, or begin an element inside a record. So each part is checked before its processor sees it (check.py).
 """
 
 import re
@@ -22,7 +22,7 @@ WINDOW_BYTES_MAX = 8_388_608
 
 
 async def split(s3: Any, source: XmlInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
-    """Raises SplitError if the object is no such XML, or if there would be too many parts."""
+    """Raises SplitError if the object is not such XML, or if there would be too many parts."""
     if cursor is None:
         object_ = await PinnedObject.find(s3, source.uri)
         cursor = await _first_cursor(object_, source, slots)
@@ -38,7 +38,7 @@ async def split(s3: Any, source: XmlInput, cursor: dict[str, Any] | None, slots:
 
 
 async def look(s3: Any, source: XmlInput) -> None:
-    """Raise what the split would raise at its beginning; a task finds out about what only a task can split."""
+    """Raise what the split would raise at its start. An input that only a task can split is checked by that task."""
     object_ = await PinnedObject.find(s3, source.uri)
     if not source.needs_grid:
         await _first_cursor(object_, source, slots=1)
@@ -47,7 +47,7 @@ async def look(s3: Any, source: XmlInput) -> None:
 
 
 def part_options(source: XmlInput) -> dict[str, Any]:
-    """What a part's reader has to know besides where the part is."""
+    """Options for a part's reader."""
     return {"record_tag": source.record_tag} | ({"lists": source.lists} if source.lists else {})
 
 
@@ -65,7 +65,7 @@ async def _first_cursor(object_: PinnedObject, source: XmlInput, slots: int) -> 
 
 
 async def _read_head(object_: PinnedObject, source: XmlInput) -> Head:
-    """What comes before the first record, from reads that grow until they hold it."""
+    """The head before the first record, from reads that grow until they hold all of it."""
     data, window = b"", HEAD_WINDOW_BYTES
     while True:
         data += await object_.read(len(data), window)
@@ -82,15 +82,15 @@ async def _read_head(object_: PinnedObject, source: XmlInput) -> Head:
 
 
 class _StartTags:
-    """What looks like the start tag of a record in an object."""
+    """Finds text in an object that looks like the start tag of a record."""
 
     def __init__(self, object_: PinnedObject, record_tag: str) -> None:
         self._object = object_
         self._tag = re.compile(b"<" + re.escape(record_tag.encode()) + rb"(?=[ \t\r\n/>])")
-        self._tag_bytes = len(record_tag.encode()) + 2  # with what shows that the name ends there
+        self._tag_bytes = len(record_tag.encode()) + 2  # including the byte that shows where the name ends
 
     async def find(self, target: int, end: int) -> int | None:
-        """The first that begins in `target … end - 1`; one that spans two reads is found, too."""
+        """The first one that begins in `target … end - 1`; also finds one that spans two reads."""
         position, window = target, WINDOW_BYTES
         while position < end:
             data = await self._object.read(position, min(position + window, end + self._tag_bytes - 1))

@@ -1,4 +1,4 @@
-"""XML for DuckDB: each attribute and child of a record is a column of text, be it as it may in a single record."""
+"""XML for DuckDB: each attribute and child of a record becomes a column of text, whatever its shape."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ from services.inputs.xml.read import XmlRecords, open_reader
 
 
 def show(file: Path, format: str, options: Mapping[str, Any], rewriter: Rewriter) -> SqlFile:
-    """What is a dict or a list is its JSON text. Raises TaskError (input_invalid)."""
+    """A dict or list becomes its JSON text. Raises TaskError (input_invalid)."""
     reader = _Rows(open_reader(file, format, options))
     shown = rewriter.write_json_lines(reader)
     columns = dict[str, str]()
@@ -23,7 +23,7 @@ def show(file: Path, format: str, options: Mapping[str, Any], rewriter: Rewriter
 
 
 class _Rows:
-    """Records of which the names are noted; as of CSV, empty text is null."""
+    """Passes records on and collects their names; as with CSV, empty text is null."""
 
     def __init__(self, records: XmlRecords) -> None:
         self.names: dict[str, None] = {}

@@ -1,7 +1,7 @@
 """Dispatch: keep each pool's queue topped up with a few bundles a slot, by priority and fair share.
 
 SQS has no priorities, so the order is made before it: only a short window of work is ever queued, and every step
-chooses anew which job's tasks come next. Bundles aim at half a second of work, by the stage's measured task time, and
+chooses again which job's tasks come next. Bundles aim at half a second of work, by the stage's measured task time, and
 shrink towards the end of a stage (guided self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
 """
 
@@ -73,7 +73,7 @@ class Candidate:
         return max(1, min(aimed, fair_rest, settings.bundle_tasks_max))
 
     def settle(self, queued: int) -> None:
-        """So many of the granted tasks are queued; if those were not all, the rest waits for its backoff."""
+        """This many of the granted tasks are queued; if that is not all, the rest waits for its backoff."""
         if queued < self.granted:
             self.in_flight_seconds -= (self.granted - queued) * self.expected_seconds
             self.ready = 0

@@ -29,7 +29,7 @@ _STAGE = """
 _FIRST_FAILURE = """
     SELECT index, error FROM tasks WHERE job_id = $1 AND stage = $2 AND state = 'failed' ORDER BY index LIMIT 1"""
 
-# A part that ends inside a record says that the next begins there: whatever failures are tolerated, this is none.
+# A part that ends inside a record says that the next begins there: this failure is never tolerated.
 _TORN = """
     SELECT index, error FROM tasks
     WHERE job_id = $1 AND stage = $2 AND state = 'failed' AND error ->> 'type' = 'records_torn'

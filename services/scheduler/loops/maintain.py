@@ -5,7 +5,7 @@ from services.scheduler.loop import Context
 ROWS_MAX = 5_000  # deleted per statement
 
 _EXPIRED = (
-    # A queue that is gone for so long is not coming back (SQS itself keeps messages as long by default).
+    # A queue that is gone for this long is not coming back (SQS itself keeps messages as long by default).
     """DELETE FROM queue_messages WHERE ctid IN (
         SELECT ctid FROM queue_messages WHERE created_at < now() - interval '4 days' LIMIT $1)""",
     # An Idempotency-Key is remembered for a day.

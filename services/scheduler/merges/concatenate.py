@@ -167,7 +167,7 @@ async def _plan(sources: AsyncIterator[Source]) -> AsyncIterator[Step]:
 
 
 def plan_source(source: Source, waiting: int) -> Iterator[Step]:
-    """How a source is appended when so many bytes wait in memory: no part but the last may be under S3's minimum."""
+    """How a source is appended when `waiting` bytes are in memory: no part but the last may be under S3's minimum."""
     fill = max(multipart.PART_BYTES_MIN - waiting, 0) if waiting else 0
     if source.bytes - fill >= multipart.PART_BYTES_MIN:
         if fill:

@@ -1,5 +1,5 @@
 """The end of a job's last stage: its outputs become results, by one scheduler at a time. (Or the outputs of an earlier
-stage become one object, if the next splits that anew.)
+stage become one object, if the next splits that again.)
 
 Everything is written under fixed keys, so a merge that dies is done again from its start by whoever comes next; what
 counts is the transaction at its end.

@@ -62,7 +62,7 @@ class Results:
         return files
 
     async def join_stage(self) -> Facts:
-        """Join the stage's outputs to one interim object, for the next stage to split anew."""
+        """Join the stage's outputs to one interim object, for the next stage to split again."""
         return await self._join_of_stage(OUTPUTS, self._layout.joined(self._job["job_id"], self._job["stage"]))
 
     async def _join_outputs(self, filename: str) -> list[Facts]:

@@ -1,4 +1,4 @@
-"""Users' programs: started without a shell, and nothing they started stays behind."""
+"""Users' programs: started without a shell; every process that they leave behind is killed."""
 
 import contextlib
 import os
@@ -16,8 +16,8 @@ _TAIL_BYTES = 4096
 def run_command(arguments: Sequence[str]) -> tuple[int, int]:
     """Run a program to its end; returns its exit code (negative: the signal that killed it) and its peak memory.
 
-    It inherits the working directory, the environment and the log, and leads a process group of its own. What it
-    leaves running is killed. Raises TaskError (processor_load), retryable: another node may have the program.
+    It inherits the working directory, the environment and the log, and leads its own process group. Processes that it
+    leaves behind are killed. Raises TaskError (processor_load), retryable: another node may have the program.
     """
     try:
         process = subprocess.Popen(
@@ -26,7 +26,7 @@ def run_command(arguments: Sequence[str]) -> tuple[int, int]:
     except (OSError, ValueError) as error:
         raise TaskError("processor_load", f"can't run {arguments[0]!r}: {error}") from None
     _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)  # wait4 took what Popen would wait for
+    process.returncode = os.waitstatus_to_exitcode(status)  # wait4 has reaped the process that Popen would wait for
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
     linux.kill_descendants()

@@ -1,4 +1,4 @@
-"""How many records a command or callable says that it has read, written, rejected and dropped."""
+"""The record counts that a command or callable reports: read, written, rejected and dropped."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ _COUNT_MAX = 2**63 - 1
 
 
 def read_counts(path: Path) -> dict[str, int]:
-    """What a command has written to the path in PIECEWORK_RECORDS; nothing if it has not."""
+    """The counts that a command has written to the path in PIECEWORK_RECORDS; empty if there are none."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
@@ -24,7 +24,7 @@ def read_counts(path: Path) -> dict[str, int]:
 
 
 def check_counts(told: Any, source: str) -> dict[str, int]:
-    """Raises TaskError (output_invalid) unless they are counts by names that we know."""
+    """Raises TaskError (output_invalid) unless they are counts with known names."""
     if not isinstance(told, dict):
         raise _invalid(source, f"must be an object of {', '.join(RECORD_COUNTS)}")
     for name, count in told.items():

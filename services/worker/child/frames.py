@@ -1,4 +1,4 @@
-"""The child's protocol: JSON values, each after its length in four bytes, over a socket pair."""
+"""The child's protocol: JSON values over a socket pair, each preceded by its length in four bytes."""
 
 import json
 import struct
@@ -13,7 +13,7 @@ def encode(value: Any) -> bytes:
 
 
 def decode(body: bytes) -> Any:
-    """The standard library's reader, as stricter ones refuse the lone surrogates that its writer lets through."""
+    """Uses the standard library's reader: stricter ones refuse the lone surrogates that its writer lets through."""
     return json.loads(body)
 
 

@@ -21,7 +21,7 @@ def load_function(reference: str) -> Callable[..., Any]:
     A module is imported once a child process. The failure is retryable: another node may have the module.
     """
     module_name, _, name = reference.partition(":")
-    importlib.invalidate_caches()  # files may have come since the last look
+    importlib.invalidate_caches()  # new files may exist since the last import
     try:
         function = getattr(importlib.import_module(module_name), name)
     except Exception as error:
@@ -29,7 +29,7 @@ def load_function(reference: str) -> Callable[..., Any]:
         raise TaskError("processor_load", f"can't load {reference}: {describe(error)}") from None
     if not callable(function):
         raise TaskError(
-            "processor_load", f"can't load {reference}: it is of type {type(function).__name__}, no function"
+            "processor_load", f"can't load {reference}: it is of type {type(function).__name__}, not a function"
         )
     found: Callable[..., Any] = function
     return found
@@ -38,9 +38,9 @@ def load_function(reference: str) -> Callable[..., Any]:
 def call_function(
     reference: str, input: Path, output: Path, arguments: Mapping[str, Any], listing: Path | None
 ) -> dict[str, Any]:
-    """Call a callable processor; returns what it says as `value`, records and items of the child's answer.
+    """Call a callable processor; returns the `value`, records and items of the child's answer.
 
-    In a fan-out stage (its items go to `listing`) it may return a list of them. Raises TaskError (output_invalid).
+    In a fan-out stage it may return a list of items, which go to `listing`. Raises TaskError (output_invalid).
     """
     function = load_function(reference)
     try:
@@ -66,7 +66,7 @@ def _small(value: dict[str, Any], reference: str) -> dict[str, Any]:
     try:
         encoded = encode_json(value)
     except Malformed as error:
-        raise TaskError("output_invalid", f"{reference} returned what {error}", retryable=False) from None
+        raise TaskError("output_invalid", f"{reference} returned a value that {error}", retryable=False) from None
     if b"\\u0000" in encoded:
         raise TaskError("output_invalid", f"{reference} returned text with a NUL character", retryable=False)
     if len(encoded) > VALUE_BYTES_MAX:

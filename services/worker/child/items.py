@@ -11,17 +11,17 @@ from services.worker.child.writers import encode_json
 
 
 def write_items_of_list(values: list[Any], listing: Path) -> int:
-    """Each element is an item; returns how many. Raises TaskError (output_invalid) if one is no JSON value."""
+    """Write each element as an item; returns how many. Raises TaskError (output_invalid) if one is not a JSON value."""
     return _write(map(encode_json, values), listing)
 
 
 def write_items_of_lines(output: Path, listing: Path) -> int:
-    """Each line of the output that is not blank is an item's JSON value; returns how many: none without an output.
+    """Write each line of the output, a JSON value, as an item; skip blank ones. Returns how many (0 without an output).
 
-    Raises TaskError (output_invalid) for a line that is none.
+    Raises TaskError (output_invalid) for a line that is not JSON.
     """
     if output.exists() and not output.is_file():
-        message = f"the output {output.name!r} is no regular file; does the processor need `output_directory: true`?"
+        message = f"the output {output.name!r} is not a regular file; does the processor need `output_directory: true`?"
         raise TaskError("output_invalid", message, retryable=False)
     return _write(_lines(output) if output.exists() else (), listing)
 
@@ -33,12 +33,12 @@ def _lines(output: Path) -> Iterator[bytes]:
                 try:
                     orjson.loads(value)
                 except orjson.JSONDecodeError as error:
-                    raise Malformed(f"is no line of JSON: {error}") from None
+                    raise Malformed(f"is not a line of JSON: {error}") from None
                 yield value
 
 
 def _write(values: Iterable[bytes], listing: Path) -> int:
-    """items.jsonl: a task input a line."""
+    """items.jsonl: one task input per line."""
     count = 0
     with listing.open("wb", buffering=1 << 20) as file:
         try:

@@ -1,6 +1,6 @@
-"""What a child is told to do: JSON values that its worker makes (task/child_job, task/packages) and `program` reads.
+"""A child's job: JSON values that the worker makes (task/child_job, task/packages) and `program` reads.
 
-A worker and its children are always of one release, so these may change with it.
+A worker and its children always have the same release, so these may change with it.
 """
 
 from typing import Any, Literal, TypedDict
@@ -10,20 +10,20 @@ from services.inputs.reader import Step
 
 
 class _Job(TypedDict):
-    directory: str  # where the work begins
+    directory: str  # the working directory at the start
     environment: dict[str, str]
-    log: str  # what is printed goes there
+    log: str  # gets everything that is printed
 
 
 class ProgramJob(_Job):
-    """Run a program; there is no task."""
+    """Run a program outside of any task."""
 
     kind: Literal["program"]
     arguments: list[str]
 
 
 class TaskJob(_Job):
-    """What all tasks have: paths of files, and what has to be done with the input before the processor sees it."""
+    """The part that all tasks share: paths of files, and the steps that prepare the input for the processor."""
 
     input: str
     output: str
@@ -31,7 +31,7 @@ class TaskJob(_Job):
     checks: list[Step]
     params: dict[str, Any]
     paths: dict[str, str]  # of declared inputs and outputs, by name
-    items: str | None  # of a fan-out stage: where the listing of its items goes
+    items: str | None  # in a fan-out stage: where the listing of its items goes
 
 
 class CommandJob(TaskJob):
@@ -50,7 +50,7 @@ class CopyJob(TaskJob):
 
 
 class RejectsOrigin(TypedDict):
-    """What rejected records are told to be of: the task, and the objects that its files are (parts of), by name."""
+    """The origin of rejected records: the task, and for each of its files the object that it is (a part of)."""
 
     stage: int
     index: int
@@ -58,7 +58,7 @@ class RejectsOrigin(TypedDict):
 
 
 class ReadingJob(TaskJob):
-    """How the records of the input are read, and where those go that can't be."""
+    """How the records of the input are read, and where unreadable records go."""
 
     format: str | None  # by the files' names if None
     options: dict[str, Any]

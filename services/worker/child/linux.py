@@ -1,4 +1,4 @@
-"""What the kernel does for us beyond Python's own modules; other systems than Linux do without."""
+"""Linux system calls that Python's own modules lack; on other systems they do nothing."""
 
 import contextlib
 import ctypes
@@ -18,19 +18,19 @@ _linux = sys.platform == "linux"
 
 
 def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
-    """The kernel sends this process the signal as soon as the one that started it is gone."""
+    """Have the kernel send this process the signal as soon as its parent ends."""
     if _linux:
         _libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent dies become children of this process instead of init's, so that they can be found."""
+    """Make orphaned descendants children of this process instead of init's, so that they can be found."""
     if _linux:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def free_range(descriptor: int, start: int, end: int) -> None:
-    """Give the disk back what a file holds there: it reads as zeros from now on. File systems may not know how."""
+    """Free the disk space of a range of a file, which then reads as zeros. Not every file system can do it."""
     if _linux and end > start:
         _libc.fallocate(
             descriptor, _FALLOC_FL_KEEP_SIZE_PUNCH_HOLE, ctypes.c_longlong(start), ctypes.c_longlong(end - start)
@@ -38,22 +38,22 @@ def free_range(descriptor: int, start: int, end: int) -> None:
 
 
 def flush_stdio() -> None:
-    """Write out what C code has printed into its own buffers."""
+    """Flush the buffers of C's standard output and error."""
     _libc.fflush(None)
 
 
 def kill_descendants() -> None:
-    """Kill and reap every process below this one, also those that left their group or session."""
+    """Kill and reap every descendant of this process, including those that left its group or session."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     with contextlib.suppress(OSError):
-        while pids := children.read_text().split():  # orphans of those we kill come to us and are next
+        while pids := children.read_text().split():  # orphans of the killed become our children and are next
             for pid in map(int, pids):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
 
 
 def has_children() -> bool:
-    """Whether a process runs that this one, or a process it has adopted, started."""
+    """Whether this process has live descendants."""
     for thread in os.listdir("/proc/self/task") if _linux else ():  # noqa: PTH208  # after every task: quicker so
         with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children") as children:  # noqa: PTH123
             if children.read():
@@ -62,7 +62,7 @@ def has_children() -> bool:
 
 
 def memory_bytes() -> int:
-    """Resident memory of this process; 0 where it can't be told."""
+    """Resident memory of this process in bytes; 0 where it is unknown."""
     return _status_bytes("VmRSS:")
 
 

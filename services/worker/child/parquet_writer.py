@@ -1,4 +1,4 @@
-"""Records written as Parquet; by pyarrow, which only tasks that write it import."""
+"""Records written as Parquet, by pyarrow; only tasks that write Parquet import it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Any
 
 from services.contract.task_error import Malformed
 
-_BATCH_ROWS = 10_000  # the first so many tell the schema
+_BATCH_ROWS = 10_000  # the first rows, which determine the schema
 _GROUP_ROWS = 1_000_000
-_GROUP_BYTES = 128 << 20  # in memory; a row group is what a reader takes at once
+_GROUP_BYTES = 128 << 20  # in memory; a reader takes one row group at a time
 
 Refuse = Callable[[Any, str, int], None]
 
 
 class ParquetWriter:
-    """Columns and their types are those of the first 10,000 rows; later rows that do not fit are refused.
+    """Columns and types come from the first 10,000 rows; later rows that do not fit are refused.
 
-    A row is judged when its batch is full. So `origin` tells, when it is written, where the row comes from, and
-    `refuse` is told of the origin, the reason, and how many rows of the origin are taken back.
+    A row is checked only when its batch is full. So `origin` is asked where a row comes from when the row is written,
+    and `refuse` gets the origin, the reason, and the number of rows of that origin to take back.
     """
 
     header_bytes = 0
@@ -48,7 +48,7 @@ class ParquetWriter:
             self._convert()
 
     def close(self) -> None:
-        """Without a row there is no file: nothing tells its columns."""
+        """Without a row there is no file, because its columns are unknown."""
         if self._waiting_rows:
             self._convert()
         self._write_group()
@@ -56,7 +56,7 @@ class ParquetWriter:
             self._file.close()
 
     def _convert(self) -> None:
-        """Make a batch of the waiting rows, but for those that do not fit."""
+        """Make a batch of the waiting rows, without those that do not fit."""
         import pyarrow
 
         waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
@@ -94,7 +94,7 @@ class ParquetWriter:
 
 
 def _type_of(values: list[Any]) -> Any:
-    """The type that holds all the values, or else that of the first one; text if there is none."""
+    """The type that holds all the values, else the first value's type; text if there are no values."""
     import pyarrow
 
     try:
@@ -109,7 +109,7 @@ def _type_of(values: list[Any]) -> Any:
 
 
 def _batch(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
-    """Raises Malformed, which names a column that does not fit."""
+    """Raises Malformed; it names a column that does not fit."""
     import pyarrow
 
     columns = [_column(field, [row.get(field.name) for row in rows]) for field in schema]
@@ -129,7 +129,7 @@ def _column(field: Any, values: list[Any]) -> Any:
 
 
 def _has_fields(kind: Any) -> bool:
-    """pyarrow leaves out what a struct has no field for, at any depth."""
+    """Whether a struct is in the type: pyarrow silently drops keys that a struct lacks, at any depth."""
     import pyarrow
 
     if pyarrow.types.is_struct(kind):

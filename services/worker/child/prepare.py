@@ -1,4 +1,4 @@
-"""What is done to a task's input before its processor may see it: made of what was fetched, and checked."""
+"""Prepares a task's input before its processor sees it: builds it from the fetched files, and checks it."""
 
 from collections.abc import Sequence
 from pathlib import Path

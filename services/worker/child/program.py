@@ -1,7 +1,7 @@
 """The child's main program: take a job, run it with its output going to its log, answer, wait for the next.
 
-The answer to a job (services/worker/child/job) holds its results or its `error`, and what it used. Whatever kills this
-process costs one attempt: the worker starts another.
+The answer to a job (services/worker/child/job) holds its results or its `error`, and the resources used. If this
+process is killed, that costs one attempt: the worker starts another child.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def main(control: int, parent: int) -> None:
     """Serve jobs from the socket `control` until the process `parent` closes it."""
     linux.die_with_parent()
     if os.getppid() != parent:
-        return  # the worker died before it could take us with it
+        return  # the worker died before the death signal was set up
     linux.adopt_orphans()
     faulthandler.enable(file=2)
     _leave_no_trace()
@@ -46,7 +46,7 @@ def main(control: int, parent: int) -> None:
 
 
 def _leave_no_trace() -> None:
-    """User code may have modules of its own by the names of ours, and must find an ordinary interpreter."""
+    """Hide our modules: user code may have modules of the same names, and must find an ordinary interpreter."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "services"]:
         del sys.modules[name]
     del sys.path[0]  # where ours came from
@@ -77,14 +77,14 @@ def _run(job: ChildJob) -> dict[str, Any]:
 
 
 def _set_environment(wanted: dict[str, str]) -> None:
-    """Change only what differs: most variables are those of the task before."""
+    """Change only the variables that differ: most are the same as for the task before."""
     for name in os.environ.keys() - wanted.keys():
         del os.environ[name]
     os.environ.update({name: value for name, value in wanted.items() if os.environ.get(name) != value})
 
 
 def _dispatch(job: ChildJob, reply: dict[str, Any]) -> None:
-    """Run the job and put what comes of it into `reply`; raises TaskError and whatever user code raises."""
+    """Run the job and put its results into `reply`. Raises TaskError and whatever user code raises."""
     log = Path(job["log"])
     if job["kind"] == "program":
         _run_program(job["arguments"], log, reply)
@@ -160,7 +160,7 @@ def _exited(error: SystemExit) -> dict[str, Any]:
 
 
 def _print_traceback(error: BaseException) -> None:
-    """Print the user's part of the traceback to the log, if there is room for it."""
+    """Print the user's part of the traceback to the log, if the disk has room for it."""
     frame = error.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HERE):
         frame = frame.tb_next
@@ -170,9 +170,9 @@ def _print_traceback(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def _logging_to(path: str) -> Iterator[None]:
-    """Standard output and error, also those of C code and of child processes, go to the file meanwhile."""
+    """Redirect standard output and error to the file, also for C code and child processes."""
     _redirect(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-    sys.stdout, sys.stderr = _stream(1), _stream(2)  # new ones: the last task may have closed or replaced them
+    sys.stdout, sys.stderr = _stream(1), _stream(2)  # new ones: the last task may have closed or replaced the old
     try:
         yield
     finally:

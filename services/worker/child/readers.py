@@ -1,4 +1,4 @@
-"""The records of files, read by the folders of their formats (services/inputs)."""
+"""The records of files, read by the modules of their formats (services/inputs)."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,18 @@ from services.contract.task_error import TaskError
 from services.inputs.reader import Reader
 from services.inputs.registry import COMPRESSION_OF_SUFFIX, FOLDERS, FORMATS, format_of, load
 
-_MODULES = {folder: load(folder, "read") for folder in FOLDERS}  # now: the child can't import any of ours later
+_MODULES = {folder: load(folder, "read") for folder in FOLDERS}  # now: later, the child can't import ours
 
 
 def read_module(format: str) -> Any:
-    """That of the format's folder; raises TaskError (input_invalid) if there is none."""
+    """The `read` module of the format. Raises TaskError (input_invalid) if there is no such format."""
     if format not in FORMATS:
         raise TaskError("input_invalid", f"there is no record format {format!r}", retryable=False)
     return _MODULES[FORMATS[format].folder]
 
 
 def detect_format(path: Path) -> str:
-    """The record format that a file's name tells; raises TaskError (input_invalid)."""
+    """The record format, by the file's name. Raises TaskError (input_invalid)."""
     if found := format_of(path.name):
         return found.name
     known = ", ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
@@ -31,9 +31,9 @@ def detect_format(path: Path) -> str:
 
 
 def open_reader(path: Path, format: str | None = None, **options: Any) -> Reader:
-    """A reader of the file in the named format, or in the one its name tells; raises TaskError (input_invalid).
+    """A reader of the file in the named format, by default the one of its name. Raises TaskError (input_invalid).
 
-    `options` are those of the format's own `open_reader`.
+    `options` are keyword arguments of the format's own `open_reader`.
     """
     name = format or detect_format(path)
     reader: Reader = read_module(name).open_reader(path, name, options)

@@ -18,7 +18,7 @@ from services.worker.child.writers import Writer, open_writer
 class Counts:
     """records_in + records_added = records_out + records_rejected + records_filtered.
 
-    Added is what lists of more than one hold beyond their first record, filtered what became of nothing.
+    Added counts the records of lists beyond their first; filtered counts the records that became nothing.
     """
 
     records_in: int = 0
@@ -38,7 +38,7 @@ def _readers(path: Path, format: str | None, options: Mapping[str, Any]) -> Iter
 
 
 class _Origin(NamedTuple):
-    """A record as it was read: enough to reject it now or later."""
+    """A record as it was read, with all that is needed to reject it now or later."""
 
     reader: Reader
     raw: Any
@@ -47,7 +47,7 @@ class _Origin(NamedTuple):
 
 
 class _Application:
-    """One pass over a part: what is being read, and what has been counted."""
+    """One pass over a part: the current record, and the counts so far."""
 
     def __init__(self, rejects: Rejects) -> None:
         self.counts = Counts()
@@ -62,7 +62,7 @@ class _Application:
         self._reject(self.origin(), reason)
 
     def take_back(self, origin: _Origin, reason: str, written: int) -> None:
-        """Reject a record of which so many results were counted as written."""
+        """Reject a record; `written` of its results were counted as written."""
         self.counts.records_out -= written
         self.counts.records_added -= written - 1
         self._reject(origin, reason)

@@ -1,4 +1,4 @@
-"""rejects.jsonl: the records that were set aside, where each came from, and why."""
+"""rejects.jsonl: the rejected records, where each came from, and why."""
 
 import json
 from contextlib import ExitStack
@@ -11,7 +11,7 @@ from services.worker.child.job import RejectsOrigin
 
 
 class Rejects:
-    """The open file, which is not there before it has a line."""
+    """The open file; it is created with its first line."""
 
     def __init__(self, path: Path, limit: int | None, task: RejectsOrigin) -> None:
         self.count = 0
@@ -22,7 +22,7 @@ class Rejects:
         self._files = ExitStack()
 
     def add(self, path: Path, number: int, offset: int | None, reason: str, record: Any) -> None:
-        """Record `number` (from 1) of the part, `offset` bytes into the file, if it can be told.
+        """Write record `number` (from 1) of the part; `offset` is its byte in the file, if known.
 
         Raises TaskError (rejects_exceeded) when there are more than the stage allows.
         """
@@ -37,7 +37,7 @@ class Rejects:
             raise TaskError("rejects_exceeded", message, retryable=False)
 
     def _origin(self, name: str, offset: int | None) -> dict[str, Any]:
-        """The object that the file is a part of, and where in it the record begins."""
+        """The object that the file is a part of, and where the record begins in it."""
         origin = self._sources.get(name)
         if origin is None:
             return {}
@@ -48,7 +48,7 @@ class Rejects:
         return {"uri": origin["uri"]} | self._places[name].find(offset)
 
     def name_objects(self, message: str, input: Path) -> str:
-        """The message with what the user knows, objects, in place of the files of the input."""
+        """The message with the objects, which the user knows, in place of the input's files."""
         for name, origin in self._sources.items():
             path = input if input.name == name else input / name
             begin = f" from byte {origin['byte']}" if origin["byte"] else ""

@@ -1,7 +1,7 @@
-"""A DuckDB query of a part: the part is the view `input`, and each declared input a view by its name.
+"""A DuckDB query of a part: the part is the view `input`, and each declared input is a view with its name.
 
-The columns of CSV are text, as they are for record functions, and JSON's strings stay text: DuckDB would guess types
-from what it sees of a part, and might guess others for the next.
+Columns of CSV are text, as for record functions, and strings of JSON stay text. Otherwise DuckDB would guess types from
+each part, and might guess differently for the next one.
 """
 
 import json
@@ -16,7 +16,7 @@ from services.contract.task_error import TaskError
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql_views import View, create_view, text
 
-_MEMORY_SHARE = 0.6  # of what the task may use; DuckDB does not count all that it takes
+_MEMORY_SHARE = 0.6  # share of the task's memory; DuckDB does not count all that it uses
 _FORMATS = {
     "jsonl": "FORMAT json",
     "csv": "FORMAT csv, HEADER",
@@ -24,12 +24,12 @@ _FORMATS = {
     "compact": "FORMAT parquet, ROW_GROUP_SIZE 1000000, ROW_GROUP_SIZE_BYTES '128MB'",
 }
 _VALID_WHEN_EMPTY = ("jsonl", "csv")
-# With nothing else in its plan, a query reads all of its input.
+# A query with only these operators in its plan reads all of its input.
 _READING_ALL = {
     *("RESULT_COLLECTOR", "COPY_TO_FILE", "BATCH_COPY_TO_FILE", "TABLE_SCAN", "PROJECTION", "FILTER", "ORDER_BY"),
     *("UNGROUPED_AGGREGATE", "HASH_GROUP_BY", "PERFECT_HASH_GROUP_BY"),
 }
-# A line with several errors has several rows, and each pass over a file has a scan of its own.
+# A line with several errors has several rows, and each pass over a file has its own scan.
 _REJECTS = """
     SELECT file_path, line, line_byte_position, first(csv_line), first(error_message)
     FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
@@ -38,7 +38,7 @@ _REJECTS = """
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a query may take, and where it may put what its memory can't hold."""
+    """The memory and threads that a query may use, and the directory to spill to."""
 
     memory_bytes: int
     threads: int
@@ -61,13 +61,12 @@ def run_query(
 ) -> dict[str, int]:
     """Write the query's rows to the output; returns how many records were read, written, rejected, and so on.
 
-    An input that tells of no column can't be queried: the output is empty, or is not there where that would be no
-    Parquet. So it is with a record function that gives no record.
+    An input without any column can't be queried: the output is empty, or missing if it would have to be Parquet. A
+    record function that returns no record has the same effect.
 
     `check_input` is called unless DuckDB has read every byte of the input and found each record whole.
 
-    Raises TaskError: what `check_input` raises; with DuckDB's own words for a query that can't be run, and for data
-    that it can't take.
+    Raises TaskError: from `check_input`, or with DuckDB's own message for a query or data that it refuses.
     """
     import duckdb
 
@@ -113,23 +112,23 @@ def _settings(room: Room, output_format: str) -> dict[str, Any]:
         "temp_directory": str(room.spill),
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
-        # Else there are no row groups by bytes. One thread keeps the order all the same.
+        # Without this, DuckDB makes no row groups by bytes. One thread keeps the order anyway.
         "preserve_insertion_order": output_format != "compact",
     }
 
 
 def _lock_up(connection: Any, room: Room, inputs: Mapping[str, Path]) -> None:
-    """From now on the query reads and writes nothing but the task's own files and the inputs it declares."""
+    """Restrict the query to the task's own files and the declared inputs."""
     connection.execute(f"SET allowed_directories = [{text(room.spill.parent)}]")
     connection.execute(f"SET allowed_paths = [{', '.join(map(text, inputs.values()))}]")
     connection.execute("SET enable_external_access = false")
-    connection.execute("SET enable_profiling = 'no_output'")  # tells how many rows are read
-    connection.execute("SET disabled_optimizers = 'type_pushdown'")  # it takes TRY_CAST of CSV for CAST (DuckDB 2.0.1)
+    connection.execute("SET enable_profiling = 'no_output'")  # its profile tells how many rows are read
+    connection.execute("SET disabled_optimizers = 'type_pushdown'")  # it treats TRY_CAST of CSV as CAST (DuckDB 2.0.1)
     connection.execute("SET lock_configuration = true")
 
 
 def _prepare(connection: Any, query: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The query with `$NAME` for `{params.NAME}`, and the values of these. Raises TaskError (processor_load)."""
+    """The query with `$NAME` in place of `{params.NAME}`, and their values. Raises TaskError (processor_load)."""
     names = set(SQL_PARAM.findall(query))
     if missing := sorted(names - params.keys()):
         raise _refuse(f"has {{params.{missing[0]}}}, but the stage's params have no {missing[0]!r}: add it to them")
@@ -156,9 +155,9 @@ def _copy(connection: Any, query: str, values: Mapping[str, Any], output: Path, 
 
 
 def _sees_torn_records(operators: Sequence[Mapping[str, Any]], options: Mapping[str, Any], room: Room) -> bool:
-    """Whether a quote that is left open at the end of the input is sure to be among DuckDB's rejects.
+    """Whether DuckDB surely rejects a quote that is left open at the end of the input.
 
-    Several threads begin in the middle, where they have to guess; and of escapes outside quotes it has other ideas.
+    It does not if several threads begin in the middle, where they must guess, or if there are escapes outside quotes.
     """
     if room.threads > 1 or (options.get("csv") or {}).get("escape") is not None:
         return False
@@ -168,7 +167,7 @@ def _sees_torn_records(operators: Sequence[Mapping[str, Any]], options: Mapping[
 
 
 def _count_read(operators: Sequence[Mapping[str, Any]], view: View) -> int:
-    """The input's records that the query has read: of Parquet as the footers tell, of the others as it was scanned."""
+    """The number of input records that the query has read: for Parquet from the footers, otherwise as scanned."""
     scanned: dict[str, int] = {}
     for operator in operators:
         files = operator.get("extra_info", {}).get("Filename(s)", "")
@@ -184,9 +183,9 @@ def _operators(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _keep_rejects(connection: Any, rejected: Rejects, header_lines: int) -> None:
-    """Set aside the lines that the CSV reader could not take; their text is what it was.
+    """Reject the lines that the CSV reader could not read, with their original text.
 
-    To DuckDB, blank lines before a record are part of it, and of CRLF, what ends the record before is CR alone.
+    DuckDB counts blank lines before a record as part of it, and ends a record before CRLF at the CR.
     """
     import duckdb
 
@@ -204,7 +203,7 @@ def _keep_rejects(connection: Any, rejected: Rejects, header_lines: int) -> None
 
 
 def _explain(error: Any, message: str) -> TaskError:
-    """Nothing but want of room passes when it is tried again."""
+    """DuckDB's error as a TaskError. Only a lack of memory or disk space may pass in another try."""
     import duckdb
 
     match error:

@@ -1,4 +1,4 @@
-"""Files as views of DuckDB; a directory of files is one view. What DuckDB can't read right is made readable before."""
+"""Files as views of DuckDB; a directory is one view. Files that DuckDB misreads are converted first."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -16,8 +16,8 @@ from services.worker.child.readers import detect_format
 from services.worker.child.rejects import Rejects
 from services.worker.child.writers import JsonlWriter
 
-_MODULES = {folder: load(folder, "sql") for folder in FOLDERS}  # now: the child can't import any of ours later
-_TIMES_AND_IDS = ("date", "time", "timestamp", "uuid")  # what DuckDB takes strings of JSON for
+_MODULES = {folder: load(folder, "sql") for folder in FOLDERS}  # now: later, the child can't import ours
+_TIMES_AND_IDS = ("date", "time", "timestamp", "uuid")  # types that DuckDB guesses for strings of JSON
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 _Alike = tuple[str, tuple[str, ...] | None, CsvDialect | None]  # files that one function reads
@@ -25,7 +25,7 @@ _Alike = tuple[str, tuple[str, ...] | None, CsvDialect | None]  # files that one
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a view reads: the rows of its Parquet files, and the files whose rows are counted when they are scanned."""
+    """What a view reads: the number of rows of its Parquet files, and the files whose rows are counted by the scan."""
 
     rows: int
     scanned: frozenset[str]
@@ -51,9 +51,9 @@ def create_view(
     spill: Path,
     rejected: Rejects | None = None,
 ) -> View | None:
-    """A view of a file, or of a directory's files by the names of their columns; None if nothing tells of any column.
+    """A view of a file, or of a directory's files joined by column name; None if no file has a column.
 
-    With `rejected`, lines of CSV that can't be read go to it or to DuckDB's reject tables; else they are errors.
+    With `rejected`, unreadable lines of CSV go to it or to DuckDB's reject tables; without, they are errors.
     Raises TaskError (input_invalid).
     """
     rewriter, groups = _Rewriter(spill, rejected), dict[_Alike, list[Path]]()
@@ -89,7 +89,7 @@ class _Rewriter:
         self._rejected = rejected
 
     def write_json_lines(self, reader: Reader, columns: Sequence[str] | None = None) -> SqlFile:
-        """Of CSV, empty text is null, as it is for DuckDB."""
+        """Empty text of CSV is null, as it is for DuckDB."""
         target = self.directory / f"{reader.path.name}.jsonl"
         with closing(JsonlWriter(target)) as writer:
             for number, raw in enumerate(reader.raws(), start=1):
@@ -99,7 +99,7 @@ class _Rewriter:
                         fields = record.values() if isinstance(record, Mapping) else record
                         record = {name: field or None for name, field in zip(columns, fields, strict=True)}
                     writer.write(record)
-                except ValueError as error:  # Malformed; or, without a header, not as many fields as the first line has
+                except ValueError as error:  # Malformed; or a number of fields unlike the first line's
                     self._reject(reader, number, raw, str(error))
         return SqlFile(target, "jsonl", None if columns is None else tuple(columns))
 
@@ -122,7 +122,7 @@ def _table(
     files: Sequence[Path],
     keep_rejects: bool,
 ) -> str | None:
-    """The function that reads the files; None if nothing in them tells of any column."""
+    """The SQL function that reads the files; None if they have no columns."""
     if kind == "parquet":
         return f"read_parquet({_list(files)}, union_by_name = true)"
     if columns is None:
@@ -140,16 +140,16 @@ def _table(
 
 
 def _text(columns: Sequence[str]) -> str:
-    """All of them text."""
+    """All columns as text."""
     named = ", ".join(f"{text(column)}: 'VARCHAR'" for column in columns)
     return f"{{{named}}}"
 
 
 def _json(connection: Any, source: str) -> str | None:
-    """All of the files is read first, so that a field that is rare is known, too; None if there is no record."""
+    """Reads all of the files first, so that rare fields are found too. None if there is no record."""
     guess = "sample_size = -1, map_inference_threshold = -1, field_appearance_threshold = 0, union_by_name = true"
     found = connection.sql(f"FROM read_json({source}, {guess})")
-    if found.columns == ["json"] and not found.limit(1).fetchall():  # so DuckDB calls it when nothing is there
+    if found.columns == ["json"] and not found.limit(1).fetchall():  # as DuckDB names it without a record
         return None
     columns = zip(found.columns, found.types, strict=True)
     named = ", ".join(f"{text(column)}: {text(_without_guesses(kind))}" for column, kind in columns)
@@ -157,7 +157,7 @@ def _json(connection: Any, source: str) -> str | None:
 
 
 def _without_guesses(kind: Any) -> str:
-    """The type, but text for what DuckDB takes for times and identifiers."""
+    """The type, with text in place of the times and identifiers that DuckDB guesses."""
     if kind.id == "struct":
         return f"STRUCT({', '.join(f'{_name(name)} {_without_guesses(inner)}' for name, inner in kind.children)})"
     if kind.id == "list":

@@ -19,7 +19,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class Writer(Protocol):
-    """Writes records to an output file, of which the first `header_bytes` are a header."""
+    """Writes records to an output file, which starts with a header of `header_bytes` bytes."""
 
     header_bytes: int
 
@@ -27,13 +27,13 @@ class Writer(Protocol):
         """Raises Malformed if the format can't hold the record."""
 
     def write_all(self, records: Sequence[Any]) -> None:
-        """All of them or none; raises Malformed."""
+        """Write all of the records or none. Raises Malformed."""
 
     def close(self) -> None: ...
 
 
 def open_writer(format: str, path: Path, origin: Callable[[], Any], refuse: Refuse) -> Writer:
-    """A writer of a new file; the functions are for a format that refuses records late (see ParquetWriter)."""
+    """A writer of a new file. The functions serve a format that refuses records late (see ParquetWriter)."""
     match format:
         case "csv":
             return CsvWriter(path)
@@ -44,7 +44,7 @@ def open_writer(format: str, path: Path, origin: Callable[[], Any], refuse: Refu
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no type for but Parquet and Python do."""
+    """Convert values for which JSON has no type but Parquet and Python do."""
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if isinstance(value, (Decimal, UUID, Path)):
@@ -55,14 +55,14 @@ def _plain(value: Any) -> Any:
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
 
 
-# Of these types orjson would write more than the standard writer does.
+# For these types orjson accepts more than the standard writer does.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
 
 
 def encode_json(value: Any) -> bytes:
     """Compact JSON in UTF-8; raises Malformed.
 
-    By orjson where it writes what the standard writer does: it writes null for a number that is none.
+    Uses orjson only where it agrees with the standard writer: it writes null for NaN and infinities.
     """
     try:
         encoded = orjson.dumps(value, _plain, _OPTIONS)
@@ -93,7 +93,7 @@ class JsonlWriter:
 
 
 class CsvWriter:
-    """Columns are the keys of the first record; every other record must have just these."""
+    """The columns are the keys of the first record; every other record must have exactly these."""
 
     header_bytes = 0
 

@@ -1,4 +1,4 @@
-"""What this worker holds: the bundles it has claimed and not yet reported as done, and their waiting tasks."""
+"""The bundles that this worker has claimed and not yet reported as done, and their waiting tasks."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from services.engine.attempt import ClaimedTask, StageWork
 
 @dataclass(slots=True, eq=False)
 class Bundle:
-    """A bundle this worker has claimed; `unfinished` counts its tasks that wait or run."""
+    """A bundle that this worker has claimed; `unfinished` counts its tasks that wait or run."""
 
     bundle_id: UUID
     stage: StageWork
@@ -23,7 +23,7 @@ class Bundle:
 
 
 class Bundles:
-    """First claimed, first run. `claiming` are those whose claim is under way: not held, but not unknown either."""
+    """Bundles in the order of their claims. Those in `claiming` have a claim under way: not held, but not unknown."""
 
     def __init__(self) -> None:
         self._held: dict[UUID, Bundle] = {}
@@ -51,7 +51,7 @@ class Bundles:
         self._any_waiting.set()
 
     async def take(self) -> tuple[Bundle, list[ClaimedTask]]:
-        """The next task to run, as soon as there is one; of no-ops all that wait in the bundle."""
+        """The next task to run, as soon as there is one; for no-ops, all that wait in the bundle."""
         while not self._queue:
             self._any_waiting.clear()
             await self._any_waiting.wait()
@@ -64,13 +64,13 @@ class Bundles:
         return bundle, tasks
 
     def finish(self, bundle: Bundle, count: int) -> bool:
-        """Count tasks as finished; True if nothing is left of the bundle."""
+        """Count tasks as finished; True if that was the last of the bundle."""
         bundle.unfinished -= count
         assert bundle.unfinished >= 0
         return bundle.unfinished == 0
 
     def take_back(self, claimed_before: float) -> list[tuple[Bundle, list[ClaimedTask]]]:
-        """All tasks that still wait in bundles claimed before that moment (monotonic): they are not run here."""
+        """Remove and return the tasks that still wait in bundles claimed before that moment (monotonic)."""
         stale = [bundle for bundle in self._queue if bundle.claimed_at < claimed_before]
         taken = []
         for bundle in stale:

@@ -1,4 +1,4 @@
-"""Reports ended attempts to the database, many in one transaction, and again until it has them."""
+"""Reports ended attempts to the database, many per transaction, and retries until it has them."""
 
 import asyncio
 from collections import deque
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 _GATHER_SECONDS = 0.005
 _ATTEMPTS_MAX = 5000  # in one transaction
 
-# The database will never take these values, however often it is asked.
+# The database will never accept these values, however often they are sent.
 _UNSTORABLE = (ValueError, TypeError, asyncpg.DataError)
 
 
@@ -44,7 +44,7 @@ class Completer:
         self._outage = Outage("database")
 
     def report(self, bundle: Bundle, finished: Sequence[AttemptReport]) -> None:
-        """These attempts of a bundle have ended. Those of a bundle that is no longer held are not reported."""
+        """Add ended attempts of a bundle; they are ignored if the bundle is no longer held."""
         if bundle.bundle_id not in self._bundles:
             return
         done = self._bundles.finish(bundle, len(finished))
@@ -54,7 +54,7 @@ class Completer:
         self._emptied.clear()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
             await self._filled.wait()
             await asyncio.sleep(_GATHER_SECONDS)
@@ -71,7 +71,7 @@ class Completer:
             await self._emptied.wait()
 
     def _take(self) -> tuple[list[AttemptReport], list[UUID]]:
-        """The oldest reports, up to what fits into one transaction; a bundle's end comes with its last attempts."""
+        """The oldest reports, as many as fit into one transaction. A bundle ends together with its last attempts."""
         finished: list[AttemptReport] = []
         bundles_done: list[UUID] = []
         while self._reports and len(finished) < _ATTEMPTS_MAX:
@@ -84,7 +84,7 @@ class Completer:
         return finished, bundles_done
 
     async def _flush(self, finished: Sequence[AttemptReport], bundles_done: Sequence[UUID]) -> None:
-        """Report until the database has it; `complete` may be repeated."""
+        """Report until the database has the reports; `complete` may be repeated."""
         while True:
             try:
                 accepted = await transitions.complete(self._database, self._worker_id, finished, bundles_done)
@@ -100,7 +100,7 @@ class Completer:
     async def _flush_apart(
         self, finished: Sequence[AttemptReport], bundles_done: Sequence[UUID], error: Exception
     ) -> None:
-        """One of the attempts holds what can't be stored: find it by halves, and report that as its failure."""
+        """One of the attempts holds a value that can't be stored: find it by halves and report it as failed."""
         if len(finished) > 1:
             half = len(finished) // 2
             await self._flush(finished[:half], [])

@@ -1,4 +1,4 @@
-"""Keeps the worker's lease, and does what the database's answers ask for."""
+"""Keeps the worker's lease, and acts on the database's answers."""
 
 import asyncio
 import logging
@@ -16,15 +16,15 @@ from services.worker.node.slots import Slots
 
 log = structlog.get_logger()
 
-_LEASE_USED = 0.8  # of the lease without a heartbeat, and the worker stops itself before others take its tasks
+_LEASE_USED = 0.8  # of the lease: after that, the worker stops itself before others take its tasks
 
 
 class LeaseLost(Exception):
-    """This worker's tasks are no longer its own, or soon will not be."""
+    """This worker has lost its tasks, or is about to."""
 
 
 class Heartbeat:
-    """Beats until the lease is lost. `drain` is called, again and again, while the database says draining."""
+    """Sends heartbeats until the lease is lost. While the database says draining, each one calls `drain`."""
 
     def __init__(
         self,
@@ -59,13 +59,13 @@ class Heartbeat:
         try:
             done, _ = await asyncio.wait({beat}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         finally:
-            beat.cancel()  # and don't wait: a connection that hangs must not keep the tasks running
+            beat.cancel()  # without waiting: a hanging connection must not keep the tasks running
         if not done:
             raise LeaseLost(f"no heartbeat reached the database for {self._lease_seconds:g} s")
         beat.result()
 
     async def _beat(self) -> None:
-        """Try until one succeeds, or until cancelled: asyncpg may raise an error of its own in place of that."""
+        """Try until one heartbeat succeeds, or until cancelled: asyncpg may replace CancelledError by its own error."""
         this = asyncio.current_task()
         assert this is not None
         while not this.cancelling():
@@ -82,7 +82,7 @@ class Heartbeat:
                 await self._outage.failed(error)
 
     async def _obey(self, answer: workers.Heartbeat, held: frozenset[UUID]) -> None:
-        """`held` are the bundles held before the question: what was claimed since, the answer may not know."""
+        """`held` are the bundles held before the heartbeat: the answer may not include later claims."""
         if answer.state == "lost":
             raise LeaseLost("the database has given this worker up")
         if gone := (held & self._bundles.ids) - answer.bundle_ids:
@@ -90,7 +90,7 @@ class Heartbeat:
             self._bundles.drop(gone)
             self._slots.kill(gone)
         if unknown := answer.bundle_ids - self._bundles.ids - self._bundles.claiming:
-            # The reply of their claim got lost; or they have ended since the question, then this gives nothing back.
+            # The reply of their claim was lost. Or they have ended since the heartbeat; then this gives nothing back.
             tasks = await transitions.abandon(self._database, self._worker_id, list(unknown))
             log.log(logging.WARNING if tasks else logging.DEBUG, "unknown bundles abandoned", tasks=tasks)
         if answer.state == "draining":

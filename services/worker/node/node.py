@@ -1,4 +1,4 @@
-"""The life of a node: register, work, drain, stop; and register anew when its lease was lost."""
+"""The life of a node: register, work, drain, stop; and register again after a lost lease."""
 
 import asyncio
 import os
@@ -34,29 +34,29 @@ from services.worker.task.scratch import scratch_directory
 
 log = structlog.get_logger()
 
-_WAIT_BUNDLES_MAX = 5  # a task that waits as long as so many bundles should take is released
+_WAIT_BUNDLES_MAX = 5  # a task that waits as long as this many bundles should take is released
 _STOP_SECONDS = 5.0
 
 
 class _Drained(Exception):
-    """Nothing is left to run or to report."""
+    """The node is drained: nothing is left to run or to report."""
 
 
 class Node:
-    """One worker process. `run` it once; `drain` makes it end in good order."""
+    """One worker process. Call `run` once; `drain` ends it in good order."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._draining = asyncio.Event()
-        self._ordered = False  # the drain is an order of the grid's, not of this machine's
+        self._ordered = False  # the grid ordered the drain, not this machine
         self._left: list[tuple[UUID, Sequence[UUID]]] = []  # lost registrations and what they held
 
     def drain(self) -> None:
-        """Take nothing more, finish what runs, stop."""
+        """Take no more work, finish what runs, and stop."""
         self._draining.set()
 
     async def run(self) -> None:
-        """Until drained. Raises UnknownPool and ScratchUnusable."""
+        """Work until drained. Raises UnknownPool and ScratchUnusable."""
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(scratch_directory(Path(self._settings.scratch)))
             aws = await stack.enter_async_context(connect_aws(self._settings))
@@ -69,13 +69,13 @@ class Node:
                 await _terminate_instance(aws, self._settings.instance_id)
 
     async def _run_registered(self, aws: Aws, equipment: Equipment) -> None:
-        """From one registration to its end: drained, or its lease lost."""
+        """Work from one registration until drained or until the lease is lost."""
         database = await connect_database(self._settings.database_url, self._settings.database_connections_max)
         try:
             worker_id = new_id()
             queues = await self._register_unless_draining(database, worker_id)
             if queues is None:
-                await _stop(database, worker_id)  # it may have come to be registered all the same
+                await _stop(database, worker_id)  # the registration may have succeeded even so
             else:
                 await self._work(database, aws, equipment, worker_id, queues)
         finally:
@@ -95,7 +95,7 @@ class Node:
             await asyncio.wait({registering, draining})
 
     async def _register(self, database: Database, worker_id: UUID) -> PoolQueues:
-        """Try until the database takes it: it may be away, or not migrated yet. Raises UnknownPool."""
+        """Register; try until the database, which may be down or not migrated yet, accepts. Raises UnknownPool."""
         outage, schema = Outage("database"), Outage("schema")
         while True:
             try:
@@ -173,7 +173,7 @@ class Node:
             await _stop(database, worker_id)
 
     def _drain_by_order(self) -> None:
-        if not self._draining.is_set():  # else the database only repeats what we have told it
+        if not self._draining.is_set():  # otherwise the database only repeats what we have told it
             self._ordered = True
             self.drain()
 
@@ -214,7 +214,7 @@ def equip(settings: WorkerSettings, s3: Any, directory: Path) -> Equipment:
 
 
 async def _announce_drain(database: Database, worker_id: UUID) -> None:
-    """So that others no longer count on this worker's slots; if that fails, they will see soon enough."""
+    """Tell the others not to count on this worker's slots; if that fails, they find out soon enough."""
     try:
         async with asyncio.timeout(_STOP_SECONDS), database.acquire() as connection:
             await workers.drain_worker(connection, worker_id)
@@ -223,7 +223,7 @@ async def _announce_drain(database: Database, worker_id: UUID) -> None:
 
 
 async def _stop(database: Database, worker_id: UUID) -> None:
-    """Say goodbye; if that fails, the lease will tell."""
+    """Sign off; if that fails, the lease expires."""
     try:
         async with asyncio.timeout(_STOP_SECONDS):
             await workers.stop_worker(database, worker_id)
@@ -234,7 +234,7 @@ async def _stop(database: Database, worker_id: UUID) -> None:
 
 
 async def _terminate_instance(aws: Aws, instance_id: str) -> None:
-    """Take this machine out of its Auto Scaling group, which must not replace it."""
+    """Terminate this machine and lower the desired capacity, so that the group does not replace it."""
     try:
         await aws.autoscaling.terminate_instance_in_auto_scaling_group(
             InstanceId=instance_id, ShouldDecrementDesiredCapacity=True

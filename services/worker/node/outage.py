@@ -1,4 +1,4 @@
-"""Waiting for something that others need too: backoff with jitter, and one line of log for each change."""
+"""Waiting for something that others need too: backoff with jitter, and one log line per change of state."""
 
 import asyncio
 import random
@@ -12,21 +12,21 @@ _SECONDS_MAX = 5.0
 
 
 class Outage:
-    """Whether a thing (the database, the queue) is out of reach, and for how many tries in a row."""
+    """Whether a thing (the database, the queue) can't be reached, and for how many tries in a row."""
 
     def __init__(self, thing: str) -> None:
         self._thing = thing
         self._failures = 0
 
     async def failed(self, error: BaseException) -> None:
-        """A try failed: wait before the next one."""
+        """Note that a try failed, and wait before the next one."""
         if self._failures == 0:
             log.warning("failing, trying again", thing=self._thing, error=repr(error))
         self._failures += 1
         await asyncio.sleep(min(_SECONDS_MAX, _SECONDS_MIN * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1))
 
     def passed(self) -> None:
-        """A try succeeded."""
+        """Note that a try succeeded."""
         if self._failures:
             log.warning("works again", thing=self._thing, failures=self._failures)
         self._failures = 0

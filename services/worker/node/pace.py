@@ -1,4 +1,4 @@
-"""How long tasks take on this worker, learned stage by stage: what is short in one may be long in the next."""
+"""How long tasks take on this worker, learned stage by stage: stages may differ a lot."""
 
 from uuid import UUID
 
@@ -15,7 +15,7 @@ class Pace:
         self._seconds: dict[StageKey, float] = {}
 
     def learn(self, stage: StageKey, seconds: float, tasks: int) -> None:
-        """`tasks` of the stage have taken `seconds` together."""
+        """Note that `tasks` tasks of the stage took `seconds` in total."""
         before = self._seconds.pop(stage, None)
         if len(self._seconds) >= _STAGES_MAX:
             del self._seconds[next(iter(self._seconds))]
@@ -23,5 +23,5 @@ class Pace:
         self._seconds[stage] = mean if before is None else before + (1 - (1 - _SMOOTHING) ** tasks) * (mean - before)
 
     def seconds_of(self, stage: StageKey | None) -> float | None:
-        """A task's seconds; None while none of the stage has ended here."""
+        """The mean seconds of a task; None until a task of the stage has ended here."""
         return None if stage is None else self._seconds.get(stage)

@@ -1,7 +1,7 @@
 """From the pool's queue to the slots: receive messages, claim their bundles, delete the messages.
 
-A message is deleted only when its claim has committed, or when it has nothing left to claim. Whatever dies in
-between, the message comes back, and a claim of what is claimed gives nothing.
+A message is deleted only after its claim has committed, or if it has nothing left to claim. After a crash in
+between, the message comes back, and a second claim gives nothing.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ from services.worker.node.turn_down import turn_down
 
 log = structlog.get_logger()
 
-_MESSAGES_MAX = 10  # of one receive, by SQS
-_BACKLOG_MAX = 20_000  # attempts that have ended but are not reported: more work would only pile up there
-_STOCK_SECONDS = 0.5  # of short tasks, kept waiting so that slots never starve between two receives
+_MESSAGES_MAX = 10  # most messages of one receive (SQS)
+_BACKLOG_MAX = 20_000  # unreported attempts; beyond that, take no more work
+_STOCK_SECONDS = 0.5  # stock of short tasks, so that slots never starve between two receives
 _SHORT_SECONDS = 1.0
-_CLAIM_SECONDS = 20.0  # tries to claim what was received, well within the queue's visibility timeout (30 s)
-_PASS_SECONDS = 1  # before another worker is asked to take what this one must not
+_CLAIM_SECONDS = 20.0  # time for tries to claim, well within the queue's visibility timeout (30 s)
+_PASS_SECONDS = 1  # delay before another worker gets a message that this one must not take
 _SMOOTHING = 0.2  # weight of the newest message in a moving average
 
 T = TypeVar("T")
@@ -49,9 +49,9 @@ def messages_wanted(
     longest_running_seconds: float,
     bundle_tasks: float,
 ) -> int:
-    """How many messages to ask for, 0 to 10: enough to fill the free slots and, of short tasks, a small stock.
+    """How many messages to ask for, 0 to 10: enough to fill the free slots, and for short tasks a small stock.
 
-    `task_seconds` is what a task of the next message is expected to take, None if nobody knows.
+    `task_seconds` is the expected time of a task of the next message; None if it is unknown.
     """
     tasks = float(slots - busy - waiting)
     if task_seconds and max(task_seconds, longest_running_seconds) < _SHORT_SECONDS:
@@ -66,9 +66,9 @@ def choose(
     stock_seconds: float,
     seconds_of: Callable[[StageKey], float | None],
 ) -> list[Message]:
-    """Those of the messages to claim: what fills the free slots and, of tasks known as short here, the stock.
+    """The messages to claim: they fill the free slots and, with tasks known to be short here, the stock.
 
-    Other tasks are never claimed before a slot is free for them: another worker may have one.
+    Other tasks are never claimed before a slot is free for them: another worker may have a free one.
     """
     chosen: list[Message] = []
     for message in messages:
@@ -82,7 +82,7 @@ def choose(
 
 
 class Receiver:
-    """The one loop of a node that talks to SQS."""
+    """The only loop of a node that talks to SQS."""
 
     def __init__(
         self,
@@ -105,18 +105,18 @@ class Receiver:
         self._slots = slots
         self._completer = completer
         self._stages = Stages(database)
-        self._bundle_tasks = 1.0  # moving average of what a message offers
+        self._bundle_tasks = 1.0  # moving average of the tasks per message
         self._last_stage: StageKey | None = None  # of the last message: the next one is likely to be of it too
         self._stopped = asyncio.Event()
         self._queue_outage = Outage("queue")
         self._database_outage = Outage("database")
 
     def stop(self) -> None:
-        """Take no more; what a receive under way brings, if it is cut off, is offered again later."""
+        """Take no more. If a receive is cut off, its messages are offered again later."""
         self._stopped.set()
 
     async def run(self) -> None:
-        """Until stopped."""
+        """Run until stopped."""
         while not self._stopped.is_set():
             self._slots.progress.clear()
             if self._completer.backlog >= _BACKLOG_MAX:
@@ -129,7 +129,7 @@ class Receiver:
 
     @property
     def _waiting(self) -> int:
-        """Tasks that wait for a slot, among them those whose attempts are ahead."""
+        """Tasks that wait for a slot, including those whose attempts have started ahead of it."""
         return self._bundles.tasks_waiting + max(0, self._slots.wanted - self._slots.count)
 
     def _wanted(self) -> int:
@@ -167,9 +167,9 @@ class Receiver:
         return messages
 
     async def _accept(self, received: Sequence[dict[str, Any]]) -> None:
-        """Claim what is wanted of the messages' offers, delete their messages, and hand the others back.
+        """Claim the wanted messages and delete them; hand the others back.
 
-        A claim may be repeated, whatever became of the last.
+        A claim may be repeated, whether or not the last one succeeded.
         """
         offers: dict[UUID, Message] = {}
         handles: dict[UUID, str] = {}
@@ -198,13 +198,13 @@ class Receiver:
         await self._delete(done + [handles[bundle_id] for bundle_id in offers])
 
     def _must_pass(self, message: Message, offers: Iterable[Message]) -> bool:
-        """A backup of what this worker runs itself, and a second suspect, are for others."""
+        """Whether only another worker may take it: a backup of a task that runs here, or a second suspect."""
         if message.backup_of == self._worker_id:
             return True
         return message.suspect and (self._bundles.hold_suspect or any(offer.suspect for offer in offers))
 
     def _refuse(self, offers: dict[UUID, Message]) -> list[UUID]:
-        """Take those out of the offers that other workers had better run; returns their bundles."""
+        """Remove from the offers what other workers should run; returns the removed bundles."""
         pace, waiting = self._slots.pace, self._waiting
         waiting_seconds = waiting * (pace.seconds_of(self._last_stage) or 0.0)
         chosen = choose(
@@ -219,7 +219,7 @@ class Receiver:
         return [message.bundle_id for message in refused]
 
     async def _load_stages(self, offers: Mapping[UUID, Message]) -> dict[UUID, StageWork]:
-        """The stages of the bundles that can run here. Each of the others is answered alone: nothing waits for it."""
+        """The stages of the bundles that can run here. Each of the others is handled alone: nothing waits for it."""
         stages: dict[UUID, StageWork] = {}
         for bundle_id, message in offers.items():
             try:
@@ -231,9 +231,9 @@ class Receiver:
         return stages
 
     async def _claim(self, offers: dict[UUID, Message]) -> bool:
-        """Claim the bundles and queue their tasks; False if the database can't be asked.
+        """Claim the bundles and queue their tasks; False if the database can't be reached.
 
-        While its outcome is unknown the heartbeat must not take a bundle for one whose claim got lost.
+        While the outcome is unknown, the heartbeat must not treat these bundles as ones with a lost claim.
         """
         self._bundles.claiming = frozenset(offers)
         try:
@@ -255,7 +255,7 @@ class Receiver:
         return True
 
     async def _bury(self, raw: dict[str, Any], error: MessageError) -> bool:
-        """Move a message that nobody can read to the dead-letter queue; False if that failed and it must come back."""
+        """Move an unreadable message to the dead-letter queue; False if that failed, so that it must come back."""
         try:
             await self._sqs.send_message(QueueUrl=self._queues.dead_letter_url, MessageBody=raw["Body"] or " ")
         except Exception as failure:
@@ -265,7 +265,7 @@ class Receiver:
         return True
 
     async def _hand_back(self, receipt_handles: Sequence[str], seconds: int = 0) -> None:
-        """Let others see these messages after so many seconds; if that fails they do so later."""
+        """Let other workers see these messages after `seconds`; if that fails, they see them later."""
         if not receipt_handles:
             return
         entries = [
@@ -278,7 +278,7 @@ class Receiver:
             log.info("messages not handed back", messages=len(entries), error=repr(error))
 
     async def _delete(self, receipt_handles: Sequence[str]) -> None:
-        """What is not deleted comes back and claims nothing."""
+        """Delete messages; one that is not deleted comes back and claims nothing."""
         if not receipt_handles:
             return
         entries = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)]

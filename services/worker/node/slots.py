@@ -1,6 +1,6 @@
-"""The slots of a node: each runs one task after the other, in child processes of its own.
+"""The slots of a node: each runs one task after the other, in its own child processes.
 
-While one runs, the input of the next is fetched and the output of the last is put.
+While a task runs, the input of the next is fetched and the output of the last is uploaded.
 """
 
 import asyncio
@@ -23,15 +23,14 @@ from services.worker.task.warm_children import WarmChildren
 
 log = structlog.get_logger()
 
-_OPEN_MAX = 3  # attempts by slot: one is about to run, one runs, one has run
+_OPEN_MAX = 3  # attempts per slot: one is about to run, one runs, one has run
 
 
 class Slots:
     """Runs what `bundles` holds and reports it to the completer.
 
-    `pace` is what tasks were found to take here. `progress` is set
-    whenever tasks have ended. A task that had to wait longer than `wait_seconds_max` is released: its bundle was
-    expected to take less than it does, and other workers may be free.
+    `pace` learns how long tasks take here. `progress` is set whenever tasks have ended. A task that waits longer than
+    `wait_seconds_max` is released: its bundle takes longer than expected, and other workers may be free.
     """
 
     def __init__(
@@ -50,12 +49,12 @@ class Slots:
 
     @property
     def busy(self) -> int:
-        """The slots that attempts are open for."""
+        """The number of slots in use."""
         return min(self.count, len(self._open))
 
     @property
     def wanted(self) -> int:
-        """How many attempts hold a slot or are going to; more than there are slots when some are ahead."""
+        """The number of attempts that hold or wait for a slot; more than the slots if some have started ahead."""
         return sum(turn.phase != "after" for _, turn in self._open.values())
 
     @property
@@ -63,7 +62,7 @@ class Slots:
         return max((turn.working_seconds for _, turn in self._open.values()), default=0.0)
 
     async def run(self) -> None:
-        """Until cancelled; then what runs is killed and not reported."""
+        """Run until cancelled; then the running attempts are killed and not reported."""
         slots = [WarmChildren() for _ in range(self.count)]
         for slot in slots:
             self._free.put_nowait(slot)
@@ -77,7 +76,7 @@ class Slots:
                 await slot.close()
 
     async def end(self, seconds: float) -> None:
-        """Release what waits; let what runs end for so many seconds, then kill and release it too."""
+        """Release waiting tasks; give running ones `seconds` to end, then kill and release them too."""
         self.release_waiting()
         try:
             async with asyncio.timeout(seconds):
@@ -87,13 +86,13 @@ class Slots:
             await self._idle()
 
     def kill(self, bundle_ids: Collection[UUID] | None = None) -> None:
-        """Kill what runs of these bundles (of all, if None)."""
+        """Kill the running attempts of these bundles (None: of all)."""
         for attempt, (bundle, _) in self._open.items():
             if bundle_ids is None or bundle.bundle_id in bundle_ids:
                 attempt.cancel()
 
     def release_waiting(self, waited_seconds: float = 0.0) -> int:
-        """Give the tasks back that have waited that long for a slot; returns how many."""
+        """Give back the tasks that have waited this long for a slot; returns how many."""
         claimed_before = time.monotonic() - waited_seconds
         taken = self._bundles.take_back(claimed_before)
         for bundle, tasks in taken:
@@ -125,7 +124,7 @@ class Slots:
             if bundle.stage.spec.builtin == "noop":
                 started = time.monotonic()
                 finished = [_finished(task, "succeeded") for task in tasks]
-                await asyncio.sleep(0)  # no-ops alone would never let anything else run
+                await asyncio.sleep(0)  # a run of no-ops alone would never yield
                 seconds = time.monotonic() - started
                 self._entrance.release()
             else:
@@ -137,7 +136,7 @@ class Slots:
             self.progress.set()
 
     async def _attempt(self, bundle: Bundle, task: ClaimedTask) -> AttemptReport:
-        """Run an attempt so that it can be killed alone; killed, it counts as released."""
+        """Run an attempt that can be killed by itself; if killed, it counts as released."""
         turn = Turn(self._free, self._entrance.release, self.progress.set)
         attempt = asyncio.create_task(run_attempt(self._equipment, task, bundle.stage, turn))
         self._open[attempt] = bundle, turn
@@ -167,5 +166,5 @@ def _finished(task: ClaimedTask, outcome: ReportedOutcome, seconds: float = 0.0)
 
 
 def _names(task: ClaimedTask) -> dict[str, Any]:
-    """What the log calls an attempt."""
+    """The log's fields for an attempt."""
     return {"job": str(task.job_id), "stage": task.stage, "index": task.index, "attempt": task.attempt}

@@ -1,4 +1,4 @@
-"""What the worker must know of the stages it works for, asked of the database once."""
+"""What the worker must know about its stages; the database is asked once per stage."""
 
 from uuid import UUID
 
@@ -10,7 +10,7 @@ _STAGES_MAX = 1000
 
 
 class Stages:
-    """A cache: what a StageWork says never changes."""
+    """A cache of StageWork, which never changes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -1,4 +1,4 @@
-"""What becomes of a bundle whose stage a worker can't read: for a while, it is left to workers of a newer release."""
+"""Handles a bundle whose stage this worker can't read: it is left to workers of a newer release for a while."""
 
 import logging
 from uuid import UUID
@@ -18,7 +18,7 @@ _TIMES_MAX = 64  # about an hour
 
 
 async def turn_down(database: Database, worker_id: UUID, message: Message, why: str) -> None:
-    """Put the bundle off; if that was done too often, fail its tasks, so that their job tells its user why."""
+    """Put the bundle off. After too many times, fail its tasks, so that the job tells its user why."""
     times = await transitions.put_off(
         database, message.bundle_id, seconds_first=_SECONDS_FIRST, seconds_max=_SECONDS_MAX
     )

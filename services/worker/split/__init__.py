@@ -1,4 +1,4 @@
-"""The work of a split task: what needs a reader of every byte becomes task inputs, listed for the next stage."""
+"""The work of a split task: it reads every byte of an input, and lists task inputs for the next stage."""
 
 from services.worker.split.run import run_grid_split
 

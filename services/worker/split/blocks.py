@@ -1,7 +1,7 @@
-"""Compressed objects that can be read from the middle: bgzip, and zstd with a seek table, are split where they are.
+"""Compressed objects that can be read from the middle (bgzip, zstd with a seek table) are split in place.
 
-A part begins and ends at a line's start, told as a pair: the compressed offset of a block (a gzip member, a zstd
-frame), and how many decompressed bytes after the block's start. Only a window of bytes is read for each part.
+A part begins and ends at the start of a line, which is a pair: the compressed offset of a block (a gzip member, a zstd
+frame), and a number of decompressed bytes after the block's start. Only a window of bytes is read for each part.
 """
 
 import struct
@@ -19,17 +19,17 @@ from services.worker.split.meter import Meter
 
 _READS_AT_ONCE = 16
 _WINDOW_BYTES = 65_536
-_BLOCK_BYTES_MAX = 65_536  # of bgzip
+_BLOCK_BYTES_MAX = 65_536  # of a bgzip block
 _BGZIP_BEGIN = b"\x1f\x8b\x08\x04"
 _BGZIP_END_BYTES = 28  # an empty block
-_BGZIP_HEADER = struct.Struct("<12s2sHH")  # with nothing but the BC field in it, as all writers make it
+_BGZIP_HEADER = struct.Struct("<12s2sHH")  # with only the BC field, as all writers make it
 _SEEK_TABLE_MAGIC = 0x8F92EAB1
 _SEEK_TABLE_FOOTER = struct.Struct("<IBI")
 _SKIPPABLE_HEADER_BYTES = 8
 
 
 class NotInPlace(Exception):
-    """The object must be decompressed from its begin."""
+    """The object must be decompressed from its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ async def find_parts(
         or source.record_bytes
         or (source.csv and source.csv.escape)
     ):
-        raise NotInPlace  # whether a line end ends a record there, only a reader of all before it knows
+        raise NotInPlace  # only a reader of everything before knows whether a line end there ends a record
     kind = "bgzip" if source.compressed == "gzip" else "zstd"
     begin = await object_.read(0, 2 * _BLOCK_BYTES_MAX + _BGZIP_HEADER.size)
     if kind == "bgzip":
@@ -74,7 +74,7 @@ async def find_parts(
 
 
 async def _find_head(object_: PinnedObject, source: LinesInput, meter: Meter) -> tuple[Head, bool]:
-    """What comes before the first record, and whether there is one."""
+    """The bytes before the first record, and whether there is a record."""
     decompressor, text, position = Decompressor(source.compressed or ""), b"", 0
     while True:
         data = await object_.read(position, position + _WINDOW_BYTES)
@@ -86,7 +86,7 @@ async def _find_head(object_: PinnedObject, source: LinesInput, meter: Meter) ->
 
 
 def _decompress_some(decompressor: Decompressor, data: bytes, enough: int) -> bytes:
-    """What the data is decompressed; of a bomb, no more than must be."""
+    """The data, decompressed; no more than needed, since it may be a zip bomb."""
     text = b""
     for piece in decompressor.feed(data):
         text += piece
@@ -96,7 +96,7 @@ def _decompress_some(decompressor: Decompressor, data: bytes, enough: int) -> by
 
 
 async def _find_line(object_: PinnedObject, source: LinesInput, block: int, limit: int, meter: Meter) -> _Cut | None:
-    """The first start of a line after that of the block; None if none comes before the compressed byte `limit`."""
+    """The first start of a line after the block's start; None if there is none before the compressed byte `limit`."""
     search, position, window = _LineSearch(source.compressed or "", block), block, _WINDOW_BYTES
     while position < limit:
         data = await object_.read(position, min(position + window, limit))
@@ -104,11 +104,11 @@ async def _find_line(object_: PinnedObject, source: LinesInput, block: int, limi
         if (cut := await meter.in_thread(search.feed, data, position)) is not None:
             return cut
         window = min(window * 2, 8 << 20)
-    return None  # a line that ends where all text does starts no part
+    return None  # the end of the text is not the start of a part
 
 
 class _LineSearch:
-    """Fed with a block and what follows it, it finds the first start of a line that has something in it."""
+    """Finds the first start of a line that is not empty, from the bytes of a block and those after it."""
 
     def __init__(self, compression: str, block: int) -> None:
         self._decompressor = Decompressor(compression)
@@ -129,7 +129,7 @@ class _LineSearch:
 
 
 async def _bgzip_targets(object_: PinnedObject, begin: bytes, part_bytes: int) -> tuple[list[int], int]:
-    """Where blocks begin, a part's bytes (by the ratio of the first blocks) from one to the next; and the end."""
+    """Block starts, about a part's bytes apart (by the compression ratio of the first blocks); and the end."""
     if _block_bytes(begin, 0) is None:
         raise NotInPlace
     compressed = text = 0
@@ -143,7 +143,7 @@ async def _bgzip_targets(object_: PinnedObject, begin: bytes, part_bytes: int) -
 
 
 async def _find_block(object_: PinnedObject, target: int) -> int:
-    """The first block at or after `target`; raises NotInPlace if there is none, since other gzip is in between."""
+    """The first block at or after `target`. Raises NotInPlace if there is none, because of ordinary gzip in between."""
     data = await object_.read(target, target + 2 * _BLOCK_BYTES_MAX + _BGZIP_HEADER.size)
     at_end = target + len(data) == object_.size
     position = data.find(_BGZIP_BEGIN)
@@ -160,7 +160,7 @@ async def _find_block(object_: PinnedObject, target: int) -> int:
 
 
 def _block_bytes(data: bytes, position: int) -> int | None:
-    """The size of the bgzip block at the position, None if there is none."""
+    """The size of the bgzip block at the position; None if there is no block."""
     if position + _BGZIP_HEADER.size > len(data) or not data.startswith(_BGZIP_BEGIN, position):
         return None
     _, field, length, size = _BGZIP_HEADER.unpack_from(data, position)
@@ -168,7 +168,7 @@ def _block_bytes(data: bytes, position: int) -> int | None:
 
 
 async def _zstd_targets(object_: PinnedObject, part_bytes: int) -> tuple[list[int], int]:
-    """Where frames begin, at least a part's bytes from one to the next; and where the last ends. By the seek table."""
+    """Frame starts from the seek table, at least a part's bytes apart; and the end of the last frame."""
     frames, end = await _read_seek_table(object_)
     targets, compressed, text, next_ = [], 0, 0, part_bytes
     for frame_bytes, text_bytes in frames:

@@ -1,4 +1,4 @@
-"""What one split task costs, counted while it works in the worker's own process, beside other tasks."""
+"""The cost of one split task, which works in the worker's own process, next to other tasks."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 class Meter:
-    """Counts the bytes that go through its `s3` to and from objects, and the CPU of what it runs in threads."""
+    """Counts the bytes that its `s3` reads and writes, and the CPU time of its threads."""
 
     def __init__(self, s3: Any) -> None:
         self.s3 = _Client(s3, self)
@@ -19,7 +19,7 @@ class Meter:
         self.cpu_seconds = 0.0
 
     async def in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What takes the processor's time, so that the worker's heartbeat goes on meanwhile."""
+        """Run CPU-heavy work in a thread, so that the worker's heartbeat goes on."""
 
         def timed() -> R:
             started = time.thread_time()

@@ -1,4 +1,4 @@
-"""One split task, from its input to the listing of what it was split into."""
+"""One split task, from its input to the listing of its parts."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -28,9 +28,9 @@ _INPUT: TypeAdapter[Input] = TypeAdapter(Input)
 
 
 async def run_grid_split(meter: Meter, layout: Layout, task: ClaimedTask, directory: Path) -> tuple[Path, int]:
-    """Write items.jsonl, a task input a line, into the directory; returns it and how many there are.
+    """Write items.jsonl, one task input per line, into the directory; returns its path and the number of lines.
 
-    What is decompressed becomes objects beside the task's other outputs. Raises TaskError.
+    Decompressed parts become objects next to the task's other outputs. Raises TaskError.
     """
     listing, count = directory / "items.jsonl", 0
     with listing.open("wb") as file:
@@ -69,7 +69,7 @@ async def _items(meter: Meter, layout: Layout, task: ClaimedTask, directory: Pat
 async def _split_on_grid(
     meter: Meter, work: GridSplit, directory: Path, locate: Callable[[str], Location]
 ) -> AsyncIterator[Json]:
-    """An object of which every byte has to be read. Raises what S3's client raises, and what is wrong with it."""
+    """The parts of an object whose every byte must be read. Raises SplitError, DamagedStream and S3's errors."""
     source, s3 = _INPUT.validate_python(work.source), meter.s3
     assert isinstance(source, StreamedObject)
     object_ = PinnedObject(s3, work.location, work.etag, await object_bytes(s3, work.location, work.etag))
@@ -87,7 +87,7 @@ async def _split_on_grid(
 
 
 async def _split_here(s3: Any, source: Input, slots: int) -> AsyncIterator[Json]:
-    """An input that is split by small reads, of a job that has others beside it."""
+    """The parts of an input that is split by small reads; another input of the job needs a task to split it."""
     cursor: dict[str, Any] | None = None
     while True:
         chunk = await split(s3, source, cursor, slots)

@@ -1,7 +1,7 @@
-"""Splits by reading every byte once, in order: of a multiline CSV the places to cut, of a compressed stream the parts.
+"""Splits by reading every byte once, in order: finds the cuts of a multiline CSV, or writes a stream's parts.
 
-Memory and disk stay flat: a window of the object, and the parts that are being written. What takes the processor's time
-runs in a thread, a slice at a time, so that the worker's heartbeat goes on.
+Memory and disk stay flat: a window of the object, and the parts that are being written. CPU-heavy work runs in a
+thread, a slice at a time, so that the worker's heartbeat goes on.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from services.platform.transfer import download, upload
 from services.worker.split.meter import Meter
 
 _WINDOW_BYTES = 8 << 20
-_SLICE_BYTES = 1 << 20  # looked at without giving other threads their turn
+_SLICE_BYTES = 1 << 20  # bytes scanned before other threads get a turn
 _UPLOADS_AT_ONCE = 2
 
 
 async def cut_in_place(object_: PinnedObject, cutter: Cutter, meter: Meter) -> AsyncIterator[ByteRange]:
-    """Parts of an object that is not compressed: byte ranges of it."""
+    """Parts of an uncompressed object: byte ranges of it."""
     begin: Cut | None = None
     async for end in _cuts(object_, cutter, meter):
         if begin is not None and begin.position < end.position:
@@ -48,7 +48,7 @@ async def _cuts(object_: PinnedObject, cutter: Cutter, meter: Meter) -> AsyncIte
 
 
 def _options(cutter: Cutter, end: Cut) -> Json:
-    """Of a part that ends there."""
+    """The reader's options for a part that ends there."""
     return cutter.options if end.footer is None else cutter.options | {"footer": end.footer}
 
 
@@ -68,7 +68,7 @@ async def cut_into_objects(
     directory: Path,
     locate: Callable[[str], Location],
 ) -> AsyncIterator[ByteRange]:
-    """Parts of a compressed object: each decompressed, in an object of its own."""
+    """Parts of a compressed object: each is decompressed into an object of its own."""
     files = _PartFiles(cutter, directory)
     decompressor = Decompressor(compression)
     uploads: list[asyncio.Task[ByteRange]] = []
@@ -102,18 +102,18 @@ class _PartFile:
 
 
 class _PartFiles:
-    """Writes decompressed text to files, one a part."""
+    """Writes decompressed text to files, one per part."""
 
     def __init__(self, cutter: Cutter, directory: Path) -> None:
         self._cutter = cutter
         self._directory = directory
-        self._position = 0  # in the text, of what is written next
-        self._begin: Cut | None = None  # of the part that is being written
+        self._position = 0  # in the text, of the next byte to write
+        self._begin: Cut | None = None  # start of the current part
         self._count = 0
         self._file: BinaryIO | None = None
 
     def feed(self, decompressor: Decompressor, window: bytes) -> list[_PartFile]:
-        """Returns the files that are complete; an empty window ends the last one."""
+        """Write a window of text; returns the completed files. An empty window ends the last one."""
         done: list[_PartFile] = []
         if not window:
             decompressor.finish()
@@ -155,7 +155,7 @@ class _PartFiles:
 
 
 async def _windows(object_: PinnedObject, last: bytes | None = None) -> AsyncIterator[bytes]:
-    """The object's bytes in order, the next window being read while one is worked on; `last` after them if given."""
+    """The object's bytes in order, then `last`, if given. The next window is read while the caller uses this one."""
     starts = iter(range(0, object_.size, _WINDOW_BYTES))
 
     async def read(start: int) -> bytes:

@@ -1,1 +1,1 @@
-"""A task in a slot: its input fetched, its processor run in a child, its outputs put."""
+"""A task in a slot: fetch its input, run its processor in a child, upload its outputs."""

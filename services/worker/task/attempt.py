@@ -1,4 +1,4 @@
-"""One attempt of a task, from its input to what its worker reports of it."""
+"""One attempt of a task, from its input to the worker's report."""
 
 import asyncio
 import errno
@@ -35,13 +35,13 @@ from services.worker.task.warm_children import WarmChildren
 
 log = structlog.get_logger()
 
-# What the child's answer and AttemptReport call by the same name.
+# Fields that the child's answer and AttemptReport share.
 _MEASURES = ("exit_code", *RECORD_COUNTS, "cpu_seconds", "memory_bytes_peak")
 
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What all attempts of a node work with; `directory` is the node's own scratch directory."""
+    """What all attempts of a node share; `directory` is the node's own scratch directory."""
 
     s3: Any
     layout: Layout
@@ -53,7 +53,7 @@ class Equipment:
 
 
 async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork, turn: Turn) -> AttemptReport:
-    """Run a task once, within its stage's timeout. Raises nothing but CancelledError, which kills what runs."""
+    """Run a task once, within its stage's timeout. Raises only CancelledError; the running child is then killed."""
     attempt = _Attempt(equipment, task, stage, turn)
     try:
         await attempt.run()
@@ -65,7 +65,7 @@ async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork,
 
 
 class _Attempt:
-    """An attempt and the private directory that it works in."""
+    """An attempt and its private directory."""
 
     def __init__(self, equipment: Equipment, task: ClaimedTask, stage: StageWork, turn: Turn) -> None:
         self._equipment = equipment
@@ -78,7 +78,7 @@ class _Attempt:
         self.finished = AttemptReport(*self._key, outcome="failed", run_seconds=0.0)
 
     async def run(self) -> None:
-        """Do the work; `finished` tells how it went."""
+        """Do the work; `finished` holds the outcome."""
         finished = self.finished
         try:
             async with self._timeout:
@@ -151,7 +151,7 @@ class _Attempt:
             yield children
 
     async def _split(self) -> TaskOutput:
-        """Read what only a reader of every byte can split."""
+        """Run a split task: read every byte of the input."""
         meter, layout = Meter(self._equipment.s3), self._equipment.layout
         try:
             listing, count = await run_grid_split(meter, layout, self._task, self.workspace.directory)
@@ -169,7 +169,7 @@ class _Attempt:
         return Paths(input.path, output, workspace.records, inputs, outputs, package)
 
     def _output_name(self, input: FetchedInput) -> str:
-        """The spec's name; where we know the format and the name does not tell it, with a suffix that does."""
+        """The output's name in the spec; if it has no suffix and we know the format, with that format's suffix."""
         spec = self._stage.spec
         if Path(spec.output).suffix or spec.output_directory:
             return spec.output
@@ -197,7 +197,7 @@ class _Attempt:
             setattr(self.finished, measure, measures.get(measure, getattr(self.finished, measure)))
 
     async def _put_outputs(self, input: FetchedInput, paths: Paths, answer: Mapping[str, Any]) -> TaskOutput:
-        """Put what the processor has made."""
+        """Upload what the processor has made."""
         outputs = Outputs(self._equipment.s3, lambda name: self._equipment.layout.attempt(*self._key, name))
         try:
             made = await self._put_output(outputs, input, paths.output, answer)
@@ -211,7 +211,7 @@ class _Attempt:
     async def _put_output(
         self, outputs: Outputs, input: FetchedInput, output: Path, answer: Mapping[str, Any]
     ) -> TaskOutput:
-        """The output itself, or the items that it is made of."""
+        """Upload the output itself, or its items."""
         if self._stage.spec.output_directory:
             return await outputs.put_directory(output, self.workspace.items)
         if self._stage.fan_out:
@@ -220,7 +220,7 @@ class _Attempt:
         return TaskOutput(stored, records=answer.get("records_out") if stored else None)
 
     def _header_bytes(self, input: FetchedInput, answer: Mapping[str, Any]) -> int | None:
-        """How long the output's header is; None: its first line."""
+        """The length of the output's header in bytes; None: its first line."""
         if self._stage.spec.output_format == "csv":
             return answer.get("header_bytes")
         return input.header_bytes if self._stage.spec.builtin == "copy" else 0

@@ -1,4 +1,4 @@
-"""What the child is told to do for a task (child/job)."""
+"""The job (child/job) that a child gets for a task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from services.worker.task.placeholders import fill_placeholders
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a slot has of its node."""
+    """A slot's share of its node."""
 
     threads: int
     memory_bytes: int
@@ -35,7 +35,7 @@ def child_job(
     paths: Paths,
     share: Share,
 ) -> ChildJob:
-    """Raises TaskError (processor_load) for a command with a placeholder that stands for nothing."""
+    """Raises TaskError (processor_load) if a placeholder of the command has no value."""
     job: TaskJob = {
         "directory": str(workspace.work),
         "environment": task_environment(environment, task, stage, paths),
@@ -79,7 +79,7 @@ def child_job(
 
 
 def _sources(value: TaskInput, input: FetchedInput, workspace: Workspace) -> dict[str, Source]:
-    """The object that each of the input's files is (a part of): its URI, and at which byte, if it can be told."""
+    """For each of the input's files, the object that it is (a part of): its URI and, if known, the byte in it."""
     match value:
         case ObjectGroup(objects):
             listed = [(number, object_.location.uri) for number, object_ in enumerate(objects)]

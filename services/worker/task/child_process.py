@@ -1,4 +1,4 @@
-"""The worker's side of a slot's child process: start it, give it a job, end it with everything it has started."""
+"""The worker's side of a slot's child process: start it, give it jobs, end it with all its descendants."""
 
 import asyncio
 import contextlib
@@ -24,12 +24,12 @@ _BOOT = (
     "import sys; sys.path[:0] = [{root!r}]; sys.path += [p for p in {needs!r} if p not in sys.path]; "
     "from services.worker.child.program import main; main({fd}, {parent})"
 )
-# Where the child's own needs are, for an interpreter of another environment.
+# Where the child's requirements are installed, for an interpreter of another environment.
 _NEEDS = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 _MEMORY_POLL_SECONDS = 0.2
 _EXIT_SECONDS = 5.0
 _DISCONNECTED = (EOFError, ConnectionError)
-_KILL_ROUNDS_MAX = 100  # against a program that forks faster than it can be killed
+_KILL_ROUNDS_MAX = 100  # limit, in case a program forks faster than it can be killed
 
 
 class MemoryExceeded(Exception):
@@ -51,12 +51,12 @@ class ChildProcess:
         self._death = asyncio.ensure_future(process.wait())
         self._reader = reader
         self._writer = writer
-        self.memory_bytes = 0  # resident when it last answered
-        self.leftovers = False  # it has processes below it that its last job started
+        self.memory_bytes = 0  # resident memory at its last answer
+        self.leftovers = False  # its last job has left processes behind
 
     @classmethod
     async def start(cls, environment: Mapping[str, str], python: str = sys.executable) -> "ChildProcess":
-        """Start a child in a session of its own, out of reach of the terminal's signals."""
+        """Start a child in its own session, so that it gets no signals of the terminal."""
         ours, theirs = socket.socketpair()
         with theirs, effects.passing("process", "child"):
             boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), parent=os.getpid())
@@ -88,8 +88,8 @@ class ChildProcess:
     ) -> dict[str, Any]:
         """Do a job; returns the child's answer.
 
-        Raises TaskError (crash) if the child dies, MemoryExceeded, or CancelledError; the child is killed before, and
-        `killed` is filled with what the job had used: cpu_seconds, memory_bytes_peak.
+        Raises TaskError (crash) if the child dies, MemoryExceeded, or CancelledError. Before that, the child is killed,
+        and `killed` gets the resources that the job has used: cpu_seconds, memory_bytes_peak.
         """
         if self._usage is None and self.alive:
             self._usage = psutil.Process(self.pid)
@@ -133,7 +133,7 @@ class ChildProcess:
             await asyncio.sleep(_MEMORY_POLL_SECONDS)
 
     async def _crash(self) -> TaskError:
-        """Why there is no answer; called when the child has died or has closed its connection."""
+        """The reason for a missing answer: the child has died, or has closed its connection."""
         await asyncio.wait([self._death], timeout=_EXIT_SECONDS)
         if self.alive:
             return TaskError("crash", "the processor closed its process's connection to the worker")
@@ -148,12 +148,12 @@ class ChildProcess:
         self._writer.close()
         if self.alive:
             _kill_tree(self.pid)
-        _kill_session(self._process.pid)  # what a child that crashed has left
+        _kill_session(self._process.pid)  # descendants that a crashed child has left
         await asyncio.wait([self._death])
 
 
 def _tree_memory_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants; what has just ended counts nothing."""
+    """Resident memory of a process and its descendants; processes that have just ended count as 0."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
@@ -180,7 +180,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 def _kill_tree(pid: int) -> None:
-    """Stop the root so that it starts nothing new (it adopts orphans), kill all below it, then the root."""
+    """Stop the root so that it starts nothing new (it adopts orphans), kill its descendants, then the root."""
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         root.suspend()

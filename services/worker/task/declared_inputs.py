@@ -1,8 +1,8 @@
-"""The objects that processors declare beside their tasks' own input: fetched once a worker, and shared by its tasks.
+"""The objects that processors declare in addition to a task's input: each worker fetches them once for all its tasks.
 
-All tasks of a job see the same version of an object, whatever happens to it meanwhile: the first worker that needs it
-for the job pins its ETag by an object of the job's, which only one worker can put. A worker that comes later fetches
-just that version, and if it is gone its tasks fail with that reason.
+All tasks of a job see the same version of an object, even if it changes meanwhile. The first worker that needs it pins
+its ETag in an object of the job's, which only one worker can create. Later workers fetch exactly that version; if it is
+gone, their tasks fail with that reason.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class _Version(NamedTuple):
 
 
 class DeclaredInputs:
-    """A cache on disk, of at most `bytes_max` bytes beside what tasks hold; what is unused longest goes first."""
+    """A cache on disk of at most `bytes_max` bytes, not counting files in use. The least recently used go first."""
 
     def __init__(self, s3: Any, layout: Layout, directory: Path, bytes_max: int) -> None:
         self._s3 = s3
@@ -42,11 +42,11 @@ class DeclaredInputs:
         self._pinned: dict[tuple[UUID, str], None] = {}
         self._files = Once(self._fetch)
         self._holders: Counter[_Version] = Counter()
-        self._sizes: dict[_Version, int] = {}  # of the files that are there; the one used longest ago comes first
+        self._sizes: dict[_Version, int] = {}  # sizes of the cached files, least recently used first
 
     @asynccontextmanager
     async def holding(self, job_id: UUID, inputs: Mapping[str, str]) -> AsyncIterator[dict[str, Path]]:
-        """The inputs' files by name, which are there until the context ends; nobody may write to them.
+        """The inputs' files by name. They exist until the context ends, and are read-only.
 
         Raises TaskError (input_missing, input_changed, input_unavailable) and OSError.
         """
@@ -78,7 +78,7 @@ class DeclaredInputs:
         return await self._pins.get(key)
 
     async def _pin(self, key: tuple[UUID, str]) -> str:
-        """The ETag of the version that the job uses: the first that any worker says."""
+        """The ETag of the version that the job uses: the one that the first worker pinned."""
         job_id, uri = key
         pin, source = self._layout.pin(job_id, _digest(uri)), Location.parse(uri)
         try:

@@ -1,4 +1,4 @@
-"""What a task finds in its environment: who it is, in our names and in those that existing array programs read."""
+"""A task's environment: its identity, in our variables and in those that existing array programs read."""
 
 import os
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from services.worker.task.paths import Paths
 
 
 def base_environment(settings: WorkerSettings) -> dict[str, str]:
-    """The worker's own environment without its settings, which hold secrets, and with the processors' modules.
+    """The worker's own environment, without its settings (they hold secrets) and with the processors' modules.
 
-    AWS variables stay: on AWS user code has the node's role anyway.
+    AWS variables stay: on AWS, user code has the node's role anyway.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PIECEWORK_")}
     own = [str(Path(directory).resolve()) for directory in settings.processor_path.split(":") if directory]
@@ -26,7 +26,7 @@ def base_environment(settings: WorkerSettings) -> dict[str, str]:
 
 
 def task_environment(base: Mapping[str, str], task: ClaimedTask, stage: StageWork, paths: Paths) -> dict[str, str]:
-    """The base, who the task is, where its files are, and what the processor's spec sets, which wins."""
+    """The base, the task's identity and paths, and the variables of the processor's spec, which override all."""
     identity: dict[str, object] = {
         "PIECEWORK_JOB_ID": task.job_id,
         "PIECEWORK_JOB_NAME": stage.job_name,

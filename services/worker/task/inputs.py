@@ -1,4 +1,4 @@
-"""A task's input, of whatever type, as a file or directory on the node's disk."""
+"""A task's input, of any type, as a file or directory on the node's disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +55,7 @@ async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> FetchedInp
 
 
 async def _fetch_part(s3: Any, part: FormatPart, directory: Path) -> FetchedInput:
-    """A part of an object, by the folder of its format."""
+    """Fetch a part of an object, by the `fetch` module of its format."""
     if part.format not in FORMATS:
         message = f"this worker knows no input of the format {part.format!r}"
         raise TaskError("input_invalid", message, retryable=False)
@@ -67,7 +67,7 @@ async def _fetch_part(s3: Any, part: FormatPart, directory: Path) -> FetchedInpu
 
 
 def input_filename(number: int, uri: str) -> str:
-    """What a file of an input directory is called: by its number, so that the names are in order."""
+    """The name of a file in an input directory: its number comes first, so that the names sort in order."""
     return f"{number:08d}{suffix_of(uri)}"
 
 
@@ -114,7 +114,7 @@ async def _fetch_outputs(s3: Any, location: Location, directory: Path) -> Fetche
 
 
 async def _fetch_output(s3: Any, output: ListedOutput, directory: Path) -> int:
-    """One task's output: its object, or its small value as JSON."""
+    """Fetch one task's output: its object, or its small value as JSON."""
     if output.location is None:
         return _write_value(output.value, directory / input_filename(output.index, "value.json")).bytes
     with (directory / input_filename(output.index, output.location.uri)).open("wb") as file:

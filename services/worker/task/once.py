@@ -1,4 +1,4 @@
-"""Work that several tasks of this worker need done, and that is done once."""
+"""Work that several tasks of this worker need, done once."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
@@ -9,9 +9,9 @@ V = TypeVar("V")
 
 
 class Once(Generic[K, V]):
-    """Results by key. Whoever asks first begins the work, the others wait with him.
+    """Results by key. The first caller starts the work, the others wait for it too.
 
-    It goes on when those who wait give up; a failure is theirs alone: the next one to ask begins anew.
+    The work continues if those who wait give up. A failure goes only to them: the next caller starts again.
     """
 
     def __init__(self, work: Callable[[K], Coroutine[Any, Any, V]]) -> None:
@@ -27,11 +27,11 @@ class Once(Generic[K, V]):
         return await asyncio.shield(task)
 
     def forget(self, key: K) -> None:
-        """The result is no longer there."""
+        """Forget a result."""
         self._tasks.pop(key, None)
 
     async def close(self) -> None:
-        """Cancel what is under way."""
+        """Cancel the work in progress."""
         tasks = [task for task in self._tasks.values() if not task.done()]
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What a task has made, put to S3, and what its row will say of it."""
+"""Uploads a task's results to S3, and describes them for the task's row."""
 
 import asyncio
 import zlib
@@ -20,7 +20,7 @@ _FILES_AT_ONCE = 8
 
 
 class Outputs:
-    """Puts the files of one attempt; `bytes` is how many it has put."""
+    """Uploads the files of one attempt; `bytes` is the number of bytes uploaded."""
 
     def __init__(self, s3: Any, locate: Callable[[str], Location]) -> None:
         self.bytes = 0
@@ -28,13 +28,13 @@ class Outputs:
         self._locate = locate
 
     async def put_output(self, path: Path, header_bytes: int | None) -> StoredObject | None:
-        """The task's output; `header_bytes` of it are a header, None: its first line is. None if it is not there."""
+        """Upload the task's output, if it exists. Its header has `header_bytes` bytes; None: it is the first line."""
         if not _is_file(path):
             return None
         return _with_header(await self.put(path), path, header_bytes)
 
     async def put_further(self, outputs: Mapping[str, Path]) -> dict[str, StoredObject]:
-        """The further outputs that are there, by name; a CSV's or TSV's first line is its header."""
+        """Upload the further outputs that exist, by name; the first line of a CSV or TSV is its header."""
         files: dict[str, StoredObject] = {}
         for name, path in outputs.items():
             if _is_file(path):
@@ -42,11 +42,11 @@ class Outputs:
         return files
 
     async def put_items(self, listing: Path, count: int) -> TaskOutput:
-        """The listing of a fan-out stage's items."""
+        """Upload the listing of a fan-out stage's items."""
         return TaskOutput(await self.put(listing), items=count)
 
     async def put_directory(self, directory: Path, listing: Path) -> TaskOutput:
-        """Each file of the directory, in the order of their names, and the listing that makes each an item."""
+        """Upload each file of the directory, in order of name, and the listing that makes each one an item."""
         paths = await asyncio.to_thread(_files_in, directory)
         stored: list[StoredObject | None] = [None] * len(paths)
 
@@ -60,14 +60,14 @@ class Outputs:
         return await self.put_items(listing, len(paths))
 
     async def put(self, path: Path, name: str | None = None) -> StoredObject:
-        """A file, under its own name unless told another."""
+        """Upload a file, by default under its own name."""
         stored = await upload(self._s3, path, self._locate(name or path.name))
         self.bytes += stored.bytes
         return stored
 
 
 def _files_in(directory: Path) -> list[Path]:
-    """Raises TaskError (output_invalid) for other things than files, and names that S3 can't have."""
+    """Raises TaskError (output_invalid) for anything but a file, and for names that S3 does not allow."""
     files = []
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory.parent).as_posix()
@@ -81,11 +81,11 @@ def _files_in(directory: Path) -> list[Path]:
 
 
 def _is_file(path: Path) -> bool:
-    """False if there is nothing; raises TaskError (output_invalid) if it is something else."""
+    """False if nothing exists there. Raises TaskError (output_invalid) if it exists but is not a file."""
     if path.is_file():
         return True
     if path.exists() or path.is_symlink():
-        raise TaskError("output_invalid", f"the output {path.name!r} is no regular file", retryable=False)
+        raise TaskError("output_invalid", f"the output {path.name!r} is not a regular file", retryable=False)
     return False
 
 

@@ -1,12 +1,12 @@
-"""Packages of code, made ready once a node: fetched, verified, unpacked, their requirements installed.
+"""Packages of code, prepared once per node: fetched, verified, unpacked, their requirements installed.
 
-A package is kept by the hash of its content, under the node's cache directory, for all workers and all their tasks, as
-long as one of these uses it and until there are too many:
+A package is stored by the hash of its content in the node's cache directory, for all workers and their tasks. It stays
+while any of them uses it, and then until there are too many packages:
 
-    {cache}/{sha256}/code     what was pushed: a directory of the name that it had
+{cache}/{sha256}/code     the pushed directory, under its own name
     {cache}/{sha256}/venv     a virtual environment with its requirements.txt, if it has one
-    {cache}/{sha256}/ready    there as soon as the rest is complete, and touched by each use
-    {cache}/{sha256}.lock     locked by who uses the package (all may at once), makes it, or removes it
+{cache}/{sha256}/ready    exists once the rest is complete; touched by each use
+    {cache}/{sha256}.lock     shared lock while in use; exclusive lock to make or remove the package
 """
 
 import asyncio
@@ -37,19 +37,19 @@ from services.worker.task.scratch import ScratchUnusable, remove_tree
 
 _BYTES_MAX = 2 << 30  # unpacked
 _FILES_MAX = 100_000
-_AGAIN_SECONDS = 60.0  # a package that failed is not tried before
+_AGAIN_SECONDS = 60.0  # pause before a failed package is tried again
 _INSTALL_SECONDS = 1800.0
 _LOCK_SECONDS = 0.1
 _LINES_SHOWN = 12
 
-# What zipfile raises for an archive that it can't read; and a name that is both a file and a directory.
+# Errors of zipfile for an unreadable archive, and of a name that is both a file and a directory.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError)
 _DAMAGED = (*_UNREADABLE, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a processor's children are started with: an interpreter, and the environment of the tasks."""
+    """What a processor's children need to start: an interpreter, and the environment of the tasks."""
 
     python: str
     environment: Mapping[str, str]
@@ -57,9 +57,9 @@ class Runtime:
 
 
 class Packages:
-    """The packages that are ready, and the making of those that are not; `count_max` of them are kept.
+    """Keeps packages ready, at most `count_max` of them, and prepares missing ones.
 
-    `own` is the runtime of all other code.
+    `own` is the runtime of code without a package.
     """
 
     def __init__(self, s3: Any, layout: Layout, cache: Path, count_max: int, environment: Mapping[str, str]) -> None:
@@ -73,9 +73,9 @@ class Packages:
 
     @asynccontextmanager
     async def holding(self, sha256: str | None) -> AsyncIterator[Runtime]:
-        """A package that stays where it is for the time of the context.
+        """A package that stays in place until the context ends.
 
-        Raises TaskError (processor_load) with the installer's own words, for a while without trying again.
+        Raises TaskError (processor_load) with the installer's message, and for a while without another try.
         """
         if sha256 is None:
             yield self.own
@@ -112,7 +112,7 @@ class Packages:
         except TaskError as error:
             raise self._failed(sha256, error.message) from None
         finally:
-            self._making.forget(sha256)  # it may be removed, and made again
+            self._making.forget(sha256)  # between the locks it may be removed, and made again
         await asyncio.to_thread(_remove_oldest, self._cache, self._count_max)
 
     def _failed(self, sha256: str, message: str) -> TaskError:
@@ -130,7 +130,7 @@ class Packages:
                 await self._run(command, home)
 
     async def _run(self, command: Sequence[str], home: Path) -> None:
-        """Run a program in the package's directory; raises TaskError with the last lines that it printed."""
+        """Run a program in the package's directory. Raises TaskError with its last lines of output."""
         log = home / "log.txt"
         log.unlink(missing_ok=True)
         job: ProgramJob = {
@@ -151,9 +151,9 @@ class Packages:
             raise TaskError("processor_load", f"its requirements can't be installed:\n{said}")
 
     def _runtime(self, home: Path) -> Runtime:
-        """The package's modules come first, then what it requires, then what the worker itself has.
+        """The runtime of a package. Its modules come first, then its requirements, then the worker's own modules.
 
-        A module `m` of the package `p` is found as `m`, and as `p.m`.
+        A module `m` of the package `p` can be imported as `m` and as `p.m`.
         """
         environment, package, venv = dict(self.own.environment), _pushed(home), home / "venv"
         path = [str(package), str(package.parent), environment.get("PYTHONPATH")]
@@ -172,7 +172,7 @@ def _pushed(home: Path) -> Path:
 
 
 def _install_commands(venv: Path) -> list[list[str]]:
-    """By uv if this interpreter's environment has it, else by the standard library's venv and pip."""
+    """Install with uv if this interpreter's environment has it, else with the standard library's venv and pip."""
     python, beside = str(venv / "bin" / "python"), sysconfig.get_path("scripts")
     install = ["install", "--quiet", "--require-hashes", "-r", "requirements.txt"]
     if uv := shutil.which("uv", path=f"{beside}:{os.environ.get('PATH', os.defpath)}"):
@@ -187,7 +187,7 @@ def _install_commands(venv: Path) -> list[list[str]]:
 
 
 def _unpack(archive: Path, sha256: str, target: Path) -> None:
-    """Raises TaskError unless the archive is what its name says, and harmless."""
+    """Raises TaskError unless the archive has the right hash and is harmless."""
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
@@ -208,9 +208,9 @@ def _unpack(archive: Path, sha256: str, target: Path) -> None:
 def _extract(package: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
     mode, name = entry.external_attr >> 16, PurePosixPath(entry.filename)
     if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
-        raise TaskError("processor_load", f"it has a file of the name {entry.filename!r}, which leads out of it")
+        raise TaskError("processor_load", f"its file name {entry.filename!r} leads out of the archive")
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise TaskError("processor_load", f"{entry.filename!r} in it is no regular file")
+        raise TaskError("processor_load", f"{entry.filename!r} in it is not a regular file")
     path = target / name
     if entry.is_dir():
         path.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def _extract(package: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> 
 
 @asynccontextmanager
 async def _locked(cache: Path, sha256: str, kind: int) -> AsyncIterator[None]:
-    """Hold a package's lock, of a kind of `flock`: against all who want it exclusively, in this worker or another."""
+    """Hold a package's lock, shared or exclusive as `kind` says (`flock`), across all workers of the node."""
     with (cache / f"{sha256}.lock").open("a") as file:
         while not _lock(file, kind):  # noqa: ASYNC110 (another process holds it)
             await asyncio.sleep(_LOCK_SECONDS)
@@ -239,13 +239,13 @@ def _lock(file: IO[Any], kind: int) -> bool:
 
 
 def _stamp(ready: Path) -> None:
-    """As used now: by the clock itself, as the file system's own time moves by ticks of milliseconds."""
+    """Mark a package as used now. Sets the time explicitly: the file system's own clock is too coarse."""
     ready.touch()
     os.utime(ready, ns=(time.time_ns(), time.time_ns()))
 
 
 def _remove_oldest(cache: Path, count_max: int) -> None:
-    """Remove the packages used longest ago, but none that is in use, until so many are left."""
+    """Remove the least recently used packages, except those in use, until `count_max` are left."""
     used: list[tuple[int, Path]] = []
     for ready in cache.glob("*/ready"):
         with suppress(FileNotFoundError):  # another worker has just removed it
@@ -253,12 +253,12 @@ def _remove_oldest(cache: Path, count_max: int) -> None:
     for _, ready in sorted(used)[:-count_max]:
         with (cache / f"{ready.parent.name}.lock").open("a") as file:
             if _lock(file, fcntl.LOCK_EX):
-                ready.unlink(missing_ok=True)  # first: what is removed in part is not ready
+                ready.unlink(missing_ok=True)  # first: a partly removed package is not ready
                 remove_tree(ready.parent)
 
 
 def cache_directory(path: Path) -> Path:
-    """Make the directory, which nobody else may write to: what is in it runs. Raises ScratchUnusable."""
+    """Make the directory. Nobody else may write to it, since its code is run. Raises ScratchUnusable."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()

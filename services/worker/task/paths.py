@@ -1,4 +1,4 @@
-"""Where a task's files are on the node's disk."""
+"""The paths of a task's files on the node's disk."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """An attempt's private directory: `work` is where user code starts, `output` holds what it makes."""
+    """An attempt's private directory: user code starts in `work` and writes to `output`."""
 
     directory: Path
 
@@ -29,22 +29,22 @@ class Workspace:
 
     @property
     def listing(self) -> Path:
-        """The outputs that a reduce works on, one a line."""
+        """The outputs that a reduce works on, one per line."""
         return self.directory / "listing.jsonl"
 
     @property
     def spill(self) -> Path:
-        """What a query's memory can't hold."""
+        """Where a query spills what does not fit into memory."""
         return self.directory / "spill"
 
     @property
     def items(self) -> Path:
-        """What a task of a fan-out stage yields, a task input a line."""
+        """The items of a task of a fan-out stage, one task input per line."""
         return self.directory / "items.jsonl"
 
     @property
     def records(self) -> Path:
-        """Where a command may say how many records it has read and written."""
+        """Where a command may report its record counts."""
         return self.directory / "records.json"
 
     def make(self) -> None:
@@ -55,7 +55,7 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """What a processor is told: its input, its output, what it declares beside them, and its unpacked package."""
+    """The paths that a processor gets: input, output, declared inputs and outputs, and its unpacked package."""
 
     input: Path
     output: Path

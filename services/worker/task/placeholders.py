@@ -1,4 +1,4 @@
-"""What stands for what in a command's arguments."""
+"""The placeholders in a command's arguments."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from services.contract.params import PLACEHOLDER
 from services.contract.task_error import TaskError
 from services.worker.task.paths import Paths
 
-_MEND = {
+_FIX = {
     "params": "the stage's params have no {!r}: add it to them",
     "inputs": "the processor declares no input {!r}: add it to its inputs",
     "outputs": "the processor declares no output {!r}: add it to its outputs",
@@ -21,7 +21,7 @@ def fill_placeholders(command: Sequence[str], *, paths: Paths, index: int, param
     """The command with its placeholders replaced; other braces stay as they are.
 
     They are `{input}`, `{output}`, `{index}`, `{package}`, `{params.NAME}`, `{inputs.NAME}` and `{outputs.NAME}`. A
-    param that is no string is written as JSON. Raises TaskError (processor_load) for what is not there.
+    param that is not a string is written as JSON. Raises TaskError (processor_load) for a missing value.
     """
     single = {"input": paths.input, "output": paths.output, "index": index, "package": paths.package}
     named: dict[str, Mapping[str, Any]] = {"params": params, "inputs": paths.inputs, "outputs": paths.outputs}
@@ -33,12 +33,12 @@ def fill_placeholders(command: Sequence[str], *, paths: Paths, index: int, param
                 raise _missing(match[0], "the processor has no package")
             return str(value)
         if name not in named[kind]:
-            raise _missing(match[0], _MEND[kind].format(name))
+            raise _missing(match[0], _FIX[kind].format(name))
         value = named[kind][name]
         return orjson.dumps(value).decode() if kind == "params" and not isinstance(value, str) else str(value)
 
     return [PLACEHOLDER.sub(value_of, argument) for argument in command]
 
 
-def _missing(placeholder: str, mend: str) -> TaskError:
-    return TaskError("processor_load", f"the command has {placeholder}, but {mend}", retryable=False)
+def _missing(placeholder: str, fix: str) -> TaskError:
+    return TaskError("processor_load", f"the command has {placeholder}, but {fix}", retryable=False)

@@ -1,4 +1,4 @@
-"""Private working directories on the node's disk, and the removal of what crashed workers left there."""
+"""Private working directories on the node's disk; those of crashed workers are removed."""
 
 import fcntl
 import os
@@ -18,14 +18,14 @@ class ScratchUnusable(Exception):
 def scratch_directory(root: Path) -> Iterator[Path]:
     """This process's own directory below `root`, removed at the end; directories of dead processes are removed first.
 
-    Each is held with a file lock, which ends with its process: unlike a process id that also tells the living from
-    the dead after a reboot and across containers. Raises ScratchUnusable.
+    Each is held with a file lock, which ends with its process. Unlike a process id, a lock tells live processes from
+    dead ones even after a reboot and across containers. Raises ScratchUnusable.
     """
     directory = root / uuid4().hex
     with ExitStack() as stack:
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _locked(root / "lock"):  # between making a directory and locking it nobody may look
+            with _locked(root / "lock"):  # nobody may look between the creation of a directory and its lock
                 _remove_leftovers(root)
                 directory.mkdir(mode=0o700)
                 stack.enter_context(_locked(directory / "lock"))
@@ -36,7 +36,7 @@ def scratch_directory(root: Path) -> Iterator[Path]:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory and all in it, also where a task took away its own permissions; what resists stays."""
+    """Remove a directory with all its content, even where a task removed its own permissions. Ignores failures."""
     shutil.rmtree(directory, onerror=_retry_permitted)
 
 
@@ -55,7 +55,7 @@ def _remove_leftovers(root: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, flags: int = 0) -> Iterator[None]:
-    """Hold the lock on a file; with LOCK_NB raises BlockingIOError if another process has it."""
+    """Hold the lock on a file. With LOCK_NB, raises BlockingIOError if another process has it."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | flags)
         yield

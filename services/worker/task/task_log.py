@@ -1,4 +1,4 @@
-"""What a task printed: kept short, and put to S3."""
+"""A task's log: kept short, and uploaded to S3."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _LOOK_SECONDS = 1.0
 
 
 async def hold_log_down(path: Path, bytes_max: int) -> None:
-    """Until cancelled: of a log that grows without end, free what lies between the beginning and end to be kept."""
+    """Until cancelled, free the disk space of the middle of a log that grows without end."""
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         free_middle(path, bytes_max)
@@ -30,7 +30,7 @@ def free_middle(path: Path, bytes_max: int) -> None:
 
 
 async def put_log(s3: Any, path: Path, target: Location, bytes_max: int) -> bool:
-    """Put the log unless it is empty; True if it is there. It fails no attempt: at worst the log is missing."""
+    """Upload the log unless it is empty; True if it was stored. A failure does not fail the attempt."""
     try:
         body = shorten_log(path, bytes_max)
         if not body:
@@ -46,7 +46,7 @@ async def put_log(s3: Any, path: Path, target: Location, bytes_max: int) -> bool
 
 
 def shorten_log(path: Path, bytes_max: int) -> bytes:
-    """The log; if it is longer than `bytes_max`, its beginning and its end with a line between them that says so."""
+    """The log. If it is longer than `bytes_max`: its beginning, a line that says so, and its end."""
     if not path.exists():
         return b""
     size, half = path.stat().st_size, bytes_max // 2

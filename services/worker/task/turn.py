@@ -1,4 +1,4 @@
-"""An attempt's turn in a slot. It needs none to fetch its input and to put its output: others run meanwhile."""
+"""An attempt's turn in a slot. Fetching the input and uploading the output need no slot: others run meanwhile."""
 
 import asyncio
 import time
@@ -9,10 +9,10 @@ from services.worker.task.warm_children import WarmChildren
 
 
 class Turn:
-    """Entered, it waits until one of the `free` slots is its own, and gives that slot's children.
+    """A context that waits for one of the `free` slots, and yields that slot's children.
 
-    `phase` says how far it is, `working_seconds` how long the attempt has lasted without this wait. `started` is
-    called when the wait is over, `given_back` when the slot is free again.
+    `phase` is its state; `working_seconds` is the attempt's age without the wait. `started` is called when the wait is
+    over, `given_back` when the slot is free again.
     """
 
     def __init__(

@@ -6,17 +6,17 @@ from services.worker.child.job import ChildJob
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.packages import Runtime
 
-# Stages of a job are pipelined, so a slot goes to and fro between a few processors; each keeps a child of its own.
+# Stages of a job are pipelined, so a slot alternates between a few processors; each keeps a child of its own.
 CHILDREN_MAX = 4
 
 Processor = tuple[str, int]  # name and version
 
 
 class WarmChildren:
-    """At most one child process for each of the processors used last, made when first needed."""
+    """One child process for each of the most recently used processors, started when first needed."""
 
     def __init__(self) -> None:
-        self._children: dict[Processor, ChildProcess] = {}  # the one used longest ago comes first
+        self._children: dict[Processor, ChildProcess] = {}  # least recently used first
 
     async def run(
         self,
@@ -26,7 +26,7 @@ class WarmChildren:
         memory_bytes_max: int | None,
         killed: dict[str, Any],
     ) -> dict[str, Any]:
-        """Do a job of a processor; see ChildProcess.run for what it returns, raises, and says of a killed job."""
+        """Do a job of a processor; ChildProcess.run documents results, errors, and `killed`."""
         child = self._children.pop(processor, None)
         if child is not None and not _may_serve(child, memory_bytes_max):
             await child.kill()
@@ -36,7 +36,7 @@ class WarmChildren:
                 await self._children.pop(next(iter(self._children))).kill()
             child = await ChildProcess.start(runtime.environment, runtime.python)
         answer = await child.run(job, memory_bytes_max, killed)
-        if child.leftovers:  # what a task leaves running ends with it
+        if child.leftovers:  # processes that a task leaves behind end with it
             await child.kill()
         else:
             self._children[processor] = child
@@ -49,5 +49,5 @@ class WarmChildren:
 
 
 def _may_serve(child: ChildProcess, memory_bytes_max: int | None) -> bool:
-    """A fresh child keeps what earlier tasks leaked away from a task whose memory is limited."""
+    """A task with a memory limit needs a child in which earlier tasks have not leaked too much."""
     return child.alive and (memory_bytes_max is None or child.memory_bytes <= memory_bytes_max / 2)

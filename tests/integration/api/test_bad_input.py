@@ -1,4 +1,4 @@
-"""Each bad request gets a problem (RFC 9457) that names the field, the value and the mend."""
+"""Each bad request gets a problem (RFC 9457) that names the field, the value and the fix."""
 
 import io
 from typing import Any
@@ -68,15 +68,15 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, Any, str]] = [
 ]
 
 
-async def test_a_bad_field_of_a_job_is_named_with_its_value_and_the_mend(
+async def test_a_bad_field_of_a_job_is_named_with_its_value_and_the_fix(
     submitter: httpx.AsyncClient, subtests: pytest.Subtests
 ) -> None:
-    for changes, field, value, mend in BAD_FIELDS:
+    for changes, field, value, fix in BAD_FIELDS:
         with subtests.test(field, changes=changes):
             response = await submitter.post("/v1/jobs", json=array_job(**changes))
 
             assert blamed(response)[:2] == (field, value)
-            assert mend in blamed(response)[2]
+            assert fix in blamed(response)[2]
 
 
 async def test_all_bad_fields_are_named_at_once(submitter: httpx.AsyncClient) -> None:
@@ -223,7 +223,7 @@ async def test_an_unreadable_parquet_object_is_found_at_submission(
 
 
 async def test_a_good_parquet_object_is_accepted(submitter: httpx.AsyncClient, settings: Settings, aws: Aws) -> None:
-    # So many columns that the footer does not fit into the first read.
+    # Enough columns that the footer does not fit into the first read.
     table = pyarrow.table({f"a_rather_long_column_name_{n}": [n] for n in range(1500)})
     file = io.BytesIO()
     pyarrow.parquet.write_table(table, file)
@@ -276,7 +276,7 @@ async def test_a_long_value_is_shortened(submitter: httpx.AsyncClient) -> None:
     assert value.startswith('"xxx') and len(value) < 250
 
 
-async def test_bodies_that_are_no_json(submitter: httpx.AsyncClient) -> None:
+async def test_bodies_that_are_not_json(submitter: httpx.AsyncClient) -> None:
     headers = {"content-type": "application/json"}
     broken = await submitter.post("/v1/jobs", content=b'{"name": ', headers=headers)
     text = await submitter.post("/v1/jobs", content=b'{"name": "x"}', headers={"content-type": "text/plain"})

@@ -41,13 +41,13 @@ async def test_bad_processors_are_refused_by_field(operator: httpx.AsyncClient, 
         ({"builtin": "noop", "params_schema": {"$ref": "#/$defs/x"}}, "params_schema", "leads nowhere"),
         ({"builtin": "noop", "params_schema": {"$ref": "http://127.0.0.1:1/x"}}, "params_schema", "leads nowhere"),
     ]
-    for changes, field, mend in cases:
+    for changes, field, fix in cases:
         with subtests.test(field, changes=changes):
             response = await operator.post("/v1/processors", json={"name": "x"} | changes)
 
             assert response.status_code == 422
             [error] = response.json()["errors"]
-            assert error["field"] == field and mend in error["message"]
+            assert error["field"] == field and fix in error["message"]
 
 
 async def test_a_schema_may_refer_to_its_own_definitions(operator: httpx.AsyncClient) -> None:
@@ -94,7 +94,7 @@ async def test_a_job_may_use_it_as_far_as_this_release_can_read_it(
         assert "registered by a newer release" in error["message"]
 
 
-async def test_what_an_older_release_has_registered_is_no_other_version(
+async def test_what_an_older_release_has_registered_is_not_another_version(
     operator: httpx.AsyncClient, pool: Database
 ) -> None:
     body = {"name": "clean", "records": "flights:clean"}

@@ -71,13 +71,13 @@ async def test_bad_schedules_are_refused_by_field(submitter: httpx.AsyncClient, 
         ({"job": array_job(run_at="2099-01-01T00:00:00Z")}, "job.run_at", "remove run_at"),
         ({"job": array_job(input={"type": "lines"})}, "job.input.uri", "required"),
     ]
-    for changes, field, mend in cases:
+    for changes, field, fix in cases:
         with subtests.test(field, changes=changes):
             response = await submitter.post("/v1/schedules", json=schedule(**changes))
 
             assert response.status_code == 422
             [error] = response.json()["errors"]
-            assert error["field"] == field and mend in error["message"]
+            assert error["field"] == field and fix in error["message"]
 
 
 async def test_a_schedule_that_a_newer_release_has_made_is_shown_as_it_stands(

@@ -64,7 +64,7 @@ async def test_what_can_not_be_split_is_refused_by_a_preview_and_by_a_submission
     fixed = await put("in.dat", b"12345")
     utf16 = await put("in.csv", "a,b\n".encode("utf-16"))
     cases = [
-        ({"type": "lines", "uri": fixed, "format": "fixed", "record_bytes": 2}, "no multiple of record_bytes = 2"),
+        ({"type": "lines", "uri": fixed, "format": "fixed", "record_bytes": 2}, "not a multiple of record_bytes = 2"),
         ({"type": "lines", "uri": utf16, "format": "csv"}, "UTF-16"),
         ({"type": "lines", "uri": "s3://nowhere/a.gz"}, "there is no such"),
         ({"type": "arrow", "uri": fixed}, "not an Arrow IPC file"),

@@ -18,7 +18,7 @@ from tests.until import until
 
 Order = Callable[[Connection, UUID], Awaitable[None]]
 
-# SQL: so many seconds pass over the claimed bundles of a worker, or over one bundle, and over what runs by them.
+# SQL: this many seconds pass over the claimed bundles of a worker, or over one bundle, and over what runs by them.
 HOLD = """
     WITH held AS (
         UPDATE bundles SET claimed_at = claimed_at - $1 * interval '1 second'
@@ -35,7 +35,7 @@ HOLD = """
 
 
 async def until_blocked(pool: Database, statements: int = 1) -> None:
-    """Wait until so many statements of this database wait for another transaction's lock."""
+    """Wait until this many statements of this database wait for another transaction's lock."""
 
     async def blocked() -> bool:
         return bool(
@@ -94,7 +94,7 @@ class Play:
     settings: Settings
 
     async def submit(self, *, stages: int | list[dict[str, Any]] = 1, **changes: Any) -> UUID:
-        """A job of so many stages of no-ops; it runs at once unless `changes` say otherwise."""
+        """A job of `stages` stages of no-ops; it runs at once unless `changes` say otherwise."""
         chain = [{"processor": "noop"} for _ in range(stages)] if isinstance(stages, int) else stages
         spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": chain} | changes)
         async with self.pool.acquire() as connection, connection.transaction():

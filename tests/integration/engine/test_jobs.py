@@ -75,7 +75,7 @@ REDUCE = {"type": "reduce", "processor": "noop"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "field", "value", "mend"),
+    ("changes", "field", "value", "fix"),
     [
         ({"stages": [{"processor": "nope"}]}, "stages.0.processor", "nope", r"registered: checked, noop"),
         ({"stages": [{"processor": "noop"}, {"processor": "noop@9"}]}, "stages.1.processor", "noop@9", "registered"),
@@ -90,13 +90,13 @@ REDUCE = {"type": "reduce", "processor": "noop"}
         ({"input": {"type": "items", "items": list(range(10_001))}}, "input.items", 10_001, "at most 10000 items"),
     ],
 )  # fmt: skip
-async def test_what_can_not_run_is_refused_with_the_field_the_value_and_the_mend(
-    play: Play, changes: dict[str, Any], field: str, value: Any, mend: str
+async def test_what_can_not_run_is_refused_with_the_field_the_value_and_the_fix(
+    play: Play, changes: dict[str, Any], field: str, value: Any, fix: str
 ) -> None:
     schema = {"properties": {"level": {"type": "integer"}}, "required": ["level"], "additionalProperties": False}
     await add_processor(play.pool, "checked", builtin="noop", params_schema=schema)
 
-    with pytest.raises(SpecError, match=mend) as refused:
+    with pytest.raises(SpecError, match=fix) as refused:
         await play.submit(**changes)
 
     assert (refused.value.field, refused.value.value) == (field, value)

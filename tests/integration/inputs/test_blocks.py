@@ -64,7 +64,7 @@ GOOD = parquet(rows=10, row_group_rows=5)
         (b"PAR1" + bytes(4) + b"PAR1", "can't be read"),
     ],
 )
-async def test_what_is_no_parquet_is_refused_with_the_reason(aws: Aws, bucket: Bucket, data: bytes, why: str) -> None:
+async def test_what_is_not_parquet_is_refused_with_the_reason(aws: Aws, bucket: Bucket, data: bytes, why: str) -> None:
     with pytest.raises(SplitError, match=why) as refused:
         await split_parquet(aws, bucket, data)
     assert f"s3://{bucket.name}/in.parquet" in str(refused.value)
@@ -128,7 +128,7 @@ async def test_orc_is_cut_between_stripes(aws: Aws, bucket: Bucket) -> None:
     assert [(part["first"], part["count"]) for part in each] == [(number, 1) for number in range(stripes)]
     assert sum(part["bytes"] for part in each) == whole["bytes"]
     assert len(await split_all(aws, type="orc", uri=uri, parts=3)) == 3
-    for empty in (orc(0), b""):  # so Hive writes a file without rows, too
+    for empty in (orc(0), b""):  # Hive writes a file without rows like this, too
         assert await split_all(aws, type="orc", uri=await bucket.put("empty.orc", empty)) == []
     for bad in (b"ORC", data[:-1], data[:-40], data[-40:], bytes(100)):
         with pytest.raises(SplitError, match=f"s3://{bucket.name}/bad.orc"):

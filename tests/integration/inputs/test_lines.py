@@ -166,7 +166,7 @@ async def test_an_object_replaced_between_two_chunks_is_noticed(
     assert error.value.response["Error"]["Code"] in ("PreconditionFailed", "412")
 
 
-async def test_a_byte_order_mark_is_no_data(aws: Aws, bucket: Bucket) -> None:
+async def test_a_byte_order_mark_is_not_data(aws: Aws, bucket: Bucket) -> None:
     mark = b"\xef\xbb\xbf"
     uri = await bucket.put("in", mark + b"a,b\n1,2\n3,4\n")
 
@@ -189,7 +189,7 @@ async def test_what_a_reader_has_to_know_goes_with_each_part(aws: Aws, bucket: B
     assert "csv" not in (await split_all(aws, type="lines", uri=uri, format="tsv", delimiter="\t", quote='"'))[0]
 
 
-async def test_an_escaped_line_end_is_no_place_to_cut(aws: Aws, bucket: Bucket) -> None:
+async def test_an_escaped_line_end_is_not_a_place_to_cut(aws: Aws, bucket: Bucket) -> None:
     uri = await bucket.put("in", b"h\n" + b"a\\\n" * 10 + b"b\n" + b"c\n")
 
     parts = await split_all(aws, type="lines", uri=uri, format="csv", escape="\\", part_bytes=2)
@@ -207,7 +207,7 @@ async def test_records_of_one_length_need_no_reads(aws: Aws, bucket: Bucket, mon
         (60, 90, 10),
         (90, 100, 10),
     ]
-    with pytest.raises(SplitError, match="no multiple of record_bytes = 30"):
+    with pytest.raises(SplitError, match="not a multiple of record_bytes = 30"):
         await split_all(aws, type="lines", uri=uri, format="fixed", record_bytes=30)
 
 

@@ -104,11 +104,11 @@ def usual_csv_limit() -> Iterator[None]:
         ("m.parquet", b"PAR1", "not a Parquet file"),
         ("m.bin", b"", "can't tell the format"),
         ("m.csv", b"", "no object in .* matches"),
-        ("manifest.json", b"{}", "no manifest.json of an S3 Inventory"),
+        ("manifest.json", b"{}", "not the manifest.json of an S3 Inventory"),
     ],
 )
 @pytest.mark.usefixtures("usual_csv_limit")
-async def test_what_is_no_manifest_is_refused_with_the_reason(
+async def test_what_is_not_a_manifest_is_refused_with_the_reason(
     aws: Aws, bucket: Bucket, name: str, data: bytes, why: str
 ) -> None:
     uri = await bucket.put(name, data)

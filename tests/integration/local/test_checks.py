@@ -1,4 +1,4 @@
-"""What is in the way of a start is said in one line that names it and the mend."""
+"""What is in the way of a start is said in one line that names it and the fix."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from deploy.local.supervisor import StackError
 from tests.conftest import free_port
 
 
-def test_a_port_in_use_is_named_with_its_holder_and_the_mend() -> None:
+def test_a_port_in_use_is_named_with_its_holder_and_the_fix() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -68,7 +68,7 @@ async def test_committed_rows_survive_a_kill(open_server: Open, directory: Path)
     assert await read_row(server) == 42
 
 
-async def test_a_stale_process_id_that_another_process_has_now_is_no_obstacle(
+async def test_a_stale_process_id_that_another_process_has_now_is_not_an_obstacle(
     open_server: Open, directory: Path
 ) -> None:
     server = open_server(directory / "data")

@@ -162,7 +162,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert "PIECEWORK_API_PORT=" in line
 
 
-def test_a_setting_that_is_no_port_is_one_line(tmp_path: Path) -> None:
+def test_a_setting_that_is_not_a_port_is_one_line(tmp_path: Path) -> None:
     refused = LocalStack(tmp_path, {}).run("up", PIECEWORK_API_PORT="eight thousand")
     assert refused.returncode == 1
     [line] = refused.stderr.strip().splitlines()

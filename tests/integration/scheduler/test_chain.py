@@ -1,4 +1,4 @@
-"""How stages chain beside task by task: fan-out, barrier, joined and split anew, reduce in levels."""
+"""How stages chain beside task by task: fan-out, barrier, joined and split again, reduce in levels."""
 
 import asyncio
 import json
@@ -200,7 +200,7 @@ async def test_after_a_barrier_task_i_works_on_output_i(
     await assert_invariants(play.pool, job_id)
 
 
-async def test_the_outputs_of_a_stage_are_joined_and_split_anew(context: Context, play: Play, bucket: Bucket) -> None:
+async def test_the_outputs_of_a_stage_are_joined_and_split_again(context: Context, play: Play, bucket: Bucket) -> None:
     resplit = {"type": "lines", "format": "csv", "part_bytes": 12}
     job_id = await play.submit(stages=[{"processor": "noop"}, {"processor": "noop", "resplit": resplit}])
     await play.plan(job_id, 3)
@@ -358,7 +358,7 @@ async def test_a_level_that_failed_is_tried_again_and_the_levels_go_on(
 
 
 @pytest.mark.parametrize(
-    ("stages", "field", "mend"),
+    ("stages", "field", "fix"),
     [
         ([{"processor": "noop", "barrier": True}], "stages.0.barrier", "before the first"),
         ([{"processor": "noop", "fan_out": True}], "stages.0.fan_out", "after the last"),
@@ -374,7 +374,7 @@ async def test_a_level_that_failed_is_tried_again_and_the_levels_go_on(
                 {"processor": "noop", "resplit": {"type": "lines", "format": "csv", "compression": "gzip"}},
             ],
             "stages.1.resplit.header",
-            "bring its header line along",
+            "would repeat its header line",
         ),
         ([{"processor": "files"}, {"processor": "noop"}], "stages.0.fan_out", "directory of files"),
         ([{"processor": "piecework-split"}], "stages.0.processor", "Piecework's own stages"),
@@ -383,12 +383,12 @@ async def test_a_level_that_failed_is_tried_again_and_the_levels_go_on(
     ],
 )
 async def test_what_does_not_go_together_is_refused(
-    play: Play, stages: list[dict[str, Any]], field: str, mend: str
+    play: Play, stages: list[dict[str, Any]], field: str, fix: str
 ) -> None:
     await add_processor(play.pool, "files", command=["x"], output_directory=True)
     await add_processor(play.pool, "priced", command=["x"], inputs={"fees": None})
 
-    with pytest.raises(errors.SpecError, match=mend) as refused:
+    with pytest.raises(errors.SpecError, match=fix) as refused:
         await play.submit(stages=stages)
 
     assert refused.value.field == field

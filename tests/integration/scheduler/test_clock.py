@@ -17,7 +17,7 @@ JOB: dict[str, Any] = {"name": "hourly", "input": {"type": "range", "count": 1},
 
 
 async def add_schedule(play: Play, *, hours_late: float = 0.01, **changes: Any) -> UUID:
-    """An hourly schedule, due since so many hours."""
+    """An hourly schedule, due for this many hours."""
     row: dict[str, Any] = {
         "schedule_id": new_id(),
         "name": f"schedule-{new_id()}",

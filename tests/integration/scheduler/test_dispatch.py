@@ -26,7 +26,7 @@ async def submit(play: Play, tasks: int, **changes: Any) -> UUID:
 
 
 async def measure(play: Play, job_id: UUID, seconds: float) -> None:
-    """One task ends, after so many seconds: the stage's task time is known."""
+    """One task ends, after this many seconds: the stage's task time is known."""
     worker_id = await play.register()
     [task] = await play.run(worker_id, job_id, tasks=1)
     report = finished(task)
@@ -392,7 +392,7 @@ async def test_two_schedulers_reaping_at_once_give_each_task_back_once(
 
 
 async def tried(play: Play, job_id: UUID, *, attempts: int, succeeded: int) -> None:
-    """So many attempts of the first stage have ended, so many of them well."""
+    """This many attempts of the first stage have ended, and this many of them succeeded."""
     await play.pool.execute(
         "UPDATE stage_counters SET attempts = $2, succeeded = $3, busy_seconds = $4 WHERE job_id = $1 AND slot = 0",
         job_id,

@@ -436,7 +436,7 @@ async def test_an_output_that_has_become_shorter_fails_the_job(
     assert (job["state"], job["error"]["type"]) == ("failed", "merge_failed")
 
 
-async def test_a_result_that_s3_would_not_take_fails_the_job_with_the_mend(
+async def test_a_result_that_s3_would_not_take_fails_the_job_with_the_fix(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(multipart, "OBJECT_BYTES_MAX", 29)

@@ -56,7 +56,7 @@ async def submit(play: Play, tasks: int, **changes: Any) -> UUID:
 
 
 async def add_workers(play: Play, *idle_seconds: float | None) -> list[UUID]:
-    """Workers of `default`, idle for so many seconds; None: busy."""
+    """Workers of `default`, idle for this many seconds; None: busy."""
     workers = [await play.register() for _ in idle_seconds]
     for worker_id, seconds in zip(workers, idle_seconds, strict=True):
         await play.pool.execute(

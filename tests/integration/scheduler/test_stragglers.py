@@ -22,7 +22,7 @@ async def processor(play: Play) -> str:
 
 
 async def straggle(play: Play, processor: str, *, held_seconds: float = 60, tasks: int = PEERS + 1) -> ClaimedTask:
-    """Of a job's tasks PEERS have succeeded, and one has been running for so many seconds."""
+    """Of a job's tasks PEERS have succeeded, and one has been running for this many seconds."""
     job_id = await play.submit(stages=[{"processor": processor}])
     await play.plan(job_id, tasks)
     worker_id = await play.register()

@@ -63,7 +63,7 @@ class Run:
         assert await transitions.complete(self.pool, self.worker_id, finished, bundles) == len(tasks)
 
     async def age(self, seconds: float) -> None:
-        """The job and its stages have started so long ago."""
+        """The job and its stages have started this long ago."""
         for table in ("jobs", "stages"):
             await self.pool.execute(
                 f"UPDATE {table} SET started_at = now() - $2 * interval '1 second' WHERE job_id = $1",
@@ -239,7 +239,7 @@ async def test_lost_and_released_attempts_are_retries_by_cause(client: httpx.Asy
     assert stage["worker_seconds"] == pytest.approx(3 * 0.5)
 
 
-async def test_an_attempt_that_ended_its_task_is_no_retry(client: httpx.AsyncClient, run: Run) -> None:
+async def test_an_attempt_that_ended_its_task_is_not_a_retry(client: httpx.AsyncClient, run: Run) -> None:
     await run.pool.execute("UPDATE stages SET max_attempts = 2, backoff_seconds = 0")
     await run.plan(3)
     await run.complete(await run.claim(0, 3), "failed")
@@ -258,7 +258,7 @@ async def test_an_attempt_that_ended_its_task_is_no_retry(client: httpx.AsyncCli
 
 
 async def hold(run: Run, bundle_id: UUID, seconds: float) -> None:
-    """The bundle was claimed so long ago."""
+    """The bundle was claimed this long ago."""
     await run.pool.execute(
         "UPDATE bundles SET claimed_at = now() - $2 * interval '1 second' WHERE bundle_id = $1", bundle_id, seconds
     )

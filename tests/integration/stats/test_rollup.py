@@ -240,7 +240,7 @@ async def test_a_long_attempt_is_spread_over_its_minutes_and_counts_in_its_last(
     assert at == [("11:59", 0, 15.0, 0), ("12:00", 0, 60.0, 0), ("12:01", 0, 60.0, 0), ("12:02", 1, 15.0, 7)]
 
 
-async def test_what_a_worker_did_not_measure_is_no_busy_time(pool: Database) -> None:
+async def test_what_a_worker_did_not_measure_is_not_busy_time(pool: Database) -> None:
     await insert_attempts(pool, [{"outcome": outcome, "run_seconds": 30.0} for outcome in UNMEASURED])
     await catch_up(pool)
     rows = await pool.fetch("SELECT sum(busy_seconds) AS busy, sum(failed) AS failed FROM worker_minutes")

@@ -59,7 +59,7 @@ class Grid:
         return job_id
 
     async def dispatch(self, job_id: UUID, *, bundle_tasks_max: int = 1, times: int = 1) -> list[Message]:
-        """Queue all ready tasks and send each bundle's message so many times."""
+        """Queue all ready tasks and send each bundle's message this many times."""
         async with self.pool.acquire() as connection:
             messages = await transitions.dispatch(
                 connection,

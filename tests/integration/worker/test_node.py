@@ -202,7 +202,7 @@ async def test_what_a_lost_claim_reply_left_behind_is_abandoned(grid: Grid) -> N
     }
 
 
-async def test_a_worker_given_up_kills_its_tasks_and_starts_anew(grid: Grid, tmp_path: Path) -> None:
+async def test_a_worker_given_up_kills_its_tasks_and_starts_again(grid: Grid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
     await grid.dispatch(job_id)
     async with grid.node(drain_seconds=0.2):

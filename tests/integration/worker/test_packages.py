@@ -199,9 +199,9 @@ def test_an_archive_with_a_file_that_is_a_directory_too_is_told_of(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "mode", "message"),
     [
-        ("../out.py", 0, "leads out of it"),
-        ("a/../../out.py", 0, "leads out of it"),
-        ("/etc/out.py", 0, "leads out of it"),
+        ("../out.py", 0, "leads out of the archive"),
+        ("a/../../out.py", 0, "leads out of the archive"),
+        ("/etc/out.py", 0, "leads out of the archive"),
         ("link", stat.S_IFLNK | 0o777, "no regular file"),
     ],
 )

@@ -232,7 +232,7 @@ async def test_what_a_fan_out_stage_yields(grid: Grid, code: Path) -> None:
     assert await grid.get(nothing["output"]["uri"]) == await grid.get(empty["output"]["uri"]) == b""
     assert "does the processor need `output_directory: true`?" in undeclared["error"]["message"]
     assert broken["error"]["type"] == "output_invalid"
-    assert broken["error"]["message"].startswith("item 2 is no line of JSON: ")
+    assert broken["error"]["message"].startswith("item 2 is not a line of JSON: ")
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ async def test_what_a_fan_out_stage_yields(grid: Grid, code: Path) -> None:
             {"command": ["mkdir", "{output}"]},
             ITEM,
             {},
-            {"type": "output_invalid", "message": "the output 'output' is no regular file"},
+            {"type": "output_invalid", "message": "the output 'output' is not a regular file"},
             "failed",
         ),
         (
@@ -367,7 +367,7 @@ async def test_a_task_sees_no_secrets(grid: Grid, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_one_processors_tasks_after_anothers(grid: Grid, code: Path) -> None:
-    """A module that has changed is loaded anew for a new version of the processor."""
+    """A module that has changed is loaded again for a new version of the processor."""
     module = code / "versioned.py"
     async with grid.node():
         for number in (1, 22):  # of different lengths, as a file's time may not differ

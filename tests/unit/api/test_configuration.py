@@ -38,15 +38,15 @@ def test_no_region(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "mend"),
+    ("variable", "value", "fix"),
     [
         ("PIECEWORK_LOG_LEVEL", "LOUD", "'WARNING'"),
         ("PIECEWORK_AWS_ENDPOINT_URL", "localhost:4566", "https?://"),
     ],
 )
-def test_a_setting_that_only_some_later_call_would_refuse(variable: str, value: str, mend: str) -> None:
+def test_a_setting_that_only_some_later_call_would_refuse(variable: str, value: str, fix: str) -> None:
     line = refusal(MIGRATE, **{variable: value})
-    assert line.startswith(f"{variable}: ") and mend in line and f"'{value}'" in line
+    assert line.startswith(f"{variable}: ") and fix in line and f"'{value}'" in line
 
 
 def test_the_value_of_a_secret_is_not_shown() -> None:

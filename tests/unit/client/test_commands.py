@@ -623,7 +623,7 @@ def test_help_does_not_wait_for_the_http_library() -> None:
     assert python("-c", check).returncode == 0
 
 
-def test_a_closed_pipe_is_no_traceback(service: Service) -> None:
+def test_a_closed_pipe_is_not_a_traceback(service: Service) -> None:
     service.on("GET", "/v1/jobs", answer(page(*(job_summary(number) for number in range(500)))))
     command = f"{sys.executable} -m piecework jobs --api-url {service.url} --api-key {KEY} | head -1"
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)

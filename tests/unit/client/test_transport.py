@@ -113,7 +113,7 @@ def test_field_errors_read_as_lines(client: Client, service: Service) -> None:
     assert len(fourth) < 130
 
 
-def test_an_answer_that_is_no_problem_still_says_what_it_is(client: Client, service: Service) -> None:
+def test_an_answer_that_is_not_a_problem_still_says_what_it_is(client: Client, service: Service) -> None:
     service.on("GET", JOB, Answer(504, b"<html>gateway</html>"))
     with pytest.raises(ServerError, match=r"504 Gateway Timeout from http://.*/v1/jobs/j"):
         client.get_job("j")

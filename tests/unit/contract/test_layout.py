@@ -16,7 +16,7 @@ def test_a_location_is_what_its_uri_says(key: str) -> None:
 
 
 @pytest.mark.parametrize("uri", ["", "bucket/key", "s3:/bucket/key", "s3:///key", "s3://bucket", "https://bucket/key"])
-def test_what_is_no_s3_uri_is_named_with_its_mend(uri: str) -> None:
+def test_what_is_not_an_s3_uri_is_named_with_its_fix(uri: str) -> None:
     with pytest.raises(ValueError, match=r"is not an S3 URI; write s3://bucket/key") as error:
         Location.parse(uri)
     assert repr(uri) in str(error.value)

@@ -38,6 +38,6 @@ def test_fields_of_later_versions_are_ignored() -> None:
     + [orjson.dumps(FIELDS | {"count": value}).decode() for value in NO_NUMBERS]
     + [MESSAGE.encode().replace('"count":5', '"count":1e999')],
 )
-def test_anything_else_is_no_message(body: str) -> None:
+def test_anything_else_is_not_a_message(body: str) -> None:
     with pytest.raises(MessageError):
         Message.decode(body)

@@ -1,4 +1,4 @@
-"""What a specification refuses by itself, in words that name the field and the mend."""
+"""What a specification refuses by itself, in words that name the field and the fix."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from services.engine.spec import JobSpec, ProcessorSpec
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"builtin": "copy", "output": "manifest.json"}, "output\n.*manifest.json itself.*choose another name"),
+        ({"builtin": "copy", "output": "manifest.json"}, "output\n.*itself writes a file named manifest.json; choose another name"),
         ({"builtin": "copy", "output": "rejects.jsonl"}, "output\n.*choose another name"),
         ({"command": ["x"], "outputs": {"log": "log.txt"}}, "outputs.log\n.*choose another name"),
         ({"command": ["x"], "output": "a", "outputs": {"b": "a"}}, "must name different files"),

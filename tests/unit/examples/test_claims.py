@@ -37,7 +37,7 @@ STYLES = [
 
 
 def interchange(style: tuple[str, str, str, str], number: int, *groups: int, **wrong: str) -> bytes:
-    """An interchange with so many transaction sets in its groups; `wrong` replaces texts, such as GE="9*1"."""
+    """An interchange with this many transaction sets in its groups; `wrong` replaces texts, such as GE="9*1"."""
     element, component, terminator, line_end = style
     isa = ["ISA", "00", " " * 10, "00", " " * 10, "ZZ", f"{'A':15}", "ZZ", f"{'B':15}", "260101", "0000", "^", "00501"]
     segments = ["*".join([*isa, f"{number:09d}", "0", "P", component])]
@@ -129,7 +129,7 @@ def test_an_interchange_with_a_wrong_envelope_stays_whole_and_its_neighbours_are
         (b"rest~" + interchange(STYLES[0], 1, 1), [["no ISA segment, but 'rest~'"], []]),
     ],
 )
-def test_what_is_no_interchange_is_kept_and_told(tmp_path: Path, content: bytes, faults: list[list[str]]) -> None:
+def test_what_is_not_an_interchange_is_kept_and_told(tmp_path: Path, content: bytes, faults: list[list[str]]) -> None:
     parts = parts_of(tmp_path, content, 1)
     assert [one.faults for part in parts for one in read_sets(part)] == faults
     assert [one.faults for one in read_sets(content)] == faults
@@ -210,7 +210,7 @@ LX*1~SV2*0120**3000*DA*2~SE*20*0001~"""
 
 
 def claims_of(text: str) -> list[Claim]:
-    """The claims of a transaction set, which is numbered and counted anew."""
+    """The claims of a transaction set, which is numbered and counted again."""
     segments = [segment for line in text.splitlines() for segment in line.split("~") if segment]
     segments[-1] = f"SE*{len(segments)}*0001" if segments[-1].endswith("*0001") else segments[-1]
     head = interchange(("*", ":", "~", ""), 1).decode().partition("IEA")[0]

@@ -269,7 +269,7 @@ def test_samples_of_one_interchange_are_cut_at_transaction_sets(tmp_path: Path, 
         assert [one for part in parts for one in transaction_sets(part)] == transaction_sets(whole)
 
 
-# The whole, on what a payer would know of some patients; the rest are no members.
+# The whole, on what a payer would know of some patients; the rest are not members.
 
 FEES = """qualifier,code,modifier,start,end,allowed
 HC,A0427,RH,2005-01-01,,350.00

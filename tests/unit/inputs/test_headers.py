@@ -29,7 +29,7 @@ def test_a_multiline_header_ends_with_its_record() -> None:
 
 
 @pytest.mark.parametrize(("compress", "compression"), [(gzip.compress, "gzip"), (zstandard.compress, "zstd")])
-def test_what_is_compressed_unawares_is_no_text(compress: Callable[[bytes], bytes], compression: str) -> None:
+def test_what_is_compressed_unawares_is_not_text(compress: Callable[[bytes], bytes], compression: str) -> None:
     data = compress(b"a\nb\n")
 
     with pytest.raises(SplitError, match=f"s3://b/k begins like {compression}.*set compression: {compression}"):

@@ -1,4 +1,4 @@
-"""Inputs: options that do not go together are refused, with the mend; what is not said is found out."""
+"""Inputs: options that do not go together are refused, with the fix; what is not said is found out."""
 
 from typing import Any
 
@@ -25,11 +25,11 @@ def lines(**options: Any) -> LinesInput:
         ({"uri": "s3://b/a.gz", "parts": 3}, "give part_bytes, not parts"),
         ({"compression": "zstd", "parts": 3}, "give part_bytes, not parts"),
         ({"multiline": True}, "multiline: true belongs to the formats csv and tsv, not to text"),
-        ({"uri": "s3://b/a.jsonl.XZ"}, "bzip2 and xz are not split"),
+        ({"uri": "s3://b/a.jsonl.XZ"}, "bzip2 and xz can't be split"),
         ({"format": "csv", "delimiter": "ab"}, "one ASCII character"),
-        ({"format": "csv", "delimiter": '"'}, "another character than quote and escape"),
+        ({"format": "csv", "delimiter": '"'}, "must differ from quote and escape"),
         ({"type": "objects", "prefix": "s3://b/", "objects_per_task": 2, "part_bytes": 1}, "not both"),
-        ({"type": "parquet", "row_groups": 1, "parts": 2}, "only one of them"),
+        ({"type": "parquet", "row_groups": 1, "parts": 2}, "only one of row_groups, part_bytes and parts"),
     ],
 )
 def test_options_that_do_not_go_together(input: dict[str, Any], why: str) -> None:

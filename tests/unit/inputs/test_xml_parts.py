@@ -123,7 +123,7 @@ def attributes(draw: st.DrawFn) -> str:
 
 @st.composite
 def content(draw: st.DrawFn, tricky: bool, depth: int = 0) -> str:
-    """What stands in an element; if `tricky`, it may hold what looks like a record and is none, or one in another."""
+    """What stands in an element; if `tricky`, it may hold what looks like a record but is not, or one in another."""
     pieces: list[st.SearchStrategy[str]] = [TEXTS, ESCAPES]
     if tricky:
         pieces += [
@@ -142,7 +142,7 @@ def content(draw: st.DrawFn, tricky: bool, depth: int = 0) -> str:
 def documents(draw: st.DrawFn, tricky: bool) -> bytes:
     space = draw(st.sampled_from(["", "\n", "\r\n", "\n  "]))
     records = st.builds("<claim{}>{}</claim>".format, attributes(), content(tricky))
-    # Between records: elements that are none; in the tricky ones also such as hold records.
+    # Between records: elements that are not records; in the tricky ones also such as hold records.
     others = st.builds("<other{}/>".format, attributes())
     if tricky:
         others |= st.builds("<batch{}>{}</batch>".format, attributes(), records)

@@ -66,7 +66,7 @@ def test_only_messages_with_the_named_fields_count() -> None:
 
 
 @pytest.mark.parametrize("body", ["no json", "[1]", '"text"'])
-def test_what_is_no_json_object_is_refused(body: str) -> None:
+def test_what_is_not_a_json_object_is_refused(body: str) -> None:
     with pytest.raises(UnreadableMessage):
         read_events("m", body)
 

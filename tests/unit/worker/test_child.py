@@ -154,7 +154,7 @@ async def test_the_environment_is_the_tasks(run: Run) -> None:
     [
         ("no_such_module:f", "can't load no_such_module:f: ModuleNotFoundError: No module named 'no_such_module'"),
         ("user_code:nothing", "can't load user_code:nothing: AttributeError"),
-        ("user_code:not_callable", "can't load user_code:not_callable: it is of type int, no function"),
+        ("user_code:not_callable", "can't load user_code:not_callable: it is of type int, not a function"),
     ],
 )
 async def test_a_function_that_is_not_there(run: Run, function: str, message: str) -> None:

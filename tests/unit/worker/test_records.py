@@ -244,7 +244,7 @@ def test_jsonl_records_are_any_json_values(part: Part) -> None:
     ("line", "reason", "record"),
     [
         (b'{"n": 1', "not JSON: Expecting ',' delimiter at character 8", '{"n": 1'),
-        (b'{"n": NaN}', "not JSON: NaN is no JSON number", '{"n": NaN}'),
+        (b'{"n": NaN}', "not JSON: NaN is not a JSON number", '{"n": NaN}'),
         (b"\xff\xfe", "not UTF-8: byte 0xff at byte 0 of the record", "\\xff\\xfe"),
         (b"[" * 100_000, "not JSON that can be read: nested too deeply", "[" * 100_000),
         (b'"\\ud800"', "can't be written as JSON: 'utf-8' codec can't encode", "\ud800"),
@@ -356,7 +356,7 @@ def test_no_rejects_no_file(part: Part) -> None:
 
 
 @pytest.mark.parametrize(("function", "error"), [("leave", SystemExit), ("out_of_memory", MemoryError)])
-def test_what_concerns_the_process_is_no_reject(part: Part, function: str, error: type[BaseException]) -> None:
+def test_what_concerns_the_process_is_not_a_reject(part: Part, function: str, error: type[BaseException]) -> None:
     with pytest.raises(error):
         part.apply(function, b"1\n")
 

@@ -214,7 +214,7 @@ NO_COLUMNS = {
 
 
 @pytest.mark.parametrize(("name", "content"), NO_COLUMNS.items())
-def test_what_tells_of_no_column_gives_nothing_and_never_a_file_that_is_no_parquet(
+def test_what_tells_of_no_column_gives_nothing_and_never_a_file_that_is_not_parquet(
     part: Part, name: str, content: str | bytes
 ) -> None:
     part.put(name, content)

@@ -116,7 +116,7 @@ async def test_compressed_lines(splits: Splits, name: str, data: bytes, kind: st
     check(parts, b"h\n", LINES, 100_000)
     assert {item["type"] for item in splits.items} == {kind}
     if kind == "blocks":
-        assert {item["uri"] for item in splits.items} == {f"s3://{splits.bucket}/{name}"}, "nothing is written anew"
+        assert {item["uri"] for item in splits.items} == {f"s3://{splits.bucket}/{name}"}, "nothing is written again"
 
 
 @pytest.mark.parametrize(("name", "compress"), [("a.gz", bgzip), ("a.zst", seekable_zstd)])
@@ -164,7 +164,7 @@ async def test_what_a_split_costs_is_metered(splits: Splits) -> None:
     assert splits.meter.cpu_seconds > 0
 
 
-async def test_what_looks_like_a_block_within_one_is_none(splits: Splits) -> None:
+async def test_what_looks_like_a_block_within_one_is_not_a_block(splits: Splits) -> None:
     trap = bgzip(b"")[:18] + b"\n"
     data = b"".join(trap + b"%d\n" % number for number in range(5000))
 
@@ -205,7 +205,7 @@ async def test_other_formats(splits: Splits) -> None:
         ("a.gz", gzipped(LINES) + b"more", {}, "damaged near its compressed byte"),
         ("a.zst", b"no zstd at all", {}, "the zstd stream is damaged near its compressed byte 0"),
         ("a.zst", zstandard.compress(LINES)[:-50], {}, "truncated"),
-        ("a.gz", gzipped(b"abcde"), {"format": "fixed", "record_bytes": 2}, "no multiple of record_bytes = 2"),
+        ("a.gz", gzipped(b"abcde"), {"format": "fixed", "record_bytes": 2}, "not a multiple of record_bytes = 2"),
         ("a.csv", b'h\n1\n"2\n3\n', {"format": "csv", "multiline": True}, "quote at byte 4 is not closed"),
         ("a.csv.gz", gzipped(b'h\n1\n"2\n3\n'), {"format": "csv"}, "quote at byte 4 is not closed"),
         ("a.csv.gz", gzipped("h\n1\n".encode("utf-16")), {"format": "csv"}, "UTF-16"),
