@@ -383,7 +383,7 @@ class ProcessorDetail(Processor):
 
 
 class PoolSpec(TypedDict, total=False):
-    """What a pool is made of."""
+    """The queues, group and slots of a pool."""
 
     queue_url: str | None
     dead_letter_url: str | None

@@ -1,4 +1,4 @@
-"""Requests whose body is larger than the limit are refused before anything is kept of them."""
+"""Refuses requests with a body above the limit before any of it is stored."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -1,4 +1,4 @@
-"""What a request handler works with: the database (two ways), AWS, the settings."""
+"""Everything that a request handler needs: the database (by two libraries), AWS, the settings."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ from services.platform.aws import Aws, connect_aws
 from services.platform.database import Connection, Database, connect_database, sqlalchemy_url
 from services.platform.settings import Settings
 
-AWS_TRIES = 2  # a user waits for the answer: better a 503 soon, which clients try again
+AWS_TRIES = 2  # a user is waiting: better an early 503, which clients retry
 ACQUIRE_SECONDS = 10.0  # how long a request waits for a free connection before it gets a 503
 
 
@@ -35,7 +35,7 @@ class Connections:
 
 @asynccontextmanager
 async def connect(settings: Settings) -> AsyncIterator[Connections]:
-    """Nothing is connected before it is used, so that the API starts before its database."""
+    """Connects only on first use, so that the API can start before its database."""
     database = await connect_database(settings.database_url, settings.database_connections_max)
     engine = create_async_engine(
         sqlalchemy_url(settings.database_url),

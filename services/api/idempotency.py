@@ -1,7 +1,7 @@
-"""Creations that a client can safely send again: `Idempotency-Key` names a request, its answer is kept and repeated.
+"""Requests that a client can safely repeat: `Idempotency-Key` names a request, and its answer is stored.
 
-The key and what the request creates are written in one transaction: there is never a key without its creation, a
-failed request leaves its key free, and a duplicate that runs meanwhile waits for the first and repeats its answer.
+One transaction writes the key and whatever the request creates. So there is never a key without its creation, a failed
+request leaves its key free, and a concurrent duplicate waits for the first request and repeats its answer.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="any text of your own, such as a UUID; the same request sent again with it creates nothing more",
+        description="any text of your choice, such as a UUID; repeating the request with it creates nothing more",
     ),
 ]
 
@@ -55,10 +55,10 @@ class Creation:
         prepare: Callable[[], Awaitable[None]] | None = None,
         secret_field: str | None = None,
     ) -> Response:
-        """Run `create` in a transaction and answer 201 with what it returns, or repeat the answer of the first time.
+        """Run `create` in a transaction and answer 201 with its result, or repeat the answer of the first request.
 
-        `prepare` runs before, so that no connection is held while S3 is asked; not if the request is a repetition.
-        An answer with a `secret_field` that nobody may store is kept without it, and a repetition gets a 409.
+        `prepare` runs first, unless the request is a repetition, so that no connection is held during calls to S3. The
+        `secret_field` of an answer is not stored; a repetition of such a request gets a 409.
         """
         if prepare is not None and (self._name is None or await self._stored(self._api.database) is None):
             await prepare()
@@ -106,5 +106,5 @@ def _registration(request: Request, api: Api, key: Operator, idempotency_key: Id
     return Creation(request, api, key, idempotency_key)
 
 
-Submission = Annotated[Creation, Depends(_submission)]  # needs the role submitter
-Registration = Annotated[Creation, Depends(_registration)]  # needs the role operator
+Submission = Annotated[Creation, Depends(_submission)]  # requires the role submitter
+Registration = Annotated[Creation, Depends(_registration)]  # requires the role operator

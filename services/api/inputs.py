@@ -1,4 +1,4 @@
-"""What a job that runs now works on is looked at when it is submitted, not first by the scheduler or its tasks."""
+"""Checks the input of a job that starts now when it is submitted, before the scheduler or a task finds a fault."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from services.platform.concurrency import map_at_most
 from services.platform.problems import invalid
 from services.platform.reads import PinnedObject
 
-DECLARED_MAX = 100  # declared objects looked at; tasks find out about the rest
+DECLARED_MAX = 100  # declared objects checked per stage; tasks find faults of the rest
 DECLARED_AT_ONCE = 8
 
 # S3 answers 404 without saying whether bucket or key is missing, and 403 for either if the bucket can't be listed.
@@ -33,7 +33,7 @@ _REASONS = {
 
 
 async def check_inputs(api: Connections, spec: JobSpec) -> None:
-    """Raises a 422 for the first field of the job's input, or inputs, that names what can't be read or split."""
+    """Raises a 422 for the first field of the job's input (or inputs) that can't be read or split."""
     for number, source in enumerate(spec.inputs):
         field = f"input.{number}" if isinstance(spec.input, list) else "input"
         with naming(field, source):
@@ -42,7 +42,7 @@ async def check_inputs(api: Connections, spec: JobSpec) -> None:
 
 @contextmanager
 def naming(field: str, source: Input) -> Iterator[None]:
-    """Whatever is wrong with what the source names becomes a 422 that blames the field of it that names this."""
+    """Turns a fault of the source's object or prefix into a 422 that blames the field with its URI."""
     name = "prefix" if isinstance(source, ObjectsInput) else "uri"
     uri = getattr(source, name, None)
     with _blaming(field if uri is None else f"{field}.{name}", uri):
@@ -51,7 +51,7 @@ def naming(field: str, source: Input) -> Iterator[None]:
 
 @contextmanager
 def _blaming(field: str, uri: str | None) -> Iterator[None]:
-    """What can't be read or split becomes a 422; what may pass by itself is raised."""
+    """Turns an unreadable or unsplittable input into a 422; faults that may pass are raised as they are."""
     try:
         yield
     except SplitError as error:
@@ -66,9 +66,9 @@ def _blaming(field: str, uri: str | None) -> Iterator[None]:
 
 
 async def check_declared_inputs(api: Connections, spec: JobSpec) -> None:
-    """Raises a 422 for an object that a stage's processor declares and that is not there, else SpecError.
+    """Raises a 422 for a missing object that a stage's processor declares, and SpecError.
 
-    One that the API may not read is left to the tasks, since workers may have a role of their own.
+    An object that the API may not read is left to the tasks, since workers may have another role.
     """
     async with api.transaction() as connection:
         stages = await resolve_stages(connection, spec, api.settings)

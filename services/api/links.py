@@ -30,10 +30,10 @@ async def part_link(api: Connections, location: Location, multipart_id: str, num
 
 
 async def upload_form(api: Connections, prefix: Location, bytes_max: int) -> dict[str, Any]:
-    """A form, as `url` and `fields`, that takes any number of objects of such a size under the prefix."""
+    """A form (`url` and `fields`) that accepts any number of objects of up to this size under the prefix."""
     form: dict[str, Any] = await api.aws.s3.generate_presigned_post(
         prefix.bucket,
-        f"{prefix.key}${{filename}}",  # boto makes of this ending that any name may follow
+        f"{prefix.key}${{filename}}",  # for boto, this ending means that any name may follow
         Conditions=[["content-length-range", 0, bytes_max]],
         ExpiresIn=api.settings.link_seconds,
     )

@@ -39,11 +39,11 @@ from services.platform.settings import Settings, get_settings
 from services.platform.version import VERSION
 
 DESCRIPTION = """
-Piecework takes a large job, splits it, runs the parts on a grid of workers and merges what they made.
+Piecework takes a large job, splits it, runs the parts on a grid of workers and merges their results.
 
 1. Press **Authorize** and give an API key.
-2. `register_processor` says what can be run, `create_upload` brings data, `submit_job` starts a job.
-3. `get_job` shows its progress, `get_results` gives links to what it made.
+2. `register_processor` adds code to run, `create_upload` uploads data, `submit_job` starts a job.
+3. `get_job` shows its progress, `get_results` gives links to its results.
 
 Errors are problems (RFC 9457) that name the field, the value and the fix. Lists come in pages: send `next_cursor` as
 `cursor`. A creating POST with an `Idempotency-Key` can be sent again safely for a day.
@@ -136,7 +136,7 @@ def _served() -> FastAPI:
 
 
 def __getattr__(name: str) -> FastAPI:
-    """`app` is made when a server asks for it: importing the module asks for no configuration."""
+    """Makes `app` when a server asks for it, so that importing the module needs no configuration."""
     if name == "app":
         return _served()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

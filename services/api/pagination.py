@@ -1,4 +1,4 @@
-"""Lists in pages: a cursor is a position in one listing, so rows that come meanwhile neither repeat nor hide others."""
+"""Lists in pages: a cursor is a position in one listing, so new rows neither repeat nor hide others."""
 
 import base64
 import hashlib
@@ -44,13 +44,13 @@ class Page(BaseModel, Generic[Item]):
 
 
 class Paging:
-    """Dependency: where in a listing, and how far, a request reads."""
+    """Dependency: the position and the limit of a request for a list."""
 
     def __init__(
         self,
         request: Request,
         limit: Annotated[int, Query(ge=1, le=500, description="items in a page")] = 50,
-        cursor: Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the page before")] = None,
+        cursor: Annotated[str | None, Query(max_length=1000, description="`next_cursor` of the previous page")] = None,
     ) -> None:
         self._limit = limit
         self._cursor = cursor
@@ -84,7 +84,7 @@ class Paging:
             position = [_READ[kind](value) for kind, value in zip(kinds, values, strict=True)]
         except (ValueError, TypeError, AttributeError) as error:
             raise _bad_cursor(
-                cursor, "this is not a cursor; send `next_cursor` of the page before unchanged"
+                cursor, "this is not a cursor; send `next_cursor` of the previous page unchanged"
             ) from error
         if listing != self._listing:
             fix = "this cursor is of a listing with another path or other filters; start again without a cursor"

@@ -1,4 +1,4 @@
-"""What a split would give, from a few small reads: the first parts, and how many there would be in all."""
+"""A preview of a split, from a few small reads: the first parts, and the total number."""
 
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,7 +10,7 @@ from services.inputs.grid import COMPRESSION_RATIO, needs_grid, split_task
 from services.inputs.spec import Input, RangeInput
 from services.inputs.split import split
 
-CHUNKS_MAX = 16  # read for one preview
+CHUNKS_MAX = 16  # limit of bytes read for one preview
 
 _BY_TASK = "a task reads the whole object to split it; this is estimated from its size"
 _BY_RATIO = f"{_BY_TASK}, as if it held {COMPRESSION_RATIO} times its compressed bytes"
@@ -20,7 +20,7 @@ _AT_LEAST = "a lower bound: not everything was looked at"
 
 @dataclass(slots=True)
 class Preview:
-    """Exact unless there are `notes`, which say why not; `bytes` is None where sizes are not known."""
+    """Exact, unless there are `notes` that say why not; `bytes` is None if sizes are unknown."""
 
     count: int = 0
     bytes: int | None = 0
@@ -31,7 +31,7 @@ class Preview:
 
 
 async def preview(s3: Any, source: Input, slots: int, parts_max: int, before: Preview | None = None) -> Preview:
-    """With what an input `before` it gave. Raises SplitError, and what S3's client raises."""
+    """Add the preview of an input to that of the inputs `before`. Raises SplitError and the errors of S3's client."""
     made = before or Preview()
     if made.chunks_left == 0:
         _note(made, _AT_LEAST)

@@ -1,4 +1,4 @@
-"""What the exceptions that only the API meets tell a client."""
+"""Problems for the exceptions that only the API meets."""
 
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
@@ -10,7 +10,7 @@ from services.engine.errors import Conflict, NotFound, SpecError
 from services.platform import problems
 from services.platform.problems import ProblemError
 
-BODY = (400, 413, 415)  # what a request with a body may be answered
+BODY = (400, 413, 415)  # the errors of a request with a body
 
 log = structlog.get_logger()
 
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 def describe(request: Request, error: BaseException) -> ProblemError:
     """The problem that tells a client of `error`."""
     if isinstance(error, DBAPIError) and error.orig is not None and error.orig.__cause__ is not None:
-        error = error.orig.__cause__  # what asyncpg said, without SQLAlchemy's two wrappings
+        error = error.orig.__cause__  # asyncpg's error, without SQLAlchemy's two wrappers
     match error:
         case NotFound():
             return ProblemError(404, "not-found", str(error))

@@ -1,4 +1,4 @@
-"""Users' queues are looked at when they are named, not first when a message is to be sent or received."""
+"""Checks users' queues when they are named, before a message is sent or received."""
 
 from botocore.exceptions import ClientError, ParamValidationError
 
@@ -25,6 +25,6 @@ async def check_queue(api: Connections, queue_url: str, field: str) -> None:
         if code in _MISSING:
             raise invalid(field, queue_url, "there is no such queue in Piecework's account and region") from error
         if code in _REFUSED:
-            fix = "Piecework may not use this queue; grant its role sqs:GetQueueAttributes and what it is to do there"
+            fix = "Piecework may not use this queue; grant its role sqs:GetQueueAttributes and the actions it needs"
             raise invalid(field, queue_url, fix) from error
         raise

@@ -1,4 +1,4 @@
-"""The user's own place for results is looked at when a job is submitted, not first when all its work is done."""
+"""Checks the user's own place for results when a job is submitted, before any work is done."""
 
 from botocore.exceptions import ClientError, ParamValidationError
 
@@ -16,7 +16,7 @@ _REASONS = {
 
 
 async def check_results_place(api: Connections, place: str | None, field: str = "results") -> None:
-    """Raises a 422 for the field if its bucket is not there for Piecework. (That it may write shows when it does.)"""
+    """Raises a 422 for the field if Piecework can't find or use the bucket. (Only a write shows that it may write.)"""
     if place is None:
         return
     try:

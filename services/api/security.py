@@ -1,4 +1,4 @@
-"""Who may do what: every route under /v1 names the least role it needs."""
+"""Permissions: every route under /v1 names the lowest role that it needs."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ async def _authorized(
     api: Api,
     _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Key:
-    """The caller's key; raises Unauthorized, Forbidden. The role shows as the scope of the route in OpenAPI."""
+    """The caller's key. Raises Unauthorized, Forbidden. OpenAPI shows the role as the route's scope."""
     key = await caller(request, api.database)
     for role in roles.scopes:
         key.require(role)  # type: ignore[arg-type]

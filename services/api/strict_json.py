@@ -1,4 +1,4 @@
-"""Request bodies are read as JSON proper: no NaN or Infinity, no lone surrogates, no nesting too deep to be stored."""
+"""Reads request bodies as strict JSON: without NaN, Infinity and lone surrogates, and not nested too deeply."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any

@@ -239,7 +239,7 @@ class Attempt(SQLModel, table=True):
 
 
 class WebhookEndpoint(SQLModel, table=True):
-    """Where webhooks go."""
+    """An endpoint of webhooks."""
 
     __tablename__ = "webhook_endpoints"
 
@@ -252,7 +252,7 @@ class WebhookEndpoint(SQLModel, table=True):
 
 
 class WebhookDelivery(SQLModel, table=True):
-    """The outbox: one event for one endpoint, recorded with the change it tells of."""
+    """The outbox: one event for one endpoint, recorded in the transaction of its change."""
 
     __tablename__ = "webhook_deliveries"
 
@@ -272,7 +272,7 @@ class WebhookDelivery(SQLModel, table=True):
 
 
 class ApiKey(SQLModel, table=True):
-    """Who may call the API; only the secret's hash is stored."""
+    """The callers of the API; only a hash of the secret is stored."""
 
     __tablename__ = "api_keys"
 
@@ -285,7 +285,7 @@ class ApiKey(SQLModel, table=True):
 
 
 class Upload(SQLModel, table=True):
-    """Raw data on its way from a user to S3."""
+    """Raw data that a user uploads to S3."""
 
     __tablename__ = "uploads"
 

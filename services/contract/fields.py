@@ -1,4 +1,4 @@
-"""Types of the fields that specifications are made of; their errors say in words what is wrong."""
+"""Types of the fields of specifications; their errors say in words what is wrong."""
 
 import re
 from collections.abc import Callable

@@ -8,7 +8,7 @@ from services.contract.location import Location
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Keys of everything Piecework itself writes, under one bucket and prefix."""
+    """The keys of everything that Piecework itself writes, under one bucket and prefix."""
 
     bucket: str
     prefix: str = ""
@@ -20,7 +20,7 @@ class Layout:
         return self._at(f"uploads/{upload_id}/{filename}")
 
     def job(self, job_id: UUID) -> Location:
-        """The prefix (ends in a slash) of all that a job wrote."""
+        """The prefix (ends in a slash) of everything that a job writes."""
         return self._at(f"jobs/{job_id}/")
 
     def attempt(self, job_id: UUID, stage: int, index: int, attempt: int, filename: str) -> Location:
@@ -30,7 +30,7 @@ class Layout:
         return self.attempt(job_id, stage, index, attempt, "log.txt")
 
     def pin(self, job_id: UUID, digest: str) -> Location:
-        """The ETag of the version that a job uses of an object which its processors declare."""
+        """The pinned ETag of an object that the job's processors declare."""
         return self._at(f"jobs/{job_id}/pins/{digest}")
 
     def package(self, sha256: str) -> Location:
@@ -38,7 +38,7 @@ class Layout:
         return self._at(f"packages/{sha256}.zip")
 
     def outputs(self, job_id: UUID, stage: int, index: int, writer_id: UUID) -> Location:
-        """The listing of the outputs that a task of a reduce works on, as one of its writers made it: JSON lines."""
+        """One writer's listing of the outputs that a task of a reduce works on: JSON lines."""
         return self._at(f"jobs/{job_id}/{stage}/inputs/{index}-{writer_id}.jsonl")
 
     def joined(self, job_id: UUID, stage: int) -> Location:
@@ -46,7 +46,7 @@ class Layout:
         return self._at(f"jobs/{job_id}/{stage}/joined")
 
     def sections(self, job_id: UUID, stage: int, filename: str) -> Location:
-        """The prefix (ends in a slash) of what `filename` is made of while the stage's outputs are joined to it."""
+        """The prefix (ends in a slash) of interim objects while the stage's outputs are joined into `filename`."""
         return self._at(f"jobs/{job_id}/{stage}/sections/{filename}/")
 
     def result(self, job_id: UUID, filename: str, place: str | None = None) -> Location:

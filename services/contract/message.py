@@ -5,20 +5,20 @@ from uuid import UUID
 
 import orjson
 
-# What the release before calls these fields. It reads no other names, so they are written until the next release, and
-# both are read (docs/compatibility.md).
+# The previous release's names of these fields. It reads no others, so this release still writes them, and reads both
+# (docs/compatibility.md).
 _IDS = (("bundle_id", "bundle"), ("job_id", "job"))
 
 
 class MessageError(ValueError):
-    """The body of a message is not one of ours; the message belongs in the dead-letter queue."""
+    """The message is not one of ours; it belongs in the dead-letter queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """A bundle: tasks `first … first + count - 1` of one stage.
 
-    `suspect` says that its one task may be what kills its workers; `backup_of` is the worker who runs it already.
+    `suspect` says that its only task may kill its workers. `backup_of` is the worker that already runs it.
     """
 
     bundle_id: UUID

@@ -1,4 +1,4 @@
-"""The names that database, API, messages and client share, each set of them once."""
+"""The names that database, API, messages and client share, each set defined once."""
 
 from typing import Literal, get_args
 
@@ -11,7 +11,7 @@ WorkerState = Literal["active", "draining", "stopped", "lost"]
 DeliveryState = Literal["pending", "delivered", "failed"]
 Misfire = Literal["run_once", "run_all", "skip"]
 
-# How an attempt ended: what its worker reports, and what others find out. `released` says nothing against the task.
+# How an attempt ended, as reported by its worker or found by others. `released` is not the task's fault.
 ReportedOutcome = Literal["succeeded", "failed", "timeout", "memory", "released"]
 Outcome = Literal["succeeded", "failed", "lost", "timeout", "memory", "cancelled", "released"]
 

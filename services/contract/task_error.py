@@ -1,4 +1,4 @@
-"""The one error by which an attempt says why it failed."""
+"""The one error that says why an attempt failed."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """What a task works on: the typed values of `tasks.input`, of which each release must read the JSON of the one before.
 
-A splitter makes them, and `to_json` is what the database holds. A worker reads them once, when it claims the task.
+A splitter makes them, and the database holds their `to_json`. A worker reads them once, when it claims the task.
 Unknown keys are ignored; a value that cannot be read is an `UnknownInput`, which fails its own task and no other.
 """
 
@@ -19,7 +19,7 @@ _NUMBERED_TYPES = {"parquet": "row_groups", "arrow": "record_batches"}  # of for
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a decompressed object comes from: the compressed one, and the byte of its text at which this one begins."""
+    """The origin of a decompressed object: the compressed object, and the byte of its text at which this one begins."""
 
     location: Location
     byte: int
@@ -29,7 +29,7 @@ class Place:
 class ByteRange:
     """Records of an object: its bytes `start … end - 1`, which are read after `header`.
 
-    `options` is what the format's reader has to know besides, as JSON values. `source` is set if the object is a
+    `options` are further options of the format's reader, as JSON values. `source` is set if the object is a
     decompressed part of another one. A format newer than the first release has a type of its own in the JSON, so that
     a worker that does not know it refuses the task instead of reading it as lines.
     """
@@ -200,7 +200,7 @@ class WholeObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectGroup:
-    """Several objects, which are a directory of files to the task."""
+    """Several objects; the task gets them as a directory of files."""
 
     objects: tuple[WholeObject, ...]
 
@@ -263,9 +263,9 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """An input of the job, as its specification has it, that the task splits into the inputs of the next stage.
+    """An input of the job, as in its specification, that the task splits into the inputs of the next stage.
 
-    By small reads, for a pool of `slots`: it is one of several inputs, of which another needs a task to split it.
+    It is split by small reads for a pool of `slots`, next to another input of the job that needs a task.
     """
 
     source: Mapping[str, Any]
@@ -283,7 +283,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class GridSplit:
-    """The same, of an object that only a reader of every byte can split; `bytes` of its text, which may be a guess."""
+    """An object that can only be split by reading every byte; `bytes` is the size of its text, possibly a guess."""
 
     source: Mapping[str, Any]
     location: Location
@@ -305,7 +305,7 @@ def _read_split(value: Json) -> Split | GridSplit:
 
 @dataclass(frozen=True, slots=True)
 class UnknownInput:
-    """A value that this release cannot read: of a newer one, or damaged. `reason` says so to the job's user."""
+    """A value that this release cannot read: from a newer one, or damaged. `reason` tells the job's user."""
 
     reason: str
     bytes: ClassVar[int | None] = None

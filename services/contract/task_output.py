@@ -1,8 +1,8 @@
-"""What a task has made: the typed values of `tasks.output`, of which each release must read the JSON of the one before.
+"""A task's results: the typed values of `tasks.output`, of which each release must read the JSON of the one before.
 
 A worker makes them when it reports a success. Unknown keys are ignored on reading, and so are missing ones.
 
-What a whole stage has made, `stages.result`, is {"files": [file, …], "manifest": file}, each file with its name, uri,
+The results of a whole stage, `stages.result`, are {"files": [file, …], "manifest": file}, each file with its name, uri,
 bytes and checksum_crc32 (services/scheduler/merges/outputs.file_facts); a stage that others follow has one file or no
 result.
 """
@@ -40,7 +40,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class TaskOutput:
-    """What of a task's work is kept; empty if it neither wrote nor returned anything.
+    """The stored results of a task; empty if it neither wrote nor returned anything.
 
     `object` is the output, with its number of records if that is known; of a fan-out stage's task it is the listing of
     its `items`, a task input a line. `files` are the further outputs by their names, `rejects` the records set aside,

@@ -1,1 +1,1 @@
-"""AWS, Postgres and the process: what every service stands on, whatever it does."""
+"""AWS, Postgres and the process: the foundation of every service."""

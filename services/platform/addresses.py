@@ -1,4 +1,4 @@
-"""Which IP addresses are public: the others are hosts of a network that a caller may not reach through this one."""
+"""Which IP addresses are public; callers must not reach other networks through this host."""
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 

@@ -1,4 +1,4 @@
-"""API keys: who asks, and what they may do. Framework-free, shared by the API and the stats service."""
+"""API keys: callers and their roles. Framework-free, shared by the API and the stats service."""
 
 import hashlib
 import secrets

@@ -27,7 +27,7 @@ class Aws:
 
 
 def _parse_time(value: Any) -> datetime:
-    """A time in an answer. botocore's own way takes most of the time that reading a listing takes."""
+    """Parse a time in an answer. botocore's own parser takes most of the time of reading a listing."""
     if isinstance(value, str):
         with suppress(ValueError):
             return datetime.fromisoformat(value) if value[10:11] == "T" else parsedate_to_datetime(value)
@@ -49,7 +49,7 @@ def _tell(event_name: str, **_: Any) -> None:
 
 @cache
 def _session() -> aioboto3.Session:
-    """One for the process: it parses each service's large API description once."""
+    """One session per process, so that each service's large API description is parsed once."""
     session = get_session()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
     session.register("before-send", _tell)

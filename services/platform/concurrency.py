@@ -9,7 +9,7 @@ R = TypeVar("R")
 
 
 async def map_at_most(limit: int, work: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
-    """What `work` makes of each item, in their order, no more than `limit` at once; raises what one of them raises."""
+    """The results of `work` for each item, in order, with at most `limit` calls at once. Raises what a call raises."""
     gate = asyncio.Semaphore(limit)
 
     async def do(item: T) -> R:

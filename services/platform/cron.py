@@ -1,6 +1,6 @@
-"""When a recurring job is due: cron expressions in an IANA time zone, right across daylight-saving changes.
+"""When a recurring job is due: cron expressions in an IANA time zone, correct across daylight-saving changes.
 
-A job at a fixed time of day runs once a day: a time that the spring change skips runs right after the gap, one that the
+A job at a fixed time of day runs once a day. A time that the spring change skips runs right after the gap; one that the
 autumn change repeats runs the first time. A job with a `*` minute or hour follows elapsed time (as Debian's cron).
 """
 

@@ -13,10 +13,10 @@ from services.platform import effects
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Database = asyncpg.Pool
 
-JOBS_CHANNEL = "piecework_jobs"  # something about a job or schedule changed: scheduler loops wake
+JOBS_CHANNEL = "piecework_jobs"  # a job or schedule changed: scheduler loops wake
 WEBHOOKS_CHANNEL = "piecework_webhooks"  # a delivery was recorded
 
-# The database is restarted or fails over: the statement is worth another try.
+# The database restarts or fails over: the statement may be tried again.
 UNAVAILABLE: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
@@ -55,8 +55,8 @@ UNREADY: tuple[type[BaseException], ...] = (
 )
 
 
-# Every statement of the engine finds its rows by key, but of a young table the planner has no statistics to know it by:
-# without this, 10,000 tasks took 19 s instead of 1. A plan made while the table was small must not be kept either.
+# Every statement of the engine finds its rows by key, but the planner has no statistics of a young table: without this,
+# 10,000 tasks took 19 s instead of 1. A plan made while the table was small must not be kept either.
 _PLANNER = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -96,7 +96,7 @@ class _Gated(asyncpg.Connection):
         return not query.startswith("BEGIN")
 
     def get_reset_query(self) -> str:
-        """None: no statement of ours leaves anything in its session, and it would cost each a second round trip."""
+        """Nothing to reset: our statements leave nothing in the session, and a reset would cost another round trip."""
         return ""
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
@@ -130,7 +130,7 @@ async def _prepare(connection: asyncpg.Connection) -> None:
 
 
 async def connect_database(url: str, connections_max: int = 10, connections_min: int = 0) -> Database:
-    """Open a pool; connections are made when first needed, so that a service starts before its database."""
+    """Open a pool. It connects only when needed, so that a service can start before its database."""
     pool = asyncpg.create_pool(
         url,
         min_size=connections_min,
@@ -145,7 +145,7 @@ async def connect_database(url: str, connections_max: int = 10, connections_min:
 
 
 async def notify(connection: Connection, channel: str) -> None:
-    """Wake those who listen to the channel: at once, or when the connection's transaction commits."""
+    """Wake the channel's listeners: at once, or when the connection's transaction commits."""
     await connection.execute("SELECT pg_notify($1, '')", channel)
 
 

@@ -14,9 +14,9 @@ class DamagedStream(ValueError):
 
 
 class Decompressor:
-    """`feed` it all bytes in order, then `finish`. `position` is how many bytes were taken.
+    """`feed` it all bytes in order, then `finish`. `position` is the number of bytes read.
 
-    `member_begins` is told of each member, at which byte it begins, and its text at which byte of all text.
+    `member_begins` is called for each member, with its first byte and the first byte of its text in the whole text.
     """
 
     def __init__(self, compression: str, member_begins: Callable[[int, int], None] | None = None) -> None:
@@ -34,7 +34,7 @@ class Decompressor:
             self._errors = (zstandard.ZstdError,)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the bytes are decompressed, in pieces of a few MiB. Raises DamagedStream."""
+        """The decompressed bytes, in pieces of a few MiB. Raises DamagedStream."""
         try:
             yield from self._gzip(data) if self._compression == "gzip" else self._zstd(data)
         except self._errors as error:

@@ -1,6 +1,6 @@
 """The one gate through which a process touches the world outside: each side effect passes here, before and after.
 
-Whoever watches sees them all, to count them or to die between any two; with no watcher a passage costs a comparison.
+A watcher sees them all, and can count them or die between any two. Without a watcher, a passage costs one comparison.
 """
 
 import sys
@@ -25,7 +25,7 @@ class Effect:
     name: str
 
 
-UNSEEN = nullcontext()  # the passage of what nobody sees
+UNSEEN = nullcontext()  # the passage if there is no watcher
 Watcher = Callable[[Moment, Effect], None]
 
 _watcher: Watcher | None = None
@@ -34,18 +34,18 @@ _GATE = ("services.platform.effects", "services.platform.database")
 
 
 def watch(watcher: Watcher | None) -> None:
-    """Make this the process's one watcher. "after" is told however the effect ended, unless it was cancelled."""
+    """Make this the process's only watcher. It is told "after" even if the effect failed, unless it was cancelled."""
     global _watcher
     _watcher = watcher
 
 
 def watched() -> bool:
-    """Whether anybody watches: else a caller need not find out what to tell."""
+    """Whether there is a watcher; without one, a caller need not work out what to report."""
     return _watcher is not None
 
 
 def tell(moment: Moment, kind: Kind, name: str) -> None:
-    """One half of a passage, where a `with` can't hold both."""
+    """One half of a passage, for places where a `with` can't hold both."""
     if _watcher is not None:
         _watcher(moment, Effect(kind, name))
 

@@ -29,8 +29,8 @@ class TooManyParts(Exception):
 class MultipartWriter:
     """An object being written: `write` bytes and `copy` ranges of other objects, in order.
 
-    Nothing is visible before the context ends without an exception; after one the upload is aborted. Uploads that a
-    crashed writer of the same key left are aborted at the start.
+    Nothing is visible until the context ends without an exception; after an exception, the upload is aborted. Uploads
+    left by a crashed writer of the same key are aborted at the start.
     """
 
     def __init__(self, s3: Any, target: Location, content_type: str = "application/octet-stream") -> None:
@@ -66,7 +66,7 @@ class MultipartWriter:
 
     @property
     def parts(self) -> int:
-        """How many parts have been begun."""
+        """How many parts have been started."""
         return len(self._parts)
 
     async def write(self, data: bytes) -> None:
@@ -79,7 +79,7 @@ class MultipartWriter:
     async def copy(self, source: Location, start: int, end: int) -> None:
         """Append bytes `start … end - 1` of another object, copied by S3 itself: at least PART_BYTES_MIN.
 
-        As many must wait in memory, if any do. No condition on the object's ETag: its key is that of an attempt.
+        Bytes that wait in memory must be as many, too. No condition on the ETag: only one attempt has the key.
         """
         await self._flush()
         size = end - start

@@ -80,14 +80,14 @@ def conflict(detail: str) -> ProblemError:
 
 
 def unavailable(what: str, error: BaseException) -> ProblemError:
-    """A 503: `what` can't be reached, and the same request is worth another try."""
+    """A 503: `what` can't be reached, and the same request may be sent again."""
     log.warning(f"{what} unavailable", error=repr(error))
     detail = f"{what} can't be reached at the moment; send the same request again"
     return ProblemError(503, "unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 def _unmigrated(error: BaseException) -> ProblemError:
-    """A 503 that ends with a migration; what is missing may also be a fault of ours, so the log has it all."""
+    """A 503 until a migration runs. The cause may also be a bug of ours, so the log has the details."""
     if isinstance(error, UnknownSchema):
         detail = str(error)
     else:
@@ -103,7 +103,7 @@ def _invalid(errors: Sequence[FieldError]) -> ProblemError:
 
 
 def _shorten(value: Any) -> Any:
-    """`value` if its JSON is short, otherwise the beginning of its JSON."""
+    """`value` if its JSON is short, otherwise the start of its JSON."""
     text = orjson.dumps(value, default=str).decode()
     return value if len(text) <= VALUE_CHARACTERS_MAX else text[:VALUE_CHARACTERS_MAX] + "…"
 

@@ -1,4 +1,4 @@
-"""What S3's refusals mean: whether another try may succeed, and if not, why.
+"""The meaning of S3's errors: whether another try may succeed, and if not, why.
 
 Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html. The answer to a HEAD has no body, so the
 client gives its HTTP status in the code's place.
@@ -33,5 +33,5 @@ def error_code(error: BaseException) -> str:
 
 
 def fault_of(error: BaseException) -> Fault:
-    """Why S3 refused; `passing` for whatever another try may get past, which an unknown code counts as."""
+    """Why S3 refused; `passing` if another try may succeed, as is assumed for an unknown code."""
     return _FAULTS.get(error_code(error), "passing")

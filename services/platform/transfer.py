@@ -1,6 +1,6 @@
 """Bytes between S3 and the node's disk, streamed: memory stays flat whatever the size.
 
-What S3 says of an object (gone, changed, forbidden) is a TaskError at once. Anything else may pass: it is tried again
+S3's answers about an object (gone, changed, forbidden) raise a TaskError at once. Anything else may pass: it is retried
 for a minute, a download from where it stopped, before the attempt fails.
 """
 
@@ -61,7 +61,7 @@ async def object_bytes(s3: Any, source: Location, etag: str | None) -> int:
 
 
 class _Download:
-    """A download that can be resumed: it knows how far it came, and the ETag of what it has begun to read."""
+    """A download that can be resumed: it keeps its position and the object's ETag."""
 
     def __init__(
         self, s3: Any, source: Location, file: BinaryIO, etag: str | None, start: int, end: int | None
@@ -102,7 +102,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def input_error(source: Location, etag: str | None, error: BaseException) -> TaskError:
-    """What reading the object failed for, as a task says it; `etag` is that of the version it wanted."""
+    """The TaskError for a failed read of the object; `etag` is that of the wanted version."""
     match fault_of(error):
         case "missing":
             return TaskError("input_missing", f"{source.uri} does not exist", retryable=False)

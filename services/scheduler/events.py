@@ -1,4 +1,4 @@
-"""What a message in a trigger's queue tells: created objects (S3 or EventBridge, SNS around it or not), or anything."""
+"""The events in a message of a trigger's queue: created objects (by S3 or EventBridge, also in SNS), or any JSON."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class UnreadableMessage(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One reason to submit a job: `values` for its template; `key` is the same whenever the event is told again."""
+    """One reason to submit a job: `values` for its template, and a `key` that is the same if the event is repeated."""
 
     key: str
     values: dict[str, Any]
@@ -29,9 +29,9 @@ def read_events(
 ) -> list[Event]:
     """The events of a message that a trigger waits for. Raises UnreadableMessage.
 
-    Only a message whose fields, by dotted path, are what `match` says has any. With a `prefix` (s3://bucket/prefix) or
-    a `suffix` only created objects count, whose URIs begin and end so; without, every message is an event, and may be
-    a created object. S3's test event is not an event.
+    A message counts only if its fields, by dotted path, equal those in `match`. With a `prefix` (s3://bucket/prefix) or
+    a `suffix`, only created objects with such URIs are events. Without them, every message is an event, and may be a
+    created object. S3's test event is not an event.
     """
     value = _unwrap(body)
     if value.get("Event") == "s3:TestEvent" or not all(_has(value, *field) for field in (match or {}).items()):
@@ -83,7 +83,7 @@ def _created_objects(value: dict[str, Any]) -> Iterator[tuple[str, str, dict[str
 
 
 def _version(facts: dict[str, Any]) -> str:
-    """What tells this object from a later one of the same key."""
+    """Distinguishes this object from a later one with the same key."""
     names = ("versionId", "version-id", "sequencer", "eTag", "etag")
     return next((str(facts[name]) for name in names if facts.get(name)), "")
 

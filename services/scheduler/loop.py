@@ -1,4 +1,4 @@
-"""One shape for every loop of the scheduler: a step, repeated; soon while there is work, woken early by NOTIFY."""
+"""One shape for every loop of the scheduler: a repeated step. Pauses are short under load, and NOTIFY ends them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,19 +18,19 @@ log = structlog.get_logger()
 
 BACKOFF_SECONDS_FIRST = 0.1
 BACKOFF_SECONDS_MAX = 5.0
-# What passes by itself: the database restarts, AWS throttles or is out of reach.
+# Faults that pass by themselves: the database restarts, AWS throttles or can't be reached.
 PASSING = (*UNAVAILABLE, *S3_ERRORS)
 
 _DATABASE: tuple[type[BaseException], ...] = (*UNAVAILABLE, asyncpg.PostgresError)
 
 
 def passes(error: Exception) -> bool:
-    """Whether another try may succeed where this error came from; what nobody foresaw won't pass by itself either."""
+    """Whether another try may succeed after this error; an unforeseen one is assumed not to pass."""
     if isinstance(error, ClientError):
         return fault_of(error) == "passing"
     if isinstance(error, ParamValidationError | asyncpg.DataError):
         return False
-    # What is stored and can't be read here (ValidationError), a newer scheduler can read.
+    # A newer scheduler can read stored values that this one can't (ValidationError).
     return isinstance(error, (*PASSING, *_DATABASE, ValidationError))
 
 
@@ -58,7 +58,7 @@ class Loop:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, context: Context) -> None:
-        """Repeat the step until cancelled; what it raises is logged and tried again, ever more slowly.
+        """Repeat the step until cancelled. Errors are logged, and the step is retried with growing pauses.
 
         asyncpg may raise an error of its own in CancelledError's place.
         """
@@ -93,7 +93,7 @@ class Loop:
 
 
 async def listen(database_url: str, loops: list[Loop]) -> None:
-    """Wake loops when one of their channels is notified; while the database is away, polling has to do."""
+    """Wake loops when one of their channels is notified. While the database is down, they only poll."""
     channels = frozenset[str]().union(*(loop.channels for loop in loops))
 
     def notified(connection: object, pid: int, channel: str, payload: object) -> None:

@@ -59,7 +59,7 @@ def _served() -> FastAPI:
 
 
 def __getattr__(name: str) -> FastAPI:
-    """`app` is made when a server asks for it: importing the module asks for no configuration."""
+    """Makes `app` when a server asks for it, so that importing the module needs no configuration."""
     if name == "app":
         return _served()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

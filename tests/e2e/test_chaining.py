@@ -28,7 +28,7 @@ TASKS, WIDTH = 3, 5
 NUMBERS = range(TASKS * WIDTH)
 
 
-async def test_a_job_fans_out_twice_waits_splits_anew_and_reduces_in_levels(
+async def test_a_job_fans_out_twice_waits_splits_again_and_reduces_in_levels(
     settings: Settings, pool: Database, aws: Aws, tmp_path: Any
 ) -> None:
     grid = Grid(settings, pool, aws, tmp_path)

@@ -38,8 +38,8 @@ EXAMPLES: Any = {
 async def create_api_key(
     creation: Registration, spec: Annotated[ApiKeySpec, Body(openapi_examples=EXAMPLES)]
 ) -> Response:
-    """The answer's `secret` is the key. It is shown only now: sending the request again with its Idempotency-Key
-    creates nothing, and is refused with a 409 that names the key, since the secret is stored nowhere."""
+    """The answer's `secret` is the key. It is shown only once and not stored. So if the request is repeated with its
+    Idempotency-Key, it creates nothing and gets a 409 that names the key."""
 
     async def create(connection: Connection) -> CreatedApiKey:
         secret = new_secret()
@@ -71,7 +71,7 @@ async def list_api_keys(_key: Viewer, session: Session, pages: Pages) -> ApiKeyP
     summary="Revoke an API key",
 )
 async def revoke_api_key(_key: Operator, api: Api, key_id: KeyId) -> None:
-    """The key opens nothing from now on. The last operator's key can't be revoked. Safe to repeat."""
+    """Revoke a key; it stops working at once. The last operator's key can't be revoked. Safe to repeat."""
     async with api.transaction() as connection:
         # Locks all operators' keys in one order, so that two of them can't revoke each other at the same time.
         operators = await connection.fetch(

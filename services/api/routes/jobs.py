@@ -31,7 +31,7 @@ from services.platform.routes import JobId
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
 
-CLOCK_SKEW = timedelta(seconds=5)  # a client's clock may run ahead of the database's by this
+CLOCK_SKEW = timedelta(seconds=5)  # how far a client's clock may be ahead of the database's
 
 EXAMPLES: Any = {
     "array": {
@@ -73,7 +73,7 @@ EXAMPLES: Any = {
     },
 }
 
-# One statement, so that job, stages and counters are of one moment.
+# One statement, so that job, stages and counters show the same moment.
 _JOB = """
     SELECT j.*, (
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
@@ -122,8 +122,8 @@ async def submit_job(
 ) -> Response:
     """Record a job; it starts at once, or at `run_at`.
 
-    The processors, their params, the pools and the bucket for results are checked. So are the input of a job that
-    starts at once, and the objects that its processors declare; those of a later one are looked for when it starts.
+    The processors, their params, the pools and the bucket for results are checked. If the job starts at once, its input
+    and the objects that its processors declare are checked too; otherwise they are checked when it starts.
     """
 
     async def prepare() -> None:
@@ -218,17 +218,17 @@ async def cancel_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
 
 @router.post("/{job_id}/pause", operation_id="pause_job", responses=problems(404, 409), summary="Pause a job")
 async def pause_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
-    """Start no more of a job's tasks; those that run end as usual."""
+    """Start no more tasks of a job; running tasks end as usual."""
     return await _order(api, job_id, jobs.pause_job)
 
 
 @router.post("/{job_id}/resume", operation_id="resume_job", responses=problems(404, 409), summary="Resume a job")
 async def resume_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
-    """Go on with a paused job."""
+    """Continue a paused job."""
     return await _order(api, job_id, jobs.resume_job)
 
 
 @router.post("/{job_id}/retry", operation_id="retry_job", responses=problems(404, 409), summary="Retry a job")
 async def retry_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
-    """Run the failed and cancelled tasks of a failed or cancelled job again; what succeeded is kept."""
+    """Run the failed and cancelled tasks of a failed or cancelled job again; results of the others are kept."""
     return await _order(api, job_id, jobs.retry_job)

@@ -46,7 +46,7 @@ _LOAD = """
 
 
 async def _show(connection: Connection | ConnectionPool, rows: Iterable[dict[str, Any]]) -> list[Pool]:
-    """The pools with their workers and tasks of this moment."""
+    """The pools with their current workers and tasks."""
     pools = list(rows)
     load = {row["name"]: dict(row) for row in await connection.fetch(_LOAD, [pool["name"] for pool in pools])}
     return [Pool.model_validate(pool | load[pool["name"]]) for pool in pools]
@@ -63,14 +63,14 @@ async def _load(connection: Connection | ConnectionPool, name: str) -> Pool:
 
 @router.get("", operation_id="list_pools", summary="List pools")
 async def list_pools(_key: Viewer, api: Api, session: Session, pages: Pages) -> PoolPage:
-    """Pools by name, with their workers and tasks of this moment."""
+    """Pools by name, with their current workers and tasks."""
     rows, next_cursor = await pages.fetch(session, select(tables.WorkerPool), tables.WorkerPool.name)
     return PoolPage(items=await _show(api.database, [row.model_dump() for row in rows]), next_cursor=next_cursor)
 
 
 @router.get("/{name}", operation_id="get_pool", responses=problems(404), summary="Inspect a pool")
 async def get_pool(_key: Viewer, api: Api, name: PoolName) -> Pool:
-    """A pool with its workers and tasks of this moment."""
+    """A pool with its current workers and tasks."""
     return await _load(api.database, name)
 
 
@@ -78,14 +78,14 @@ async def get_pool(_key: Viewer, api: Api, name: PoolName) -> Pool:
 async def put_pool(
     _key: Operator, api: Api, name: PoolName, spec: Annotated[PoolSpec, Body(openapi_examples=PUT_EXAMPLES)]
 ) -> Pool:
-    """Add a pool, or change its queues, group and slots; its capacity and pause stay. Safe to repeat."""
+    """Add a pool, or change its queues, group and slots; its capacity and pause do not change. Safe to repeat."""
     if _POOL_NAME.fullmatch(name) is None:
         raise invalid("name", name, "write letters, digits, '_' and '-' (SQS allows no more), at most 58 characters")
     if spec.group_name is not None:
         await _find_group(api, spec.group_name)
     queue_url, dead_letter_url = spec.queue_url, spec.dead_letter_url
     if queue_url is None or dead_letter_url is None:
-        # Creating what exists gives the same URL again, so a crash before the row is written costs nothing.
+        # Creating an existing queue returns the same URL, so a crash before the row is written costs nothing.
         queue_url = await _create_queue(api, f"piecework-{name}")
         dead_letter_url = await _create_queue(api, f"piecework-{name}-dead-letter")
     async with api.transaction() as connection:
@@ -126,14 +126,14 @@ async def set_pool_capacity(
 ) -> Pool:
     """Set the bounds of the pool's Auto Scaling group, and add nodes at once if `desired` is more than it has.
 
-    Nodes are never cut off: surplus ones are drained by the scheduler when they are idle.
+    Nodes are never cut off: the scheduler drains surplus ones when they are idle.
     """
     pool = await _load(api.database, name)
     if pool.group_name is None:
         fix = f"give it a group_name first (put_pool; `piecework pools put {name} --group GROUP`)"
         raise conflict(f"the pool {name} has no Auto Scaling group; {fix}")
     group = await _find_group(api, pool.group_name)
-    # First our row: the scheduler brings the group in line with it, should we not get to do so.
+    # First our row: if we crash here, the scheduler adjusts the group to it.
     async with api.transaction() as connection:
         desired: int | None = await connection.fetchval(
             "UPDATE pools SET capacity_min = $2, capacity_max = $3, "
@@ -163,7 +163,7 @@ async def _adapt_group(api: Connections, group: dict[str, Any], capacity: Capaci
 
 @router.post("/{name}/pause", operation_id="pause_pool", responses=problems(404), summary="Pause a pool")
 async def pause_pool(_key: Operator, api: Api, name: PoolName) -> Pool:
-    """Start nothing more in the pool; running tasks end as usual."""
+    """Start no more tasks in the pool; running tasks end as usual."""
     async with api.transaction() as connection:
         await pools.pause_pool(connection, name)
         return await _load(connection, name)

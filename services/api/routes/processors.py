@@ -32,7 +32,7 @@ ProcessorName = Annotated[str, Path(max_length=100, examples=["noop"])]
 
 EXAMPLES: Any = {
     "noop": {
-        "summary": "A built-in that does nothing: to try the grid",
+        "summary": "A built-in that does nothing, to try the grid",
         "value": {"name": "noop", "builtin": "noop", "description": "does nothing"},
     },
     "command": {
@@ -89,7 +89,7 @@ async def register_processor(
 ) -> Response:
     """Add a version. Jobs that are submitted keep the version they were submitted with.
 
-    What the newest version says already is not registered again: its number is the answer.
+    If the newest version already says the same, nothing is registered: the answer has that version's number.
     """
     _check_schema(registration.params_schema)
     spec = ProcessorSpec.model_validate(registration.model_dump(exclude={"name", "description"}))
@@ -143,7 +143,7 @@ def _unknown(name: str, version: int | None) -> ProblemError:
 
 @router.get("", operation_id="list_processors", summary="List processors")
 async def list_processors(_key: Viewer, session: Session, pages: Pages) -> ProcessorPage:
-    """The newest version of each processor, by name; not those that Piecework itself brings."""
+    """The newest version of each processor, by name, without Piecework's own processors."""
     newest = select(tables.Processor.name, func.max(tables.Processor.version)).group_by(tables.Processor.name)
     processor = tables.Processor
     registered: Any = not_(col(processor.name).startswith(OWN_PROCESSORS))
@@ -159,6 +159,6 @@ async def get_processor(
     name: ProcessorName,
     version: Annotated[int | None, Query(ge=1, le=2_147_483_647, description="the newest if absent")] = None,
 ) -> ProcessorDetail:
-    """A version of a processor, and which others there are."""
+    """A version of a processor, and the numbers of its other versions."""
     row = await api.database.fetchrow(_VERSION, name, version)
     return ProcessorDetail.model_validate(dict(_found(row, name, version)))

@@ -1,4 +1,4 @@
-"""What a job made, to download."""
+"""Download a job's results."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ async def get_results(_key: Viewer, api: Api, job_id: JobId) -> Results:
     if row is None:
         raise not_found("job", job_id)
     if row["state"] != "succeeded" or row["result"] is None:
-        raise conflict(f"the job is {row['state']}; results are there when it has succeeded")
+        raise conflict(f"the job is {row['state']}; it has results only when it has succeeded")
     return Results(
         job_id=job_id,
         files=[await _file(api, file) for file in row["result"]["files"]],

@@ -70,10 +70,10 @@ def _show(row: dict[str, Any]) -> Schedule:
 async def create_schedule(
     creation: Submission, api: Api, spec: Annotated[ScheduleSpec, Body(openapi_examples=EXAMPLES)]
 ) -> Response:
-    """Submit a job again and again, at the times of a cron expression in a time zone.
+    """Submit a job repeatedly, at the times of a cron expression in a time zone.
 
-    A time of day that a daylight-saving change skips runs right after the gap; one that it repeats runs once. Runs
-    missed while the grid was down are made up for by `misfire`: the last one (`run_once`), all (`run_all`) or none
+    A time of day that a daylight-saving change skips runs right after the gap; one that it repeats runs once. If the
+    grid was down, `misfire` says which missed runs to make up for: the last (`run_once`), all (`run_all`) or none
     (`skip`).
     """
 
@@ -137,7 +137,7 @@ async def get_schedule(_key: Viewer, api: Api, schedule_id: ScheduleId) -> Sched
     summary="Delete a schedule",
 )
 async def delete_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> None:
-    """Submit no more; jobs that it has submitted stay."""
+    """Delete a schedule; jobs that it has submitted stay."""
     row = await api.database.fetchrow("DELETE FROM schedules WHERE schedule_id = $1 RETURNING name", schedule_id)
     _found(row, schedule_id)
 
@@ -155,7 +155,7 @@ async def pause_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> 
     "/{schedule_id}/resume", operation_id="resume_schedule", responses=problems(404), summary="Resume a schedule"
 )
 async def resume_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> Schedule:
-    """Go on with the next time to come; what fell into the pause is not made up for."""
+    """Continue with the next due time; runs missed during the pause are not made up for."""
     async with api.transaction() as connection:
         row = _found(
             await connection.fetchrow(

@@ -1,4 +1,4 @@
-"""See how an input would be split, without running anything."""
+"""Preview how an input would be split, without running anything."""
 
 from typing import Annotated, Any
 
@@ -33,9 +33,9 @@ EXAMPLES: Any = {
 async def preview_split(
     _key: Submitter, api: Api, spec: Annotated[SplitSpec, Body(openapi_examples=EXAMPLES)]
 ) -> Split:
-    """The first parts that an input would be cut into, and how many there would be.
+    """The first parts that an input would be cut into, and their total number.
 
-    A few small reads tell it, so of a large input the count is an estimate; `notes` say why.
+    It takes only a few small reads, so for a large input the count is an estimate; `notes` say why.
     """
     slots = await api.database.fetchval("SELECT slots FROM pool_slots($1)", spec.pool)
     if slots is None:

@@ -67,7 +67,7 @@ async def get_task(_key: Viewer, session: Session, job_id: JobId, stage: StageNu
     return TaskDetail.model_validate(task.model_dump() | {"attempts": attempts})
 
 
-@router.get("/{stage}/{index}/log", operation_id="get_task_log", summary="Find what a task printed")
+@router.get("/{stage}/{index}/log", operation_id="get_task_log", summary="Get a task's log")
 async def get_task_log(
     _key: Viewer,
     api: Api,
@@ -77,7 +77,7 @@ async def get_task_log(
     index: TaskIndex,
     attempt: Annotated[int | None, Query(ge=1, le=32_767, description="the newest finished attempt if absent")] = None,
 ) -> TaskLog:
-    """A presigned link to the standard output and error of an attempt; it is there when the attempt has ended."""
+    """A presigned link to the standard output and error of an attempt. It exists once the attempt has ended."""
     if await session.get(tables.Task, (job_id, stage, index)) is None:
         raise _no_task(job_id, stage, index)
     logged = {each.attempt: each.log for each in await _attempts(session, job_id, stage, index) if each.log}

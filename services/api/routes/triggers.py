@@ -48,7 +48,7 @@ EXAMPLES: Any = {
     },
 }
 
-# What a created object may be called; other messages have fields that only they know.
+# The placeholders of a created object; the fields of other messages are unknown.
 _SAMPLE = {
     "uri": "s3://bucket/folder/file.csv",
     "bucket": "bucket",
@@ -64,7 +64,7 @@ _INSERT = """
 
 
 def _is_told(field: str, filled: dict[str, Any]) -> bool:
-    """Whether a message says what the field of the template is."""
+    """Whether the value of the template's field comes from a message."""
     try:
         return isinstance(find_value(field, filled), AnyField)
     except MissingValue:
@@ -72,7 +72,7 @@ def _is_told(field: str, filled: dict[str, Any]) -> bool:
 
 
 async def _check_job(connection: Connection, api: Api, template: dict[str, Any]) -> None:
-    """Raises a 422 for what no message can make right."""
+    """Raises a 422 for a template that no message can make valid."""
     try:
         filled = fill_template(template, _SAMPLE | {"message": AnyField()})
         await resolve_stages(connection, JobSpec.model_validate(filled), api.settings)
@@ -101,11 +101,11 @@ async def _check_job(connection: Connection, api: Api, template: dict[str, Any])
 async def create_trigger(
     creation: Registration, api: Api, spec: Annotated[TriggerSpec, Body(openapi_examples=EXAMPLES)]
 ) -> Response:
-    """Submit a job for every message of a queue, or for every created object that the messages tell of.
+    """Submit a job for every message of a queue, or for every created object that the messages name.
 
     The messages are S3 event notifications (straight, by SNS or by EventBridge), the `output_queue` of another job, or
-    any JSON objects. An event makes one job, however often it is told. A message that can't become a job comes again
-    until the queue's redrive policy takes it away; `last_error` says why.
+    any JSON objects. An event makes one job, however often it is delivered. A message that can't become a job comes
+    back until the queue's redrive policy removes it; `last_error` says why.
     """
 
     async def prepare() -> None:
@@ -139,7 +139,7 @@ def _show(row: Record | None, trigger_id: UUID) -> Trigger:
 
 @router.get("/{trigger_id}", operation_id="get_trigger", responses=problems(404), summary="Inspect a trigger")
 async def get_trigger(_key: Viewer, api: Api, trigger_id: TriggerId) -> Trigger:
-    """A trigger with its template, its last job, and what went wrong last and when."""
+    """A trigger with its template, its last job, and its last error."""
     return _show(await api.database.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", trigger_id), trigger_id)
 
 
@@ -151,7 +151,7 @@ async def get_trigger(_key: Viewer, api: Api, trigger_id: TriggerId) -> Trigger:
     summary="Delete a trigger",
 )
 async def delete_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> None:
-    """Receive no more messages; jobs that it has submitted stay."""
+    """Delete a trigger; jobs that it has submitted stay."""
     _show(await api.database.fetchrow("DELETE FROM triggers WHERE trigger_id = $1 RETURNING *", trigger_id), trigger_id)
 
 
@@ -166,5 +166,5 @@ async def pause_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> Trig
 
 @router.post("/{trigger_id}/resume", operation_id="resume_trigger", responses=problems(404), summary="Resume a trigger")
 async def resume_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> Trigger:
-    """Receive messages again, those that came meanwhile first."""
+    """Receive messages again, starting with those that arrived during the pause."""
     return _show(await api.database.fetchrow(_PAUSE, trigger_id, False), trigger_id)

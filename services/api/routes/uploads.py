@@ -1,4 +1,4 @@
-"""Bring raw data to S3: the API hands out links, the bytes go straight to S3."""
+"""Upload raw data to S3: the API hands out links, and the bytes go straight to S3."""
 
 import asyncio
 from typing import Annotated, Any
@@ -61,10 +61,9 @@ async def create_upload(
 ) -> Response:
     """Get links to PUT the file to, part by part, in any order and as many at once as you like.
 
-    A name with a slash at its end is a directory: it gets a form to POST each of its files with.
+    A name that ends in a slash is a directory: it gets a form with which to POST each of its files.
 
-    Parts of an upload that is never completed are for the bucket's lifecycle rule to remove
-    (`AbortIncompleteMultipartUpload`).
+    The bucket's lifecycle rule (`AbortIncompleteMultipartUpload`) removes the parts of an upload that never completes.
     """
     upload_id = new_id()
     location = api.settings.layout.upload(upload_id, spec.filename)
@@ -141,7 +140,7 @@ async def complete_upload(
         await _check_total(api, location, row["bytes"])
     else:
         await _check_size(api, location, row["bytes"])
-    # What S3 holds decides, so a second completion that runs beside this one comes to the same end.
+    # The object in S3 decides, so a concurrent completion gets the same result.
     await api.database.execute("UPDATE uploads SET completed_at = now() WHERE upload_id = $1", upload_id)
     return completed
 
@@ -167,7 +166,7 @@ async def _join(api: Connections, location: Location, multipart_id: str, parts: 
     except ClientError as error:
         match error_code(error):
             case "NoSuchUpload":
-                return  # joined already, by a completion whose answer was lost: the object's size will tell
+                return  # already joined, by a completion whose answer was lost: the object's size decides
             case "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" as code:
                 fix = f"S3 refuses them ({code}): upload the parts again as announced, and send the ETags it answers"
                 raise invalid("parts", f"{len(parts)} parts", fix) from error
@@ -180,7 +179,7 @@ async def _check_size(api: Connections, location: Location, size: int) -> None:
     except ClientError as error:
         if fault_of(error) != "missing":
             raise
-        raise conflict("the object is not there yet; PUT the file to the upload's links first") from error
+        raise conflict("the object does not exist yet; PUT the file to the upload's links first") from error
     if head["ContentLength"] != size:
         raise conflict(
             f"the object has {head['ContentLength']} bytes, but {size} were announced; upload it again, "

@@ -1,4 +1,4 @@
-"""Tell other systems when jobs end."""
+"""Notify other systems when jobs end."""
 
 import base64
 import secrets
@@ -38,7 +38,7 @@ DeliveryId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-00000000000
 
 EXAMPLES: Any = {
     "failures": {
-        "summary": "Tell of failed jobs",
+        "summary": "Notify of failed jobs",
         "value": {"url": "https://example.com/piecework", "events": ["job.failed"]},
     },
 }
@@ -47,19 +47,19 @@ SECRET_BYTES = 32
 
 
 def check_url(url: str, private_allowed: bool) -> None:
-    """Raises a 422 for `url`. Names are resolved when a webhook is sent; here only literal addresses can be judged."""
+    """Raises a 422 for `url`. Host names are resolved when a webhook is sent, so only literal addresses are checked."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise invalid("url", url, f"this is not a URL ({error}); write https://host/path") from error
     if parts.username is not None or parts.password is not None:
-        raise invalid("url", _without_credentials(parts), "a webhook URL has no user or password; remove them")
+        raise invalid("url", _without_credentials(parts), "a webhook URL must not have a user or password; remove them")
     if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
         raise invalid("url", url, "write an absolute URL with http or https, such as https://example.com/piecework")
     if not private_allowed and _is_private(host):
         raise invalid(
-            "url", url, "webhooks go to public addresses only, unless the operator of Piecework allows others"
+            "url", url, "webhooks may only go to public addresses, unless the operator of Piecework allows others"
         )
 
 
@@ -68,7 +68,9 @@ def _without_credentials(parts: SplitResult) -> str:
 
 
 def _is_private(host: str) -> bool:
-    name = unicodedata.normalize("NFKC", host).rstrip(".").lower()  # as IDNA reads it: full-width digits are digits
+    name = (
+        unicodedata.normalize("NFKC", host).rstrip(".").lower()
+    )  # as IDNA reads it: full-width digits count as digits
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
@@ -92,10 +94,10 @@ def _is_private(host: str) -> bool:
 async def create_webhook_endpoint(
     creation: Registration, api: Api, spec: Annotated[WebhookEndpointSpec, Body(openapi_examples=EXAMPLES)]
 ) -> Response:
-    """Send the events of all jobs to a URL, signed as Standard Webhooks says, tried again until it answers with 2xx.
+    """Send the events of all jobs to a URL, signed according to Standard Webhooks, with retries until it answers 2xx.
 
-    The answer's `secret` verifies the signatures. It is shown only now; with an Idempotency-Key, also when the same
-    request is sent again.
+    The answer's `secret` verifies the signatures. It is shown only once; with an Idempotency-Key, also when the request
+    is repeated.
     """
     check_url(spec.url, api.settings.webhook_private_addresses)
 
@@ -143,7 +145,7 @@ async def get_webhook_endpoint(_key: Viewer, session: Session, endpoint_id: Endp
     summary="Delete a webhook endpoint",
 )
 async def delete_webhook_endpoint(_key: Operator, api: Api, endpoint_id: EndpointId) -> None:
-    """Send nothing more to it; its deliveries are deleted with it."""
+    """Delete an endpoint and its deliveries; nothing more is sent to it."""
     status = await api.database.execute("DELETE FROM webhook_endpoints WHERE endpoint_id = $1", endpoint_id)
     if status == "DELETE 0":
         raise not_found("webhook endpoint", endpoint_id)
@@ -158,7 +160,7 @@ async def list_webhook_deliveries(
     job_id: UUID | None = None,
     state: Annotated[list[DeliveryState], Query(description="any of these states")] = [],  # noqa: B006
 ) -> DeliveryPage:
-    """Deliveries, newest first, with how the last try went."""
+    """Deliveries, newest first, with the outcome of the last try."""
     delivery = tables.WebhookDelivery
     statement = select(delivery)
     if endpoint_id is not None:
@@ -180,7 +182,7 @@ async def list_webhook_deliveries(
     summary="Deliver a webhook again",
 )
 async def redeliver(_key: Operator, api: Api, delivery_id: DeliveryId) -> Delivery:
-    """Send it again at once, with the whole time of a new delivery for further tries; the receiver sees the same id."""
+    """Send a delivery again at once, with the full retry time of a new one. The receiver sees the same id."""
     async with api.transaction() as connection:
         row = await connection.fetchrow(
             "UPDATE webhook_deliveries SET state = 'pending', next_try_at = now(), delivered_at = NULL, "

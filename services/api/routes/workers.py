@@ -58,7 +58,7 @@ async def get_worker(_key: Viewer, api: Api, worker_id: WorkerId) -> Worker:
 
 @router.post("/{worker_id}/drain", operation_id="drain_worker", responses=problems(404, 409), summary="Drain a worker")
 async def drain_worker(_key: Operator, api: Api, worker_id: WorkerId) -> Worker:
-    """Let a worker end its running tasks, take no more, and stop; it learns this from its next heartbeat."""
+    """Drain a worker: from its next heartbeat on, it takes no more tasks, ends its running ones, and stops."""
     async with api.transaction() as connection:
         await workers.drain_worker(connection, worker_id)
         return await _load(connection, worker_id)

@@ -1,1 +1,1 @@
-"""What the API takes and gives, resource by resource."""
+"""The requests and responses of the API, resource by resource."""

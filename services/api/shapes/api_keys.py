@@ -32,7 +32,7 @@ class ApiKey(Row):
 class CreatedApiKey(ApiKey):
     """A new key."""
 
-    secret: str = Field(description="what `Authorization: Bearer` takes; shown only now, stored nowhere")
+    secret: str = Field(description="send it as `Authorization: Bearer <secret>`; shown only once, not stored")
 
 
 class ApiKeyPage(Page[ApiKey]):

@@ -15,14 +15,14 @@ NODES_MAX = 100_000
 
 
 class PoolSpec(Strict):
-    """What a pool is made of."""
+    """The queues, group and slots of a pool."""
 
     queue_url: QueueUrl | None = Field(None, description="an SQS queue of your own; one is created if absent")
     dead_letter_url: QueueUrl | None = Field(None, description="with `queue_url`: where unreadable messages go")
     group_name: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(
         None, description="the Auto Scaling group of the pool's nodes; absent: the pool is not scaled"
     )
-    slots: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="slots of one node, to plan with")
+    slots: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="slots per node, for planning the capacity")
 
     @model_validator(mode="after")
     def _both_queues(self) -> Self:
@@ -37,7 +37,7 @@ class Capacity(Strict):
     min: Annotated[int, Field(ge=0, le=NODES_MAX)]
     max: Annotated[int, Field(ge=0, le=NODES_MAX)]
     desired: Annotated[int, Field(ge=0, le=NODES_MAX)] | None = Field(
-        None, description="how many to have now; from then on the backlog decides, between min and max"
+        None, description="number of nodes to start with; after that, the backlog decides, between min and max"
     )
 
     @field_validator("max")
@@ -50,14 +50,14 @@ class Capacity(Strict):
     @field_validator("desired")
     @classmethod
     def _within_bounds(cls, value: int | None, info: ValidationInfo) -> int | None:
-        match info.data:  # without bounds that are bad themselves
+        match info.data:  # only if the bounds themselves are valid
             case {"min": least, "max": most} if value is not None and not least <= value <= most:
                 raise ValueError(f"must be from min ({least}) to max ({most})")
         return value
 
 
 class Pool(Row):
-    """A kind of worker node, and how it does."""
+    """A kind of worker node, and its current state."""
 
     name: str
     queue_url: str

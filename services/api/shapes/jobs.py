@@ -34,11 +34,11 @@ class Stage(BaseModel):
     pool: str
     state: StageState
     task_count: int | None = Field(
-        description="those to come included; null until it can be told: the whole input is split, a fan-out has ended"
+        description="including tasks to come; null until it is known: the whole input is split, a fan-out has ended"
     )
     planned: bool = Field(description="whether all tasks are known")
     progress: Progress
-    slowed: bool = Field(description="most attempts fail, so only a tenth of the pool's slots run the stage's tasks")
+    slowed: bool = Field(description="most attempts fail, so the stage's tasks get only a tenth of the pool's slots")
     records: StageRecords
     started_at: datetime | None
     finished_at: datetime | None
@@ -81,7 +81,7 @@ class Job(_JobFields):
     spec: Stored[JobSpec]
     stages: list[Stage]
     warnings: list[str] = Field(
-        description="what of the records does not come out even, or is missing since failed tasks were tolerated",
+        description="record counts that do not add up, or records missing because failed tasks were tolerated",
         examples=[["stage clean: 100 records in, 98 out, 0 rejected: 2 are unaccounted for"]],
     )
 
@@ -137,7 +137,7 @@ class Attempt(Row):
     records_added: int
     cpu_seconds: float
     memory_bytes_peak: int
-    log: str | None = Field(description="S3 URI of what the attempt printed")
+    log: str | None = Field(description="S3 URI of the attempt's log")
 
 
 class TaskDetail(Task):
@@ -162,14 +162,14 @@ class ResultFile(BaseModel):
     bytes: int
     checksum_crc32: str | None = Field(
         None,
-        description="CRC-32 of the object, as S3 writes it: base64 of four bytes; null: that of some part is not known",
+        description="CRC-32 of the object in S3's form: base64 of four bytes; null if the CRC of a part is unknown",
         examples=["y/Q5Jg=="],
     )
     url: str = Field(description="presigned; valid for a limited time")
 
 
 class Results(BaseModel):
-    """What a job made."""
+    """The results of a job."""
 
     job_id: UUID
     files: list[ResultFile]

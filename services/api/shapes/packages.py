@@ -12,7 +12,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", examples=["9f86d081884c7
 
 
 class PackageSpec(Strict):
-    """What is to be pushed: a zip archive with one directory, which holds modules and perhaps a requirements.txt."""
+    """A zip archive to push, with one directory, which holds modules and possibly a requirements.txt."""
 
     sha256: Sha256 = Field(description="of the archive")
     bytes: Annotated[int, Field(ge=1, le=BYTES_MAX)] = Field(description="size of the archive", examples=[48_213])
@@ -24,4 +24,4 @@ class Package(BaseModel):
     sha256: str
     uri: str
     bytes: int
-    url: str | None = Field(description="presigned; PUT the archive to it. Null: it is there already")
+    url: str | None = Field(description="presigned; PUT the archive to it. Null: the archive exists already")

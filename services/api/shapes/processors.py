@@ -29,7 +29,7 @@ class Processor(Row):
 
 
 class ProcessorDetail(Processor):
-    """A version of a processor, and which others there are."""
+    """A version of a processor, and the numbers of its other versions."""
 
     versions: list[int]
 

@@ -20,6 +20,6 @@ def _read(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 
 Specification = TypeVar("Specification", bound=BaseModel)
 
-# A specification as it is stored: with defaults for what it lacks, or, where this release does not know all that it
-# says, since a newer one has stored it, just as it stands.
+# A stored specification, with defaults for missing fields. If a newer release has stored it and this one does not know
+# all of it, it is shown unchanged.
 Stored = Annotated[SerializeAsAny[Specification], WrapValidator(_read)]

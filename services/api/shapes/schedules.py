@@ -25,7 +25,7 @@ class ScheduleSpec(Strict):
     time_zone: Annotated[str, AfterValidator(check_zone)] = Field(
         "UTC", description="an IANA name", examples=["Europe/Berlin"]
     )
-    misfire: Misfire = Field("run_once", description="what becomes of runs that were missed")
+    misfire: Misfire = Field("run_once", description="what to do about missed runs")
     job: JobSpec = Field(description="without `run_at`")
 
 

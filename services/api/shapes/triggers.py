@@ -24,14 +24,14 @@ class TriggerSpec(Strict):
     name: Name
     queue_url: QueueUrl = Field(description="Piecework receives, and deletes, all messages of this queue")
     prefix: Annotated[str, Field(max_length=1100), AfterValidator(_check_prefix)] = Field(
-        "", description="only created objects whose URI begins so", examples=["s3://claims/incoming/"]
+        "", description="only created objects whose URI begins with this", examples=["s3://claims/incoming/"]
     )
     suffix: Annotated[str, Field(max_length=200)] = Field(
-        "", description="only created objects whose URI ends so", examples=[".csv"]
+        "", description="only created objects whose URI ends with this", examples=[".csv"]
     )
     match: dict[Annotated[str, Field(min_length=1, max_length=200)], str | int | float | bool | None] = Field(
         {},
-        description="fields of a message by dotted path, and what they must be",
+        description="required values of a message's fields, by dotted path",
         examples=[{"type": "job.succeeded"}],
     )
     job: dict[str, Any] = Field(
@@ -51,12 +51,12 @@ class Trigger(Row):
     match: dict[str, Any]
     paused: bool
     last_job_id: UUID | None
-    last_message_at: datetime | None = Field(description="when a message last became a job, or was dropped as no match")
+    last_message_at: datetime | None = Field(description="when a message last became a job or was dropped as no match")
     last_error: str | None = Field(
         description="why a message last could not become a job (it comes again), or the queue could not be read"
     )
     last_error_at: datetime | None = Field(
-        description="when that was; earlier than `last_message_at`: a message has been taken since"
+        description="when that was; if it is before `last_message_at`, a message has been accepted since"
     )
     created_at: datetime
     job: dict[str, Any]

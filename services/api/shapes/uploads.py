@@ -1,4 +1,4 @@
-"""Uploads: raw data on its way from a user to S3."""
+"""Uploads: raw data from a user to S3."""
 
 from typing import Annotated
 from uuid import UUID
@@ -25,10 +25,10 @@ def _check_filename(value: str) -> str:
 
 
 class UploadSpec(Strict):
-    """What is to be uploaded."""
+    """A file or directory to upload."""
 
     filename: Annotated[str, AfterValidator(_check_filename)] = Field(
-        description="with a slash at its end: a directory of any number of files", examples=["flights.csv"]
+        description="if it ends in a slash, a directory of any number of files", examples=["flights.csv"]
     )
     bytes: Annotated[int, Field(ge=0, le=BYTES_MAX)] = Field(
         description="size of the file, or of all files of the directory", examples=[31_000_000]
@@ -57,13 +57,13 @@ class Upload(BaseModel):
 
     upload_id: UUID
     uri: str = Field(
-        description="where the object, or of a directory the prefix, will be",
+        description="URI of the future object; for a directory, of its prefix",
         examples=["s3://piecework/uploads/…/flights.csv"],
     )
-    multipart_id: str | None = Field(description="of S3; null when the object is put as a whole")
+    multipart_id: str | None = Field(description="S3's id of the multipart upload; null for a single PUT")
     part_bytes: int = Field(description="size of every part but the last")
     parts: list[UploadLink]
-    form: UploadForm | None = Field(None, description="of a directory, which has no parts")
+    form: UploadForm | None = Field(None, description="only for a directory, which has no parts")
 
 
 class UploadedPart(Strict):
@@ -77,12 +77,12 @@ class UploadCompletion(Strict):
     """The parts, with the ETags that S3 answered."""
 
     parts: Annotated[list[UploadedPart], Field(max_length=PARTS_MAX)] = Field(
-        [], description="not needed when the object was put as a whole, or for a directory"
+        [], description="not needed after a single PUT, or for a directory"
     )
 
 
 class CompletedUpload(BaseModel):
-    """An object, or the objects of a directory, that are there."""
+    """An uploaded object, or the uploaded objects of a directory."""
 
     upload_id: UUID
     uri: str

@@ -13,10 +13,10 @@ from services.contract.states import JOB_EVENTS, DeliveryState, JobEvent
 
 
 class WebhookEndpointSpec(Strict):
-    """Where to send which events."""
+    """The URL of an endpoint, and the events to send to it."""
 
     url: Annotated[str, Field(max_length=2000)] = Field(examples=["https://example.com/piecework"])
-    events: Annotated[list[JobEvent], Field(min_length=1)] = Field(list(JOB_EVENTS), description="all if absent")
+    events: Annotated[list[JobEvent], Field(min_length=1)] = Field(list(JOB_EVENTS), description="absent: all events")
 
 
 class WebhookEndpoint(Row):
@@ -32,7 +32,7 @@ class WebhookEndpoint(Row):
 class CreatedWebhookEndpoint(WebhookEndpoint):
     """A new receiver of webhooks, with the secret that signs what it gets (Standard Webhooks)."""
 
-    secret: str = Field(description="shown only now", examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+    secret: str = Field(description="shown only once", examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
 
 
 class WebhookEndpointPage(Page[WebhookEndpoint]):

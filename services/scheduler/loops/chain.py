@@ -1,4 +1,4 @@
-"""Chain: the tasks of every stage that does not just follow its predecessor task by task."""
+"""Chain: plans the tasks of every stage that does not follow the previous one task by task."""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +14,7 @@ STAGES_AT_ONCE = 16  # of each kind
 
 _WAITING = "SELECT DISTINCT tasks_from FROM stages_to_chain"
 
-# By `tasks_from`: the SQL that finds the stages that can get on, and what plans a chunk of one.
+# By `tasks_from`: the SQL that finds the stages that can proceed, and the function that plans a chunk of one.
 _PLANS: dict[str, tuple[str, Callable[[Context, Record], Awaitable[Chunk | None]]]] = {
     "outputs": (outputs.READY, outputs.plan),
     "resplit": (resplit.READY, resplit.plan),
@@ -24,7 +24,7 @@ _PLANS: dict[str, tuple[str, Callable[[Context, Record], Awaitable[Chunk | None]
 
 
 async def step(context: Context) -> bool:
-    """Plan one more chunk of some stages; True while any waits for its tasks."""
+    """Plan one more chunk of some stages; True while any stage still waits for tasks."""
     waiting = [row["tasks_from"] for row in await context.database.fetch(_WAITING)]
     ready = [
         stage

@@ -18,10 +18,10 @@ from services.scheduler.loop import Context, passes
 log = structlog.get_logger()
 
 JOBS_MAX = 100  # per step
-# A run that starts this late is a missed one, and the schedule's misfire policy decides.
+# A run that starts this late counts as missed: the schedule's misfire policy decides.
 MISFIRE_GRACE = timedelta(seconds=60)
 
-# Most looks find nothing: one statement, no transaction.
+# Most steps find nothing: this takes one statement and no transaction.
 _ANY_DUE = """
     SELECT EXISTS (SELECT FROM jobs WHERE state = 'scheduled' AND run_at <= now())
         OR EXISTS (SELECT FROM schedules WHERE NOT paused AND next_run_at <= now())"""
@@ -98,7 +98,7 @@ async def _run_schedule(connection: Connection, context: Context, schedule: Any)
 
 
 async def _pause(connection: Connection, schedule_id: UUID, error: str) -> None:
-    """Nobody can say when the schedule is due next: it must not hold up the others."""
+    """Pause a schedule whose next due time can't be computed, so that it does not hold up the others."""
     log.warning("schedule paused", schedule=str(schedule_id), error=error)
     await connection.execute(
         "UPDATE schedules SET paused = true, next_run_at = NULL, error = $2 WHERE schedule_id = $1", schedule_id, error

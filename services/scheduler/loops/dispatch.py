@@ -1,8 +1,8 @@
-"""Dispatch: keep each pool's queue topped up with a few bundles a slot, by priority and fair share.
+"""Dispatch: keep each pool's queue topped up with a few bundles per slot, by priority and fair share.
 
-SQS has no priorities, so the order is made before it: only a short window of work is ever queued, and every step
-chooses again which job's tasks come next. Bundles aim at half a second of work, by the stage's measured task time, and
-shrink towards the end of a stage (guided self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
+SQS has no priorities, so the order is decided before it: only a short window of work is queued at a time, and every
+step chooses again which job's tasks come next. Bundles aim at half a second of work, by the measured task time of the
+stage, and shrink towards its end (guided self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
 """
 
 import math
@@ -19,7 +19,7 @@ from services.platform.settings import Settings
 from services.scheduler.loop import Context
 from services.scheduler.queues import send
 
-# What a task counts before its stage's first has ended: so that a new stage's share of a pool stays small until then.
+# Assumed task time until the stage's first task has ended; it keeps a new stage's share of the pool small.
 UNMEASURED_SECONDS = 1.0
 BUNDLES_MAX = 5_000  # queued by one transaction
 SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry budget, or that workers put off
@@ -61,7 +61,7 @@ class Candidate:
 
     @property
     def expected_seconds(self) -> float:
-        """What a task is taken to last."""
+        """The assumed duration of a task, in seconds."""
         return UNMEASURED_SECONDS if self.task_seconds is None else self.task_seconds
 
     def bundle_tasks(self, settings: Settings, slots: int) -> int:
@@ -89,7 +89,7 @@ async def step(context: Context) -> bool:
 
 
 async def _top_up_all(context: Context, stages: list[Record]) -> bool:
-    """True if a pool's queue was half empty: its bundles are so short that a pause would let its slots starve."""
+    """True if a pool's queue was half empty: its bundles are so short that its slots would starve during a pause."""
     by_pool: dict[str, list[Record]] = defaultdict(list)
     for row in stages:
         by_pool[row["pool"]].append(row)
@@ -106,7 +106,7 @@ async def _top_up_all(context: Context, stages: list[Record]) -> bool:
 def window_bundles(candidates: list[Candidate], running: int, slots: int, settings: Settings) -> int:
     """How many unclaimed bundles the pool's queue may hold: one for each idle slot, and a stock of a few seconds.
 
-    More of long tasks would only wait there, be offered again and again, and come before what is urgent.
+    More long tasks would only wait there, be offered again and again, and come before urgent work.
     """
     seconds = min(c.bundle_tasks(settings, slots) * c.expected_seconds for c in candidates if c.ready)
     stock = min(settings.window_bundles, settings.window_seconds / max(seconds, 1e-6))

@@ -1,6 +1,6 @@
 """Finish: a stage whose tasks are all terminal ends; after the last comes the merge, then the job's end.
 
-Counters decide, and the decision is taken again under the job's lock, so that it is taken once.
+Counters decide, and the decision is repeated under the job's lock, so that it takes effect once.
 """
 
 from uuid import UUID
@@ -83,7 +83,7 @@ async def _fail(connection: Connection, stage: Record, why: str) -> None:
 
 
 async def _finish_stage(connection: Connection, stage: Record) -> None:
-    """Hand over to the next stage, or to the merge if this was the last, or the next works on the joined outputs."""
+    """Hand over to the next stage, or to the merge if this is the last stage or the next one needs joined outputs."""
     target = "merging" if stage["next"] in (None, "resplit") else "succeeded"
     await connection.execute(
         "UPDATE stages SET state = $3, finished_at = now() WHERE job_id = $1 AND stage = $2",
@@ -104,7 +104,7 @@ async def _finish_stage(connection: Connection, stage: Record) -> None:
 
 
 async def _end(context: Context, job_id: UUID, state: str) -> None:
-    """A huge job takes many steps to cancel, so that the end of others need not wait for it."""
+    """Cancel in many small steps, so that the end of other jobs need not wait for a huge one."""
     async with context.database.acquire() as connection:
         if not await cancel_tasks(connection, job_id, TASKS_MAX):
             return

@@ -1,4 +1,4 @@
-"""Maintain: partitions for the months to come; rows that nobody needs any more are deleted, a few at a time."""
+"""Maintain: create partitions for coming months, and delete rows that are no longer needed, a few at a time."""
 
 from services.scheduler.loop import Context
 

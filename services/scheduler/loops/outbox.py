@@ -1,6 +1,6 @@
-"""Tell: what succeeded tasks and ended jobs have to say is sent to their users' queues, at least once, in order.
+"""Outbox: sends the messages of succeeded tasks and ended jobs to users' queues, at least once and in order.
 
-The order is that of the transactions that recorded it; a row counts as soon as no older transaction runs any more.
+The order is that of the transactions that recorded them. A row is sent once no older transaction is running.
 """
 
 import orjson
@@ -11,8 +11,8 @@ from services.scheduler.loop import Context
 from services.scheduler.queues import batches, send_entries
 
 MESSAGES_MAX = 100  # of a queue, per transaction
-QUEUES_AT_ONCE = 4  # each holds a connection, of which the other loops need some when SQS is slow
-_REFUSED = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})  # what SQS takes from nobody, as JSON escapes it
+QUEUES_AT_ONCE = 4  # each holds a connection, and the other loops need some too when SQS is slow
+_REFUSED = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})  # characters that SQS refuses, as escaped in JSON
 
 # The distinct queues, without reading all of their messages.
 _QUEUES = """
@@ -43,7 +43,7 @@ async def step(context: Context) -> bool:
 
 
 async def _tell(context: Context, queue_url: str) -> bool:
-    """One scheduler at a time, or the order would be lost; False if the queue does not take its messages."""
+    """Send under a lock, or the order would be lost; False if the queue does not take its messages."""
     async with context.database.acquire() as connection, connection.transaction():
         if not await connection.fetchval(_LOCK, queue_url):
             return False
@@ -66,7 +66,7 @@ async def _send(context: Context, queue_url: str, rows: list[Record]) -> list[Re
 
 
 def _entry(queue_url: str, number: int, row: Record) -> dict[str, str]:
-    """A FIFO queue is told in the order of each job, and drops what it is told twice."""
+    """For a FIFO queue: order per job, and an id by which it drops duplicates."""
     entry = {"Id": str(number), "MessageBody": orjson.dumps(row["body"]).decode().translate(_REFUSED)}
     if queue_url.endswith(".fifo"):
         entry |= {"MessageGroupId": str(row["job_id"]), "MessageDeduplicationId": str(row["message_id"])}

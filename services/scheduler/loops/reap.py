@@ -1,4 +1,4 @@
-"""Reap: whatever a lost worker, a hung one or a lost message holds becomes reachable again."""
+"""Reap: gives back the work of lost and hung workers, and offers bundles again whose message is lost."""
 
 from collections import defaultdict
 
@@ -15,7 +15,7 @@ BUNDLES_MAX = 500  # offered again per step
 
 
 async def step(context: Context) -> bool:
-    """One look at workers, leases and messages; True if more is likely due at once."""
+    """Check workers, leases and messages once; True if more is probably due at once."""
     settings = context.settings
     for worker_id in await workers.mark_lost_workers(context.database, settings.lease_seconds):
         log.warning("worker lost", worker=str(worker_id))

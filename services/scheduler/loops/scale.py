@@ -15,7 +15,7 @@ from services.scheduler.loop import Context
 
 log = structlog.get_logger()
 
-# What a task is taken to last before its stage's first has ended: long enough that a new job starts nodes.
+# Assumed task time until the stage's first task has ended; it is long enough that a new job starts nodes.
 UNMEASURED_BACKLOG_SECONDS = 10.0
 
 # A pool is looked at by one scheduler at a time: whoever moves scaled_at.
@@ -41,7 +41,7 @@ _DRAIN = """
 
 
 async def step(context: Context) -> bool:
-    """Bring one due pool's group in line; True if another may be due."""
+    """Adjust one due pool's group; True if another may be due."""
     pool = await context.database.fetchrow(_DUE, context.settings.scale_seconds)
     if pool is None:
         return False
@@ -58,7 +58,7 @@ async def step(context: Context) -> bool:
 
 
 def wanted_capacity(pool: Mapping[str, Any], backlog: Mapping[str, Any], scale_out_seconds: float) -> int:
-    """The nodes that work the backlog off within `scale_out_seconds`, but no more than it has tasks for."""
+    """The number of nodes to work off the backlog within `scale_out_seconds`, but no more than it has tasks."""
     by_time = max(math.ceil(float(backlog["seconds"]) / (pool["slots"] * scale_out_seconds)), 1)
     by_tasks = math.ceil(backlog["tasks"] / pool["slots"])
     wanted: int = max(pool["capacity_min"], min(by_time, by_tasks, pool["capacity_max"]))

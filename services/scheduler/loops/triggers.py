@@ -24,7 +24,7 @@ WAIT_SECONDS = 5  # of a receive: how late a paused trigger may still fire, or a
 MESSAGES_MAX = 10  # SQS gives no more at once
 LISTENS_AT_ONCE = 32  # of the client's connections to SQS: dispatch must not wait for one
 
-# What the message (or the template) is to blame for: it comes again, until the queue's redrive policy takes it away.
+# Faults of the message (or the template): it comes back until the queue's redrive policy removes it.
 # (Of a message of another shape than its kind promises the reading itself breaks; Postgres stores no NUL characters.)
 _UNUSABLE = (AttributeError, LookupError, TypeError, ValueError, asyncpg.DataError)
 
@@ -80,8 +80,8 @@ async def _fire(context: Context, trigger: Record, message: dict[str, Any]) -> b
 
 
 async def _submit(connection: Connection, context: Context, trigger: Record, event: Event) -> UUID | None:
-    """The job's id; None if this event has made its job already. What this release does not know is refused: the
-    message comes again, perhaps to a newer scheduler."""
+    """The job's id; None if this event has made its job already. A specification that this release does not know is
+    refused: the message comes back, perhaps to a newer scheduler."""
     spec = JobSpec.model_validate(fill_template(trigger["job"], event.values))
     try:
         async with connection.transaction():

@@ -1,1 +1,1 @@
-"""Merges: what becomes of the outputs of a job's last stage."""
+"""Merges: turn the outputs of a job's last stage into its results."""

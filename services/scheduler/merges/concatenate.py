@@ -1,7 +1,7 @@
 """Joining objects end to end: large ones are copied inside S3, small neighbours are coalesced through memory.
 
-How is decided by sizes alone, so that small objects can be read ahead, many at once. What would need more parts than
-S3 allows is joined by sections of its own first; two levels do for the largest object that S3 takes.
+Sizes alone decide how, so that small objects can be read ahead, many at once. If the result would need more parts than
+S3 allows, sections of it are joined first; two levels suffice for the largest object that S3 takes.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How many sources there are to join, and their bytes together: neither may be less than there is."""
+    """The number of sources to join, and their total bytes: upper bounds."""
 
     sources: int
     bytes: int
@@ -78,7 +78,7 @@ async def concatenate(
 ) -> Joined:
     """Write the sources, in order, to `target`. Raises TooLarge, TooManyParts, Changed, and what S3's client raises.
 
-    Under the prefix `sections`, which is nobody else's, objects may come and go.
+    It creates and deletes objects under the prefix `sections`, which must not be used by anything else.
     """
     if extent.bytes > multipart.OBJECT_BYTES_MAX:
         raise TooLarge(f"{target.uri} would have {extent.bytes:,} bytes; S3 takes {multipart.OBJECT_BYTES_MAX:,}")

@@ -81,7 +81,7 @@ async def _parts(database: Database, job_id: UUID, stage: int) -> AsyncIterator[
 
 
 def _output(output: TaskOutput) -> Facts:
-    """What a part has made."""
+    """A part's results."""
     shown = _object(output.object) if output.object else {}
     if output.value is not None:
         shown["value"] = output.value

@@ -62,7 +62,7 @@ class Merger:
         return bool(self._running)
 
     async def stop(self) -> None:
-        """Break off what runs, unfinished uploads included; whoever comes next begins it again."""
+        """Stop the running merges, including their uploads; the next scheduler starts them again."""
         running = list(self._running.values())
         for merge in running:
             merge.cancel()

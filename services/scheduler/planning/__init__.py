@@ -1,4 +1,4 @@
-"""What the tasks of a stage are made of, by `stages.tasks_from`; each module yields the next chunk of task inputs.
+"""The inputs of a stage's tasks, by `stages.tasks_from`: each module yields the next chunk of task inputs.
 
 `input` and `resplit` cut objects into parts, `items` reads what a fan-out stage yields, `reduce` groups outputs into
 levels, `outputs` gives each output to a task of its own. (`successes` come with each completion.)

@@ -1,6 +1,6 @@
-"""What all planning has in common: a chunk of tasks and its cursor are one transaction, and so is its failure.
+"""Shared by all planning: a chunk of tasks and its cursor are one transaction, and so is a failure.
 
-A chunk is read outside the transaction: it (or its error) counts only if no other scheduler has planned it meanwhile.
+A chunk is read outside the transaction. It (or its error) counts only if no other scheduler has planned it meanwhile.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _SAVE = """
 
 
 async def lock_plan(connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any] | None) -> int | None:
-    """How many tasks the stage has by now, locked; None if its plan is no longer where `cursor` says."""
+    """Lock the plan; returns the stage's number of tasks, or None if the plan is no longer at `cursor`."""
     count: int | None = await connection.fetchval(_LOCK, job_id, stage, cursor)
     return count
 
@@ -42,7 +42,7 @@ async def lock_plan(connection: Connection, job_id: UUID, stage: int, cursor: di
 async def save_plan(
     connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any], done: bool, count: int
 ) -> None:
-    """Say that `count` more tasks are planned, up to `cursor`. Needs the lock."""
+    """Record that `count` more tasks are planned, up to `cursor`. Needs the lock."""
     await connection.execute(_SAVE, job_id, stage, cursor, done, count)
     await notify_jobs(connection)
 
@@ -62,7 +62,7 @@ async def save_chunk(context: Context, job_id: UUID, stage: int, chunk: Chunk, c
 
 
 async def _fail(context: Context, job_id: UUID, stage: int, message: str, cursor: dict[str, Any] | None) -> None:
-    """Fail the job, unless another scheduler has got on with the plan since `cursor` was read."""
+    """Fail the job, unless another scheduler has continued the plan since `cursor` was read."""
     error = {"type": "split_failed", "message": message, "stage": stage}
     async with context.database.acquire() as connection, connection.transaction():
         if await lock_plan(connection, job_id, stage, cursor) is None:
@@ -72,7 +72,7 @@ async def _fail(context: Context, job_id: UUID, stage: int, message: str, cursor
 
 
 async def plan_each(plans: Iterable[Awaitable[None]]) -> None:
-    """Take the plans a chunk on; raises, after all have been tried, if the database failed every one."""
+    """Advance each plan by a chunk. Raises, after all were tried, if the database failed for every one."""
     results = await asyncio.gather(*plans, return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     if errors and len(errors) == len(results):
@@ -83,7 +83,7 @@ async def plan_each(plans: Iterable[Awaitable[None]]) -> None:
 async def planning(
     context: Context, job_id: UUID, stage: int, cursor: dict[str, Any] | None, where: str | None
 ) -> AsyncIterator[None]:
-    """What won't pass by itself fails the job, and says that `where` can't be split; the rest puts the stage off."""
+    """An error that won't pass fails the job, with a message about `where`; any other puts the stage off."""
     try:
         yield
     except Exception as error:
@@ -95,7 +95,7 @@ async def planning(
 
 
 def _explain(error: Exception, where: str | None) -> str:
-    """Why what is at `where` can't be split, for the job's user."""
+    """Why the input at `where` can't be split, for the job's user."""
     if isinstance(error, SplitError):
         return str(error)
     if fault_of(error) == "changed":

@@ -189,7 +189,7 @@ async def test_an_object_that_is_missing_or_has_another_size_is_refused(submitte
     short = await submitter.post(path, json={})
     await put(upload, b"abcde")
 
-    assert missing.status_code == 409 and "not there yet" in missing.json()["detail"]
+    assert missing.status_code == 409 and "does not exist yet" in missing.json()["detail"]
     assert short.status_code == 409 and "has 3 bytes, but 5 were announced" in short.json()["detail"]
     assert (await submitter.post(path, json={})).status_code == 200
 

@@ -84,7 +84,7 @@ async def test_a_capacity_that_was_changed_stays(grid: ProvisionSettings) -> Non
 
 
 @pytest.mark.usefixtures("forgotten")
-async def test_a_key_file_made_anew_opens_an_old_database(grid: ProvisionSettings) -> None:
+async def test_a_key_file_made_again_opens_an_old_database(grid: ProvisionSettings) -> None:
     await provision(grid)
     await provision(grid.model_copy(update={"bootstrap_api_key": "pw_second"}))
     pool = await connect_database(grid.database_url)

@@ -12,7 +12,10 @@ from services.engine.spec import JobSpec, ProcessorSpec
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"builtin": "copy", "output": "manifest.json"}, "output\n.*itself writes a file named manifest.json; choose another name"),
+        (
+            {"builtin": "copy", "output": "manifest.json"},
+            "output\n.*itself writes a file named manifest.json; choose another name",
+        ),
         ({"builtin": "copy", "output": "rejects.jsonl"}, "output\n.*choose another name"),
         ({"command": ["x"], "outputs": {"log": "log.txt"}}, "outputs.log\n.*choose another name"),
         ({"command": ["x"], "output": "a", "outputs": {"b": "a"}}, "must name different files"),
