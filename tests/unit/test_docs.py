@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, lines are of one width, and the English is plain."""
+"""The documentation: links lead somewhere, lines are of one width, and the English is plain; so it is in the code."""
 
 import re
 from collections.abc import Iterator
@@ -15,10 +15,21 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 
-# "is no X" for "is not an X", "so many" for a number, "mend" for fix.
-ODD = re.compile(
-    r"(?<!there )\b(?:is|are|was|were|be) no (?!longer\b|more\b|\w+er\b)|\bso many\b|\bmend(?:s|ed)?\b", re.I
+SOURCES = sorted(
+    path
+    for folder in ("services", "client", "deploy", "bench", "examples", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+    if path != Path(__file__)  # it has to name the idioms
 )
+
+# "is no X" for "is not an X", "so many" for a number, "mend" for fix, "anew" for again, "lest", "begin" as a noun.
+ODD = re.compile(
+    r"(?<!there )\b(?:is|are|was|were|be)\s+no\s+(?!longer\b|more\b|\w+er\b)|\bso\s+many\b|\bmend(?:s|ed)?\b"
+    r"|\banew\b|\blest\b|\b(?:where|there)(?:of|upon|with)\b|(?:\bits|'s)\s+begin\b"
+    r"|(?<!there)_(?:is|are|was|were)_no_(?!longer|more)|_(?:anew|mend)(?![a-z])",  # in names
+    re.I,
+)
+LINE_BREAK = re.compile(r'"?\n[ #]*(?:f?")?')  # with what goes on in the next line: a comment, a string
 
 
 def prose(page: Path) -> Iterator[tuple[int, str]]:
@@ -51,3 +62,32 @@ def test_lines_are_wrapped_and_english_is_plain(page: Path) -> None:
     for number, line in prose(page):
         assert len(line) <= COLUMNS_MAX, f"{page}:{number}: {len(line)} columns"
         assert not ODD.search(line), f"{page}:{number}: {line}"
+
+
+def test_english_in_the_code_is_plain() -> None:
+    odd = []
+    for source in SOURCES:
+        text = LINE_BREAK.sub(" ", source.read_text())
+        odd += [f"{source.relative_to(ROOT)}: {text[m.start() - 40 : m.end() + 40]}" for m in ODD.finditer(text)]
+    assert odd == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the file is no Parquet",
+        "so many bytes",
+        "the value and the mend",
+        "split anew",
+        "lest it break",
+        "its begin",
+        "test_it_is_no_port",
+    ],
+)
+def test_an_odd_idiom_is_seen(text: str) -> None:
+    assert ODD.search(text)
+
+
+@pytest.mark.parametrize("text", ["there is no such job", "is no longer there", "is not a port", "where it begins"])
+def test_plain_english_is_let_pass(text: str) -> None:
+    assert not ODD.search(text)
