@@ -17,3 +17,9 @@ async def empty_url(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     connection = await asyncpg.connect(postgres.url("postgres"))
     await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     await connection.close()
+
+
+@pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """Schemas change in it, and real processes work on it."""
+    return own_database_url
