@@ -86,10 +86,10 @@ async def own_database_url(postgres: EmbeddedPostgres, template: str) -> AsyncIt
 
 
 @pytest.fixture
-async def pool(database_url: str) -> AsyncIterator[Database]:
-    pool = await connect_database(database_url)
-    yield pool
-    await pool.close()
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await connect_database(database_url)
+    yield database
+    await database.close()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -48,11 +48,11 @@ class Gate:
 
 
 @dataclass
-class Grid:
+class ProcessGrid:
     """Starts and kills the services; submits the word-count job and checks its end."""
 
     settings: Settings
-    pool: Database
+    database: Database
     aws: Aws
     directory: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Grid:
             "count": ProcessorSpec(callable="words:count", output="counts.json"),
             "total": ProcessorSpec(callable="words:total", output="totals.json"),
         }
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.database.acquire() as connection, connection.transaction():
             await register_pool(connection, "default", queue_url=queue, dead_letter_url=dead, group_name=None, slots=2)
             for name, spec in processors.items():
                 await register_processor(connection, name, spec)
@@ -134,11 +134,11 @@ class Grid:
                 "merge": {"type": "reduce", "processor": "total"},
             }
         )
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.database.acquire() as connection, connection.transaction():
             return await submit_job(connection, spec, settings=self.settings)
 
     async def job(self, job_id: UUID) -> Record:
-        return await self.pool.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id)
+        return await self.database.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id)
 
     async def ended(self, job_id: UUID) -> Record:
         """Wait for the job's end."""
@@ -153,7 +153,7 @@ class Grid:
         """The job succeeded as if nothing had happened: every task once, the counters exact, the results identical."""
         job = await self.ended(job_id)
         assert (job["state"], job["error"]) == ("succeeded", None)
-        rows = await rows_of(self.pool, job_id)
+        rows = await rows_of(self.database, job_id)
         assert_kept(rows)
         assert {stage for _, stage, _ in rows.tasks} == {0, 1, 2}
         assert {task["state"] for task in rows.tasks.values()} == {"succeeded"}
@@ -163,7 +163,7 @@ class Grid:
 
     async def result_files(self, job_id: UUID) -> dict[str, bytes]:
         """The job's result files by name."""
-        result = await self.pool.fetchval(
+        result = await self.database.fetchval(
             "SELECT result FROM stages WHERE job_id = $1 ORDER BY stage DESC LIMIT 1", job_id
         )
         files = {}

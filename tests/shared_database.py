@@ -27,7 +27,7 @@ _END_OTHERS = """
 
 
 class SharedDatabase:
-    """A copy of a template whose rows are put back by `clean`; it is made again if a test has changed more than rows."""
+    """A copy of a template. `clean` puts its rows back, and makes it again if a test has changed more than rows."""
 
     def __init__(self, server: EmbeddedPostgres, template: str) -> None:
         self._server = server

@@ -11,7 +11,7 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database, new_id
 from services.platform.settings import Settings
-from tests.grid import Grid
+from tests.grid import ProcessGrid
 from tests.processors.chains import note_of
 from tests.until import until
 
@@ -29,9 +29,9 @@ NUMBERS = range(TASKS * WIDTH)
 
 
 async def test_a_job_fans_out_twice_waits_splits_again_and_reduces_in_levels(
-    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
+    settings: Settings, database: Database, aws: Aws, tmp_path: Any
 ) -> None:
-    grid = Grid(settings, pool, aws, tmp_path)
+    grid = ProcessGrid(settings, database, aws, tmp_path)
     await grid.prepare()
     told = (await aws.sqs.create_queue(QueueName=f"{settings.bucket}-told"))["QueueUrl"]
     job = {
@@ -51,7 +51,7 @@ async def test_a_job_fans_out_twice_waits_splits_again_and_reduces_in_levels(
         "input": {"type": "lines", "uri": "{message.data.files.0.uri}", "format": "jsonl"},
         "stages": [{"processor": "twice"}],
     }
-    async with pool.acquire() as connection, connection.transaction():
+    async with database.acquire() as connection, connection.transaction():
         for name, spec in PROCESSORS.items():
             await register_processor(connection, name, spec)
         await register_processor(connection, "sum-of-one", ProcessorSpec(builtin="copy"))
@@ -78,8 +78,8 @@ async def test_a_job_fans_out_twice_waits_splits_again_and_reduces_in_levels(
 
         await until(all_told)
         await aws.sqs.send_message(QueueUrl=told, MessageBody=json.dumps(messages[-1]))
-        await pool.execute("UPDATE triggers SET paused = false")
-        following = await until(lambda: pool.fetchval("SELECT job_id FROM jobs WHERE name = 'follower'"))
+        await database.execute("UPDATE triggers SET paused = false")
+        following = await until(lambda: database.fetchval("SELECT job_id FROM jobs WHERE name = 'follower'"))
         assert (await grid.ended(following))["state"] == "succeeded"
     finally:
         grid.stop()
@@ -88,7 +88,7 @@ async def test_a_job_fans_out_twice_waits_splits_again_and_reduces_in_levels(
     files = await grid.result_files(job_id)
     assert json.loads(files["total.json"]) == {"sum": 2 * sum(n + n * n for n in NUMBERS), "width": 3}
     assert files["seen.csv"].startswith(b"seen\n")
-    rows = await pool.fetch(
+    rows = await database.fetch(
         "SELECT s.stage, s.kind, count(t.index) AS tasks, s.task_count FROM stages AS s JOIN tasks AS t "
         "USING (job_id, stage) WHERE job_id = $1 GROUP BY s.stage, s.kind, s.task_count ORDER BY s.stage",
         job_id,
@@ -103,9 +103,9 @@ async def test_a_job_fans_out_twice_waits_splits_again_and_reduces_in_levels(
 
 
 async def test_outputs_that_only_a_reader_of_every_byte_can_split_are_split_again(
-    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
+    settings: Settings, database: Database, aws: Aws, tmp_path: Any
 ) -> None:
-    grid = Grid(settings, pool, aws, tmp_path)
+    grid = ProcessGrid(settings, database, aws, tmp_path)
     await grid.prepare()
 
     def job(writer: str, **options: Any) -> JobSpec:
@@ -114,7 +114,7 @@ async def test_outputs_that_only_a_reader_of_every_byte_can_split_are_split_agai
         merge = {"type": "concat", "filename": "all.csv"}
         return JobSpec.model_validate({"input": {"type": "range", "count": 3}, "stages": stages, "merge": merge})
 
-    async with pool.acquire() as connection, connection.transaction():
+    async with database.acquire() as connection, connection.transaction():
         for name, spec in PROCESSORS.items():
             await register_processor(connection, name, spec)
         told = [
@@ -133,7 +133,7 @@ async def test_outputs_that_only_a_reader_of_every_byte_can_split_are_split_agai
     expected = [["id", "note"], *([str(number), note_of(number).upper()] for number in range(600))]
     for job_id, end in zip(told, ends, strict=False):
         assert (end["state"], end["error"]) == ("succeeded", None)
-        stages = await pool.fetch(
+        stages = await database.fetch(
             "SELECT s.kind, s.task_count, c.records_in, c.records_out FROM stages AS s CROSS JOIN LATERAL ("
             "SELECT sum(records_in) AS records_in, sum(records_out) AS records_out FROM stage_counters AS sc "
             "WHERE sc.job_id = s.job_id AND sc.stage = s.stage) AS c WHERE job_id = $1 ORDER BY stage",

@@ -11,7 +11,7 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.grid import Grid
+from tests.grid import ProcessGrid
 
 OBJECTS = {
     "all/0.csv": b"a,b\n",
@@ -36,9 +36,9 @@ ROWS = [{"n": 1, "b": "x"}, {"n": 2, "b": "y"}, {"n": 3, "b": "z"}]
 
 
 async def test_every_merge_of_empty_parts_can_be_read(
-    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
+    settings: Settings, database: Database, aws: Aws, tmp_path: Any
 ) -> None:
-    grid = Grid(settings, pool, aws, tmp_path)
+    grid = ProcessGrid(settings, database, aws, tmp_path)
     await grid.prepare()
     for key, body in OBJECTS.items():
         await aws.s3.put_object(Bucket=settings.bucket, Key=key, Body=body)
@@ -50,7 +50,7 @@ async def test_every_merge_of_empty_parts_can_be_read(
         ("headers", ["parquet"], PARQUET),
         ("nothing", ["parquet"], PARQUET),
     ]
-    async with pool.acquire() as connection, connection.transaction():
+    async with database.acquire() as connection, connection.transaction():
         for name, spec in PROCESSORS.items():
             await register_processor(connection, name, spec)
         jobs = [

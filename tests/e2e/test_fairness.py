@@ -14,7 +14,7 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.grid import Grid
+from tests.grid import ProcessGrid
 from tests.until import until
 
 NAP_SECONDS = 0.05
@@ -22,16 +22,16 @@ SLOTS = 4
 TASKS_PER_SECOND = SLOTS / NAP_SECONDS  # if the grid did nothing but these tasks
 
 
-async def submit(grid: Grid, tasks: int, **job: Any) -> UUID:
+async def submit(grid: ProcessGrid, tasks: int, **job: Any) -> UUID:
     stage = {"processor": "nap", "params": {"seconds": NAP_SECONDS}}
     spec = JobSpec.model_validate({"input": {"type": "range", "count": tasks}, "stages": [stage]} | job)
-    async with grid.pool.acquire() as connection, connection.transaction():
+    async with grid.database.acquire() as connection, connection.transaction():
         return await submit_job(connection, spec, settings=grid.settings)
 
 
-async def seconds_of_work(grid: Grid, huge: UUID, small: UUID, until: str) -> float:
+async def seconds_of_work(grid: ProcessGrid, huge: UUID, small: UUID, until: str) -> float:
     """What the huge job started between the submission of the small one and a moment, in seconds of the whole grid."""
-    started = await grid.pool.fetchval(
+    started = await grid.database.fetchval(
         f"""SELECT count(*) FROM attempts WHERE job_id = $1
             AND started_at > (SELECT created_at FROM jobs WHERE job_id = $2)
             AND started_at < (SELECT {until} FROM tasks WHERE job_id = $2)""",
@@ -43,18 +43,18 @@ async def seconds_of_work(grid: Grid, huge: UUID, small: UUID, until: str) -> fl
 
 @pytest.mark.parametrize("shares", [("claims", "media"), ("claims", "claims")])
 async def test_ten_tasks_are_done_while_a_million_wait(
-    settings: Settings, pool: Database, aws: Aws, tmp_path: Any, shares: tuple[str, str]
+    settings: Settings, database: Database, aws: Aws, tmp_path: Any, shares: tuple[str, str]
 ) -> None:
-    grid = Grid(settings, pool, aws, tmp_path)
+    grid = ProcessGrid(settings, database, aws, tmp_path)
     await grid.prepare()
-    async with pool.acquire() as connection, connection.transaction():
+    async with database.acquire() as connection, connection.transaction():
         await register_processor(connection, "nap", ProcessorSpec(callable="naps:nap"))
     grid.start_scheduler()
     grid.start_worker()
     grid.start_worker()
     try:
         huge = await submit(grid, 1_000_000, share=shares[0])
-        await until(lambda: pool.fetchval("SELECT count(*) > 100 FROM attempts"))  # the huge job is in full swing
+        await until(lambda: database.fetchval("SELECT count(*) > 100 FROM attempts"))  # the huge job is in full swing
 
         small = await submit(grid, 10, share=shares[1])
 

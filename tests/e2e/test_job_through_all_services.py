@@ -15,7 +15,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from piecework import Client
 from services.platform.database import connect_database
 from tests.conftest import OpenClients, free_port, quick_settings
-from tests.grid import Grid
+from tests.grid import ProcessGrid
 from tests.until import until
 
 KEY = "pw_end_to_end"
@@ -49,21 +49,21 @@ async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
 @pytest.fixture(scope="module")
 async def grid(
     postgres: EmbeddedPostgres, template: str, ministack: Emulator, clients: OpenClients, tmp_path_factory: Any
-) -> AsyncIterator[Grid]:
+) -> AsyncIterator[ProcessGrid]:
     """With its database and its bucket, for all tests of this module: its processes take long to start."""
     name = f"e2e-{uuid4().hex}"
     settings = quick_settings(await postgres.create_database(name, template), ministack, name)
     aws = await clients(ministack)
     await aws.s3.create_bucket(Bucket=name)
-    async with await connect_database(settings.database_url) as pool:
-        grid = Grid(settings, pool, aws, tmp_path_factory.mktemp("grid"))
+    async with await connect_database(settings.database_url) as database:
+        grid = ProcessGrid(settings, database, aws, tmp_path_factory.mktemp("grid"))
         await grid.prepare()
         yield grid
         grid.stop()
 
 
 @pytest.fixture(scope="module")
-async def client(grid: Grid) -> AsyncIterator[Client]:
+async def client(grid: ProcessGrid) -> AsyncIterator[Client]:
     """A client of API, stats, scheduler, and two workers, each a process of its own."""
     ports = {name: free_port() for name in ("api", "stats")}
     for name, port in ports.items():

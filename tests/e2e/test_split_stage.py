@@ -12,7 +12,7 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.grid import Grid
+from tests.grid import ProcessGrid
 from tests.integration.worker.split.test_grid_split import bgzip, seekable_zstd
 
 RECORDS = 3000
@@ -22,7 +22,7 @@ _COSTS = """
 
 
 async def test_compressed_multiline_and_plain_inputs_of_one_job(
-    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
+    settings: Settings, database: Database, aws: Aws, tmp_path: Any
 ) -> None:
     header = b"n,note\n"
     rows = [b'%d,"two\nlines"\n' % number for number in range(RECORDS)]
@@ -35,10 +35,10 @@ async def test_compressed_multiline_and_plain_inputs_of_one_job(
         await aws.s3.put_object(Bucket=settings.bucket, Key=key, Body=body)
     lines = {"type": "lines", "format": "csv", "part_bytes": 4000}
     sources = [{**lines, "uri": f"s3://{settings.bucket}/{key}", "multiline": key == "b.csv"} for key in bodies]
-    grid = Grid(settings, pool, aws, tmp_path)
+    grid = ProcessGrid(settings, database, aws, tmp_path)
     await grid.prepare()
     spec = {"input": sources, "stages": [{"processor": "same"}], "merge": {"type": "concat", "filename": "all.csv"}}
-    async with pool.acquire() as connection, connection.transaction():
+    async with database.acquire() as connection, connection.transaction():
         same = ProcessorSpec(command=["cp", "{input}", "{output}"], output="part.csv", output_format="csv")
         await register_processor(connection, "same", same)
         job_id = await submit_job(connection, JobSpec.model_validate(spec), settings=settings)
@@ -47,11 +47,11 @@ async def test_compressed_multiline_and_plain_inputs_of_one_job(
     try:
         job = await grid.ended(job_id)
         assert (job["state"], job["error"]) == ("succeeded", None)
-        kinds = await pool.fetch("SELECT kind, task_count FROM stages WHERE job_id = $1 ORDER BY stage", job_id)
+        kinds = await database.fetch("SELECT kind, task_count FROM stages WHERE job_id = $1 ORDER BY stage", job_id)
         assert [row["kind"] for row in kinds] == ["split", "map"]
         assert kinds[0]["task_count"] == 3
         assert kinds[1]["task_count"] > 10
-        stream, plain, _ = await pool.fetch(_COSTS, job_id)
+        stream, plain, _ = await database.fetch(_COSTS, job_id)
         assert stream["bytes_in"] >= len(bodies["a.csv.gz"]) and stream["cpu_seconds"] > 0
         assert stream["bytes_out"] == stream["listed"] + len(b"".join(rows[:1000]))
         assert (plain["bytes_in"], plain["bytes_out"]) == (len(bodies["b.csv"]), plain["listed"])
@@ -62,7 +62,7 @@ async def test_compressed_multiline_and_plain_inputs_of_one_job(
 
 
 async def test_a_reject_names_the_users_object_whatever_it_was_cut_from(
-    settings: Settings, pool: Database, aws: Aws, tmp_path: Any
+    settings: Settings, database: Database, aws: Aws, tmp_path: Any
 ) -> None:
     text = b"".join(b"a %d\n" % number for number in range(5000)).replace(b"a 2500\n", b"broken\n")
     bodies = {
@@ -76,10 +76,10 @@ async def test_a_reject_names_the_users_object_whatever_it_was_cut_from(
     uris = [f"s3://{settings.bucket}/{key}" for key in bodies]
     sources = [{"type": "lines", "part_bytes": 5000, "uri": uri} for uri in uris]
     sources[-1]["compression"] = "none"
-    grid = Grid(settings, pool, aws, tmp_path)
+    grid = ProcessGrid(settings, database, aws, tmp_path)
     await grid.prepare()
     spec = {"input": sources, "stages": [{"processor": "clean"}], "merge": {"type": "concat", "filename": "all.jsonl"}}
-    async with pool.acquire() as connection, connection.transaction():
+    async with database.acquire() as connection, connection.transaction():
         job_id = await submit_job(connection, JobSpec.model_validate(spec), settings=settings)
     grid.start_scheduler()
     grid.start_worker()

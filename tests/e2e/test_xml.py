@@ -12,7 +12,7 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.grid import Grid
+from tests.grid import ProcessGrid
 
 CLAIMS = 600
 QUERY = """
@@ -28,7 +28,7 @@ def document(first: int, inside: str = "") -> bytes:
 
 
 @pytest.mark.parametrize("scan", [False, True])
-async def test_a_query_of_xml(settings: Settings, pool: Database, aws: Aws, tmp_path: Any, scan: bool) -> None:
+async def test_a_query_of_xml(settings: Settings, database: Database, aws: Aws, tmp_path: Any, scan: bool) -> None:
     """Plain; and, for which a task reads every byte, compressed and with records within records."""
     bodies = {"a.xml": document(0)}
     if scan:
@@ -37,10 +37,10 @@ async def test_a_query_of_xml(settings: Settings, pool: Database, aws: Aws, tmp_
         await aws.s3.put_object(Bucket=settings.bucket, Key=key, Body=body)
     xml = {"type": "xml", "record_tag": "claim", "lists": ["line"], "part_bytes": 6000}
     sources = [{**xml, "uri": f"s3://{settings.bucket}/{key}", "scan": key == "c.xml"} for key in bodies]
-    grid = Grid(settings, pool, aws, tmp_path)
+    grid = ProcessGrid(settings, database, aws, tmp_path)
     await grid.prepare()
     spec = {"input": sources, "stages": [{"processor": "lines"}], "merge": {"type": "concat", "filename": "all.jsonl"}}
-    async with pool.acquire() as connection, connection.transaction():
+    async with database.acquire() as connection, connection.transaction():
         await register_processor(connection, "lines", ProcessorSpec(sql=QUERY, output="lines.jsonl"))
         job_id = await submit_job(connection, JobSpec.model_validate(spec), settings=settings)
     grid.start_scheduler()
@@ -48,7 +48,7 @@ async def test_a_query_of_xml(settings: Settings, pool: Database, aws: Aws, tmp_
     try:
         job = await grid.ended(job_id)
         assert (job["state"], job["error"]) == ("succeeded", None)
-        kinds = await pool.fetch("SELECT kind, task_count FROM stages WHERE job_id = $1 ORDER BY stage", job_id)
+        kinds = await database.fetch("SELECT kind, task_count FROM stages WHERE job_id = $1 ORDER BY stage", job_id)
         assert [row["kind"] for row in kinds] == (["split", "map"] if scan else ["map"])
         assert kinds[-1]["task_count"] >= 4 * len(bodies)
         merged = (await grid.result_files(job_id))["all.jsonl"]

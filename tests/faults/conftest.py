@@ -8,7 +8,7 @@ import pytest
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.grid import Gate, Grid
+from tests.grid import Gate, ProcessGrid
 
 pytest.register_assert_rewrite("tests.faults.outcome", "tests.faults.standing_grid")
 
@@ -20,9 +20,9 @@ def database_url(own_database_url: str) -> str:
 
 
 @pytest.fixture
-async def grid(settings: Settings, pool: Database, aws: Aws, tmp_path: Path) -> AsyncIterator[Grid]:
+async def grid(settings: Settings, database: Database, aws: Aws, tmp_path: Path) -> AsyncIterator[ProcessGrid]:
     quick = settings.model_copy(update={"lease_seconds": 2.0, "heartbeat_seconds": 0.2, "resend_seconds": 1.0})
-    grid = Grid(quick, pool, aws, tmp_path)
+    grid = ProcessGrid(quick, database, aws, tmp_path)
     await grid.prepare()
     yield grid
     grid.stop()

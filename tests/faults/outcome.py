@@ -37,9 +37,9 @@ class Outcome:
             assert counted in (expected, spared), f"task {task}: {ends}, undisturbed: {expected}"
 
 
-async def read_outcome(pool: Database, aws: Aws, job_id: UUID) -> Outcome:
+async def read_outcome(database: Database, aws: Aws, job_id: UUID) -> Outcome:
     """The outcome of a job that should have succeeded; asserts what must be true of it by itself."""
-    rows = await rows_of(pool, job_id)
+    rows = await rows_of(database, job_id)
     assert_kept(rows)
     assert (rows.jobs[job_id]["state"], rows.jobs[job_id]["error"]) == ("succeeded", None)
     made, ends = {}, {}
@@ -47,7 +47,7 @@ async def read_outcome(pool: Database, aws: Aws, job_id: UUID) -> Outcome:
         made[stage, index] = (task["state"], task["output"]["bytes"])
         ends[stage, index] = [attempt["outcome"] for attempt in rows.attempts[job_id, stage, index]]
         _assert_sound(task, ends[stage, index])
-    return Outcome(made, ends, await _read_results(pool, aws, job_id))
+    return Outcome(made, ends, await _read_results(database, aws, job_id))
 
 
 def _assert_sound(task: Row, ends: list[str]) -> None:
@@ -58,9 +58,9 @@ def _assert_sound(task: Row, ends: list[str]) -> None:
     assert f"/{task['stage']}/{task['index']}-{task['attempt']}/" in task["output"]["uri"]
 
 
-async def _read_results(pool: Database, aws: Aws, job_id: UUID) -> dict[str, bytes]:
+async def _read_results(database: Database, aws: Aws, job_id: UUID) -> dict[str, bytes]:
     """The result files' bytes by name, the manifest's without what differs from job to job."""
-    result = await pool.fetchval("SELECT result FROM stages WHERE job_id = $1 ORDER BY stage DESC LIMIT 1", job_id)
+    result = await database.fetchval("SELECT result FROM stages WHERE job_id = $1 ORDER BY stage DESC LIMIT 1", job_id)
     results = {}
     for file in [*result["files"], result["manifest"]]:
         place = Location.parse(file["uri"])

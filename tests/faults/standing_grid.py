@@ -66,7 +66,7 @@ class StandingGrid:
     """On a database and a bucket of its own; the bucket's name is the queue's and the group's too."""
 
     settings: Settings
-    pool: Database
+    database: Database
     aws: Aws
     receiver: Receiver
     directory: Path
@@ -82,7 +82,7 @@ class StandingGrid:
         for key, body in _OBJECTS.items():
             await self.aws.s3.put_object(Bucket=name, Key=key, Body=body)
         self._schedule_id = new_id()
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.database.acquire() as connection, connection.transaction():
             await register_pool(connection, "default", queue_url=queue, dead_letter_url=dead, group_name=name, slots=1)
             await connection.execute("UPDATE pools SET capacity_max = 2")
             for processor, spec in _PROCESSORS.items():
@@ -175,7 +175,7 @@ class StandingGrid:
 
         async def gone() -> bool:
             drain = "UPDATE workers SET state = 'draining' WHERE pid = $1 AND state = 'active'"
-            await self.pool.execute(drain, mortal.pid)  # again if it has lost its lease and come back as another
+            await self.database.execute(drain, mortal.pid)  # again if it has lost its lease and come back as another
             return mortal.exit_code is not None
 
         await self._until(gone, mortal)
@@ -189,7 +189,7 @@ class StandingGrid:
         await self.aws.autoscaling.update_auto_scaling_group(
             AutoScalingGroupName=self.settings.bucket, MinSize=0, MaxSize=1, DesiredCapacity=0
         )
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.database.acquire() as connection, connection.transaction():
             if job == "words":
                 return await connection.fetchval(
                     "UPDATE schedules SET next_run_at = now() WHERE schedule_id = $1 RETURNING now()", self._schedule_id
@@ -203,7 +203,7 @@ class StandingGrid:
         async def over() -> UUID | None:
             if mortal.killed_itself and self.processes[mortal.role] is mortal:
                 self._start(mortal.role)
-            jobs = await self.pool.fetch(f"SELECT job_id, state FROM jobs WHERE {column} = $1", submitted)
+            jobs = await self.database.fetch(f"SELECT job_id, state FROM jobs WHERE {column} = $1", submitted)
             assert len(jobs) <= 1, "the schedule has run twice"
             if not jobs or jobs[0]["state"] not in TERMINAL:
                 return None
@@ -212,21 +212,21 @@ class StandingGrid:
             if delivery["state"] != "delivered" and mortal.killed_itself:
                 await self._let_a_minute_pass(delivery["delivery_id"])
             untold = "SELECT EXISTS (SELECT FROM queue_messages WHERE job_id = $1)"
-            told = delivery["state"] == "delivered" and not await self.pool.fetchval(untold, job_id)
+            told = delivery["state"] == "delivered" and not await self.database.fetchval(untold, job_id)
             return job_id if told else None
 
         return await self._until(over, mortal)  # type: ignore[no-any-return]
 
     async def _delivery(self, job_id: UUID) -> Any:
         """The job's one delivery."""
-        [delivery] = await self.pool.fetch(
+        [delivery] = await self.database.fetch(
             "SELECT delivery_id, state FROM webhook_deliveries WHERE job_id = $1", job_id
         )
         return delivery
 
     async def _let_a_minute_pass(self, delivery_id: UUID) -> None:
         """How long a delivery is left to the scheduler that has taken it."""
-        await self.pool.execute(
+        await self.database.execute(
             "UPDATE webhook_deliveries SET next_try_at = now() "
             "WHERE delivery_id = $1 AND state = 'pending' AND next_try_at > now() + interval '30 seconds'",
             delivery_id,
@@ -235,8 +235,11 @@ class StandingGrid:
     async def _outcome(self, job_id: UUID) -> Outcome:
         delivery = await self._delivery(job_id)
         assert set(self.receiver.received[str(job_id)]) == {f"msg_{delivery['delivery_id'].hex}"}
-        outcome = await read_outcome(self.pool, self.aws, job_id)
-        if await self.pool.fetchval("SELECT spec ->> 'output_queue' FROM jobs WHERE job_id = $1", job_id) is not None:
+        outcome = await read_outcome(self.database, self.aws, job_id)
+        if (
+            await self.database.fetchval("SELECT spec ->> 'output_queue' FROM jobs WHERE job_id = $1", job_id)
+            is not None
+        ):
             await self._assert_told(job_id, outcome)
         return outcome
 

@@ -58,12 +58,12 @@ async def grids(
                 losses_max=20,  # on a busy machine a worker may lose its lease by itself
                 webhook_private_addresses=True,
             )
-            pool = await connect_database(settings.database_url)
-            stack.push_async_callback(pool.close)
+            database = await connect_database(settings.database_url)
+            stack.push_async_callback(database.close)
             aws = await stack.enter_async_context(connect_aws(settings))
             await aws.s3.create_bucket(Bucket=name)
             (tmp_path / name).mkdir()
-            grid = StandingGrid(settings, pool, aws, receiver, tmp_path / name)
+            grid = StandingGrid(settings, database, aws, receiver, tmp_path / name)
             stack.callback(grid.kill)
             await grid.prepare()
             grids.append(grid)

@@ -11,11 +11,11 @@ from services.engine.migrate import migrate
 from services.platform.aws import Aws
 from services.platform.database import connect_database
 from services.platform.settings import Settings
-from tests.grid import Gate, Grid
+from tests.grid import Gate, ProcessGrid
 
 
 @pytest.fixture
-async def crashing(settings: Settings, aws: Aws, tmp_path: Path) -> AsyncIterator[tuple[Grid, EmbeddedPostgres]]:
+async def crashing(settings: Settings, aws: Aws, tmp_path: Path) -> AsyncIterator[tuple[ProcessGrid, EmbeddedPostgres]]:
     """A grid on a server of its own, which the test may kill."""
     with tempfile.TemporaryDirectory(prefix="piecework-test-", ignore_cleanup_errors=True) as directory:
         server = EmbeddedPostgres(Path(directory) / "data")
@@ -23,16 +23,18 @@ async def crashing(settings: Settings, aws: Aws, tmp_path: Path) -> AsyncIterato
         url = await server.create_database("piecework")
         await migrate(url)
         quick = {"database_url": url, "lease_seconds": 4.0, "heartbeat_seconds": 0.2, "resend_seconds": 1.0}
-        pool = await connect_database(url)
-        grid = Grid(settings.model_copy(update=quick), pool, aws, tmp_path)
+        database = await connect_database(url)
+        grid = ProcessGrid(settings.model_copy(update=quick), database, aws, tmp_path)
         await grid.prepare()
         yield grid, server
         grid.stop()
-        pool.terminate()
+        database.terminate()
         server.stop()
 
 
-async def test_a_database_killed_in_mid_job_loses_nothing(crashing: tuple[Grid, EmbeddedPostgres], gate: Gate) -> None:
+async def test_a_database_killed_in_mid_job_loses_nothing(
+    crashing: tuple[ProcessGrid, EmbeddedPostgres], gate: Gate
+) -> None:
     grid, server = crashing
     grid.start_scheduler()
     grid.start_worker()
@@ -47,13 +49,13 @@ async def test_a_database_killed_in_mid_job_loses_nothing(crashing: tuple[Grid, 
 
 
 async def test_services_started_before_their_database_wait_for_it(
-    crashing: tuple[Grid, EmbeddedPostgres],
+    crashing: tuple[ProcessGrid, EmbeddedPostgres],
 ) -> None:
     grid, server = crashing
     server.kill()
     scheduler, worker = grid.start_scheduler(), grid.start_worker()
     server.start()
-    await grid.pool.expire_connections()
+    await grid.database.expire_connections()
 
     job_id = await grid.submit()
 

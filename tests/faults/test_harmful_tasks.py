@@ -16,14 +16,14 @@ from services.contract.location import Location
 from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.engine.submission import submit_job
-from tests.grid import Grid
+from tests.grid import ProcessGrid
 
 TASKS, HARMFUL = 20, 7
 LOSSES_MAX = 4
 NAMESPACE = ("unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []))
 
 
-async def submit(grid: Grid, function: str, **job: Any) -> UUID:
+async def submit(grid: ProcessGrid, function: str, **job: Any) -> UUID:
     """A job of `harmful:<function>`: of its TASKS tasks, HARMFUL does harm, as often as it is tried."""
     stage = {
         "processor": function,
@@ -33,13 +33,13 @@ async def submit(grid: Grid, function: str, **job: Any) -> UUID:
     }
     stage |= job.pop("stage", {})
     spec = {"input": {"type": "range", "count": TASKS}, "stages": [stage]} | job
-    async with grid.pool.acquire() as connection, connection.transaction():
+    async with grid.database.acquire() as connection, connection.transaction():
         await register_processor(connection, function, ProcessorSpec(callable=f"harmful:{function}"))
         return await submit_job(connection, JobSpec.model_validate(spec), settings=grid.settings)
 
 
 @asynccontextmanager
-async def restarted_workers(grid: Grid, **settings: Any) -> AsyncIterator[list[subprocess.Popen[bytes]]]:
+async def restarted_workers(grid: ProcessGrid, **settings: Any) -> AsyncIterator[list[subprocess.Popen[bytes]]]:
     """Two workers; one that dies is started again, as Auto Scaling would. The list has all that were started."""
     started = [grid.start("-m", "services.worker", **settings) for _ in range(2)]
 
@@ -57,16 +57,16 @@ async def restarted_workers(grid: Grid, **settings: Any) -> AsyncIterator[list[s
         restarting.cancel()
 
 
-async def harmful_task(grid: Grid, job_id: UUID) -> Record:
+async def harmful_task(grid: ProcessGrid, job_id: UUID) -> Record:
     """The harmful task, once the job has ended: it alone has failed."""
     job = await grid.ended(job_id)
     assert (job["state"], job["error"]) == ("succeeded", None)
-    tasks = await grid.pool.fetch("SELECT * FROM tasks WHERE job_id = $1 ORDER BY index", job_id)
+    tasks = await grid.database.fetch("SELECT * FROM tasks WHERE job_id = $1 ORDER BY index", job_id)
     assert [task["index"] for task in tasks if task["state"] != "succeeded"] == [HARMFUL]
     return tasks[HARMFUL]
 
 
-async def test_a_task_that_kills_its_worker_every_time_fails_alone(grid: Grid) -> None:
+async def test_a_task_that_kills_its_worker_every_time_fails_alone(grid: ProcessGrid) -> None:
     grid.start("-m", "services.scheduler", losses_max=LOSSES_MAX)
     async with restarted_workers(grid) as started:
         job_id = await submit(grid, "kill_worker")
@@ -75,7 +75,7 @@ async def test_a_task_that_kills_its_worker_every_time_fails_alone(grid: Grid) -
     assert (task["state"], task["losses"], task["failures"]) == ("failed", LOSSES_MAX, 0)
     assert task["error"]["type"] == "lost"
     assert [process.returncode for process in started].count(-9) == LOSSES_MAX
-    neighbours = await grid.pool.fetchval(
+    neighbours = await grid.database.fetchval(
         "SELECT max(losses) FROM tasks WHERE job_id = $1 AND index <> $2", job_id, HARMFUL
     )
     assert neighbours <= 2, "then they never run beside the culprit again"
@@ -86,7 +86,7 @@ async def test_a_task_that_kills_its_worker_every_time_fails_alone(grid: Grid) -
     [("segfault", {}, "crash"), ("hoard", {"memory_bytes": 200 << 20}, "memory")],
 )
 async def test_a_task_that_breaks_its_process_fails_after_its_attempts_and_its_worker_lives(
-    grid: Grid, function: str, stage: dict[str, Any], error: str
+    grid: ProcessGrid, function: str, stage: dict[str, Any], error: str
 ) -> None:
     grid.start_scheduler()
     worker = grid.start_worker()
@@ -97,7 +97,7 @@ async def test_a_task_that_breaks_its_process_fails_after_its_attempts_and_its_w
 
 
 @pytest.fixture
-def worker_on_a_small_disk(grid: Grid) -> Iterator[subprocess.Popen[bytes]]:
+def worker_on_a_small_disk(grid: ProcessGrid) -> Iterator[subprocess.Popen[bytes]]:
     """A worker whose scratch directory is a file system of two megabytes, in a mount namespace of its own."""
     if subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode:
         pytest.skip("this machine lets nobody make a mount namespace")
@@ -110,7 +110,7 @@ def worker_on_a_small_disk(grid: Grid) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.usefixtures("worker_on_a_small_disk")
-async def test_a_task_that_fills_the_disk_fails_its_attempt_and_its_neighbours_go_on(grid: Grid) -> None:
+async def test_a_task_that_fills_the_disk_fails_its_attempt_and_its_neighbours_go_on(grid: ProcessGrid) -> None:
     grid.start_scheduler()
 
     task = await harmful_task(grid, await submit(grid, "fill_disk"))
@@ -119,7 +119,7 @@ async def test_a_task_that_fills_the_disk_fails_its_attempt_and_its_neighbours_g
 
 
 @pytest.mark.usefixtures("worker_on_a_small_disk")
-async def test_an_input_larger_than_the_disk_fails_its_attempt(grid: Grid) -> None:
+async def test_an_input_larger_than_the_disk_fails_its_attempt(grid: ProcessGrid) -> None:
     grid.start_scheduler()
     for number in range(TASKS):
         body = bytes(4 << 20 if number == HARMFUL else 10)
@@ -134,7 +134,7 @@ async def test_an_input_larger_than_the_disk_fails_its_attempt(grid: Grid) -> No
     assert (task["failures"], task["error"]["type"]) == (2, "disk_full")
 
 
-async def test_a_job_whose_tasks_all_fail_ends_after_a_few_of_them(grid: Grid) -> None:
+async def test_a_job_whose_tasks_all_fail_ends_after_a_few_of_them(grid: ProcessGrid) -> None:
     grid.start_scheduler()
     grid.start_worker()
     many = {"type": "range", "count": 50_000}
@@ -143,7 +143,9 @@ async def test_a_job_whose_tasks_all_fail_ends_after_a_few_of_them(grid: Grid) -
 
     assert job["state"] == "failed"
     assert "failed tasks, 1 are tolerated; the first, task" in job["error"]["message"]
-    states = await grid.pool.fetch("SELECT state, count(*) FROM tasks WHERE job_id = $1 GROUP BY state", job["job_id"])
+    states = await grid.database.fetch(
+        "SELECT state, count(*) FROM tasks WHERE job_id = $1 GROUP BY state", job["job_id"]
+    )
     counts = {row["state"]: row["count"] for row in states}
     assert counts["failed"] + counts["cancelled"] == 50_000
     assert counts["failed"] < 500

@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 
 from services.contract.message import Message
-from tests.grid import Grid
+from tests.grid import ProcessGrid
 from tests.until import until
 
 _TELL_OF_EVERY_BUNDLE = """
@@ -15,15 +15,15 @@ _TELL_OF_EVERY_BUNDLE = """
     CREATE TRIGGER tell AFTER INSERT ON bundles FOR EACH ROW EXECUTE FUNCTION tell();"""
 
 
-async def assert_run_once(grid: Grid, job_id: UUID) -> None:
+async def assert_run_once(grid: ProcessGrid, job_id: UUID) -> None:
     """No task has run twice, unless its worker was so busy that it lost its lease."""
-    outcomes = await grid.pool.fetch("SELECT outcome FROM attempts WHERE job_id = $1", job_id)
-    tasks = await grid.pool.fetchval("SELECT count(*) FROM tasks WHERE job_id = $1", job_id)
+    outcomes = await grid.database.fetch("SELECT outcome FROM attempts WHERE job_id = $1", job_id)
+    tasks = await grid.database.fetchval("SELECT count(*) FROM tasks WHERE job_id = $1", job_id)
     assert [row["outcome"] for row in outcomes if row["outcome"] not in ("lost", "released")] == ["succeeded"] * tasks
 
 
-async def test_every_message_delivered_twice_runs_every_task_once(grid: Grid) -> None:
-    await grid.pool.execute(_TELL_OF_EVERY_BUNDLE)
+async def test_every_message_delivered_twice_runs_every_task_once(grid: ProcessGrid) -> None:
+    await grid.database.execute(_TELL_OF_EVERY_BUNDLE)
     doubled: list[Message] = []
 
     def double(connection: object, pid: int, channel: str, payload: str) -> None:
@@ -58,11 +58,11 @@ async def test_every_message_delivered_twice_runs_every_task_once(grid: Grid) ->
     await until(drained)  # duplicates are deleted, not left to come back
 
 
-async def test_a_queue_purged_in_mid_job_is_filled_again(grid: Grid) -> None:
+async def test_a_queue_purged_in_mid_job_is_filled_again(grid: ProcessGrid) -> None:
     grid.start_scheduler()
 
     async def all_queued_unclaimed() -> bool:
-        return bool(await grid.pool.fetchval("SELECT count(*) >= 4 FROM bundles WHERE worker_id IS NULL"))
+        return bool(await grid.database.fetchval("SELECT count(*) >= 4 FROM bundles WHERE worker_id IS NULL"))
 
     job_id = await grid.submit()
     await until(all_queued_unclaimed)
@@ -73,7 +73,7 @@ async def test_a_queue_purged_in_mid_job_is_filled_again(grid: Grid) -> None:
     await assert_run_once(grid, job_id)
 
 
-async def test_a_message_that_is_not_a_message_goes_to_the_dead_letter_queue(grid: Grid) -> None:
+async def test_a_message_that_is_not_a_message_goes_to_the_dead_letter_queue(grid: ProcessGrid) -> None:
     grid.start_scheduler()
     grid.start_worker()
     for body in ("no JSON", "{}", '{"bundle": 1}'):

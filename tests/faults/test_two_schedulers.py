@@ -1,9 +1,9 @@
 """Any number of schedulers may run: what one does, the others find done."""
 
-from tests.grid import Grid
+from tests.grid import ProcessGrid
 
 
-async def test_two_schedulers_work_side_by_side(grid: Grid) -> None:
+async def test_two_schedulers_work_side_by_side(grid: ProcessGrid) -> None:
     grid.start_scheduler()
     grid.start_scheduler()
     grid.start_worker()

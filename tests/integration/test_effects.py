@@ -30,15 +30,15 @@ def names(seen: Seen) -> list[str]:
     return [effect.name for _, effect in before]
 
 
-async def test_a_statement_alone_is_told_by_its_function(pool: Database, seen: Seen) -> None:
-    await pools.load_pool(pool, "default")
-    async with pool.acquire() as connection:
+async def test_a_statement_alone_is_told_by_its_function(database: Database, seen: Seen) -> None:
+    await pools.load_pool(database, "default")
+    async with database.acquire() as connection:
         await workers.stop_worker(connection, new_id())
     assert names(seen) == ["engine.pools.load_pool", "engine.workers.stop_worker"]
 
 
-async def test_of_a_transaction_its_commit_alone_is_told(pool: Database, seen: Seen) -> None:
-    async with pool.acquire() as connection:
+async def test_of_a_transaction_its_commit_alone_is_told(database: Database, seen: Seen) -> None:
+    async with database.acquire() as connection:
         await transitions.cancel_tasks(connection, new_id(), 1)  # a transaction of its own
         async with connection.transaction():  # within ours it is not an effect
             await transitions.cancel_tasks(connection, new_id(), 1)
@@ -46,9 +46,9 @@ async def test_of_a_transaction_its_commit_alone_is_told(pool: Database, seen: S
     assert names(seen) == ["engine.transitions.cancel_tasks", "elsewhere"]
 
 
-async def test_a_transaction_that_rolls_back_has_no_effect(pool: Database, seen: Seen) -> None:
+async def test_a_transaction_that_rolls_back_has_no_effect(database: Database, seen: Seen) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with pool.acquire() as connection, connection.transaction():
+        async with database.acquire() as connection, connection.transaction():
             await workers.stop_worker(connection, new_id())
             raise ZeroDivisionError
     assert seen == []

@@ -14,7 +14,7 @@ from services.engine.errors import Conflict
 from tests.storm import aws_proxy, receiver
 from tests.storm.database_proxy import Link, cut
 from tests.storm.faults import DECK, Fault, deal
-from tests.storm.grid import Grid, Service
+from tests.storm.grid import Service, StormGrid
 from tests.storm.journal import Journal
 from tests.storm.plan import Plan
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 class Chaos:
     """`blow` until `calm` is called. `outages` are the seconds for which the database was away each time."""
 
-    def __init__(self, grid: Grid, plan: Plan, journal: Journal) -> None:
+    def __init__(self, grid: StormGrid, plan: Plan, journal: Journal) -> None:
         self.outages: list[float] = []
         self._grid = grid
         self._plan = plan

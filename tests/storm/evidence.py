@@ -13,7 +13,7 @@ from asyncpg import Record
 from services.contract.location import Location
 from services.platform.aws import Aws
 from tests.invariants import Rows, read_rows
-from tests.storm.grid import Grid
+from tests.storm.grid import StormGrid
 from tests.storm.work import Work
 
 
@@ -32,7 +32,7 @@ class Evidence(Rows):
         return "/".join([self.works[task[0]].name, *map(str, task[1:])])
 
 
-async def gather(grid: Grid, works: dict[UUID, Work]) -> Evidence:
+async def gather(grid: StormGrid, works: dict[UUID, Work]) -> Evidence:
     """Read everything; the services have stopped."""
     connection = await asyncpg.connect(grid.postgres.url())
     try:

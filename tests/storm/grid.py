@@ -77,15 +77,15 @@ class Service:
 
 
 @dataclass(slots=True)
-class Grid:
-    """`pool` and `aws` go past the proxies: the storm's own eyes and hands."""
+class StormGrid:
+    """`database` and `aws` go past the proxies: the storm's own eyes and hands."""
 
     settings: Settings
     postgres: EmbeddedPostgres
     database_proxy: DatabaseProxy
     aws_proxy: AwsProxy
     receiver: Receiver
-    pool: Database
+    database: Database
     aws: Aws
     queue_url: str
     dead_letter_url: str
@@ -100,14 +100,14 @@ class Grid:
         """Run a step on a connection; again, if the database has just been killed."""
         while True:
             try:
-                async with self.pool.acquire() as connection:
+                async with self.database.acquire() as connection:
                     return await step(connection)
             except UNAVAILABLE:
                 await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
-async def running_grid(plan: Plan, data: Path, logs: Path, journal: Journal) -> AsyncIterator[Grid]:
+async def running_grid(plan: Plan, data: Path, logs: Path, journal: Journal) -> AsyncIterator[StormGrid]:
     """Everything is up and has its proxies, but no service runs yet."""
     os.environ.update(AWS_ENVIRONMENT)
     postgres = EmbeddedPostgres(data / "postgres", log=logs / "postgres.log")
@@ -119,13 +119,23 @@ async def running_grid(plan: Plan, data: Path, logs: Path, journal: Journal) -> 
         async with _proxies(url, emulator.url, journal) as (database_proxy, aws_proxy, receiver):
             settings = plan.settings(database_proxy.url, aws_proxy.url)
             direct = settings.model_copy(update={"database_url": url, "aws_endpoint_url": emulator.url})
-            async with connect_aws(direct) as aws, await connect_database(url) as pool:
+            async with connect_aws(direct) as aws, await connect_database(url) as database:
                 await aws.s3.create_bucket(Bucket=settings.bucket)
                 queue, dead = [(await aws.sqs.create_queue(QueueName=name))["QueueUrl"] for name in ("queue", "dead")]
                 workers = _services("worker", plan.workers, settings, data, logs, **plan.worker_settings)
                 schedulers = _services("scheduler", plan.schedulers, settings, data, logs)
-                yield Grid(
-                    settings, postgres, database_proxy, aws_proxy, receiver, pool, aws, queue, dead, workers, schedulers
+                yield StormGrid(
+                    settings,
+                    postgres,
+                    database_proxy,
+                    aws_proxy,
+                    receiver,
+                    database,
+                    aws,
+                    queue,
+                    dead,
+                    workers,
+                    schedulers,
                 )
     finally:
         await asyncio.gather(asyncio.to_thread(emulator.stop), asyncio.to_thread(postgres.stop))

@@ -10,7 +10,7 @@ from services.engine.processors import register_processor
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
 from services.platform.database import Connection
-from tests.storm.grid import Grid
+from tests.storm.grid import StormGrid
 from tests.storm.journal import Journal
 from tests.storm.work import PROCESSORS, Work, raw_location
 
@@ -27,14 +27,14 @@ _AT_WORK = """
 _CLAIMED_SINCE = "SELECT count(*) FROM tasks WHERE job_id = $1 AND started_at > $2"
 
 
-async def submit(grid: Grid, works: list[Work]) -> dict[str, UUID]:
+async def submit(grid: StormGrid, works: list[Work]) -> dict[str, UUID]:
     """Register what the jobs need, put their inputs into S3 and submit them all; returns their ids by name."""
     bucket = grid.settings.bucket
     for work in works:
         if work.raw:
             place = raw_location(bucket, work.name)
             await grid.aws.s3.put_object(Bucket=place.bucket, Key=place.key, Body=work.raw)
-    async with grid.pool.acquire() as connection, connection.transaction():
+    async with grid.database.acquire() as connection, connection.transaction():
         queues = {"queue_url": grid.queue_url, "dead_letter_url": grid.dead_letter_url}
         await register_pool(connection, "default", **queues, group_name=None, slots=2)
         for name, spec in PROCESSORS.items():
@@ -50,7 +50,7 @@ async def submit(grid: Grid, works: list[Work]) -> dict[str, UUID]:
         }
 
 
-async def until_at_work(grid: Grid) -> None:
+async def until_at_work(grid: StormGrid) -> None:
     """Wait until all workers are there and the first tasks have ended."""
     are_at_work = False
     while not are_at_work:
@@ -58,12 +58,12 @@ async def until_at_work(grid: Grid) -> None:
         are_at_work = await grid.ask(lambda connection: connection.fetchval(_AT_WORK, len(grid.workers)))
 
 
-async def tasks_ended(grid: Grid, *job_ids: UUID) -> int:
+async def tasks_ended(grid: StormGrid, *job_ids: UUID) -> int:
     """How many tasks of these jobs are terminal."""
     return int(await grid.ask(lambda connection: connection.fetchval(_ENDED, job_ids)))
 
 
-async def pause_and_resume(grid: Grid, journal: Journal, job_id: UUID, after: int, until: asyncio.Event) -> int:
+async def pause_and_resume(grid: StormGrid, journal: Journal, job_id: UUID, after: int, until: asyncio.Event) -> int:
     """Pause the job once this many of its tasks have ended; returns how many were claimed before it was resumed."""
     await _until_ended(grid, job_id, after)
     await _order(grid, job_id, pause_job, "paused")
@@ -76,21 +76,23 @@ async def pause_and_resume(grid: Grid, journal: Journal, job_id: UUID, after: in
     return int(claimed)
 
 
-async def cancel(grid: Grid, journal: Journal, job_id: UUID, after: int) -> None:
+async def cancel(grid: StormGrid, journal: Journal, job_id: UUID, after: int) -> None:
     """Cancel the job once this many of its tasks have ended."""
     await _until_ended(grid, job_id, after)
     await _order(grid, job_id, cancel_job, "cancelling", "cancelled")
     journal.note("job cancelled", job=job_id)
 
 
-async def _until_ended(grid: Grid, job_id: UUID, count: int) -> None:
+async def _until_ended(grid: StormGrid, job_id: UUID, count: int) -> None:
     ended = 0
     while ended < count:
         await asyncio.sleep(_POLL_SECONDS)
         ended = await tasks_ended(grid, job_id)
 
 
-async def _order(grid: Grid, job_id: UUID, order: Callable[[Connection, UUID], Awaitable[None]], *targets: str) -> None:
+async def _order(
+    grid: StormGrid, job_id: UUID, order: Callable[[Connection, UUID], Awaitable[None]], *targets: str
+) -> None:
     """Give the order unless it was obeyed already: the database may die between the commit and its answer."""
 
     async def step(connection: Connection) -> None:

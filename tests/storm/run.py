@@ -13,7 +13,7 @@ from tests.storm import orders
 from tests.storm.chaos import Chaos
 from tests.storm.evidence import Evidence, gather
 from tests.storm.faults import DECK
-from tests.storm.grid import Grid, running_grid
+from tests.storm.grid import StormGrid, running_grid
 from tests.storm.journal import Journal
 from tests.storm.plan import Plan
 from tests.storm.truth import Check, check_all
@@ -71,7 +71,7 @@ def _data_directory() -> Iterator[Path]:
         yield Path(data)
 
 
-async def _run(plan: Plan, grid: Grid, journal: Journal, progress: Progress) -> Outcome:
+async def _run(plan: Plan, grid: StormGrid, journal: Journal, progress: Progress) -> Outcome:
     works = make_works(plan, grid.settings.bucket)
     chaos = Chaos(grid, plan, journal)
     services = [asyncio.create_task(service.run()) for service in grid.services]
@@ -92,7 +92,7 @@ async def _run(plan: Plan, grid: Grid, journal: Journal, progress: Progress) -> 
 
 async def _weather(
     plan: Plan,
-    grid: Grid,
+    grid: StormGrid,
     chaos: Chaos,
     journal: Journal,
     works: list[Work],
@@ -124,7 +124,7 @@ async def _weather(
     return claimed
 
 
-async def _deliver_webhooks(grid: Grid, journal: Journal) -> None:
+async def _deliver_webhooks(grid: StormGrid, journal: Journal) -> None:
     """In the calm; what waits for its next try, or for a scheduler that died in the middle, is made due at once."""
     try:
         async with asyncio.timeout(_WEBHOOK_SECONDS):
@@ -137,7 +137,7 @@ async def _deliver_webhooks(grid: Grid, journal: Journal) -> None:
         journal.note("webhooks given up")
 
 
-def _check_run(grid: Grid, journal: Journal, claimed: int) -> list[Check]:
+def _check_run(grid: StormGrid, journal: Journal, claimed: int) -> list[Check]:
     """What only this process knows."""
     pause = Check("tasks claimed while their job was paused")
     pause.expect(claimed == 0, f"{claimed} tasks")

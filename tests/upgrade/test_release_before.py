@@ -45,9 +45,9 @@ def settings(empty_url: str, settings: Settings) -> Settings:
 
 @pytest.fixture
 async def pool(settings: Settings) -> AsyncIterator[Database]:
-    pool = await connect_database(settings.database_url)
-    yield pool
-    await pool.close()
+    database = await connect_database(settings.database_url)
+    yield database
+    await database.close()
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ class User:
     api: httpx.AsyncClient
     aws: Aws
     bucket: str
-    pool: Database
+    database: Database
 
     async def _ok(self, method: str, path: str, **body: Any) -> Any:
         response = await self.api.request(method, path, json=body or None)
@@ -124,22 +124,22 @@ class User:
         place = Location.parse(file["uri"])
         answer = await self.aws.s3.get_object(Bucket=place.bucket, Key=place.key)
         assert json.loads(await answer["Body"].read()) == EXPECTED
-        await assert_invariants(self.pool, job_id)
-        assert await self.pool.fetchval("SELECT max(failures) FROM tasks") == 0
+        await assert_invariants(self.database, job_id)
+        assert await self.database.fetchval("SELECT max(failures) FROM tasks") == 0
 
     async def workers_of(self, job_id: UUID) -> int:
         """How many workers have run its tasks."""
         succeeded = "SELECT count(DISTINCT worker_id) FROM attempts WHERE job_id = $1 AND outcome = 'succeeded'"
-        workers: int = await self.pool.fetchval(succeeded, job_id)
+        workers: int = await self.database.fetchval(succeeded, job_id)
         return workers
 
 
 @pytest.fixture
-async def user(settings: Settings, aws: Aws, pool: Database) -> AsyncIterator[User]:
+async def user(settings: Settings, aws: Aws, database: Database) -> AsyncIterator[User]:
     port = free_port()
     headers = {"authorization": f"Bearer {KEY}"}
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as api:
-        yield User(api, aws, settings.bucket, pool)
+        yield User(api, aws, settings.bucket, database)
 
 
 def port_of(user: User) -> int:

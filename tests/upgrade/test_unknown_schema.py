@@ -26,12 +26,12 @@ COMMAND = "python -m services.engine.migrate"
 
 
 @pytest.fixture
-async def behind(pool: Database) -> None:
+async def behind(database: Database) -> None:
     """The schema lacks what the migrations after 0002 have brought."""
-    await pool.execute("DROP INDEX bundles_put_off")
-    await pool.execute("ALTER TABLE bundles DROP COLUMN put_off")
-    await pool.execute("DROP TABLE schema_compatibility")
-    await pool.execute("UPDATE alembic_version SET version_num = '0002'")
+    await database.execute("DROP INDEX bundles_put_off")
+    await database.execute("ALTER TABLE bundles DROP COLUMN put_off")
+    await database.execute("DROP TABLE schema_compatibility")
+    await database.execute("UPDATE alembic_version SET version_num = '0002'")
 
 
 @asynccontextmanager
@@ -66,7 +66,7 @@ async def test_readyz_names_both_revisions_and_the_command_until_the_schema_is_m
     "create_app, path", [(api.create_app, "/v1/jobs"), (stats.create_app, "/metrics")], ids=["api", "stats"]
 )
 async def test_what_the_schema_lacks_is_not_taken_for_a_bug(
-    create_app: Callable[[Settings], FastAPI], path: str, settings: Settings, pool: Database
+    create_app: Callable[[Settings], FastAPI], path: str, settings: Settings, database: Database
 ) -> None:
     async with served(create_app(settings.model_copy(update={"bootstrap_api_key": "pw_bootstrap"}))) as client:
 
@@ -78,7 +78,7 @@ async def test_what_the_schema_lacks_is_not_taken_for_a_bug(
             "ALTER TABLE jobs RENAME COLUMN state TO condition",
             "ALTER TABLE jobs RENAME TO works",
         ):
-            await pool.execute(statement)
+            await database.execute(statement)
 
             response = await client.get(path)
 
@@ -108,7 +108,7 @@ async def next_line(started: asyncio.subprocess.Process) -> dict[str, Any]:
     return found
 
 
-async def looks(pool: Database, times: int) -> None:
+async def looks(database: Database, times: int) -> None:
     """Wait until a service has asked for the revision this many times."""
     seen: set[Any] = set()
     asked = """
@@ -116,7 +116,7 @@ async def looks(pool: Database, times: int) -> None:
         WHERE datname = current_database() AND query LIKE '%version_num%' AND pid <> pg_backend_pid()"""
 
     async def enough() -> bool:
-        seen.update(row["query_start"] for row in await pool.fetch(asked))
+        seen.update(row["query_start"] for row in await database.fetch(asked))
         return len(seen) >= times
 
     await until(enough, 20)
@@ -128,13 +128,13 @@ async def looks(pool: Database, times: int) -> None:
     [("services.scheduler", ["scheduler started"]), ("services.worker", ["works again", "registered"])],
 )
 async def test_a_scheduler_and_a_worker_say_it_in_one_line_and_begin_when_it_is_migrated(
-    module: str, goes_on: list[str], settings: Settings, pool: Database, tmp_path: Any
+    module: str, goes_on: list[str], settings: Settings, database: Database, tmp_path: Any
 ) -> None:
-    async with pool.acquire() as connection:
+    async with database.acquire() as connection:
         await register_pool(connection, "default", queue_url="q", dead_letter_url="d", group_name=None, slots=1)
     async with process(settings, module, scratch=tmp_path / "scratch", cache=tmp_path / "cache") as started:
         waiting = await next_line(started)
-        await looks(pool, 3)
+        await looks(database, 3)
         await migrate(settings.database_url)
         lines = [await next_line(started) for _ in goes_on]
         started.terminate()
@@ -147,9 +147,9 @@ async def test_a_scheduler_and_a_worker_say_it_in_one_line_and_begin_when_it_is_
 
 
 @pytest.mark.usefixtures("behind")
-async def test_a_scheduler_that_waits_can_be_stopped(settings: Settings, pool: Database) -> None:
+async def test_a_scheduler_that_waits_can_be_stopped(settings: Settings, database: Database) -> None:
     running = asyncio.create_task(scheduler.run(settings))
-    await looks(pool, 1)
+    await looks(database, 1)
 
     running.cancel()
 

@@ -22,12 +22,12 @@ from services.platform.settings import Settings
 class Keys:
     """Makes API keys and clients that use them."""
 
-    pool: Database
+    database: Database
     app: FastAPI
 
     async def secret(self, role: Role) -> str:
         secret = new_secret()
-        await self.pool.execute(
+        await self.database.execute(
             "INSERT INTO api_keys (key_id, name, role, key_hash) VALUES ($1, $2, $3, $4)",
             new_id(),
             f"test-{role}",
@@ -54,8 +54,8 @@ async def app(settings: Settings, aws: Aws) -> AsyncIterator[FastAPI]:
 
 
 @pytest.fixture
-async def keys(app: FastAPI, pool: Database) -> Keys:
-    return Keys(pool, app)
+async def keys(app: FastAPI, database: Database) -> Keys:
+    return Keys(database, app)
 
 
 @pytest.fixture
@@ -94,23 +94,23 @@ def array_job(**changes: Any) -> dict[str, Any]:
     return {"input": {"type": "range", "count": 3}, "stages": [{"processor": "noop"}]} | changes
 
 
-class Grid:
+class PlayedWorker:
     """Plays the scheduler and a worker: the rows that their transitions leave behind."""
 
-    def __init__(self, pool: Database) -> None:
-        self._pool = pool
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self.worker_id = new_id()
 
     async def register(self, *, pool: str = "default", busy: int = 0) -> UUID:
         await workers.register_worker(
-            self._pool, worker_id=self.worker_id, pool=pool, hostname="node-1", instance_id=None, pid=1, slots=4
+            self._database, worker_id=self.worker_id, pool=pool, hostname="node-1", instance_id=None, pid=1, slots=4
         )
-        await workers.heartbeat(self._pool, self.worker_id, busy)
+        await workers.heartbeat(self._database, self.worker_id, busy)
         return self.worker_id
 
     async def plan(self, job_id: UUID, count: int, stage: int = 0) -> None:
         """The split is done: the stage has `count` tasks."""
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._database.acquire() as connection, connection.transaction():
             await transitions.plan_same_tasks(connection, job_id, stage, 0, {"type": "index", "count": count}, count)
             await connection.execute(
                 "UPDATE stages SET planned = true, task_count = $3 WHERE job_id = $1 AND stage = $2",
@@ -121,19 +121,19 @@ class Grid:
 
     async def claim(self, job_id: UUID, tasks: int, stage: int = 0) -> list[ClaimedTask]:
         """Up to `tasks` ready tasks are dispatched, and run by the worker."""
-        async with self._pool.acquire() as connection:
+        async with self._database.acquire() as connection:
             messages = await transitions.dispatch(
                 connection, job_id, stage, pool="default", tasks_max=tasks, bundle_tasks_max=1, resend_seconds=60
             )
-        return await transitions.claim(self._pool, self.worker_id, [message.bundle_id for message in messages])
+        return await transitions.claim(self._database, self.worker_id, [message.bundle_id for message in messages])
 
     async def finish(self, task: ClaimedTask, outcome: str = "succeeded", **facts: Any) -> None:
         finished = AttemptReport(task.job_id, task.stage, task.index, task.attempt, outcome, run_seconds=0.5, **facts)
-        assert await transitions.complete(self._pool, self.worker_id, [finished], [task.bundle_id]) == 1
+        assert await transitions.complete(self._database, self.worker_id, [finished], [task.bundle_id]) == 1
 
 
 @pytest.fixture
-async def worker(pool: Database, grid: None) -> Grid:
-    played = Grid(pool)
+async def worker(database: Database, grid: None) -> PlayedWorker:
+    played = PlayedWorker(database)
     await played.register()
     return played

@@ -36,15 +36,15 @@ async def test_the_last_operators_key_stays(operator: httpx.AsyncClient) -> None
     assert (await operator.delete(f"/v1/api-keys/{own['key_id']}")).status_code == 204
 
 
-async def test_two_operators_cannot_revoke_each_other_at_the_same_time(keys: Keys, pool: Database) -> None:
+async def test_two_operators_cannot_revoke_each_other_at_the_same_time(keys: Keys, database: Database) -> None:
     for _ in range(5):
-        await pool.execute("UPDATE api_keys SET revoked_at = now()")
+        await database.execute("UPDATE api_keys SET revoked_at = now()")
         one, other = await keys.client("operator"), await keys.client("operator")
-        ids = [row["key_id"] for row in await pool.fetch("SELECT key_id FROM api_keys WHERE revoked_at IS NULL")]
+        ids = [row["key_id"] for row in await database.fetch("SELECT key_id FROM api_keys WHERE revoked_at IS NULL")]
 
         await asyncio.gather(one.delete(f"/v1/api-keys/{ids[0]}"), other.delete(f"/v1/api-keys/{ids[1]}"))
 
-        assert await pool.fetchval("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL") == 1
+        assert await database.fetchval("SELECT count(*) FROM api_keys WHERE revoked_at IS NULL") == 1
         await one.aclose()
         await other.aclose()
 

@@ -42,12 +42,12 @@ async def test_a_database_that_is_not_migrated_is_not_ready(settings: Settings, 
 
 @pytest.mark.usefixtures("grid")
 async def test_a_statement_that_a_migration_has_overtaken_is_worth_another_try(
-    submitter: httpx.AsyncClient, pool: Database
+    submitter: httpx.AsyncClient, database: Database
 ) -> None:
     schedule = {"name": "nightly", "cron": "30 2 * * *", "job": array_job()}
     path = f"/v1/schedules/{(await ok(submitter.post('/v1/schedules', json=schedule)))['schedule_id']}/resume"
     await ok(submitter.post(path))  # which prepares it
-    await pool.execute("ALTER TABLE schedules ADD COLUMN of_the_next_release integer")
+    await database.execute("ALTER TABLE schedules ADD COLUMN of_the_next_release integer")
 
     overtaken, again = await submitter.post(path), await submitter.post(path)
 
@@ -56,11 +56,11 @@ async def test_a_statement_that_a_migration_has_overtaken_is_worth_another_try(
 
 
 async def test_connections_that_the_database_closed_are_replaced(
-    app: FastAPI, viewer: httpx.AsyncClient, pool: Database
+    app: FastAPI, viewer: httpx.AsyncClient, database: Database
 ) -> None:
     assert (await viewer.get("/readyz")).json() == {"status": "ok", "version": VERSION}
     await ok(viewer.get("/v1/jobs"))
-    await pool.execute(
+    await database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
@@ -88,9 +88,9 @@ async def test_the_bootstrap_key_opens_an_empty_database_as_soon_as_that_is_ther
 
 
 @pytest.mark.usefixtures("grid")
-async def test_without_s3_a_submission_that_needs_it_is_503(settings: Settings, pool: Database) -> None:
+async def test_without_s3_a_submission_that_needs_it_is_503(settings: Settings, database: Database) -> None:
     away = create_app(settings.model_copy(update={"aws_endpoint_url": f"http://127.0.0.1:{free_port()}"}))
-    async with away.router.lifespan_context(away), await Keys(pool, away).client("submitter") as client:
+    async with away.router.lifespan_context(away), await Keys(database, away).client("submitter") as client:
         job = array_job(input={"type": "lines", "uri": "s3://bucket/key"})
         needs_s3 = await client.post("/v1/jobs", json=job, headers={"idempotency-key": "k"})
         needs_none = await client.post("/v1/jobs", json=array_job(), headers={"idempotency-key": "k"})

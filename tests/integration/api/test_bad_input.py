@@ -234,14 +234,16 @@ async def test_a_good_parquet_object_is_accepted(submitter: httpx.AsyncClient, s
     assert (await ok(submitter.post("/v1/jobs", json=job)))["state"] == "running"
 
 
-async def test_a_refused_job_leaves_nothing_behind(submitter: httpx.AsyncClient, pool: Database) -> None:
+async def test_a_refused_job_leaves_nothing_behind(submitter: httpx.AsyncClient, database: Database) -> None:
     await submitter.post("/v1/jobs", json=array_job(stages=[{"processor": "noop"}, {"processor": "nope"}]))
 
-    assert await pool.fetchval("SELECT count(*) FROM jobs") == 0
+    assert await database.fetchval("SELECT count(*) FROM jobs") == 0
 
 
-async def test_a_run_that_is_just_past_is_excused_by_clock_skew(submitter: httpx.AsyncClient, pool: Database) -> None:
-    now = await pool.fetchval("SELECT now() - interval '2 seconds'")
+async def test_a_run_that_is_just_past_is_excused_by_clock_skew(
+    submitter: httpx.AsyncClient, database: Database
+) -> None:
+    now = await database.fetchval("SELECT now() - interval '2 seconds'")
 
     assert (await ok(submitter.post("/v1/jobs", json=array_job(run_at=now.isoformat()))))["state"] == "scheduled"
 

@@ -55,7 +55,7 @@ async def test_a_repetition_is_answered_even_if_the_input_is_gone_by_then(
     assert (again.status_code, again.content) == (first.status_code, first.content) == (201, first.content)
 
 
-async def test_duplicates_at_the_same_time_create_one_job(submitter: httpx.AsyncClient, pool: Database) -> None:
+async def test_duplicates_at_the_same_time_create_one_job(submitter: httpx.AsyncClient, database: Database) -> None:
     for round_ in range(5):
         requests = (submitter.post("/v1/jobs", json=array_job(), headers=keyed(f"k{round_}")) for _ in range(8))
         answers = await asyncio.gather(*requests)
@@ -63,26 +63,26 @@ async def test_duplicates_at_the_same_time_create_one_job(submitter: httpx.Async
         assert {answer.status_code for answer in answers} == {201}
         assert len({answer.content for answer in answers}) == 1
         assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
-        assert await pool.fetchval("SELECT count(*) FROM jobs") == round_ + 1
+        assert await database.fetchval("SELECT count(*) FROM jobs") == round_ + 1
 
 
 async def test_a_duplicate_waits_for_the_first_and_takes_over_if_that_fails(
-    submitter: httpx.AsyncClient, pool: Database
+    submitter: httpx.AsyncClient, database: Database
 ) -> None:
-    key_id = await pool.fetchval("SELECT key_id FROM api_keys WHERE name = 'test-submitter'")
-    async with pool.acquire() as connection:
+    key_id = await database.fetchval("SELECT key_id FROM api_keys WHERE name = 'test-submitter'")
+    async with database.acquire() as connection:
         first = connection.transaction()  # a request that has claimed the key, and whose process then dies
         await first.start()
         await connection.execute(
             "INSERT INTO idempotency_keys (key_id, idempotency_key, request_hash) VALUES ($1, 'k', 'other')", key_id
         )
         duplicate = asyncio.create_task(submitter.post("/v1/jobs", json=array_job(), headers=keyed("k")))
-        while not await pool.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+        while not await database.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
             assert not duplicate.done()
         await first.rollback()
 
     assert (await duplicate).status_code == 201
-    assert await pool.fetchval("SELECT count(*) FROM jobs") == 1
+    assert await database.fetchval("SELECT count(*) FROM jobs") == 1
 
 
 async def test_a_different_request_with_the_same_key_is_refused(operator: httpx.AsyncClient) -> None:
@@ -123,7 +123,7 @@ async def test_empty_and_long_keys_are_refused(submitter: httpx.AsyncClient) -> 
 
 
 async def test_the_secret_of_an_api_key_is_stored_nowhere_and_never_repeated(
-    operator: httpx.AsyncClient, pool: Database
+    operator: httpx.AsyncClient, database: Database
 ) -> None:
     body = {"name": "nightly", "role": "viewer"}
     created = await ok(operator.post("/v1/api-keys", json=body, headers=keyed("k")))
@@ -132,5 +132,5 @@ async def test_the_secret_of_an_api_key_is_stored_nowhere_and_never_repeated(
     assert again.status_code == 409
     assert created["key_id"] in again.json()["detail"] and created["secret"] not in again.text
     assert len((await ok(operator.get("/v1/api-keys")))["items"]) == 2
-    stored = await pool.fetch("SELECT response::text FROM idempotency_keys UNION ALL SELECT key_hash FROM api_keys")
+    stored = await database.fetch("SELECT response::text FROM idempotency_keys UNION ALL SELECT key_hash FROM api_keys")
     assert not any(created["secret"] in row[0] for row in stored)

@@ -9,7 +9,7 @@ import pytest
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.integration.api.conftest import Grid, array_job, ok
+from tests.integration.api.conftest import PlayedWorker, array_job, ok
 
 pytestmark = pytest.mark.usefixtures("grid")
 
@@ -42,7 +42,7 @@ async def test_a_job_keeps_the_processor_version_it_was_submitted_with(operator:
     assert newer["stages"][0]["processor"] == "noop@2"
 
 
-async def test_progress_is_exact_through_a_chain_of_stages(submitter: httpx.AsyncClient, worker: Grid) -> None:
+async def test_progress_is_exact_through_a_chain_of_stages(submitter: httpx.AsyncClient, worker: PlayedWorker) -> None:
     chain = array_job(
         stages=[{"processor": "noop"}, {"processor": "noop"}], merge={"type": "reduce", "processor": "noop"}
     )
@@ -67,20 +67,20 @@ async def test_progress_is_exact_through_a_chain_of_stages(submitter: httpx.Asyn
 
 
 async def test_a_stage_most_of_whose_attempts_fail_says_that_it_is_slowed(
-    submitter: httpx.AsyncClient, worker: Grid, pool: Database
+    submitter: httpx.AsyncClient, worker: PlayedWorker, database: Database
 ) -> None:
     job_id = UUID((await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"])
     await worker.plan(job_id, 5)
-    await pool.execute("UPDATE stage_counters SET attempts = 100 WHERE job_id = $1", job_id)
+    await database.execute("UPDATE stage_counters SET attempts = 100 WHERE job_id = $1", job_id)
     at_the_limit = await ok(submitter.get(f"/v1/jobs/{job_id}"))
-    await pool.execute("UPDATE stage_counters SET attempts = 101 WHERE job_id = $1", job_id)
+    await database.execute("UPDATE stage_counters SET attempts = 101 WHERE job_id = $1", job_id)
 
     job = await ok(submitter.get(f"/v1/jobs/{job_id}"))
 
     assert [at_the_limit["stages"][0]["slowed"], job["stages"][0]["slowed"]] == [False, True]
 
 
-async def test_records_that_do_not_come_out_even_are_said(submitter: httpx.AsyncClient, worker: Grid) -> None:
+async def test_records_that_do_not_come_out_even_are_said(submitter: httpx.AsyncClient, worker: PlayedWorker) -> None:
     chain = array_job(stages=[{"name": "clean", "processor": "noop"}, {"processor": "noop"}])
     submitted = await ok(submitter.post("/v1/jobs", json=chain))
     job_id = UUID(submitted["job_id"])
@@ -99,7 +99,7 @@ async def test_records_that_do_not_come_out_even_are_said(submitter: httpx.Async
 
 
 async def test_failed_tasks_that_are_tolerated_are_said_when_their_stage_has_ended(
-    submitter: httpx.AsyncClient, worker: Grid, pool: Database
+    submitter: httpx.AsyncClient, worker: PlayedWorker, database: Database
 ) -> None:
     tolerant = array_job(stages=[{"name": "clean", "processor": "noop", "tolerated_failures": 2}])
     job_id = UUID((await ok(submitter.post("/v1/jobs", json=tolerant)))["job_id"])
@@ -109,7 +109,7 @@ async def test_failed_tasks_that_are_tolerated_are_said_when_their_stage_has_end
     for task in others:
         await worker.finish(task, "failed", error={"type": "exit_code", "message": "no"}, retryable=False)
     before = await ok(submitter.get(f"/v1/jobs/{job_id}"))
-    await pool.execute("UPDATE stages SET state = 'merging' WHERE job_id = $1", job_id)
+    await database.execute("UPDATE stages SET state = 'merging' WHERE job_id = $1", job_id)
 
     job = await ok(submitter.get(f"/v1/jobs/{job_id}"))
 
@@ -150,12 +150,14 @@ async def test_orders_move_a_job_and_the_wrong_ones_are_refused(submitter: httpx
     assert "cancelling" in too_early.json()["detail"]
 
 
-async def test_retry_runs_failed_tasks_again(submitter: httpx.AsyncClient, worker: Grid, pool: Database) -> None:
+async def test_retry_runs_failed_tasks_again(
+    submitter: httpx.AsyncClient, worker: PlayedWorker, database: Database
+) -> None:
     job_id = UUID((await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"])
     await worker.plan(job_id, 1)
     [task] = await worker.claim(job_id, 1)
     await worker.finish(task, "failed", error={"type": "exit_code", "message": "no"}, retryable=False)
-    await pool.execute('UPDATE jobs SET state = \'failed\', error = \'{"type": "stage_failed", "message": "x"}\'')
+    await database.execute('UPDATE jobs SET state = \'failed\', error = \'{"type": "stage_failed", "message": "x"}\'')
 
     job = await ok(submitter.post(f"/v1/jobs/{job_id}/retry"))
 
@@ -186,7 +188,7 @@ async def test_jobs_are_filtered_by_state_name_labels_and_schedule(submitter: ht
 
 
 async def test_a_task_shows_its_attempts_and_where_their_logs_are(
-    submitter: httpx.AsyncClient, worker: Grid, settings: Settings, aws: Aws
+    submitter: httpx.AsyncClient, worker: PlayedWorker, settings: Settings, aws: Aws
 ) -> None:
     job_id = UUID(
         (
@@ -231,7 +233,7 @@ async def test_a_task_shows_its_attempts_and_where_their_logs_are(
     assert (await submitter.get(f"/v1/jobs/{job_id}/tasks/0/9")).status_code == 404
 
 
-async def test_tasks_are_filtered_by_stage_and_state(submitter: httpx.AsyncClient, worker: Grid) -> None:
+async def test_tasks_are_filtered_by_stage_and_state(submitter: httpx.AsyncClient, worker: PlayedWorker) -> None:
     chain = array_job(stages=[{"processor": "noop"}, {"processor": "noop"}])
     job_id = UUID((await ok(submitter.post("/v1/jobs", json=chain)))["job_id"])
     await worker.plan(job_id, 3)
@@ -248,7 +250,7 @@ async def test_tasks_are_filtered_by_stage_and_state(submitter: httpx.AsyncClien
 
 
 async def test_results_are_links_and_there_when_the_job_has_succeeded(
-    submitter: httpx.AsyncClient, pool: Database, settings: Settings, aws: Aws
+    submitter: httpx.AsyncClient, database: Database, settings: Settings, aws: Aws
 ) -> None:
     job_id = (await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"]
     too_early = await submitter.get(f"/v1/jobs/{job_id}/results")
@@ -258,8 +260,8 @@ async def test_results_are_links_and_there_when_the_job_has_succeeded(
         {"name": name, "uri": f"s3://{settings.bucket}/r/{name}", "bytes": size, "checksum_crc32": checksum}
         for name, size, checksum in (("delays.json", 3, "TC8yuA=="), ("manifest.json", 2, None))
     ]
-    await pool.execute("UPDATE stages SET result = $1", {"files": files[:1], "manifest": files[1]})
-    await pool.execute("UPDATE jobs SET state = 'succeeded'")
+    await database.execute("UPDATE stages SET result = $1", {"files": files[:1], "manifest": files[1]})
+    await database.execute("UPDATE jobs SET state = 'succeeded'")
 
     results = await ok(submitter.get(f"/v1/jobs/{job_id}/results"))
 
@@ -272,11 +274,11 @@ async def test_results_are_links_and_there_when_the_job_has_succeeded(
 
 
 async def test_a_job_that_a_newer_release_has_taken_is_shown_as_it_stands(
-    submitter: httpx.AsyncClient, pool: Database
+    submitter: httpx.AsyncClient, database: Database
 ) -> None:
     job_id = (await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"]
     newer = {"field_of_the_next_release": True, "merge": {"type": "braid"}}
-    spec = await pool.fetchval("UPDATE jobs SET spec = spec || $1 RETURNING spec", newer)
+    spec = await database.fetchval("UPDATE jobs SET spec = spec || $1 RETURNING spec", newer)
 
     assert (await ok(submitter.get(f"/v1/jobs/{job_id}")))["spec"] == spec
     assert len((await ok(submitter.get("/v1/jobs")))["items"]) == 1

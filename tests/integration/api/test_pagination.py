@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from services.platform.database import Database
-from tests.integration.api.conftest import Grid, array_job, ok
+from tests.integration.api.conftest import PlayedWorker, array_job, ok
 
 pytestmark = pytest.mark.usefixtures("grid")
 
@@ -34,7 +34,9 @@ async def test_rows_that_come_meanwhile_neither_repeat_nor_hide_others(submitter
 
 
 @pytest.mark.parametrize("limit", [1, 4, 8, 500])
-async def test_tasks_are_each_listed_once_in_order(submitter: httpx.AsyncClient, worker: Grid, limit: int) -> None:
+async def test_tasks_are_each_listed_once_in_order(
+    submitter: httpx.AsyncClient, worker: PlayedWorker, limit: int
+) -> None:
     job = await ok(submitter.post("/v1/jobs", json=array_job(stages=[{"processor": "noop"}, {"processor": "noop"}])))
     await worker.plan(job["job_id"], 4)
     for task in await worker.claim(job["job_id"], 4):
@@ -55,17 +57,17 @@ async def test_tasks_are_each_listed_once_in_order(submitter: httpx.AsyncClient,
     assert seen == [(stage, index) for stage in (0, 1) for index in range(4)]
 
 
-async def test_every_list_has_pages(operator: httpx.AsyncClient, pool: Database) -> None:
+async def test_every_list_has_pages(operator: httpx.AsyncClient, database: Database) -> None:
     for name in ("a", "b"):
         await ok(operator.put(f"/v1/pools/{name}", json={}))
         await ok(operator.post("/v1/processors", json={"name": name, "builtin": "noop"}))
         await ok(operator.post("/v1/schedules", json={"name": name, "cron": "0 2 * * *", "job": array_job()}))
         endpoint = await ok(operator.post("/v1/webhook-endpoints", json={"url": f"https://example.com/{name}"}))
         await ok(operator.post("/v1/api-keys", json={"name": name, "role": "viewer"}))
-        await pool.execute(
+        await database.execute(
             "INSERT INTO workers (worker_id, pool, hostname, pid, slots) VALUES (gen_random_uuid(), 'a', 'h', 1, 1)"
         )
-        await pool.execute(
+        await database.execute(
             "INSERT INTO webhook_deliveries (delivery_id, endpoint_id, job_id, event, payload) "
             "VALUES (gen_random_uuid(), $1, gen_random_uuid(), 'job.failed', '{}')",
             endpoint["endpoint_id"],
@@ -103,7 +105,7 @@ async def test_malformed_cursors_are_refused(submitter: httpx.AsyncClient) -> No
         assert "next_cursor" in response.json()["detail"]
 
 
-async def test_positions_that_no_row_can_have_are_refused(submitter: httpx.AsyncClient, worker: Grid) -> None:
+async def test_positions_that_no_row_can_have_are_refused(submitter: httpx.AsyncClient, worker: PlayedWorker) -> None:
     [job_id] = await submit(submitter, 1)
     await worker.plan(job_id, 2)  # type: ignore[arg-type]
     path = f"/v1/jobs/{job_id}/tasks"

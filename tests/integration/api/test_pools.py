@@ -9,7 +9,7 @@ import pytest
 from services.platform.aws import Aws
 from services.platform.database import Database
 from tests.groups import create_group
-from tests.integration.api.conftest import Grid, array_job, ok
+from tests.integration.api.conftest import PlayedWorker, array_job, ok
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ async def test_bad_capacities_and_groups_are_refused(operator: httpx.AsyncClient
 
 
 async def test_a_capacity_is_recorded_even_if_aws_fails_afterwards(
-    operator: httpx.AsyncClient, aws: Aws, group: str, app: Any, monkeypatch: pytest.MonkeyPatch, pool: Database
+    operator: httpx.AsyncClient, aws: Aws, group: str, app: Any, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     await ok(operator.put("/v1/pools/p", json={"group_name": group}))
     autoscaling = app.state.connections.aws.autoscaling
@@ -118,10 +118,10 @@ async def test_a_capacity_is_recorded_even_if_aws_fails_afterwards(
     response = await operator.put("/v1/pools/p/capacity", json={"min": 1, "max": 8})
 
     assert response.status_code == 503
-    assert tuple(await pool.fetchrow("SELECT capacity_min, capacity_max FROM pools")) == (1, 8)
+    assert tuple(await database.fetchrow("SELECT capacity_min, capacity_max FROM pools")) == (1, 8)
 
 
-async def test_a_pool_shows_its_workers_and_tasks(operator: httpx.AsyncClient, worker: Grid) -> None:
+async def test_a_pool_shows_its_workers_and_tasks(operator: httpx.AsyncClient, worker: PlayedWorker) -> None:
     await worker.register(busy=3)
     job_id = UUID((await ok(operator.post("/v1/jobs", json=array_job())))["job_id"])
     await worker.plan(job_id, 6)
@@ -140,7 +140,7 @@ async def test_a_pool_shows_its_workers_and_tasks(operator: httpx.AsyncClient, w
 
 
 async def test_workers_are_listed_filtered_and_drained(
-    operator: httpx.AsyncClient, worker: Grid, pool: Database
+    operator: httpx.AsyncClient, worker: PlayedWorker, database: Database
 ) -> None:
     path = f"/v1/workers/{worker.worker_id}"
     shown = await ok(operator.get(path))
@@ -150,6 +150,6 @@ async def test_workers_are_listed_filtered_and_drained(
     assert (await ok(operator.post(f"{path}/drain")))["state"] == "draining"
     for query, count in (("", 1), ("state=draining", 1), ("state=active", 0), ("pool=default", 1), ("pool=x", 0)):
         assert len((await ok(operator.get(f"/v1/workers?{query}")))["items"]) == count
-    await pool.execute("UPDATE workers SET state = 'lost'")
+    await database.execute("UPDATE workers SET state = 'lost'")
     refused = await operator.post(f"{path}/drain")
     assert refused.status_code == 409 and "lost" in refused.json()["detail"]

@@ -67,10 +67,10 @@ NEWER_SPECS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("spec", NEWER_SPECS)
 async def test_a_processor_that_a_newer_release_has_registered_is_shown_as_it_stands(
-    operator: httpx.AsyncClient, pool: Database, spec: dict[str, Any]
+    operator: httpx.AsyncClient, database: Database, spec: dict[str, Any]
 ) -> None:
     await ok(operator.post("/v1/processors", json={"name": "known", "builtin": "noop"}))
-    await pool.execute("INSERT INTO processors (name, version, spec) VALUES ('newer', 1, $1)", spec)
+    await database.execute("INSERT INTO processors (name, version, spec) VALUES ('newer', 1, $1)", spec)
 
     assert (await ok(operator.get("/v1/processors/newer")))["spec"] == spec
     listed = (await ok(operator.get("/v1/processors")))["items"]
@@ -81,9 +81,9 @@ async def test_a_processor_that_a_newer_release_has_registered_is_shown_as_it_st
 @pytest.mark.usefixtures("grid")
 @pytest.mark.parametrize(("spec", "status"), list(zip(NEWER_SPECS, [201, 422, 422], strict=True)))
 async def test_a_job_may_use_it_as_far_as_this_release_can_read_it(
-    operator: httpx.AsyncClient, pool: Database, spec: dict[str, Any], status: int
+    operator: httpx.AsyncClient, database: Database, spec: dict[str, Any], status: int
 ) -> None:
-    await pool.execute("INSERT INTO processors (name, version, spec) VALUES ('newer', 1, $1)", spec)
+    await database.execute("INSERT INTO processors (name, version, spec) VALUES ('newer', 1, $1)", spec)
 
     response = await operator.post("/v1/jobs", json=array_job(stages=[{"processor": "newer"}]))
 
@@ -95,11 +95,11 @@ async def test_a_job_may_use_it_as_far_as_this_release_can_read_it(
 
 
 async def test_what_an_older_release_has_registered_is_not_another_version(
-    operator: httpx.AsyncClient, pool: Database
+    operator: httpx.AsyncClient, database: Database
 ) -> None:
     body = {"name": "clean", "records": "flights:clean"}
     await ok(operator.post("/v1/processors", json=body))
-    await pool.execute("UPDATE processors SET spec = spec - 'idempotent' WHERE name = 'clean'")  # a later option
+    await database.execute("UPDATE processors SET spec = spec - 'idempotent' WHERE name = 'clean'")  # a later option
 
     assert (await ok(operator.post("/v1/processors", json=body)))["version"] == 1
     assert (await ok(operator.get("/v1/processors/clean")))["spec"]["idempotent"] is False

@@ -33,7 +33,7 @@ async def test_a_schedule_tells_its_next_three_runs_in_its_time_zone(submitter: 
 
 
 async def test_a_paused_schedule_has_no_next_run_and_a_resumed_one_looks_forward(
-    submitter: httpx.AsyncClient, pool: Database
+    submitter: httpx.AsyncClient, database: Database
 ) -> None:
     created = await ok(submitter.post("/v1/schedules", json=schedule()))
     path = f"/v1/schedules/{created['schedule_id']}"
@@ -41,7 +41,7 @@ async def test_a_paused_schedule_has_no_next_run_and_a_resumed_one_looks_forward
     paused = await ok(submitter.post(f"{path}/pause"))
     resumed = await ok(submitter.post(f"{path}/resume"))
     # Resuming one that runs must not skip a run that is due just now.
-    await pool.execute("UPDATE schedules SET next_run_at = now() - interval '1 second'")
+    await database.execute("UPDATE schedules SET next_run_at = now() - interval '1 second'")
     again = await ok(submitter.post(f"{path}/resume"))
 
     assert (paused["paused"], paused["next_run_at"], paused["upcoming"]) == (True, None, [])
@@ -81,11 +81,11 @@ async def test_bad_schedules_are_refused_by_field(submitter: httpx.AsyncClient, 
 
 
 async def test_a_schedule_that_a_newer_release_has_made_is_shown_as_it_stands(
-    submitter: httpx.AsyncClient, pool: Database
+    submitter: httpx.AsyncClient, database: Database
 ) -> None:
     path = f"/v1/schedules/{(await ok(submitter.post('/v1/schedules', json=schedule())))['schedule_id']}"
     newer = {"field_of_the_next_release": True, "merge": {"type": "braid"}}
-    job = await pool.fetchval("UPDATE schedules SET job = job || $1 RETURNING job", newer)
+    job = await database.fetchval("UPDATE schedules SET job = job || $1 RETURNING job", newer)
 
     assert (await ok(submitter.get(path)))["job"] == job
     assert [each["job"] for each in (await ok(submitter.get("/v1/schedules")))["items"]] == [job]

@@ -40,8 +40,8 @@ def sql_type(column: Column[Any]) -> str:
     return column.type.compile(dialect=dialect).lower().replace("varchar", "text")
 
 
-async def test_every_column_has_the_type_and_nullability_of_the_schema(pool: Database) -> None:
-    rows: list[asyncpg.Record] = await pool.fetch(_COLUMNS)
+async def test_every_column_has_the_type_and_nullability_of_the_schema(database: Database) -> None:
+    rows: list[asyncpg.Record] = await database.fetch(_COLUMNS)
     schema = {
         (row["table"], row["column"]): (row["type"], row["nullable"])
         for row in rows
@@ -57,14 +57,14 @@ async def test_every_column_has_the_type_and_nullability_of_the_schema(pool: Dat
     assert models == schema
 
 
-async def test_every_table_is_modelled_unless_the_api_has_no_list_of_it(pool: Database) -> None:
-    schema = {row["table"] for row in await pool.fetch(_COLUMNS)}
+async def test_every_table_is_modelled_unless_the_api_has_no_list_of_it(database: Database) -> None:
+    schema = {row["table"] for row in await database.fetch(_COLUMNS)}
 
     assert schema == {table.name for table in SQLModel.metadata.tables.values()} | _UNLISTED
 
 
-async def test_every_primary_key_is_that_of_the_schema(pool: Database) -> None:
-    schema = {row["table"]: row["columns"] for row in await pool.fetch(_PRIMARY_KEYS)}
+async def test_every_primary_key_is_that_of_the_schema(database: Database) -> None:
+    schema = {row["table"]: row["columns"] for row in await database.fetch(_PRIMARY_KEYS)}
 
     models = {table.name: [column.name for column in table.primary_key] for table in SQLModel.metadata.tables.values()}
 

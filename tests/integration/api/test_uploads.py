@@ -60,7 +60,7 @@ async def test_a_small_file_goes_in_one_put(
 @pytest.mark.both_emulators("CompleteMultipartUpload", "CreateMultipartUpload", "HeadObject")
 @pytest.mark.usefixtures("small_parts")
 async def test_a_large_file_goes_in_parts_and_completing_twice_is_the_same(
-    submitter: httpx.AsyncClient, aws: Aws, pool: Database
+    submitter: httpx.AsyncClient, aws: Aws, database: Database
 ) -> None:
     content = bytes(range(256)) * (12 * MEBIBYTE // 256) + b"end"
     upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.bin", "bytes": len(content)}))
@@ -72,18 +72,18 @@ async def test_a_large_file_goes_in_parts_and_completing_twice_is_the_same(
     first = await ok(submitter.post(path, json=body))
     again = await ok(submitter.post(path, json=body))
     # The answer and the record of the first were lost: S3 has joined the parts, we don't know.
-    await pool.execute("UPDATE uploads SET completed_at = NULL")
+    await database.execute("UPDATE uploads SET completed_at = NULL")
     after_crash = await ok(submitter.post(path, json=body))
 
     assert first == again == after_crash
     assert await read(aws, upload["uri"]) == content
-    assert await pool.fetchval("SELECT completed_at IS NOT NULL FROM uploads")
+    assert await database.fetchval("SELECT completed_at IS NOT NULL FROM uploads")
 
 
 @pytest.mark.both_emulators("CompleteMultipartUpload", moto="it answers 500, where S3 answers 404 (NoSuchUpload)")
 @pytest.mark.usefixtures("small_parts")
 async def test_completing_again_long_after_s3_has_forgotten_the_multipart_upload(
-    submitter: httpx.AsyncClient, pool: Database
+    submitter: httpx.AsyncClient, database: Database
 ) -> None:
     content = bytes(6 * MEBIBYTE)
     upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.bin", "bytes": len(content)}))
@@ -91,7 +91,7 @@ async def test_completing_again_long_after_s3_has_forgotten_the_multipart_upload
     path = f"/v1/uploads/{upload['upload_id']}/complete"
     first = await ok(submitter.post(path, json=body))
     # The answer and the record of the first were lost, and the upload's id means nothing to S3 by now.
-    await pool.execute("UPDATE uploads SET completed_at = NULL, multipart_id = 'forgotten'")
+    await database.execute("UPDATE uploads SET completed_at = NULL, multipart_id = 'forgotten'")
 
     assert await ok(submitter.post(path, json=body)) == first
 

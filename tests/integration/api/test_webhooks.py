@@ -42,7 +42,7 @@ async def test_bad_endpoints_are_refused_by_field(operator: httpx.AsyncClient) -
 
 
 async def test_private_addresses_are_refused_unless_allowed(
-    settings: Settings, aws: Aws, pool: Database, operator: httpx.AsyncClient
+    settings: Settings, aws: Aws, database: Database, operator: httpx.AsyncClient
 ) -> None:
     private = [
         "localhost", "api.localhost", "LOCALHOST.", "127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254",
@@ -51,7 +51,7 @@ async def test_private_addresses_are_refused_unless_allowed(
         "[64:ff9b::7f00:1]", "[64:ff9b:1::7f00:1]", "[2002:a9fe:a9fe::1]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]",
     ]  # fmt: skip
     guarded = create_app(settings.model_copy(update={"webhook_private_addresses": False}))
-    async with guarded.router.lifespan_context(guarded), await Keys(pool, guarded).client("operator") as client:
+    async with guarded.router.lifespan_context(guarded), await Keys(database, guarded).client("operator") as client:
         for host in private:
             response = await client.post("/v1/webhook-endpoints", json={"url": f"http://{host}:8080/"})
             assert response.status_code == 422, host
@@ -61,9 +61,9 @@ async def test_private_addresses_are_refused_unless_allowed(
         assert (await operator.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201
 
 
-async def deliver(pool: Database, endpoint_id: str, state: str) -> str:
+async def deliver(database: Database, endpoint_id: str, state: str) -> str:
     """A delivery whose last try was long ago."""
-    delivery_id: str = await pool.fetchval(
+    delivery_id: str = await database.fetchval(
         "INSERT INTO webhook_deliveries (delivery_id, endpoint_id, job_id, event, payload, state, tries, status_code, "
         "next_try_at, give_up_at) VALUES (gen_random_uuid(), $1, $2, 'job.failed', '{}', $3, 9, 500, "
         "now() - interval '1 day', now() - interval '1 hour') RETURNING delivery_id::text",
@@ -75,11 +75,11 @@ async def deliver(pool: Database, endpoint_id: str, state: str) -> str:
 
 
 async def test_deliveries_are_listed_filtered_and_sent_again(
-    operator: httpx.AsyncClient, pool: Database, database_url: str, settings: Settings
+    operator: httpx.AsyncClient, database: Database, database_url: str, settings: Settings
 ) -> None:
     one = (await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/1"})))["endpoint_id"]
     two = (await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/2"})))["endpoint_id"]
-    failed, delivered = await deliver(pool, one, "failed"), await deliver(pool, two, "delivered")
+    failed, delivered = await deliver(database, one, "failed"), await deliver(database, two, "delivered")
 
     async def found(query: str) -> set[str]:
         return {each["delivery_id"] for each in (await ok(operator.get(f"/v1/webhook-deliveries?{query}")))["items"]}
@@ -102,9 +102,9 @@ async def test_deliveries_are_listed_filtered_and_sent_again(
     assert (await operator.post(f"/v1/webhook-deliveries/{uuid4()}/redeliver")).status_code == 404
 
 
-async def test_a_deleted_endpoint_takes_its_deliveries_along(operator: httpx.AsyncClient, pool: Database) -> None:
+async def test_a_deleted_endpoint_takes_its_deliveries_along(operator: httpx.AsyncClient, database: Database) -> None:
     endpoint = (await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/"})))["endpoint_id"]
-    await deliver(pool, endpoint, "pending")
+    await deliver(database, endpoint, "pending")
 
     await ok(operator.delete(f"/v1/webhook-endpoints/{endpoint}"))
 

@@ -24,7 +24,7 @@ from services.platform.database import Database, new_id
 from services.platform.settings import Settings
 from services.stats.main import create_app as create_stats
 from tests.conftest import free_port
-from tests.integration.api.conftest import Grid
+from tests.integration.api.conftest import PlayedWorker
 
 
 class Server:
@@ -120,9 +120,9 @@ class Command:
         return Command(self.environment | {"PIECEWORK_API_KEY": secret}, self.directory)
 
 
-async def new_key(pool: Database, role: Role) -> str:
+async def new_key(database: Database, role: Role) -> str:
     secret = new_secret()
-    await pool.execute(
+    await database.execute(
         "INSERT INTO api_keys (key_id, name, role, key_hash) VALUES ($1, $2, $3, $4)",
         new_id(),
         role,
@@ -133,9 +133,9 @@ async def new_key(pool: Database, role: Role) -> str:
 
 
 @pytest.fixture
-async def piecework(api: Server, pool: Database, tmp_path: Path) -> Command:
+async def piecework(api: Server, database: Database, tmp_path: Path) -> Command:
     """As an operator, in a directory of its own, with a pool `default` and a processor `noop`."""
-    environment = {"PIECEWORK_API_URL": api.url, "PIECEWORK_API_KEY": await new_key(pool, "operator")}
+    environment = {"PIECEWORK_API_URL": api.url, "PIECEWORK_API_KEY": await new_key(database, "operator")}
     command = Command(environment, tmp_path)
     await command("pools", "put", "default")
     await command("processors", "register", "noop", "--builtin", "noop")
@@ -143,8 +143,8 @@ async def piecework(api: Server, pool: Database, tmp_path: Path) -> Command:
 
 
 @pytest.fixture
-async def grid(piecework: Command, pool: Database) -> Grid:
+async def grid(piecework: Command, database: Database) -> PlayedWorker:
     """Plays the scheduler and a worker."""
-    grid = Grid(pool)
+    grid = PlayedWorker(database)
     await grid.register()
     return grid

@@ -14,27 +14,27 @@ from services.engine.workers import stop_worker
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.integration.api.conftest import Grid
+from tests.integration.api.conftest import PlayedWorker
 from tests.integration.client.conftest import Command, Server, new_key
 
 ARRAY = ("submit", "--count", "3", "--processor", "noop", "--name", "array")
 
 
-async def finish_all(grid: Grid, job_id: UUID, count: int = 3) -> None:
+async def finish_all(grid: PlayedWorker, job_id: UUID, count: int = 3) -> None:
     """All tasks of a job run and succeed."""
     await grid.plan(job_id, count)
     for task in await grid.claim(job_id, count):
         await grid.finish(task)
 
 
-async def end(pool: Database, settings: Settings, job_id: UUID, source: str, target: str) -> None:
-    async with pool.acquire() as connection:
+async def end(database: Database, settings: Settings, job_id: UUID, source: str, target: str) -> None:
+    async with database.acquire() as connection:
         await connection.execute("UPDATE stages SET state = $2, finished_at = now() WHERE job_id = $1", job_id, target)
         assert await end_job(connection, job_id, source=source, target=target, settings=settings)
 
 
 async def test_a_job_from_submission_to_its_end(
-    piecework: Command, grid: Grid, pool: Database, settings: Settings
+    piecework: Command, grid: PlayedWorker, database: Database, settings: Settings
 ) -> None:
     job_id = await piecework(*ARRAY, "--label", "team=claims", "--priority", "5")
     assert (await piecework.run("jobs", "--label", "team=claims", "--json")).json["items"][0]["job_id"] == job_id
@@ -42,7 +42,7 @@ async def test_a_job_from_submission_to_its_end(
     shown = await piecework("job", job_id)
     for text in (job_id, "array of 3 tasks", "team=claims", "noop@1", "3/3"):
         assert text in shown
-    await end(pool, settings, UUID(job_id), "running", "succeeded")
+    await end(database, settings, UUID(job_id), "running", "succeeded")
     watched = await piecework.run("watch", job_id)
     assert (watched.code, watched.out) == (0, "")
     assert "array succeeded" in watched.err
@@ -50,7 +50,7 @@ async def test_a_job_from_submission_to_its_end(
 
 
 async def test_watching_follows_a_job_through_a_restart_of_the_api(
-    piecework: Command, api: Server, grid: Grid, pool: Database, settings: Settings
+    piecework: Command, api: Server, grid: PlayedWorker, database: Database, settings: Settings
 ) -> None:
     job_id = UUID(await piecework(*ARRAY))
     watching = await piecework.start("watch", str(job_id))
@@ -62,7 +62,7 @@ async def test_watching_follows_a_job_through_a_restart_of_the_api(
             break
     await asyncio.to_thread(api.start)
     await finish_all(grid, job_id)
-    await end(pool, settings, job_id, "running", "succeeded")
+    await end(database, settings, job_id, "running", "succeeded")
     _, rest = await watching.communicate()
     assert watching.returncode == 0
     assert b"the API answers again" in rest
@@ -70,16 +70,16 @@ async def test_watching_follows_a_job_through_a_restart_of_the_api(
 
 
 async def test_a_failed_job_tells_scripts_and_people(
-    piecework: Command, grid: Grid, pool: Database, settings: Settings
+    piecework: Command, grid: PlayedWorker, database: Database, settings: Settings
 ) -> None:
     job_id = UUID(await piecework(*ARRAY))
     await grid.plan(job_id, 3)
     [task] = await grid.claim(job_id, 1)
     why = {"type": "exit_code", "message": "the command ended with exit code 3"}
     await grid.finish(task, "failed", error=why, retryable=False, exit_code=3)
-    async with pool.acquire() as connection:
+    async with database.acquire() as connection:
         await fail_job(connection, job_id, {"type": "stage_failed", "message": "1 failed task", "stage": 0}, 0)
-    await end(pool, settings, job_id, "failing", "failed")
+    await end(database, settings, job_id, "failing", "failed")
     done = await piecework.run("watch", str(job_id))
     assert done.code == 1
     assert "error: job array failed: stage_failed: 1 failed task\n" in done.err
@@ -147,7 +147,7 @@ async def test_small_and_empty_files_are_uploaded(piecework: Command) -> None:
 
 
 async def test_logs_and_results_come_from_s3(
-    piecework: Command, grid: Grid, pool: Database, aws: Aws, settings: Settings
+    piecework: Command, grid: PlayedWorker, database: Database, aws: Aws, settings: Settings
 ) -> None:
     job_id = UUID(await piecework("submit", "--count", "1", "--processor", "noop"))
     layout = settings.layout
@@ -165,8 +165,8 @@ async def test_logs_and_results_come_from_s3(
     await grid.finish(task, log=log.uri)
     files = [{"name": "delays.json", "uri": result.uri, "bytes": 9}]
     results = {"files": files, "manifest": {"name": "manifest.json", "uri": manifest.uri, "bytes": 2}}
-    await pool.execute("UPDATE stages SET result = $2 WHERE job_id = $1", job_id, results)
-    await end(pool, settings, job_id, "running", "succeeded")
+    await database.execute("UPDATE stages SET result = $2 WHERE job_id = $1", job_id, results)
+    await end(database, settings, job_id, "running", "succeeded")
     assert await piecework("logs", str(job_id), "0", "0") == "hello"
     assert result.uri in await piecework("results", str(job_id))
     paths = (await piecework("results", str(job_id), "--download", "out")).splitlines()
@@ -174,7 +174,7 @@ async def test_logs_and_results_come_from_s3(
     assert (piecework.directory / "out" / "delays.json").read_bytes() == b'{"AA": 1}'
 
 
-async def test_statistics_come_from_the_stats_service(piecework: Command, stats: Server, grid: Grid) -> None:
+async def test_statistics_come_from_the_stats_service(piecework: Command, stats: Server, grid: PlayedWorker) -> None:
     job_id = UUID(await piecework(*ARRAY))
     await finish_all(grid, job_id)
     shown = await piecework("stats", str(job_id), "--stats-url", stats.url)
@@ -212,7 +212,7 @@ async def test_processors(piecework: Command) -> None:
     assert "clean@1" in await piecework("processors", "show", "clean", "--version", "1")
 
 
-async def test_pools_and_workers(piecework: Command, grid: Grid, pool: Database) -> None:
+async def test_pools_and_workers(piecework: Command, grid: PlayedWorker, database: Database) -> None:
     assert "0/4" in await piecework("pools", "list")
     assert "1 with 0 of 4 slots busy" in await piecework("pools", "show", "default")
     assert await piecework("pools", "pause", "default") == "default paused"
@@ -225,7 +225,7 @@ async def test_pools_and_workers(piecework: Command, grid: Grid, pool: Database)
     assert "node-1" in await piecework("workers", "show", worker_id)
     assert await piecework("workers", "drain", worker_id) == f"{worker_id} draining"
     assert worker_id in await piecework("workers", "list")
-    await stop_worker(pool, grid.worker_id)
+    await stop_worker(database, grid.worker_id)
     assert worker_id not in await piecework("workers", "list")
     assert worker_id in await piecework("workers", "list", "--all")
 
@@ -243,12 +243,12 @@ async def test_capacity_goes_to_the_auto_scaling_group(piecework: Command, aws: 
     assert (found["MinSize"], found["MaxSize"], found["DesiredCapacity"]) == (1, 4, 2)
 
 
-async def test_webhooks(piecework: Command, grid: Grid, pool: Database, settings: Settings) -> None:
+async def test_webhooks(piecework: Command, grid: PlayedWorker, database: Database, settings: Settings) -> None:
     created = (await piecework.run("webhooks", "create", "https://example.org/hook", "--json")).json
     assert created["secret"].startswith("whsec_")
     assert "https://example.org/hook" in await piecework("webhooks", "list")
     job_id = UUID(await piecework(*ARRAY))
-    await end(pool, settings, job_id, "running", "succeeded")
+    await end(database, settings, job_id, "running", "succeeded")
     [delivery] = (await piecework.run("webhooks", "deliveries", "--job", str(job_id), "--json")).json["items"]
     assert "job.succeeded" in await piecework("webhooks", "deliveries", "--endpoint", created["endpoint_id"])
     assert delivery["state"] == "pending"
@@ -307,9 +307,9 @@ async def test_a_missing_object_is_known_at_once(piecework: Command, settings: S
     assert uri in done.err
 
 
-async def test_listings_page_through_everything(piecework: Command, pool: Database) -> None:
+async def test_listings_page_through_everything(piecework: Command, database: Database) -> None:
     job_id = UUID(await piecework("submit", "--count", "1200", "--processor", "noop"))
-    await Grid(pool).plan(job_id, 1200)
+    await PlayedWorker(database).plan(job_id, 1200)
     short = await piecework.run("tasks", str(job_id), "--limit", "10")
     assert len(short.out.splitlines()) == 11
     assert "only the first 10 are shown; --all shows all" in short.err
@@ -317,7 +317,7 @@ async def test_listings_page_through_everything(piecework: Command, pool: Databa
     assert [task["index"] for task in everything] == list(range(1200))
 
 
-async def test_roles_are_known_to_the_api(pool: Database, piecework: Command) -> None:
-    submitter = piecework.as_user(await new_key(pool, "submitter"))
+async def test_roles_are_known_to_the_api(database: Database, piecework: Command) -> None:
+    submitter = piecework.as_user(await new_key(database, "submitter"))
     assert (await submitter.run(*ARRAY)).code == 0
     assert (await submitter.run("processors", "register", "x", "--builtin", "noop")).code == 4

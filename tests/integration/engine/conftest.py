@@ -18,11 +18,11 @@ def settings(database_url: str) -> Settings:
 
 
 @pytest.fixture
-async def play(pool: Database, settings: Settings) -> Play:
+async def play(database: Database, settings: Settings) -> Play:
     """A grid with the pool `default` and the processor `noop`, and every part of it played by the test."""
-    await add_pool(pool, "default")
-    await add_processor(pool, "noop", builtin="noop")
-    return Play(pool, settings)
+    await add_pool(database, "default")
+    await add_processor(database, "noop", builtin="noop")
+    return Play(database, settings)
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ Session = Callable[[], Awaitable[Connection]]
 
 
 @pytest.fixture
-async def session(pool: Database) -> AsyncIterator[Session]:
+async def session(database: Database) -> AsyncIterator[Session]:
     """Opens further connections: for transactions that overlap."""
     async with AsyncExitStack() as stack:
 
         async def open_session() -> Connection:
-            return await stack.enter_async_context(pool.acquire())
+            return await stack.enter_async_context(database.acquire())
 
         yield open_session

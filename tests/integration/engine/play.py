@@ -34,12 +34,12 @@ HOLD = """
         OR t.backup_worker_id = h.worker_id AND t.backup_started_at = h.was)"""
 
 
-async def until_blocked(pool: Database, statements: int = 1) -> None:
+async def until_blocked(database: Database, statements: int = 1) -> None:
     """Wait until this many statements of this database wait for another transaction's lock."""
 
     async def blocked() -> bool:
         return bool(
-            await pool.fetchval(
+            await database.fetchval(
                 "SELECT count(*) >= $1 FROM pg_stat_activity "
                 "WHERE datname = current_database() AND wait_event_type = 'Lock'",
                 statements,
@@ -50,30 +50,30 @@ async def until_blocked(pool: Database, statements: int = 1) -> None:
 
 
 @asynccontextmanager
-async def hearing(pool: Database, channel: str) -> AsyncIterator[asyncio.Event]:
+async def hearing(database: Database, channel: str) -> AsyncIterator[asyncio.Event]:
     """An event that the channel's next notification sets."""
     heard = asyncio.Event()
 
     def notified(*_: object) -> None:
         heard.set()
 
-    async with pool.acquire() as connection:
+    async with database.acquire() as connection:
         await connection.add_listener(channel, notified)
         yield heard
         await connection.remove_listener(channel, notified)
 
 
 async def add_pool(
-    pool: Database, name: str, queue_url: str = "queue", slots: int = 2, group: str | None = None
+    database: Database, name: str, queue_url: str = "queue", slots: int = 2, group: str | None = None
 ) -> None:
-    async with pool.acquire() as connection:
+    async with database.acquire() as connection:
         await pools.register_pool(
             connection, name, queue_url=queue_url, dead_letter_url="dead", group_name=group, slots=slots
         )
 
 
-async def add_processor(pool: Database, name: str, **spec: Any) -> int:
-    async with pool.acquire() as connection, connection.transaction():
+async def add_processor(database: Database, name: str, **spec: Any) -> int:
+    async with database.acquire() as connection, connection.transaction():
         return await processors.register_processor(connection, name, ProcessorSpec.model_validate(spec))
 
 
@@ -90,18 +90,18 @@ def finished(task: ClaimedTask, outcome: str = "succeeded", **facts: Any) -> Att
 class Play:
     """Everybody's part, by name."""
 
-    pool: Database
+    database: Database
     settings: Settings
 
     async def submit(self, *, stages: int | list[dict[str, Any]] = 1, **changes: Any) -> UUID:
         """A job of `stages` stages of no-ops; it runs at once unless `changes` say otherwise."""
         chain = [{"processor": "noop"} for _ in range(stages)] if isinstance(stages, int) else stages
         spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": chain} | changes)
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.database.acquire() as connection, connection.transaction():
             return await submission.submit_job(connection, spec, settings=self.settings)
 
     async def plan(self, job_id: UUID, count: int, *, first: int = 0, planned: bool = True) -> None:
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.database.acquire() as connection, connection.transaction():
             await transitions.plan_same_tasks(connection, job_id, 0, first, {"type": "index", "count": count}, count)
             await connection.execute(
                 "UPDATE stages SET task_count = task_count + $2, planned = $3 WHERE job_id = $1 AND stage = 0",
@@ -113,7 +113,7 @@ class Play:
     async def dispatch(
         self, job_id: UUID, stage: int = 0, *, tasks: int = 1000, bundle: int = 1000, pool: str = "default"
     ) -> list[Message]:
-        async with self.pool.acquire() as connection:
+        async with self.database.acquire() as connection:
             messages = await transitions.dispatch(
                 connection, job_id, stage, pool=pool, tasks_max=tasks, bundle_tasks_max=bundle, resend_seconds=60
             )
@@ -123,16 +123,16 @@ class Play:
         """A worker that has just started."""
         worker = {"hostname": "node", "instance_id": None, "pid": 1, "slots": 2} | facts
         worker_id = new_id()
-        await workers.register_worker(self.pool, worker_id=worker_id, pool=pool, **worker)
+        await workers.register_worker(self.database, worker_id=worker_id, pool=pool, **worker)
         return worker_id
 
     async def claim(self, worker_id: UUID, messages: Sequence[Message]) -> list[ClaimedTask]:
-        return await transitions.claim(self.pool, worker_id, [message.bundle_id for message in messages])
+        return await transitions.claim(self.database, worker_id, [message.bundle_id for message in messages])
 
     async def back_up(self, job_id: UUID, stage: int = 0) -> list[Message]:
         """Offer a backup of everything that runs."""
         limits = {"seconds_min": 0.0, "task_seconds_max": 0.0, "bundles_max": 1000}
-        messages = await transitions.offer_backups(self.pool, job_id, stage, **limits, resend_seconds=60)
+        messages = await transitions.offer_backups(self.database, job_id, stage, **limits, resend_seconds=60)
         return sorted(messages, key=lambda message: message.first)
 
     async def race(self, job_id: UUID) -> tuple[UUID, ClaimedTask, UUID, ClaimedTask]:
@@ -143,7 +143,7 @@ class Play:
         return first, task, second, backup
 
     async def settle(self) -> None:
-        async with self.pool.acquire() as connection:
+        async with self.database.acquire() as connection:
             await transitions.settle_races(connection)
 
     async def run(self, worker_id: UUID, job_id: UUID, stage: int = 0, **limits: Any) -> list[ClaimedTask]:
@@ -152,7 +152,7 @@ class Play:
 
     async def complete(self, worker_id: UUID, *reports: AttemptReport, done: Sequence[ClaimedTask] = ()) -> int:
         """Report attempts; the bundles of the tasks `done` are done with."""
-        return await transitions.complete(self.pool, worker_id, reports, list({task.bundle_id for task in done}))
+        return await transitions.complete(self.database, worker_id, reports, list({task.bundle_id for task in done}))
 
     async def succeed(self, worker_id: UUID, tasks: Sequence[ClaimedTask]) -> None:
         """All these tasks, and with them their bundles, end well."""
@@ -167,47 +167,47 @@ class Play:
     async def lose(self, worker_id: UUID) -> int:
         """The worker falls silent, and is found to be lost; returns how many tasks are given back."""
         await self.silence(worker_id)
-        assert worker_id in await workers.mark_lost_workers(self.pool, self.settings.lease_seconds)
-        return await transitions.reap_dead_workers(self.pool, self.settings.losses_max)
+        assert worker_id in await workers.mark_lost_workers(self.database, self.settings.lease_seconds)
+        return await transitions.reap_dead_workers(self.database, self.settings.losses_max)
 
     async def silence(self, worker_id: UUID) -> None:
         """Its last heartbeat is an hour old."""
-        await self.pool.execute(
+        await self.database.execute(
             "UPDATE workers SET heartbeat_at = now() - interval '1 hour' WHERE worker_id = $1", worker_id
         )
 
     async def make_due(self, job_id: UUID) -> None:
         """The time of all backoffs has passed."""
-        await self.pool.execute("UPDATE tasks SET ready_at = now() WHERE job_id = $1 AND state = 'ready'", job_id)
+        await self.database.execute("UPDATE tasks SET ready_at = now() WHERE job_id = $1 AND state = 'ready'", job_id)
 
     async def order(self, order: Order, job_id: UUID) -> None:
         """A user pauses, resumes, cancels or retries a job."""
-        async with self.pool.acquire() as connection:
+        async with self.database.acquire() as connection:
             await order(connection, job_id)
 
     async def states(self, job_id: UUID, stage: int = 0) -> dict[str, int]:
         """The tasks of a stage by state."""
-        rows = await self.pool.fetch("SELECT state FROM tasks WHERE job_id = $1 AND stage = $2", job_id, stage)
+        rows = await self.database.fetch("SELECT state FROM tasks WHERE job_id = $1 AND stage = $2", job_id, stage)
         return dict(Counter(row["state"] for row in rows))
 
     async def task(self, job_id: UUID, index: int, stage: int = 0) -> dict[str, Any]:
-        row = await self.pool.fetchrow(
+        row = await self.database.fetchrow(
             "SELECT * FROM tasks WHERE job_id = $1 AND stage = $2 AND index = $3", job_id, stage, index
         )
         assert row is not None
         return dict(row)
 
     async def job(self, job_id: UUID) -> dict[str, Any]:
-        row = await self.pool.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id)
+        row = await self.database.fetchrow("SELECT * FROM jobs WHERE job_id = $1", job_id)
         assert row is not None
         return dict(row)
 
     async def stage(self, job_id: UUID, stage: int = 0) -> dict[str, Any]:
-        row = await self.pool.fetchrow("SELECT * FROM stages WHERE job_id = $1 AND stage = $2", job_id, stage)
+        row = await self.database.fetchrow("SELECT * FROM stages WHERE job_id = $1 AND stage = $2", job_id, stage)
         assert row is not None
         return dict(row)
 
     async def outcomes(self, job_id: UUID) -> dict[str, int]:
         """The recorded attempts of a job by outcome."""
-        rows = await self.pool.fetch("SELECT outcome FROM attempts WHERE job_id = $1", job_id)
+        rows = await self.database.fetch("SELECT outcome FROM attempts WHERE job_id = $1", job_id)
         return dict(Counter(row["outcome"] for row in rows))

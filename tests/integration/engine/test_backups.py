@@ -26,7 +26,7 @@ async def test_a_backup_has_the_task_s_input_and_the_next_attempt(play: Play, jo
     assert (row["state"], row["attempt"], row["backup_attempt"]) == ("running", 1, 2)
     assert row["backup_worker_id"] == second
     assert await play.states(job_id) == {"running": 1}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_the_first_to_succeed_wins_and_the_other_changes_nothing(play: Play, job_id: UUID) -> None:
@@ -39,8 +39,8 @@ async def test_the_first_to_succeed_wins_and_the_other_changes_nothing(play: Pla
     assert (row["state"], row["attempt"], row["worker_id"]) == ("succeeded", 2, second)
     assert row["output"] == {"value": "backup"}
     assert await play.outcomes(job_id) == {"succeeded": 1, "cancelled": 1}
-    assert await play.pool.fetchval("SELECT count(*) FROM bundles") == 0
-    await assert_invariants(play.pool, job_id)
+    assert await play.database.fetchval("SELECT count(*) FROM bundles") == 0
+    await assert_invariants(play.database, job_id)
 
 
 async def test_the_first_attempt_may_win_too(play: Play, job_id: UUID) -> None:
@@ -50,9 +50,9 @@ async def test_the_first_attempt_may_win_too(play: Play, job_id: UUID) -> None:
     assert await play.complete(second, finished(backup), done=[backup]) == 0
 
     assert (await play.task(job_id, 0))["attempt"] == 1
-    error = await play.pool.fetchval("SELECT error FROM attempts WHERE outcome = 'cancelled'")
+    error = await play.database.fetchval("SELECT error FROM attempts WHERE outcome = 'cancelled'")
     assert error == {"type": "overtaken", "message": "attempt 1 succeeded first"}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_of_two_completions_at_once_one_counts(play: Play, job_id: UUID) -> None:
@@ -64,7 +64,7 @@ async def test_of_two_completions_at_once_one_counts(play: Play, job_id: UUID) -
 
     assert sorted(counts) == [0, 1]
     assert await play.states(job_id) == {"succeeded": 1}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 @pytest.mark.parametrize("loser", ["first", "backup"])
@@ -75,7 +75,7 @@ async def test_the_loser_s_worker_is_told_by_its_heartbeat(play: Play, job_id: U
 
     await play.settle()
 
-    assert (await workers.heartbeat(play.pool, other, 1)).bundle_ids == frozenset()
+    assert (await workers.heartbeat(play.database, other, 1)).bundle_ids == frozenset()
 
 
 async def test_a_race_that_goes_on_is_not_settled(play: Play, job_id: UUID) -> None:
@@ -83,8 +83,8 @@ async def test_a_race_that_goes_on_is_not_settled(play: Play, job_id: UUID) -> N
 
     await play.settle()
 
-    assert (await workers.heartbeat(play.pool, first, 1)).bundle_ids == {task.bundle_id}
-    assert (await workers.heartbeat(play.pool, second, 1)).bundle_ids == {backup.bundle_id}
+    assert (await workers.heartbeat(play.database, first, 1)).bundle_ids == {task.bundle_id}
+    assert (await workers.heartbeat(play.database, second, 1)).bundle_ids == {backup.bundle_id}
 
 
 @pytest.mark.parametrize("outcome", ["failed", "released", "timeout"])
@@ -102,9 +102,9 @@ async def test_if_one_does_not_succeed_the_task_goes_on_with_the_other(
     row = await play.task(job_id, 0)
     assert (row["state"], row["attempt"], row["worker_id"]) == ("running", left.attempt, left_worker)
     assert (row["failures"], row["backup_worker_id"]) == (0, None)
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
     assert await play.complete(left_worker, finished(left), done=[left]) == 1
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_race_that_both_lose_is_one_failure_and_the_next_attempt_has_a_number_of_its_own(
@@ -118,7 +118,7 @@ async def test_a_race_that_both_lose_is_one_failure_and_the_next_attempt_has_a_n
     assert (row["state"], row["failures"]) == ("ready", 1)
     [again] = await play.run(first, job_id)
     assert again.attempt == 3
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_when_a_worker_is_lost_the_task_goes_on_with_the_other(play: Play, job_id: UUID) -> None:
@@ -130,7 +130,7 @@ async def test_when_a_worker_is_lost_the_task_goes_on_with_the_other(play: Play,
     assert (row["state"], row["attempt"], row["worker_id"], row["losses"]) == ("running", 2, second, 0)
     assert await play.outcomes(job_id) == {"lost": 1}
     assert await play.complete(second, finished(backup), done=[backup]) == 1
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_when_the_backup_s_worker_is_lost_the_first_goes_on(play: Play, job_id: UUID) -> None:
@@ -141,7 +141,7 @@ async def test_when_the_backup_s_worker_is_lost_the_first_goes_on(play: Play, jo
     row = await play.task(job_id, 0)
     assert (row["state"], row["attempt"], row["worker_id"]) == ("running", 1, first)
     assert await play.complete(first, finished(task), done=[task]) == 1
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_when_both_workers_are_lost_the_task_is_ready_again(play: Play, job_id: UUID) -> None:
@@ -153,7 +153,7 @@ async def test_when_both_workers_are_lost_the_task_is_ready_again(play: Play, jo
     row = await play.task(job_id, 0)
     assert (row["state"], row["losses"]) == ("ready", 1)
     assert await play.outcomes(job_id) == {"lost": 2}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_worker_never_backs_up_what_it_runs_itself(play: Play, job_id: UUID) -> None:
@@ -181,7 +181,7 @@ async def test_an_offer_that_comes_too_late_claims_nothing_and_is_withdrawn(play
     await play.settle()
 
     assert await play.claim(await play.register(), messages) == []
-    assert await play.pool.fetchval("SELECT count(*) FROM bundles") == 0
+    assert await play.database.fetchval("SELECT count(*) FROM bundles") == 0
 
 
 async def test_tasks_that_share_a_bundle_with_a_straggler_are_not_cut_off_with_it(play: Play) -> None:
@@ -195,9 +195,9 @@ async def test_tasks_that_share_a_bundle_with_a_straggler_are_not_cut_off_with_i
 
     await play.settle()
 
-    assert (await workers.heartbeat(play.pool, first, 1)).bundle_ids == {tasks[0].bundle_id}
+    assert (await workers.heartbeat(play.database, first, 1)).bundle_ids == {tasks[0].bundle_id}
     assert await play.complete(first, *map(finished, tasks), done=tasks) == 2
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 @pytest.mark.parametrize("order", [jobs.cancel_job, jobs.pause_job])
@@ -205,17 +205,17 @@ async def test_cancelling_ends_both_attempts_and_pausing_neither(play: Play, job
     await play.race(job_id)
 
     await play.order(order, job_id)
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         while not await transitions.cancel_tasks(connection, job_id, 100):
             pass
 
     if order is jobs.cancel_job:
         assert await play.states(job_id) == {"cancelled": 1}
         assert await play.outcomes(job_id) == {"cancelled": 2}
-        assert await play.pool.fetchval("SELECT count(*) FROM bundles") == 0
+        assert await play.database.fetchval("SELECT count(*) FROM bundles") == 0
     else:
         assert await play.states(job_id) == {"running": 1}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_what_a_paused_job_offered_is_withdrawn_and_its_task_runs_on(play: Play, job_id: UUID) -> None:
@@ -227,4 +227,4 @@ async def test_what_a_paused_job_offered_is_withdrawn_and_its_task_runs_on(play:
 
     assert await play.claim(await play.register(), messages) == []
     assert await play.complete(worker_id, *map(finished, tasks), done=tasks) == 1
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)

@@ -64,7 +64,7 @@ async def test_a_job_for_later_is_scheduled_and_none_of_its_stages_runs(play: Pl
 
 
 async def test_a_processor_is_taken_in_its_newest_version_or_the_one_named(play: Play) -> None:
-    assert await add_processor(play.pool, "noop", builtin="copy") == 2
+    assert await add_processor(play.database, "noop", builtin="copy") == 2
 
     job_id = await play.submit(stages=[{"processor": name} for name in ("noop", "noop@1", "noop@2")])
 
@@ -94,18 +94,18 @@ async def test_what_can_not_run_is_refused_with_the_field_the_value_and_the_fix(
     play: Play, changes: dict[str, Any], field: str, value: Any, fix: str
 ) -> None:
     schema = {"properties": {"level": {"type": "integer"}}, "required": ["level"], "additionalProperties": False}
-    await add_processor(play.pool, "checked", builtin="noop", params_schema=schema)
+    await add_processor(play.database, "checked", builtin="noop", params_schema=schema)
 
     with pytest.raises(SpecError, match=fix) as refused:
         await play.submit(**changes)
 
     assert (refused.value.field, refused.value.value) == (field, value)
-    assert await play.pool.fetchval("SELECT count(*) FROM jobs") == 0
+    assert await play.database.fetchval("SELECT count(*) FROM jobs") == 0
 
 
 async def test_params_nested_deeper_than_their_schema_can_follow_are_refused(play: Play) -> None:
     endless = {"$ref": "#"}
-    await add_processor(play.pool, "endless", builtin="noop", params_schema=endless)
+    await add_processor(play.database, "endless", builtin="noop", params_schema=endless)
 
     with pytest.raises(SpecError, match="nested too deeply"):
         await play.submit(stages=[{"processor": "endless"}])
@@ -116,7 +116,7 @@ async def test_one_run_of_a_schedule_gives_one_job(play: Play) -> None:
     spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]})
 
     async def submit(run_at: datetime) -> UUID:
-        async with play.pool.acquire() as connection, connection.transaction():
+        async with play.database.acquire() as connection, connection.transaction():
             return await submission.submit_job(
                 connection, spec, settings=play.settings, schedule_id=schedule_id, run_at=run_at
             )
@@ -131,7 +131,7 @@ async def test_one_run_of_a_schedule_gives_one_job(play: Play) -> None:
 
 
 async def test_submission_wakes_the_scheduler(play: Play) -> None:
-    async with hearing(play.pool, JOBS_CHANNEL) as heard:
+    async with hearing(play.database, JOBS_CHANNEL) as heard:
         await play.submit()
         await asyncio.wait_for(heard.wait(), 5)
 
@@ -141,7 +141,7 @@ async def test_submission_wakes_the_scheduler(play: Play) -> None:
 
 async def test_registering_the_same_again_makes_no_new_version(play: Play) -> None:
     async def register(description: str = "", **spec: Any) -> int:
-        async with play.pool.acquire() as connection, connection.transaction():
+        async with play.database.acquire() as connection, connection.transaction():
             return await processors.register_processor(connection, "p", ProcessorSpec.model_validate(spec), description)
 
     assert await register(builtin="noop") == 1
@@ -154,39 +154,39 @@ async def test_registering_the_same_again_makes_no_new_version(play: Play) -> No
 
 
 async def test_registering_a_pool_again_keeps_its_capacity_and_pause(play: Play) -> None:
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         await pools.pause_pool(connection, "default")
-    await play.pool.execute("UPDATE pools SET capacity_max = 9")
+    await play.database.execute("UPDATE pools SET capacity_max = 9")
 
-    await add_pool(play.pool, "default", queue_url="other", slots=7)
+    await add_pool(play.database, "default", queue_url="other", slots=7)
 
-    pool = await play.pool.fetchrow("SELECT queue_url, slots, paused, capacity_max FROM pools")
+    pool = await play.database.fetchrow("SELECT queue_url, slots, paused, capacity_max FROM pools")
     assert pool is not None
     assert tuple(pool) == ("other", 7, True, 9)
 
 
 async def test_pausing_a_pool_takes_back_what_is_queued_there_and_nowhere_else(play: Play) -> None:
-    await add_pool(play.pool, "large")
+    await add_pool(play.database, "large")
     job_id = await play.submit()
     await play.plan(job_id, 6)
     running = await play.run(await play.register(), job_id, tasks=1)
     await play.dispatch(job_id, tasks=2)
     await play.dispatch(job_id, tasks=2, pool="large")
 
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         await pools.pause_pool(connection, "default")
         with pytest.raises(NotFound, match="'small'"):
             await pools.pause_pool(connection, "small")
 
     assert len(running) == 1
     assert await play.states(job_id) == {"running": 1, "queued": 2, "ready": 3}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_only_a_live_worker_can_be_drained(play: Play) -> None:
     worker_id, lost = await play.register(), await play.register()
     await play.lose(lost)
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         for _ in range(2):
             await workers.drain_worker(connection, worker_id)
         with pytest.raises(Conflict, match=r"lost.*must be active"):
@@ -194,7 +194,7 @@ async def test_only_a_live_worker_can_be_drained(play: Play) -> None:
         with pytest.raises(NotFound):
             await workers.drain_worker(connection, new_id())
 
-    assert await play.pool.fetchval("SELECT state FROM workers WHERE worker_id = $1", worker_id) == "draining"
+    assert await play.database.fetchval("SELECT state FROM workers WHERE worker_id = $1", worker_id) == "draining"
 
 
 # Orders.
@@ -214,7 +214,7 @@ async def test_an_order_is_obeyed_in_the_states_that_allow_it_and_refused_in_all
 ) -> None:
     for state in STATES:
         job_id = await play.submit()
-        await play.pool.execute("UPDATE jobs SET state = $2 WHERE job_id = $1", job_id, state)
+        await play.database.execute("UPDATE jobs SET state = $2 WHERE job_id = $1", job_id, state)
         if state in ALLOWED[order]:
             await play.order(order, job_id)
             assert (await play.job(job_id))["state"] == ALLOWED[order][state]
@@ -228,7 +228,7 @@ async def test_an_order_is_obeyed_in_the_states_that_allow_it_and_refused_in_all
 
 async def fail(play: Play, job_id: UUID, stage: int) -> None:
     """What the scheduler does when a stage has failed."""
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         assert await jobs.fail_job(connection, job_id, {"type": "stage_failed", "message": "no"}, stage)
         assert await transitions.cancel_tasks(connection, job_id, 1000)
         assert await jobs.end_job(connection, job_id, source="failing", target="failed", settings=play.settings)
@@ -236,7 +236,7 @@ async def fail(play: Play, job_id: UUID, stage: int) -> None:
 
 async def cancel(play: Play, job_id: UUID) -> None:
     await play.order(jobs.cancel_job, job_id)
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         assert await transitions.cancel_tasks(connection, job_id, 1000)
         assert await jobs.end_job(connection, job_id, source="cancelling", target="cancelled", settings=play.settings)
 
@@ -251,7 +251,7 @@ async def test_retrying_a_failed_job_keeps_what_succeeded_and_allows_all_attempt
     await play.succeed(worker_id, second)
     await play.dispatch(job_id, tasks=1)
     await fail(play, job_id, 0)
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
     assert (await play.job(job_id))["error"]["type"] == "stage_failed"
 
     await play.order(jobs.retry_job, job_id)
@@ -262,11 +262,11 @@ async def test_retrying_a_failed_job_keeps_what_succeeded_and_allows_all_attempt
     assert await play.states(job_id, 1) == {"succeeded": 1, "ready": 1}
     task = await play.task(job_id, 2)
     assert (task["attempt"], task["failures"], task["losses"], task["error"]) == (1, 0, 0, None)
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
     await play.run_all(job_id, stages=2)
     assert await play.states(job_id) == await play.states(job_id, 1) == {"succeeded": 6}
     assert await play.complete(worker_id, finished(first[3]), done=first) == 0
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_retrying_keeps_the_tolerated_failures_of_a_stage_that_succeeded(play: Play) -> None:
@@ -276,7 +276,7 @@ async def test_retrying_keeps_the_tolerated_failures_of_a_stage_that_succeeded(p
     tasks = await play.run(worker_id, job_id)
     bad = finished(tasks[0], "failed", retryable=False)
     await play.complete(worker_id, bad, *map(finished, tasks[1:]), done=tasks)
-    await play.pool.execute("UPDATE stages SET state = 'succeeded' WHERE stage = 0")
+    await play.database.execute("UPDATE stages SET state = 'succeeded' WHERE stage = 0")
     await fail(play, job_id, 1)
 
     await play.order(jobs.retry_job, job_id)
@@ -284,7 +284,7 @@ async def test_retrying_keeps_the_tolerated_failures_of_a_stage_that_succeeded(p
     assert await play.states(job_id) == {"succeeded": 2, "failed": 1}
     assert await play.states(job_id, 1) == {"ready": 2}
     assert [(await play.stage(job_id, number))["state"] for number in (0, 1)] == ["succeeded", "running"]
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_retrying_a_cancelled_job_runs_what_was_cancelled(play: Play) -> None:
@@ -294,7 +294,7 @@ async def test_retrying_a_cancelled_job_runs_what_was_cancelled(play: Play) -> N
     tasks = await play.run(worker_id, job_id, tasks=3, bundle=1)
     await play.succeed(worker_id, tasks[:1])
     await cancel(play, job_id)
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
     assert await play.complete(worker_id, finished(tasks[1]), done=tasks[1:2]) == 0
 
     await play.order(jobs.retry_job, job_id)
@@ -302,11 +302,11 @@ async def test_retrying_a_cancelled_job_runs_what_was_cancelled(play: Play) -> N
     assert await play.states(job_id) == {"succeeded": 1, "ready": 3}
     assert await play.states(job_id, 1) == {"ready": 1}
     assert [(await play.stage(job_id, n))["state"] for n in range(3)] == ["running", "running", "waiting"]
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
     assert await play.complete(worker_id, finished(tasks[2]), done=tasks[2:]) == 0
     await play.run_all(job_id, stages=2)
     assert await play.states(job_id, 1) == {"succeeded": 4}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_job_cancelled_before_its_time_runs_at_once_when_retried(play: Play) -> None:
@@ -321,9 +321,9 @@ async def test_a_job_cancelled_before_its_time_runs_at_once_when_retried(play: P
 
 async def test_a_reduce_that_failed_is_retried_alone(play: Play) -> None:
     job_id = await play.submit(merge={"type": "reduce", "processor": "noop"})
-    await play.pool.execute("UPDATE stages SET state = 'succeeded' WHERE stage = 0")
-    await play.pool.execute("UPDATE stages SET state = 'running', planned = true, task_count = 1 WHERE stage = 1")
-    async with play.pool.acquire() as connection:
+    await play.database.execute("UPDATE stages SET state = 'succeeded' WHERE stage = 0")
+    await play.database.execute("UPDATE stages SET state = 'running', planned = true, task_count = 1 WHERE stage = 1")
+    async with play.database.acquire() as connection:
         await transitions.plan_tasks(connection, job_id, 1, 0, [{"type": "outputs", "uri": "s3://b/k"}])
     worker_id = await play.register()
     [task] = await play.run(worker_id, job_id, 1)
@@ -334,7 +334,7 @@ async def test_a_reduce_that_failed_is_retried_alone(play: Play) -> None:
 
     assert [(await play.stage(job_id, n))["state"] for n in (0, 1)] == ["succeeded", "running"]
     assert await play.states(job_id, 1) == {"ready": 1}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 # Ends.
@@ -342,7 +342,7 @@ async def test_a_reduce_that_failed_is_retried_alone(play: Play) -> None:
 
 async def add_endpoint(play: Play, events: list[str] | None = None, enabled: bool = True) -> UUID:
     endpoint_id = new_id()
-    await play.pool.execute(
+    await play.database.execute(
         "INSERT INTO webhook_endpoints (endpoint_id, url, secret, enabled, events) "
         "VALUES ($1, 'https://example.com', 'whsec_c2VjcmV0', $2, $3)",
         endpoint_id,
@@ -359,19 +359,19 @@ async def test_a_job_ends_once_and_its_webhooks_are_recorded_with_it(play: Play)
     job_id = await play.submit(name="nightly", labels={"team": "a"})
 
     async def end() -> bool:
-        async with play.pool.acquire() as connection:
+        async with play.database.acquire() as connection:
             return await jobs.end_job(
                 connection, job_id, source="running", target="succeeded", settings=play.settings,
                 result={"manifest": {"uri": "s3://b/manifest.json"}, "files": [{"uri": "s3://b/a"}]},
             )  # fmt: skip
 
-    async with hearing(play.pool, WEBHOOKS_CHANNEL) as heard:
+    async with hearing(play.database, WEBHOOKS_CHANNEL) as heard:
         assert sorted(await asyncio.gather(end(), end(), end())) == [False, False, True]
         await asyncio.wait_for(heard.wait(), 5)
 
     job = await play.job(job_id)
     assert job["state"] == "succeeded"
-    deliveries = await play.pool.fetch("SELECT * FROM webhook_deliveries")
+    deliveries = await play.database.fetch("SELECT * FROM webhook_deliveries")
     assert sorted(row["endpoint_id"] for row in deliveries) == sorted(both)
     for row in deliveries:
         assert (row["event"], row["job_id"], row["state"], row["tries"]) == ("job.succeeded", job_id, "pending", 0)
@@ -394,7 +394,7 @@ async def test_an_end_that_is_rolled_back_leaves_no_webhook(play: Play, session:
     await undo.rollback()
 
     assert (await play.job(job_id))["state"] == "running"
-    assert await play.pool.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
+    assert await play.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 0
 
 
 async def test_a_job_that_fails_says_why_and_ends_every_stage(play: Play) -> None:
@@ -404,7 +404,7 @@ async def test_a_job_that_fails_says_why_and_ends_every_stage(play: Play) -> Non
     job = await play.job(job_id)
     assert (job["state"], job["error"]) == ("failed", {"type": "stage_failed", "message": "no"})
     assert [(await play.stage(job_id, n))["state"] for n in range(3)] == ["cancelled", "failed", "cancelled"]
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         assert not await jobs.fail_job(connection, job_id, {"type": "split_failed", "message": "later"}, 0)
     assert (await play.job(job_id))["error"]["type"] == "stage_failed"
 
@@ -414,7 +414,7 @@ async def test_of_two_schedulers_one_starts_a_due_job(play: Play) -> None:
     later = await play.submit(run_at=datetime(2099, 1, 1, tzinfo=UTC))
 
     async def start() -> int:
-        async with play.pool.acquire() as connection, connection.transaction():
+        async with play.database.acquire() as connection, connection.transaction():
             return await jobs.start_due_jobs(connection, 3)
 
     started = await asyncio.gather(start(), start())

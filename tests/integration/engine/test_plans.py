@@ -19,9 +19,9 @@ Transition = Callable[[Connection, UUID, UUID], Awaitable[Any]]
 @pytest.fixture
 async def young_pool(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[Database]:
     """Connections, as services make them, to a database of the test's own that nothing has analyzed."""
-    pool = await connect_database(await postgres.create_database(f"young_{uuid4().hex}", template))
-    yield pool
-    await pool.close()
+    database = await connect_database(await postgres.create_database(f"young_{uuid4().hex}", template))
+    yield database
+    await database.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.until import until
 
 
 async def cancel_some(play: Play, job_id: UUID, tasks_max: int = 1000) -> bool:
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         return await transitions.cancel_tasks(connection, job_id, tasks_max)
 
 
@@ -38,7 +38,7 @@ async def test_of_two_workers_claiming_at_once_one_gets_the_bundle(play: Play) -
     claims = await asyncio.gather(*(play.claim(worker_id, messages) for worker_id in workers for _ in range(2)))
 
     assert sorted(task.index for tasks in claims for task in tasks) == list(range(40))
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_claim_under_way_when_its_job_is_cancelled_leaves_nothing_running(play: Play, session: Session) -> None:
@@ -55,7 +55,7 @@ async def test_a_claim_under_way_when_its_job_is_cancelled_leaves_nothing_runnin
 
     assert await cancel_some(play, job_id)
     assert await play.states(job_id) == {"cancelled": 3}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_report_under_way_when_its_job_is_cancelled_counts_with_its_successor(
@@ -68,12 +68,12 @@ async def test_a_report_under_way_when_its_job_is_cancelled_counts_with_its_succ
     async with completing.transaction():
         await transitions.complete(completing, worker_id, [finished(tasks[0])], [])
         cancelling = asyncio.create_task(cancel_all(play, chain))
-        await until_blocked(play.pool)
+        await until_blocked(play.database)
     await cancelling
 
     assert await play.states(chain) == {"succeeded": 1, "cancelled": 5}
     assert await play.states(chain, 1) == {"cancelled": 1}
-    await assert_invariants(play.pool, chain)
+    await assert_invariants(play.database, chain)
 
 
 async def test_two_schedulers_cancelling_one_job_both_see_it_to_its_last_task(play: Play, session: Session) -> None:
@@ -86,12 +86,12 @@ async def test_two_schedulers_cancelling_one_job_both_see_it_to_its_last_task(pl
     async with first.transaction():
         assert not await transitions.cancel_tasks(first, job_id, 4)
         second = asyncio.create_task(cancel_some(play, job_id, 4))
-        await until_blocked(play.pool)
+        await until_blocked(play.database)
 
     assert not await second
     await cancel_all(play, job_id)
     assert await play.states(job_id) == {"cancelled": 30}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_reporting_and_reaping_at_once_ends_each_attempt_once(play: Play, session: Session) -> None:
@@ -100,16 +100,16 @@ async def test_reporting_and_reaping_at_once_ends_each_attempt_once(play: Play, 
     worker_id = await play.register()
     tasks = await play.run(worker_id, job_id)
     await play.silence(worker_id)
-    await workers.mark_lost_workers(play.pool, 30)
+    await workers.mark_lost_workers(play.database, 30)
     completing = await session()
     async with completing.transaction():
         assert await transitions.complete(completing, worker_id, [finished(tasks[1])], []) == 1
-        reaping = asyncio.create_task(transitions.reap_dead_workers(play.pool, 5))
-        await until_blocked(play.pool)
+        reaping = asyncio.create_task(transitions.reap_dead_workers(play.database, 5))
+        await until_blocked(play.database)
 
     assert await reaping == 3
     assert await play.outcomes(job_id) == {"succeeded": 1, "lost": 3}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_claim_under_way_when_its_job_is_paused_wins(play: Play, session: Session) -> None:
@@ -121,12 +121,12 @@ async def test_a_claim_under_way_when_its_job_is_paused_wins(play: Play, session
     async with claiming.transaction():
         await transitions.claim(claiming, worker_id, [taken.bundle_id])
         pausing = asyncio.create_task(play.order(jobs.pause_job, job_id))
-        await until_blocked(play.pool)
+        await until_blocked(play.database)
     await pausing
 
     assert await play.claim(worker_id, [left]) == []
     assert await play.states(job_id) == {"running": 2, "ready": 2}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_dispatch_under_way_when_its_job_is_paused_is_taken_back(play: Play, session: Session) -> None:
@@ -138,12 +138,12 @@ async def test_a_dispatch_under_way_when_its_job_is_paused_is_taken_back(play: P
             dispatching, job_id, 0, pool="default", tasks_max=9, bundle_tasks_max=9, resend_seconds=60
         )
         pausing = asyncio.create_task(play.order(jobs.pause_job, job_id))
-        await until_blocked(play.pool)
+        await until_blocked(play.database)
     await pausing
 
     assert len(messages) == 1
     assert await play.states(job_id) == {"ready": 4}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_dispatching_from_two_connections_queues_each_task_once(play: Play) -> None:
@@ -156,15 +156,15 @@ async def test_dispatching_from_two_connections_queues_each_task_once(play: Play
     assert len(queued) == len(set(queued))
     await play.dispatch(job_id)
     assert await play.states(job_id) == {"queued": 100}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 class Crew:
     """Schedulers and workers on a connection each, all at once, with everything that can happen to them."""
 
-    def __init__(self, play: Play, pool: Database, job_id: UUID, seed: int) -> None:
-        self._play = Play(pool, play.settings)
-        self._pool = pool
+    def __init__(self, play: Play, database: Database, job_id: UUID, seed: int) -> None:
+        self._play = Play(database, play.settings)
+        self._database = database
         self._job_id = job_id
         self._draw = random.Random(seed)
         self.deadlocks = 0
@@ -184,7 +184,7 @@ class Crew:
             await asyncio.sleep(0)
 
     async def _is_done(self) -> bool:
-        left = await self._pool.fetchval(
+        left = await self._database.fetchval(
             "SELECT count(*) FROM tasks WHERE job_id = $1 AND state <> ALL($2)", self._job_id, TERMINAL
         )
         return not left
@@ -194,8 +194,8 @@ class Crew:
             await self._play.dispatch(self._job_id, stage, tasks=self._draw.randint(1, 20), bundle=6)
 
     async def _reap(self) -> None:
-        await workers.mark_lost_workers(self._pool, 30)
-        await transitions.reap_dead_workers(self._pool, 1000)
+        await workers.mark_lost_workers(self._database, 30)
+        await transitions.reap_dead_workers(self._database, 1000)
 
     async def _pause(self) -> None:
         try:
@@ -208,8 +208,8 @@ class Crew:
         """A worker's whole life: claim, report in parts and in any order, and perhaps fall silent meanwhile."""
         draw, worker_id = self._draw, await self._play.register()
         for _ in range(draw.randint(1, 4)):
-            offered = await self._pool.fetch("SELECT bundle_id FROM bundles LIMIT 3")
-            tasks = await transitions.claim(self._pool, worker_id, [row["bundle_id"] for row in offered])
+            offered = await self._database.fetch("SELECT bundle_id FROM bundles LIMIT 3")
+            tasks = await transitions.claim(self._database, worker_id, [row["bundle_id"] for row in offered])
             draw.shuffle(tasks)
             if draw.random() < 0.2:
                 await self._play.silence(worker_id)
@@ -217,7 +217,7 @@ class Crew:
             for part, done in ((tasks[:half], []), (tasks[half:], tasks)):
                 reports = [finished(task, self._outcome()) for task in part]
                 await self._report(worker_id, reports, done)
-        await workers.stop_worker(self._pool, worker_id)
+        await workers.stop_worker(self._database, worker_id)
 
     def _outcome(self) -> str:
         return self._draw.choices(["succeeded", "released", "failed"], [8, 1, 1])[0]
@@ -235,13 +235,13 @@ async def test_a_crew_at_full_speed_ends_every_task_once(play: Play, database_ur
     retry = {"max_attempts": 100, "backoff_seconds": 0}
     job_id = await play.submit(stages=[{"processor": "noop", "retry": retry}] * 2)
     await play.plan(job_id, 60)
-    pool = await connect_database(database_url, 12)
-    crew = Crew(play, pool, job_id, seed=1)
+    database = await connect_database(database_url, 12)
+    crew = Crew(play, database, job_id, seed=1)
 
     await crew.run()
 
-    await pool.close()
-    await assert_invariants(play.pool, job_id)
+    await database.close()
+    await assert_invariants(play.database, job_id)
     assert await play.states(job_id) == await play.states(job_id, 1) == {"succeeded": 60}
     assert (await play.outcomes(job_id))["succeeded"] == 120
     assert crew.deadlocks == 0
@@ -250,8 +250,8 @@ async def test_a_crew_at_full_speed_ends_every_task_once(play: Play, database_ur
 async def test_cancelling_under_full_speed_leaves_nothing_behind(play: Play, database_url: str) -> None:
     job_id = await play.submit(stages=2)
     await play.plan(job_id, 200)
-    pool = await connect_database(database_url, 14)
-    crew = Crew(play, pool, job_id, seed=2)
+    database = await connect_database(database_url, 14)
+    crew = Crew(play, database, job_id, seed=2)
 
     async def cancel() -> None:
         async def half_done() -> bool:
@@ -263,8 +263,8 @@ async def test_cancelling_under_full_speed_leaves_nothing_behind(play: Play, dat
 
     await asyncio.gather(crew.run(), cancel())
 
-    await pool.close()
-    await assert_invariants(play.pool, job_id)
+    await database.close()
+    await assert_invariants(play.database, job_id)
     assert set(await play.states(job_id)) <= set(TERMINAL)
     assert (await play.states(job_id))["cancelled"] > 0
     assert crew.deadlocks == 0
@@ -298,12 +298,12 @@ class Walk:
         return self._draw.choice(self._workers)
 
     async def _bundles(self, condition: str) -> list[UUID]:
-        rows = await self._play.pool.fetch(f"SELECT bundle_id FROM bundles WHERE {condition} ORDER BY bundle_id")
+        rows = await self._play.database.fetch(f"SELECT bundle_id FROM bundles WHERE {condition} ORDER BY bundle_id")
         return self._draw.sample([row["bundle_id"] for row in rows], min(2, len(rows)))
 
     async def _claim(self) -> None:
         worker_id = await self._worker()
-        tasks = await transitions.claim(self._play.pool, worker_id, await self._bundles("true"))
+        tasks = await transitions.claim(self._play.database, worker_id, await self._bundles("true"))
         self._claimed += [(worker_id, task) for task in tasks]
 
     async def _report(self) -> None:
@@ -335,13 +335,13 @@ class Walk:
 
     async def _abandon(self) -> None:
         worker_id = await self._worker()
-        await transitions.abandon(self._play.pool, worker_id, await self._bundles("true"))
+        await transitions.abandon(self._play.database, worker_id, await self._bundles("true"))
 
     async def _stop(self) -> None:
         worker_id = await self._worker()
         self._workers.remove(worker_id)
-        await workers.stop_worker(self._play.pool, worker_id)
-        await transitions.reap_dead_workers(self._play.pool, 3)
+        await workers.stop_worker(self._play.database, worker_id)
+        await transitions.reap_dead_workers(self._play.database, 3)
 
     async def _pause(self) -> None:
         if self.state == "running":
@@ -366,7 +366,7 @@ async def test_no_sequence_of_transitions_breaks_an_invariant(play: Play, seed: 
     for _ in range(80):
         moves.append(await walk.step())
         try:
-            await assert_invariants(play.pool, job_id)
+            await assert_invariants(play.database, job_id)
         except AssertionError:
             raise AssertionError(f"after {moves}") from None
 
@@ -374,5 +374,5 @@ async def test_no_sequence_of_transitions_breaks_an_invariant(play: Play, seed: 
         await play.order(jobs.resume_job, job_id)
     await play.order(jobs.cancel_job, job_id)
     await cancel_all(play, job_id)
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
     assert set(await play.states(job_id)) <= set(TERMINAL)

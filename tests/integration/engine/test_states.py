@@ -31,18 +31,18 @@ def quoted(sql: str) -> set[str]:
         ("schedules", "misfire", states.Misfire),
     ],
 )
-async def test_a_column_may_hold_just_these_words(pool: Database, table: str, column: str, vocabulary: Any) -> None:
-    [row] = await pool.fetch(_CHECKS, table, column)
+async def test_a_column_may_hold_just_these_words(database: Database, table: str, column: str, vocabulary: Any) -> None:
+    [row] = await database.fetch(_CHECKS, table, column)
     assert quoted(row[0]) == set(get_args(vocabulary))
 
 
-async def test_a_job_is_active_until_its_state_is_terminal(pool: Database) -> None:
-    definition = await pool.fetchval("SELECT pg_get_indexdef('jobs_active'::regclass)")
+async def test_a_job_is_active_until_its_state_is_terminal(database: Database) -> None:
+    definition = await database.fetchval("SELECT pg_get_indexdef('jobs_active'::regclass)")
     assert quoted(definition) == set(states.TERMINAL)
 
 
-async def test_webhooks_are_told_of_every_end_of_a_job_unless_they_say_otherwise(pool: Database) -> None:
-    default = await pool.fetchval(
+async def test_webhooks_are_told_of_every_end_of_a_job_unless_they_say_otherwise(database: Database) -> None:
+    default = await database.fetchval(
         "SELECT column_default FROM information_schema.columns "
         "WHERE table_name = 'webhook_endpoints' AND column_name = 'events'"
     )

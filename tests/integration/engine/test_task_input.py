@@ -26,7 +26,7 @@ async def test_a_barrier_makes_inputs_that_tasks_can_read(play: Play) -> None:
     await play.plan(job_id, 3)
     tasks = await play.run(worker_id, job_id)
     await play.complete(worker_id, *(finished(t, output=o) for t, o in zip(tasks, OUTPUTS, strict=True)), done=tasks)
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         await transitions.plan_outputs(connection, job_id, 1, -1, 10)
 
     assert [task.input for task in await play.run(worker_id, job_id, 1)] == SUCCESSORS
@@ -34,7 +34,7 @@ async def test_a_barrier_makes_inputs_that_tasks_can_read(play: Play) -> None:
 
 async def test_an_unreadable_input_leaves_its_bundle_as_it_is(play: Play) -> None:
     job_id, worker_id = await play.submit(), await play.register()
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         values = [{"type": "of_the_next_release"}, {"type": "object", "uri": "b/k"}, {"type": "item", "value": 1}, 7]
         await transitions.plan_tasks(connection, job_id, 0, 0, values)
 

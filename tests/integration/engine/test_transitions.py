@@ -19,13 +19,13 @@ from tests.invariants import assert_invariants
 async def test_planned_tasks_are_ready_in_order_with_their_inputs(play: Play) -> None:
     job_id = await play.submit()
     inputs = [{"type": "item", "value": value} for value in ("a", None, {"deep": [1]})]
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         await transitions.plan_tasks(connection, job_id, 0, 0, inputs[:2])
         await transitions.plan_tasks(connection, job_id, 0, 2, inputs[2:])
 
     assert [(await play.task(job_id, index))["input"] for index in range(3)] == inputs
     assert await play.states(job_id) == {"ready": 3}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_dispatch_queues_neighbours_in_bundles_no_larger_than_asked(play: Play) -> None:
@@ -37,7 +37,7 @@ async def test_dispatch_queues_neighbours_in_bundles_no_larger_than_asked(play: 
     assert [(m.first, m.count) for m in messages] == [(0, 3), (3, 3), (6, 1)]
     assert {m.job_id for m in messages} == {job_id}
     assert await play.states(job_id) == {"queued": 7, "ready": 3}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_bundle_never_spans_a_task_that_is_not_in_it(play: Play) -> None:
@@ -50,7 +50,7 @@ async def test_a_bundle_never_spans_a_task_that_is_not_in_it(play: Play) -> None
     messages = await play.dispatch(job_id)
 
     assert [(m.first, m.count) for m in messages] == [(0, 2), (3, 1), (5, 1)]
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 @pytest.mark.parametrize("order", [jobs.pause_job, jobs.cancel_job])
@@ -73,7 +73,7 @@ async def test_second_tries_come_first(play: Play) -> None:
     messages = await play.dispatch(job_id, tasks=3)
 
     assert [(m.first, m.count) for m in messages] == [(0, 3)]
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_one_who_has_lost_two_workers_is_a_suspect(play: Play) -> None:
@@ -103,7 +103,7 @@ async def test_a_claim_gives_the_tasks_with_their_inputs_and_the_first_attempt(p
     assert [(t.index, t.attempt, t.input) for t in tasks] == [(n, 1, Index(3)) for n in range(3)]
     assert tasks[0].bundle_id == tasks[1].bundle_id != tasks[2].bundle_id
     assert (await play.task(job_id, 0))["worker_id"] == worker_id
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_bundle_is_claimed_once_whoever_asks_again(play: Play) -> None:
@@ -116,7 +116,7 @@ async def test_a_bundle_is_claimed_once_whoever_asks_again(play: Play) -> None:
     assert await play.claim(first, messages) == []
     assert await play.claim(second, messages) == []
     assert await play.claim(second, [replace(messages[0], bundle_id=new_id())]) == []
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 # Complete.
@@ -137,14 +137,14 @@ async def test_a_success_keeps_output_and_measurements(play: Play) -> None:
 
     row = await play.task(job_id, 0)
     assert (row["state"], row["output"], row["error"], row["failures"]) == ("succeeded", output, None, 0)
-    attempt = await play.pool.fetchrow("SELECT * FROM attempts WHERE job_id = $1", job_id)
+    attempt = await play.database.fetchrow("SELECT * FROM attempts WHERE job_id = $1", job_id)
     assert attempt is not None
     for name in ("bytes_in", "bytes_out", "records_in", "records_out", "records_rejected", "exit_code", "cpu_seconds",
                  "memory_bytes_peak", "log", "run_seconds", "outcome", "attempt"):  # fmt: skip
         assert attempt[name] == getattr(report, name)
     assert (attempt["worker_id"], attempt["pool"]) == (worker_id, "default")
     assert (attempt["finished_at"] - attempt["started_at"]).total_seconds() == 0.5
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_reporting_an_attempt_twice_counts_it_once(play: Play, chain: UUID) -> None:
@@ -157,7 +157,7 @@ async def test_reporting_an_attempt_twice_counts_it_once(play: Play, chain: UUID
     assert await play.complete(worker_id, *reports, *reports) == 0
 
     assert await play.outcomes(chain) == {"succeeded": 6}
-    await assert_invariants(play.pool, chain)
+    await assert_invariants(play.database, chain)
 
 
 async def test_one_report_naming_an_attempt_twice_counts_it_once(play: Play, chain: UUID) -> None:
@@ -166,7 +166,7 @@ async def test_one_report_naming_an_attempt_twice_counts_it_once(play: Play, cha
 
     assert await play.complete(worker_id, finished(task), finished(task)) == 1
 
-    await assert_invariants(play.pool, chain)
+    await assert_invariants(play.database, chain)
 
 
 async def test_an_attempt_that_lost_its_task_changes_nothing(play: Play) -> None:
@@ -181,12 +181,12 @@ async def test_an_attempt_that_lost_its_task_changes_nothing(play: Play) -> None
     assert await play.complete(slow, finished(stale, output={"value": "stale"}), done=[stale]) == 0
     assert await play.complete(slow, replace_attempt(finished(stale), 2), done=[current]) == 0
     assert await play.complete(quick, replace_attempt(finished(current), 1)) == 0
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
     assert await play.complete(quick, finished(current, output={"value": "good"}), done=[current]) == 1
     assert (await play.task(job_id, 0))["output"] == {"value": "good"}
     assert await play.outcomes(job_id) == {"lost": 1, "succeeded": 1}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 def replace_attempt(report: AttemptReport, attempt: int) -> AttemptReport:
@@ -198,12 +198,12 @@ async def test_a_worker_that_comes_back_to_its_own_lost_task_is_fenced_by_the_at
     await play.plan(job_id, 1)
     worker_id = await play.register()
     [first] = await play.run(worker_id, job_id)
-    assert await transitions.abandon(play.pool, worker_id, [first.bundle_id]) == 1
+    assert await transitions.abandon(play.database, worker_id, [first.bundle_id]) == 1
     [second] = await play.run(worker_id, job_id)
 
     assert await play.complete(worker_id, finished(first)) == 0
     assert await play.complete(worker_id, finished(second), done=[second]) == 1
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_failures_are_tried_again_after_a_growing_backoff_until_none_is_left(play: Play) -> None:
@@ -218,10 +218,10 @@ async def test_failures_are_tried_again_after_a_growing_backoff_until_none_is_le
         await play.complete(worker_id, finished(task, "failed", exit_code=3), done=[task])
         row = await play.task(job_id, 0)
         assert (row["state"], row["failures"], row["error"]["type"]) == ("ready", attempt, "failed")
-        now = await play.pool.fetchval("SELECT now()")
+        now = await play.database.fetchval("SELECT now()")
         assert backoff / 2 - 1 <= (row["ready_at"] - now).total_seconds() <= backoff
         assert await play.dispatch(job_id) == []  # not yet
-        await assert_invariants(play.pool, job_id)
+        await assert_invariants(play.database, job_id)
         await play.make_due(job_id)
 
     [task] = await play.run(worker_id, job_id)
@@ -229,7 +229,7 @@ async def test_failures_are_tried_again_after_a_growing_backoff_until_none_is_le
     row = await play.task(job_id, 0)
     assert (row["state"], row["failures"], row["error"]["type"]) == ("failed", 3, "timeout")
     assert await play.outcomes(job_id) == {"failed": 2, "timeout": 1}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 @pytest.mark.parametrize("outcome", ["failed", "timeout", "memory"])
@@ -242,7 +242,7 @@ async def test_what_can_not_succeed_is_not_tried_again(play: Play, outcome: str)
     await play.complete(worker_id, finished(task, outcome, retryable=False), done=[task])
 
     assert await play.states(job_id) == {"failed": 1}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_released_task_is_ready_at_once_and_has_not_failed(play: Play) -> None:
@@ -255,7 +255,7 @@ async def test_a_released_task_is_ready_at_once_and_has_not_failed(play: Play) -
         assert [task.attempt for task in tasks] == [attempt, attempt]
         await play.complete(worker_id, *(finished(task, "released") for task in tasks), done=tasks)
         assert (await play.task(job_id, 0))["failures"] == 0
-        await assert_invariants(play.pool, job_id)
+        await assert_invariants(play.database, job_id)
 
     await play.run_all(job_id)
     assert await play.outcomes(job_id) == {"released": 6, "succeeded": 2}
@@ -268,12 +268,12 @@ async def test_a_bundle_is_kept_while_something_of_it_runs(play: Play) -> None:
     tasks = await play.run(worker_id, job_id)
 
     await play.complete(worker_id, finished(tasks[0]), finished(tasks[1], "failed"))
-    await assert_invariants(play.pool, job_id)
-    assert (await workers.heartbeat(play.pool, worker_id, 1)).bundle_ids == {tasks[0].bundle_id}
+    await assert_invariants(play.database, job_id)
+    assert (await workers.heartbeat(play.database, worker_id, 1)).bundle_ids == {tasks[0].bundle_id}
 
     await play.complete(worker_id, finished(tasks[2]), done=tasks)
-    assert (await workers.heartbeat(play.pool, worker_id, 0)).bundle_ids == frozenset()
-    await assert_invariants(play.pool, job_id)
+    assert (await workers.heartbeat(play.database, worker_id, 0)).bundle_ids == frozenset()
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_worker_drops_no_bundle_but_its_own(play: Play) -> None:
@@ -283,12 +283,12 @@ async def test_a_worker_drops_no_bundle_but_its_own(play: Play) -> None:
     held = await play.run(owner, job_id, tasks=1)
     await play.dispatch(job_id)
 
-    bundle_ids = [row["bundle_id"] for row in await play.pool.fetch("SELECT bundle_id FROM bundles")]
-    assert await transitions.complete(play.pool, other, [], bundle_ids) == 0
-    assert await transitions.abandon(play.pool, other, bundle_ids) == 0
+    bundle_ids = [row["bundle_id"] for row in await play.database.fetch("SELECT bundle_id FROM bundles")]
+    assert await transitions.complete(play.database, other, [], bundle_ids) == 0
+    assert await transitions.abandon(play.database, other, bundle_ids) == 0
 
-    assert (await workers.heartbeat(play.pool, owner, 1)).bundle_ids == {held[0].bundle_id}
-    await assert_invariants(play.pool, job_id)
+    assert (await workers.heartbeat(play.database, owner, 1)).bundle_ids == {held[0].bundle_id}
+    await assert_invariants(play.database, job_id)
 
 
 # Chains.
@@ -310,7 +310,7 @@ async def test_each_success_makes_its_successor_from_its_output(play: Play, chai
         {"type": "item", "value": 0},
     ]
     assert await play.states(chain, 1) == {"ready": 5}
-    await assert_invariants(play.pool, chain)
+    await assert_invariants(play.database, chain)
 
 
 async def test_one_report_may_mix_stages_jobs_and_outcomes(play: Play, chain: UUID) -> None:
@@ -339,8 +339,8 @@ async def test_one_report_may_mix_stages_jobs_and_outcomes(play: Play, chain: UU
     assert await play.states(chain) == {"succeeded": 5, "failed": 1}
     assert await play.states(chain, 1) == {"succeeded": 1, "failed": 1, "ready": 3}
     assert await play.states(other) == {"succeeded": 1, "ready": 1}
-    await assert_invariants(play.pool, chain)
-    await assert_invariants(play.pool, other)
+    await assert_invariants(play.database, chain)
+    await assert_invariants(play.database, other)
 
 
 # What workers lose.
@@ -360,9 +360,9 @@ async def test_a_lost_workers_tasks_are_ready_again_and_have_not_failed(play: Pl
     row = await play.task(job_id, 1)
     assert (row["failures"], row["losses"], row["error"]["type"]) == (0, 1, "lost")
     assert await play.outcomes(job_id) == {"succeeded": 1, "lost": 2}
-    assert (await workers.heartbeat(play.pool, lost, 1)) == workers.Heartbeat("lost", frozenset())
-    await assert_invariants(play.pool, job_id)
-    assert await transitions.reap_dead_workers(play.pool, 5) == 0
+    assert (await workers.heartbeat(play.database, lost, 1)) == workers.Heartbeat("lost", frozenset())
+    await assert_invariants(play.database, job_id)
+    assert await transitions.reap_dead_workers(play.database, 5) == 0
 
 
 async def test_a_task_that_loses_its_workers_too_often_fails(play: Play) -> None:
@@ -373,7 +373,7 @@ async def test_a_task_that_loses_its_workers_too_often_fails(play: Play) -> None
         assert len(await play.run(worker_id, job_id)) == 1
         await play.lose(worker_id)
         assert (await play.task(job_id, 0))["losses"] == losses
-        await assert_invariants(play.pool, job_id)
+        await assert_invariants(play.database, job_id)
 
     row = await play.task(job_id, 0)
     assert (row["state"], row["error"]["type"]) == ("failed", "lost")
@@ -398,7 +398,7 @@ async def test_neighbours_do_not_fail_with_the_task_that_kills_their_worker(play
         return bool(messages)
 
     while await work():
-        await assert_invariants(play.pool, job_id)
+        await assert_invariants(play.database, job_id)
 
     assert await play.states(job_id) == {"succeeded": 4, "failed": 1}
     assert (await play.task(job_id, 2))["state"] == "failed"
@@ -410,11 +410,11 @@ async def test_what_a_stopped_worker_left_is_given_back(play: Play) -> None:
     worker_id = await play.register()
     await play.run(worker_id, job_id)
 
-    await workers.stop_worker(play.pool, worker_id)
+    await workers.stop_worker(play.database, worker_id)
 
-    assert await transitions.reap_dead_workers(play.pool, 5) == 2
+    assert await transitions.reap_dead_workers(play.database, 5) == 2
     assert await play.states(job_id) == {"ready": 2}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_what_a_worker_holds_that_nobody_knows_is_given_back(play: Play) -> None:
@@ -422,8 +422,8 @@ async def test_what_a_worker_holds_that_nobody_knows_is_given_back(play: Play) -
     await play.plan(job_id, 2)
     await play.run(new_id(), job_id)
 
-    assert await transitions.reap_dead_workers(play.pool, 5) == 2
-    await assert_invariants(play.pool, job_id)
+    assert await transitions.reap_dead_workers(play.database, 5) == 2
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_worker_gives_back_a_claim_whose_reply_it_never_got(play: Play) -> None:
@@ -431,16 +431,16 @@ async def test_a_worker_gives_back_a_claim_whose_reply_it_never_got(play: Play) 
     await play.plan(job_id, 3)
     worker_id = await play.register()
     await play.run(worker_id, job_id, tasks=2)
-    beat = await workers.heartbeat(play.pool, worker_id, 0)
+    beat = await workers.heartbeat(play.database, worker_id, 0)
     assert (beat.state, len(beat.bundle_ids)) == ("active", 1)
 
-    assert await transitions.abandon(play.pool, worker_id, list(beat.bundle_ids)) == 2
-    assert await transitions.abandon(play.pool, worker_id, list(beat.bundle_ids)) == 0
+    assert await transitions.abandon(play.database, worker_id, list(beat.bundle_ids)) == 2
+    assert await transitions.abandon(play.database, worker_id, list(beat.bundle_ids)) == 0
 
     assert await play.states(job_id) == {"ready": 3}
     assert ((await play.task(job_id, 0))["failures"], (await play.task(job_id, 0))["losses"]) == (0, 0)
     assert await play.outcomes(job_id) == {"released": 2}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_bundle_given_back_leaves_what_its_worker_runs_by_a_later_one(play: Play) -> None:
@@ -449,11 +449,11 @@ async def test_a_bundle_given_back_leaves_what_its_worker_runs_by_a_later_one(pl
     await play.plan(job_id, 2)
     worker_id = await play.register()
     first, other = await play.run(worker_id, job_id, tasks=2)
-    await transitions.complete(play.pool, worker_id, [finished(first, "released")], [])
+    await transitions.complete(play.database, worker_id, [finished(first, "released")], [])
     [again] = await play.run(worker_id, job_id, tasks=1)
-    await play.pool.execute(HOLD, 60, other.bundle_id)
+    await play.database.execute(HOLD, 60, other.bundle_id)
 
-    assert await transitions.reap_overdue(play.pool, 5, play.settings.losses_max) == 1
+    assert await transitions.reap_overdue(play.database, 5, play.settings.losses_max) == 1
 
     assert (await play.task(job_id, other.index))["state"] == "ready"
     task = await play.task(job_id, again.index)
@@ -467,8 +467,8 @@ async def test_a_bundle_held_beyond_all_its_timeouts_is_given_back(play: Play) -
     hung, fine = await play.run(worker_id, job_id, tasks=2), await play.run(worker_id, job_id, tasks=3)
 
     async def hold(seconds: int) -> int:
-        await play.pool.execute(HOLD, seconds, worker_id)
-        return await transitions.reap_overdue(play.pool, 5, play.settings.losses_max)
+        await play.database.execute(HOLD, seconds, worker_id)
+        return await transitions.reap_overdue(play.database, 5, play.settings.losses_max)
 
     assert await hold(24) == 0
     assert await hold(2) == 2  # two tasks of 10 s, and 5 s of slack
@@ -477,7 +477,7 @@ async def test_a_bundle_held_beyond_all_its_timeouts_is_given_back(play: Play) -
     assert (await play.task(job_id, 0))["state"] == "ready"
     assert (await play.task(job_id, 2))["state"] == "running"
     assert await play.complete(worker_id, finished(hung[0]), done=hung) == 0
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 # Messages.
@@ -489,18 +489,18 @@ async def test_a_bundle_nobody_claims_is_offered_again_after_ever_longer_waits(p
     [message] = await play.dispatch(job_id)
     waits = []
     for _ in range(9):
-        assert await transitions.resend(play.pool, 60, 10) == []
-        await play.pool.execute("UPDATE bundles SET send_at = now()")
-        assert await transitions.resend(play.pool, 60, 10) == [("default", message)]
-        wait = await play.pool.fetchval("SELECT extract(epoch FROM send_at - now()) FROM bundles")
+        assert await transitions.resend(play.database, 60, 10) == []
+        await play.database.execute("UPDATE bundles SET send_at = now()")
+        assert await transitions.resend(play.database, 60, 10) == [("default", message)]
+        wait = await play.database.fetchval("SELECT extract(epoch FROM send_at - now()) FROM bundles")
         waits.append(round(float(wait) / 60))
 
     assert waits == [2, 4, 8, 16, 32, 64, 64, 64, 64]
     worker_id = await play.register()
     assert len(await play.claim(worker_id, [message])) == 2
-    await play.pool.execute("UPDATE bundles SET send_at = now()")
-    assert await transitions.resend(play.pool, 60, 10) == []  # it has its worker
-    await assert_invariants(play.pool, job_id)
+    await play.database.execute("UPDATE bundles SET send_at = now()")
+    assert await transitions.resend(play.database, 60, 10) == []  # it has its worker
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_bundle_that_workers_put_off_is_offered_after_waits_that_double_up_to_the_longest(play: Play) -> None:
@@ -510,27 +510,27 @@ async def test_a_bundle_that_workers_put_off_is_offered_after_waits_that_double_
     waits = []
     for times in range(1, 7):
         how = {"seconds_first": 1.0, "seconds_max": 10.0}
-        assert await transitions.put_off(play.pool, message.bundle_id, **how) == times
-        waits.append(round(await play.pool.fetchval("SELECT extract(epoch FROM send_at - now()) FROM bundles")))
-        await play.pool.execute("UPDATE bundles SET send_at = now()")
-        assert await transitions.resend(play.pool, 60, 10) == [("default", message)]
-        wait = await play.pool.fetchval("SELECT extract(epoch FROM send_at - now()) FROM bundles")
+        assert await transitions.put_off(play.database, message.bundle_id, **how) == times
+        waits.append(round(await play.database.fetchval("SELECT extract(epoch FROM send_at - now()) FROM bundles")))
+        await play.database.execute("UPDATE bundles SET send_at = now()")
+        assert await transitions.resend(play.database, 60, 10) == [("default", message)]
+        wait = await play.database.fetchval("SELECT extract(epoch FROM send_at - now()) FROM bundles")
         assert 59 < wait <= 60, "an offer that was answered is not one that got lost"
 
     assert waits == [1, 2, 4, 8, 10, 10]
     worker_id = await play.register()
     assert len(await play.claim(worker_id, [message])) == 2
-    assert await transitions.put_off(play.pool, message.bundle_id, **how) is None  # it has its worker
-    await assert_invariants(play.pool, job_id)
+    assert await transitions.put_off(play.database, message.bundle_id, **how) is None  # it has its worker
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_bundle_can_be_put_off_without_end(play: Play) -> None:
     job_id = await play.submit()
     await play.plan(job_id, 1)
     [message] = await play.dispatch(job_id)
-    await play.pool.execute("UPDATE bundles SET put_off = 32767")
+    await play.database.execute("UPDATE bundles SET put_off = 32767")
 
-    assert await transitions.put_off(play.pool, message.bundle_id, seconds_first=1.0, seconds_max=60.0) == 32767
+    assert await transitions.put_off(play.database, message.bundle_id, seconds_first=1.0, seconds_max=60.0) == 32767
 
 
 async def test_only_a_bundle_whose_job_is_gone_is_an_orphan(play: Play) -> None:
@@ -538,22 +538,22 @@ async def test_only_a_bundle_whose_job_is_gone_is_an_orphan(play: Play) -> None:
     for job_id in (kept, gone):
         await play.plan(job_id, 1)
     messages = {job_id: (await play.dispatch(job_id))[0] for job_id in (kept, gone)}
-    await play.pool.execute("DELETE FROM jobs WHERE job_id = $1", gone)
+    await play.database.execute("DELETE FROM jobs WHERE job_id = $1", gone)
 
     for message in messages.values():
-        await transitions.drop_orphan(play.pool, message.bundle_id)
+        await transitions.drop_orphan(play.database, message.bundle_id)
 
-    assert await play.pool.fetchval("SELECT array_agg(job_id) FROM bundles") == [kept]
-    await assert_invariants(play.pool, kept)
+    assert await play.database.fetchval("SELECT array_agg(job_id) FROM bundles") == [kept]
+    await assert_invariants(play.database, kept)
 
 
 async def test_a_bundle_can_be_offered_again_without_end(play: Play) -> None:
     job_id = await play.submit()
     await play.plan(job_id, 1)
     [message] = await play.dispatch(job_id)
-    await play.pool.execute("UPDATE bundles SET sends = 32767, send_at = now()")
+    await play.database.execute("UPDATE bundles SET sends = 32767, send_at = now()")
 
-    assert await transitions.resend(play.pool, 60, 10) == [("default", message)]
+    assert await transitions.resend(play.database, 60, 10) == [("default", message)]
 
 
 async def test_a_message_that_was_not_sent_is_offered_again_at_once(play: Play) -> None:
@@ -562,9 +562,9 @@ async def test_a_message_that_was_not_sent_is_offered_again_at_once(play: Play) 
     unsent, claimed = await play.dispatch(job_id, bundle=1)
     await play.claim(await play.register(), [claimed])
 
-    await transitions.mark_unsent(play.pool, [unsent.bundle_id, claimed.bundle_id])
+    await transitions.mark_unsent(play.database, [unsent.bundle_id, claimed.bundle_id])
 
-    assert await transitions.resend(play.pool, 60, 10) == [("default", unsent)]
+    assert await transitions.resend(play.database, 60, 10) == [("default", unsent)]
 
 
 # Orders.
@@ -585,12 +585,12 @@ async def test_pausing_takes_back_what_is_queued_and_lets_run_what_runs(play: Pl
     assert await play.states(other) == {"queued": 4}
     assert await play.claim(worker_id, messages) == []
     await play.succeed(worker_id, running)
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
     await play.order(jobs.resume_job, job_id)
     await play.run_all(job_id)
     assert await play.states(job_id) == {"succeeded": 4}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_cancelling_ends_every_task_whatever_its_state(play: Play, chain: UUID) -> None:
@@ -603,25 +603,25 @@ async def test_cancelling_ends_every_task_whatever_its_state(play: Play, chain: 
     await play.order(jobs.cancel_job, chain)
     # Between the order and its execution the worker goes on.
     await play.complete(worker_id, finished(first[2]))
-    await assert_invariants(play.pool, chain)
+    await assert_invariants(play.database, chain)
 
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         while not await transitions.cancel_tasks(connection, chain, 2):
-            await assert_invariants(play.pool, chain)
+            await assert_invariants(play.database, chain)
 
     assert await play.states(chain) == {"succeeded": 3, "cancelled": 3}
     assert await play.states(chain, 1) == {"cancelled": 3}
     assert await play.outcomes(chain) == {"succeeded": 3, "cancelled": 2}
-    assert (await workers.heartbeat(play.pool, worker_id, 2)).bundle_ids == frozenset()
+    assert (await workers.heartbeat(play.database, worker_id, 2)).bundle_ids == frozenset()
     assert await play.complete(worker_id, finished(first[3]), finished(second[0]), done=[*first, *second]) == 0
-    await assert_invariants(play.pool, chain)
+    await assert_invariants(play.database, chain)
 
 
 async def test_a_job_that_runs_is_not_cancelled_by_whoever_missed_its_retry(play: Play) -> None:
     job_id = await play.submit()
     await play.plan(job_id, 3)
 
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         assert await transitions.cancel_tasks(connection, job_id, 10)
 
     assert await play.states(job_id) == {"ready": 3}
@@ -633,9 +633,9 @@ async def test_a_job_that_runs_is_not_cancelled_by_whoever_missed_its_retry(play
 async def test_a_worker_registers_once_and_only_in_a_pool_that_exists(play: Play) -> None:
     worker_id = await play.register(slots=3, hostname="a")
     await workers.register_worker(
-        play.pool, worker_id=worker_id, pool="default", hostname="b", instance_id="i-1", pid=2, slots=9
+        play.database, worker_id=worker_id, pool="default", hostname="b", instance_id="i-1", pid=2, slots=9
     )
-    row = await play.pool.fetchrow("SELECT slots, hostname, state FROM workers WHERE worker_id = $1", worker_id)
+    row = await play.database.fetchrow("SELECT slots, hostname, state FROM workers WHERE worker_id = $1", worker_id)
     assert row is not None
     assert tuple(row) == (3, "a", "active")
 
@@ -645,23 +645,23 @@ async def test_a_worker_registers_once_and_only_in_a_pool_that_exists(play: Play
 
 async def test_a_heartbeat_tells_the_worker_what_it_is_and_holds(play: Play) -> None:
     worker_id = await play.register()
-    assert await workers.heartbeat(play.pool, worker_id, 0) == workers.Heartbeat("active", frozenset())
-    assert await workers.heartbeat(play.pool, new_id(), 0) == workers.Heartbeat("lost", frozenset())
+    assert await workers.heartbeat(play.database, worker_id, 0) == workers.Heartbeat("active", frozenset())
+    assert await workers.heartbeat(play.database, new_id(), 0) == workers.Heartbeat("lost", frozenset())
 
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         await workers.drain_worker(connection, worker_id)
-    assert (await workers.heartbeat(play.pool, worker_id, 0)).state == "draining"
+    assert (await workers.heartbeat(play.database, worker_id, 0)).state == "draining"
 
-    await workers.stop_worker(play.pool, worker_id)
-    assert (await workers.heartbeat(play.pool, worker_id, 0)).state == "lost"
+    await workers.stop_worker(play.database, worker_id)
+    assert (await workers.heartbeat(play.database, worker_id, 0)).state == "lost"
 
 
 async def test_a_worker_is_idle_since_its_last_slot_became_free(play: Play) -> None:
     worker_id = await play.register()
 
     async def idle_since(busy: int) -> object:
-        await workers.heartbeat(play.pool, worker_id, busy)
-        return await play.pool.fetchval("SELECT idle_since FROM workers WHERE worker_id = $1", worker_id)
+        await workers.heartbeat(play.database, worker_id, busy)
+        return await play.database.fetchval("SELECT idle_since FROM workers WHERE worker_id = $1", worker_id)
 
     since_start = await idle_since(0)
     assert since_start is not None
@@ -674,35 +674,35 @@ async def test_a_worker_is_idle_since_its_last_slot_became_free(play: Play) -> N
 
 async def test_only_the_silent_are_lost(play: Play) -> None:
     silent, beating, stopped = await play.register(), await play.register(), await play.register()
-    await workers.stop_worker(play.pool, stopped)
+    await workers.stop_worker(play.database, stopped)
     for worker_id in (silent, stopped):
         await play.silence(worker_id)
 
-    assert await workers.mark_lost_workers(play.pool, 30) == [silent]
-    assert await workers.mark_lost_workers(play.pool, 30) == []
-    assert (await workers.heartbeat(play.pool, beating, 0)).state == "active"
+    assert await workers.mark_lost_workers(play.database, 30) == [silent]
+    assert await workers.mark_lost_workers(play.database, 30) == []
+    assert (await workers.heartbeat(play.database, beating, 0)).state == "active"
 
 
 async def test_a_stage_is_loaded_with_the_processor_version_of_its_submission(play: Play) -> None:
     stage = {"processor": "noop", "params": {"a": 1}, "timeout_seconds": 9, "rejects_max": 4, "name": "clean"}
     job_id = await play.submit(name="nightly", stages=[stage])
 
-    work = await stages.load_stage(play.pool, job_id, 0)
+    work = await stages.load_stage(play.database, job_id, 0)
 
     assert (work.job_name, work.stage_name, work.processor, work.processor_version) == ("nightly", "clean", "noop", 1)
     assert (work.spec.builtin, work.params, work.timeout_seconds, work.rejects_max) == ("noop", {"a": 1}, 9, 4)
     with pytest.raises(LookupError):
-        await stages.load_stage(play.pool, new_id(), 0)
+        await stages.load_stage(play.database, new_id(), 0)
 
 
 async def test_an_attempt_that_begins_after_the_transaction_that_ends_it_took_no_negative_time(play: Play) -> None:
     job_id = await play.submit()
     await play.plan(job_id, 1)
     worker_id = await play.register()
-    async with play.pool.acquire() as connection, connection.transaction():
+    async with play.database.acquire() as connection, connection.transaction():
         await connection.fetchval("SELECT now()")  # its time begins
         [task] = await play.run(worker_id, job_id)
         assert await transitions.abandon(connection, worker_id, [task.bundle_id]) == 1
 
-    attempt = await play.pool.fetchrow("SELECT started_at <= finished_at AS ordered, run_seconds FROM attempts")
+    attempt = await play.database.fetchrow("SELECT started_at <= finished_at AS ordered, run_seconds FROM attempts")
     assert (attempt["ordered"], attempt["run_seconds"]) == (True, 0)

@@ -58,7 +58,7 @@ arrivals = st.sampled_from(["arrives", "is late", "arrives, reply lost"])
 
 
 @dataclass(frozen=True)
-class Grid:
+class ModelDatabase:
     """A database, by one connection on an event loop of its own: a state machine is not async."""
 
     loop: asyncio.AbstractEventLoop
@@ -139,7 +139,7 @@ class Report:
 class Protocol(RuleBasedStateMachine):
     """`now` are the rows after the last step, with which each step is foretold; steps are atomic statements."""
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: ModelDatabase) -> None:
         super().__init__()
         self.grid = grid
         self.messages: list[Message] = []  # in flight
@@ -701,18 +701,18 @@ def keys_of(message: Message) -> list[Task]:
 
 
 @pytest.fixture
-def grid(database_url: str, settings: Settings) -> Iterator[Grid]:
+def grid(database_url: str, settings: Settings) -> Iterator[ModelDatabase]:
     loop = asyncio.new_event_loop()
-    pool = loop.run_until_complete(connect_database(database_url, 1))
-    grid = Grid(loop, loop.run_until_complete(pool.acquire()), settings)
+    database = loop.run_until_complete(connect_database(database_url, 1))
+    grid = ModelDatabase(loop, loop.run_until_complete(database.acquire()), settings)
     grid.run(grid.prepare())
     yield grid
-    pool.terminate()
+    database.terminate()
     loop.close()
 
 
 @pytest.mark.timeout(0 if EXPLORING else 600)  # a failure takes its time to be made small
-def test_no_order_of_events_breaks_a_promise(grid: Grid) -> None:
+def test_no_order_of_events_breaks_a_promise(grid: ModelDatabase) -> None:
     class OnThisGrid(Protocol):
         def __init__(self) -> None:
             super().__init__(grid)

@@ -46,8 +46,8 @@ async def test_everything_is_there_and_a_second_run_changes_nothing(grid: Provis
 @pytest.mark.usefixtures("forgotten")
 async def test_what_a_crashed_emulator_forgot_is_made_again(grid: ProvisionSettings, aws: Aws) -> None:
     await provision(grid)
-    pool = await connect_database(grid.database_url)
-    async with pool.acquire() as connection:
+    database = await connect_database(grid.database_url)
+    async with database.acquire() as connection:
         urls = {name: f"{grid.aws_endpoint_url}/000000000000/piecework-{name}" for name in ("gpu", "gpu-dead-letter")}
         await register_pool(
             connection,
@@ -58,7 +58,7 @@ async def test_what_a_crashed_emulator_forgot_is_made_again(grid: ProvisionSetti
             slots=1,
         )
         await connection.execute("UPDATE pools SET capacity_max = 2, capacity_desired = 1 WHERE name = 'gpu'")
-    await pool.close()
+    await database.close()
 
     await provision(grid)
 
@@ -87,10 +87,10 @@ async def test_a_capacity_that_was_changed_stays(grid: ProvisionSettings) -> Non
 async def test_a_key_file_made_again_opens_an_old_database(grid: ProvisionSettings) -> None:
     await provision(grid)
     await provision(grid.model_copy(update={"bootstrap_api_key": "pw_second"}))
-    pool = await connect_database(grid.database_url)
+    database = await connect_database(grid.database_url)
     for secret in ("pw_first", "pw_second"):
-        assert (await authenticate(pool, f"Bearer {secret}")).role == "operator"
-    await pool.close()
+        assert (await authenticate(database, f"Bearer {secret}")).role == "operator"
+    await database.close()
 
 
 async def test_without_an_emulator_nothing_is_made(grid: ProvisionSettings) -> None:
@@ -99,16 +99,16 @@ async def test_without_an_emulator_nothing_is_made(grid: ProvisionSettings) -> N
 
 
 async def describe(grid: ProvisionSettings, aws: Aws) -> dict[str, object]:
-    pool = await connect_database(grid.database_url)
+    database = await connect_database(grid.database_url)
     try:
-        row = await pool.fetchrow("SELECT * FROM pools WHERE name = 'default'")
+        row = await database.fetchrow("SELECT * FROM pools WHERE name = 'default'")
         assert row is not None
         return {
             "pool": dict(row),
-            "key": (await authenticate(pool, f"Bearer {grid.bootstrap_api_key}")).role,
+            "key": (await authenticate(database, f"Bearer {grid.bootstrap_api_key}")).role,
             "instances": len(await find_instances(aws.autoscaling)),
             "queues": sorted((await aws.sqs.list_queues())["QueueUrls"]),
             "buckets": [bucket["Name"] for bucket in (await aws.s3.list_buckets())["Buckets"]],
         }
     finally:
-        await pool.close()
+        await database.close()

@@ -22,9 +22,9 @@ from tests.invariants import TERMINAL, assert_invariants
 @pytest.fixture
 async def other(context: Context, database_url: str) -> AsyncIterator[Context]:
     """A second scheduler."""
-    pool = await connect_database(database_url)
-    yield Context(pool, context.aws, context.settings)
-    await pool.close()
+    database = await connect_database(database_url)
+    yield Context(database, context.aws, context.settings)
+    await database.close()
 
 
 async def drive(context: Context, *steps: Step, until: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> None:
@@ -88,8 +88,8 @@ def bucket(aws: Aws, settings: Settings) -> Bucket:
 
 
 @pytest.fixture
-def context(pool: Database, aws: Aws, settings: Settings) -> Context:
-    return Context(pool, aws, settings)
+def context(database: Database, aws: Aws, settings: Settings) -> Context:
+    return Context(database, aws, settings)
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ async def queue(aws: Aws) -> Queue:
 
 
 @pytest.fixture
-async def play(pool: Database, settings: Settings, queue: Queue) -> Play:
+async def play(database: Database, settings: Settings, queue: Queue) -> Play:
     """A grid with the pool `default`, of two slots, and the processor `noop`; workers and users are the test's."""
-    await add_pool(pool, "default", queue_url=queue.url)
-    await add_processor(pool, "noop", builtin="noop")
-    return Play(pool, settings)
+    await add_pool(database, "default", queue_url=queue.url)
+    await add_processor(database, "noop", builtin="noop")
+    return Play(database, settings)

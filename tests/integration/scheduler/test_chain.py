@@ -34,7 +34,7 @@ async def yields(bucket: Bucket, task: ClaimedTask, values: Sequence[Any]) -> At
 
 async def inputs(play: Play, job_id: UUID, stage: int) -> list[Any]:
     """What the tasks of a stage work on, by index; there is no gap."""
-    rows = await play.pool.fetch(
+    rows = await play.database.fetch(
         "SELECT index, input FROM tasks WHERE job_id = $1 AND stage = $2 ORDER BY index", job_id, stage
     )
     assert [row["index"] for row in rows] == list(range(len(rows)))
@@ -79,7 +79,7 @@ async def test_items_become_tasks_in_the_order_of_their_tasks_as_these_end(
     assert (second["planned"], second["task_count"]) == (True, 4)
     await play.succeed(worker_id, early)
     await play.succeed(worker_id, await play.run(worker_id, job_id, 1))
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
     await finish.step(context)
     assert (await play.stage(job_id, 1))["state"] == "merging"
 
@@ -137,7 +137,7 @@ async def test_a_long_listing_is_read_piece_by_piece_and_two_schedulers_plan_eac
     await drive(context, finish.step, until=planned)
 
     assert await inputs(play, job_id, 1) == [value for listed in values for value in listed]
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 @pytest.mark.parametrize("chunk_bytes", [30, 200, 1000, 100_000])
@@ -194,10 +194,12 @@ async def test_after_a_barrier_task_i_works_on_output_i(
     assert (await play.stage(job_id, 1))["state"] == "running"
     await chain_on(context)
 
-    rows = await play.pool.fetch("SELECT index, input FROM tasks WHERE job_id = $1 AND stage = 1 ORDER BY 1", job_id)
+    rows = await play.database.fetch(
+        "SELECT index, input FROM tasks WHERE job_id = $1 AND stage = 1 ORDER BY 1", job_id
+    )
     assert [(row["index"], row["input"]["value"]) for row in rows] == [(n, n) for n in range(1, 6)]
     assert (await play.stage(job_id, 1))["task_count"] == 5
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_the_outputs_of_a_stage_are_joined_and_split_again(context: Context, play: Play, bucket: Bucket) -> None:
@@ -218,7 +220,7 @@ async def test_the_outputs_of_a_stage_are_joined_and_split_again(context: Contex
 
     await drive(context, finish.step, merger.step, chain.step, until=planned)
 
-    rows = await play.pool.fetch("SELECT input FROM tasks WHERE job_id = $1 AND stage = 1 ORDER BY index", job_id)
+    rows = await play.database.fetch("SELECT input FROM tasks WHERE job_id = $1 AND stage = 1 ORDER BY index", job_id)
     parts = [row["input"] for row in rows]
     joined = await bucket.get(parts[0]["uri"])
     assert joined == b"name,n\na0,1\nb0,2\na1,1\nb1,2\na2,1\nb2,2\n"
@@ -259,7 +261,7 @@ async def test_joined_outputs_whose_fields_hold_newlines_are_split_by_a_task(
     resplit = {"type": "lines", "format": "csv", "part_bytes": 12, "multiline": True}
     stages = [{"processor": "noop", "name": "split"}, {"processor": "noop", "resplit": resplit, "timeout_seconds": 9}]
     job_id = await play.submit(stages=[*stages, stages[1]])
-    kinds = await play.pool.fetch(
+    kinds = await play.database.fetch(
         "SELECT name, kind, tasks_from, timeout_seconds FROM stages WHERE job_id = $1 ORDER BY stage", job_id
     )
     assert [tuple(row) for row in kinds] == [
@@ -298,7 +300,7 @@ async def test_joined_outputs_whose_fields_hold_newlines_are_split_by_a_task(
     assert await inputs(play, job_id, 2) == ["part 0", "part 1"]
     await play.succeed(worker_id, await play.run(worker_id, job_id, 2))
     await drive(context, *steps, until=planned(3))
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 @pytest.mark.parametrize(("outputs", "levels"), [(0, [1]), (1, [1]), (3, [1]), (4, [2, 1]), (10, [4, 2, 1])])
@@ -385,8 +387,8 @@ async def test_a_level_that_failed_is_tried_again_and_the_levels_go_on(
 async def test_what_does_not_go_together_is_refused(
     play: Play, stages: list[dict[str, Any]], field: str, fix: str
 ) -> None:
-    await add_processor(play.pool, "files", command=["x"], output_directory=True)
-    await add_processor(play.pool, "priced", command=["x"], inputs={"fees": None})
+    await add_processor(play.database, "files", command=["x"], output_directory=True)
+    await add_processor(play.database, "priced", command=["x"], inputs={"fees": None})
 
     with pytest.raises(errors.SpecError, match=fix) as refused:
         await play.submit(stages=stages)
@@ -398,7 +400,7 @@ async def test_what_does_not_go_together_is_refused(
     "writer", [{"sql": "FROM input", "output_format": "parquet"}, {"command": ["x"], "outputs": {"log": "log.parquet"}}]
 )
 async def test_parquet_is_not_concatenated(play: Play, writer: dict[str, Any]) -> None:
-    await add_processor(play.pool, "writer", **writer)
+    await add_processor(play.database, "writer", **writer)
 
     for job, field in (
         ({"stages": [{"processor": "writer"}], "merge": {"type": "concat"}}, "merge.type"),
@@ -415,7 +417,7 @@ async def test_parquet_is_not_concatenated(play: Play, writer: dict[str, Any]) -
 
 @pytest.mark.parametrize("merge", [{"type": "concat"}, {"type": "reduce", "processor": "priced"}])
 async def test_no_two_results_have_one_name(play: Play, merge: dict[str, Any]) -> None:
-    await add_processor(play.pool, "priced", command=["x"], outputs={"ledger": "all.csv"})
+    await add_processor(play.database, "priced", command=["x"], outputs={"ledger": "all.csv"})
 
     with pytest.raises(errors.SpecError, match="further output of priced") as refused:
         await play.submit(stages=[{"processor": "priced"}], merge=merge | {"filename": "all.csv"})

@@ -125,8 +125,8 @@ async def test_a_job_of_every_kind_of_stage_survives_orders_and_failures(
 
     await drive(context, until=over, seconds=60)
 
-    await assert_invariants(play.pool, job_id)
-    reduced = await play.pool.fetchval(
+    await assert_invariants(play.database, job_id)
+    reduced = await play.database.fetchval(
         "SELECT output -> 'value' FROM tasks WHERE job_id = $1 AND stage = $2 ORDER BY index DESC LIMIT 1",
         job_id,
         STAGE_COUNT - 1,

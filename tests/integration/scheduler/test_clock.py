@@ -28,14 +28,14 @@ async def add_schedule(play: Play, *, hours_late: float = 0.01, **changes: Any) 
         "next_run_at": await on_the_hour(play) - timedelta(hours=int(hours_late)),
     } | changes
     places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
-    await play.pool.execute(f"INSERT INTO schedules ({', '.join(row)}) VALUES ({places})", *row.values())
+    await play.database.execute(f"INSERT INTO schedules ({', '.join(row)}) VALUES ({places})", *row.values())
     schedule_id: UUID = row["schedule_id"]
     return schedule_id
 
 
 async def on_the_hour(play: Play) -> datetime:
     """The last full hour."""
-    now: datetime = await play.pool.fetchval("SELECT date_trunc('hour', now())")
+    now: datetime = await play.database.fetchval("SELECT date_trunc('hour', now())")
     return now
 
 
@@ -46,13 +46,15 @@ async def tick(context: Context) -> None:
 
 
 async def runs(play: Play, schedule_id: UUID) -> list[datetime]:
-    rows = await play.pool.fetch("SELECT run_at, state FROM jobs WHERE schedule_id = $1 ORDER BY run_at", schedule_id)
+    rows = await play.database.fetch(
+        "SELECT run_at, state FROM jobs WHERE schedule_id = $1 ORDER BY run_at", schedule_id
+    )
     assert {row["state"] for row in rows} <= {"running"}
     return [row["run_at"] for row in rows]
 
 
 async def schedule(play: Play, schedule_id: UUID) -> dict[str, Any]:
-    row = await play.pool.fetchrow("SELECT * FROM schedules WHERE schedule_id = $1", schedule_id)
+    row = await play.database.fetchrow("SELECT * FROM schedules WHERE schedule_id = $1", schedule_id)
     assert row is not None
     return dict(row)
 
@@ -62,7 +64,7 @@ async def test_a_delayed_job_starts_when_its_time_has_come(context: Context, pla
     assert not await clock.step(context)
     assert (await play.job(job_id))["state"] == "scheduled"
 
-    await play.pool.execute("UPDATE jobs SET run_at = now()")
+    await play.database.execute("UPDATE jobs SET run_at = now()")
     await clock.step(context)
 
     job = await play.job(job_id)
@@ -96,7 +98,7 @@ async def test_after_an_outage_missed_runs_follow_the_policy(
 
 async def test_a_schedule_that_skips_misses_no_later_run(context: Context, play: Play) -> None:
     schedule_id = await add_schedule(play, hours_late=3, misfire="skip")
-    await play.pool.execute("UPDATE schedules SET cron = '0 0 1 1 *', next_run_at = date_trunc('year', now())")
+    await play.database.execute("UPDATE schedules SET cron = '0 0 1 1 *', next_run_at = date_trunc('year', now())")
     await tick(context)
 
     assert await runs(play, schedule_id) == []
@@ -121,7 +123,7 @@ async def test_a_run_that_has_its_job_gets_no_other(context: Context, play: Play
     schedule_id = await add_schedule(play, hours_late=3, misfire="run_all")
     before = await schedule(play, schedule_id)
     await tick(context)
-    await play.pool.execute("UPDATE schedules SET next_run_at = $1", before["next_run_at"])
+    await play.database.execute("UPDATE schedules SET next_run_at = $1", before["next_run_at"])
 
     await tick(context)
 
@@ -174,7 +176,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
 async def test_a_job_that_can_not_be_submitted_is_an_error_of_its_own_schedule_only(
     context: Context, play: Play, job: dict[str, Any], why: str
 ) -> None:
-    await play.pool.execute(
+    await play.database.execute(
         "INSERT INTO processors (name, version, spec) VALUES ('odd', 1, $1)",
         {"builtin": "noop", "params_schema": {"$ref": "#"}},
     )
@@ -186,10 +188,10 @@ async def test_a_job_that_can_not_be_submitted_is_an_error_of_its_own_schedule_o
 
     row = await schedule(play, broken)
     assert (await runs(play, broken), row["next_run_at"], row["paused"]) == ([], hour + timedelta(hours=1), False)
-    assert await play.pool.fetchval("SELECT $1 ~ $2", row["error"], why), row["error"]
+    assert await play.database.fetchval("SELECT $1 ~ $2", row["error"], why), row["error"]
     assert await runs(play, fine) == [hour]
 
-    await play.pool.execute("UPDATE schedules SET job = $1, next_run_at = $2", JOB, hour - timedelta(hours=1))
+    await play.database.execute("UPDATE schedules SET job = $1, next_run_at = $2", JOB, hour - timedelta(hours=1))
     await tick(context)
     assert (await schedule(play, broken))["error"] is None
     assert len(await runs(play, broken)) == 1

@@ -36,7 +36,7 @@ async def measure(play: Play, job_id: UUID, seconds: float) -> None:
 
 async def offered(play: Play) -> list[Message]:
     """All bundles that nobody has claimed."""
-    rows = await play.pool.fetch("SELECT * FROM bundles WHERE worker_id IS NULL ORDER BY job_id, first")
+    rows = await play.database.fetch("SELECT * FROM bundles WHERE worker_id IS NULL ORDER BY job_id, first")
     return [Message(*(row[name] for name in ("bundle_id", "job_id", "stage", "first", "count"))) for row in rows]
 
 
@@ -52,7 +52,7 @@ async def test_messages_offer_what_is_queued_and_a_claim_by_them_runs_it(
     assert sorted(messages, key=lambda m: m.first) == await offered(play)
     worker_id = await play.register()
     assert sorted(task.index for task in await play.claim(worker_id, messages)) == [0, 1, 2, 3]
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_the_window_is_topped_up_when_bundles_are_claimed_and_never_exceeded(
@@ -68,7 +68,7 @@ async def test_the_window_is_topped_up_when_bundles_are_claimed_and_never_exceed
 
     assert len(await offered(play)) == WINDOW
     assert await play.states(job_id) == {"running": 3, "queued": 4, "ready": 3}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_bundles_that_workers_put_off_take_no_room_and_their_stage_gets_a_tenth_of_the_slots(
@@ -77,7 +77,7 @@ async def test_bundles_that_workers_put_off_take_no_room_and_their_stage_gets_a_
     stuck = await submit(play, 100)
     await dispatch.step(context)
     for message in await offered(play):
-        await transitions.put_off(play.pool, message.bundle_id, seconds_first=60.0, seconds_max=60.0)
+        await transitions.put_off(play.database, message.bundle_id, seconds_first=60.0, seconds_max=60.0)
 
     await dispatch.step(context)
     assert await play.states(stuck) == {"queued": WINDOW, "ready": 100 - WINDOW}
@@ -88,7 +88,7 @@ async def test_bundles_that_workers_put_off_take_no_room_and_their_stage_gets_a_
     await play.claim(await play.register(), await offered(play))
     await dispatch.step(context)
     assert (await play.states(stuck))["ready"] < 100 - WINDOW, "now that a worker could read it"
-    await assert_invariants(play.pool, stuck)
+    await assert_invariants(play.database, stuck)
 
 
 async def test_the_window_grows_with_the_slots_of_active_workers(context: Context, play: Play) -> None:
@@ -96,7 +96,7 @@ async def test_the_window_grows_with_the_slots_of_active_workers(context: Contex
     for slots in (8, 3):
         await play.register(slots=slots)
     gone = await play.register(slots=50)
-    await workers.stop_worker(play.pool, gone)
+    await workers.stop_worker(play.database, gone)
 
     await dispatch.step(context)
 
@@ -125,7 +125,7 @@ async def test_bundles_follow_the_measured_time_and_shrink_towards_the_end(conte
     assert sizes[0] == 25  # half a second of work
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < 5
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_the_higher_priority_is_queued_first_and_leaves_the_rest(context: Context, play: Play) -> None:
@@ -168,12 +168,12 @@ async def test_tasks_that_wait_for_their_backoff_hold_up_nobody(
 
     assert [message.job_id for message in await offered(play)] == [low] * WINDOW
     assert asked == [waiting, low]
-    await assert_invariants(play.pool, waiting)
+    await assert_invariants(play.database, waiting)
 
 
 async def test_each_pool_has_its_own_queue_and_window(context: Context, play: Play, queue: Queue) -> None:
     large = await context.aws.sqs.create_queue(QueueName="large")
-    await add_pool(play.pool, "large", queue_url=large["QueueUrl"], slots=3)
+    await add_pool(play.database, "large", queue_url=large["QueueUrl"], slots=3)
     here = await submit(play, 10)
     there = await submit(play, 10, stages=[{"processor": "noop", "pool": "large"}])
 
@@ -192,7 +192,7 @@ async def test_a_chain_is_dispatched_stage_by_stage_while_both_run(context: Cont
     await dispatch.step(context)
 
     assert sorted((m.stage, m.first) for m in await offered(play)) == [(0, 2), (0, 3), (1, 0), (1, 1)]
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_nothing_is_queued_in_a_paused_pool_or_for_a_paused_job(context: Context, play: Play) -> None:
@@ -201,12 +201,12 @@ async def test_nothing_is_queued_in_a_paused_pool_or_for_a_paused_job(context: C
     await dispatch.step(context)
     assert {message.job_id for message in await offered(play)} == {running}
 
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         await pools.pause_pool(connection, "default")
     await dispatch.step(context)
     assert await offered(play) == []
 
-    async with play.pool.acquire() as connection:
+    async with play.database.acquire() as connection:
         await pools.resume_pool(connection, "default")
     await dispatch.step(context)
     assert len(await offered(play)) == 3
@@ -221,7 +221,7 @@ async def test_an_idle_grid_is_idle(context: Context, play: Play) -> None:
     assert await dispatch.step(context)  # it runs: another may be ready any time
     await play.succeed(worker_id, tasks)
     assert not await dispatch.step(context)
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 def before_top_up(monkeypatch: pytest.MonkeyPatch, meanwhile: Any) -> None:
@@ -245,7 +245,7 @@ async def test_a_scheduler_that_comes_second_does_not_overfill_the_window(
     await dispatch.step(context)
 
     assert len(await offered(play)) == WINDOW
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_schedulers_at_full_speed_never_overfill_the_window(context: Context, other: Context, play: Play) -> None:
@@ -257,7 +257,7 @@ async def test_schedulers_at_full_speed_never_overfill_the_window(context: Conte
         batch = await offered(play)
         assert 0 < len(batch) <= WINDOW
         claimed += len(await play.claim(worker_id, batch))
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_pool_paused_in_the_middle_of_a_step_gets_nothing(
@@ -266,7 +266,7 @@ async def test_a_pool_paused_in_the_middle_of_a_step_gets_nothing(
     job_id = await submit(play, 5)
 
     async def pause() -> None:
-        async with play.pool.acquire() as connection:
+        async with play.database.acquire() as connection:
             await pools.pause_pool(connection, "default")
 
     before_top_up(monkeypatch, pause)
@@ -280,18 +280,18 @@ async def test_a_pool_paused_in_the_middle_of_a_step_gets_nothing(
 
 
 async def test_what_sqs_does_not_take_is_sent_again_at_once(context: Context, play: Play, queue: Queue) -> None:
-    await play.pool.execute("UPDATE pools SET queue_url = queue_url || '-not-there'")
+    await play.database.execute("UPDATE pools SET queue_url = queue_url || '-not-there'")
     job_id = await submit(play, 3)
     await dispatch.step(context)
     assert await queue.receive() == []
     assert len(await offered(play)) == 3
 
-    await play.pool.execute("UPDATE pools SET queue_url = $1", queue.url)
+    await play.database.execute("UPDATE pools SET queue_url = $1", queue.url)
     await reap.step(context)
 
     messages = [Message.decode(body) for body in await queue.receive()]
     assert len(await play.claim(await play.register(), messages)) == 3
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_single_messages_that_sqs_refuses_are_sent_again(
@@ -315,7 +315,7 @@ async def test_single_messages_that_sqs_refuses_are_sent_again(
 
 
 async def test_a_pool_whose_queue_is_gone_holds_up_no_other(context: Context, play: Play, queue: Queue) -> None:
-    await add_pool(play.pool, "broken", queue_url=f"{queue.url}-not-there")
+    await add_pool(play.database, "broken", queue_url=f"{queue.url}-not-there")
     await submit(play, 2, stages=[{"processor": "noop", "pool": "broken"}])
     job_id = await submit(play, 2)
 
@@ -342,9 +342,9 @@ async def test_a_scheduler_that_dies_before_it_sends_costs_only_time(
             await dispatch.step(context)
     await reap.step(context)
     assert await queue.receive() == []
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
-    await play.pool.execute("UPDATE bundles SET send_at = now()")  # resend_seconds later
+    await play.database.execute("UPDATE bundles SET send_at = now()")  # resend_seconds later
     await reap.step(context)
 
     messages = [Message.decode(body) for body in await queue.receive()]
@@ -360,15 +360,15 @@ async def test_reap_makes_ready_what_lost_stopped_and_hanging_workers_hold(conte
     for worker_id in (silent, stopped, hung, fine):
         await play.run(worker_id, job_id, tasks=1)
     await play.silence(silent)
-    await workers.stop_worker(play.pool, stopped)
-    await play.pool.execute(HOLD, 3600, hung)
+    await workers.stop_worker(play.database, stopped)
+    await play.database.execute(HOLD, 3600, hung)
 
     await reap.step(context)
 
     assert await play.states(job_id) == {"ready": 4, "running": 1}
-    assert (await workers.heartbeat(play.pool, fine, 1)).state == "active"
-    assert (await workers.heartbeat(play.pool, silent, 1)).state == "lost"
-    await assert_invariants(play.pool, job_id)
+    assert (await workers.heartbeat(play.database, fine, 1)).state == "active"
+    assert (await workers.heartbeat(play.database, silent, 1)).state == "lost"
+    await assert_invariants(play.database, job_id)
     assert not await reap.step(context)
 
 
@@ -385,7 +385,7 @@ async def test_two_schedulers_reaping_at_once_give_each_task_back_once(
 
     assert await play.states(job_id) == {"ready": 40}
     assert await play.outcomes(job_id) == {"lost": 40}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 # The retry budget.
@@ -393,7 +393,7 @@ async def test_two_schedulers_reaping_at_once_give_each_task_back_once(
 
 async def tried(play: Play, job_id: UUID, *, attempts: int, succeeded: int) -> None:
     """This many attempts of the first stage have ended, and this many of them succeeded."""
-    await play.pool.execute(
+    await play.database.execute(
         "UPDATE stage_counters SET attempts = $2, succeeded = $3, busy_seconds = $4 WHERE job_id = $1 AND slot = 0",
         job_id,
         attempts,

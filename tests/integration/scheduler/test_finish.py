@@ -16,7 +16,7 @@ from tests.invariants import assert_invariants
 
 
 async def states(play: Play, job_id: UUID) -> list[str]:
-    rows = await play.pool.fetch("SELECT state FROM stages WHERE job_id = $1 ORDER BY stage", job_id)
+    rows = await play.database.fetch("SELECT state FROM stages WHERE job_id = $1 ORDER BY stage", job_id)
     return [row["state"] for row in rows]
 
 
@@ -39,7 +39,7 @@ async def test_a_stage_hands_over_when_its_last_task_has_ended(context: Context,
     await finish.step(context)
     assert await states(play, job_id) == ["succeeded", "merging"]
     assert not await finish.step(context)
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_stage_that_is_still_being_planned_is_not_over(context: Context, play: Play) -> None:
@@ -96,7 +96,7 @@ async def test_one_failure_too_many_fails_the_job_and_names_the_first(
     assert await states(play, job_id) == ["failed", "cancelled"]
     assert await play.states(job_id, 1) == {"cancelled": 1}
     assert (await play.states(job_id))["cancelled"] == 4 - tolerated
-    assert (await play.pool.fetchval("SELECT count(*) FROM attempts WHERE outcome = 'cancelled'")) == 4 - tolerated
+    assert (await play.database.fetchval("SELECT count(*) FROM attempts WHERE outcome = 'cancelled'")) == 4 - tolerated
 
 
 async def test_a_job_whose_failures_are_all_tolerated_goes_on(context: Context, play: Play) -> None:
@@ -167,7 +167,7 @@ async def test_a_huge_job_is_cancelled_in_portions_and_holds_up_no_other(
 
 
 async def test_schedulers_ending_one_job_together_end_it_once(context: Context, other: Context, play: Play) -> None:
-    await play.pool.execute(
+    await play.database.execute(
         "INSERT INTO webhook_endpoints (endpoint_id, url, secret) VALUES ($1, 'https://example.com', 's')", new_id()
     )
     ending = []
@@ -184,8 +184,8 @@ async def test_schedulers_ending_one_job_together_end_it_once(context: Context, 
 
     for job_id in ending:
         assert (await play.job(job_id))["state"] == "failed"
-        await assert_invariants(play.pool, job_id)
-    assert await play.pool.fetchval("SELECT count(*) FROM webhook_deliveries") == 5
+        await assert_invariants(play.database, job_id)
+    assert await play.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 5
 
 
 async def test_what_a_scheduler_saw_before_a_job_was_retried_does_not_fail_it_again(
@@ -210,7 +210,7 @@ async def test_what_a_scheduler_saw_before_a_job_was_retried_does_not_fail_it_ag
 
     assert (await play.job(job_id))["state"] == "running"
     assert await play.states(job_id) == {"ready": 2}
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 @pytest.mark.parametrize("order", [jobs.pause_job, jobs.cancel_job])

@@ -151,7 +151,7 @@ async def test_without_a_merge_the_outputs_are_the_results(
 async def test_records_that_do_not_come_out_even_are_said_in_the_manifest(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
-    await add_processor(play.pool, "filter", builtin="noop", filters=True)
+    await add_processor(play.database, "filter", builtin="noop", filters=True)
     job_id = await submit(play, 2, stages=[{"processor": "noop"}, {"processor": "filter"}])
     await run_stage(play, bucket, layout, job_id, [b"a", b"b"], records_in=50, records_out=49)
     await run_stage(
@@ -309,7 +309,7 @@ FURTHER = {"errors": "errors.csv", "summary": "sum.json"}
 async def test_further_outputs_become_results_of_their_own(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, merge: str
 ) -> None:
-    await add_processor(play.pool, "split-off", builtin="noop", outputs=FURTHER)
+    await add_processor(play.database, "split-off", builtin="noop", outputs=FURTHER)
     job_id = await submit(play, 2, merge={"type": merge}, stages=[{"processor": "split-off"}])
     worker_id = await play.register()
     tasks = await play.run(worker_id, job_id)
@@ -346,7 +346,7 @@ def reduce(**changes: Any) -> dict[str, Any]:
 async def test_what_the_last_task_of_a_reduce_makes_is_the_result(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, filename: str | None
 ) -> None:
-    await add_processor(play.pool, "sum", builtin="noop", outputs=FURTHER)
+    await add_processor(play.database, "sum", builtin="noop", outputs=FURTHER)
     job_id = await submit(play, 3, merge=reduce(processor="sum", fan_in=2, filename=filename))
     await run_stage(play, bucket, layout, job_id, [b"zero", b"one", b"two"])
     worker_id = await play.register()
@@ -487,15 +487,15 @@ async def test_a_merge_of_the_next_release_is_left_to_its_schedulers_and_its_fie
 ) -> None:
     job_id = await concatenated(play, bucket, layout, [b"a", b"b"])
     change = "UPDATE jobs SET spec = jsonb_set(spec, $2::text[], $3) WHERE job_id = $1"
-    await play.pool.execute(change, job_id, ["merge", "field_of_the_next_release"], True)
-    await play.pool.execute(change, job_id, ["merge", "type"], "braid")
+    await play.database.execute(change, job_id, ["merge", "field_of_the_next_release"], True)
+    await play.database.execute(change, job_id, ["merge", "type"], "braid")
 
     async def was_put_off() -> bool:
         return bool((await play.stage(job_id))["put_off_at"])
 
     await drive(context, finish.step, merger.step, until=was_put_off)
     assert (await play.job(job_id))["state"] == "running"
-    await play.pool.execute(change, job_id, ["merge", "type"], "concat")
+    await play.database.execute(change, job_id, ["merge", "type"], "concat")
 
     assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
     assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
@@ -596,7 +596,7 @@ async def test_a_merge_that_is_stopped_leaves_nothing_behind(
 
 
 async def add_endpoint(play: Play) -> None:
-    await play.pool.execute(
+    await play.database.execute(
         "INSERT INTO webhook_endpoints (endpoint_id, url, secret) VALUES ($1, 'https://example.com', 's')", new_id()
     )
 
@@ -616,8 +616,8 @@ async def test_two_schedulers_merge_each_job_once(
 
     for n, job_id in enumerate(merging):
         assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"a%db" % n}
-        await assert_invariants(play.pool, job_id)
-    deliveries = await play.pool.fetch("SELECT job_id, event, payload FROM webhook_deliveries")
+        await assert_invariants(play.database, job_id)
+    deliveries = await play.database.fetch("SELECT job_id, event, payload FROM webhook_deliveries")
     assert sorted(row["job_id"] for row in deliveries) == sorted(merging)
     for row in deliveries:
         assert row["event"] == "job.succeeded"

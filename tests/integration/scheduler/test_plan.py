@@ -45,11 +45,11 @@ async def plan_all(context: Context, play: Play, job_id: UUID) -> None:
 async def assert_planned(play: Play, job_id: UUID) -> None:
     """Every byte of DATA is in one task, and the stage knows how many there are."""
     stage = await play.stage(job_id)
-    rows = await play.pool.fetch("SELECT index, input FROM tasks WHERE job_id = $1 ORDER BY index", job_id)
+    rows = await play.database.fetch("SELECT index, input FROM tasks WHERE job_id = $1 ORDER BY index", job_id)
     assert [row["index"] for row in rows] == list(range(len(rows)))
     assert b"".join(DATA[row["input"]["start"] : row["input"]["end"]] for row in rows) == DATA
     assert (stage["planned"], stage["task_count"]) == (True, len(rows))
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_an_input_is_planned_chunk_by_chunk_and_may_be_dispatched_meanwhile(
@@ -86,7 +86,7 @@ async def test_every_type_of_input_is_planned(context: Context, play: Play, buck
         stage = await play.stage(job_id)
         assert (stage["planned"], stage["task_count"]) == (True, count)
         assert sum((await play.states(job_id)).values()) == count
-        await assert_invariants(play.pool, job_id)
+        await assert_invariants(play.database, job_id)
 
 
 async def test_a_crash_between_any_two_writes_of_a_chunk_loses_and_doubles_nothing(
@@ -136,7 +136,7 @@ async def test_a_chunk_that_another_scheduler_has_planned_meanwhile_does_not_cou
     await plan.step(context)
     monkeypatch.undo()
 
-    assert await play.pool.fetchval("SELECT count(*) FROM tasks") == (await play.stage(job_id))["task_count"]
+    assert await play.database.fetchval("SELECT count(*) FROM tasks") == (await play.stage(job_id))["task_count"]
     monkeypatch.setattr(plan, "split_each", plain_split)
     await plan_all(context, play, job_id)
     await assert_planned(play, job_id)
@@ -207,15 +207,15 @@ async def test_an_input_of_the_next_release_is_left_to_its_schedulers_and_its_fi
 ) -> None:
     unknown_type, unknown_field = [await submit_lines(play, bucket) for _ in range(2)]
     change = "UPDATE jobs SET spec = jsonb_set(spec, $2::text[], $3) WHERE job_id = $1"
-    await play.pool.execute(change, unknown_type, ["input", "type"], "quanta")
-    await play.pool.execute(change, unknown_field, ["input", "field_of_the_next_release"], True)
+    await play.database.execute(change, unknown_type, ["input", "type"], "quanta")
+    await play.database.execute(change, unknown_field, ["input", "field_of_the_next_release"], True)
 
     await plan_all(context, play, unknown_field)
 
     await assert_planned(play, unknown_field)
     assert (await play.job(unknown_type))["state"] == "running"
     assert (await play.stage(unknown_type))["put_off_at"] is not None
-    await play.pool.execute(change, unknown_type, ["input", "type"], "lines")
+    await play.database.execute(change, unknown_type, ["input", "type"], "lines")
     await end_put_off(context)
     await plan_all(context, play, unknown_type)
     await assert_planned(play, unknown_type)
@@ -256,7 +256,7 @@ async def test_an_outage_of_s3_fails_no_job_and_holds_up_no_other(
     context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     unlucky, lucky = await submit_lines(play, bucket), await submit_lines(play, bucket)
-    await play.pool.execute(
+    await play.database.execute(
         "UPDATE jobs SET spec = jsonb_set(spec, '{input,part_bytes}', '29') WHERE job_id = $1", unlucky
     )
     fail_splits_of(monkeypatch, 29, error)
@@ -297,7 +297,7 @@ async def test_a_split_that_breaks_in_an_unforeseen_way_fails_its_own_job_only(
     context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unlucky, lucky = await submit_lines(play, bucket), await submit_lines(play, bucket)
-    await play.pool.execute(
+    await play.database.execute(
         "UPDATE jobs SET spec = jsonb_set(spec, '{input,part_bytes}', '29') WHERE job_id = $1", unlucky
     )
     fail_splits_of(monkeypatch, 29, KeyError("surprise"))

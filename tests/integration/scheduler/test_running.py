@@ -70,7 +70,7 @@ async def test_a_job_runs_from_its_input_to_its_results(
     assert await play.states(job_id, 1) == {"succeeded": 10}
     manifest = (await play.stage(job_id, 1))["result"]["manifest"]
     assert b'"parts":10' in await bucket.get(manifest["uri"])
-    await assert_invariants(play.pool, job_id)
+    await assert_invariants(play.database, job_id)
 
 
 async def test_a_notification_wakes_the_loops_of_its_channel_and_a_lost_connection_is_made_again(

@@ -26,8 +26,8 @@ def add_group(context: Context, play: Play) -> AddGroup:
         pool: str = "default", minimum: int = 0, maximum: int = 4, desired: int = 0, name: str | None = None
     ) -> str:
         group = name or await create_group(context.aws, maximum=10, desired=desired)
-        await add_pool(play.pool, pool, group=group)
-        await play.pool.execute(
+        await add_pool(play.database, pool, group=group)
+        await play.database.execute(
             "UPDATE pools SET capacity_min = $2, capacity_max = $3 WHERE name = $1", pool, minimum, maximum
         )
         return group
@@ -59,7 +59,7 @@ async def add_workers(play: Play, *idle_seconds: float | None) -> list[UUID]:
     """Workers of `default`, idle for this many seconds; None: busy."""
     workers = [await play.register() for _ in idle_seconds]
     for worker_id, seconds in zip(workers, idle_seconds, strict=True):
-        await play.pool.execute(
+        await play.database.execute(
             "UPDATE workers SET busy = ($2::float8 IS NULL)::integer, idle_since = now() - $2 * interval '1 second' "
             "WHERE worker_id = $1",
             worker_id,
@@ -69,7 +69,9 @@ async def add_workers(play: Play, *idle_seconds: float | None) -> list[UUID]:
 
 
 async def draining(play: Play) -> list[UUID]:
-    return [row["worker_id"] for row in await play.pool.fetch("SELECT worker_id FROM workers WHERE state = 'draining'")]
+    return [
+        row["worker_id"] for row in await play.database.fetch("SELECT worker_id FROM workers WHERE state = 'draining'")
+    ]
 
 
 @pytest.mark.both_emulators("SetDesiredCapacity")
@@ -78,7 +80,7 @@ async def test_a_backlog_adds_nodes_up_to_the_maximum(context: Context, play: Pl
     await submit(play, 24)  # of unknown time: taken for 10 s each, so 240 s for nodes of 2 slots that get 60 s
     await look(context)
     assert await read_group(context, group) == (0, 4, 2)
-    assert await play.pool.fetchval("SELECT capacity_desired FROM pools") == 2
+    assert await play.database.fetchval("SELECT capacity_desired FROM pools") == 2
 
     await submit(play, 1000)
     await look(context)
@@ -99,7 +101,7 @@ async def test_the_measured_time_counts_and_so_does_what_runs(
     await look(context)
 
     assert (await read_group(context, group))[2] == 4  # 1000 tasks of half a second
-    await play.pool.execute("UPDATE stage_counters SET busy_seconds = busy_seconds / 10")
+    await play.database.execute("UPDATE stage_counters SET busy_seconds = busy_seconds / 10")
     group = await add_group()
     await look(context)
     assert (await read_group(context, group))[2] == 1
@@ -109,7 +111,7 @@ async def test_only_what_may_run_now_is_backlog(context: Context, play: Play, ad
     group = await add_group()
     large = await add_group("large")
     paused = await submit(play, 100)
-    await play.pool.execute("UPDATE jobs SET state = 'paused' WHERE job_id = $1", paused)
+    await play.database.execute("UPDATE jobs SET state = 'paused' WHERE job_id = $1", paused)
     await submit(play, 24, stages=[{"processor": "noop", "pool": "large"}])
 
     await look(context)
@@ -124,7 +126,7 @@ async def test_the_groups_bounds_follow_the_pools(context: Context, play: Play, 
     await look(context)
     assert await read_group(context, group) == (2, 3, 2)
 
-    await play.pool.execute("UPDATE pools SET capacity_min = 3, capacity_max = 6")
+    await play.database.execute("UPDATE pools SET capacity_min = 3, capacity_max = 6")
     await look(context)
     assert await read_group(context, group) == (3, 6, 3)
 
@@ -173,7 +175,7 @@ async def test_a_pool_is_looked_at_once_in_scale_seconds_by_however_many_schedul
 ) -> None:
     await add_group()
     await add_group("large")
-    await add_pool(play.pool, "fixed")  # without a group
+    await add_pool(play.database, "fixed")  # without a group
     looked: list[str] = []
     plain = context.aws.autoscaling.describe_auto_scaling_groups
 

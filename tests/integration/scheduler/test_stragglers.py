@@ -17,7 +17,7 @@ PEERS = 3  # tasks of half a second that have ended
 
 @pytest.fixture
 async def processor(play: Play) -> str:
-    await add_processor(play.pool, "twice", builtin="noop", idempotent=True)
+    await add_processor(play.database, "twice", builtin="noop", idempotent=True)
     return "twice"
 
 
@@ -28,7 +28,7 @@ async def straggle(play: Play, processor: str, *, held_seconds: float = 60, task
     worker_id = await play.register()
     claimed = await play.run(worker_id, job_id, bundle=1, tasks=PEERS + 1)
     await play.succeed(worker_id, claimed[:PEERS])
-    await play.pool.execute(HOLD, held_seconds, worker_id)
+    await play.database.execute(HOLD, held_seconds, worker_id)
     return claimed[-1]
 
 
@@ -80,7 +80,7 @@ async def test_no_backup_while_most_of_its_peers_run_too(
     worker_id = await play.register()
     claimed = await play.run(worker_id, job_id, bundle=1)
     await play.succeed(worker_id, claimed[:2])
-    await play.pool.execute(HOLD, 60, worker_id)
+    await play.database.execute(HOLD, 60, worker_id)
 
     await stragglers.step(context)
 
@@ -89,7 +89,7 @@ async def test_no_backup_while_most_of_its_peers_run_too(
 
 async def test_no_backup_without_a_free_slot(context: Context, play: Play, queue: Queue, processor: str) -> None:
     await straggle(play, processor)
-    await play.pool.execute("UPDATE workers SET busy = slots")
+    await play.database.execute("UPDATE workers SET busy = slots")
 
     await stragglers.step(context)
 

@@ -79,7 +79,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 async def add_endpoint(play: Play, url: str, secret: str = SECRET) -> UUID:
     endpoint_id = new_id()
-    await play.pool.execute(
+    await play.database.execute(
         "INSERT INTO webhook_endpoints (endpoint_id, url, secret) VALUES ($1, $2, $3)", endpoint_id, url, secret
     )
     return endpoint_id
@@ -89,19 +89,19 @@ async def end_jobs(play: Play, count: int = 1) -> list[UUID]:
     ended = []
     for _ in range(count):
         job_id = await play.submit(name="nightly")
-        async with play.pool.acquire() as connection:
+        async with play.database.acquire() as connection:
             await jobs.end_job(connection, job_id, source="running", target="succeeded", settings=play.settings)
         ended.append(job_id)
     return ended
 
 
 async def delivery(play: Play) -> dict[str, Any]:
-    [row] = await play.pool.fetch("SELECT *, now() AS now FROM webhook_deliveries")
+    [row] = await play.database.fetch("SELECT *, now() AS now FROM webhook_deliveries")
     return dict(row)
 
 
 async def make_due(play: Play) -> None:
-    await play.pool.execute("UPDATE webhook_deliveries SET next_try_at = now()")
+    await play.database.execute("UPDATE webhook_deliveries SET next_try_at = now()")
 
 
 async def test_the_receiver_gets_the_event_signed(context: Context, play: Play, receiver: Receiver) -> None:
@@ -132,7 +132,9 @@ async def test_a_job_end_is_delivered_once_to_each_endpoint_by_however_many_sche
     ended = await end_jobs(play, 20)
 
     async def all_delivered() -> bool:
-        return bool(await play.pool.fetchval("SELECT count(*) = 40 FROM webhook_deliveries WHERE state = 'delivered'"))
+        return bool(
+            await play.database.fetchval("SELECT count(*) = 40 FROM webhook_deliveries WHERE state = 'delivered'")
+        )
 
     async def both(_: Context) -> bool:
         await asyncio.gather(webhooks.step(context), webhooks.step(other))
@@ -202,7 +204,7 @@ async def test_tries_come_ever_later_until_it_is_given_up(context: Context, play
     for pause, expected in zip(pauses, [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600], strict=True):
         assert expected * 0.75 < pause <= expected * 1.2
 
-    await play.pool.execute(
+    await play.database.execute(
         "UPDATE webhook_deliveries SET give_up_at = now() + interval '1 minute', next_try_at = now()"
     )
     await webhooks.step(context)
@@ -262,7 +264,7 @@ async def test_an_endpoint_that_can_not_work_holds_up_no_other(
 
     await webhooks.step(context)
 
-    rows = await play.pool.fetch("SELECT endpoint_id, state, error FROM webhook_deliveries")
+    rows = await play.database.fetch("SELECT endpoint_id, state, error FROM webhook_deliveries")
     states = {row["endpoint_id"] == broken: (row["state"], row["error"] is None) for row in rows}
     assert states == {True: ("pending", False), False: ("delivered", True)}
 

@@ -41,17 +41,17 @@ async def insert_attempts(connection: Connection | Database, attempts: list[dict
     )
 
 
-async def catch_up(pool: Database) -> None:
+async def catch_up(database: Database) -> None:
     """Roll up until all that is committed now is counted.
 
     It may take several rounds: a transaction of any other database of the server holds the horizon back.
     """
-    target = await pool.fetchval("SELECT now()")
-    while not await pool.fetchval("SELECT rolled_up_at >= $1 FROM stats_watermark", target):
-        await roll_up(pool)
+    target = await database.fetchval("SELECT now()")
+    while not await database.fetchval("SELECT rolled_up_at >= $1 FROM stats_watermark", target):
+        await roll_up(database)
 
 
-async def insert_worker(pool: Database, /, **values: Any) -> UUID:
+async def insert_worker(database: Database, /, **values: Any) -> UUID:
     """A worker of the pool `default` with two slots that has just started, unless `values` say otherwise."""
     worker: dict[str, Any] = {
         "worker_id": new_id(),
@@ -61,13 +61,13 @@ async def insert_worker(pool: Database, /, **values: Any) -> UUID:
         "slots": 2,
     } | values
     places = ", ".join(f"${n}" for n in range(1, len(worker) + 1))
-    await pool.execute(f"INSERT INTO workers ({', '.join(worker)}) VALUES ({places})", *worker.values())
+    await database.execute(f"INSERT INTO workers ({', '.join(worker)}) VALUES ({places})", *worker.values())
     worker_id: UUID = worker["worker_id"]
     return worker_id
 
 
-async def insert_pool(pool: Database, name: str) -> None:
-    await pool.execute("INSERT INTO pools (name, queue_url, dead_letter_url) VALUES ($1, 'q', 'd')", name)
+async def insert_pool(database: Database, name: str) -> None:
+    await database.execute("INSERT INTO pools (name, queue_url, dead_letter_url) VALUES ($1, 'q', 'd')", name)
 
 
 @pytest.fixture
@@ -91,9 +91,9 @@ async def anonymous(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def client(anonymous: httpx.AsyncClient, pool: Database) -> httpx.AsyncClient:
+async def client(anonymous: httpx.AsyncClient, database: Database) -> httpx.AsyncClient:
     """A client with a key."""
     secret = secrets.token_urlsafe()
-    await register_bootstrap_key(pool, secret)
+    await register_bootstrap_key(database, secret)
     anonymous.headers["Authorization"] = f"Bearer {secret}"
     return anonymous

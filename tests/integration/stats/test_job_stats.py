@@ -22,15 +22,15 @@ from tests.integration.stats.conftest import catch_up, insert_attempts, insert_p
 class Run:
     """A job with a worker of two slots that does what a test says."""
 
-    pool: Database
+    database: Database
     job_id: UUID
     worker_id: UUID
 
     async def plan(self, count: int, planned: bool = True) -> None:
         """The first stage gets `count` tasks."""
-        async with self.pool.acquire() as connection:
+        async with self.database.acquire() as connection:
             await transitions.plan_same_tasks(connection, self.job_id, 0, 0, {"type": "index", "count": count}, count)
-        await self.pool.execute(
+        await self.database.execute(
             "UPDATE stages SET planned = $2, task_count = $3 WHERE job_id = $1 AND stage = 0",
             self.job_id,
             planned,
@@ -39,7 +39,7 @@ class Run:
 
     async def claim(self, stage: int, count: int, bundle: int = 100) -> list[ClaimedTask]:
         """Dispatch `count` tasks in bundles of `bundle`, and claim them all."""
-        async with self.pool.acquire() as connection:
+        async with self.database.acquire() as connection:
             messages = await transitions.dispatch(
                 connection,
                 self.job_id,
@@ -49,7 +49,7 @@ class Run:
                 bundle_tasks_max=bundle,
                 resend_seconds=60,
             )
-        return await transitions.claim(self.pool, self.worker_id, [message.bundle_id for message in messages])
+        return await transitions.claim(self.database, self.worker_id, [message.bundle_id for message in messages])
 
     async def complete(self, tasks: Sequence[ClaimedTask], outcome: str = "succeeded", **values: Any) -> None:
         ended: dict[str, Any] = {"run_seconds": 0.5, "output": {"value": 1}, "outcome": outcome}
@@ -60,39 +60,41 @@ class Run:
             for task in tasks
         ]
         bundles = list({task.bundle_id for task in tasks})
-        assert await transitions.complete(self.pool, self.worker_id, finished, bundles) == len(tasks)
+        assert await transitions.complete(self.database, self.worker_id, finished, bundles) == len(tasks)
 
     async def age(self, seconds: float) -> None:
         """The job and its stages have started this long ago."""
         for table in ("jobs", "stages"):
-            await self.pool.execute(
+            await self.database.execute(
                 f"UPDATE {table} SET started_at = now() - $2 * interval '1 second' WHERE job_id = $1",
                 self.job_id,
                 seconds,
             )
 
     async def end(self, state: str = "succeeded") -> None:
-        await self.pool.execute("UPDATE jobs SET state = $2, finished_at = now() WHERE job_id = $1", self.job_id, state)
-        await self.pool.execute(
+        await self.database.execute(
+            "UPDATE jobs SET state = $2, finished_at = now() WHERE job_id = $1", self.job_id, state
+        )
+        await self.database.execute(
             "UPDATE stages SET state = $2, finished_at = now() WHERE job_id = $1", self.job_id, state
         )
 
 
-async def submit(pool: Database, settings: Settings, stages: int, **values: Any) -> Run:
+async def submit(database: Database, settings: Settings, stages: int, **values: Any) -> Run:
     spec = JobSpec.model_validate(
         {"name": "claims", "input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}] * stages} | values
     )
-    async with pool.acquire() as connection, connection.transaction():
+    async with database.acquire() as connection, connection.transaction():
         await processors.register_processor(connection, "noop", ProcessorSpec(builtin="noop"))
         job_id = await submission.submit_job(connection, spec, settings=settings)
-    return Run(pool, job_id, await insert_worker(pool))
+    return Run(database, job_id, await insert_worker(database))
 
 
 @pytest.fixture
-async def run(pool: Database, settings: Settings) -> Run:
+async def run(database: Database, settings: Settings) -> Run:
     """A running job of two chained stages."""
-    await insert_pool(pool, "default")
-    return await submit(pool, settings, 2)
+    await insert_pool(database, "default")
+    return await submit(database, settings, 2)
 
 
 async def read(client: httpx.AsyncClient, run: Run, what: str = "stats") -> dict[str, Any]:
@@ -117,7 +119,7 @@ async def test_a_job_in_the_middle_of_two_stages(client: httpx.AsyncClient, run:
     await run.complete(first[7:8], "timeout", run_seconds=4.0, retryable=False, **volumes)
     second = await run.claim(1, 4)
     await run.complete(second[:3], run_seconds=0.1)
-    await catch_up(run.pool)
+    await catch_up(run.database)
     await run.age(20)
 
     stats = await read(client, run)
@@ -147,7 +149,7 @@ async def test_a_job_in_the_middle_of_two_stages(client: httpx.AsyncClient, run:
 
 async def test_progress_and_rate_are_live_without_any_roll_up(client: httpx.AsyncClient, run: Run) -> None:
     await run.plan(100)
-    async with run.pool.acquire() as connection, connection.transaction():
+    async with run.database.acquire() as connection, connection.transaction():
         await connection.execute("SELECT FROM stats_watermark FOR UPDATE")  # no roll-up meanwhile
         await run.complete((await run.claim(0, 60))[:50])
         await run.age(10)
@@ -161,12 +163,12 @@ async def test_progress_and_rate_are_live_without_any_roll_up(client: httpx.Asyn
 async def test_the_rate_of_a_long_job_is_that_of_its_last_minutes(client: httpx.AsyncClient, run: Run) -> None:
     await run.plan(2000)
     await run.age(3600)
-    now = await run.pool.fetchval("SELECT now()")
+    now = await run.database.fetchval("SELECT now()")
     long_ago = [{"job_id": run.job_id, "finished_at": now - timedelta(minutes=30)}] * 900
     lately = [{"job_id": run.job_id, "finished_at": now - timedelta(seconds=20)}] * 60
-    await insert_attempts(run.pool, long_ago + lately)
-    await run.pool.execute("UPDATE stage_counters SET ready = 1040, succeeded = 960 WHERE job_id = $1", run.job_id)
-    await catch_up(run.pool)
+    await insert_attempts(run.database, long_ago + lately)
+    await run.database.execute("UPDATE stage_counters SET ready = 1040, succeeded = 960 WHERE job_id = $1", run.job_id)
+    await catch_up(run.database)
     stage = (await read(client, run))["stages"][0]
     # The window is the last two whole minutes and the one that runs.
     assert 60 / 190 <= stage["rate_per_second"] <= 60 / 119
@@ -187,9 +189,9 @@ async def test_a_job_that_has_ended_is_final_at_once(client: httpx.AsyncClient, 
     assert [stage["seconds_left"] for stage in stats["stages"]] == [0.0, 0.0]
 
 
-async def test_a_job_that_has_not_started(client: httpx.AsyncClient, pool: Database, settings: Settings) -> None:
-    await insert_pool(pool, "default")
-    stats = await read(client, await submit(pool, settings, 1, run_at="2099-01-01T00:00:00Z"))
+async def test_a_job_that_has_not_started(client: httpx.AsyncClient, database: Database, settings: Settings) -> None:
+    await insert_pool(database, "default")
+    stats = await read(client, await submit(database, settings, 1, run_at="2099-01-01T00:00:00Z"))
     assert stats["state"] == "scheduled"
     assert (stats["elapsed_seconds"], stats["rate_per_second"], stats["seconds_left"]) == (None, 0.0, None)
     stage = stats["stages"][0]
@@ -203,18 +205,18 @@ async def test_nobody_knows_when_a_job_ends_that_is_still_split_or_paused(client
     stats = await read(client, run)
     assert stats["rate_per_second"] > 0
     assert (stats["seconds_left"], stats["stages"][0]["seconds_left"]) == (None, None)
-    await run.pool.execute("UPDATE stages SET planned = true WHERE job_id = $1 AND stage = 0", run.job_id)
+    await run.database.execute("UPDATE stages SET planned = true WHERE job_id = $1 AND stage = 0", run.job_id)
     assert (await read(client, run))["seconds_left"] > 0
-    async with run.pool.acquire() as connection:
+    async with run.database.acquire() as connection:
         await jobs.pause_job(connection, run.job_id)
     assert (await read(client, run))["seconds_left"] is None
 
 
 async def test_a_reduce_to_come_is_a_task_that_remains(
-    client: httpx.AsyncClient, pool: Database, settings: Settings
+    client: httpx.AsyncClient, database: Database, settings: Settings
 ) -> None:
-    await insert_pool(pool, "default")
-    run = await submit(pool, settings, 1, merge={"type": "reduce", "processor": "noop"})
+    await insert_pool(database, "default")
+    run = await submit(database, settings, 1, merge={"type": "reduce", "processor": "noop"})
     await run.plan(4)
     await run.complete(await run.claim(0, 4))
     await run.age(40)
@@ -229,9 +231,9 @@ async def test_lost_and_released_attempts_are_retries_by_cause(client: httpx.Asy
     kept, lost = [t for t in tasks if t.bundle_id == tasks[0].bundle_id], tasks[-1].bundle_id
     await run.complete(kept[:2], "released", run_seconds=0.0, output=None)
     await run.complete(kept[2:])
-    await run.pool.execute("UPDATE workers SET state = 'lost', stopped_at = now()")
-    assert await transitions.reap_dead_workers(run.pool, losses_max=5) == sum(t.bundle_id == lost for t in tasks)
-    await catch_up(run.pool)
+    await run.database.execute("UPDATE workers SET state = 'lost', stopped_at = now()")
+    assert await transitions.reap_dead_workers(run.database, losses_max=5) == sum(t.bundle_id == lost for t in tasks)
+    await catch_up(run.database)
     stage = (await read(client, run))["stages"][0]
     assert stage["attempts_by_outcome"] == {"succeeded": 3, "released": 2, "lost": 5}
     assert stage["unsuccessful_attempts"] == {"failed": 0, "timeout": 0, "memory": 0, "lost": 5, "released": 2}
@@ -240,29 +242,29 @@ async def test_lost_and_released_attempts_are_retries_by_cause(client: httpx.Asy
 
 
 async def test_an_attempt_that_ended_its_task_is_not_a_retry(client: httpx.AsyncClient, run: Run) -> None:
-    await run.pool.execute("UPDATE stages SET max_attempts = 2, backoff_seconds = 0")
+    await run.database.execute("UPDATE stages SET max_attempts = 2, backoff_seconds = 0")
     await run.plan(3)
     await run.complete(await run.claim(0, 3), "failed")
     second = await run.claim(0, 3)
     await run.complete(second[:1], "timeout")
     await run.complete(second[1:2], "failed")
     await run.complete(second[2:])
-    await catch_up(run.pool)
+    await catch_up(run.database)
     stage = (await read(client, run))["stages"][0]
     assert stage["progress"]["failed"] == 2
     assert stage["unsuccessful_attempts"] == {"failed": 4, "timeout": 1, "memory": 0, "lost": 0, "released": 0}
     assert stage["retries"] == 3
-    async with run.pool.acquire() as connection:
+    async with run.database.acquire() as connection:
         await transitions.retry_tasks(connection, run.job_id)  # by the user's order
     assert (await read(client, run))["stages"][0]["retries"] == 5
 
 
 async def hold(run: Run, bundle_id: UUID, seconds: float) -> None:
     """The bundle was claimed this long ago."""
-    await run.pool.execute(
+    await run.database.execute(
         "UPDATE bundles SET claimed_at = now() - $2 * interval '1 second' WHERE bundle_id = $1", bundle_id, seconds
     )
-    await run.pool.execute(
+    await run.database.execute(
         "UPDATE tasks AS t SET started_at = b.claimed_at FROM bundles AS b WHERE b.bundle_id = $1 "
         "AND t.job_id = b.job_id AND t.stage = b.stage AND t.index BETWEEN b.first AND b.first + b.count - 1",
         bundle_id,
@@ -275,7 +277,7 @@ async def test_stragglers_are_the_running_tasks_far_beyond_the_mean(client: http
     late, usual = await run.claim(0, 2, bundle=1)
     await hold(run, late.bundle_id, 45.0)
     await hold(run, usual.bundle_id, 25.0)
-    await catch_up(run.pool)
+    await catch_up(run.database)
     straggler = {"index": late.index, "worker_id": str(run.worker_id), "running_seconds": pytest.approx(45, abs=5)}
     assert (await read(client, run))["stages"][0]["stragglers"] == [straggler]
     await run.complete([late], run_seconds=45.0)
@@ -300,7 +302,7 @@ async def test_no_more_than_twenty_stragglers_are_told(client: httpx.AsyncClient
     tasks = await run.claim(0, 30, bundle=1)
     for n, task in enumerate(tasks):
         await hold(run, task.bundle_id, 100.0 + n)
-    await catch_up(run.pool)
+    await catch_up(run.database)
     stragglers = (await read(client, run))["stages"][0]["stragglers"]
     assert [straggler["index"] for straggler in stragglers] == [task.index for task in reversed(tasks)][:20]
 
@@ -313,10 +315,10 @@ async def test_what_is_slow_is_unknown_before_anything_has_succeeded(client: htt
 
 
 async def test_the_timeline_sums_a_jobs_stages_by_minute(client: httpx.AsyncClient, run: Run) -> None:
-    minute = (await run.pool.fetchval("SELECT date_trunc('minute', now())")) - timedelta(minutes=5)
+    minute = (await run.database.fetchval("SELECT date_trunc('minute', now())")) - timedelta(minutes=5)
     of_job = {"job_id": run.job_id, "run_seconds": 10.0, "bytes_in": 3, "bytes_out": 2}
     await insert_attempts(
-        run.pool,
+        run.database,
         [
             of_job | {"finished_at": minute + timedelta(seconds=30)},
             of_job | {"finished_at": minute + timedelta(seconds=40), "stage": 1},
@@ -324,7 +326,7 @@ async def test_the_timeline_sums_a_jobs_stages_by_minute(client: httpx.AsyncClie
             of_job | {"finished_at": minute + timedelta(seconds=64), "job_id": new_id()},
         ],
     )
-    await catch_up(run.pool)
+    await catch_up(run.database)
     items = (await read(client, run, "timeline"))["items"]
     assert [{k: v for k, v in item.items() if k != "minute"} for item in items] == [
         {"succeeded": 2, "failed": 0, "busy_seconds": 26.0, "bytes_in": 6, "bytes_out": 4},
@@ -337,9 +339,9 @@ async def test_reading_looks_at_no_task_and_no_attempt(client: httpx.AsyncClient
     await run.plan(10)
     for stage in (0, 1):
         await run.complete(await run.claim(stage, 10))
-    await catch_up(run.pool)
+    await catch_up(run.database)
     for table in ("tasks", "attempts"):
-        await run.pool.execute(f"ALTER TABLE {table} RENAME TO {table}_out_of_reach")
+        await run.database.execute(f"ALTER TABLE {table} RENAME TO {table}_out_of_reach")
     for path in (f"jobs/{run.job_id}/stats", f"jobs/{run.job_id}/timeline", "stats/workers", "stats/pools",
                  "stats/timeline"):  # fmt: skip
         assert (await client.get(f"/v1/{path}")).status_code == 200

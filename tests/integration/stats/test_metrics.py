@@ -32,13 +32,13 @@ def value(samples: Samples, name: str, **labels: Any) -> float:
     return samples[name, frozenset(labels.items())]
 
 
-async def test_counters_of_attempts(anonymous: httpx.AsyncClient, pool: Database) -> None:
-    await insert_pool(pool, "default")
+async def test_counters_of_attempts(anonymous: httpx.AsyncClient, database: Database) -> None:
+    await insert_pool(database, "default")
     volumes = {"bytes_in": 100, "bytes_out": 10, "records_in": 7, "records_out": 6, "records_rejected": 1}
-    await insert_attempts(pool, [{"run_seconds": seconds} | volumes for seconds in (0.1, 0.3, 0.3, 5.0)])
-    await insert_attempts(pool, [{"run_seconds": 1.5, "outcome": "failed"} | volumes, {"outcome": "lost"}])
-    await insert_attempts(pool, [{"pool": "large"}])
-    await catch_up(pool)
+    await insert_attempts(database, [{"run_seconds": seconds} | volumes for seconds in (0.1, 0.3, 0.3, 5.0)])
+    await insert_attempts(database, [{"run_seconds": 1.5, "outcome": "failed"} | volumes, {"outcome": "lost"}])
+    await insert_attempts(database, [{"pool": "large"}])
+    await catch_up(database)
     samples = await scrape(anonymous)
     assert value(samples, "piecework_attempts_total", pool="default", outcome="succeeded") == 4
     assert value(samples, "piecework_attempts_total", pool="default", outcome="failed") == 1
@@ -57,15 +57,15 @@ async def test_counters_of_attempts(anonymous: httpx.AsyncClient, pool: Database
     assert value(samples, "piecework_attempt_seconds_bucket", le="+Inf", **of) == 4
 
 
-async def test_gauges_of_jobs_tasks_and_workers(anonymous: httpx.AsyncClient, pool: Database) -> None:
-    await insert_pool(pool, "default")
-    await insert_pool(pool, "idle")
-    await insert_worker(pool, slots=4, busy=3)
-    await insert_worker(pool, slots=2, busy=1, state="draining")
-    await insert_worker(pool, slots=8, state="lost")
-    await insert_job(pool, "default", "running", ready=5, queued=2, running=3)
-    await insert_job(pool, "default", "paused", ready=1)
-    await insert_job(pool, "default", "succeeded", succeeded=100)
+async def test_gauges_of_jobs_tasks_and_workers(anonymous: httpx.AsyncClient, database: Database) -> None:
+    await insert_pool(database, "default")
+    await insert_pool(database, "idle")
+    await insert_worker(database, slots=4, busy=3)
+    await insert_worker(database, slots=2, busy=1, state="draining")
+    await insert_worker(database, slots=8, state="lost")
+    await insert_job(database, "default", "running", ready=5, queued=2, running=3)
+    await insert_job(database, "default", "paused", ready=1)
+    await insert_job(database, "default", "succeeded", succeeded=100)
     samples = await scrape(anonymous)
     assert value(samples, "piecework_jobs", state="running") == 1
     assert value(samples, "piecework_jobs", state="paused") == 1
@@ -82,9 +82,9 @@ async def test_gauges_of_jobs_tasks_and_workers(anonymous: httpx.AsyncClient, po
     assert value(samples, "piecework_queue_oldest_seconds", pool="default") == 0
 
 
-async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.AsyncClient, pool: Database) -> None:
+async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.AsyncClient, database: Database) -> None:
     for name in ("default", "later"):
-        await insert_pool(pool, name)
+        await insert_pool(database, name)
     waits = (
         ("default", "running", 90),
         ("default", "running", 30),
@@ -92,8 +92,8 @@ async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.A
         ("later", "running", -60),
     )
     for of_pool, state, seconds in waits:
-        job_id = await insert_job(pool, of_pool, state, ready=1)
-        await pool.execute(
+        job_id = await insert_job(database, of_pool, state, ready=1)
+        await database.execute(
             "INSERT INTO tasks (job_id, stage, index, state, ready_at, input) "
             "VALUES ($1, 0, 0, 'ready', now() - $2::interval, '{}')",
             job_id,
@@ -105,40 +105,40 @@ async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.A
 
 
 async def test_counters_go_on_in_a_new_process(
-    anonymous: httpx.AsyncClient, pool: Database, settings: Settings
+    anonymous: httpx.AsyncClient, database: Database, settings: Settings
 ) -> None:
-    await insert_attempts(pool, [{}] * 3)
-    await catch_up(pool)
+    await insert_attempts(database, [{}] * 3)
+    await catch_up(database)
     restarted = create_app(settings)
     async with (
         restarted.router.lifespan_context(restarted),
         httpx.AsyncClient(transport=httpx.ASGITransport(restarted), base_url="http://stats") as client,
     ):
-        await insert_attempts(pool, [{}] * 2)
-        await catch_up(pool)
+        await insert_attempts(database, [{}] * 2)
+        await catch_up(database)
         of = {"pool": "default", "outcome": "succeeded"}
         assert value(await scrape(client), "piecework_attempts_total", **of) == 5
         assert value(await scrape(anonymous), "piecework_attempts_total", **of) == 5
 
 
-async def test_the_lag_grows_while_the_roll_up_is_held_up(anonymous: httpx.AsyncClient, pool: Database) -> None:
-    await catch_up(pool)
+async def test_the_lag_grows_while_the_roll_up_is_held_up(anonymous: httpx.AsyncClient, database: Database) -> None:
+    await catch_up(database)
     assert value(await scrape(anonymous), "piecework_rollup_lag_seconds") < 60
-    async with pool.acquire() as older, older.transaction():
+    async with database.acquire() as older, older.transaction():
         await older.execute("SELECT pg_current_xact_id()")  # a transaction that goes on and on
-        await pool.execute(
+        await database.execute(
             "UPDATE stats_watermark SET rolled_up_at = now() - interval '1 hour', mark_txid = pg_current_xact_id()"
         )
-        await roll_up(pool)
+        await roll_up(database)
         assert 3600 <= value(await scrape(anonymous), "piecework_rollup_lag_seconds") < 3700
-    await catch_up(pool)
+    await catch_up(database)
     assert value(await scrape(anonymous), "piecework_rollup_lag_seconds") < 60
 
 
-async def test_openmetrics_is_given_to_who_asks_for_it(anonymous: httpx.AsyncClient, pool: Database) -> None:
-    await insert_pool(pool, "default")
-    await insert_attempts(pool, [{}])
-    await catch_up(pool)
+async def test_openmetrics_is_given_to_who_asks_for_it(anonymous: httpx.AsyncClient, database: Database) -> None:
+    await insert_pool(database, "default")
+    await insert_attempts(database, [{}])
+    await catch_up(database)
     response = await anonymous.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert response.headers["content-type"].startswith("application/openmetrics-text")
     families = {family.name: family for family in parse_openmetrics(response.text)}  # type: ignore[no-untyped-call]
@@ -147,14 +147,16 @@ async def test_openmetrics_is_given_to_who_asks_for_it(anonymous: httpx.AsyncCli
     assert all(family.documentation for family in families.values())
 
 
-async def test_no_label_grows_with_the_jobs(anonymous: httpx.AsyncClient, pool: Database) -> None:
-    await insert_pool(pool, "default")
-    await insert_job(pool, "default", "running", ready=1)
-    await insert_attempts(pool, [{}])
-    await catch_up(pool)
+async def test_no_label_grows_with_the_jobs(anonymous: httpx.AsyncClient, database: Database) -> None:
+    await insert_pool(database, "default")
+    await insert_job(database, "default", "running", ready=1)
+    await insert_attempts(database, [{}])
+    await catch_up(database)
     before = await scrape(anonymous)
     for _ in range(5):
-        await insert_job(pool, "default", "running", ready=1)
-    await insert_attempts(pool, [{"job_id": row["job_id"]} for row in await pool.fetch("SELECT job_id FROM jobs")])
-    await catch_up(pool)
+        await insert_job(database, "default", "running", ready=1)
+    await insert_attempts(
+        database, [{"job_id": row["job_id"]} for row in await database.fetch("SELECT job_id FROM jobs")]
+    )
+    await catch_up(database)
     assert (await scrape(anonymous)).keys() == before.keys()

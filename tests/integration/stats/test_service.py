@@ -29,10 +29,10 @@ async def test_statistics_need_a_key(anonymous: httpx.AsyncClient, path: str) ->
         assert response.json()["type"] == "urn:piecework:unauthorized"
 
 
-async def test_a_viewers_key_is_enough_until_it_is_revoked(client: httpx.AsyncClient, pool: Database) -> None:
-    await pool.execute("UPDATE api_keys SET role = 'viewer'")
+async def test_a_viewers_key_is_enough_until_it_is_revoked(client: httpx.AsyncClient, database: Database) -> None:
+    await database.execute("UPDATE api_keys SET role = 'viewer'")
     assert (await client.get("/v1/stats/pools")).status_code == 200
-    await pool.execute("UPDATE api_keys SET revoked_at = now()")
+    await database.execute("UPDATE api_keys SET revoked_at = now()")
     assert (await client.get("/v1/stats/pools")).status_code == 401
 
 
@@ -56,16 +56,16 @@ async def test_it_serves_before_its_database_is_there(settings: Settings) -> Non
             assert int(response.headers["retry-after"]) > 0
 
 
-async def test_it_rolls_up_and_prunes_by_itself(settings: Settings, pool: Database) -> None:
-    month_ago = await pool.fetchval("SELECT now() - interval '31 days'")
-    await insert_attempts(pool, [{}, {"finished_at": month_ago}])
-    await catch_up(pool)
-    await insert_attempts(pool, [{}] * 3)
+async def test_it_rolls_up_and_prunes_by_itself(settings: Settings, database: Database) -> None:
+    month_ago = await database.fetchval("SELECT now() - interval '31 days'")
+    await insert_attempts(database, [{}, {"finished_at": month_ago}])
+    await catch_up(database)
+    await insert_attempts(database, [{}] * 3)
     app = create_app(settings)
     async with app.router.lifespan_context(app):
-        while await pool.fetchval("SELECT sum(attempts) FROM pool_stats") < 5:
+        while await database.fetchval("SELECT sum(attempts) FROM pool_stats") < 5:
             pass
-        while await pool.fetchval("SELECT min(minute) < now() - interval '30 days' FROM worker_minutes"):
+        while await database.fetchval("SELECT min(minute) < now() - interval '30 days' FROM worker_minutes"):
             pass
 
 
@@ -82,9 +82,9 @@ async def test_an_unknown_path_is_told(client: httpx.AsyncClient) -> None:
     assert "/v1/stats/nothing" in response.json()["detail"]
 
 
-async def test_a_bug_is_a_problem_too(client: httpx.AsyncClient, pool: Database) -> None:
-    await pool.execute("ALTER TABLE worker_minutes ALTER COLUMN succeeded DROP NOT NULL")
-    await pool.execute(
+async def test_a_bug_is_a_problem_too(client: httpx.AsyncClient, database: Database) -> None:
+    await database.execute("ALTER TABLE worker_minutes ALTER COLUMN succeeded DROP NOT NULL")
+    await database.execute(
         "INSERT INTO worker_minutes (minute, pool, worker_id, failed, busy_seconds, bytes_in, bytes_out) "
         "VALUES (now(), 'default', gen_random_uuid(), 0, 0, 0, 0)"
     )

@@ -22,11 +22,11 @@ from services.worker.node.node import Node
 from tests.until import until
 
 
-class Grid:
+class InProcessGrid:
     """What the scheduler does, step by step, and what can be seen from outside."""
 
-    def __init__(self, pool: Database, aws: Aws, settings: WorkerSettings) -> None:
-        self.pool = pool
+    def __init__(self, database: Database, aws: Aws, settings: WorkerSettings) -> None:
+        self.database = database
         self.aws = aws
         self.settings = settings
         self.queue_url = ""
@@ -35,7 +35,7 @@ class Grid:
     async def create_pool(self) -> None:
         urls = [(await self.aws.sqs.create_queue(QueueName=f"test-{uuid4().hex}"))["QueueUrl"] for _ in range(2)]
         self.queue_url, self.dead_letter_url = urls
-        async with self.pool.acquire() as connection:
+        async with self.database.acquire() as connection:
             await pools.register_pool(
                 connection,
                 "default",
@@ -51,7 +51,7 @@ class Grid:
         if stage.get("fan_out"):
             stages.append({"processor": "next"})
         spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": stages})
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.database.acquire() as connection, connection.transaction():
             await processors.register_processor(connection, "p", ProcessorSpec.model_validate(processor))
             await processors.register_processor(connection, "next", ProcessorSpec(builtin="noop"))
             job_id = await submission.submit_job(connection, spec, settings=self.settings)
@@ -60,7 +60,7 @@ class Grid:
 
     async def dispatch(self, job_id: UUID, *, bundle_tasks_max: int = 1, times: int = 1) -> list[Message]:
         """Queue all ready tasks and send each bundle's message this many times."""
-        async with self.pool.acquire() as connection:
+        async with self.database.acquire() as connection:
             messages = await transitions.dispatch(
                 connection,
                 job_id,
@@ -120,19 +120,19 @@ class Grid:
         """Wait until the database says so."""
 
         async def holds() -> bool:
-            return bool(await self.pool.fetchval(query, *arguments))
+            return bool(await self.database.fetchval(query, *arguments))
 
         await until(holds)
 
     async def tasks(self, job_id: UUID) -> list[asyncpg.Record]:
-        return list(await self.pool.fetch("SELECT * FROM tasks WHERE job_id = $1 ORDER BY stage, index", job_id))
+        return list(await self.database.fetch("SELECT * FROM tasks WHERE job_id = $1 ORDER BY stage, index", job_id))
 
     async def attempts(self, job_id: UUID) -> list[asyncpg.Record]:
         query = "SELECT * FROM attempts WHERE job_id = $1 ORDER BY stage, index, attempt"
-        return list(await self.pool.fetch(query, job_id))
+        return list(await self.database.fetch(query, job_id))
 
     async def worker(self) -> asyncpg.Record:
-        row = await self.pool.fetchrow("SELECT * FROM workers ORDER BY started_at DESC LIMIT 1")
+        row = await self.database.fetchrow("SELECT * FROM workers ORDER BY started_at DESC LIMIT 1")
         assert row is not None
         return row
 
@@ -165,7 +165,7 @@ def code(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def grid(pool: Database, aws: Aws, settings: Settings, tmp_path: Path, code: Path) -> Grid:
+async def grid(database: Database, aws: Aws, settings: Settings, tmp_path: Path, code: Path) -> InProcessGrid:
     worker = WorkerSettings(
         **settings.model_dump(exclude={"lease_seconds", "heartbeat_seconds"}),
         slots=2,
@@ -177,6 +177,6 @@ async def grid(pool: Database, aws: Aws, settings: Settings, tmp_path: Path, cod
         lease_seconds=5.0,
         drain_seconds=10.0,
     )
-    grid = Grid(pool, aws, worker)
+    grid = InProcessGrid(database, aws, worker)
     await grid.create_pool()
     return grid

@@ -12,7 +12,7 @@ from services.worker.node.node import equip
 from services.worker.task.attempt import run_attempt
 from services.worker.task.turn import Turn
 from services.worker.task.warm_children import WarmChildren
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 from tests.integration.worker.test_node import runs
 from tests.until import until
 
@@ -23,7 +23,7 @@ def until_told(started: Path, go: Path) -> list[str]:
     return ["sh", "-c", script, "sh", "{input}", "{output}"]
 
 
-async def test_one_input_is_fetched_ahead(grid: Grid, tmp_path: Path) -> None:
+async def test_one_input_is_fetched_ahead(grid: InProcessGrid, tmp_path: Path) -> None:
     started, go = tmp_path / "pid", tmp_path / "go"
     inputs = [{"type": "object", **await grid.put(f"in/{n}.txt", f"{n}".encode())} for n in range(4)]
     job_id = await grid.submit({"command": until_told(started, go)}, inputs)
@@ -52,7 +52,7 @@ async def test_one_input_is_fetched_ahead(grid: Grid, tmp_path: Path) -> None:
     assert [await grid.get(task["output"]["uri"]) for task in tasks] == [b"0", b"1", b"2", b"3"]
 
 
-async def test_the_wait_for_a_slot_is_not_the_tasks_time(grid: Grid, tmp_path: Path) -> None:
+async def test_the_wait_for_a_slot_is_not_the_tasks_time(grid: InProcessGrid, tmp_path: Path) -> None:
     timeout_seconds = 0.5
     task = ClaimedTask(uuid4(), uuid4(), 0, 0, 1, Item(1))
     stage = StageWork(

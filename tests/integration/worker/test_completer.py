@@ -7,22 +7,22 @@ from services.engine import stages, transitions, workers
 from services.engine.attempt import AttemptReport
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 from tests.invariants import assert_invariants
 
 
-async def test_a_report_that_can_not_be_stored_fails_its_task_alone(grid: Grid) -> None:
+async def test_a_report_that_can_not_be_stored_fails_its_task_alone(grid: InProcessGrid) -> None:
     job_id = await grid.submit({"builtin": "noop"}, [{"type": "item", "value": 1}] * 7)
     (message,) = await grid.dispatch(job_id, bundle_tasks_max=7)
     worker_id = uuid4()
     await workers.register_worker(
-        grid.pool, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
+        grid.database, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
     )
-    tasks = await transitions.claim(grid.pool, worker_id, [message.bundle_id])
+    tasks = await transitions.claim(grid.database, worker_id, [message.bundle_id])
     bundles = Bundles()
-    bundles.add(message.bundle_id, await stages.load_stage(grid.pool, job_id, 0), tasks, suspect=False)
+    bundles.add(message.bundle_id, await stages.load_stage(grid.database, job_id, 0), tasks, suspect=False)
     bundle, _ = await bundles.take()
-    completer = Completer(grid.pool, worker_id, bundles)
+    completer = Completer(grid.database, worker_id, bundles)
     finished = [AttemptReport(job_id, 0, task.index, task.attempt, "succeeded", 0.1) for task in tasks]
     finished[2].output = {"value": {"text": "a\0b"}}  # Postgres refuses it
     finished[5].exit_code = 1 << 40  # its driver refuses it
@@ -36,5 +36,5 @@ async def test_a_report_that_can_not_be_stored_fails_its_task_alone(grid: Grid) 
     assert [error["type"] for error in errors] == ["output_invalid"] * 2
     assert errors[0]["message"].startswith("the result can't be stored: ")
     assert bundles.ids == frozenset()
-    assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
-    await assert_invariants(grid.pool, job_id)
+    assert await grid.database.fetchval("SELECT count(*) FROM bundles") == 0
+    await assert_invariants(grid.database, job_id)

@@ -8,12 +8,12 @@ from uuid import uuid4
 
 from services.contract.layout import Layout
 from services.worker.task.declared_inputs import DeclaredInputs
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 
 ITEM = {"type": "item", "value": 1}
 
 
-async def test_every_kind_of_processor_finds_its_declared_inputs_and_outputs(grid: Grid, code: Path) -> None:
+async def test_every_kind_of_processor_finds_its_declared_inputs_and_outputs(grid: InProcessGrid, code: Path) -> None:
     (code / "declared.py").write_text(
         "import csv\n"
         "def price(record, fees, audit, factor):\n"
@@ -70,7 +70,7 @@ async def test_every_kind_of_processor_finds_its_declared_inputs_and_outputs(gri
     ]
 
 
-async def test_counts_that_can_not_be_right_fail_the_task(grid: Grid, code: Path) -> None:
+async def test_counts_that_can_not_be_right_fail_the_task(grid: InProcessGrid, code: Path) -> None:
     (code / "wrong.py").write_text("def count(input, output):\n    return {'records': {'records_in': -1}}\n")
     told: dict[str, dict[str, Any]] = {
         "says records_in = -1; it must be an integer, not negative": {"callable": "wrong:count"},
@@ -88,7 +88,7 @@ def files_in(directory: str, pattern: str) -> list[Path]:
     return list(Path(directory).glob(pattern))
 
 
-async def test_a_job_sees_one_version_of_a_declared_input(grid: Grid) -> None:
+async def test_a_job_sees_one_version_of_a_declared_input(grid: InProcessGrid) -> None:
     """It is kept as it was when the object is replaced while the job runs; the next job sees the new one."""
     old = await grid.put("tables/fees", b"old")
     show = {"command": ["sh", "-c", "cat {inputs.fees} >{output}"], "inputs": {"fees": old["uri"]}}
@@ -112,7 +112,7 @@ async def test_a_job_sees_one_version_of_a_declared_input(grid: Grid) -> None:
     assert last["error"]["type"] == "input_changed"
 
 
-async def test_only_one_worker_says_which_version_it_is(grid: Grid, tmp_path: Path) -> None:
+async def test_only_one_worker_says_which_version_it_is(grid: InProcessGrid, tmp_path: Path) -> None:
     layout = Layout(grid.settings.bucket)
     workers = [DeclaredInputs(grid.aws.s3, layout, tmp_path, 1) for _ in range(2)]
     pin = layout.pin(uuid4(), "digest")

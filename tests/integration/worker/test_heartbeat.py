@@ -12,26 +12,26 @@ from services.worker.node.completer import Completer
 from services.worker.node.heartbeat import Heartbeat
 from services.worker.node.node import equip
 from services.worker.node.slots import Slots
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 
 _WAITING = """
     SELECT count(*) = {count} FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 
 
-async def test_a_beat_under_way_ends_with_the_heartbeat(grid: Grid, tmp_path: Path) -> None:
+async def test_a_beat_under_way_ends_with_the_heartbeat(grid: InProcessGrid, tmp_path: Path) -> None:
     worker_id, bundles = uuid4(), Bundles()
     await workers.register_worker(
-        grid.pool, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
+        grid.database, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
     )
     equipment = equip(grid.settings, grid.aws.s3, tmp_path)
     heartbeat = Heartbeat(
-        database=grid.pool,
+        database=grid.database,
         worker_id=worker_id,
         heartbeat_seconds=0.1,
         lease_seconds=60.0,
         bundles=bundles,
-        slots=Slots(1, 1.0, equipment, bundles, Completer(grid.pool, worker_id, bundles)),
+        slots=Slots(1, 1.0, equipment, bundles, Completer(grid.database, worker_id, bundles)),
         drain=lambda: None,
     )
     blocker = await asyncpg.connect(grid.settings.database_url)

@@ -13,7 +13,7 @@ import pyarrow.orc
 
 from services.inputs.split import split
 from tests.integration.inputs.conftest import INPUT
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 
 SAME = "def same(record):\n    return record\n"
 FIRST_AND_LAST = """
@@ -26,13 +26,13 @@ def first_and_last(input, output):
 AVRO = {"type": "record", "name": "r", "fields": [{"name": "n", "type": "int"}]}
 
 
-async def parts_of(grid: Grid, data: bytes, **source: Any) -> list[dict[str, Any]]:
+async def parts_of(grid: InProcessGrid, data: bytes, **source: Any) -> list[dict[str, Any]]:
     place = await grid.put(f"in.{source.get('format', source['type'])}", data)
     chunk = await split(grid.aws.s3, INPUT.validate_python({"uri": place["uri"], **source}), None, 2)
     return chunk.inputs
 
 
-async def test_records_of_every_type_of_part(grid: Grid, code: Path) -> None:
+async def test_records_of_every_type_of_part(grid: InProcessGrid, code: Path) -> None:
     (code / "rows.py").write_text(SAME)
     arrow, avro, orc, rows = io.BytesIO(), io.BytesIO(), io.BytesIO(), [{"n": n} for n in range(1000)]
     table = pyarrow.Table.from_pylist(rows)
@@ -59,7 +59,7 @@ async def test_records_of_every_type_of_part(grid: Grid, code: Path) -> None:
     assert read[7] == [str(n) for n in range(1000)]
 
 
-async def test_stripes_of_orc_reach_every_kind_of_processor(grid: Grid, code: Path) -> None:
+async def test_stripes_of_orc_reach_every_kind_of_processor(grid: InProcessGrid, code: Path) -> None:
     """A program finds an ORC file, SQL its columns; whole objects are read by their suffix; others are refused."""
     (code / "rows.py").write_text(SAME + FIRST_AND_LAST)
     noise, data = [random.Random(n).randbytes(20).hex() for n in range(30_000)], io.BytesIO()
@@ -92,7 +92,7 @@ async def test_stripes_of_orc_reach_every_kind_of_processor(grid: Grid, code: Pa
     assert f"has {sum(part['count'] for part in parts)} blocks" in tasks[9]["error"]["message"]
 
 
-async def test_a_torn_record_fails_its_task_and_names_the_option(grid: Grid, code: Path) -> None:
+async def test_a_torn_record_fails_its_task_and_names_the_option(grid: InProcessGrid, code: Path) -> None:
     (code / "rows.py").write_text(SAME)
     data = b"id,note\n" + b"".join(b'%d,"two\nlines"\n' % n for n in range(100))
     parts = await parts_of(grid, data, type="lines", format="csv", part_bytes=50)

@@ -18,7 +18,7 @@ from services.contract.message import Message
 from services.engine import jobs, transitions, workers
 from services.platform import effects
 from tests.groups import create_group
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 from tests.invariants import assert_invariants
 from tests.until import until
 
@@ -34,7 +34,7 @@ def read_pid(started: Path) -> int:
     return int(started.read_text()) if started.exists() else 0
 
 
-async def runs(grid: Grid, started: Path) -> int:
+async def runs(grid: InProcessGrid, started: Path) -> int:
     """Wait until the command of `sleeper` runs; returns its process id."""
 
     async def there() -> bool:
@@ -44,14 +44,14 @@ async def runs(grid: Grid, started: Path) -> int:
     return read_pid(started)
 
 
-async def is_gone(grid: Grid, pid: int) -> None:
+async def is_gone(grid: InProcessGrid, pid: int) -> None:
     async def gone() -> bool:
         return not psutil.pid_exists(pid)
 
     await until(gone)
 
 
-async def queue_empties(grid: Grid) -> None:
+async def queue_empties(grid: InProcessGrid) -> None:
     async def empty() -> bool:
         return await grid.queue_depth() == 0
 
@@ -59,9 +59,9 @@ async def queue_empties(grid: Grid) -> None:
 
 
 @asynccontextmanager
-async def database_away(grid: Grid) -> AsyncIterator[None]:
+async def database_away(grid: InProcessGrid) -> AsyncIterator[None]:
     """Every connection of the node's is cut, and none can be made."""
-    name = await grid.pool.fetchval("SELECT current_database()")
+    name = await grid.database.fetchval("SELECT current_database()")
     connection = await asyncpg.connect(grid.settings.database_url, database="postgres")
     await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
     await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
@@ -71,7 +71,7 @@ async def database_away(grid: Grid) -> AsyncIterator[None]:
 
 
 @pytest.mark.both_emulators("DeleteMessageBatch", "ReceiveMessage")
-async def test_a_message_delivered_twice_runs_its_tasks_once(grid: Grid) -> None:
+async def test_a_message_delivered_twice_runs_its_tasks_once(grid: InProcessGrid) -> None:
     job_id = await grid.submit({"command": ["true"]}, [ITEM] * 4)
     await grid.dispatch(job_id, bundle_tasks_max=2, times=3)
     async with grid.node():
@@ -79,12 +79,12 @@ async def test_a_message_delivered_twice_runs_its_tasks_once(grid: Grid) -> None
         await queue_empties(grid)
     assert [task["attempt"] for task in await grid.tasks(job_id)] == [1] * 4
     assert len(await grid.attempts(job_id)) == 4
-    await assert_invariants(grid.pool, job_id)
+    await assert_invariants(grid.database, job_id)
 
 
 @pytest.mark.both_emulators("SendMessage")
 @pytest.mark.parametrize("body", ["no JSON", '{"bundle": "1"}', "[]"])
-async def test_a_message_that_can_not_be_read_goes_to_the_dead_letter_queue(grid: Grid, body: str) -> None:
+async def test_a_message_that_can_not_be_read_goes_to_the_dead_letter_queue(grid: InProcessGrid, body: str) -> None:
     job_id = await grid.submit({"builtin": "noop"}, [ITEM])
     await grid.send(body)
     await grid.dispatch(job_id)
@@ -94,20 +94,20 @@ async def test_a_message_that_can_not_be_read_goes_to_the_dead_letter_queue(grid
     assert await grid.messages(grid.dead_letter_url) == [body]
 
 
-async def test_a_message_for_tasks_that_are_gone_is_dropped(grid: Grid) -> None:
+async def test_a_message_for_tasks_that_are_gone_is_dropped(grid: InProcessGrid) -> None:
     await grid.send(Message(uuid4(), uuid4(), 0, 0, 10).encode())
     async with grid.node():
         await queue_empties(grid)
     assert await grid.messages(grid.dead_letter_url) == []
 
 
-async def test_a_cancelled_job_is_killed_and_not_reported(grid: Grid, tmp_path: Path) -> None:
+async def test_a_cancelled_job_is_killed_and_not_reported(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM] * 2)
     other_id = await grid.submit({"command": ["true"]}, [ITEM])
     await grid.dispatch(job_id, bundle_tasks_max=2)
     async with grid.node(slots=1):
         pid = await runs(grid, tmp_path / "pid")
-        async with grid.pool.acquire() as connection:
+        async with grid.database.acquire() as connection:
             await jobs.cancel_job(connection, job_id)
             while not await transitions.cancel_tasks(connection, job_id, 100):
                 pass
@@ -116,10 +116,10 @@ async def test_a_cancelled_job_is_killed_and_not_reported(grid: Grid, tmp_path: 
         await grid.ended(other_id)
     assert [task["state"] for task in await grid.tasks(job_id)] == ["cancelled"] * 2
     assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["cancelled"] * 2
-    await assert_invariants(grid.pool, job_id)
+    await assert_invariants(grid.database, job_id)
 
 
-async def test_a_drain_releases_what_waits_and_finishes_what_runs(grid: Grid, tmp_path: Path) -> None:
+async def test_a_drain_releases_what_waits_and_finishes_what_runs(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(0.5, tmp_path / "pid"), [ITEM] * 5)
     await grid.dispatch(job_id, bundle_tasks_max=5)
     async with grid.node(slots=1) as node:
@@ -130,11 +130,11 @@ async def test_a_drain_releases_what_waits_and_finishes_what_runs(grid: Grid, tm
     assert (first["state"], first["attempt"]) == ("succeeded", 1)
     assert {(task["state"], task["failures"], task["losses"]) for task in others} == {("ready", 0, 0)}
     assert (await grid.worker())["state"] == "stopped"
-    assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
-    await assert_invariants(grid.pool, job_id)
+    assert await grid.database.fetchval("SELECT count(*) FROM bundles") == 0
+    await assert_invariants(grid.database, job_id)
 
 
-async def test_a_drain_kills_and_releases_what_does_not_end_in_time(grid: Grid, tmp_path: Path) -> None:
+async def test_a_drain_kills_and_releases_what_does_not_end_in_time(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
     await grid.dispatch(job_id)
     async with grid.node(drain_seconds=0.2):
@@ -143,11 +143,11 @@ async def test_a_drain_kills_and_releases_what_does_not_end_in_time(grid: Grid, 
     (task,) = await grid.tasks(job_id)
     assert (task["state"], task["failures"]) == ("ready", 0)
     assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["released"]
-    await assert_invariants(grid.pool, job_id)
+    await assert_invariants(grid.database, job_id)
 
 
 @pytest.mark.both_emulators("TerminateInstanceInAutoScalingGroup")
-async def test_a_worker_drained_by_order_takes_its_instance_out_of_the_group(grid: Grid) -> None:
+async def test_a_worker_drained_by_order_takes_its_instance_out_of_the_group(grid: InProcessGrid) -> None:
     name = await create_group(grid.aws, maximum=3, desired=1)
 
     async def group() -> dict[str, Any]:
@@ -161,14 +161,14 @@ async def test_a_worker_drained_by_order_takes_its_instance_out_of_the_group(gri
     assert len((await group())["Instances"]) == 1, "a node that is only restarted keeps its instance"
     async with grid.node(instance_id=instance["InstanceId"]):
         await grid.until("SELECT count(*) = 1 FROM workers WHERE state = 'active'")
-        async with grid.pool.acquire() as connection:
+        async with grid.database.acquire() as connection:
             await workers.drain_worker(connection, (await grid.worker())["worker_id"])
         await grid.until("SELECT count(*) = 2 FROM workers WHERE state = 'stopped'")
     after = await group()
     assert (after["DesiredCapacity"], after["Instances"]) == (0, [])
 
 
-async def test_a_drain_in_the_middle_of_the_registration_leaves_no_live_worker(grid: Grid) -> None:
+async def test_a_drain_in_the_middle_of_the_registration_leaves_no_live_worker(grid: InProcessGrid) -> None:
     async with grid.node() as node:
 
         def drain(moment: effects.Moment, effect: effects.Effect) -> None:
@@ -181,10 +181,10 @@ async def test_a_drain_in_the_middle_of_the_registration_leaves_no_live_worker(g
     assert (await grid.worker())["state"] == "stopped"
 
 
-async def test_what_a_lost_claim_reply_left_behind_is_abandoned(grid: Grid) -> None:
+async def test_what_a_lost_claim_reply_left_behind_is_abandoned(grid: InProcessGrid) -> None:
     """The database gave the worker a bundle, the worker does not know: its heartbeat gives it back."""
     job_id = await grid.submit({"builtin": "noop"}, [ITEM] * 3)
-    async with grid.pool.acquire() as connection:
+    async with grid.database.acquire() as connection:
         await connection.execute("SELECT 1")
         messages = await transitions.dispatch(
             connection, job_id, 0, pool="default", tasks_max=10, bundle_tasks_max=3, resend_seconds=60
@@ -192,9 +192,9 @@ async def test_what_a_lost_claim_reply_left_behind_is_abandoned(grid: Grid) -> N
     async with grid.node():
         await grid.until("SELECT count(*) = 1 FROM workers WHERE state = 'active'")
         worker_id = (await grid.worker())["worker_id"]
-        assert len(await transitions.claim(grid.pool, worker_id, [message.bundle_id for message in messages])) == 3
+        assert len(await transitions.claim(grid.database, worker_id, [message.bundle_id for message in messages])) == 3
         await grid.until("SELECT count(*) = 3 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
-        assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
+        assert await grid.database.fetchval("SELECT count(*) FROM bundles") == 0
         await grid.dispatch(job_id)
         await grid.ended(job_id)
     assert {(task["state"], task["attempt"], task["losses"]) for task in await grid.tasks(job_id)} == {
@@ -202,21 +202,21 @@ async def test_what_a_lost_claim_reply_left_behind_is_abandoned(grid: Grid) -> N
     }
 
 
-async def test_a_worker_given_up_kills_its_tasks_and_starts_again(grid: Grid, tmp_path: Path) -> None:
+async def test_a_worker_given_up_kills_its_tasks_and_starts_again(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
     await grid.dispatch(job_id)
     async with grid.node(drain_seconds=0.2):
         pid = await runs(grid, tmp_path / "pid")
-        await grid.pool.execute("UPDATE workers SET state = 'lost'")
+        await grid.database.execute("UPDATE workers SET state = 'lost'")
         await is_gone(grid, pid)
         await grid.until("SELECT count(*) = 1 FROM workers WHERE state = 'active'")
-    assert await grid.pool.fetchval("SELECT count(*) FROM workers") == 2
+    assert await grid.database.fetchval("SELECT count(*) FROM workers") == 2
     (task,) = await grid.tasks(job_id)
     assert (task["state"], task["losses"]) == ("ready", 0), "given back at once, without the reaper"
-    await assert_invariants(grid.pool, job_id)
+    await assert_invariants(grid.database, job_id)
 
 
-async def test_a_short_absence_of_the_database_loses_nothing(grid: Grid, tmp_path: Path) -> None:
+async def test_a_short_absence_of_the_database_loses_nothing(grid: InProcessGrid, tmp_path: Path) -> None:
     """What ends meanwhile is reported when the database is back, by the same worker."""
     job_id = await grid.submit(sleeper(0.5, tmp_path / "pid"), [ITEM])
     await grid.dispatch(job_id)
@@ -225,13 +225,15 @@ async def test_a_short_absence_of_the_database_loses_nothing(grid: Grid, tmp_pat
         async with database_away(grid):
             await is_gone(grid, pid)
         await grid.ended(job_id)
-        assert await grid.pool.fetchval("SELECT count(*) FROM workers") == 1
+        assert await grid.database.fetchval("SELECT count(*) FROM workers") == 1
     (task,) = await grid.tasks(job_id)
     assert (task["state"], task["attempt"]) == ("succeeded", 1)
-    await assert_invariants(grid.pool, job_id)
+    await assert_invariants(grid.database, job_id)
 
 
-async def test_a_worker_that_can_not_beat_stops_its_tasks_before_its_lease_ends(grid: Grid, tmp_path: Path) -> None:
+async def test_a_worker_that_can_not_beat_stops_its_tasks_before_its_lease_ends(
+    grid: InProcessGrid, tmp_path: Path
+) -> None:
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
     await grid.dispatch(job_id)
     async with grid.node(lease_seconds=1.0, drain_seconds=0.2):
@@ -240,45 +242,47 @@ async def test_a_worker_that_can_not_beat_stops_its_tasks_before_its_lease_ends(
             await is_gone(grid, pid)
         await grid.until("SELECT count(*) = 2 FROM workers")
         await grid.until("SELECT count(*) = 1 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
-    await assert_invariants(grid.pool, job_id)
+    await assert_invariants(grid.database, job_id)
 
 
-async def test_tasks_that_wait_too_long_are_released_to_others(grid: Grid, tmp_path: Path) -> None:
+async def test_tasks_that_wait_too_long_are_released_to_others(grid: InProcessGrid, tmp_path: Path) -> None:
     """A bundle whose tasks take longer than expected does not keep them from free workers."""
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM] * 3)
     await grid.dispatch(job_id, bundle_tasks_max=3)
     async with grid.node(slots=1, bundle_seconds=0.1, drain_seconds=0.2):
         await grid.until("SELECT count(*) = 2 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
-        assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 1, "the running task is still held"
-    await assert_invariants(grid.pool, job_id)
+        assert await grid.database.fetchval("SELECT count(*) FROM bundles") == 1, "the running task is still held"
+    await assert_invariants(grid.database, job_id)
 
 
-async def test_long_tasks_are_left_to_others(grid: Grid, tmp_path: Path) -> None:
+async def test_long_tasks_are_left_to_others(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM] * 6)
     await grid.dispatch(job_id)
     async with grid.node(drain_seconds=0.2):
         await grid.until("SELECT busy = 2 FROM workers")
-        assert await grid.pool.fetchval("SELECT count(*) FROM bundles WHERE worker_id IS NULL") == 4
+        assert await grid.database.fetchval("SELECT count(*) FROM bundles WHERE worker_id IS NULL") == 4
 
 
 @pytest.mark.both_emulators("ChangeMessageVisibilityBatch")
-async def test_a_worker_runs_one_suspect_at_a_time_and_leaves_others_to_others(grid: Grid, tmp_path: Path) -> None:
+async def test_a_worker_runs_one_suspect_at_a_time_and_leaves_others_to_others(
+    grid: InProcessGrid, tmp_path: Path
+) -> None:
     """The message that it passes on is there again after a second, not after the queue's 30."""
     done = tmp_path / "done"
     wait = {"command": ["sh", "-c", f"until [ -e {done} ]; do sleep 0.02; done"]}
     job_id = await grid.submit(wait, [ITEM] * 2)
-    await grid.pool.execute("UPDATE tasks SET losses = 2 WHERE job_id = $1", job_id)
+    await grid.database.execute("UPDATE tasks SET losses = 2 WHERE job_id = $1", job_id)
     await grid.dispatch(job_id)
     async with grid.node(slots=2):
         await grid.until("SELECT count(*) = 1 FROM tasks WHERE job_id = $1 AND state = 'running'", job_id)
         await message_is_passed_on(grid)
-        assert await grid.pool.fetchval("SELECT count(*) FROM bundles WHERE worker_id IS NOT NULL") == 1
+        assert await grid.database.fetchval("SELECT count(*) FROM bundles WHERE worker_id IS NOT NULL") == 1
         done.touch()
         await grid.ended(job_id)
     assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["succeeded"] * 2
 
 
-async def message_is_passed_on(grid: Grid) -> None:
+async def message_is_passed_on(grid: InProcessGrid) -> None:
     """Wait until one message is hidden from all."""
 
     async def hidden() -> bool:
@@ -289,7 +293,7 @@ async def message_is_passed_on(grid: Grid) -> None:
     await until(hidden)
 
 
-async def start(grid: Grid, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+async def start(grid: InProcessGrid, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
     names = ("database_url", "aws_endpoint_url", "bucket", "scratch", "heartbeat_seconds", "receive_wait_seconds")
     settings = {f"PIECEWORK_{name.upper()}": str(getattr(grid.settings, name)) for name in names}
     return await asyncio.create_subprocess_exec(
@@ -313,7 +317,7 @@ async def start(grid: Grid, *arguments: str, **environment: str) -> asyncio.subp
     ],
 )
 async def test_what_can_not_start_says_why_in_one_line(
-    grid: Grid, arguments: list[str], environment: dict[str, str], message: str
+    grid: InProcessGrid, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
     process = await start(grid, *arguments, **environment)
     _, errors = await process.communicate()
@@ -322,7 +326,7 @@ async def test_what_can_not_start_says_why_in_one_line(
     assert process.returncode == 2
 
 
-async def test_sigterm_drains_the_process(grid: Grid, tmp_path: Path) -> None:
+async def test_sigterm_drains_the_process(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(0.5, tmp_path / "pid"), [ITEM] * 3)
     await grid.dispatch(job_id, bundle_tasks_max=3)
     process = await start(grid, "--slots", "1")
@@ -335,7 +339,7 @@ async def test_sigterm_drains_the_process(grid: Grid, tmp_path: Path) -> None:
     assert os.listdir(grid.settings.scratch) == ["lock"]  # noqa: PTH208
 
 
-async def test_a_second_interrupt_ends_the_process_and_its_tasks_at_once(grid: Grid, tmp_path: Path) -> None:
+async def test_a_second_interrupt_ends_the_process_and_its_tasks_at_once(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
     await grid.dispatch(job_id)
     process = await start(grid)
@@ -350,11 +354,11 @@ async def test_a_second_interrupt_ends_the_process_and_its_tasks_at_once(grid: G
     await is_gone(grid, pid)
 
 
-async def test_a_worker_waits_for_its_database_and_queue(grid: Grid) -> None:
+async def test_a_worker_waits_for_its_database_and_queue(grid: InProcessGrid) -> None:
     """Both are away when it starts; it says so once each, and goes on when they are there."""
     job_id = await grid.submit({"builtin": "noop"}, [ITEM])
     real_url = grid.queue_url
-    await grid.pool.execute("UPDATE pools SET queue_url = replace(queue_url, '/test-', '/gone-')")
+    await grid.database.execute("UPDATE pools SET queue_url = replace(queue_url, '/test-', '/gone-')")
     async with database_away(grid):
         process = await start(grid)
         assert process.stderr is not None

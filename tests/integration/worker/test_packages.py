@@ -15,7 +15,7 @@ import pytest
 from services.contract.layout import Layout
 from services.contract.task_error import TaskError
 from services.worker.task.packages import Packages, _unpack, cache_directory
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 
 ITEM = {"type": "item", "value": 1}
 
@@ -50,7 +50,7 @@ def package(files: dict[str, str | bytes], *, pin: str | None = None) -> bytes:
     return archive({f"fees/{name}": content for name, content in files.items()})
 
 
-async def push(grid: Grid, content: bytes, name: str | None = None) -> str:
+async def push(grid: InProcessGrid, content: bytes, name: str | None = None) -> str:
     sha256 = name or hashlib.sha256(content).hexdigest()
     await grid.put(f"packages/{sha256}.zip", content)
     return sha256
@@ -68,7 +68,7 @@ def ready_in(cache: str) -> list[Path]:
     return list(Path(cache).glob("*/ready"))
 
 
-def worker_of(grid: Grid, count_max: int) -> Packages:
+def worker_of(grid: InProcessGrid, count_max: int) -> Packages:
     """A worker of the node, as far as packages go."""
     cache = cache_directory(Path(grid.settings.cache))
     return Packages(grid.aws.s3, Layout(grid.settings.bucket), cache, count_max, {})
@@ -86,7 +86,7 @@ def where(input, output):
 """
 
 
-async def test_a_package_brings_its_code_and_what_that_requires(grid: Grid) -> None:
+async def test_a_package_brings_its_code_and_what_that_requires(grid: InProcessGrid) -> None:
     sha256 = await push(grid, package({"pricing.py": MODULE, "bin/tool": "#!/bin/sh\necho tool\n"}))
     command = ["python", "-c", "import feetable, sys; open(sys.argv[1], 'w').write(str(feetable.RATE))", "{output}"]
     jobs = [
@@ -115,7 +115,7 @@ async def test_a_package_brings_its_code_and_what_that_requires(grid: Grid) -> N
         assert runtime.python == f"{home}/venv/bin/python", "a second worker of the node finds it ready"
 
 
-async def test_of_too_many_packages_those_used_longest_ago_go_but_none_in_use(grid: Grid) -> None:
+async def test_of_too_many_packages_those_used_longest_ago_go_but_none_in_use(grid: InProcessGrid) -> None:
     a, b, c = [await push(grid, archive({"code.py": f"N = {n}\n"})) for n in range(3)]
     cache = cache_directory(Path(grid.settings.cache))
     one, two = worker_of(grid, 1), worker_of(grid, 1)
@@ -138,7 +138,7 @@ async def test_of_too_many_packages_those_used_longest_ago_go_but_none_in_use(gr
     assert {ready.parent.name for ready in cache.glob("*/ready")} == {a, c}, "b was used before a"
 
 
-async def test_a_task_that_waits_too_long_for_its_package_leaves_it_to_the_next(grid: Grid) -> None:
+async def test_a_task_that_waits_too_long_for_its_package_leaves_it_to_the_next(grid: InProcessGrid) -> None:
     sha256 = await push(grid, package({"pricing.py": MODULE}))
     processor = {"callable": "pricing:where", "package": sha256}
     impatient = await grid.submit(processor, [ITEM], timeout_seconds=0.2)
@@ -153,7 +153,7 @@ async def test_a_task_that_waits_too_long_for_its_package_leaves_it_to_the_next(
     assert errors == [{"type": "timeout", "message": "did not end within timeout_seconds = 0.2"}, None]
 
 
-async def test_a_broken_package_fails_its_tasks_with_what_is_wrong(grid: Grid) -> None:
+async def test_a_broken_package_fails_its_tasks_with_what_is_wrong(grid: InProcessGrid) -> None:
     whole = package({"pricing.py": MODULE})
     other = hashlib.sha256(b"other").hexdigest()
     broken = {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 from tests.integration.worker.split.test_grid_split import Splits, bgzip, seekable_zstd
 
 COLUMNS = b"id,name\n"
@@ -49,7 +49,7 @@ def texts_of_blocks(data: bytes, compression: str) -> dict[int, bytes]:
     ],
 )
 async def test_rejects_of_blocks_lead_back_to_their_records(
-    grid: Grid,
+    grid: InProcessGrid,
     code: Path,
     tmp_path: Path,
     compression: str,
@@ -79,7 +79,7 @@ async def test_rejects_of_blocks_lead_back_to_their_records(
     assert [starts[reject["source"]["block"]] + reject["source"]["block_byte"] for reject in rejects] == expected
 
 
-async def test_a_torn_record_of_blocks_is_named_by_its_place(grid: Grid, tmp_path: Path) -> None:
+async def test_a_torn_record_of_blocks_is_named_by_its_place(grid: InProcessGrid, tmp_path: Path) -> None:
     body = COLUMNS + b"".join(b'row %d,"two\nlines %s"\n' % (number, b"x" * 40) for number in range(2000))
     data = bgzip(body)
     splits = Splits(grid.aws.s3, grid.settings.bucket, tmp_path)

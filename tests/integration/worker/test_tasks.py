@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 from tests.invariants import assert_invariants
 
 ITEM = {"type": "item", "value": 1}
@@ -20,19 +20,19 @@ def left_in(directory: str) -> list[str]:
     return [path.name for path in Path(directory).iterdir()]
 
 
-async def test_noops_in_bundles_succeed_without_a_trace_in_s3(grid: Grid) -> None:
+async def test_noops_in_bundles_succeed_without_a_trace_in_s3(grid: InProcessGrid) -> None:
     job_id = await grid.submit({"builtin": "noop"}, [{"type": "index", "count": 250}] * 250)
     tasks = await grid.run(job_id, bundle_tasks_max=100)
     assert {(task["state"], task["attempt"], task["output"]) for task in tasks} == {("succeeded", 1, None)}
     assert [attempt["outcome"] for attempt in await grid.attempts(job_id)] == ["succeeded"] * 250
     assert await grid.keys() == []
     assert await grid.queue_depth() == 0
-    assert await grid.pool.fetchval("SELECT count(*) FROM bundles") == 0
-    await assert_invariants(grid.pool, job_id)
+    assert await grid.database.fetchval("SELECT count(*) FROM bundles") == 0
+    await assert_invariants(grid.database, job_id)
 
 
 @pytest.mark.both_emulators("GetObject", "PutObject")
-async def test_a_command_reads_its_part_and_writes_its_output(grid: Grid) -> None:
+async def test_a_command_reads_its_part_and_writes_its_output(grid: InProcessGrid) -> None:
     raw = await grid.put("uploads/flights.csv", b"carrier,delay\nUA,5\nAA,10\n")
     part = {"type": "bytes", **raw, "start": 19, "end": 25, "format": "csv", "header": "carrier,delay\n"}
     command = ["sh", "-c", "echo to the log; cat {input} > {output}; pwd; ls"]
@@ -61,7 +61,7 @@ async def test_a_command_reads_its_part_and_writes_its_output(grid: Grid) -> Non
     assert left_in(grid.settings.scratch) == ["lock"], "private directories are removed"
 
 
-async def test_a_records_function_splits_good_from_bad(grid: Grid, code: Path) -> None:
+async def test_a_records_function_splits_good_from_bad(grid: InProcessGrid, code: Path) -> None:
     (code / "claims.py").write_text(
         "def clean(record, *, limit):\n"
         "    amount = float(record['amount'])\n"
@@ -100,7 +100,7 @@ async def test_a_records_function_splits_good_from_bad(grid: Grid, code: Path) -
     assert attempt["log"] is None
 
 
-async def test_csv_output_tells_its_header(grid: Grid, code: Path) -> None:
+async def test_csv_output_tells_its_header(grid: InProcessGrid, code: Path) -> None:
     (code / "same.py").write_text("def same(record):\n    return record\n")
     processor = {"records": "same:same", "output_format": "csv"}
     job_id = await grid.submit(processor, [{"type": "item", "value": {"a": 1, "b": "x"}}])
@@ -109,7 +109,7 @@ async def test_csv_output_tells_its_header(grid: Grid, code: Path) -> None:
     assert await grid.get(task["output"]["uri"]) == b"a,b\n1,x\n"
 
 
-async def test_a_small_result_lives_in_the_task(grid: Grid, code: Path) -> None:
+async def test_a_small_result_lives_in_the_task(grid: InProcessGrid, code: Path) -> None:
     (code / "sums.py").write_text(
         "import json\n"
         "def total(input, output):\n"
@@ -121,7 +121,7 @@ async def test_a_small_result_lives_in_the_task(grid: Grid, code: Path) -> None:
     assert await grid.keys() == []
 
 
-async def test_array_tasks_differ_by_their_index(grid: Grid) -> None:
+async def test_array_tasks_differ_by_their_index(grid: InProcessGrid) -> None:
     command = [
         "sh",
         "-c",
@@ -135,7 +135,7 @@ async def test_array_tasks_differ_by_their_index(grid: Grid) -> None:
 
 
 @pytest.mark.both_emulators("GetObject", "PutObject")
-async def test_copy_keeps_name_header_and_bytes(grid: Grid) -> None:
+async def test_copy_keeps_name_header_and_bytes(grid: InProcessGrid) -> None:
     raw = await grid.put("big.csv.gz", gzip.compress(b"x" * 100_000))
     text = await grid.put("lines.csv", b"h\n1\n2\n")
     part = {"type": "bytes", **text, "start": 4, "end": 6, "format": "csv", "header": "h\n"}
@@ -148,7 +148,7 @@ async def test_copy_keeps_name_header_and_bytes(grid: Grid) -> None:
 
 
 @pytest.mark.both_emulators("GetObject", "HeadObject")
-async def test_row_groups_become_a_file_of_their_own(grid: Grid, tmp_path: Path, code: Path) -> None:
+async def test_row_groups_become_a_file_of_their_own(grid: InProcessGrid, tmp_path: Path, code: Path) -> None:
     table = pyarrow.table({"n": list(range(1000)), "text": [f"row {n}" * 50 for n in range(1000)]})
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=100, compression="none")
     content = (tmp_path / "t.parquet").read_bytes()
@@ -168,7 +168,7 @@ async def test_row_groups_become_a_file_of_their_own(grid: Grid, tmp_path: Path,
     assert attempt["bytes_in"] < len(content) / 2, "the other row groups were not read"
 
 
-async def test_a_reduce_gets_a_directory_of_outputs(grid: Grid) -> None:
+async def test_a_reduce_gets_a_directory_of_outputs(grid: InProcessGrid) -> None:
     one = await grid.put("jobs/x/part.csv", b"a\n1\n")
     lines = [{"index": 11, "attempt": 1, "uri": one["uri"]}, {"index": 2, "attempt": 1, "value": {"n": 2}}]
     listing = await grid.put("listing", b"\n".join(json.dumps(line).encode() for line in lines))
@@ -179,7 +179,7 @@ async def test_a_reduce_gets_a_directory_of_outputs(grid: Grid) -> None:
 
 
 @pytest.mark.both_emulators("CompleteMultipartUpload", "CreateMultipartUpload", "UploadPart")
-async def test_large_files_pass_in_parts(grid: Grid) -> None:
+async def test_large_files_pass_in_parts(grid: InProcessGrid) -> None:
     body = bytes(range(256)) * 4096 * 40  # 40 MiB: five parts
     raw = await grid.put("large.bin", body)
     job_id = await grid.submit({"command": ["cp", "{input}", "{output}"]}, [{"type": "object", **raw}])
@@ -189,7 +189,7 @@ async def test_large_files_pass_in_parts(grid: Grid) -> None:
     assert (await grid.aws.s3.list_multipart_uploads(Bucket=grid.settings.bucket)).get("Uploads", []) == []
 
 
-async def test_what_a_fan_out_stage_yields(grid: Grid, code: Path) -> None:
+async def test_what_a_fan_out_stage_yields(grid: InProcessGrid, code: Path) -> None:
     """The files of an output directory, the lines of an output, the elements of a returned list; or nothing."""
     (code / "yields.py").write_text(
         "def listed(input, output):\n"
@@ -290,7 +290,7 @@ async def test_what_a_fan_out_stage_yields(grid: Grid, code: Path) -> None:
     ],
 )
 async def test_a_failure_says_what_happened(
-    grid: Grid,
+    grid: InProcessGrid,
     processor: dict[str, Any],
     task_input: dict[str, Any],
     stage: dict[str, Any],
@@ -302,10 +302,10 @@ async def test_a_failure_says_what_happened(
     assert (task["state"], task["error"]) == ("failed", error)
     (attempt,) = await grid.attempts(job_id)
     assert (attempt["outcome"], attempt["error"]) == (outcome, error)
-    await assert_invariants(grid.pool, job_id)
+    await assert_invariants(grid.database, job_id)
 
 
-async def test_memory_over_the_limit(grid: Grid) -> None:
+async def test_memory_over_the_limit(grid: InProcessGrid) -> None:
     eat = "held = bytearray(300 << 20); held[::4096] = b'1' * len(held[::4096]); import time; time.sleep(30)"
     job_id = await grid.submit({"command": ["python3", "-c", eat]}, [ITEM], memory_bytes=100 << 20)
     (task,) = await grid.run(job_id)
@@ -316,7 +316,7 @@ async def test_memory_over_the_limit(grid: Grid) -> None:
 
 
 @pytest.mark.both_emulators("GetObject")
-async def test_input_that_changed_or_shrank_since_the_split(grid: Grid) -> None:
+async def test_input_that_changed_or_shrank_since_the_split(grid: InProcessGrid) -> None:
     old = await grid.put("x", b"old content")
     new = await grid.put("x", b"new")
     part = {"type": "bytes", "uri": new["uri"], "start": 2, "end": 9}
@@ -325,7 +325,7 @@ async def test_input_that_changed_or_shrank_since_the_split(grid: Grid) -> None:
     assert [(task["error"]["type"], task["attempt"]) for task in tasks] == [("input_changed", 1)] * 3
 
 
-async def test_too_many_rejects(grid: Grid, code: Path) -> None:
+async def test_too_many_rejects(grid: InProcessGrid, code: Path) -> None:
     (code / "strict.py").write_text("def check(record):\n    raise ValueError('invalid claim')\n")
     raw = await grid.put("claims.jsonl", b"1\n2\n3\n")
     job_id = await grid.submit(
@@ -339,13 +339,13 @@ async def test_too_many_rejects(grid: Grid, code: Path) -> None:
     }
 
 
-async def test_text_that_postgres_can_not_store_is_told_all_the_same(grid: Grid, code: Path) -> None:
+async def test_text_that_postgres_can_not_store_is_told_all_the_same(grid: InProcessGrid, code: Path) -> None:
     (code / "odd.py").write_text("def odd(input, output):\n    raise ValueError('a\\0b \\udcff')\n")
     (task,) = await grid.run(await grid.submit({"callable": "odd:odd"}, [ITEM]))
     assert task["error"] == {"type": "exception", "message": "ValueError: a\N{REPLACEMENT CHARACTER}b ?"}
 
 
-async def test_a_long_log_is_cut(grid: Grid) -> None:
+async def test_a_long_log_is_cut(grid: InProcessGrid) -> None:
     job_id = await grid.submit({"command": ["sh", "-c", "echo first; yes | head -c 3000000; echo last"]}, [ITEM])
     await grid.run(job_id)
     (attempt,) = await grid.attempts(job_id)
@@ -356,7 +356,7 @@ async def test_a_long_log_is_cut(grid: Grid) -> None:
     assert b"bytes left out here, log_bytes_max is 1048576]" in log
 
 
-async def test_a_task_sees_no_secrets(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_task_sees_no_secrets(grid: InProcessGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIECEWORK_DATABASE_URL", "postgresql://user:hunter2@db/x")
     job_id = await grid.submit({"command": ["env"]}, [ITEM])
     await grid.run(job_id)
@@ -366,7 +366,7 @@ async def test_a_task_sees_no_secrets(grid: Grid, monkeypatch: pytest.MonkeyPatc
     assert "hunter2" not in log
 
 
-async def test_one_processors_tasks_after_anothers(grid: Grid, code: Path) -> None:
+async def test_one_processors_tasks_after_anothers(grid: InProcessGrid, code: Path) -> None:
     """A module that has changed is loaded again for a new version of the processor."""
     module = code / "versioned.py"
     async with grid.node():

@@ -11,7 +11,7 @@ import pytest
 
 from services.inputs.split import split
 from tests.integration.inputs.conftest import INPUT
-from tests.integration.worker.conftest import Grid
+from tests.integration.worker.conftest import InProcessGrid
 from tests.integration.worker.split.test_grid_split import Splits
 
 HEAD = b'\xef\xbb\xbf<?xml version="1.0" encoding="UTF-8"?>\r\n<c:claims xmlns:c="urn:claims" count="100">\r\n'
@@ -34,24 +34,24 @@ open(sys.argv[2], "w").write(" ".join(found))
 """
 
 
-async def parts_of(grid: Grid, data: bytes, **source: Any) -> list[dict[str, Any]]:
+async def parts_of(grid: InProcessGrid, data: bytes, **source: Any) -> list[dict[str, Any]]:
     place = await grid.put("in.xml", data)
     chunk = await split(grid.aws.s3, INPUT.validate_python({"type": "xml", "uri": place["uri"], **source}), None, 2)
     assert chunk.done
     return chunk.inputs
 
 
-async def outputs(grid: Grid, tasks: list[Any]) -> list[bytes]:
+async def outputs(grid: InProcessGrid, tasks: list[Any]) -> list[bytes]:
     assert [task["error"] for task in tasks] == [None] * len(tasks)
     return [await grid.get(task["output"]["uri"]) for task in tasks]
 
 
-async def rejects(grid: Grid, tasks: list[Any]) -> list[Any]:
+async def rejects(grid: InProcessGrid, tasks: list[Any]) -> list[Any]:
     uris = [task["output"]["rejects"] for task in tasks if "rejects" in task["output"]]
     return [line for uri in uris for line in await grid.lines(uri)]
 
 
-async def test_functions_queries_and_programs_read_the_same_records(grid: Grid, code: Path) -> None:
+async def test_functions_queries_and_programs_read_the_same_records(grid: InProcessGrid, code: Path) -> None:
     (code / "rows.py").write_text("def same(record):\n    return record\n")
     (code / "count.py").write_text(COUNT)
     parts = await parts_of(grid, DOCUMENT, record_tag="c:claim", part_bytes=3000)
@@ -73,7 +73,7 @@ async def test_functions_queries_and_programs_read_the_same_records(grid: Grid, 
     assert [number for part in by_program for number in part.decode().split()] == [f"{n}" for n in range(100)]
 
 
-async def test_a_record_that_is_not_well_formed_is_a_reject_with_its_place(grid: Grid, code: Path) -> None:
+async def test_a_record_that_is_not_well_formed_is_a_reject_with_its_place(grid: InProcessGrid, code: Path) -> None:
     (code / "rows.py").write_text("def same(record):\n    return record\n")
     data = DOCUMENT.replace(b"&#x20AC;", b"&euro;", 1)
     parts = await parts_of(grid, data, record_tag="c:claim", part_bytes=3000)
@@ -87,7 +87,7 @@ async def test_a_record_that_is_not_well_formed_is_a_reject_with_its_place(grid:
     assert reject["record"].startswith('<c:claim id="0">')
 
 
-async def test_a_torn_record_fails_its_task_whatever_would_read_it(grid: Grid, code: Path) -> None:
+async def test_a_torn_record_fails_its_task_whatever_would_read_it(grid: InProcessGrid, code: Path) -> None:
     (code / "rows.py").write_text("def same(record):\n    return record\n")
     parts = await parts_of(grid, NESTED, record_tag="claim", part_bytes=1000)
     assert len(parts) > 5
@@ -107,7 +107,7 @@ async def test_a_torn_record_fails_its_task_whatever_would_read_it(grid: Grid, c
 
 @pytest.mark.parametrize(("name", "scan"), [("in.xml", True), ("in.xml.gz", False)])
 async def test_a_task_that_reads_every_byte_cuts_what_small_reads_can_not(
-    grid: Grid, code: Path, tmp_path: Path, name: str, scan: bool
+    grid: InProcessGrid, code: Path, tmp_path: Path, name: str, scan: bool
 ) -> None:
     (code / "rows.py").write_text("def number(record):\n    return {'n': int(record['@id'])}\n")
     splits = Splits(grid.aws.s3, grid.settings.bucket, tmp_path)
@@ -129,7 +129,7 @@ async def test_a_task_that_reads_every_byte_cuts_what_small_reads_can_not(
     )
 
 
-async def test_whole_xml_objects_are_for_programs(grid: Grid, code: Path) -> None:
+async def test_whole_xml_objects_are_for_programs(grid: InProcessGrid, code: Path) -> None:
     (code / "rows.py").write_text("def same(record):\n    return record\n")
     whole = {"type": "object", **await grid.put("in.xml", DOCUMENT)}
 
