@@ -202,7 +202,7 @@ def test_an_archive_with_a_file_that_is_a_directory_too_is_told_of(tmp_path: Pat
         ("../out.py", 0, "leads out of the archive"),
         ("a/../../out.py", 0, "leads out of the archive"),
         ("/etc/out.py", 0, "leads out of the archive"),
-        ("link", stat.S_IFLNK | 0o777, "no regular file"),
+        ("link", stat.S_IFLNK | 0o777, "not a regular file"),
     ],
 )
 def test_an_archive_writes_nowhere_else(tmp_path: Path, name: str, mode: int, message: str) -> None:
