@@ -105,7 +105,7 @@ async def test_a_table_in_use_is_asked_for_again_and_nobody_waits_long_behind_it
         await dump.start()
         await reader.fetch("SELECT * FROM bundles")
         migration = asyncio.create_task(migrate(database_url, lines.append))
-        await said(lines, "0003: what it changes is in use")
+        await said(lines, "0003: a table that it changes is in use")
         longest = 0.0
         while sum("in use" in line for line in lines) < 3:
             started = time.monotonic()

@@ -44,7 +44,7 @@ def settings(empty_url: str, settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def pool(settings: Settings) -> AsyncIterator[Database]:
+async def database(settings: Settings) -> AsyncIterator[Database]:
     database = await connect_database(settings.database_url)
     yield database
     await database.close()

@@ -69,7 +69,7 @@ async def test_what_can_not_be_pushed(piecework: Command, tmp_path: Path, monkey
     for arguments, message in {
         (str(directory),): "a package is code, keep data out of it",
         (str(directory), "--name", "x"): "has no processor 'x'; it has late, price, run-tool",
-        (str(tmp_path / "wrong"),): "processor wrong: output: Piecework writes rejects.jsonl itself",
+        (str(tmp_path / "wrong"),): "processor wrong: output: Piecework itself writes a file named rejects.jsonl",
         (str(tmp_path / "empty"),): "neither a processor.yaml nor a processors/*.yaml in it",
     }.items():
         done = await piecework.run("processors", "push", *arguments)

@@ -42,7 +42,7 @@ async def test_health_readiness_and_metrics_need_no_key(anonymous: httpx.AsyncCl
 
 
 async def test_it_serves_before_its_database_is_there(settings: Settings) -> None:
-    gone = settings.database_url.replace("/test_", "/gone_")
+    gone = settings.database_url.replace("/shared?", "/gone?")
     app = create_app(settings.model_copy(update={"database_url": gone}))
     async with (
         app.router.lifespan_context(app),
