@@ -12,7 +12,7 @@ SPLIT_PROCESSOR = "piecework-split"  # name of the stage that splits what can on
 COMPACT_PROCESSOR = "piecework-compact"  # of a parquet merge
 
 # Files that the worker itself writes next to an output.
-OWN_FILENAMES = ("log.txt", "rejects.jsonl", "items.jsonl", "manifest.json")
+OWN_FILENAMES = ("log.txt", "rejects.jsonl", "piecework-items.jsonl", "manifest.json")
 
 
 def _refuse_own(filename: str) -> str:

@@ -38,7 +38,7 @@ def _lines(output: Path) -> Iterator[bytes]:
 
 
 def _write(values: Iterable[bytes], listing: Path) -> int:
-    """items.jsonl: one task input per line."""
+    """piecework-items.jsonl: one task input per line."""
     count = 0
     with listing.open("wb", buffering=1 << 20) as file:
         try:

@@ -28,11 +28,11 @@ _INPUT: TypeAdapter[Input] = TypeAdapter(Input)
 
 
 async def run_grid_split(meter: Meter, layout: Layout, task: ClaimedTask, directory: Path) -> tuple[Path, int]:
-    """Write items.jsonl, one task input per line, into the directory; returns its path and the number of lines.
+    """Write piecework-items.jsonl, one task input per line, into the directory; returns its path and the number of lines.
 
     Decompressed parts become objects next to the task's other outputs. Raises TaskError.
     """
-    listing, count = directory / "items.jsonl", 0
+    listing, count = directory / "piecework-items.jsonl", 0
     with listing.open("wb") as file:
         async for item in _items(meter, layout, task, directory):
             file.write(orjson.dumps(item) + b"\n")

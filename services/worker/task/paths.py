@@ -40,7 +40,7 @@ class Workspace:
     @property
     def items(self) -> Path:
         """The items of a task of a fan-out stage, one task input per line."""
-        return self.directory / "items.jsonl"
+        return self.directory / "piecework-items.jsonl"
 
     @property
     def records(self) -> Path:

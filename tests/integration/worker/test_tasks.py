@@ -216,13 +216,13 @@ async def test_what_a_fan_out_stage_yields(grid: InProcessGrid, code: Path) -> N
     directory, listed, written, nothing, empty, broken, twice, undeclared = await grid.run(*job_ids)
     at = f"s3://{grid.settings.bucket}/jobs/{job_ids[0]}/0/0-1/"
     assert directory["output"] == {
-        "uri": at + "items.jsonl",
+        "uri": at + "piecework-items.jsonl",
         "bytes": directory["output"]["bytes"],
-        "crc32": zlib.crc32(await grid.get(at + "items.jsonl")),
+        "crc32": zlib.crc32(await grid.get(at + "piecework-items.jsonl")),
         "items": 3,
     }
     files = [{"type": "object", "uri": f"{at}segments/{name}"} for name in ("a/1.ts", "b.ts", "c")]
-    assert await grid.lines(at + "items.jsonl") == files
+    assert await grid.lines(at + "piecework-items.jsonl") == files
     assert [await grid.get(file["uri"]) for file in files] == [b"a\n", b"b\n", b"c\n"]
     values = [await grid.lines(task["output"]["uri"]) for task in (listed, written)]
     assert values[0] == [{"type": "item", "value": {"n": n, "text": "x" * 5000}} for n in range(3)]
