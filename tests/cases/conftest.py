@@ -1,4 +1,4 @@
-"""A local stack that all cases share: they go in as users' jobs do, by the command and the API, and results come out."""
+"""A local stack that all cases share: they go in as users' jobs do, and their results come out as users' do."""
 
 import contextlib
 import csv

@@ -28,7 +28,7 @@ _INPUT: TypeAdapter[Input] = TypeAdapter(Input)
 
 
 async def run_grid_split(meter: Meter, layout: Layout, task: ClaimedTask, directory: Path) -> tuple[Path, int]:
-    """Write piecework-items.jsonl, one task input per line, into the directory; returns its path and the number of lines.
+    """Write piecework-items.jsonl, one task input a line, into the directory; returns its path and the count.
 
     Decompressed parts become objects next to the task's other outputs. Raises TaskError.
     """
