@@ -72,17 +72,27 @@ def covered_by(bundle: Row) -> list[Task]:
 def successor_input(output: Mapping[str, Any] | None) -> dict[str, Any]:
     """Of the task that a chained stage's success makes: the object if there is one, else the small value or none."""
     if output is not None and "uri" in output:
-        return {"type": "object", "uri": output["uri"]}
+        return {"type": "object", **{name: output[name] for name in ("uri", "bytes", "crc32") if name in output}}
     return {"type": "item", "value": (output or {}).get("value")}
 
 
 Law = Callable[[Rows], Iterator[str | None]]
 
 
+def has_won(attempt: Row) -> bool:
+    """Whether the attempt has succeeded, and its output is there."""
+    return attempt["outcome"] == "succeeded" and not is_lost(attempt)
+
+
+def is_lost(attempt: Row) -> bool:
+    """Whether the attempt has succeeded, but its output was lost: the task runs again."""
+    return bool(attempt["outcome"] == "succeeded" and (attempt["error"] or {}).get("type") == "output_lost")
+
+
 def one_attempt_wins(rows: Rows) -> Iterator[str | None]:
-    """A task has succeeded if the attempt that it names has, and no other."""
+    """A task has succeeded if the attempt that it names has, and no other, but for those whose output was lost."""
     for key, task in rows.tasks.items():
-        won = [attempt["attempt"] for attempt in rows.attempts.get(key, ()) if attempt["outcome"] == "succeeded"]
+        won = [attempt["attempt"] for attempt in rows.attempts.get(key, ()) if has_won(attempt)]
         right = [task["attempt"]] if task["state"] == "succeeded" else []
         yield None if won == right else f"{key} is {task['state']}: attempts {won} have won, not {right}"
 
@@ -143,7 +153,10 @@ def what_is_not_over_is_reachable(rows: Rows) -> Iterator[str | None]:
 
 
 def successors_work_on_outputs(rows: Rows) -> Iterator[str | None]:
-    """Each success of a chained stage has made one task of the next stage, and nothing else has."""
+    """Each success of a chained stage has made one task of the next stage, and nothing else has.
+
+    Where the output was lost, the task of the next stage is there already; it gets the new output if it waits for it.
+    """
     by_stage: defaultdict[Stage, dict[int, Row]] = defaultdict(dict)
     for job_id, stage, index in rows.tasks:
         by_stage[job_id, stage][index] = rows.tasks[job_id, stage, index]
@@ -153,8 +166,9 @@ def successors_work_on_outputs(rows: Rows) -> Iterator[str | None]:
         made, after = by_stage[job_id, stage], by_stage[job_id, stage + 1]
         for index in made.keys() | after.keys():
             task, successor = made.get(index), after.get(index)
-            has_won = task is not None and task["state"] == "succeeded"
-            right = successor_input(task["output"]) if task and has_won else None
+            if successor and any(map(is_lost, rows.attempts.get((job_id, stage, index), ()))):
+                continue
+            right = successor_input(task["output"]) if task and task["state"] == "succeeded" else None
             found = successor["input"] if successor else None
             yield None if found == right else f"{(job_id, stage, index)}: its successor gets {found}, not {right}"
 

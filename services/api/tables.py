@@ -58,6 +58,7 @@ class Worker(SQLModel, table=True):
     heartbeat_at: datetime = Field(sa_type=_UTC)
     stopped_at: datetime | None = Field(None, sa_type=_UTC)
     idle_since: datetime | None = Field(None, sa_type=_UTC)
+    release: str | None = None
 
 
 class Schedule(SQLModel, table=True):

@@ -1,9 +1,22 @@
 """Where objects live in S3 (docs/design.md, section 6)."""
 
+import re
 from dataclasses import dataclass
 from uuid import UUID
 
 from services.contract.location import Location
+
+SCHEDULER = -1  # in the place of a task's index: what schedulers make
+_MADE = re.compile(r"(\d+)/(?:(\d+)-(\d+)/.+|joined|inputs/.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """The attempt that made an object; with the index SCHEDULER, whoever joined or listed outputs for a stage."""
+
+    stage: int
+    index: int
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +38,17 @@ class Layout:
 
     def attempt(self, job_id: UUID, stage: int, index: int, attempt: int, filename: str) -> Location:
         return self._at(f"jobs/{job_id}/{stage}/{index}-{attempt}/{filename}")
+
+    def maker(self, job_id: UUID, location: Location) -> Maker | None:
+        """Who made an object of the job's interim data; None if it is not a part of that."""
+        job = self.job(job_id)
+        if location.bucket != job.bucket or not location.key.startswith(job.key):
+            return None
+        made = _MADE.fullmatch(location.key.removeprefix(job.key))
+        if made is None:
+            return None
+        stage, index, attempt = made.groups()
+        return Maker(int(stage), SCHEDULER if index is None else int(index), int(attempt or 0))
 
     def log(self, job_id: UUID, stage: int, index: int, attempt: int) -> Location:
         return self.attempt(job_id, stage, index, attempt, "log.txt")

@@ -1,17 +1,32 @@
 """The one error that says why an attempt failed."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from services.contract.location import Location
 
 
 class TaskError(Exception):
-    """An attempt failed for a known reason: `type` is one of the task error types, `message` is for its user."""
+    """An attempt failed for a known reason: `type` is one of the task error types, `message` is for its user.
 
-    def __init__(self, type: str, message: str, *, retryable: bool = True, exit_code: int | None = None) -> None:
+    `gone` names the objects that are missing, or no longer what was written to them.
+    """
+
+    def __init__(
+        self,
+        type: str,
+        message: str,
+        *,
+        retryable: bool = True,
+        exit_code: int | None = None,
+        gone: Sequence[Location] = (),
+    ) -> None:
         super().__init__(message)
         self.type = type
         self.message = message
         self.retryable = retryable
         self.exit_code = exit_code
+        self.gone = tuple(gone)
 
     def as_reply(self) -> dict[str, Any]:
         return {

@@ -30,8 +30,9 @@ class ByteRange:
     """Records of an object: its bytes `start … end - 1`, which are read after `header`.
 
     `options` are further options of the format's reader, as JSON values. `source` is set if the object is a
-    decompressed part of another one. A format newer than the first release has a type of its own in the JSON, so that
-    a worker that does not know it refuses the task instead of reading it as lines.
+    decompressed part of another one; then `crc32` is zlib's CRC-32 of these bytes. A format newer than the first
+    release has a type of its own in the JSON, so that a worker that does not know it refuses the task instead of
+    reading it as lines.
     """
 
     location: Location
@@ -42,6 +43,7 @@ class ByteRange:
     header: str | None = None
     options: Json = field(default_factory=dict)
     source: Place | None = None
+    crc32: int | None = None
 
     @property
     def bytes(self) -> int | None:
@@ -60,6 +62,7 @@ class ByteRange:
             value.get("header"),
             value["options"] if is_later else _line_options(value),
             Place(Location.parse(source["uri"]), source["byte"]) if source else None,
+            value.get("crc32"),
         )
 
     def to_json(self) -> Json:
@@ -70,6 +73,8 @@ class ByteRange:
             value["header"] = self.header
         if self.source is not None:
             value["source"] = {"uri": self.source.location.uri, "byte": self.source.byte}
+        if self.crc32 is not None:
+            value["crc32"] = self.crc32
         if self.format in _LINE_FORMATS:
             return {"type": "bytes", **value, **self.options}
         return {"type": "byte_range", **value, "options": self.options}
@@ -181,21 +186,23 @@ class AvroBlocks:
 
 @dataclass(frozen=True, slots=True)
 class WholeObject:
-    """An object as it is; without an ETag, whatever version is there."""
+    """An object as it is; without an ETag, whatever version is there. `crc32` is zlib's, of what a task has made."""
 
     location: Location
     etag: str | None = None
     bytes: int | None = None
+    crc32: int | None = None
 
     @classmethod
     def from_json(cls, value: Json) -> "WholeObject":
-        return cls(Location.parse(value["uri"]), value.get("etag"), value.get("bytes"))
+        return cls(Location.parse(value["uri"]), value.get("etag"), value.get("bytes"), value.get("crc32"))
 
     def to_json(self) -> Json:
         return {"type": "object", **self._place()}
 
     def _place(self) -> Json:
-        return {"uri": self.location.uri} | _present({"etag": self.etag, "bytes": self.bytes})
+        known = {"etag": self.etag, "bytes": self.bytes, "crc32": self.crc32}
+        return {"uri": self.location.uri} | _present(known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,17 +255,26 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The outputs of other tasks, listed in an object: a line each with `index`, `attempt`, and `uri` or `value`."""
+    """The outputs of other tasks, listed in an object: a `ListedOutput` on each line. `crc32` is zlib's of the listing.
+
+    They are those of `stage` with an index from `first` to `last`, so that they can be listed again.
+    """
 
     location: Location
+    crc32: int | None = None
+    stage: int | None = None
+    first: int | None = None
+    last: int | None = None
     bytes: ClassVar[int | None] = None
 
     @classmethod
     def from_json(cls, value: Json) -> "Outputs":
-        return cls(Location.parse(value["uri"]))
+        known = (value.get(name) for name in ("crc32", "stage", "first", "last"))
+        return cls(Location.parse(value["uri"]), *known)
 
     def to_json(self) -> Json:
-        return {"type": "outputs", "uri": self.location.uri}
+        known = {"crc32": self.crc32, "stage": self.stage, "first": self.first, "last": self.last}
+        return {"type": "outputs", "uri": self.location.uri} | _present(known)
 
 
 @dataclass(frozen=True, slots=True)

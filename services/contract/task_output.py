@@ -25,14 +25,18 @@ class StoredObject:
     crc32: int | None = None
     header_bytes: int = 0
     header_crc32: int | None = None
+    etag: str | None = None
 
     @classmethod
     def from_json(cls, value: Json) -> "StoredObject":
         location, header_bytes = Location.parse(value["uri"]), value.get("header_bytes") or 0
-        return cls(location, value.get("bytes") or 0, value.get("crc32"), header_bytes, value.get("header_crc32"))
+        checksums = value.get("crc32"), header_bytes, value.get("header_crc32")
+        return cls(location, value.get("bytes") or 0, *checksums, value.get("etag"))
 
     def to_json(self) -> Json:
         value: Json = {"uri": self.location.uri, "bytes": self.bytes, "crc32": self.crc32}
+        if self.etag is not None:
+            value["etag"] = self.etag
         if self.header_bytes:
             value |= {"header_bytes": self.header_bytes, "header_crc32": self.header_crc32}
         return value
@@ -75,6 +79,8 @@ class TaskOutput:
         if self.rejects:
             value |= {"rejects": self.rejects.location.uri, "rejects_bytes": self.rejects.bytes}
             value["rejects_crc32"] = self.rejects.crc32
+            if self.rejects.etag is not None:
+                value["rejects_etag"] = self.rejects.etag
         known = {"records": self.records, "items": self.items, "value": self.value}
         return value | {name: fact for name, fact in known.items() if fact is not None} or None
 
@@ -90,17 +96,20 @@ class ListedOutput:
     attempt: int
     location: Location | None = None
     value: Any = None
+    crc32: int | None = None
 
     @classmethod
     def from_json(cls, line: Json) -> "ListedOutput":
         location = Location.parse(line["uri"]) if "uri" in line else None
-        return cls(line["index"], line["attempt"], location, line.get("value"))
+        return cls(line["index"], line["attempt"], location, line.get("value"), line.get("crc32"))
 
     def to_json(self) -> Json:
-        known = {"uri": self.location.uri if self.location else None, "value": self.value}
+        uri = self.location.uri if self.location else None
+        known = {"uri": uri, "crc32": self.crc32, "value": self.value}
         line = {"index": self.index, "attempt": self.attempt}
         return line | {name: fact for name, fact in known.items() if fact is not None}
 
 
 def _rejects(value: Json) -> StoredObject:
-    return StoredObject(Location.parse(value["rejects"]), value.get("rejects_bytes") or 0, value.get("rejects_crc32"))
+    location, size = Location.parse(value["rejects"]), value.get("rejects_bytes") or 0
+    return StoredObject(location, size, value.get("rejects_crc32"), etag=value.get("rejects_etag"))

@@ -1,5 +1,6 @@
 """What a worker is told about an attempt, and what it reports about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -39,9 +40,22 @@ class ClaimedTask:
     input: TaskInput
 
 
+@dataclass(frozen=True, slots=True)
+class LostOutput:
+    """An object that an attempt made (services/contract/layout.py: Maker), and that is gone or holds other bytes."""
+
+    stage: int
+    index: int
+    attempt: int
+    uri: str
+
+
 @dataclass(slots=True)
 class AttemptReport:
-    """How one attempt ended, as its worker saw it; durations in seconds, sizes in bytes."""
+    """How one attempt ended, as its worker saw it; durations in seconds, sizes in bytes.
+
+    `lost` is what of its input earlier tasks must make again: then it is released.
+    """
 
     job_id: UUID
     stage: int
@@ -63,3 +77,4 @@ class AttemptReport:
     cpu_seconds: float = 0.0
     memory_bytes_peak: int = 0
     log: str | None = None
+    lost: Sequence[LostOutput] = ()

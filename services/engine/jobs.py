@@ -78,6 +78,9 @@ _FORGIVE = """
         SELECT 100 + greatest(0, attempts - 2 * succeeded) FROM stage_sums(s.job_id, s.stage))
     WHERE job_id = $1"""
 
+# So do lost outputs. Who waited for one looks for it again.
+_FORGIVE_LOSSES = "UPDATE lost_outputs SET counted = false, waits = false WHERE job_id = $1"
+
 
 async def retry_job(connection: Connection, job_id: UUID) -> None:
     """Run the failed and cancelled tasks of a failed or cancelled job again; results of the others are kept.
@@ -93,6 +96,7 @@ async def retry_job(connection: Connection, job_id: UUID) -> None:
         )
         await start_stages(connection, job_id)
         await connection.execute(_FORGIVE, job_id)
+        await connection.execute(_FORGIVE_LOSSES, job_id)
         await transitions.retry_tasks(connection, job_id)
 
 

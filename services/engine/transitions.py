@@ -1,7 +1,8 @@
 """The life of a task: every transition of the task table, each one statement that also keeps the stage's counters.
 
     ready → queued → running → succeeded | failed | cancelled
-      ↑________________|        (retry with backoff, worker lost, bundle withdrawn)
+      ↑________________|           |    (retry with backoff, worker lost, bundle withdrawn)
+      ↑____________________________|    (its output is lost: services/engine/lost_outputs.py)
 
 Postgres decides: a transition happens only from the state named in its WHERE, so running it twice, late, or on two
 nodes at once changes nothing more. Each queued task is in one unclaimed bundle and each running task in one bundle of
@@ -23,7 +24,7 @@ from uuid import UUID
 
 from services.contract.message import Message
 from services.contract.task_input import parse_input
-from services.engine.attempt import AttemptReport, ClaimedTask
+from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput
 from services.platform.database import Connection, Database
 
 # Shards of stage_counters (column `slot`): the scheduler uses 0, the column's default; workers use the ones after it.
@@ -254,7 +255,8 @@ async def drop_orphan(connection: Connection | Database, bundle_id: UUID) -> Non
 
 
 # complete: running → succeeded, failed, or ready again. An attempt that no longer holds its task updates nothing.
-# A chained stage's success makes the task of the same index in the next stage, in the same statement.
+# A chained stage's success makes the task of the same index in the next stage, in the same statement. (If that is
+# there, the success replaces one whose output was lost.)
 # If two attempts race (backup_worker_id is set), one that does not succeed leaves the task to the other, and is not a
 # failure of the task. If the backup wins or goes on, its columns and those of the first attempt are swapped.
 # d holds the reports, by field name. (`dropped` comes first only for the order of locks: bundles first.)
@@ -320,6 +322,7 @@ _COMPLETE = """
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
         SELECT job_id, stage + 1, index, 'ready', now(), output_as_input(output)
         FROM ended WHERE chains AND won
+        ON CONFLICT (job_id, stage, index) DO NOTHING
         RETURNING job_id, stage
     ), told AS (
         INSERT INTO queue_messages (queue_url, job_id, body)
@@ -675,6 +678,100 @@ async def settle_races(connection: Connection) -> None:
     async with connection.transaction():
         raced = await connection.fetch(_LOCK_RACED)
         await connection.execute(_DROP_SETTLED, [bundle["bundle_id"] for bundle in raced])
+
+
+# run again: succeeded → ready, because the output of that very attempt is lost. What the attempt counted is taken back,
+# and its record says why. Its stage is reopened, and is not slowed down for it: the success counts as none and the
+# attempt stays, which makes two of its retry budget. ($2: the reader, $3: LostOutputs.)
+_RUN_AGAIN = """
+    WITH lost AS MATERIALIZED (
+        SELECT DISTINCT ON (stage, index) stage, index, attempt, uri
+        FROM json_to_recordset($3::json) AS l (stage smallint, index integer, attempt smallint, uri text)
+        ORDER BY stage, index, attempt DESC
+    ), again AS (
+        UPDATE tasks AS t SET state = 'ready', ready_at = now(), finished_at = NULL, output = NULL,
+            backup_worker_id = NULL, backup_started_at = NULL
+        FROM lost AS l
+        WHERE t.job_id = $1 AND t.stage = l.stage AND t.index = l.index AND t.attempt = l.attempt
+          AND t.state = 'succeeded'
+        RETURNING t.job_id, t.stage, t.index, t.attempt, l.uri
+    ), explained AS (
+        UPDATE attempts AS a SET error = jsonb_build_object('type', 'output_lost', 'message',
+            format('%s could not read %s: the task runs again', $2::text, g.uri))
+        FROM again AS g
+        WHERE a.job_id = g.job_id AND a.stage = g.stage AND a.index = g.index AND a.attempt = g.attempt
+          AND a.outcome = 'succeeded'
+        RETURNING a.job_id, a.stage, a.records_in, a.records_out, a.records_rejected, a.records_filtered,
+            a.records_added
+    ), reopened AS (
+        UPDATE stages AS s SET state = 'running', finished_at = NULL, retry_budget = s.retry_budget + 2 * g.tasks
+        FROM (SELECT job_id, stage, count(*) AS tasks FROM again GROUP BY job_id, stage) AS g
+        WHERE s.job_id = g.job_id AND s.stage = g.stage
+    ), counted AS (
+        INSERT INTO stage_counters AS c (job_id, stage, ready, succeeded, records_in, records_out, records_rejected,
+            records_filtered, records_added)
+        SELECT job_id, stage, count(*), -count(*), -sum(records_in), -sum(records_out), -sum(records_rejected),
+            -sum(records_filtered), -sum(records_added)
+        FROM explained GROUP BY job_id, stage ORDER BY job_id, stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready,
+            succeeded = c.succeeded + excluded.succeeded, records_in = c.records_in + excluded.records_in,
+            records_out = c.records_out + excluded.records_out,
+            records_rejected = c.records_rejected + excluded.records_rejected,
+            records_filtered = c.records_filtered + excluded.records_filtered,
+            records_added = c.records_added + excluded.records_added
+    )
+    SELECT count(*) FROM again"""
+
+
+async def run_again(connection: Connection, job_id: UUID, reader: str, lost: Sequence[LostOutput]) -> int:
+    """Make the tasks whose outputs `reader` could not read ready again, unless they are already; returns how many.
+
+    The caller holds the job, which is running or paused.
+    """
+    count: int = await connection.fetchval(_RUN_AGAIN, job_id, reader, lost)
+    return count
+
+
+# wait: a ready task becomes due only when it gets its new input, or after a long time: then it looks itself.
+_WAIT = """
+    UPDATE tasks SET ready_at = now() + $5 * interval '1 second'
+    WHERE job_id = $1 AND stage = $2 AND index = $3 AND attempt = $4 AND state = 'ready'"""
+
+
+async def wait_for_input(
+    connection: Connection, job_id: UUID, stage: int, index: int, attempt: int, seconds: float
+) -> None:
+    """Keep a task that has just been released from being dispatched for that long."""
+    await connection.execute(_WAIT, job_id, stage, index, attempt, seconds)
+
+
+# go on: a task that waits gets its new input. One that has been cancelled or claimed meanwhile keeps the one it has.
+_GO_ON = """
+    UPDATE tasks SET input = $5, ready_at = now(), error = NULL
+    WHERE job_id = $1 AND stage = $2 AND index = $3 AND input = $4 AND state = 'ready'"""
+
+
+async def go_on(connection: Connection, job_id: UUID, stage: int, index: int, before: Any, after: Any) -> None:
+    """Make a task that waits due, with the input `after` in the place of `before`."""
+    await connection.execute(_GO_ON, job_id, stage, index, before, after)
+
+
+# give up: ready → failed, for a task whose input can't be made again.
+_GIVE_UP = """
+    WITH failed AS (
+        UPDATE tasks SET state = 'failed', ready_at = NULL, finished_at = now(), error = $4
+        WHERE job_id = $1 AND stage = $2 AND index = $3 AND state = 'ready'
+        RETURNING job_id, stage
+    )
+    INSERT INTO stage_counters AS c (job_id, stage, ready, failed)
+    SELECT job_id, stage, -1, 1 FROM failed
+    ON CONFLICT (job_id, stage, slot) DO UPDATE SET
+        ready = c.ready + excluded.ready, failed = c.failed + excluded.failed"""
+
+
+async def give_up(connection: Connection, job_id: UUID, stage: int, index: int, error: dict[str, Any]) -> None:
+    """Fail a task that waits."""
+    await connection.execute(_GIVE_UP, job_id, stage, index, error)
 
 
 # retry: failed and cancelled → ready, when the user asks, with all attempts allowed again.

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from services.engine.errors import Conflict, NotFound
 from services.platform.database import Connection, Database
+from services.platform.version import VERSION
 
 
 class UnknownPool(LookupError):
@@ -31,8 +32,8 @@ async def mark_lost_workers(connection: Connection | Database, lease_seconds: fl
 
 
 _REGISTER = """
-    INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots)
-    SELECT $1, name, $3, $4, $5, $6 FROM pools WHERE name = $2
+    INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots, release)
+    SELECT $1, name, $3, $4, $5, $6, $7 FROM pools WHERE name = $2
     ON CONFLICT (worker_id) DO NOTHING"""
 
 
@@ -63,7 +64,7 @@ async def register_worker(
     slots: int,
 ) -> None:
     """Add a worker to its pool; safe to repeat. Raises UnknownPool."""
-    await connection.execute(_REGISTER, worker_id, pool, hostname, instance_id, pid, slots)
+    await connection.execute(_REGISTER, worker_id, pool, hostname, instance_id, pid, slots, VERSION)
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM workers WHERE worker_id = $1)", worker_id):
         raise UnknownPool(f"no pool is named {pool!r}; register it first (put_pool, `piecework pools put {pool}`)")
 

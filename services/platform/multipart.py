@@ -10,7 +10,11 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
+from botocore.exceptions import ClientError
+
 from services.contract.location import Location
+from services.platform.reads import ObjectLost
+from services.platform.s3_faults import error_code, fault_of
 
 PART_BYTES_MIN = 5_242_880  # of every part but the last
 PART_BYTES_MAX = 5_368_709_120  # of a copied part
@@ -76,17 +80,18 @@ class MultipartWriter:
         if len(self._buffer) >= BUFFER_BYTES:
             await self._flush()
 
-    async def copy(self, source: Location, start: int, end: int) -> None:
+    async def copy(self, source: Location, start: int, end: int, etag: str | None = None) -> None:
         """Append bytes `start … end - 1` of another object, copied by S3 itself: at least PART_BYTES_MIN.
 
-        Bytes that wait in memory must be as many, too. No condition on the ETag: only one attempt has the key.
+        Bytes that wait in memory must be as many, too. Copying ends with ObjectLost if the object is missing or, where
+        the ETag is known, another one.
         """
         await self._flush()
         size = end - start
         pieces = math.ceil(size / PART_BYTES_MAX)
         for piece in range(pieces):
             begin, until = start + size * piece // pieces, start + size * (piece + 1) // pieces
-            await self._add(self._copy_part(len(self._parts) + 1, source, begin, until), self._copies)
+            await self._add(self._copy_part(len(self._parts) + 1, source, begin, until, etag), self._copies)
         self.bytes += size
 
     async def _flush(self) -> None:
@@ -110,14 +115,22 @@ class MultipartWriter:
         answer = await self._s3.upload_part(**self._at(), UploadId=self._upload_id, PartNumber=number, Body=body)
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
-    async def _copy_part(self, number: int, source: Location, start: int, end: int) -> dict[str, Any]:
-        answer = await self._s3.upload_part_copy(
-            **self._at(),
-            UploadId=self._upload_id,
-            PartNumber=number,
-            CopySource={"Bucket": source.bucket, "Key": source.key},
-            CopySourceRange=f"bytes={start}-{end - 1}",
-        )
+    async def _copy_part(self, number: int, source: Location, start: int, end: int, etag: str | None) -> dict[str, Any]:
+        condition = {} if etag is None else {"CopySourceIfMatch": etag}
+        try:
+            answer = await self._s3.upload_part_copy(
+                **self._at(),
+                UploadId=self._upload_id,
+                PartNumber=number,
+                CopySource={"Bucket": source.bucket, "Key": source.key},
+                CopySourceRange=f"bytes={start}-{end - 1}",
+                **condition,
+            )
+        except ClientError as error:
+            # S3 calls a range beyond the object's end an invalid argument.
+            if fault_of(error) in ("missing", "changed") or error_code(error) == "InvalidArgument":
+                raise ObjectLost(source, f"can't be copied: {error}") from error
+            raise
         return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
 
     async def _complete(self) -> None:

@@ -1,14 +1,45 @@
 """Ranged reads of objects. A body that breaks off is read again, so one fault does not restart work of many reads."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from botocore.exceptions import ClientError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from services.contract.location import Location
+from services.platform.s3_faults import fault_of
 
 _TRIES = 5
+
+
+class ObjectLost(Exception):
+    """An object is gone, or no longer holds what was written to it."""
+
+    def __init__(self, location: Location, why: str) -> None:
+        super().__init__(f"{location.uri} {why}")
+        self.location = location
+
+
+async def read_written(
+    s3: Any, location: Location, start: int, end: int, *, crc32: int | None = None, etag: str | None = None
+) -> bytes:
+    """Bytes `start … end - 1`, as they were written: checked by their CRC-32 if it is known, else by the object's ETag.
+
+    Wrong ones are read once more: the way may be at fault. Raises ObjectLost, and what the client raises.
+    """
+    condition = {} if etag is None or crc32 is not None else {"IfMatch": etag}
+    try:
+        for _ in range(2):
+            data = await read_range(s3, location, start, end, **condition)
+            if len(data) == end - start and crc32 in (None, zlib.crc32(data)):
+                return data
+    except ClientError as error:
+        if fault_of(error) in ("missing", "changed"):
+            raise ObjectLost(location, f"can't be read: {error}") from error
+        raise
+    raise ObjectLost(location, f"does not hold the bytes {start}-{end - 1} that were written to it")
 
 
 async def read_range(s3: Any, location: Location, start: int, end: int, **condition: str) -> bytes:

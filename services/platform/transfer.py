@@ -28,24 +28,49 @@ _PARTS_AT_ONCE = 2  # each is in memory, and so is its copy in the HTTP client
 
 
 async def download(
-    s3: Any, source: Location, file: BinaryIO, *, etag: str | None = None, start: int = 0, end: int | None = None
+    s3: Any,
+    source: Location,
+    file: BinaryIO,
+    *,
+    etag: str | None = None,
+    start: int = 0,
+    end: int | None = None,
+    crc32: int | None = None,
 ) -> int:
     """Write bytes `start` up to but without `end` (default: all) of an object to the file; returns how many.
 
-    Raises TaskError: input_missing, input_changed (its ETag is another), or input_unavailable, which is retryable.
+    If their `crc32` (zlib's) is known, bytes that differ from it are fetched once more: the way may be at fault.
+
+    Raises TaskError: input_missing, input_changed (its ETag or its CRC-32 is another), or input_unavailable, which is
+    retryable.
     """
-    if end == start:
-        return 0
-    transfer = _Download(s3, source, file, etag, start, end)
+    begin = file.tell()
+    transfer = await _download_all(_Download(s3, source, file, etag, start, end, checked=crc32 is not None))
+    if crc32 not in (None, transfer.crc32):
+        file.seek(begin)
+        file.truncate()
+        transfer = await _download_all(_Download(s3, source, file, etag, start, end, checked=True))
+    if crc32 not in (None, transfer.crc32):
+        found, message = transfer.crc32, f"{source.uri} does not hold the bytes that were written to it"
+        message = f"{message} (their CRC-32 is {found:08x}, not {crc32:08x})"
+        raise TaskError("input_changed", message, retryable=False, gone=[source])
+    return transfer.position - start
+
+
+async def _download_all(transfer: "_Download") -> "_Download":
+    source, end = transfer.source, transfer.end
+    if end == transfer.position:
+        return transfer
     try:
         async for attempt in _retrying():
             with attempt:
                 await transfer.go_on()
     except S3_ERRORS as error:
-        raise input_error(source, etag, error) from None
+        raise input_error(source, transfer.etag, error) from None
     if end is not None and transfer.position != end:
-        raise TaskError("input_changed", f"{source.uri} has no bytes {transfer.position}-{end - 1}", retryable=False)
-    return transfer.position - start
+        message = f"{source.uri} has no bytes {transfer.position}-{end - 1}"
+        raise TaskError("input_changed", message, retryable=False, gone=[source])
+    return transfer
 
 
 async def object_bytes(s3: Any, source: Location, etag: str | None) -> int:
@@ -61,30 +86,41 @@ async def object_bytes(s3: Any, source: Location, etag: str | None) -> int:
 
 
 class _Download:
-    """A download that can be resumed: it keeps its position and the object's ETag."""
+    """A download that can be resumed: it keeps its position, the object's ETag and, if `checked`, the CRC-32."""
 
     def __init__(
-        self, s3: Any, source: Location, file: BinaryIO, etag: str | None, start: int, end: int | None
+        self,
+        s3: Any,
+        source: Location,
+        file: BinaryIO,
+        etag: str | None,
+        start: int,
+        end: int | None,
+        checked: bool,
     ) -> None:
-        self._s3 = s3
-        self._source = source
-        self._file = file
-        self._etag = etag
-        self._end = end
+        self.source = source
+        self.etag = etag
+        self.end = end
         self.position = start
+        self.crc32 = 0
+        self._s3 = s3
+        self._file = file
+        self._checked = checked
 
     async def go_on(self) -> None:
-        request: dict[str, Any] = {"Bucket": self._source.bucket, "Key": self._source.key}
-        if self._etag is not None:
-            request["IfMatch"] = self._etag
-        if self.position or self._end is not None:
-            request["Range"] = f"bytes={self.position}-{'' if self._end is None else self._end - 1}"
+        request: dict[str, Any] = {"Bucket": self.source.bucket, "Key": self.source.key}
+        if self.etag is not None:
+            request["IfMatch"] = self.etag
+        if self.position or self.end is not None:
+            request["Range"] = f"bytes={self.position}-{'' if self.end is None else self.end - 1}"
         response = await self._s3.get_object(**request)
-        self._etag = response["ETag"]
+        self.etag = response["ETag"]
         body = response["Body"]
         async with body:
             while chunk := await body.read(_CHUNK_BYTES):
                 self._file.write(chunk)  # into the page cache: quicker than handing it to a thread
+                if self._checked:
+                    self.crc32 = zlib.crc32(chunk, self.crc32)
                 self.position += len(chunk)
 
 
@@ -105,12 +141,12 @@ def input_error(source: Location, etag: str | None, error: BaseException) -> Tas
     """The TaskError for a failed read of the object; `etag` is that of the wanted version."""
     match fault_of(error):
         case "missing":
-            return TaskError("input_missing", f"{source.uri} does not exist", retryable=False)
+            return TaskError("input_missing", f"{source.uri} does not exist", retryable=False, gone=[source])
         case "changed" if error_code(error) == "InvalidRange":
-            return TaskError("input_changed", f"{source.uri} has become shorter", retryable=False)
+            return TaskError("input_changed", f"{source.uri} has become shorter", retryable=False, gone=[source])
         case "changed":
             message = f"{source.uri} is no longer the object it was when the job began (ETag {etag})"
-            return TaskError("input_changed", message, retryable=False)
+            return TaskError("input_changed", message, retryable=False, gone=[source])
     return TaskError("input_unavailable", f"{source.uri} can't be read: {describe(error)}")
 
 
@@ -120,10 +156,11 @@ async def upload(s3: Any, path: Path, target: Location) -> StoredObject:
     try:
         async for attempt in _retrying():
             with attempt:
-                crc32 = await (_put(s3, path, target) if size <= _PART_BYTES else _put_parts(s3, path, size, target))
+                put = _put(s3, path, target) if size <= _PART_BYTES else _put_parts(s3, path, size, target)
+                crc32, etag = await put
     except S3_ERRORS as error:
         raise TaskError("output_unavailable", f"{target.uri} can't be written: {describe(error)}") from None
-    return StoredObject(target, size, crc32)
+    return StoredObject(target, size, crc32, etag=etag)
 
 
 def _size(path: Path) -> int:
@@ -155,14 +192,15 @@ class _Parts:
         return body
 
 
-async def _put(s3: Any, path: Path, target: Location) -> int:
+async def _put(s3: Any, path: Path, target: Location) -> tuple[int, str]:
+    """The CRC-32 and the ETag."""
     parts = _Parts(path, _PART_BYTES)
     _, body = await parts.next()
-    await s3.put_object(Bucket=target.bucket, Key=target.key, Body=body)
-    return parts.crc32
+    answer = await s3.put_object(Bucket=target.bucket, Key=target.key, Body=body)
+    return parts.crc32, answer["ETag"]
 
 
-async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> int:
+async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> tuple[int, str]:
     """A multipart upload, a few parts at once; aborted if it can't be completed, so that its parts cost nothing."""
     where = {"Bucket": target.bucket, "Key": target.key}
     upload_id = (await s3.create_multipart_upload(**where))["UploadId"]
@@ -178,12 +216,12 @@ async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> int:
     try:
         await all_or_none(*(put_some() for _ in range(_PARTS_AT_ONCE)))
         put.sort(key=lambda part: part["PartNumber"])
-        await s3.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": put})
+        answer = await s3.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": put})
     except BaseException:
         with contextlib.suppress(*S3_ERRORS):
             await s3.abort_multipart_upload(**where, UploadId=upload_id)
         raise
-    return parts.crc32
+    return parts.crc32, answer["ETag"]
 
 
 async def for_each(items: Iterable[T], at_once: int, work: Callable[[T], Awaitable[None]]) -> None:

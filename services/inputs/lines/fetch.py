@@ -23,7 +23,7 @@ async def _fetch_range(s3: Any, part: ByteRange, directory: Path) -> FetchedInpu
     header = (part.header or "").encode()
     with path.open("wb") as file:
         file.write(header)
-        size = await download(s3, part.location, file, etag=part.etag, start=part.start, end=part.end)
+        size = await download(s3, part.location, file, etag=part.etag, start=part.start, end=part.end, crc32=part.crc32)
     place = part.source or Place(part.location, part.start)
     source: Source = {"uri": place.location.uri, "byte": place.byte - len(header)}
     return FetchedInput(path, size, part.format, len(header), source, part.options, [], _checks(part, source))

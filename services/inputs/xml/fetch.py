@@ -17,7 +17,7 @@ async def fetch(s3: Any, part: ByteRange, directory: Path) -> FetchedInput:
     header, footer = (part.header or "").encode(), part.options.get("footer")
     with path.open("wb") as file:
         file.write(header)
-        size = await download(s3, part.location, file, etag=part.etag, start=part.start, end=part.end)
+        size = await download(s3, part.location, file, etag=part.etag, start=part.start, end=part.end, crc32=part.crc32)
         file.write((footer or "").encode())
     place = part.source or Place(part.location, part.start)
     source: Source = {"uri": place.location.uri, "byte": place.byte - len(header)}

@@ -35,6 +35,13 @@ _TORN = """
     WHERE job_id = $1 AND stage = $2 AND state = 'failed' AND error ->> 'type' = 'records_torn'
     ORDER BY index LIMIT 1"""
 
+# Not the number of successes: of an output that was lost, the successor is there, though its task may fail now.
+_PLAN_ENDS = """
+    UPDATE stages AS s SET planned = true, task_count = (
+        SELECT c.ready + c.queued + c.running + c.succeeded + c.failed + c.cancelled
+        FROM stage_sums(s.job_id, s.stage) AS c)
+    WHERE job_id = $1 AND stage = $2"""
+
 
 async def step(context: Context) -> bool:
     """Look at every running stage and every ending job once; True while there are any."""
@@ -93,12 +100,7 @@ async def _finish_stage(connection: Connection, stage: Record) -> None:
     )
     if stage["next"] == "successes":
         # Every success has made its successor, so the next stage's tasks are all there now.
-        await connection.execute(
-            "UPDATE stages SET planned = true, task_count = $3 WHERE job_id = $1 AND stage = $2",
-            stage["job_id"],
-            stage["stage"] + 1,
-            stage["succeeded"],
-        )
+        await connection.execute(_PLAN_ENDS, stage["job_id"], stage["stage"] + 1)
     await notify_jobs(connection)
     log.info("stage finished", job=str(stage["job_id"]), stage=stage["stage"], state=target)
 

@@ -5,7 +5,6 @@ S3 allows, sections of it are joined first; two levels suffice for the largest o
 """
 
 import asyncio
-import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
@@ -15,7 +14,7 @@ from typing import Any
 from services.contract.location import Location
 from services.platform import multipart
 from services.platform.multipart import MultipartWriter, delete_all
-from services.platform.reads import read_range
+from services.platform.reads import read_written
 from services.scheduler.merges.crc32 import combine
 
 READS_AT_ONCE = 32
@@ -27,18 +26,15 @@ class TooLarge(Exception):
     """The result would be larger than S3 allows."""
 
 
-class Changed(Exception):
-    """An object holds other bytes than were written to it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Bytes `start … end - 1` of an object, and their CRC-32 if it is known."""
+    """Bytes `start … end - 1` of an object; their CRC-32 and the object's ETag, if these are known."""
 
     location: Location
     start: int
     end: int
     crc32: int | None = None
+    etag: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -76,7 +72,7 @@ class Joined:
 async def concatenate(
     s3: Any, target: Location, sources: AsyncIterator[Source], extent: Extent, sections: Location
 ) -> Joined:
-    """Write the sources, in order, to `target`. Raises TooLarge, TooManyParts, Changed, and what S3's client raises.
+    """Write the sources, in order, to `target`. Raises TooLarge, TooManyParts, ObjectLost, and what S3's client raises.
 
     It creates and deletes objects under the prefix `sections`, which must not be used by anything else.
     """
@@ -135,7 +131,7 @@ class Copy:
         return 0
 
     async def write(self, writer: MultipartWriter) -> None:
-        await writer.copy(self.source.location, self.source.start, self.source.end)
+        await writer.copy(self.source.location, self.source.start, self.source.end, self.source.etag)
 
 
 @dataclass(slots=True)
@@ -172,8 +168,8 @@ def plan_source(source: Source, waiting: int) -> Iterator[Step]:
     if source.bytes - fill >= multipart.PART_BYTES_MIN:
         if fill:
             border = source.start + fill
-            yield Read(Source(source.location, source.start, border))
-            source = Source(source.location, border, source.end)
+            yield Read(Source(source.location, source.start, border, etag=source.etag))
+            source = Source(source.location, border, source.end, etag=source.etag)
         yield Copy(source)
     elif source.bytes:
         yield Read(source)
@@ -203,7 +199,4 @@ async def _read_ahead(s3: Any, steps: AsyncIterator[Step]) -> AsyncGenerator[Ste
 
 
 async def _read(s3: Any, source: Source) -> bytes:
-    data = await read_range(s3, source.location, source.start, source.end)
-    if len(data) != source.bytes or source.crc32 not in (None, zlib.crc32(data)):
-        raise Changed(f"{source.location.uri}: bytes {source.start}-{source.end - 1} are not those that were written")
-    return data
+    return await read_written(s3, source.location, source.start, source.end, crc32=source.crc32, etag=source.etag)

@@ -14,12 +14,16 @@ import structlog
 from asyncpg import Record
 from botocore.exceptions import ClientError
 
+from services.contract.layout import SCHEDULER
 from services.engine.jobs import end_job, fail_job, notify_jobs
+from services.engine.lost_outputs import lose_outputs
 from services.platform.database import UNAVAILABLE, Connection
 from services.platform.multipart import TooManyParts
+from services.platform.reads import ObjectLost
 from services.scheduler import put_off
 from services.scheduler.loop import Context, passes
-from services.scheduler.merges.concatenate import Changed, TooLarge
+from services.scheduler.merges.concatenate import TooLarge
+from services.scheduler.merges.lost import find_lost
 from services.scheduler.merges.manifest import write_manifest
 from services.scheduler.merges.results import Results
 
@@ -89,6 +93,8 @@ async def _merge_alone(context: Context, job: Record) -> None:
             return
         try:
             await _merge(context, job)
+        except ObjectLost as error:
+            await _lose(context, job, error)
         except Exception as error:
             if passes(error):
                 raise
@@ -104,8 +110,6 @@ def _explain(error: Exception) -> str:
     if isinstance(error, ClientError):
         reads = error.operation_name in ("GetObject", "UploadPartCopy")
         return f"{'an output' if reads else 'a result'} can't be {'read' if reads else 'written'}: {error}"
-    if isinstance(error, Changed):
-        return str(error)
     log.exception("merge broke", exc_info=error)
     return f"the merge broke: {error!r}"
 
@@ -121,6 +125,27 @@ async def _fail(context: Context, job: Record, message: str) -> None:
         if await _waits(connection, job):
             await fail_job(connection, job["job_id"], error, job["stage"])
             log.info("merge failed", job=str(job["job_id"]), error=message)
+
+
+# A merge waits for a task of an earlier stage; one of its own stage has reopened that already.
+_WAIT = "UPDATE stages SET state = 'waiting' WHERE job_id = $1 AND stage = $2 AND state = 'merging'"
+
+
+async def _lose(context: Context, job: Record, error: ObjectLost) -> None:
+    """Have the lost outputs made again; then the stage ends and is merged once more."""
+    lost = await find_lost(context, job, error.location)
+    if not lost:
+        await _fail(context, job, str(error))
+        return
+    async with context.database.acquire() as connection, connection.transaction():
+        if not await _waits(connection, job):
+            return
+        why = await lose_outputs(connection, job["job_id"], (job["stage"], SCHEDULER), lost)
+        if why is None:
+            await connection.execute(_WAIT, job["job_id"], job["stage"])
+            log.warning("outputs lost", job=str(job["job_id"]), stage=job["stage"], first=str(error), outputs=len(lost))
+    if why is not None:
+        await _fail(context, job, why)
 
 
 async def _merge(context: Context, job: Record) -> None:

@@ -30,10 +30,13 @@ Facts = dict[str, Any]
 
 
 async def succeeded_pages(
-    database: Database, job_id: UUID, first_stage: int, last_stage: int
+    database: Database, job_id: UUID, first_stage: int, last_stage: int, *, after: int = -1
 ) -> AsyncIterator[list[Record]]:
-    """`stage, index, attempt, output` of the succeeded tasks of these stages, in order; no page is empty."""
-    stage, index = first_stage, -1
+    """`stage, index, attempt, output` of the succeeded tasks of these stages, in order; no page is empty.
+
+    They begin `after` this index of the first stage.
+    """
+    stage, index = first_stage, after
     while rows := await database.fetch(_OUTPUTS, job_id, stage, index, last_stage, ROWS_PER_PAGE):
         yield rows
         stage, index = rows[-1]["stage"], rows[-1]["index"]
@@ -82,8 +85,8 @@ async def read_sources(database: Database, job_id: UUID, stages: Stages, objects
 def source_of(object_: StoredObject, *, with_header: bool = True) -> Source:
     location, size, crc32, header = object_.location, object_.bytes, object_.crc32, object_.header_bytes
     if with_header or not header:
-        return Source(location, 0, size, crc32)
-    return Source(location, header, size, combine(object_.header_crc32, crc32, size - header))
+        return Source(location, 0, size, crc32, object_.etag)
+    return Source(location, header, size, combine(object_.header_crc32, crc32, size - header), object_.etag)
 
 
 def file_facts(location: Location, size: int, crc32: int | None, name: str | None = None) -> Facts:

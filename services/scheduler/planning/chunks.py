@@ -12,10 +12,14 @@ from uuid import UUID
 import structlog
 from botocore.exceptions import ClientError, ParamValidationError
 
+from services.contract.layout import SCHEDULER
+from services.engine.attempt import LostOutput
 from services.engine.jobs import fail_job, notify_jobs
+from services.engine.lost_outputs import lose_outputs
 from services.engine.transitions import plan_same_tasks, plan_tasks
 from services.inputs.chunk import Chunk, SplitError
 from services.platform.database import Connection
+from services.platform.reads import ObjectLost
 from services.platform.s3_faults import fault_of
 from services.scheduler.loop import Context, passes
 from services.scheduler.put_off import put_off
@@ -63,12 +67,30 @@ async def save_chunk(context: Context, job_id: UUID, stage: int, chunk: Chunk, c
 
 async def _fail(context: Context, job_id: UUID, stage: int, message: str, cursor: dict[str, Any] | None) -> None:
     """Fail the job, unless another scheduler has continued the plan since `cursor` was read."""
+    async with context.database.acquire() as connection, connection.transaction():
+        if await lock_plan(connection, job_id, stage, cursor) is not None:
+            await _fail_job(connection, job_id, stage, message)
+
+
+async def _fail_job(connection: Connection, job_id: UUID, stage: int, message: str) -> None:
     error = {"type": "split_failed", "message": message, "stage": stage}
+    await fail_job(connection, job_id, error, stage=stage)
+    log.info("split failed", job=str(job_id), stage=stage, error=message)
+
+
+async def _lose(context: Context, job_id: UUID, stage: int, error: ObjectLost, cursor: dict[str, Any] | None) -> None:
+    """Have a lost output of the stage before made again: the plan waits for it, as it did at first."""
+    maker = context.settings.layout.maker(job_id, error.location)
+    if maker is None:
+        await _fail(context, job_id, stage, str(error), cursor)
+        return
+    lost = [LostOutput(maker.stage, maker.index, maker.attempt, error.location.uri)]
     async with context.database.acquire() as connection, connection.transaction():
         if await lock_plan(connection, job_id, stage, cursor) is None:
             return
-        await fail_job(connection, job_id, error, stage=stage)
-        log.info("split failed", job=str(job_id), stage=stage, error=message)
+        if why := await lose_outputs(connection, job_id, (stage, SCHEDULER), lost):
+            await _fail_job(connection, job_id, stage, why)
+    log.warning("output lost", job=str(job_id), stage=stage, error=str(error))
 
 
 async def plan_each(plans: Iterable[Awaitable[None]]) -> None:
@@ -86,6 +108,8 @@ async def planning(
     """An error that won't pass fails the job, with a message about `where`; any other puts the stage off."""
     try:
         yield
+    except ObjectLost as error:
+        await _lose(context, job_id, stage, error, cursor)
     except Exception as error:
         if passes(error):
             log.warning("plan put off", job=str(job_id), stage=stage, error=repr(error))

@@ -1,13 +1,16 @@
 """The items of a fan-out stage: read from its tasks' listings, in the order of its tasks, as these end."""
 
 import asyncio
+import zlib
+from typing import Any
 
 import orjson
 from asyncpg import Record
 
 from services.contract.task_output import StoredObject, TaskOutput
-from services.inputs.chunk import Chunk
-from services.platform.reads import read_range
+from services.engine.lost_outputs import name_maker
+from services.inputs.chunk import Chunk, SplitError
+from services.platform.reads import ObjectLost, read_range, read_written
 from services.scheduler.loop import Context
 
 TASKS_PER_CHUNK = 64  # of the stage before
@@ -28,7 +31,7 @@ READY = """
     ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.job_id, s.stage LIMIT $2"""
 
 _ENDED = """
-    SELECT index, state, output FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index >= $3
+    SELECT index, state, attempt, output FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index >= $3
     ORDER BY index LIMIT $4"""
 
 
@@ -40,22 +43,30 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
     last = bool(stage["before_planned"]) and len(walked) == len(rows) < TASKS_PER_CHUNK
     if not walked:
         return Chunk([], cursor, done=True) if last else None
-    listings, total = [], 0
+    _check_attempt(cursor, walked[0], stage)
+    listings: list[_Listing] = []
+    total = 0
     for row in walked:
         start = cursor["byte"] if row["index"] == cursor["index"] else 0
-        listing = TaskOutput.from_json(row["output"]).object if row["state"] == "succeeded" else None
-        end = listing.bytes if listing else 0
-        if total and total + end - start > CHUNK_BYTES:
+        listing = _Listing(row, start)
+        if total and total + listing.end - start > CHUNK_BYTES:
             last = False
             break
-        listings.append((row["index"], listing, start, end))
-        total += end - start
-    parts = await asyncio.gather(*(_read(context, listing, start, end) for _, listing, start, end in listings))
+        listings.append(listing)
+        total += listing.end - start
+    parts = await asyncio.gather(*(listing.read(context.aws.s3) for listing in listings))
     inputs = [orjson.loads(line) for lines, _ in parts for line in lines]
-    (index, _, _, end), (_, read) = listings[-1], parts[-1]
-    if read < end:  # only ever of a listing that is read alone: several fit into a window
-        return Chunk(inputs, {"index": index, "byte": read}, done=False)
-    return Chunk(inputs, {"index": index + 1, "byte": 0}, done=last)
+    at, (_, read) = listings[-1], parts[-1]
+    if read < at.end:  # only ever of a listing that is read alone: several fit into a window
+        return Chunk(inputs, {"index": at.index, "byte": read, "attempt": at.attempt}, done=False)
+    return Chunk(inputs, {"index": at.index + 1, "byte": 0}, done=last)
+
+
+def _check_attempt(cursor: dict[str, Any], task: Record, stage: Record) -> None:
+    """Raises SplitError if the task whose items are being planned has run again since."""
+    if cursor["byte"] and cursor.get("attempt", task["attempt"]) != task["attempt"]:
+        name = name_maker(stage["stage"] - 1, task["index"])
+        raise SplitError(f"{name} ran again, its output being lost, while its items became tasks: submit the job again")
 
 
 def _walk(rows: list[Record], first: int, stage: Record) -> list[Record]:
@@ -72,15 +83,41 @@ def _walk(rows: list[Record], first: int, stage: Record) -> list[Record]:
     return walked
 
 
-async def _read(context: Context, listing: StoredObject | None, start: int, end: int) -> tuple[list[bytes], int]:
-    """Whole lines of a task's listing from `start` on, and where they end."""
-    if listing is None or start == end:
-        return [], end
-    window = CHUNK_BYTES
-    while True:
-        until = min(start + window, end)
-        data = await read_range(context.aws.s3, listing.location, start, until)
-        size = len(data) if until == end else data.rfind(b"\n") + 1
-        if size:
-            return data[:size].splitlines(), start + size
-        window *= 2  # one item longer than the window
+class _Listing:
+    """A task's listing of its items, from the byte `start` to the byte `end`; empty if the task has failed."""
+
+    def __init__(self, task: Record, start: int) -> None:
+        self.index: int = task["index"]
+        self.attempt: int = task["attempt"]
+        self._start = start
+        self._object = TaskOutput.from_json(task["output"]).object if task["state"] == "succeeded" else None
+        self.end = self._object.bytes if self._object else 0
+
+    async def read(self, s3: Any) -> tuple[list[bytes], int]:
+        """Whole lines from the start on, and where they end. Raises ObjectLost."""
+        if self._object is None or self._start == self.end:
+            return [], self.end
+        begun = await read_checked(s3, self._object, CHUNK_BYTES) if self._start == 0 else b""
+        window = CHUNK_BYTES
+        while True:
+            until = min(self._start + window, self.end)
+            data = begun or await read_range(s3, self._object.location, self._start, until)
+            size = len(data) if until == self.end else data.rfind(b"\n") + 1
+            if size:
+                return data[:size].splitlines(), self._start + size
+            begun, window = b"", window * 2  # one item longer than the window
+
+
+async def read_checked(s3: Any, listing: StoredObject, bytes_max: int) -> bytes:
+    """The first bytes of a listing, once all of it is found to be as it was written. Raises ObjectLost."""
+    place, end = listing.location, listing.bytes
+    if end <= CHUNK_BYTES:
+        return await read_written(s3, place, 0, end, crc32=listing.crc32)
+    crc32, first = 0, bytearray()
+    for start in range(0, end, CHUNK_BYTES):
+        data = await read_written(s3, place, start, min(start + CHUNK_BYTES, end))
+        crc32 = zlib.crc32(data, crc32)
+        first += data[: bytes_max - len(first)]
+    if listing.crc32 not in (None, crc32):
+        raise ObjectLost(place, "does not hold the bytes that were written to it")
+    return bytes(first)

@@ -3,18 +3,17 @@
 All levels are tasks of one stage, one after the other. A level is planned when the one before has succeeded.
 """
 
-from collections.abc import AsyncIterator
+import zlib
 from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
 import orjson
 from asyncpg import Record
 
-from services.contract.location import Location
 from services.contract.task_input import Outputs
 from services.contract.task_output import ListedOutput, TaskOutput
 from services.inputs.chunk import Chunk
-from services.platform.database import Database, new_id
+from services.platform.database import new_id
 from services.platform.multipart import MultipartWriter
 from services.scheduler.loop import Context
 
@@ -32,7 +31,7 @@ READY = """
 
 _OUTPUTS = """
     SELECT index, attempt, output FROM tasks
-    WHERE job_id = $1 AND stage = $2 AND index > $3 AND index <= $4 AND state = 'succeeded' ORDER BY index LIMIT $5"""
+    WHERE job_id = $1 AND stage = $2 AND index >= $3 AND index <= $4 AND state = 'succeeded' ORDER BY index LIMIT $5"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +53,12 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
     """The next task."""
     cursor = _open(stage)
     number = cursor.first + cursor.made
-    layout = context.settings.layout
-    # Two schedulers may be at it: under one key, each would abort the other's upload.
-    target = layout.outputs(stage["job_id"], stage["stage"], number, new_id())
-    outputs = _outputs(context.database, stage["job_id"], cursor, stage["fan_in"])
-    listed, after = await _write_listing(context, target, outputs)
+    key = (stage["job_id"], stage["stage"], number)
+    listing, listed = await list_outputs(context, *key, cursor.stage, cursor.after + 1, cursor.last, stage["fan_in"])
     made = cursor.made + (listed > 0 or cursor.made == 0)  # a reduce of nothing is one task, too
     full = listed == stage["fan_in"]
-    inputs = [Outputs(target).to_json()] if made > cursor.made else []
-    next_ = replace(cursor, after=max(after, cursor.after), made=made, open=full)
+    inputs = [listing.to_json()] if made > cursor.made else []
+    next_ = replace(cursor, after=cursor.after if listing.last is None else listing.last, made=made, open=full)
     return Chunk(inputs, asdict(next_), done=not full and made == 1)
 
 
@@ -77,27 +73,29 @@ def _open(stage: Record) -> _Cursor:
     return _Cursor(stage=stage["stage"], after=cursor.first - 1, last=end - 1, first=end, made=0, open=True)
 
 
-async def _outputs(database: Database, job_id: UUID, cursor: _Cursor, outputs_max: int) -> AsyncIterator[Record]:
-    after, left = cursor.after, outputs_max
-    while left:
-        size = min(left, ROWS_PER_PAGE)
-        rows = await database.fetch(_OUTPUTS, job_id, cursor.stage, after, cursor.last, size)
-        for row in rows:
-            yield row
-        if len(rows) < size:
-            return
-        after, left = rows[-1]["index"], left - size
+async def list_outputs(
+    context: Context, job_id: UUID, stage: int, index: int, of: int, first: int, last: int, outputs_max: int
+) -> tuple[Outputs, int]:
+    """Write the listing of a task: the outputs of the stage `of` with an index from `first` to `last`.
 
-
-async def _write_listing(context: Context, target: Location, outputs: AsyncIterator[Record]) -> tuple[int, int]:
-    """List outputs for a task, a JSON line each; returns how many, and the last one's index (-1: none)."""
-    listed, after = 0, -1
+    Returns the task's input, and how many are listed: at most `outputs_max`.
+    """
+    # Two schedulers may be at it: under one key, each would abort the other's upload.
+    target = context.settings.layout.outputs(job_id, stage, index, new_id())
+    crc32, indices, left = 0, [], outputs_max
     async with MultipartWriter(context.aws.s3, target, "application/jsonl") as writer:
-        async for task in outputs:
-            output = TaskOutput.from_json(task["output"])
-            location = output.object.location if output.object else None
-            line = ListedOutput(task["index"], task["attempt"], location, output.value)
-            await writer.write(orjson.dumps(line.to_json()) + b"\n")
-            after = task["index"]
-            listed += 1
-    return listed, after
+        while rows := await context.database.fetch(_OUTPUTS, job_id, of, first, last, min(left, ROWS_PER_PAGE)):
+            for row in rows:
+                line = _line(row)
+                crc32 = zlib.crc32(line, crc32)
+                await writer.write(line)
+            indices += [rows[0]["index"], rows[-1]["index"]]
+            first, left = rows[-1]["index"] + 1, left - len(rows)
+    begin, end = (indices[0], indices[-1]) if indices else (None, None)
+    return Outputs(target, crc32, of, begin, end), outputs_max - left
+
+
+def _line(task: Record) -> bytes:
+    output = TaskOutput.from_json(task["output"])
+    location, crc32 = (output.object.location, output.object.crc32) if output.object else (None, None)
+    return orjson.dumps(ListedOutput(task["index"], task["attempt"], location, output.value, crc32).to_json()) + b"\n"

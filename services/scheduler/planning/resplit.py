@@ -1,10 +1,14 @@
 """The joined outputs of the stage before, split like a job's input: here, or by a task of a split stage."""
 
 from asyncpg import Record
+from botocore.exceptions import ClientError
 
+from services.contract.location import Location
 from services.inputs.chunk import Chunk
 from services.inputs.spec import LinesInput
 from services.inputs.split import split, split_on_grid
+from services.platform.reads import ObjectLost
+from services.platform.s3_faults import fault_of
 from services.scheduler.loop import Context
 
 READY = """
@@ -16,9 +20,14 @@ READY = """
 
 
 async def plan(context: Context, stage: Record) -> Chunk | None:
-    """The next parts. Raises SplitError, and what S3's client raises."""
+    """The next parts. Raises SplitError, ObjectLost, and what S3's client raises."""
     joined = stage["before_result"]["files"][0]["uri"]
     source = LinesInput.model_validate({**stage["resplit"], "uri": joined}, extra="ignore")
-    if stage["kind"] == "split":
-        return await split_on_grid(context.aws.s3, [source], stage["plan_cursor"], stage["slots"])
-    return await split(context.aws.s3, source, stage["plan_cursor"], stage["slots"])
+    try:
+        if stage["kind"] == "split":
+            return await split_on_grid(context.aws.s3, [source], stage["plan_cursor"], stage["slots"])
+        return await split(context.aws.s3, source, stage["plan_cursor"], stage["slots"])
+    except ClientError as error:
+        if fault_of(error) == "missing":
+            raise ObjectLost(Location.parse(joined), f"can't be read: {error}") from error
+        raise

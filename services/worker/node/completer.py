@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from services.engine import transitions
+from services.engine import lost_outputs, transitions
 from services.engine.attempt import AttemptReport
 from services.platform.database import Database
 from services.worker.node.bundles import Bundle, Bundles
@@ -87,6 +87,9 @@ class Completer:
         """Report until the database has the reports; `complete` may be repeated."""
         while True:
             try:
+                for report in finished:
+                    if report.lost:
+                        await lost_outputs.lose_inputs(self._database, self._worker_id, report)
                 accepted = await transitions.complete(self._database, self._worker_id, finished, bundles_done)
             except _UNSTORABLE as error:
                 return await self._flush_apart(finished, bundles_done, error)

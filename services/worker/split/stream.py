@@ -77,7 +77,10 @@ async def cut_into_objects(
         stored = await upload(object_.s3, part.path, locate(part.path.name))
         await asyncio.to_thread(part.path.unlink)
         origin, options = Place(object_.location, part.begin.position), _options(cutter, part.end)
-        return ByteRange(stored.location, 0, stored.bytes, cutter.format, None, part.begin.header, options, origin)
+        header = part.begin.header
+        return ByteRange(
+            stored.location, 0, stored.bytes, cutter.format, None, header, options, origin, crc32=stored.crc32
+        )
 
     try:
         async for window in _windows(object_, last=b""):

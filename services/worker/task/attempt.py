@@ -14,7 +14,7 @@ from services.contract.layout import Layout
 from services.contract.states import RECORD_COUNTS
 from services.contract.task_error import TaskError, describe
 from services.contract.task_output import TaskOutput
-from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
+from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput, StageWork
 from services.inputs.fetched import FetchedInput
 from services.inputs.registry import suffix_of
 from services.platform.database import storable
@@ -87,6 +87,9 @@ class _Attempt:
         except TaskError as error:
             finished.retryable, finished.exit_code = error.retryable, error.exit_code
             self._explain(error.type, error.message)
+            if lost := self._find_lost(error):
+                finished.outcome, finished.lost = "released", lost
+                self._explain("input_lost", f"{error.message}: it is made again")
         except MemoryExceeded as error:
             finished.outcome, finished.memory_bytes_peak = "memory", error.memory_bytes
             self._explain("memory", str(error))
@@ -100,6 +103,16 @@ class _Attempt:
                 job_id, stage, index, number = self._key
                 log.exception("attempt broke", job=str(job_id), stage=stage, index=index, attempt=number)
                 self._explain("exception", f"the worker broke: {describe(error)}")
+
+    def _find_lost(self, error: TaskError) -> list[LostOutput]:
+        """What earlier tasks must make again; nothing if something is gone that no task has made."""
+        lost = []
+        for location in error.gone:
+            maker = self._equipment.layout.maker(self._task.job_id, location)
+            if maker is None or (maker.stage, maker.index) >= (self._task.stage, self._task.index):
+                return []
+            lost.append(LostOutput(maker.stage, maker.index, maker.attempt, location.uri))
+        return lost
 
     def _explain(self, type: str, message: str) -> None:
         self.finished.error = {"type": type, "message": storable(message)}

@@ -24,7 +24,7 @@ from services.engine.attempt import ClaimedTask
 from services.inputs.chunk import SplitError
 from services.inputs.fetched import FetchedInput
 from services.inputs.registry import FOLDERS, FORMATS, load, suffix_of
-from services.platform.transfer import download, for_each
+from services.platform.transfer import download, for_each, object_bytes
 
 _MODULES = {folder: load(folder, "fetch") for folder in FOLDERS}
 _PARTS_AT_ONCE = 16
@@ -44,8 +44,8 @@ async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> FetchedInp
             return _write_value(value, directory / "input.json")
         case Index(count):
             return _write_value({"index": task.index, "count": count}, directory / "input.json")
-        case Outputs(location):
-            return await _fetch_outputs(s3, location, directory)
+        case Outputs() as outputs:
+            return await _fetch_outputs(s3, outputs, directory)
         case UnknownInput(reason):
             raise TaskError("input_invalid", reason, retryable=False)
         case Split() | GridSplit():
@@ -74,7 +74,7 @@ def input_filename(number: int, uri: str) -> str:
 async def _fetch_object(s3: Any, object_: WholeObject, directory: Path) -> FetchedInput:
     path = directory / f"input{suffix_of(object_.location.key)}"
     with path.open("wb") as file:
-        size = await download(s3, object_.location, file, etag=object_.etag)
+        size = await download(s3, object_.location, file, etag=object_.etag, crc32=object_.crc32)
     return FetchedInput(path, size, source={"uri": object_.location.uri, "byte": 0})
 
 
@@ -87,7 +87,7 @@ async def _fetch_objects(s3: Any, objects: Sequence[WholeObject], directory: Pat
     async def fetch(numbered: tuple[int, WholeObject]) -> None:
         number, object_ = numbered
         with (target / input_filename(number, object_.location.key)).open("wb") as file:
-            sizes.append(await download(s3, object_.location, file, etag=object_.etag))
+            sizes.append(await download(s3, object_.location, file, etag=object_.etag, crc32=object_.crc32))
 
     await for_each(enumerate(objects), _PARTS_AT_ONCE, fetch)
     return FetchedInput(target, sum(sizes))
@@ -97,20 +97,29 @@ def _write_value(value: Any, path: Path) -> FetchedInput:
     return FetchedInput(path, path.write_bytes(orjson.dumps(value)))
 
 
-async def _fetch_outputs(s3: Any, location: Location, directory: Path) -> FetchedInput:
-    """A directory with one file for each line of the listing."""
+async def _fetch_outputs(s3: Any, outputs: Outputs, directory: Path) -> FetchedInput:
+    """A directory with one file for each line of the listing. A TaskError names all of the objects that are missing."""
     listing, target = directory / "listing.jsonl", directory / "input"
     target.mkdir()
     with listing.open("wb") as file:
-        await download(s3, location, file)
+        await download(s3, outputs.location, file, crc32=outputs.crc32)
     sizes: list[int] = []
 
     async def fetch(line: bytes) -> None:
-        sizes.append(await _fetch_output(s3, ListedOutput.from_json(orjson.loads(line)), target))
+        sizes.append(await _fetch_output(s3, _read_line(line), target))
 
     with listing.open("rb") as lines:
-        await for_each(lines, _PARTS_AT_ONCE, fetch)
+        try:
+            await for_each(lines, _PARTS_AT_ONCE, fetch)
+        except TaskError as error:
+            if error.gone:
+                error.gone = tuple({*error.gone, *await _find_missing(s3, listing)})
+            raise
     return FetchedInput(target, sum(sizes))
+
+
+def _read_line(line: bytes) -> ListedOutput:
+    return ListedOutput.from_json(orjson.loads(line))
 
 
 async def _fetch_output(s3: Any, output: ListedOutput, directory: Path) -> int:
@@ -118,4 +127,21 @@ async def _fetch_output(s3: Any, output: ListedOutput, directory: Path) -> int:
     if output.location is None:
         return _write_value(output.value, directory / input_filename(output.index, "value.json")).bytes
     with (directory / input_filename(output.index, output.location.uri)).open("wb") as file:
-        return await download(s3, output.location, file)
+        return await download(s3, output.location, file, crc32=output.crc32)
+
+
+async def _find_missing(s3: Any, listing: Path) -> list[Location]:
+    """The listed objects that do not exist: where one is gone, others may be, and all can be made again at once."""
+    missing: list[Location] = []
+
+    async def look(line: bytes) -> None:
+        if (location := _read_line(line).location) is None:
+            return
+        try:
+            await object_bytes(s3, location, None)
+        except TaskError as error:
+            missing.extend(error.gone)
+
+    with listing.open("rb") as lines:
+        await for_each(lines, _PARTS_AT_ONCE, look)
+    return missing

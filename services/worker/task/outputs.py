@@ -56,7 +56,7 @@ class Outputs:
 
         await for_each(enumerate(paths), _FILES_AT_ONCE, put)
         with listing.open("wb") as file:
-            file.writelines(orjson.dumps(WholeObject(each.location).to_json()) + b"\n" for each in stored if each)
+            file.writelines(orjson.dumps(_as_input(each).to_json()) + b"\n" for each in stored if each)
         return await self.put_items(listing, len(paths))
 
     async def put(self, path: Path, name: str | None = None) -> StoredObject:
@@ -64,6 +64,10 @@ class Outputs:
         stored = await upload(self._s3, path, self._locate(name or path.name))
         self.bytes += stored.bytes
         return stored
+
+
+def _as_input(stored: StoredObject) -> WholeObject:
+    return WholeObject(stored.location, bytes=stored.bytes, crc32=stored.crc32)
 
 
 def _files_in(directory: Path) -> list[Path]:

@@ -303,7 +303,7 @@ async def test_each_success_makes_its_successor_from_its_output(play: Play, chai
     await play.complete(worker_id, *reports, finished(tasks[5], "failed", retryable=False), done=tasks)
 
     assert [(await play.task(chain, index, 1))["input"] for index in range(5)] == [
-        {"type": "object", "uri": "s3://b/k"},
+        {"type": "object", "uri": "s3://b/k", "bytes": 3},
         {"type": "item", "value": {"n": [1]}},
         {"type": "item", "value": None},
         {"type": "item", "value": None},

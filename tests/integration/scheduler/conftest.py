@@ -72,6 +72,9 @@ class Bucket:
             data: bytes = await body.read()
             return data
 
+    async def etag(self, key: str) -> str:
+        return str((await self.s3.head_object(Bucket=self.name, Key=key))["ETag"])
+
     async def delete(self, uri: str) -> None:
         location = Location.parse(uri)
         await self.s3.delete_object(Bucket=location.bucket, Key=location.key)

@@ -3,15 +3,18 @@
 import random
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from services.contract.location import Location
 from services.platform import multipart
 from services.platform.multipart import TooManyParts
+from services.platform.reads import ObjectLost
 from services.scheduler.merges import concatenate as concatenate_module
-from services.scheduler.merges.concatenate import Changed, Extent, Source, TooLarge, concatenate
+from services.scheduler.merges.concatenate import Extent, Source, TooLarge, concatenate
 from tests.integration.scheduler.conftest import Bucket
 
 MIB = 1 << 20
@@ -190,5 +193,36 @@ async def test_only_the_named_bytes_of_each_object_are_taken(bucket: Bucket) -> 
 async def test_an_object_that_holds_other_bytes_than_were_written_is_refused(bucket: Bucket, now: bytes) -> None:
     sources = await put(bucket, [b"x", b"as long"])
     await bucket.put("piece/0001", now)
-    with pytest.raises(Changed, match="piece/0001: bytes 0-6 are not those that were written"):
+    with pytest.raises(ObjectLost, match="piece/0001 does not hold the bytes 0-6 that were written to it"):
         await join(bucket, sources)
+
+
+@pytest.mark.parametrize("now", [None, bytes(2 * MIB)], ids=["gone", "shorter"])
+async def test_an_object_that_cannot_be_copied_as_it_was_written_is_refused(bucket: Bucket, now: bytes | None) -> None:
+    sources = await put(bucket, [bytes(6 * MIB), bytes(7 * MIB)])
+    await bucket.delete(sources[1].location.uri)
+    if now is not None:
+        await bucket.put(sources[1].location.key, now)
+    with pytest.raises(ObjectLost) as refused:
+        await join(bucket, sources)
+    assert refused.value.location == sources[1].location
+    assert await bucket.unfinished_uploads() == []
+
+
+async def test_an_object_that_was_overwritten_is_not_copied(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 itself compares the ETag; the emulators do not."""
+    copy = bucket.s3.upload_part_copy
+
+    async def copy_if_match(*, CopySourceIfMatch: str, **arguments: Any) -> Any:
+        if (await bucket.s3.head_object(**arguments["CopySource"]))["ETag"] != CopySourceIfMatch:
+            raise ClientError({"Error": {"Code": "PreconditionFailed"}}, "UploadPartCopy")
+        return await copy(**arguments)
+
+    monkeypatch.setattr(bucket.s3, "upload_part_copy", copy_if_match)
+    body = bytes(6 * MIB)
+    source = replace((await put(bucket, [body]))[0], etag=await bucket.etag("piece/0000"))
+    assert await join(bucket, [source]) == body
+
+    await bucket.put("piece/0000", b"1" + body[1:])
+    with pytest.raises(ObjectLost):
+        await join(bucket, [source])

@@ -19,7 +19,7 @@ from services.platform import multipart
 from services.platform.database import new_id
 from services.scheduler import put_off
 from services.scheduler.loop import Context
-from services.scheduler.loops import chain, finish
+from services.scheduler.loops import chain, finish, renew
 from services.scheduler.merges import merge as merge_module
 from services.scheduler.merges import results as results_module
 from services.scheduler.merges.manifest import write_manifest
@@ -405,35 +405,98 @@ async def concatenated(play: Play, bucket: Bucket, layout: Layout, bodies: Seque
     return job_id
 
 
+async def run_again(context: Context, play: Play, merger: Merger, job_id: UUID, stage: int = 0) -> list[ClaimedTask]:
+    """The merge finds what is lost, and a worker claims the tasks that have to make it again."""
+
+    async def reopened() -> bool:
+        return "ready" in await play.states(job_id, stage)
+
+    await drive(context, finish.step, merger.step, until=reopened)
+    return await play.run(await play.register(), job_id, stage)
+
+
+LOST = {"gone": None, "shorter": b"b", "overwritten": b"xxx"}
+
+
 @pytest.mark.both_emulators()
-async def test_an_output_that_has_vanished_fails_the_job_and_says_so(
+@pytest.mark.parametrize("now", LOST.values(), ids=LOST)
+async def test_an_output_that_the_merge_finds_lost_is_made_again(
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, now: bytes | None
+) -> None:
+    job_id = await concatenated(play, bucket, layout, [b"a", b"bbb", b"cc", b"d"])
+    lost = layout.attempt(job_id, 0, 1, 1, "out.csv")
+    await bucket.delete(lost.uri)
+    await bucket.delete(layout.attempt(job_id, 0, 3, 1, "out.csv").uri)  # found by looking at those beside it
+    if now is not None:
+        await bucket.put(lost.key, now)
+
+    again = await run_again(context, play, merger, job_id)
+    assert [(task.index, task.attempt) for task in again] == [(1, 2), (3, 2)]
+    await assert_invariants(context.database, job_id)
+    [worker_id] = {(await play.task(job_id, task.index))["worker_id"] for task in again}
+    reports = [await write(bucket, layout, task, body) for task, body in zip(again, [b"BBB", b"D"], strict=True)]
+    await play.complete(worker_id, *reports, done=again)
+
+    assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
+    assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"aBBBccD"}
+    assert await bucket.unfinished_uploads() == []
+    first, _ = await context.database.fetch("SELECT * FROM attempts WHERE index = 1 ORDER BY attempt")
+    assert (first["outcome"], first["error"]["type"]) == ("succeeded", "output_lost")
+    assert lost.uri in first["error"]["message"]
+
+
+async def test_rejects_of_an_earlier_stage_are_made_again_before_the_merge_goes_on(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
-    job_id = await concatenated(play, bucket, layout, [b"a", b"b"])
-    await bucket.delete(layout.attempt(job_id, 0, 1, 1, "out.csv").uri)
+    job_id = await submit(play, 1, stages=2, merge=CONCAT)
+
+    async def run_first(worker_id: UUID, tasks: Sequence[ClaimedTask]) -> str:
+        [task] = tasks
+        report = await write(bucket, layout, task, b"a")
+        rejects = await put_output(bucket, layout, task, "rejects.jsonl", b"{}\n")
+        assert report.output is not None
+        report.output |= {"rejects": rejects["uri"], "rejects_bytes": 3, "rejects_crc32": rejects["crc32"]}
+        await play.complete(worker_id, report, done=tasks)
+        return str(rejects["uri"])
+
+    worker_id = await play.register()
+    await bucket.delete(await run_first(worker_id, await play.run(worker_id, job_id)))
+    await run_stage(play, bucket, layout, job_id, [b"b"], stage=1)
+
+    [task] = await run_again(context, play, merger, job_id)
+    assert (await play.stage(job_id, 1))["state"] == "waiting"
+    await renew.step(context)
+    await merger.step(context)
+    assert (await play.stage(job_id, 1))["state"] == "waiting"
+    await run_first((await play.task(job_id, 0))["worker_id"], [task])
+
+    assert (await finish_job(context, play, job_id, merger.step, renew.step))["state"] == "succeeded"
+    files, _ = await read(bucket, await results(play, job_id, 1))
+    assert files == {"all.csv": b"b", "rejects.jsonl": b"{}\n"}
+
+
+async def test_an_output_that_is_lost_again_and_again_fails_the_job_until_its_user_retries_it(
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+) -> None:
+    job_id = await concatenated(play, bucket, layout, [b"a"])
+    for attempt in range(1, 4):
+        await bucket.delete(layout.attempt(job_id, 0, 0, attempt, "out.csv").uri)
+        [task] = await run_again(context, play, merger, job_id)
+        worker_id = (await play.task(job_id, 0))["worker_id"]
+        await play.complete(worker_id, await write(bucket, layout, task, b"a"), done=[task])
+    lost = layout.attempt(job_id, 0, 0, 4, "out.csv").uri
+    await bucket.delete(lost)
 
     job = await finish_job(context, play, job_id, merger.step)
 
     assert (job["state"], job["error"]["type"], job["error"]["stage"]) == ("failed", "merge_failed", 0)
-    assert "an output can't be read" in job["error"]["message"]
-    assert await bucket.unfinished_uploads() == []
+    assert f"{lost} is gone or damaged again, after task 0/0 has made it 4 times" in job["error"]["message"]
 
-    await bucket.put(layout.attempt(job_id, 0, 1, 1, "out.csv").key, b"b")
     await play.order(jobs.retry_job, job_id)
+    [task] = await run_again(context, play, merger, job_id)
+    worker_id = (await play.task(job_id, 0))["worker_id"]
+    await play.complete(worker_id, await write(bucket, layout, task, b"a"), done=[task])
     assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
-    assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"ab"}
-
-
-@pytest.mark.both_emulators()
-async def test_an_output_that_has_become_shorter_fails_the_job(
-    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
-) -> None:
-    job_id = await concatenated(play, bucket, layout, [b"a", b"bbb"])
-    await bucket.put(layout.attempt(job_id, 0, 1, 1, "out.csv").key, b"b")
-
-    job = await finish_job(context, play, job_id, merger.step)
-
-    assert (job["state"], job["error"]["type"]) == ("failed", "merge_failed")
 
 
 async def test_a_result_that_s3_would_not_take_fails_the_job_with_the_fix(

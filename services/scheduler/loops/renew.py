@@ -1,0 +1,129 @@
+"""Renew: tasks that wait for lost outputs go on as soon as these have been made again."""
+
+import re
+from typing import Any
+
+import orjson
+import structlog
+from asyncpg import Record
+
+from services.contract.task_input import Outputs
+from services.contract.task_output import TaskOutput
+from services.engine import lost_outputs
+from services.engine.attempt import LostOutput
+from services.engine.lost_outputs import name_maker
+from services.platform.reads import ObjectLost
+from services.scheduler.loop import Context, passes
+from services.scheduler.planning.items import read_checked
+from services.scheduler.planning.reduce import list_outputs
+
+log = structlog.get_logger()
+
+READERS_MAX = 100  # a step
+_OUTPUTS_MAX = 2**31 - 1
+
+_OUTPUT = "SELECT output_as_input(output) FROM tasks WHERE job_id = $1 AND stage = $2 AND index = $3"
+_INPUTS = "SELECT index, input FROM tasks WHERE job_id = $1 AND stage = $2 AND index BETWEEN $3 AND $4 ORDER BY index"
+
+
+class _CannotRenew(Exception):
+    """The task's input can't be made again; the message says why."""
+
+
+async def step(context: Context) -> bool:
+    """Renew the inputs of some tasks; True if there may be more."""
+    await lost_outputs.resume_merges(context.database)
+    readers = await lost_outputs.find_renewable(context.database, READERS_MAX)
+    for reader in readers:
+        await _renew(context, reader)
+    return bool(readers)
+
+
+async def _renew(context: Context, reader: Record) -> None:
+    names = {"job": str(reader["job_id"]), "stage": reader["stage"], "index": reader["index"]}
+    try:
+        input = await _new_input(context, reader)
+    except _CannotRenew as error:
+        log.warning("input not renewed", **names, error=str(error))
+        await lost_outputs.end_wait(context.database, reader, failure=str(error))
+    except ObjectLost as error:
+        lost = LostOutput(reader["maker_stage"], reader["maker_index"], reader["maker_attempt"], error.location.uri)
+        await lost_outputs.lose_again(context.database, reader, [lost])
+    except Exception as error:
+        if not passes(error):
+            raise
+        log.warning("renewal put off", **names, error=repr(error))
+    else:
+        log.info("input renewed", **names)
+        await lost_outputs.end_wait(context.database, reader, input=input)
+
+
+async def _new_input(context: Context, reader: Record) -> dict[str, Any]:
+    """Raises _CannotRenew, ObjectLost, and what S3's client raises."""
+    if reader["failed_index"] is not None:
+        name, why = name_maker(reader["maker_stage"], reader["failed_index"]), (reader["maker_error"] or {})
+        raise _CannotRenew(f"{name}, which has to make its input again, has failed: {why.get('message')}")
+    if reader["input"]["type"] == "outputs":
+        return await _list_again(context, reader)
+    if reader["maker_index"] < 0:
+        return dict(reader["input"])  # joined outputs have a fixed place
+    if reader["tasks_from"] == "items":
+        return await _find_item(context, reader)
+    made: dict[str, Any] = await context.database.fetchval(
+        _OUTPUT, reader["job_id"], reader["maker_stage"], reader["maker_index"]
+    )
+    return made
+
+
+async def _list_again(context: Context, reader: Record) -> dict[str, Any]:
+    """A listing of the same outputs, with those that were made again."""
+    listed = Outputs.from_json(reader["input"])
+    if listed.stage is None or listed.first is None or listed.last is None:
+        raise _CannotRenew("a scheduler of the release before has listed its outputs: submit the job again")
+    key = (reader["job_id"], reader["stage"], reader["index"])
+    renewed, _ = await list_outputs(context, *key, listed.stage, listed.first, listed.last, _OUTPUTS_MAX)
+    return renewed.to_json()
+
+
+async def _find_item(context: Context, reader: Record) -> dict[str, Any]:
+    """The same item of the same items: other tasks have been made of them."""
+    listing = TaskOutput.from_json(reader["maker_output"]).object
+    job_id, stage, index = reader["job_id"], reader["stage"], reader["index"]
+    text = await read_checked(context.aws.s3, listing, listing.bytes) if listing else b""
+    items = [orjson.loads(line) for line in text.splitlines()]
+    made_by = _Attempts(context, reader)
+    place = next((n for n, item in enumerate(items) if made_by.is_same(reader["input"], item)), None)
+    if place is None:
+        raise _CannotRenew(f"{made_by.name} has run again, and did not make {reader['input']['uri']} as before")
+    first = index - place
+    rows = await context.database.fetch(_INPUTS, job_id, stage, first - 1, first + len(items))
+    of_maker = {row["index"] - first: row["input"] for row in rows if made_by.has_made(row["input"])}
+    if not all(0 <= n < len(items) and made_by.is_same(input, items[n]) for n, input in of_maker.items()):
+        raise _CannotRenew(
+            f"{made_by.name} has run again, and its items are others than those of which tasks were made: "
+            "let its processor make the same each time, and submit the job again"
+        )
+    found: dict[str, Any] = items[place]
+    return found
+
+
+class _Attempts:
+    """What all attempts of a task have made."""
+
+    def __init__(self, context: Context, reader: Record) -> None:
+        stage, index = reader["maker_stage"], reader["maker_index"]
+        self.name = name_maker(stage, index)
+        place = context.settings.layout.job(reader["job_id"]).uri
+        self._made = re.compile(f"{re.escape(place)}{stage}/{index}-[0-9]+/")
+
+    def has_made(self, input: dict[str, Any]) -> bool:
+        """Whether the object that the input names is one of theirs."""
+        return self._made.match(str(input.get("uri"))) is not None
+
+    def is_same(self, before: dict[str, Any], after: dict[str, Any]) -> bool:
+        """Whether two items differ in the attempt alone; what is not known of the former may be anything."""
+        known = {name: after.get(name) for name in before}
+        return self._without_attempt(before) == self._without_attempt(known)
+
+    def _without_attempt(self, input: dict[str, Any]) -> dict[str, Any]:
+        return input | {"uri": self._made.sub("", str(input.get("uri")))}
