@@ -1,6 +1,7 @@
 """All rows of the task protocol at one moment, and what a model of them can tell beyond the invariants."""
 
 from dataclasses import dataclass
+from unittest.mock import ANY
 
 from services.engine.attempt import AttemptReport
 from services.platform.database import Connection
@@ -28,6 +29,7 @@ _TABLES = {
         FROM bundles ORDER BY job_id, stage, first, send_at, backup_of IS NULL, count""",
     "attempts": "SELECT * FROM attempts",
     "counters": COUNTERS,
+    "lost": "SELECT * FROM lost_outputs",
     "pools": "SELECT name, paused FROM pools ORDER BY name",
     "workers": """SELECT worker_id, state, CASE WHEN state = 'active' THEN heartbeat_at < now() - interval '1 day'
         ELSE EXISTS (SELECT FROM bundles AS b WHERE b.worker_id = w.worker_id) END AS reapable FROM workers AS w""",
@@ -42,6 +44,7 @@ _READ = "SELECT " + ", ".join(
 class Snapshot(Rows):
     """Rows as JSON has them."""
 
+    lost: list[Row]
     paused_pools: dict[str, bool]
     workers: dict[str, Row]
 
@@ -56,6 +59,7 @@ class Snapshot(Rows):
             attempts=by_task(rows["attempts"]),
             bundles={row["bundle_id"]: row for row in rows["bundles"]},
             counters={stage_of(row): row for row in rows["counters"]},
+            lost=rows["lost"],
             paused_pools={row["name"]: row["paused"] for row in rows["pools"]},
             workers={row["worker_id"]: row for row in rows["workers"]},
         )
@@ -91,12 +95,27 @@ class Snapshot(Rows):
         for task in self.tasks.values():
             assert task["losses"] <= losses_max - (task["state"] in ("ready", "queued", "running")), task
 
-    def assert_follows(self, before: "Snapshot", retried: str | None) -> None:
-        """Nothing terminal changes unless its job is retried, and never a success; what is recorded stays."""
+    def assert_follows(self, before: "Snapshot", retried: str | None, again: set[Task]) -> None:
+        """Nothing terminal changes unless its job is retried, and a success only if it runs `again`, its output being
+        lost; what is recorded stays, but for the reason why a task runs again."""
         for key, task in before.tasks.items():
             assert begun(self.tasks[key]) >= begun(task), "an attempt's number is given once"
-            if task["state"] in TERMINAL and (key[0] != retried or task["state"] == "succeeded"):
+            if task["state"] in TERMINAL and key not in again and (key[0] != retried or task["state"] == "succeeded"):
                 assert self.tasks[key] == task, ("a terminal task has changed", task, self.tasks[key])
         for key, recorded in before.attempts.items():
             for row in recorded:
-                assert row in self.attempts[key], ("a record has changed", row)
+                if key in again and row["attempt"] == before.tasks[key]["attempt"]:
+                    error = {"type": "output_lost", "message": ANY}
+                    assert {**row, "error": error} in self.attempts[key], ("a loss is not on record", row)
+                else:
+                    assert row in self.attempts[key], ("a record has changed", row)
+
+    def lost_before(self, maker: Task, attempt: int) -> int:
+        """How many outputs of a task were lost since its job was last retried, of attempts before this one."""
+        return len(
+            {
+                row["attempt"]
+                for row in self.lost
+                if task_of(row) == maker and row["counted"] and row["attempt"] < attempt
+            }
+        )

@@ -10,7 +10,8 @@ import asyncio
 import functools
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID
@@ -29,14 +30,16 @@ from hypothesis.stateful import (
 
 from services.contract.message import Message
 from services.contract.task_input import parse_input
-from services.engine import jobs, pools, processors, submission, transitions, workers
-from services.engine.attempt import AttemptReport, ClaimedTask
+from services.engine import jobs, lost_outputs, pools, processors, submission, transitions, workers
+from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.platform.database import Connection, connect_database, new_id
 from services.platform.settings import Settings
+from services.scheduler.loop import Context
+from services.scheduler.loops import renew
 from tests.integration.engine.play import HOLD
 from tests.integration.engine.snapshot import Snapshot
-from tests.invariants import TERMINAL, Task, assert_kept, begun, running_attempts
+from tests.invariants import TERMINAL, Task, assert_kept, begun, running_attempts, successor_input
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 EXPLORING = EXAMPLES > 0
@@ -53,7 +56,7 @@ T = TypeVar("T")
 Order = Callable[[Connection, UUID], Awaitable[None]]
 
 picks = st.integers(0, 5)  # one of what there is, modulo how much there is
-outcomes = st.sampled_from(["uri", "value", "nothing", "failed", "fatal", "timeout", "released"])
+outcomes = st.sampled_from(["uri", "value", "nothing", "failed", "fatal", "timeout", "released", "input lost"])
 arrivals = st.sampled_from(["arrives", "is late", "arrives, reply lost"])
 
 
@@ -92,6 +95,18 @@ class ModelDatabase:
         spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": stages})
         async with self.connection.transaction():
             return await submission.submit_job(self.connection, spec, settings=self.settings)
+
+
+class OneConnection:
+    """A pool's part played by a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.fetch, self.fetchval, self.execute = connection.fetch, connection.fetchval, connection.execute
+        self._connection = connection
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        yield self._connection
 
 
 Rule = Callable[..., None]
@@ -149,6 +164,8 @@ class Protocol(RuleBasedStateMachine):
         self.outputs: dict[Task, dict[str, Any] | None] = {}  # of the attempts that won
         self.foretold: dict[Task, str] = {}  # states after this step
         self.retried: str | None = None
+        self.again: set[Task] = set()  # successes whose outputs were lost in this step
+        self.database: Any = OneConnection(grid.connection)
         self.is_sound = False
         self.may_end = False
         self.serial = itertools.count(1)
@@ -172,14 +189,14 @@ class Protocol(RuleBasedStateMachine):
         if self.is_sound:
             return  # nothing has happened
         before, self.now = self.now, self.call(Snapshot.read(self.grid.connection))
-        self.now.assert_follows(before, self.retried)
+        self.now.assert_follows(before, self.retried, self.again)
         for key, state in self.foretold.items():
             assert self.now.tasks[key]["state"] == state, (state, self.now.tasks[key])
         assert_kept(self.now)
         self.now.assert_leases(self.leases)
         self.now.assert_outputs(self.outputs)
         self.now.assert_losses_end(LOSSES_MAX)
-        self.foretold, self.retried, self.is_sound = {}, None, True
+        self.foretold, self.retried, self.again, self.is_sound = {}, None, set(), True
 
     # The scheduler.
 
@@ -189,9 +206,12 @@ class Protocol(RuleBasedStateMachine):
         bundle_tasks_max=picks,
         ends=st.lists(outcomes, max_size=3),
         may_end=st.booleans(),
+        stage=st.integers(0, 1),
     )
-    def begin(self, count: int, workers: int, bundle_tasks_max: int, ends: list[str], may_end: bool) -> None:
-        """In the middle of things: tasks are claimed, unless `bundle_tasks_max` is 0, and some of them have ended.
+    def begin(
+        self, count: int, workers: int, bundle_tasks_max: int, ends: list[str], may_end: bool, stage: int
+    ) -> None:
+        """In the middle of things: tasks of the stage are claimed, unless `bundle_tasks_max` is 0, and some have ended.
 
         Unless they `may_end`, jobs are neither cancelled nor do they fail: nothing is hidden by that.
         """
@@ -203,6 +223,10 @@ class Protocol(RuleBasedStateMachine):
         if bundle_tasks_max:
             self.run(pick=0, to=0, bundle_tasks_max=bundle_tasks_max, deleted=False)
             self.promises_are_kept()
+            if stage == 1:
+                self.finish(pick=0, end="uri")
+                self.run(pick=0, to=0, bundle_tasks_max=bundle_tasks_max, deleted=False)
+                self.promises_are_kept()
             if ends:
                 self.report(pick=0, ends=ends, arrival="arrives")
 
@@ -278,6 +302,35 @@ class Protocol(RuleBasedStateMachine):
         """Backoffs are over, and the unclaimed bundles due to be sent again."""
         self.sql("UPDATE tasks SET ready_at = now() WHERE state = 'ready'")
         self.sql("UPDATE bundles SET send_at = now() WHERE worker_id IS NULL")
+
+    @rule(to=picks, end=st.sampled_from(["uri", "value", "fatal", None]))
+    @when(lambda self: self.workers and any(row["waits"] for row in self.now.lost))
+    def renew(self, to: int, end: str | None) -> None:
+        """Who waits gets the new output as soon as it is there; if its task has failed, so does the reader.
+
+        With an `end`, the tasks that are due in the first stage are run before.
+        """
+        worker = choose(self.workers, to)
+        for job_id in self.jobs_in("running") if end and not self.now.paused_pools[POOLS[0]] else []:
+            messages = self._dispatch(job_id, 0, TASKS_MAX, 3)
+            self.promises_are_kept()
+            self._deliver(worker, messages)
+            self.promises_are_kept()
+        if end:
+            self._finish_all(worker, end)
+        inputs = {}
+        for row in self.now.lost:
+            key = (row["job_id"], row["reader_stage"], row["reader_index"])
+            maker = self.now.tasks[row["job_id"], row["stage"], row["index"]]
+            waits = row["waits"] and self.now.state_of(row["job_id"]) == "running"
+            if waits and self.now.tasks[key]["state"] == "ready" and maker["state"] in ("succeeded", "failed"):
+                self.foretold[key] = "ready" if maker["state"] == "succeeded" else "failed"
+                inputs[key] = successor_input(maker["output"]) if maker["state"] == "succeeded" else None
+        self.call(renew.step(Context(self.database, None, self.grid.settings)))  # type: ignore[arg-type]
+        self.promises_are_kept()
+        for key, input in inputs.items():
+            assert input in (None, self.now.tasks[key]["input"])
+            assert self.now.tasks[key]["due"] or input is None
 
     @rule()
     @when(lambda self: any(worker["reapable"] for worker in self.now.workers.values()))
@@ -429,6 +482,9 @@ class Protocol(RuleBasedStateMachine):
         """A worker has ended one task or several of a bundle."""
         open_bundles = [(w, bundle_id) for w in self.workers for bundle_id, tasks in w.held.items() if tasks]
         worker, bundle_id = choose(open_bundles, pick)
+        self._report(worker, bundle_id, ends, arrival)
+
+    def _report(self, worker: Worker, bundle_id: UUID, ends: Sequence[str], arrival: str) -> None:
         report = self._end_tasks(worker, bundle_id, ends)
         if arrival != "arrives":
             self.reports.append(report)
@@ -436,6 +492,17 @@ class Protocol(RuleBasedStateMachine):
             self._send(report)
         if arrival == "arrives":
             self._confirm(report)
+
+    def readers(self) -> list[tuple[Worker, UUID]]:
+        """Who holds tasks that work on outputs."""
+        return [(w, bundle_id) for w in self.workers for bundle_id, tasks in w.held.items() if tasks and tasks[0].stage]
+
+    @rule(pick=picks, count=st.integers(1, 2), arrival=arrivals)
+    @when(lambda self: self.readers())
+    def lose_inputs(self, pick: int, count: int, arrival: str) -> None:
+        """A worker could not read an output or two."""
+        worker, bundle_id = choose(self.readers(), pick)
+        self._report(worker, bundle_id, ["input lost"] * count, arrival)
 
     @rule(pick=picks, end=outcomes)
     @when(lambda self: any(any(worker.held.values()) for worker in self.workers))
@@ -456,7 +523,10 @@ class Protocol(RuleBasedStateMachine):
             "uri": {"uri": f"s3://bucket/{serial}", "bytes": serial},
             "value": {"value": serial},
         }
-        outcome = {"uri": "succeeded", "value": "succeeded", "nothing": "succeeded", "fatal": "failed"}.get(end, end)
+        outcome = {
+            **{"uri": "succeeded", "value": "succeeded", "nothing": "succeeded", "fatal": "failed"},
+            "input lost": "released",
+        }.get(end, end)
         error = None if outcome in ("succeeded", "released") else {"type": "exit_code", "message": str(serial)}
         return AttemptReport(
             *(task.job_id, task.stage, task.index, task.attempt, outcome),
@@ -464,11 +534,39 @@ class Protocol(RuleBasedStateMachine):
             output=outputs.get(end),
             error=error,
             retryable=end != "fatal",
+            lost=self._lost_input(task) if end == "input lost" else [],
         )
+
+    def _lost_input(self, task: ClaimedTask) -> list[LostOutput]:
+        """The output that the task works on, by the newest attempt: the task that made it may run again already."""
+        if task.stage == 0:
+            return []
+        attempt = self.now.tasks[str(task.job_id), task.stage - 1, task.index]["attempt"]
+        return [LostOutput(task.stage - 1, task.index, attempt, f"s3://bucket/{next(self.serial)}")]
+
+    def _lose(self, worker_id: UUID, end: AttemptReport) -> None:
+        """What was lost is made again, unless that is done already, or was done too often; the reader waits."""
+        key, [lost] = key_of(end), end.lost
+        reader, maker = self.now.tasks[key], (key[0], lost.stage, lost.index)
+        self.foretold = {of: self.now.tasks[of]["state"] for of in (key, maker)}
+        is_alone = self.now.is_held(worker_id, end) and len(running_attempts(reader)) == 1
+        if is_alone and self.now.state_of(end.job_id) in ("running", "paused"):
+            is_over = self.now.lost_before(maker, lost.attempt) >= lost_outputs.RERUNS_MAX
+            self.foretold[key] = "failed" if is_over else "ready"
+            made = self.now.tasks[maker]
+            if not is_over and (made["state"], made["attempt"]) == ("succeeded", lost.attempt):
+                self.foretold[maker] = "ready"
+                self.again.add(maker)
+                del self.outputs[maker]
+        self.call(lost_outputs.lose_inputs(self.database, worker_id, end))
+        self.promises_are_kept()
 
     def _complete(self, report: Report) -> None:
         """Only what still holds its task counts."""
         worker_id = report.worker.worker_id
+        for end in report.finished:
+            if end.lost:
+                self._lose(worker_id, end)
         held = [f for f in report.finished if self.now.is_held(worker_id, f)]
         self.foretold = {key_of(f): self.now.tasks[key_of(f)]["state"] for f in report.finished}
         for end in held:
