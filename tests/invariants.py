@@ -170,7 +170,13 @@ def successors_work_on_outputs(rows: Rows) -> Iterator[str | None]:
                 continue
             right = successor_input(task["output"]) if task and task["state"] == "succeeded" else None
             found = successor["input"] if successor else None
-            yield None if found == right else f"{(job_id, stage, index)}: its successor gets {found}, not {right}"
+            # A worker of the release before passes on no checksum.
+            before = right and {name: right[name] for name in right if name not in ("bytes", "crc32")}
+            yield (
+                None
+                if found in (right, before)
+                else f"{(job_id, stage, index)}: its successor gets {found}, not {right}"
+            )
 
 
 def ended_jobs_are_over(rows: Rows) -> Iterator[str | None]:

@@ -13,6 +13,7 @@ from services.engine.migrate import migrate
 from services.engine.schema import NEEDED_REVISION, check_schema
 from services.platform.database import UnknownSchema
 from tests.until import until
+from tests.upgrade.schema import go_back
 
 INDEX, INDEXED_BY = "bundles_put_off", "0004"
 ALL = [f"{number:04}" for number in range(1, int(NEEDED_REVISION) + 1)]
@@ -31,14 +32,6 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
-
-
-async def go_back(url: str, revision: str, *statements: str) -> None:
-    """Leave the database as it was at that revision."""
-    async with connected(url) as connection:
-        for statement in statements:
-            await connection.execute(statement)
-        await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
 
 
 async def said(lines: list[str], part: str) -> None:
@@ -85,7 +78,7 @@ async def test_of_two_that_migrate_at_once_one_does_it_and_the_other_waits(empty
 
 async def test_a_migration_and_its_revision_are_one_transaction(empty_url: str) -> None:
     await migrate(empty_url)
-    await go_back(empty_url, "0002", "ALTER TABLE bundles DROP COLUMN put_off", "DROP TABLE schema_compatibility")
+    await go_back(empty_url, "0002")
     async with connected(empty_url) as connection:
         await connection.execute("CREATE TABLE schema_compatibility ()")  # which makes the migration fail half-way
 
@@ -98,7 +91,7 @@ async def test_a_migration_and_its_revision_are_one_transaction(empty_url: str) 
 
 
 async def test_a_table_in_use_is_asked_for_again_and_nobody_waits_long_behind_it(database_url: str) -> None:
-    await go_back(database_url, "0002", "ALTER TABLE bundles DROP COLUMN put_off", "DROP TABLE schema_compatibility")
+    await go_back(database_url, "0002")
     lines: list[str] = []
     async with connected(database_url) as reader, connected(database_url) as claimer:
         dump = reader.transaction()  # it reads for long, as a dump does
@@ -120,7 +113,7 @@ async def test_a_table_in_use_is_asked_for_again_and_nobody_waits_long_behind_it
 
 
 async def test_while_an_index_is_built_the_services_write(database_url: str) -> None:
-    await go_back(database_url, "0003", f"DROP INDEX {INDEX}")
+    await go_back(database_url, "0003")
     lines: list[str] = []
     async with connected(database_url) as old, connected(database_url) as service:
         long = old.transaction()  # for whose end the index waits
@@ -145,7 +138,7 @@ async def test_while_an_index_is_built_the_services_write(database_url: str) -> 
 
 async def test_an_index_that_a_crash_left_unfinished_is_built_again(database_url: str) -> None:
     wanted = await index_definition(database_url)
-    await go_back(database_url, "0003", f"DROP INDEX {INDEX}")
+    await go_back(database_url, "0003")
     async with connected(database_url) as connection:
         await connection.execute(
             "INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at) "

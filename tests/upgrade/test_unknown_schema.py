@@ -21,17 +21,15 @@ from services.platform.settings import Settings
 from services.scheduler import __main__ as scheduler
 from services.stats import main as stats
 from tests.until import until
+from tests.upgrade.schema import go_back
 
 COMMAND = "python -m services.engine.migrate"
 
 
 @pytest.fixture
-async def behind(database: Database) -> None:
+async def behind(settings: Settings) -> None:
     """The schema lacks what the migrations after 0002 have brought."""
-    await database.execute("DROP INDEX bundles_put_off")
-    await database.execute("ALTER TABLE bundles DROP COLUMN put_off")
-    await database.execute("DROP TABLE schema_compatibility")
-    await database.execute("UPDATE alembic_version SET version_num = '0002'")
+    await go_back(settings.database_url, "0002")
 
 
 @asynccontextmanager
