@@ -50,9 +50,11 @@ async def _renew(context: Context, reader: Record) -> None:
         lost = LostOutput(reader["maker_stage"], reader["maker_index"], reader["maker_attempt"], error.location.uri)
         await lost_outputs.lose_again(context.database, reader, [lost])
     except Exception as error:
-        if not passes(error):
-            raise
-        log.warning("renewal put off", **names, error=repr(error))
+        if passes(error):
+            log.warning("renewal put off", **names, error=repr(error))
+            return
+        log.exception("renewal broke", **names)
+        await lost_outputs.end_wait(context.database, reader, failure=f"its input can't be renewed: {error}")
     else:
         log.info("input renewed", **names)
         await lost_outputs.end_wait(context.database, reader, input=input)
@@ -78,10 +80,11 @@ async def _new_input(context: Context, reader: Record) -> dict[str, Any]:
 async def _list_again(context: Context, reader: Record) -> dict[str, Any]:
     """A listing of the same outputs, with those that were made again."""
     listed = Outputs.from_json(reader["input"])
-    if listed.stage is None or listed.first is None or listed.last is None:
+    if listed.stage is None:
         raise _CannotRenew("a scheduler of the release before has listed its outputs: submit the job again")
     key = (reader["job_id"], reader["stage"], reader["index"])
-    renewed, _ = await list_outputs(context, *key, listed.stage, listed.first, listed.last, _OUTPUTS_MAX)
+    first, last = (0, -1) if listed.first is None or listed.last is None else (listed.first, listed.last)
+    renewed, _ = await list_outputs(context, *key, listed.stage, first, last, _OUTPUTS_MAX)
     return renewed.to_json()
 
 
@@ -97,8 +100,8 @@ async def _find_item(context: Context, reader: Record) -> dict[str, Any]:
         raise _CannotRenew(f"{made_by.name} has run again, and did not make {reader['input']['uri']} as before")
     first = index - place
     rows = await context.database.fetch(_INPUTS, job_id, stage, first - 1, first + len(items))
-    of_maker = {row["index"] - first: row["input"] for row in rows if made_by.has_made(row["input"])}
-    if not all(0 <= n < len(items) and made_by.is_same(input, items[n]) for n, input in of_maker.items()):
+    before = [row["input"] for row in rows if made_by.has_made(row["input"])]
+    if len(before) != len(items) or not all(map(made_by.is_same, before, items)):
         raise _CannotRenew(
             f"{made_by.name} has run again, and its items are others than those of which tasks were made: "
             "let its processor make the same each time, and submit the job again"

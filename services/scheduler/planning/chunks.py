@@ -78,11 +78,13 @@ async def _fail_job(connection: Connection, job_id: UUID, stage: int, message: s
     log.info("split failed", job=str(job_id), stage=stage, error=message)
 
 
-async def _lose(context: Context, job_id: UUID, stage: int, error: ObjectLost, cursor: dict[str, Any] | None) -> None:
+async def _lose(
+    context: Context, job_id: UUID, stage: int, error: ObjectLost, cursor: dict[str, Any] | None, where: str | None
+) -> None:
     """Have a lost output of the stage before made again: the plan waits for it, as it did at first."""
     maker = context.settings.layout.maker(job_id, error.location)
     if maker is None:
-        await _fail(context, job_id, stage, str(error), cursor)
+        await _fail(context, job_id, stage, _explain(error, where), cursor)
         return
     lost = [LostOutput(maker.stage, maker.index, maker.attempt, error.location.uri)]
     async with context.database.acquire() as connection, connection.transaction():
@@ -109,7 +111,7 @@ async def planning(
     try:
         yield
     except ObjectLost as error:
-        await _lose(context, job_id, stage, error, cursor)
+        await _lose(context, job_id, stage, error, cursor, where)
     except Exception as error:
         if passes(error):
             log.warning("plan put off", job=str(job_id), stage=stage, error=repr(error))
@@ -126,6 +128,6 @@ def _explain(error: Exception, where: str | None) -> str:
         return f"can't read {where}: the object was replaced while it was being split"
     if isinstance(error, ParamValidationError):
         return f"can't read {where}: S3 has no such names of buckets or keys"
-    if not isinstance(error, ClientError):
+    if not isinstance(error, ClientError | ObjectLost):
         log.exception("split broke", exc_info=error)
     return f"can't read {where}: {error}"

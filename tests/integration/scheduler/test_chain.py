@@ -240,14 +240,14 @@ async def test_many_stages_that_are_always_put_off_hold_up_no_other(
         await play.plan(job_id, 1)
         [task] = await play.run(worker_id, job_id)
         await play.complete(worker_id, await yields(bucket, task, ["a"]), done=[task])
-    plain = items_plan.read_range
+    plain = items_plan.read_written
 
-    async def read_range(s3: Any, location: Location, *arguments: Any) -> bytes:
+    async def read_written(s3: Any, location: Location, *arguments: Any, **checks: Any) -> bytes:
         if str(lucky) not in location.key:
             raise TimeoutError
-        return await plain(s3, location, *arguments)
+        return await plain(s3, location, *arguments, **checks)
 
-    monkeypatch.setattr(items_plan, "read_range", read_range)
+    monkeypatch.setattr(items_plan, "read_written", read_written)
     for _ in range(2):
         await chain.step(context)
 

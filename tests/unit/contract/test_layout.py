@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from services.contract.layout import Layout
+from services.contract.layout import SCHEDULER, Layout, Maker
 from services.contract.location import Location
 
 JOB = UUID(int=1)
@@ -41,3 +41,21 @@ def test_everything_is_under_the_prefix_and_all_of_a_job_is_under_its_own() -> N
 def test_results_in_a_place_of_the_users_are_under_the_jobs_id(place: str) -> None:
     assert Layout("b", "grid").result(JOB, "r", place).uri == f"s3://theirs/a/b/{JOB}/r"
     assert Layout("b", "grid").result(JOB, "r", "s3://theirs/").uri == f"s3://theirs/{JOB}/r"
+
+
+def test_interim_objects_tell_who_made_them() -> None:
+    layout = Layout("b", "team/grid")
+
+    assert layout.maker(JOB, layout.attempt(JOB, 1, 23, 4, "d/out.csv")) == Maker(1, 23, 4)
+    assert layout.maker(JOB, layout.joined(JOB, 1)) == Maker(1, SCHEDULER, 0)
+    assert layout.maker(JOB, layout.outputs(JOB, 1, 7, JOB)) == Maker(1, SCHEDULER, 0)
+    others = [
+        layout.attempt(UUID(int=2), 1, 23, 4, "out.csv"),
+        Layout("b").attempt(JOB, 1, 23, 4, "out.csv"),
+        Layout("c", "team/grid").attempt(JOB, 1, 23, 4, "out.csv"),
+        layout.upload(JOB, "jobs/1/23-4/out.csv"),
+        layout.pin(JOB, "1"),
+        layout.result(JOB, "1/23-4/out.csv"),
+        Location("b", f"{layout.sections(JOB, 1, 'r').key}00001"),
+    ]
+    assert [layout.maker(JOB, other) for other in others] == [None] * len(others)
