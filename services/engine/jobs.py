@@ -78,8 +78,8 @@ _FORGIVE = """
         SELECT 100 + greatest(0, attempts - 2 * succeeded) FROM stage_sums(s.job_id, s.stage))
     WHERE job_id = $1"""
 
-# So do lost outputs. Who waited for one looks for it again.
-_FORGIVE_LOSSES = "UPDATE lost_outputs SET counted = false, waits = false WHERE job_id = $1"
+# So do lost outputs.
+_FORGIVE_LOSSES = "UPDATE lost_outputs SET counted = false WHERE job_id = $1"
 
 
 async def retry_job(connection: Connection, job_id: UUID) -> None:
@@ -173,6 +173,7 @@ async def end_job(
         )
         # No task is left, but a worker may still run an attempt that has lost its race.
         await connection.execute("DELETE FROM bundles WHERE job_id = $1", job_id)
+        await connection.execute("UPDATE lost_outputs SET waits = false WHERE job_id = $1 AND waits", job_id)
         event = _event(job, result)
         await connection.execute(_RECORD_WEBHOOKS, job_id, event["type"], event, settings.webhook_hours)
         await connection.execute(_TELL_QUEUE, job_id, event)

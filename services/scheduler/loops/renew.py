@@ -6,13 +6,16 @@ from typing import Any
 import orjson
 import structlog
 from asyncpg import Record
+from botocore.exceptions import ClientError
 
+from services.contract.layout import SCHEDULER
 from services.contract.task_input import Outputs
 from services.contract.task_output import TaskOutput
 from services.engine import lost_outputs
 from services.engine.attempt import LostOutput
 from services.engine.lost_outputs import name_maker
 from services.platform.reads import ObjectLost
+from services.platform.s3_faults import fault_of
 from services.scheduler.loop import Context, passes
 from services.scheduler.planning.items import read_checked
 from services.scheduler.planning.reduce import list_outputs
@@ -47,7 +50,8 @@ async def _renew(context: Context, reader: Record) -> None:
         log.warning("input not renewed", **names, error=str(error))
         await lost_outputs.end_wait(context.database, reader, failure=str(error))
     except ObjectLost as error:
-        lost = LostOutput(reader["maker_stage"], reader["maker_index"], reader["maker_attempt"], error.location.uri)
+        maker = (reader["maker_stage"], reader["maker_index"], reader["maker_attempt"] or 0)
+        lost = LostOutput(*maker, error.location.uri)
         await lost_outputs.lose_again(context.database, reader, [lost])
     except Exception as error:
         if passes(error):
@@ -68,7 +72,7 @@ async def _new_input(context: Context, reader: Record) -> dict[str, Any]:
     if reader["input"]["type"] == "outputs":
         return await _list_again(context, reader)
     if reader["maker_index"] < 0:
-        return dict(reader["input"])  # joined outputs have a fixed place
+        return await _check_joined(context, reader)
     if reader["tasks_from"] == "items":
         return await _find_item(context, reader)
     made: dict[str, Any] = await context.database.fetchval(
@@ -86,6 +90,24 @@ async def _list_again(context: Context, reader: Record) -> dict[str, Any]:
     first, last = (0, -1) if listed.first is None or listed.last is None else (listed.first, listed.last)
     renewed, _ = await list_outputs(context, *key, listed.stage, first, last, _OUTPUTS_MAX)
     return renewed.to_json()
+
+
+async def _check_joined(context: Context, reader: Record) -> dict[str, Any]:
+    """The same input: joined outputs have a fixed place, and the same ETag if they are the same."""
+    input: dict[str, Any] = reader["input"]
+    joined = context.settings.layout.joined(reader["job_id"], reader["maker_stage"])
+    try:
+        head = await context.aws.s3.head_object(Bucket=joined.bucket, Key=joined.key)
+    except ClientError as error:
+        if fault_of(error) == "missing":
+            raise ObjectLost(joined, "does not exist") from error
+        raise
+    if input.get("etag") not in (None, head["ETag"]):
+        raise _CannotRenew(
+            f"the outputs of {name_maker(reader['maker_stage'], SCHEDULER)} were made and joined again, and are others "
+            "than those of which tasks were made: let its processor make the same each time, and submit the job again"
+        )
+    return input
 
 
 async def _find_item(context: Context, reader: Record) -> dict[str, Any]:

@@ -263,7 +263,8 @@ async def test_what_is_made_again_and_lost_before_its_reader_gets_it_is_made_onc
     assert "after task 0/1 has made it 4 times" in task["error"]["message"]
 
 
-async def test_joined_outputs_are_joined_again(context: Context, play: Play, bucket: Bucket) -> None:
+@pytest.mark.parametrize("same", [True, False], ids=["the same", "others"])
+async def test_joined_outputs_are_joined_again(context: Context, play: Play, bucket: Bucket, same: bool) -> None:
     resplit = {"type": "lines", "format": "jsonl", "part_bytes": 8}
     job_id = await play.submit(stages=[{"processor": "noop"}, {"processor": "noop", "resplit": resplit}])
     await play.plan(job_id, 2)
@@ -291,12 +292,19 @@ async def test_joined_outputs_are_joined_again(context: Context, play: Play, buc
 
     await drive(context, finish.step, merger.step, until=reopened)
     maker_id, maker = await grid.run_again(0, 1, 2)
-    await grid.make(maker_id, maker, b'{"n":1}\n')
+    await grid.make(maker_id, maker, b'{"n":1}\n' if same else b'{"n":2}\n')
 
     async def renewed() -> bool:
         return not await play.database.fetchval("SELECT count(*) FROM lost_outputs WHERE waits")
 
     await drive(context, finish.step, merger.step, renew.step, until=renewed)
+    if not same:
+        failed = await play.task(job_id, 0, 1)
+        assert (failed["state"], failed["error"]["type"]) == ("failed", "input_lost")
+        assert failed["error"]["message"].startswith(
+            "the outputs of stage 0 were made and joined again, and are others"
+        )
+        return
     assert await bucket.get(joined.uri) == body
     again = (await grid.claim(1))[1]
     assert [(task.index, task.attempt, task.input) for task in again] == [
