@@ -5,15 +5,20 @@ from services.contract.task_input import Index, Item, UnknownInput, WholeObject
 from services.engine import transitions
 from tests.integration.engine.play import Play, finished
 
-OUTPUTS = [{"uri": "s3://b/k", "bytes": 3}, {"value": {"n": 1}}, None]
-SUCCESSORS = [WholeObject(Location("b", "k")), Item({"n": 1}), Item(None)]
+OUTPUTS = [{"uri": "s3://b/k", "bytes": 3, "crc32": 9}, {"uri": "s3://b/old"}, {"value": {"n": 1}}, None]
+SUCCESSORS = [
+    WholeObject(Location("b", "k"), bytes=3, crc32=9),
+    WholeObject(Location("b", "old")),
+    Item({"n": 1}),
+    Item(None),
+]
 
 
 async def test_a_success_makes_an_input_that_its_successor_can_read(play: Play) -> None:
     job_id, worker_id = await play.submit(stages=2), await play.register()
-    await play.plan(job_id, 3)
+    await play.plan(job_id, 4)
     tasks = await play.run(worker_id, job_id)
-    assert [task.input for task in tasks] == [Index(3)] * 3
+    assert [task.input for task in tasks] == [Index(4)] * 4
 
     await play.complete(worker_id, *(finished(t, output=o) for t, o in zip(tasks, OUTPUTS, strict=True)), done=tasks)
 
@@ -23,7 +28,7 @@ async def test_a_success_makes_an_input_that_its_successor_can_read(play: Play) 
 async def test_a_barrier_makes_inputs_that_tasks_can_read(play: Play) -> None:
     stages = [{"processor": "noop"}, {"processor": "noop", "barrier": True}]
     job_id, worker_id = await play.submit(stages=stages), await play.register()
-    await play.plan(job_id, 3)
+    await play.plan(job_id, 4)
     tasks = await play.run(worker_id, job_id)
     await play.complete(worker_id, *(finished(t, output=o) for t, o in zip(tasks, OUTPUTS, strict=True)), done=tasks)
     async with play.database.acquire() as connection:

@@ -1,6 +1,7 @@
 """A pool with queues, jobs whose tasks are planned and dispatched by hand, and nodes that run in this process."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -154,6 +155,11 @@ class InProcessGrid:
     async def keys(self) -> list[str]:
         answer = await self.aws.s3.list_objects_v2(Bucket=self.settings.bucket, Prefix="jobs/")
         return [entry["Key"] for entry in answer.get("Contents", [])]
+
+
+def etag(body: bytes) -> str:
+    """Of an object that was put at once."""
+    return f'"{hashlib.md5(body).hexdigest()}"'
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from services.contract.layout import Layout
 from services.worker.task.declared_inputs import DeclaredInputs
-from tests.integration.worker.conftest import InProcessGrid
+from tests.integration.worker.conftest import InProcessGrid, etag
 
 ITEM = {"type": "item", "value": 1}
 
@@ -54,6 +54,7 @@ async def test_every_kind_of_processor_finds_its_declared_inputs_and_outputs(gri
                 "uri": f"s3://{grid.settings.bucket}/jobs/{task['job_id']}/0/0-1/audit.csv",
                 "bytes": len(audit),
                 "crc32": zlib.crc32(audit),
+                "etag": etag(audit),
                 "header_bytes": len(header),
                 "header_crc32": zlib.crc32(header),
             }

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.integration.worker.conftest import InProcessGrid
+from tests.integration.worker.conftest import InProcessGrid, etag
 from tests.invariants import assert_invariants
 
 ITEM = {"type": "item", "value": 1}
@@ -45,6 +45,7 @@ async def test_a_command_reads_its_part_and_writes_its_output(grid: InProcessGri
         "uri": uri,
         "bytes": 20,
         "crc32": zlib.crc32(header + body),
+        "etag": etag(header + body),
         "header_bytes": 14,
         "header_crc32": zlib.crc32(header),
     }
@@ -215,15 +216,21 @@ async def test_what_a_fan_out_stage_yields(grid: InProcessGrid, code: Path) -> N
     job_ids = [await grid.submit(processor, [ITEM], fan_out=True) for processor in processors]
     directory, listed, written, nothing, empty, broken, twice, undeclared = await grid.run(*job_ids)
     at = f"s3://{grid.settings.bucket}/jobs/{job_ids[0]}/0/0-1/"
+    listing = await grid.get(at + "piecework-items.jsonl")
     assert directory["output"] == {
         "uri": at + "piecework-items.jsonl",
-        "bytes": directory["output"]["bytes"],
-        "crc32": zlib.crc32(await grid.get(at + "piecework-items.jsonl")),
+        "bytes": len(listing),
+        "crc32": zlib.crc32(listing),
+        "etag": etag(listing),
         "items": 3,
     }
-    files = [{"type": "object", "uri": f"{at}segments/{name}"} for name in ("a/1.ts", "b.ts", "c")]
+    bodies = {"a/1.ts": b"a\n", "b.ts": b"b\n", "c": b"c\n"}
+    files = [
+        {"type": "object", "uri": f"{at}segments/{name}", "bytes": 2, "crc32": zlib.crc32(body)}
+        for name, body in bodies.items()
+    ]
     assert await grid.lines(at + "piecework-items.jsonl") == files
-    assert [await grid.get(file["uri"]) for file in files] == [b"a\n", b"b\n", b"c\n"]
+    assert [await grid.get(file["uri"]) for file in files] == list(bodies.values())
     values = [await grid.lines(task["output"]["uri"]) for task in (listed, written)]
     assert values[0] == [{"type": "item", "value": {"n": n, "text": "x" * 5000}} for n in range(3)]
     assert values[1] == [{"type": "item", "value": value} for value in (1, {"a": [100.0, "\u00e9"]}, None)]
