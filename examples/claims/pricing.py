@@ -23,6 +23,8 @@ AFTER_COVERAGE = ("PR-27", "")
 NOT_A_MEMBER = ("PR-31", "")
 NOT_COVERED = ("CO-96", "N130")
 
+REASONS_MAX = 20  # of a rejected claim
+
 
 class Coverage(NamedTuple):
     person: str
@@ -118,7 +120,9 @@ def _row(one: TransactionSet, claim: Claim) -> Row:
 
 def _reject(one: TransactionSet, claim: Claim) -> Row:
     row = _row(one, claim)
-    row.status, row.reason = ledger.REJECTED, "; ".join(claim.faults)
+    row.status, row.reason = ledger.REJECTED, "; ".join(claim.faults[:REASONS_MAX])
+    if (more := len(claim.faults) - REASONS_MAX) > 0:
+        row.reason += f"; and {more} more"
     return row
 
 

@@ -5,11 +5,13 @@ IEA count what it holds. All else is copied byte by byte. An interchange whose o
 numbers, missing segments) becomes one part as it is, so that whoever validates it sees it as it came.
 """
 
+import re
+from functools import lru_cache
 from mmap import ACCESS_READ, MADV_DONTNEED, PAGESIZE, mmap
 from pathlib import Path
 from typing import BinaryIO
 
-from .x12 import ISA_BYTES, Delimiters, find_isa, read_delimiters, skip_line_ends
+from .x12 import Delimiters, Header, decode, find_isa, is_count, is_same_number, read_header, skip_padding
 
 _COPY_BYTES = 1 << 20
 
@@ -27,7 +29,7 @@ def split(input: Path, output: Path, part_bytes: int = 8_388_608) -> None:
         return
     with input.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
         parts = _Parts(output, part_bytes)
-        start = skip_line_ends(data, 0)
+        start = skip_padding(data, 0)
         while start < len(data):
             kept = parts.count
             try:
@@ -72,21 +74,30 @@ class _Parts:
         return self._directory / f"{number:08d}.x12"
 
 
+@lru_cache(maxsize=64)
+def _tag(name: bytes, delimiters: Delimiters, before: bytes = b"") -> re.Pattern[bytes]:
+    """The beginning of a segment, between whose letters lines may be broken."""
+    line_ends = b"[" + delimiters.line_ends + b"]*"
+    letters = [re.escape(name[place : place + 1]) for place in range(len(name))]
+    return re.compile(before + line_ends.join([*letters, re.escape(delimiters.element)]))
+
+
 class _Interchange:
     """Walks through one interchange, writing parts as it goes."""
 
     def __init__(self, data: mmap, start: int, parts: _Parts) -> None:
-        found = read_delimiters(data, start)
-        if found is None:
+        header = read_header(data, start)
+        if header is None:
             raise _Irregular
         self._data = data
-        self._delimiters: Delimiters = found
+        self._header = header
+        self._delimiters = header.delimiters
         self._parts = parts
-        self._terminator = found.terminator[0]
-        self._set_end = b"SE" + found.element
-        self._position = skip_line_ends(data, start + ISA_BYTES)
+        padding = b"[" + re.escape(header.delimiters.padding) + b"]*"
+        self._set_end = _tag(b"SE", header.delimiters, re.escape(header.delimiters.terminator) + padding)
+        self._position = skip_padding(data, header.end, header.delimiters.padding)
         self._isa = data[start : self._position]
-        self._line_end = data[start + ISA_BYTES : self._position]
+        self._line_end = bytes(byte for byte in data[header.end : self._position] if byte in b"\r\n")
         while self._at(b"TA1"):
             self._take()
         self._head = data[start : self._position]  # of the first part: acknowledgments are sent once
@@ -99,7 +110,7 @@ class _Interchange:
             while self._at(b"GS"):
                 self._cut_group()
                 groups += 1
-            self._expect(b"IEA", groups, self._elements(self._isa)[13])
+            self._expect("IEA", groups, self._header.control)
         except BaseException:
             if self._part:
                 self._part.file.close()
@@ -110,41 +121,36 @@ class _Interchange:
 
     def _cut_group(self) -> None:
         gs = self._take()
-        control = (self._elements(gs) + [b""] * 7)[6]
+        control = (self._elements(gs) + [""] * 7)[6]
         sets = 0
         while self._at(b"ST"):
             start = self._position
             self._position = self._find_set_end()
             self._write(gs, control, self._data[start : self._position])
             sets += 1
-        self._expect(b"GE", sets, control)
+        self._expect("GE", sets, control)
         if self._part:
             self._part.end_group()
 
     def _find_set_end(self) -> int:
         """What follows the SE of the set that begins here: an `SE*` that is a segment, not the end of some name."""
-        at = self._position
-        while (at := self._data.find(self._set_end, at + 1)) >= 0:
-            before = at - 1
-            while self._data[before] in b"\r\n" and self._data[before] != self._terminator:
-                before -= 1
-            if self._data[before] == self._terminator:
-                return self._after_segment(at)
-        raise _Irregular
+        found = self._set_end.search(self._data, self._position)
+        if not found:
+            raise _Irregular
+        return self._after_segment(found.end())
 
-    def _write(self, gs: bytes, control: bytes, transaction_set: bytes) -> None:
+    def _write(self, gs: bytes, control: str, transaction_set: bytes) -> None:
         if self._part and self._part.size + len(transaction_set) > self._parts.part_bytes:
             self._part.end()
             self._part = None
             _forget(self._data, self._position)
         if self._part is None:
-            self._part = _Part(self._parts.create(), self._head, self._delimiters, self._line_end)
+            self._part = _Part(self._parts.create(), self._head, self._header, self._line_end)
             self._head = self._isa
         self._part.add(gs, control, transaction_set)
 
-    def _at(self, tag: bytes) -> bool:
-        tag += self._delimiters.element
-        return self._data[self._position : self._position + len(tag)] == tag
+    def _at(self, name: bytes) -> bool:
+        return _tag(name, self._delimiters).match(self._data, self._position) is not None
 
     def _take(self) -> bytes:
         start = self._position
@@ -155,34 +161,34 @@ class _Interchange:
         end = self._data.find(self._delimiters.terminator, start)
         if end < 0:
             raise _Irregular
-        return skip_line_ends(self._data, end + 1)
+        return skip_padding(self._data, end + 1, self._delimiters.padding)
 
-    def _expect(self, tag: bytes, count: int, control: bytes) -> None:
+    def _expect(self, tag: str, count: int, control: str) -> None:
         match self._elements(self._take()):
-            case [name, said, repeated] if name == tag and said.isdigit() and int(said) == count:
-                if repeated == control:
-                    return
+            case [name, said, repeated] if name == tag and is_count(said, count) and is_same_number(repeated, control):
+                return
         raise _Irregular
 
-    def _elements(self, segment: bytes) -> list[bytes]:
-        return segment.rstrip(b"\r\n").removesuffix(self._delimiters.terminator).split(self._delimiters.element)
+    def _elements(self, segment: bytes) -> list[str]:
+        text = segment.partition(self._delimiters.terminator)[0].translate(None, self._delimiters.line_ends)
+        return decode(text).split(decode(self._delimiters.element))
 
 
 class _Part:
     """One file: an interchange that is written in order."""
 
-    def __init__(self, file: BinaryIO, head: bytes, delimiters: Delimiters, line_end: bytes) -> None:
+    def __init__(self, file: BinaryIO, head: bytes, header: Header, line_end: bytes) -> None:
         self.file = file
         self.size = len(head)
-        self._control = head.split(delimiters.element)[13]
-        self._delimiters = delimiters
+        self._control = header.control
+        self._delimiters = header.delimiters
         self._line_end = line_end
         self._groups = 0
-        self._group_control: bytes | None = None
+        self._group_control: str | None = None
         self._sets = 0
         file.write(head)
 
-    def add(self, gs: bytes, control: bytes, transaction_set: bytes) -> None:
+    def add(self, gs: bytes, control: str, transaction_set: bytes) -> None:
         if self._group_control is None:
             self.file.write(gs)
             self.size += len(gs)
@@ -194,15 +200,16 @@ class _Part:
 
     def end_group(self) -> None:
         if self._group_control is not None:
-            self._write(b"GE", self._sets, self._group_control)
+            self._write("GE", self._sets, self._group_control)
             self._group_control = None
             self._sets = 0
 
     def end(self) -> None:
         self.end_group()
-        self._write(b"IEA", self._groups, self._control)
+        self._write("IEA", self._groups, self._control)
         self.file.close()
 
-    def _write(self, tag: bytes, count: int, control: bytes) -> None:
-        segment = self._delimiters.element.join([tag, b"%d" % count, control])
+    def _write(self, tag: str, count: int, control: str) -> None:
+        separator = decode(self._delimiters.element)
+        segment = separator.join([tag, str(count), control]).encode(errors="surrogateescape")
         self.file.write(segment + self._delimiters.terminator + self._line_end)

@@ -90,18 +90,19 @@ def test_acknowledgments_before_the_first_group_are_kept_once(tmp_path: Path) ->
     assert [part.replace(acknowledgments, b"") for part in parts] == parts_of(tmp_path / "plain", plain, 1)
     assert b"".join(parts).count(b"TA1*") == 2
     late = plain.replace(b"GE*2*1~\n", b"GE*2*1~\n" + acknowledgments)
-    assert all("segment 'TA1' outside a transaction set" in one.faults for one in read_sets(late))
+    outside = "segment 'TA1' outside a transaction set [TA105 022: Invalid Control Structure]"
+    assert all(outside in one.faults for one in read_sets(late))
 
 
 @pytest.mark.parametrize(
     ("wrong", "fault"),
     [
-        ({"GE": "4*1"}, "GE01 says 4, but there are 3 transaction sets"),
-        ({"GE": "3*7"}, "GE02 is '7', but GS06 is '1'"),
+        ({"GE": "4*1"}, "GE01 says '4', but there are 3 transaction sets [AK905 5: "),
+        ({"GE": "3*7"}, "GE02 is '7', but GS06 is '1' [AK905 4: "),
         ({"GE": "3"}, "GE02 is '', but GS06 is '1'"),
-        ({"IEA": "2*000000002"}, "IEA01 says 2, but there are 1 groups"),
-        ({"IEA": "1*000000009"}, "IEA02 is '000000009', but ISA13 is '000000002'"),
-        ({"SE": ""}, "SE is missing"),
+        ({"IEA": "2*000000002"}, "IEA01 says '2', but there are 1 groups [TA105 021: "),
+        ({"IEA": "1*000000009"}, "IEA02 is '000000009', but ISA13 is '000000002' [TA105 001: "),
+        ({"SE": ""}, "SE is missing [IK502 2: "),
     ],
 )
 def test_an_interchange_with_a_wrong_envelope_stays_whole_and_its_neighbours_are_cut(
@@ -114,7 +115,12 @@ def test_an_interchange_with_a_wrong_envelope_stays_whole_and_its_neighbours_are
     assert len(parts) == 5
     faults = [one.faults for one in read_sets(before + bad + after)]
     assert faults[:2] == faults[-2:] == [[], []]
-    assert all(fault in found for found in faults[2:5])
+    assert all(fault in "; ".join(found) for found in faults[2:5])
+
+
+NO_ISA = "no ISA segment of 16 elements, but '{}' [TA105 022: Invalid Control Structure]"
+NO_GE = "GE is missing [AK905 3: Functional Group Trailer Missing]"
+NO_IEA = "IEA is missing [TA105 023: Improper (Premature) End-of-File (Transmission)]"
 
 
 @pytest.mark.parametrize(
@@ -123,10 +129,10 @@ def test_an_interchange_with_a_wrong_envelope_stays_whole_and_its_neighbours_are
         (b"", []),
         (b"\r\n", []),
         (interchange(STYLES[0], 1, 0), []),
-        (b"hello", [["no ISA segment, but 'hello'"]]),
-        (interchange(STYLES[0], 1, 1)[:-26], [["GE is missing", "IEA is missing"]]),
-        (interchange(STYLES[0], 1, 1) + b"rest~", [[], ["no ISA segment, but 'rest~'"]]),
-        (b"rest~" + interchange(STYLES[0], 1, 1), [["no ISA segment, but 'rest~'"], []]),
+        (b"hello", [[NO_ISA.format("hello")]]),
+        (interchange(STYLES[0], 1, 1)[:-26], [[NO_GE, NO_IEA]]),
+        (interchange(STYLES[0], 1, 1) + b"rest~", [[], [NO_ISA.format("rest~")]]),
+        (b"rest~" + interchange(STYLES[0], 1, 1), [[NO_ISA.format("rest~")], []]),
     ],
 )
 def test_what_is_not_an_interchange_is_kept_and_told(tmp_path: Path, content: bytes, faults: list[list[str]]) -> None:
@@ -258,7 +264,7 @@ def edit(old: str, new: str) -> Callable[[str], str]:
         (PROFESSIONAL, edit("NM1*41*2*SENDER*****46*S~", ""), "NM1*41 is missing (loop 1000A)"),
         (PROFESSIONAL, edit("NM1*40*2*PLAN*****46*P~", ""), "NM1*40 is missing (loop 1000B)"),
         (PROFESSIONAL, edit("BHT*0019*00*1*20260701*0600*CH~", ""), "BHT is missing"),
-        (PROFESSIONAL, edit("20260701", "20260731x"), "BHT is missing, or BHT04 is not a date"),
+        (PROFESSIONAL, edit("20260701", "20260731x"), "BHT04 of segment 2 is '20260731x' [IK403 8: Invalid Date]"),
         (PROFESSIONAL, edit("0600*CH~", "0600*RP~"), "BHT06 is 'RP'"),
         (PROFESSIONAL, edit("005010X222A1", "004010X098A1"), "neither an 837P nor an 837I"),
         (PROFESSIONAL, edit("HL*3*2*23", "HL*4*2*23"), "HL01 is '4', but it should be 3"),
@@ -270,23 +276,51 @@ def edit(old: str, new: str) -> Callable[[str], str]:
         (PROFESSIONAL, edit("NM1*PR*2*PLAN*****PI*P~", ""), "NM1*PR is missing (loop 2010BB)"),
         (PROFESSIONAL, edit("PAT*19~", ""), "PAT is missing (loop 2000C)"),
         (PROFESSIONAL, edit("NM1*QC*1*DOE*BOB~", ""), "NM1*QC is missing (loop 2010CA)"),
-        (PROFESSIONAL, edit("CLM*C1*", "CLM**"), "CLM01 is missing"),
-        (PROFESSIONAL, edit("*100***", "*1OO***"), "CLM02 is not an amount"),
-        (PROFESSIONAL, edit("11:B:1", "11:B:7"), "CLM05-3 is '7'"),
+        (
+            PROFESSIONAL,
+            edit("CLM*C1*", "CLM**"),
+            "CLM01 of segment 16 is missing [IK403 1: Required Data Element Missing]",
+        ),
+        (
+            PROFESSIONAL,
+            edit("*100***", "*1OO***"),
+            "CLM02 of segment 16 is '1OO' [IK403 6: Invalid Character In Data Element]",
+        ),
+        (PROFESSIONAL, edit("11:B:1", "11:B:7"), "CLM05-3 of segment 16 is '7'"),
         (PROFESSIONAL, edit("HI*ABK:I10*ABF:E119~", ""), "HI has no diagnosis"),
-        (PROFESSIONAL, edit("*60.5*", "*60.51*"), "CLM02 is 10000 cents, but the lines come to 10001"),
-        (PROFESSIONAL, edit("SV1*HC:99213:25*60.5*UN*1***1:2~", ""), "line 1: no SV1 or SV2"),
-        (PROFESSIONAL, edit("HC:99213:25", "NU:0300"), "line 1: SV101 names no HCPCS"),
-        (PROFESSIONAL, edit("UN*2", "UN*many"), "line 2: no units"),
+        (PROFESSIONAL, edit("*60.5*", "*60.51*"), "CLM02 of segment 16 is 10000 cents, but the lines come to 10001"),
+        (
+            PROFESSIONAL,
+            edit("SV1*HC:99213:25*60.5*UN*1***1:2~", ""),
+            "line 1: SV1 is missing (loop 2400) [IK304 3: Required Segment Missing]",
+        ),
+        (
+            PROFESSIONAL,
+            edit("HC:99213:25", "NU:0300"),
+            "line 1: SV101 of segment 23 is 'NU:0300' [IK403 7: Invalid Code Value]",
+        ),
+        (
+            PROFESSIONAL,
+            edit("UN*2", "UN*many"),
+            "line 2: SV104 of segment 27 is 'many' [IK403 6: Invalid Character In Data Element]",
+        ),
         (PROFESSIONAL, edit("DTP*472*D8*20260110~", ""), "line 1: DTP*472 is missing"),
-        (PROFESSIONAL, edit("20260110", "20260230"), "line 1: DTP*472 is missing, or has no valid date"),
+        (
+            PROFESSIONAL,
+            edit("20260110", "20260230"),
+            "line 1: DTP03 of segment 24 is '20260230' [IK403 8: Invalid Date]",
+        ),
         (PROFESSIONAL, lambda text: text[: text.index("LX*1")] + "SE*0*0001~", "LX is missing (loop 2400)"),
         (PROFESSIONAL, lambda text: text[: text.index("CLM")] + "SE*0*0001~", "CLM is missing (loop 2300)"),
         (PROFESSIONAL, edit("SE*29*0001", "SE*29*0002"), "SE02 is '0002', but ST02 is '0001'"),
-        (PROFESSIONAL, edit("SE*29*0001", "SE*28*0009"), "SE01 says 28, but there are 29 segments"),
+        (PROFESSIONAL, edit("SE*29*0001", "SE*28*0009"), "SE01 says '28', but there are 29 segments"),
         (INSTITUTIONAL, edit("DTP*434*RD8*20260105-20260107~", ""), "DTP*434 is missing"),
         (INSTITUTIONAL, edit("CL1*1*1*01~", ""), "CL1 is missing (loop 2300)"),
-        (INSTITUTIONAL, edit("SV2*0120", "SV2*"), "line 1: SV201 names no revenue code"),
+        (
+            INSTITUTIONAL,
+            edit("SV2*0120", "SV2*"),
+            "line 1: SV201 of segment 19 is '' [IK403 1: Required Data Element Missing]",
+        ),
     ],
 )
 def test_faults(text: str, change: Callable[[str], str], fault: str) -> None:

@@ -18,6 +18,7 @@ from tests.unit.examples.x12_judge import is_valid
 SAMPLES = Path(__file__).parent / "x12_samples"
 CLAIMS = sorted((SAMPLES / "837p").iterdir())
 REMITTANCES = sorted((SAMPLES / "835").iterdir())
+INVALID_CODE = "[IK403 7: Invalid Code Value]"
 REFUSED_BY_PYX12 = {"oxygen", "wheelchair"}  # for a CR3 and a MEA that the implementation guide has otherwise
 
 
@@ -185,9 +186,10 @@ def test_a_claim_is_read_as_it_is_written(path: Path) -> None:
 def test_only_a_made_up_npi_and_a_report_are_rejected(path: Path) -> None:
     said = READ_BY_HAND[path.stem]
     npi = said.payee.split()[0]
-    expected = ["BHT06 is 'RP': only claims that ask for payment (CH) are taken"] if path.stem == "encounter" else []
+    report = "BHT06 is 'RP': only claims that ask for payment (CH) are taken"
+    expected = [f"{report} [IK403 I6: Code Value Not Used in Implementation]"] if path.stem == "encounter" else []
     if said.npi_is_wrong:
-        expected.append(f"NM109 of the billing provider (loop 2010AA) is '{npi}': no valid NPI")
+        expected.append(f"NM109 of the billing provider (loop 2010AA) is '{npi}': no valid NPI {INVALID_CODE}")
     _, claim = read(path)
     assert claim.faults == expected
     assert said.npi_is_wrong == (data.npi(npi[:9]) != npi)
