@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 Format = Literal["text", "jsonl", "csv", "tsv", "fixed"]
 ManifestFormat = Literal["csv", "jsonl", "parquet", "inventory"]
+ManifestField = Literal["bucket", "key", "uri", "etag", "version_id", "size", "ignore"]
 Compression = Literal["none", "gzip", "zstd"]
 
 
@@ -49,6 +50,10 @@ def _size(text: str) -> int:
     from piecework.jobfile import parse_size
 
     return parse_size(text)
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 CompressionOption = Annotated[Compression | None, Option("Compression of the input; default: by its suffix.")]
@@ -152,6 +157,20 @@ class ManifestInput(_Grouped):
     type: Literal["manifest"]
     uri: str
     format: NotRequired[ManifestFormat | None]
+    fields: NotRequired[
+        Annotated[
+            list[ManifestField] | None,
+            Option("Columns of a manifest in CSV, such as bucket,key,version_id.", "NAMES", _names),
+        ]
+    ]
+    keys: NotRequired[
+        Annotated[
+            Literal["plain", "url_encoded"] | None, Option("How a manifest writes keys; default: it is found out.")
+        ]
+    ]
+    versions: NotRequired[
+        Annotated[Literal["latest", "all"], Option("Which of the versions that an inventory lists; default: latest.")]
+    ]
 
 
 class ItemsInput(TypedDict):

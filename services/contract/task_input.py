@@ -186,22 +186,34 @@ class AvroBlocks:
 
 @dataclass(frozen=True, slots=True)
 class WholeObject:
-    """An object as it is; without an ETag, whatever version is there. `crc32` is zlib's, of what a task has made."""
+    """An object as it is, or one version of it; without an ETag and a version, whatever is there. `crc32` is
+    zlib's, of what a task has made.
+
+    A version without an ETag has a type of its own in the JSON, so that a worker that does not know versions refuses
+    the task instead of reading the newest one. With an ETag, such a worker reads the wanted one or fails its task.
+    """
 
     location: Location
     etag: str | None = None
     bytes: int | None = None
     crc32: int | None = None
+    version: str | None = None
 
     @classmethod
     def from_json(cls, value: Json) -> "WholeObject":
-        return cls(Location.parse(value["uri"]), value.get("etag"), value.get("bytes"), value.get("crc32"))
+        version = value["version"] if value.get("type") == "object_version" else value.get("version")
+        location = Location.parse(value["uri"])
+        return cls(location, value.get("etag"), value.get("bytes"), value.get("crc32"), version)
 
     def to_json(self) -> Json:
-        return {"type": "object", **self._place()}
+        return {"type": "object_version" if self.needs_version else "object", **self._place()}
+
+    @property
+    def needs_version(self) -> bool:
+        return self.version is not None and self.etag is None
 
     def _place(self) -> Json:
-        known = {"etag": self.etag, "bytes": self.bytes, "crc32": self.crc32}
+        known = {"etag": self.etag, "bytes": self.bytes, "crc32": self.crc32, "version": self.version}
         return {"uri": self.location.uri} | _present(known)
 
 
@@ -220,7 +232,8 @@ class ObjectGroup:
         return cls(tuple(map(WholeObject.from_json, value["objects"])))
 
     def to_json(self) -> Json:
-        return {"type": "objects", "objects": [object_._place() for object_ in self.objects]}
+        type = "object_versions" if any(object_.needs_version for object_ in self.objects) else "objects"
+        return {"type": type, "objects": [object_._place() for object_ in self.objects]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +353,9 @@ _READERS: dict[str, Callable[[Json], KnownInput]] = {
     "numbered_blocks": NumberedBlocks.from_json,
     "avro_blocks": AvroBlocks.from_json,
     "object": WholeObject.from_json,
+    "object_version": WholeObject.from_json,
     "objects": ObjectGroup.from_json,
+    "object_versions": ObjectGroup.from_json,
     "item": Item.from_json,
     "index": Index.from_json,
     "outputs": Outputs.from_json,

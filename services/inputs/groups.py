@@ -61,7 +61,7 @@ def _any_of(globs: str | list[str]) -> Callable[[str], Any]:
 
 
 def _object(entry: Entry) -> WholeObject:
-    return WholeObject(Location(entry.bucket, entry.key), entry.etag, entry.size)
+    return WholeObject(Location(entry.bucket, entry.key), entry.etag, entry.size, version=entry.version)
 
 
 def describe_globs(source: ObjectsInput | ManifestInput) -> str:

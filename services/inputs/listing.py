@@ -28,6 +28,7 @@ class Entry:
     key: str
     etag: str | None = None
     size: int | None = None
+    version: str | None = None
 
 
 async def list_some(s3: Any, place: Location, spans: list[Span]) -> tuple[list[Entry], list[Span]]:

@@ -12,6 +12,8 @@ from services.inputs.registry import COMPRESSION_OF_SUFFIX, compression_suffix
 Format = Literal["text", "jsonl", "csv", "tsv", "fixed"]
 Compression = Literal["none", "gzip", "zstd"]
 
+ManifestField = Literal["bucket", "key", "uri", "etag", "version_id", "size", "ignore"]
+
 OBJECTS_PER_TASK_MAX = 1000
 
 
@@ -234,8 +236,9 @@ class ObjectsInput(_Grouped):
 class ManifestInput(_Grouped):
     """The objects that a manifest lists, in its order; globs match the whole key.
 
-    CSV: bucket,key a line. JSONL: {"bucket", "key"} or {"uri"} a line. Parquet: columns bucket and key, or uri.
-    inventory: the manifest.json of an S3 Inventory in CSV or Parquet.
+    CSV: bucket,key a line, possibly with an ETag or a version, as for S3 Batch Operations. JSONL: {"bucket", "key"} or
+    {"uri"} a line. Parquet: columns bucket and key, or uri. inventory: the manifest.json of an S3 Inventory in CSV or
+    Parquet.
     """
 
     type: Literal["manifest"]
@@ -243,6 +246,26 @@ class ManifestInput(_Grouped):
     format: Literal["csv", "jsonl", "parquet", "inventory"] | None = Field(
         None, description="absent: by the name; manifest.json is an inventory"
     )
+    fields: Annotated[list[ManifestField], Field(min_length=1, max_length=100)] | None = Field(
+        None,
+        description="csv: what each column is; absent: by a header line, otherwise bucket,key and, by its form, an "
+        "ETag or a version",
+    )
+    keys: Literal["plain", "url_encoded"] | None = Field(
+        None,
+        description="how keys are written; absent: url_encoded in an inventory in CSV and in a csv with versions, by "
+        "which objects exist in another csv, otherwise plain",
+    )
+    versions: Literal["latest", "all"] = Field(
+        "latest", description="of a list of versions, only the latest ones or all; never delete markers"
+    )
+
+    @model_validator(mode="after")
+    def _fields_name_an_object(self) -> Self:
+        told = [name for name in self.fields or ["uri"] if name != "ignore"]
+        if len(set(told)) < len(told) or not ({"bucket", "key"} <= set(told) or "uri" in told):
+            raise ValueError("fields need bucket and key, or uri, and each only once; write ignore for other columns")
+        return self
 
 
 class ItemsInput(Strict):

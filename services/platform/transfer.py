@@ -33,6 +33,7 @@ async def download(
     file: BinaryIO,
     *,
     etag: str | None = None,
+    version: str | None = None,
     start: int = 0,
     end: int | None = None,
     crc32: int | None = None,
@@ -41,15 +42,15 @@ async def download(
 
     If their `crc32` (zlib's) is known, bytes that differ from it are fetched once more: the way may be at fault.
 
-    Raises TaskError: input_missing, input_changed (its ETag or its CRC-32 is another), or input_unavailable, which is
-    retryable.
+    Raises TaskError: input_missing (also if it lacks the version), input_changed (its ETag or its CRC-32 is another), or
+    input_unavailable, which is retryable.
     """
     begin = file.tell()
-    transfer = await _download_all(_Download(s3, source, file, etag, start, end, checked=crc32 is not None))
+    transfer = await _download_all(_Download(s3, source, file, etag, version, start, end, checked=crc32 is not None))
     if crc32 not in (None, transfer.crc32):
         file.seek(begin)
         file.truncate()
-        transfer = await _download_all(_Download(s3, source, file, etag, start, end, checked=True))
+        transfer = await _download_all(_Download(s3, source, file, etag, version, start, end, checked=True))
     if crc32 not in (None, transfer.crc32):
         found, message = transfer.crc32, f"{source.uri} does not hold the bytes that were written to it"
         message = f"{message} (their CRC-32 is {found:08x}, not {crc32:08x})"
@@ -66,7 +67,7 @@ async def _download_all(transfer: "_Download") -> "_Download":
             with attempt:
                 await transfer.go_on()
     except S3_ERRORS as error:
-        raise input_error(source, transfer.etag, error) from None
+        raise input_error(source, transfer.etag, error, transfer.version) from None
     if end is not None and transfer.position != end:
         message = f"{source.uri} has no bytes {transfer.position}-{end - 1}"
         raise TaskError("input_changed", message, retryable=False, gone=[source])
@@ -94,12 +95,14 @@ class _Download:
         source: Location,
         file: BinaryIO,
         etag: str | None,
+        version: str | None,
         start: int,
         end: int | None,
         checked: bool,
     ) -> None:
         self.source = source
         self.etag = etag
+        self.version = version
         self.end = end
         self.position = start
         self.crc32 = 0
@@ -111,6 +114,8 @@ class _Download:
         request: dict[str, Any] = {"Bucket": self.source.bucket, "Key": self.source.key}
         if self.etag is not None:
             request["IfMatch"] = self.etag
+        if self.version is not None:
+            request["VersionId"] = self.version
         if self.position or self.end is not None:
             request["Range"] = f"bytes={self.position}-{'' if self.end is None else self.end - 1}"
         response = await self._s3.get_object(**request)
@@ -137,9 +142,17 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, S3_ERRORS) and fault_of(error) == "passing"
 
 
-def input_error(source: Location, etag: str | None, error: BaseException) -> TaskError:
-    """The TaskError for a failed read of the object; `etag` is that of the wanted version."""
+def input_error(source: Location, etag: str | None, error: BaseException, version: str | None = None) -> TaskError:
+    """The TaskError for a failed read of the object; `etag` and `version` are those of the wanted one."""
     match fault_of(error):
+        case "missing" | "misnamed" if version is not None:
+            message = f"{source.uri} has no version {version!r}, which the job's manifest names"
+            return TaskError("input_missing", message, retryable=False)
+        case "refused" if version is not None:
+            message = (
+                f"version {version!r} of {source.uri} can't be read, which needs s3:GetObjectVersion: {describe(error)}"
+            )
+            return TaskError("input_unavailable", message)
         case "missing":
             return TaskError("input_missing", f"{source.uri} does not exist", retryable=False, gone=[source])
         case "changed" if error_code(error) == "InvalidRange":

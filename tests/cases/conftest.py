@@ -49,8 +49,8 @@ class Ended:
 
     @property
     def error_code(self) -> str:
-        failures = [task["error"]["code"] for task in self.tasks if task["error"] and task["state"] == "failed"]
-        return failures[0] if failures else str((self.job["error"] or {}).get("code", ""))
+        failures = [task["error"]["type"] for task in self.tasks if task["error"] and task["state"] == "failed"]
+        return failures[0] if failures else str((self.job["error"] or {}).get("type", ""))
 
     @property
     def attempts(self) -> int:

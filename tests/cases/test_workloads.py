@@ -10,10 +10,11 @@ from tests.cases.conftest import DATA, CaseGrid, Ended, Record, read_records
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-# What the claims are priced by: one member, and one fee.
+# What the claims are priced by: one member, one fee, and nothing to recover.
 MEMBERS = """subscriber,person,last,first,birth,sex,start,end,deductible,coinsurance_percent
 M00000001,01,TESTER,PAT,1980-01-01,F,2026-01-01,,0.00,20
 """
+RECOVERIES = "payee,reference,amount\n"
 FEES = "qualifier,code,modifier,start,end,allowed\nHC,99213,,2026-01-01,,60.00\n"
 
 
@@ -24,10 +25,8 @@ def example_job(name: str, file: str = "job.yaml") -> Any:
 def settle(grid: CaseGrid, claims: bytes, **split: Any) -> Ended:
     """The example's job with one file of claims."""
     grid.push(EXAMPLES / "claims")
-    job, place = example_job("claims"), grid.put({"fees.csv": FEES, "members.csv": MEMBERS, "in/claims.x12": claims})
-    grid.s3.put_object(
-        Bucket=grid.bucket, Key=f"{place.split('/', 3)[3]}recoveries.csv", Body=b"payee,reference,amount\n"
-    )
+    tables: dict[str, bytes | str] = {"fees.csv": FEES, "members.csv": MEMBERS, "recoveries.csv": RECOVERIES}
+    job, place = example_job("claims"), grid.put(tables | {"in/claims.x12": claims})
     first, price = job["stages"]
     price["inputs"] = {name: place + uri for name, uri in price["inputs"].items()}
     merge = job["merge"] | {"inputs": {name: place + uri for name, uri in job["merge"]["inputs"].items()}}

@@ -4,19 +4,30 @@ import asyncio
 import csv
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import count
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, count
 from typing import Any, BinaryIO
-from urllib.parse import unquote_plus
 
 import orjson
 
 from services.contract.location import Location
 from services.inputs.chunk import SplitError
 from services.inputs.listing import Entry
+from services.inputs.manifest.columns import (
+    Row,
+    by_name,
+    by_place,
+    by_value,
+    decode_key,
+    entry_of,
+    meaning_of,
+    meanings_of_header,
+)
+from services.inputs.manifest.keys import Keys, tell_keys
 from services.inputs.parquet.footer import column_range
 from services.inputs.parquet.split import read_metadata
+from services.inputs.spec import ManifestInput
 from services.platform.decompress import DamagedStream, Decompressor
 from services.platform.reads import PinnedObject
 
@@ -25,18 +36,6 @@ ROW_BYTES_MAX = 1_048_576  # of text: no manifest has longer ones, and a page mu
 GROUP_BYTES_MAX = 536_870_912  # of the columns read of a row group, compressed
 _WINDOW_BYTES = 4_194_304
 _BATCH_ROWS = 10_000
-_PLAIN_COLUMNS = ["Bucket", "Key", "ETag"]
-
-# What S3 Inventory calls its columns in CSV, and in Parquet.
-_NAMES = {
-    "bucket": ("bucket", "Bucket"),
-    "key": ("key", "Key"),
-    "uri": ("uri",),
-    "etag": ("etag", "e_tag", "ETag"),
-    "size": ("size", "Size", "bytes"),
-    "latest": ("is_latest", "IsLatest"),
-    "deleted": ("is_delete_marker", "IsDeleteMarker"),
-}
 
 
 class ManifestError(SplitError):
@@ -45,13 +44,18 @@ class ManifestError(SplitError):
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """A file of rows; `columns` are those of an inventory's CSV, which has no header and encodes its keys."""
+    """A file of rows. `columns` are those of an inventory's CSV, which has no header line and encodes its keys.
+
+    Its first pages may tell more: `header` is what a header line names, `keys` how keys were found to be written.
+    """
 
     uri: str
     etag: str | None
     size: int
     format: str
     columns: list[str] | None = None
+    header: list[str | None] | None = None
+    keys: Keys | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value is not None} | {"etag": self.etag}
@@ -59,26 +63,40 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class RowPage:
-    """Some entries of a file, and where its next page begins (None: this is the last one)."""
+    """Some entries of a file, where its next page begins (None: this is the last one), and the file as known by now."""
 
     entries: list[Entry]
     next: int | None
+    file: ManifestFile
 
 
-async def read_rows(s3: Any, file: ManifestFile, position: int | None) -> RowPage:
+async def read_rows(s3: Any, source: ManifestInput, file: ManifestFile, position: int | None) -> RowPage:
     """The page at `position` (None: the first). Raises ManifestError."""
     if file.etag is None:
         object_ = await PinnedObject.find(s3, file.uri)
     else:
         object_ = PinnedObject(s3, Location.parse(file.uri), file.etag, file.size)
     if file.format == "parquet":
-        return await _read_row_group(object_, file, position or 0)
+        return await _read_row_group(object_, source, file, position or 0)
     if file.uri.endswith(".gz"):
         text, following = await _read_compressed(object_, position or 0)
     else:
         text, following = await _read_text(object_, position or 0)
-    entries = await asyncio.to_thread(_parse, file, text, position or 0)
-    return RowPage(entries, following)
+    file, entries = await asyncio.to_thread(_parse, source, file, text, position or 0)
+    if file.format == "csv" and file.columns is None and source.keys is None and file.keys is None:
+        return await _tell_keys(s3, file, entries, following)
+    return RowPage(entries, following, file)
+
+
+async def _tell_keys(s3: Any, file: ManifestFile, entries: list[Entry], following: int | None) -> RowPage:
+    """The page of a CSV of which nothing says how its keys are written."""
+    try:
+        keys = await tell_keys(s3, entries)
+    except SplitError as error:
+        raise ManifestError(f"{file.uri}: {error}") from None
+    if keys == "url_encoded":
+        entries = [one if one.version else replace(one, key=decode_key(one.key)) for one in entries]
+    return RowPage(entries, following, file if keys is None else replace(file, keys=keys))
 
 
 async def _read_text(object_: PinnedObject, position: int) -> tuple[bytes, int | None]:
@@ -142,27 +160,47 @@ class _Page:
             raise ManifestError(f"{self._object.location.uri}: {error}") from None
 
 
-def _parse(file: ManifestFile, text: bytes, position: int) -> list[Entry]:
-    rows = _json_rows(text) if file.format == "jsonl" else _csv_rows(text, file.columns)
-    return _entries(file, rows, f"after byte {position}", file.columns is not None)
+def _parse(source: ManifestInput, file: ManifestFile, text: bytes, position: int) -> tuple[ManifestFile, list[Entry]]:
+    """The entries of a page of text, and the file with what its header line names."""
+    where = f"after byte {position}"
+    if file.format == "jsonl":
+        return file, _entries(source, file, _json_rows(text), where)
+    try:
+        table = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""))
+        first = next(filter(None, table), [])
+    except (ValueError, csv.Error) as error:
+        raise ManifestError(f"{file.uri}: row 1 {where} names no object: {error}") from None
+    header = meanings_of_header(first) if position == 0 and file.columns is None else None
+    if header is not None and header != ["bucket", "key"]:
+        file = replace(file, header=header)
+    rows = chain([first] if header is None else [], table)
+    return file, _entries(source, file, _csv_rows(source, file, rows), where)
 
 
-def _json_rows(text: bytes) -> Iterator[Any]:
-    return (orjson.loads(line) for line in text.splitlines() if not line.isspace())
+def _json_rows(text: bytes) -> Iterator[Row]:
+    return (by_name(orjson.loads(line)) for line in text.splitlines() if not line.isspace())
 
 
-def _csv_rows(text: bytes, columns: list[str] | None) -> Iterator[dict[str, str]]:
-    for row in csv.reader(io.StringIO(text.decode("utf-8-sig"), newline="")):
+def _csv_rows(source: ManifestInput, file: ManifestFile, table: Iterable[list[str]]) -> Iterator[Row]:
+    """Rows by the job's `fields`, an inventory's columns, the header line, or their values; without further headers."""
+    named = [meaning_of(name) for name in source.fields or file.columns or ()] or file.header
+    for row in table:
         if row and [name.lower() for name in row[:2]] != ["bucket", "key"]:
-            yield dict(zip(columns or _PLAIN_COLUMNS, row, strict=False))
+            yield by_place(row, named) if named else by_value(row)
 
 
-def _entries(file: ManifestFile, rows: Iterable[Any], where: str, encoded: bool = False) -> list[Entry]:
+def _entries(source: ManifestInput, file: ManifestFile, rows: Iterable[Row], where: str) -> list[Entry]:
+    keys = source.keys or file.keys or ("url_encoded" if file.columns is not None else None)
+    of_batch_operations = keys is None and file.format == "csv"  # which encodes keys, and names the version
+
+    def is_encoded(row: Row) -> bool:
+        return keys == "url_encoded" or (of_batch_operations and "version_id" in row)
+
     entries: list[Entry] = []
     read = count(1)
     try:
         for row in rows:
-            entry = _entry(row, unquote_plus if encoded else str)
+            entry = entry_of(row, source, is_encoded)
             if entry is not None:
                 entries.append(entry)
             next(read)
@@ -171,31 +209,13 @@ def _entries(file: ManifestFile, rows: Iterable[Any], where: str, encoded: bool 
     return entries
 
 
-def _entry(row: dict[str, Any], decode: Callable[[str], str]) -> Entry | None:
-    """None for an object that is gone: a delete marker, or an old version."""
-    value = {
-        meaning: next((row[name] for name in names if row.get(name) not in (None, "")), None)
-        for meaning, names in _NAMES.items()
-    }
-    if str(value["latest"]).lower() == "false" or str(value["deleted"]).lower() == "true":
-        return None
-    bucket, key = value["bucket"] or "", decode(value["key"] or "")
-    place = Location.parse(value["uri"]) if value["uri"] else Location(bucket, key)
-    if not place.bucket or not place.key:
-        raise ValueError(f"it has neither a uri nor a bucket and a key: {row!r:.200}")
-    etag = value["etag"] and '"{}"'.format(str(value["etag"]).strip('"'))
-    size = None if value["size"] is None else int(value["size"])
-    return Entry(place.bucket, place.key, etag, size)
-
-
-async def _read_row_group(object_: PinnedObject, file: ManifestFile, number: int) -> RowPage:
+async def _read_row_group(object_: PinnedObject, source: ManifestInput, file: ManifestFile, number: int) -> RowPage:
     footer = await read_metadata(object_)
     if footer.num_row_groups == 0:
-        return RowPage([], None)
-    wanted = {name for names in _NAMES.values() for name in names}
+        return RowPage([], None, file)
     group = footer.row_group(number)
     columns = [group.column(index) for index in range(group.num_columns)]
-    columns = [column for column in columns if column.path_in_schema in wanted]
+    columns = [column for column in columns if meaning_of(column.path_in_schema)]
     size = sum(column.total_compressed_size for column in columns)
     if size > GROUP_BYTES_MAX:
         raise ManifestError(f"{file.uri}: row group {number} has {size} bytes of names; at most {GROUP_BYTES_MAX} do")
@@ -206,12 +226,14 @@ async def _read_row_group(object_: PinnedObject, file: ManifestFile, number: int
             sparse.seek(start)
             sparse.write(data)
         names = [column.path_in_schema for column in columns]
-        entries = await asyncio.to_thread(_row_group_entries, file, sparse, footer, number, names)
+        entries = await asyncio.to_thread(_row_group_entries, source, file, sparse, footer, number, names)
     following = number + 1
-    return RowPage(entries, following if following < footer.num_row_groups else None)
+    return RowPage(entries, following if following < footer.num_row_groups else None, file)
 
 
-def _row_group_entries(file: ManifestFile, sparse: BinaryIO, footer: Any, number: int, names: list[str]) -> list[Entry]:
+def _row_group_entries(
+    source: ManifestInput, file: ManifestFile, sparse: BinaryIO, footer: Any, number: int, names: list[str]
+) -> list[Entry]:
     """The rows of a file that holds only this row group."""
     import pyarrow
     import pyarrow.parquet
@@ -219,6 +241,7 @@ def _row_group_entries(file: ManifestFile, sparse: BinaryIO, footer: Any, number
     try:
         with pyarrow.parquet.ParquetFile(sparse, metadata=footer) as reader:
             batches = reader.iter_batches(_BATCH_ROWS, row_groups=[number], columns=names)
-            return _entries(file, (row for batch in batches for row in batch.to_pylist()), f"of row group {number}")
+            rows = (by_name(row) for batch in batches for row in batch.to_pylist())
+            return _entries(source, file, rows, f"of row group {number}")
     except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(f"{file.uri} can't be read: {error}") from None

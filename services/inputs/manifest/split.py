@@ -11,6 +11,7 @@ import orjson
 from services.contract.location import Location
 from services.inputs.chunk import Chunk, SplitError
 from services.inputs.groups import Groups, describe_globs
+from services.inputs.manifest.columns import bucket_of_arn
 from services.inputs.manifest.rows import ManifestError, ManifestFile, RowPage, read_rows
 from services.inputs.registry import compression_suffix, format_of
 from services.inputs.spec import ManifestInput
@@ -19,26 +20,26 @@ from services.platform.reads import PinnedObject
 _FORMATS = ("csv", "jsonl", "parquet")
 TASKS_PER_CHUNK = 50_000  # limit, since a row group may hold millions of rows
 _INVENTORY_BYTES_MAX = 16_777_216
-_BUCKET_ARN = "arn:aws:s3:::"
 
 
 async def split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
     """Raises SplitError if the manifest can't be read, or lists nothing to work on."""
     if cursor is None:
         cursor = {"files": await _find_files(s3, source), "file": 0, "row": None, "skip": 0, "found": 0}
-    files = cursor["files"]
+    files = [*cursor["files"]]
     groups = Groups(source)
     number, position, skip = cursor["file"], cursor["row"], cursor["skip"]
     settled = (number, position, skip)  # tasks cover everything before this: a page of a file, and rows of it to skip
     while number < len(files):
         file = ManifestFile(**files[number])
-        page: RowPage = await read_rows(s3, file, position)
+        page: RowPage = await read_rows(s3, source, file, position)
+        files[number] = page.file.as_json()
         for row, entry in enumerate(page.entries[skip:], start=skip + 1):
             groups.add([entry])
             if not groups.open:
                 settled = (number, position, row)
             if len(groups.inputs) == TASKS_PER_CHUNK:
-                return _chunk(cursor, groups, settled, done=False)
+                return _chunk(cursor | {"files": files}, groups, settled, done=False)
         number, position, skip = (number + 1, None, 0) if page.next is None else (number, page.next, 0)
         if not groups.open:
             settled = (number, position, skip)
@@ -48,7 +49,7 @@ async def split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None, s
     if done:
         groups.close()
         settled = (number, None, 0)
-    chunk = _chunk(cursor, groups, settled, done)
+    chunk = _chunk(cursor | {"files": files}, groups, settled, done)
     if done and not chunk.cursor["found"]:
         raise SplitError(f"no object in {source.uri} matches {describe_globs(source)}")
     return chunk
@@ -70,6 +71,8 @@ async def _find_files(s3: Any, source: ManifestInput) -> list[dict[str, Any]]:
     format = source.format or _format_of(object_.location.key)
     if format is None:
         raise SplitError(f"can't tell the format of {source.uri} by its name; say its format: csv, jsonl, parquet")
+    if source.fields is not None and format != "csv":
+        raise SplitError(f"fields are for a manifest in CSV, and {source.uri} is of format {format}: leave them out")
     if format == "inventory":
         return await _inventory_files(object_)
     return [ManifestFile(source.uri, object_.etag, object_.size, format).as_json()]
@@ -89,7 +92,7 @@ async def _inventory_files(object_: PinnedObject) -> list[dict[str, Any]]:
     try:
         manifest = orjson.loads(await object_.read(0, _INVENTORY_BYTES_MAX))
         kind = manifest["fileFormat"].lower()
-        bucket = manifest["destinationBucket"].removeprefix(_BUCKET_ARN)
+        bucket = bucket_of_arn(manifest["destinationBucket"])
         columns = [name.strip() for name in manifest["fileSchema"].split(",")] if kind == "csv" else None
         listed = [(Location(bucket, file["key"]), file["size"]) for file in manifest["files"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:

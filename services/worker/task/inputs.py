@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -74,8 +74,12 @@ def input_filename(number: int, uri: str) -> str:
 async def _fetch_object(s3: Any, object_: WholeObject, directory: Path) -> FetchedInput:
     path = directory / f"input{suffix_of(object_.location.key)}"
     with path.open("wb") as file:
-        size = await download(s3, object_.location, file, etag=object_.etag, crc32=object_.crc32)
+        size = await _download(s3, object_, file)
     return FetchedInput(path, size, source={"uri": object_.location.uri, "byte": 0})
+
+
+async def _download(s3: Any, object_: WholeObject, file: BinaryIO) -> int:
+    return await download(s3, object_.location, file, etag=object_.etag, version=object_.version, crc32=object_.crc32)
 
 
 async def _fetch_objects(s3: Any, objects: Sequence[WholeObject], directory: Path) -> FetchedInput:
@@ -87,7 +91,7 @@ async def _fetch_objects(s3: Any, objects: Sequence[WholeObject], directory: Pat
     async def fetch(numbered: tuple[int, WholeObject]) -> None:
         number, object_ = numbered
         with (target / input_filename(number, object_.location.key)).open("wb") as file:
-            sizes.append(await download(s3, object_.location, file, etag=object_.etag, crc32=object_.crc32))
+            sizes.append(await _download(s3, object_, file))
 
     await for_each(enumerate(objects), _PARTS_AT_ONCE, fetch)
     return FetchedInput(target, sum(sizes))

@@ -10,12 +10,14 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from pydantic import ValidationError
 
 from services.inputs.chunk import SplitError
 from services.inputs.manifest import rows as manifest_rows
 from services.inputs.manifest import split as manifest
+from services.inputs.split import split
 from services.platform.aws import Aws
-from tests.integration.inputs.conftest import split_all
+from tests.integration.inputs.conftest import INPUT, split_all
 from tests.integration.scheduler.conftest import Bucket
 
 KEYS = [f"scans/ä {number:03}.tif" for number in range(50)]
@@ -83,6 +85,128 @@ async def test_an_inventory_tells_etags_and_leaves_out_what_is_gone(aws: Aws, bu
     assert await split_all(aws, type="manifest", uri=uri) == [expected, expected]
 
 
+ETAG = "d41d8cd98f00b204e9800998ecf8427e"
+BY_VALUE = f"""data,a
+data,b,{ETAG}
+data,c,"""
+BY_VALUE += f'"""{ETAG}-17"""'
+BY_VALUE += """
+data,d,PZ9ibn9D5lP6p298B7S9_ceqx1n5EJ0p
+data,e%20f,null
+data,g,
+s3://data/h/i,3sL4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY+MTRCxf3vjVBH40Nr8X8gdRQBpUMLUo
+
+"""
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+async def test_a_third_column_is_an_etag_or_a_version_by_its_form(aws: Aws, bucket: Bucket, line_end: str) -> None:
+    uri = await bucket.put("m.csv", b"\xef\xbb\xbf" + BY_VALUE.replace("\n", line_end).encode())
+    assert await split_all(aws, type="manifest", uri=uri) == [
+        {"type": "object", "uri": "s3://data/a"},
+        {"type": "object", "uri": "s3://data/b", "etag": f'"{ETAG}"'},
+        {"type": "object", "uri": "s3://data/c", "etag": f'"{ETAG}-17"'},
+        {"type": "object_version", "uri": "s3://data/d", "version": "PZ9ibn9D5lP6p298B7S9_ceqx1n5EJ0p"},
+        {"type": "object_version", "uri": "s3://data/e f", "version": "null"},
+        {"type": "object", "uri": "s3://data/g"},
+        {"type": "object_version", "uri": "s3://data/h/i"}
+        | {"version": "3sL4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY+MTRCxf3vjVBH40Nr8X8gdRQBpUMLUo"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "options"),
+    [
+        ("Key,VersionId,Bucket,Size,Owner\n", {}),
+        ("", {"fields": ["key", "version_id", "bucket", "size", "ignore"]}),
+        ("Bucket,Key,ETag,Size,Owner\n", {"fields": ["key", "version_id", "bucket", "size", "ignore"]}),
+    ],
+)
+async def test_columns_are_those_that_the_job_or_the_header_line_names(
+    aws: Aws, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, header: str, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(manifest_rows, "PAGE_BYTES", 20)
+    uri = await bucket.put("m.csv", f"{header}a+b,v1,data,3,me\nc,{ETAG},data,0,me\nd,,data,,\n".encode())
+    assert await split_all(aws, type="manifest", uri=uri, **options) == [
+        {"type": "object_version", "uri": "s3://data/a b", "version": "v1", "bytes": 3},
+        {"type": "object_version", "uri": "s3://data/c", "version": ETAG, "bytes": 0},
+        {"type": "object", "uri": "s3://data/d"},
+    ]
+    [group] = await split_all(aws, type="manifest", uri=uri, objects_per_task=9, **options)
+    assert group["type"] == "object_versions" and len(group["objects"]) == 3
+
+
+@pytest.mark.both_emulators("GetObject", "HeadObject")
+@pytest.mark.parametrize(
+    ("present", "rows", "options", "keys"),
+    [
+        (["a b", "c"], ["c", "a%20b", "d+e"], {}, ["c", "a b", "d e"]),
+        (["a+b", "c"], ["c", "a+b", "d+e%20"], {}, ["c", "a+b", "d+e%20"]),
+        (["100%"], ["100%", "a b", "50%25"], {}, ["100%", "a b", "50%25"]),
+        ([], ["a%20b", "d+e"], {}, ["a%20b", "d+e"]),
+        (["a b"], ["a+b"], {"keys": "plain"}, ["a+b"]),
+        (["a+b"], ["a+b"], {"keys": "url_encoded"}, ["a b"]),
+        (["a+b", "a b"], ["a+b"], {"keys": "url_encoded"}, ["a b"]),
+        (["a\ufffd"], ["a%FF", "a%20b"], {}, ["a%FF", "a%20b"]),
+    ],
+)
+async def test_whether_keys_are_encoded_is_told_by_the_objects_that_exist(
+    aws: Aws,
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    present: list[str],
+    rows: list[str],
+    options: dict[str, Any],
+    keys: list[str],
+) -> None:
+    """Once for all rows, also of later pages."""
+    monkeypatch.setattr(manifest_rows, "PAGE_BYTES", 40)
+    for key in present:
+        await bucket.put(key, b"")
+    uri = await bucket.put("m.csv", "".join(f"{bucket.name},{row}\n" for row in rows).encode())
+    tasks = await split_all(aws, type="manifest", uri=uri, **options)
+    assert [task["uri"] for task in tasks] == [f"s3://{bucket.name}/{key}" for key in keys]
+
+
+async def test_two_objects_that_a_key_may_mean_are_not_guessed_between(aws: Aws, bucket: Bucket) -> None:
+    for key in ("a+b", "a b"):
+        await bucket.put(key, b"")
+    uri = await bucket.put("m.csv", f"{bucket.name},c\n{bucket.name},a+b\n".encode())
+    with pytest.raises(SplitError, match="both exist: say keys: plain or keys: url_encoded") as refused:
+        await split_all(aws, type="manifest", uri=uri)
+    assert str(refused.value).startswith(f"{uri}: ")
+
+
+@pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov", "aws-iso"])
+async def test_an_inventory_of_versions_in_any_partition(aws: Aws, bucket: Bucket, partition: str) -> None:
+    rows = ["data,a%2Bb+c,v3,true,false,9,e3", "data,a%2Bb+c,v2,false,false,8,e2", "data,a%2Bb+c,v1,false,true,,"]
+    await bucket.put("inventory/0.csv.gz", gzip.compress("\n".join(rows).encode()))
+    content = {
+        "sourceBucket": "data",
+        "destinationBucket": f"arn:{partition}:s3:::{bucket.name}",
+        "fileFormat": "CSV",
+        "fileSchema": "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, ETag",
+        "files": [{"key": "inventory/0.csv.gz", "size": 100, "MD5checksum": "0"}],
+    }
+    uri = await bucket.put("inventory/manifest.json", json.dumps(content).encode())
+    latest, old = (
+        {"type": "object", "uri": "s3://data/a+b c", "etag": f'"e{n}"', "bytes": n + 6, "version": f"v{n}"}
+        for n in (3, 2)
+    )
+    assert await split_all(aws, type="manifest", uri=uri) == [latest]
+    assert await split_all(aws, type="manifest", uri=uri, versions="all") == [latest, old]
+
+
+async def test_a_manifest_that_an_older_scheduler_began_is_read_as_it_would(aws: Aws, bucket: Bucket) -> None:
+    uri = await bucket.put("0.csv", b"data,a+b,e1\ndata,c,e2\n")
+    files = [{"uri": uri, "etag": None, "size": 30, "format": "csv", "columns": ["Bucket", "Key", "ETag"]}]
+    cursor = {"files": files, "file": 0, "row": 0, "skip": 1, "found": 1}
+    source = INPUT.validate_python({"type": "manifest", "uri": uri})
+    chunk = await split(aws.s3, source, cursor, 2)
+    assert chunk.inputs == [{"type": "object", "uri": "s3://data/c", "etag": '"e2"'}]
+    assert chunk.cursor["files"] == files
+
+
 @pytest.fixture
 def usual_csv_limit() -> Iterator[None]:
     """That of the services; the worker's readers, which another test may have loaded, raise it in this process."""
@@ -105,6 +229,8 @@ def usual_csv_limit() -> Iterator[None]:
         ("m.bin", b"", "can't tell the format"),
         ("m.csv", b"", "no object in .* matches"),
         ("manifest.json", b"{}", "not the manifest.json of an S3 Inventory"),
+        ("m.csv", b"data,a%FF,v1\n", "row 1 after byte 0 names no object: 'utf-8' codec can't decode"),
+        ("m.csv", b"arn:aws:s3:us-east-1:1:accesspoint/p,a\n", "is not a bucket: write the name of the bucket"),
     ],
 )
 @pytest.mark.usefixtures("usual_csv_limit")
@@ -115,3 +241,12 @@ async def test_what_is_not_a_manifest_is_refused_with_the_reason(
     with pytest.raises(SplitError, match=why) as refused:
         await split_all(aws, type="manifest", uri=uri)
     assert uri in str(refused.value)
+
+
+async def test_fields_are_for_a_manifest_in_csv(aws: Aws, bucket: Bucket) -> None:
+    uri = await bucket.put("m.jsonl", JSONL.encode())
+    with pytest.raises(SplitError, match=r"fields are for a manifest in CSV, and .* is of format jsonl"):
+        await split_all(aws, type="manifest", uri=uri, fields=["bucket", "key"])
+    for fields in (["bucket"], ["key", "etag"], ["bucket", "key", "key"], []):
+        with pytest.raises(ValidationError):
+            await split_all(aws, type="manifest", uri=uri, fields=fields)

@@ -148,6 +148,30 @@ async def test_copy_keeps_name_header_and_bytes(grid: InProcessGrid) -> None:
     assert await grid.get(lines["output"]["uri"]) == b"h\n2\n"
 
 
+@pytest.mark.both_emulators("GetObject", "PutObject")
+async def test_a_version_is_read_whatever_has_replaced_it(grid: InProcessGrid) -> None:
+    """Alone and in a group, with an ETag and without; a wrong ETag or a missing version fails the task at once."""
+    bucket, s3 = grid.settings.bucket, grid.aws.s3
+    await s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    put = await s3.put_object(Bucket=bucket, Key="a.txt", Body=b"old\n")
+    newer = await s3.put_object(Bucket=bucket, Key="a.txt", Body=b"new\n")
+    old = {"uri": f"s3://{bucket}/a.txt", "version": put["VersionId"]}
+    inputs = [
+        {"type": "object_version", **old},
+        {"type": "object", **old, "etag": put["ETag"]},
+        {"type": "object_versions", "objects": [old, {"uri": old["uri"]}]},
+        {"type": "object", **old, "etag": newer["ETag"]},
+        {"type": "object_version", **old, "version": "3sL4kqtJlcpXroDTDmJ"},
+    ]
+    *read, changed, missing = await grid.run(await grid.submit({"builtin": "copy"}, inputs))
+    assert [await grid.get(task["output"]["uri"]) for task in read] == [b"old\n", b"old\n", b"old\nnew\n"]
+    assert [(task["error"]["type"], task["attempt"]) for task in (changed, missing)] == [
+        ("input_changed", 1),
+        ("input_missing", 1),
+    ]
+    assert "a.txt has no version '3sL4kqtJlcpXroDTDmJ'" in missing["error"]["message"]
+
+
 @pytest.mark.both_emulators("GetObject", "HeadObject")
 async def test_row_groups_become_a_file_of_their_own(grid: InProcessGrid, tmp_path: Path, code: Path) -> None:
     table = pyarrow.table({"n": list(range(1000)), "text": [f"row {n}" * 50 for n in range(1000)]})

@@ -85,7 +85,16 @@ INPUTS: list[tuple[str, dict[str, Any]]] = [
     ("--manifest s3://b/list --format csv --part-bytes 1M", {**MANIFEST, "format": "csv", "part_bytes": 2**20}),
     ("--manifest s3://b/list --format jsonl", {**MANIFEST, "format": "jsonl"}),
     ("--manifest s3://b/list --format parquet", {**MANIFEST, "format": "parquet"}),
-    ("--manifest s3://b/list --format inventory", {**MANIFEST, "format": "inventory"}),
+    ("--manifest s3://b/a --format inventory", {"type": "manifest", "uri": "s3://b/a", "format": "inventory"}),
+    ("--manifest s3://b/list --versions all", {**MANIFEST, "versions": "all"}),
+    (
+        "--manifest s3://b/list --fields bucket,key,version_id,ignore --keys plain --versions latest",
+        {**MANIFEST, "fields": ["bucket", "key", "version_id", "ignore"], "keys": "plain", "versions": "latest"},
+    ),
+    (
+        "--manifest s3://b/list --fields uri,etag,size --keys url_encoded",
+        {**MANIFEST, "fields": ["uri", "etag", "size"], "keys": "url_encoded"},
+    ),
 ]
 
 OPTIONS: list[tuple[list[str], dict[str, Any]]] = [

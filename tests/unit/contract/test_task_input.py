@@ -52,6 +52,10 @@ LATER: list[dict[str, Any]] = [
     {"type": "numbered_blocks", "format": "later", "uri": URI, "etag": '"e"', "first": 2, "count": 3, "bytes": 100},
     {"type": "byte_range", "format": "later", "uri": URI, "etag": '"e"', "start": 2, "end": 3, "header": "h"}
     | {"options": {"tag": "x"}},
+    {"type": "object", "uri": URI, "etag": '"e"', "version": "v1"},  # the ETag holds a worker that reads no versions
+    {"type": "object_version", "uri": URI, "version": "v1"},
+    {"type": "object_versions", "objects": [{"uri": URI, "etag": '"e"'}, {"uri": "s3://b/x", "version": "v1"}]},
+    {"type": "objects", "objects": [{"uri": URI, "etag": '"e"', "version": "v1"}, {"uri": "s3://b/x"}]},
 ]
 
 
@@ -105,7 +109,7 @@ def test_what_has_no_known_type_is_unknown(value: Any) -> None:
 @pytest.mark.parametrize("value", STORED + LATER, ids=lambda value: str(value["type"]))
 def test_what_lacks_a_key_or_has_a_bad_uri_is_unknown(value: dict[str, Any]) -> None:
     required = set(value) - {"etag", "header", "csv", "record_bytes", "source", "bytes", "slots"}
-    for name in required - ({"format"} if value["type"] == "bytes" else set()):
+    for name in required - {"bytes": {"format"}, "object": {"version"}}.get(value["type"], set()):
         broken = parse_input({key: each for key, each in value.items() if key != name})
         assert isinstance(broken, UnknownInput)
         assert broken.reason
