@@ -21,13 +21,18 @@ from av.stream import Stream
 _KEPT = ("language", "title")  # what is known of a track
 
 
+_SOUND_SECONDS = Fraction(1, 20)  # that a track may be longer or shorter than planned
+
+
 @dataclass(frozen=True)
 class Piece:
-    """An encoded piece, and when its first frame or sample is shown."""
+    """An encoded piece, when its first frame or sample is shown, and how much of it was planned."""
 
     path: Path
     at: Fraction
     time_base: Fraction
+    frames: int
+    seconds: Fraction
 
     def packets(self) -> Iterator[Packet]:
         """Its packets in order, at their times in the whole."""
@@ -47,6 +52,7 @@ def join(input: Path, output: Path, **renditions: Path) -> None:
         raise ValueError(f"the processor's outputs lack {', '.join(sorted(undeclared))}")
     for name in segments:
         _write(renditions[name], segments[name], tracks)
+        _check(renditions[name], segments[name], tracks)
     output.write_text(json.dumps({name: _describe(renditions[name]) for name in segments}, indent=2) + "\n")
 
 
@@ -56,7 +62,8 @@ def _pieces(directory: Path) -> tuple[dict[str, list[Piece]], list[Piece]]:
     for path in sorted(directory.iterdir()):
         with av.open(str(path)) as container:
             label = json.loads(container.metadata["comment"])
-            piece = Piece(path, Fraction(label["at"]), container.streams[0].time_base)
+            base = container.streams[0].time_base
+            piece = Piece(path, Fraction(label["at"]), base, label.get("frames", 0), Fraction(label.get("seconds", 0)))
         (segments[label["name"]] if label["name"] else tracks).append(piece)
     return segments, tracks
 
@@ -114,6 +121,22 @@ def _video(segments: list[Piece]) -> Iterator[Packet]:
         yield packet
 
 
+def _check(path: Path, segments: list[Piece], tracks: list[Piece]) -> None:
+    """Raises ValueError if the file lacks a frame or some sound, or has more than was planned."""
+    with av.open(str(path)) as container:
+        frames, planned = container.streams.video[0].frames, sum(piece.frames for piece in segments)
+        if frames != planned:
+            raise ValueError(f"{path.name} has {frames} frames, {planned} were planned")
+        for number, (stream, track) in enumerate(zip(container.streams.audio, tracks, strict=True), start=1):
+            if abs(_seconds(stream) - track.seconds) > _SOUND_SECONDS:
+                said = f"{float(_seconds(stream)):.3f} s, {float(track.seconds):.3f} s were planned"
+                raise ValueError(f"audio track {number} of {path.name} has {said}")
+
+
+def _seconds(stream: Stream) -> Fraction:
+    return Fraction(stream.duration or 0) * stream.time_base
+
+
 def _describe(path: Path) -> dict[str, Any]:
     with av.open(str(path)) as container:
         video = container.streams.video[0]
@@ -125,5 +148,6 @@ def _describe(path: Path) -> dict[str, Any]:
             "frames": video.frames,
             "seconds": float(Fraction(container.duration, av.time_base)),
             "audio_tracks": len(container.streams.audio),
+            "audio_seconds": [float(_seconds(stream)) for stream in container.streams.audio],
             "bytes": path.stat().st_size,
         }

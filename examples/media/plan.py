@@ -13,8 +13,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import av
 from av.container import InputContainer
+
+from .source import Picture, Unusable, check_overlap, opened, packets_of, picture_of, sound_of, start_of, video_of
 
 _RENDITION = {"codec", "name", "height", "crf", "preset"}
 _FIELDS = {"h264": _RENDITION, "av1": _RENDITION, "aac": {"codec", "kilobits"}}
@@ -23,31 +24,47 @@ _SEEK_TO_PTS = 0x4000000  # AVFMT_SEEK_TO_PTS: a seek by the time shown ends at 
 _MARGIN_SECONDS = Fraction(1, 2)  # how much earlier to seek in other formats
 
 
-def plan(input: Path, output: Path, video: Path, segment_seconds: float = 10.0) -> list[dict[str, Any]]:
-    """The pieces that make up what the input asks for: a rendition of the video, or its audio."""
+def plan(
+    input: Path, output: Path, video: Path, segment_seconds: float = 10.0, stream: int | None = None
+) -> list[dict[str, Any]]:
+    """The pieces that make up what the input asks for: a rendition of the video, or its audio.
+
+    `stream` is the number of the video stream, where there are several. Raises Unusable.
+    """
     make = json.loads(input.read_text())
     fields = _FIELDS.get(make.get("codec"))
     if make.keys() != fields:
-        raise ValueError(f"can't make {make}: a codec and its fields are {_FIELDS}")
-    with av.open(str(video)) as container:
-        if not container.streams.video:
-            raise ValueError("the input has no video stream")
-        pieces = _audio_tracks(container) if "name" not in make else _segments(container, Fraction(segment_seconds))
-        return [{"make": make, **piece} for piece in pieces]
+        raise Unusable(f"can't make {make}: a codec and its fields are {_FIELDS}")
+    with opened(video) as container:
+        film = video_of(container, stream)
+        if "name" not in make:
+            return [{"make": make, **track} for track in sound_of(container)]
+        picture = picture_of(video, film.index)
+        size = _size(picture, int(make["height"]))
+        return [
+            {"make": make, **size, **piece} for piece in _segments(container, film, picture, Fraction(segment_seconds))
+        ]
 
 
-def _segments(container: InputContainer, seconds: Fraction) -> Iterator[dict[str, Any]]:
+def _size(picture: Picture, height: int) -> dict[str, Any]:
+    """The rendition's size in square pixels: even, and never larger than the source."""
+    height = max(2, min(height, picture.height) // 2 * 2)
+    width = max(2, int(height * picture.shape / 2 + Fraction(1, 2)) * 2)
+    return {"width": width, "height": height, "interlaced": picture.is_interlaced, "hdr": picture.hdr}
+
+
+def _segments(container: InputContainer, stream: Any, picture: Picture, seconds: Fraction) -> Iterator[dict[str, Any]]:
     """Segments of at least `seconds`, but for the last one."""
-    stream = container.streams.best("video")
     base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
-    times, keys = _frames(container, stream)
+    times, keys = _frames(container, stream, picture.first)
     borders = _borders(times, keys, seconds / base)
-    shift = min(times[0], _start(container) // base)
+    shift = min(times[0], start_of(container) // base)
     margin = 0 if container.format.flags & _SEEK_TO_PTS else _MARGIN_SECONDS
     for first, end in zip(borders, [*borders[1:], None], strict=True):
         yield {
             "stream": stream.index,
             "at": str((first - shift) * base),
+            "base": str(base),
             "first": first,
             "end": end,
             "frames": (len(times) if end is None else bisect_left(times, end)) - bisect_left(times, first),
@@ -55,17 +72,28 @@ def _segments(container: InputContainer, seconds: Fraction) -> Iterator[dict[str
         }
 
 
-def _frames(container: InputContainer, stream: Any) -> tuple[list[int], list[int]]:
-    """When each frame is shown, and each keyframe; nothing is decoded for it."""
+def _frames(container: InputContainer, stream: Any, first: int) -> tuple[list[int], list[int]]:
+    """When each frame from the first one on is shown, and each keyframe; nothing is decoded for it.
+
+    Where one recording was appended to another, and repeats what that showed, the frames of the first one stay.
+    """
     times, keys = [], []
-    for packet in container.demux(stream):
-        if packet.size and not packet.is_discard:  # a frame that an edit list cuts away does not belong to the video
-            if packet.pts is None:
-                raise ValueError("the video has frames without a time; copy it into another container first")
+    shown, end, decoded = first - 1, first - 1, None  # up to the joint, up to now, and the last decoding time
+    for packet in packets_of(container, stream):
+        if packet.is_discard:  # a frame that an edit list cuts away does not belong to the video
+            continue
+        if packet.pts is None:
+            raise Unusable("the video has frames without a time; copy it into another container first")
+        if packet.dts is not None and decoded is not None and packet.dts < decoded:
+            check_overlap("the video", end * stream.time_base, packet.pts * stream.time_base)
+            shown = end
+        decoded = packet.dts
+        if packet.pts > shown:
             times.append(packet.pts)
+            end = max(end, packet.pts)
             if packet.is_keyframe:
                 keys.append(packet.pts)
-    return sorted(times), sorted(keys)
+    return sorted(set(times)), sorted(keys)
 
 
 def _borders(times: list[int], keys: list[int], length: Fraction) -> list[int]:
@@ -75,21 +103,3 @@ def _borders(times: list[int], keys: list[int], length: Fraction) -> list[int]:
         if key - borders[-1] >= length:
             borders.append(key)
     return borders
-
-
-def _audio_tracks(container: InputContainer) -> list[dict[str, Any]]:
-    """The tracks and when each begins; only decoding shows how much of a first packet is heard."""
-    begins: dict[int, Fraction] = {}
-    tracks = container.streams.audio
-    for packet in container.demux(tracks) if tracks else ():
-        if packet.stream_index not in begins:
-            for frame in packet.decode()[:1]:
-                begins[packet.stream_index] = max(Fraction(0), frame.pts * frame.time_base - _start(container))
-        if len(begins) == len(tracks):
-            break
-    return [{"stream": index, "at": str(begins[index])} for index in sorted(begins)]
-
-
-def _start(container: InputContainer) -> Fraction:
-    """The time that players show as zero."""
-    return Fraction(container.start_time or 0, av.time_base)

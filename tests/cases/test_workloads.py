@@ -1,8 +1,12 @@
 """Claims and videos as real senders have them, through the examples as a user runs them."""
 
+import io
+import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import yaml
 
@@ -75,3 +79,75 @@ def test_x12_something_behind_iea(grid: CaseGrid, name: str, claims: list[str]) 
     ended = settle(grid, case("x12-something-behind-iea", name))
     assert sorted(row["claim"] for row in table(ended, "ledger.csv")) == claims
     assert table(ended, "rejected.csv") == []
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's code, to run in the tests' own environment: a worker need not install ffmpeg for it."""
+    directory = tmp_path_factory.mktemp("package") / "media"
+    shutil.copytree(
+        EXAMPLES / "media", directory, ignore=shutil.ignore_patterns("requirements.*", "*.md", "__pycache__")
+    )
+    return directory
+
+
+def transcode(grid: CaseGrid, media: Path, name: str, *place: str) -> Ended:
+    """The example's job with one rendition of a video, and its sound."""
+    grid.push(media)
+    items = [{"name": "h264_180p", "codec": "h264", "height": 72, "crf": 23, "preset": "veryfast"}]
+    video = {"video": grid.put({name: case(*place, name)}) + name}
+    return grid.run(
+        {"type": "items", "items": [*items, {"codec": "aac", "kilobits": 64}]},
+        {"processor": "media-plan", "inputs": video, "params": {"segment_seconds": 1}, "fan_out": True},
+        {"processor": "media-transcode", "inputs": video},
+        merge={"type": "reduce", "processor": "media-join", "fan_in": 10000},
+    )
+
+
+def rendition(ended: Ended) -> bytes:
+    assert ended.state == "succeeded", ended.error
+    return ended.files["h264_180p.mp4"]
+
+
+def frames_in(video: bytes, kind: str) -> list[Any]:
+    with av.open(io.BytesIO(video)) as container:
+        streams = getattr(container.streams, kind)
+        return [frame for stream in streams[:1] for frame in container.decode(stream)]
+
+
+def pitch(frames: list[Any], begin: float, end: float) -> float:
+    """By how often the sum of all channels crosses zero from `begin` to `end`, in hertz."""
+    samples: list[float] = []
+    for frame in frames:
+        if begin <= frame.time < end:
+            planes = [memoryview(plane).cast("B").cast("f")[: frame.samples] for plane in frame.planes]
+            samples += map(sum, zip(*planes, strict=True))
+    return sum(one <= 0 < other for one, other in pairwise(samples)) * frames[0].sample_rate / len(samples)
+
+
+@pytest.mark.parametrize(("name", "seconds", "frames"), [("in.ts", 3.947, 98), ("clean.ts", 3.92, 100)])
+def test_media_audio_layout_changes(grid: CaseGrid, media: Path, name: str, seconds: float, frames: int) -> None:
+    """Of two frames of in.ts there are two at the same time, where its second half begins."""
+    video = rendition(transcode(grid, media, name, "media-audio-layout-changes"))
+    assert len(frames_in(video, "video")) == frames
+    with av.open(io.BytesIO(video)) as container:
+        [track] = container.streams.audio
+        assert track.duration is not None and float(track.duration * track.time_base) == pytest.approx(
+            seconds, abs=0.01
+        )
+    sound = frames_in(video, "audio")
+    assert sum(frame.samples for frame in sound) / 48000 == pytest.approx(seconds, abs=0.03)
+    assert pitch(sound, 0.1, 1.8) == pytest.approx(440, abs=5)
+    assert pitch(sound, 2.1, 3.8) == pytest.approx(880, abs=10)
+
+
+def test_media_cover_art(grid: CaseGrid, media: Path) -> None:
+    film = rendition(transcode(grid, media, "film.mp4", "media-cover-art"))
+    source = case("media-cover-art", "film.mp4")
+    found, expected = frames_in(film, "video"), frames_in(source, "video")
+    assert [frame.time for frame in found] == [frame.time for frame in expected]
+    assert len(found) == 50 and (found[0].width, found[0].height) == (128, 72)
+
+    song = transcode(grid, media, "song.m4a", "media-cover-art")
+    assert (song.state, song.error_code, song.attempts) == ("failed", "input_invalid", 1)
+    assert song.error == "Unusable: the input has no video stream"

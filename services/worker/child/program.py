@@ -68,8 +68,7 @@ def _run(job: ChildJob) -> dict[str, Any]:
             reply |= _exited(error)
         except BaseException as error:
             _print_traceback(error)
-            disk_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            reply |= TaskError("disk_full" if disk_full else "exception", describe(error)).as_reply()
+            reply |= _raised(error).as_reply()
         reply.setdefault("memory_bytes_peak", linux.memory_bytes_peak())
         reply["cpu_seconds"] = linux.cpu_seconds() - cpu_seconds
         reply |= {"memory_bytes": linux.memory_bytes(), "leftovers": linux.has_children()}
@@ -150,6 +149,15 @@ def _copy(input: Path, output: Path) -> None:
         for path in sorted(input.iterdir()) if input.is_dir() else [input]:
             with path.open("rb") as source:
                 shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _raised(error: BaseException) -> TaskError:
+    """What user code raised; it says by an attribute of the exception that no other try can succeed."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return TaskError("disk_full", describe(error))
+    if getattr(error, "input_invalid", False) is True:
+        return TaskError("input_invalid", describe(error), retryable=False)
+    return TaskError("exception", describe(error))
 
 
 def _exited(error: SystemExit) -> dict[str, Any]:

@@ -35,6 +35,12 @@ def fail(input, output):
     print("before")
     raise ValueError("bad carrier 'X9'")
 
+class Unusable(ValueError):
+    input_invalid = True
+
+def refuse(input, output):
+    raise Unusable("an image, not a video")
+
 def segfault(input, output):
     print("last words")
     ctypes.string_at(0)

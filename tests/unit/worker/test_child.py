@@ -44,6 +44,13 @@ async def test_an_exception_is_told_with_its_traceback_in_the_log(run: Run, work
     assert "services/worker" not in log
 
 
+async def test_an_exception_can_say_that_the_input_is_bad(run: Run) -> None:
+    """Then no other try is made."""
+    answer = await run("callable", function="user_code:refuse")
+    assert answer["error"] == {"type": "input_invalid", "message": "Unusable: an image, not a video"}
+    assert not answer["retryable"]
+
+
 async def test_a_full_disk_is_told_as_such(run: Run) -> None:
     answer = await run("callable", function="user_code:fill_the_disk")
     assert answer["error"] == {"type": "disk_full", "message": "OSError: [Errno 28] No space left on device"}
