@@ -131,7 +131,7 @@ class _Reader:
             "NM1": self._nm1,
             "REF": self._ref,
             "SBR": self._sbr,
-            "PAT": self._mark,
+            "PAT": self._pat,
             "DMG": self._dmg,
             "CLM": self._clm,
             "CL1": self._mark,
@@ -249,6 +249,12 @@ class _Reader:
         elif self._claim is None and self._entity == "85" and qualifier in ("EI", "SY"):
             self._payee.tax = value
 
+    def _pat(self, segment: list[str]) -> None:
+        self._mark(segment)
+        died = element(segment, 6)
+        if died and not iso_date(died):
+            self._blame(fault(self._place("PAT06", died), "IK403", "8"))
+
     def _dmg(self, segment: list[str]) -> None:
         if self._claim is None:
             (self._patient or self._subscriber).birth = birth = iso_date(element(segment, 2))
@@ -277,8 +283,11 @@ class _Reader:
 
     def _hi(self, segment: list[str]) -> None:
         if self._claim:
-            codes = [composite.split(self._component)[0] for composite in segment[1:]]
-            self._claim.diagnoses += sum(code in _DIAGNOSES for code in codes)
+            for number, composite in enumerate(segment[1:], start=1):
+                code, _, format, day, *_ = (*composite.split(self._component), "", "", "", "")
+                self._claim.diagnoses += code in _DIAGNOSES
+                if format and _period(format, day) is None:
+                    self._blame(fault(self._place(f"HI{number:02d}-4", day), "IK403", "8"))
 
     def _dtp(self, segment: list[str]) -> None:
         what, format, text = (element(segment, place) for place in (1, 2, 3))

@@ -236,6 +236,8 @@ class _Interchange:
         self._in_set = True
         if self._gs is None:
             self._sets[-1].faults.append(fault("transaction set outside a group", "TA105", "024"))
+        elif not iso_date(day := element(self._gs, 4)):
+            self._sets[-1].faults.append(fault(f"GS04 is {shown(day)}", "TA105", "024"))
 
     def _close_set(self, segment: list[str]) -> None:
         if not self._in_set:

@@ -25,8 +25,7 @@ _IMAGE_BRANDS = {"avif", "heic", "heix", "mif1"}
 _HDR = {16: "smpte2084", 18: "arib-std-b67"}  # transfer characteristics of H.273: PQ and HLG
 _OVERLAP_SECONDS = 1  # that a recording may repeat of the one that it was appended to
 _JITTER_SECONDS = Fraction(1, 30)  # that the time of a frame of sound may be off
-_END_SECONDS = 1  # by which the last packet may end before the file's own duration
-_SAYS_DURATION = ("matroska", "avi", "asf", "flv")
+_SAYS_DURATION = ("matroska", "asf", "flv")
 
 
 class Unusable(ValueError):
@@ -79,19 +78,31 @@ def video_of(container: InputContainer, wanted: int | None) -> Any:
 
 def packets_of(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
     """The packets of these streams. Raises Unusable where the file breaks off."""
-    wanted, ends = {stream.index for stream in streams}, Fraction(0)
+    wanted, end, pause = {stream.index for stream in streams}, Fraction(0), Fraction(1, 4)
+    last: dict[int, Fraction] = {}
     try:
         for packet in container.demux():
             at = packet.dts if packet.pts is None else packet.pts
             if packet.size and at is not None:
-                ends = max(ends, (at + (packet.duration or 0)) * packet.time_base)
+                time = at * packet.time_base
+                end = max(end, time + (packet.duration or 0) * packet.time_base)
+                pause = max(pause, time - last.get(packet.stream_index, time))
+                last[packet.stream_index] = time
             if packet.size and packet.stream_index in wanted:
                 yield packet
     except av.error.FFmpegError as error:
-        raise Unusable(f"the input can't be read after {float(ends):.3f} s: {error.strerror}") from None
-    said = Fraction(container.duration or 0, av.time_base) + start_of(container)
-    if container.format.name.startswith(_SAYS_DURATION) and ends + _END_SECONDS < said:
-        raise Unusable(f"the input is cut off: it is {float(said):.3f} s long, but ends after {float(ends):.3f} s")
+        raise Unusable(f"the input can't be read after {float(end):.3f} s: {error.strerror}") from None
+    if end + pause < (said := _end_by_header(container)):  # of the last frame the duration may be unknown
+        raise Unusable(f"the input is cut off: it is {float(said):.3f} s long, but ends after {float(end):.3f} s")
+
+
+def _end_by_header(container: InputContainer) -> Fraction:
+    """When the file ends by what its header says; 0 if that says nothing."""
+    if container.format.name == "avi":
+        return max((one.frames * one.time_base for one in container.streams.video), default=Fraction(0))
+    if container.format.name.startswith(_SAYS_DURATION):
+        return Fraction(container.duration or 0, av.time_base) + start_of(container)
+    return Fraction(0)
 
 
 def frames_of(container: InputContainer, *streams: Any) -> Iterator[tuple[int, list[Any]]]:
@@ -117,8 +128,9 @@ def picture_of(path: Path, index: int) -> Picture:
     """What the first frame shows. Raises Unusable if none can be decoded."""
     with opened(path) as container:
         stream = container.streams.video[[one.index for one in container.streams.video].index(index)]
-        frames = (frame for _, some in frames_of(container, stream) for frame in some if frame.pts is not None)
-        frame = next(frames, None)
+        frame = next((frame for _, frames in frames_of(container, stream) for frame in frames), None)
+        if frame is not None and frame.pts is None:
+            raise Unusable("the video has frames without a time; copy it into another container first")
         if frame is None:
             raise Unusable(f"no frame of the video (stream {index}, {_codec(stream)}) can be decoded")
         shape, height = Fraction(frame.width, frame.height) * Fraction(stream.sample_aspect_ratio or 1), frame.height

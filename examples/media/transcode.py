@@ -30,7 +30,7 @@ def transcode(input: Path, output: Path, video: Path, threads: int = 1) -> dict[
         *["-threads", threads, "-copyts", *_seek(piece), "-i", video, "-map", f"0:{piece['stream']}"],
         *["-map_chapters", -1, "-filter_threads", threads, "-vf", ",".join(_filters(piece))],
         *["-fps_mode", "passthrough", "-enc_time_base", "demux", *_encoder(piece["make"], threads)],
-        *["-metadata", f"comment={json.dumps(label)}", "-f", "mp4", output],
+        *["-metadata", f"comment={json.dumps(label)}", "-write_tmcd", 0, "-f", "mp4", output],
     )
     frames = _count_packets(output)
     if frames != piece["frames"]:
@@ -104,4 +104,5 @@ def _ffmpeg(*arguments: Any) -> None:
 
 def _count_packets(path: Path) -> int:
     with av.open(str(path)) as container:
-        return sum(packet.size > 0 for packet in container.demux())
+        videos = container.streams.video
+        return sum(packet.size > 0 for packet in container.demux(videos)) if videos else 0

@@ -324,6 +324,11 @@ def edit(old: str, new: str) -> Callable[[str], str]:
     ],
 )
 def test_faults(text: str, change: Callable[[str], str], fault: str) -> None:
+    assert_fault(text, change, fault)
+
+
+def assert_fault(text: str, change: Callable[[str], str], fault: str) -> None:
+    """The change makes the first claim have the fault."""
     assert change(text) != text
     assert fault in "; ".join(claims_of(change(text))[0].faults)
 

@@ -154,6 +154,7 @@ def attached(film: Path, directory: Path) -> Path:
         pytest.param(cover("first.mp4", "-map", "1:v", "-map", "0:v"), id="cover art before the film"),
         pytest.param(attached, id="cover art attached to Matroska"),
         pytest.param(subtitles, id="subtitles"),
+        pytest.param(made("t.mov", "-timecode", "01:00:00:00", copied=True), id="a timecode"),
     ],
 )
 def test_what_belongs_to_no_film_is_left_out(film: Path, tmp_path: Path, make: Make) -> None:
@@ -244,6 +245,19 @@ MP3 = ("-c:a", "libmp3lame")
             cut(lambda film, to: make_video(to / "cut.mkv", X264, frames=90), 0.4),
             "the input is cut off: it is 3.600 s long, but ends after 1.",
             id="cut Matroska",
+        ),
+        *(
+            pytest.param(
+                cut(made(name, "-c:v", "mpeg4" if name == "cut.avi" else "flv1"), 0.6),
+                "the input is cut off: it is 1.",
+                id=name,
+            )
+            for name in ("cut.avi", "cut.flv")
+        ),
+        pytest.param(
+            made("bare.h264", copied=True),
+            "the video has frames without a time; copy it into another",
+            id="no container",
         ),
         pytest.param(
             twice, "the clock of the video jumps from 2.880 s to 1.480 s: cut the file in two there", id="twice"
