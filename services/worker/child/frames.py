@@ -1,15 +1,23 @@
-"""The child's protocol: JSON values over a socket pair, each preceded by its length in four bytes."""
+"""The child's protocol: JSON values over a socket pair, each preceded by the key of its job and its length.
+
+User code can write to the child's descriptors: only what begins with the job's key is the answer to it.
+"""
 
 import json
+import os
 import struct
 from typing import Any, BinaryIO
 
-LENGTH = struct.Struct(">I")
+HEAD = struct.Struct(">16sI")
 
 
-def encode(value: Any) -> bytes:
+def new_key() -> bytes:
+    return os.urandom(16)
+
+
+def encode(key: bytes, value: Any) -> bytes:
     body = json.dumps(value).encode()
-    return LENGTH.pack(len(body)) + body
+    return HEAD.pack(key, len(body)) + body
 
 
 def decode(body: bytes) -> Any:
@@ -17,9 +25,10 @@ def decode(body: bytes) -> Any:
     return json.loads(body)
 
 
-def read(stream: BinaryIO) -> Any:
-    """The next value, or None when the other side has gone."""
-    head = stream.read(LENGTH.size)
-    if len(head) < LENGTH.size:
+def read(stream: BinaryIO) -> tuple[bytes, Any] | None:
+    """The next key and value, or None when the other side has gone."""
+    head = stream.read(HEAD.size)
+    if len(head) < HEAD.size:
         return None
-    return decode(stream.read(*LENGTH.unpack(head)))
+    key, length = HEAD.unpack(head)
+    return key, decode(stream.read(length))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import Malformed, TaskError, describe
+from services.worker.child import forks
 from services.worker.child.counts import check_counts
 from services.worker.child.items import write_items_of_list
 from services.worker.child.writers import encode_json
@@ -44,7 +45,8 @@ def call_function(
     """
     function = load_function(reference)
     try:
-        value = function(input, output, **arguments)
+        with forks.single_call():
+            value = function(input, output, **arguments)
     except SystemExit as error:
         if error.code:
             raise

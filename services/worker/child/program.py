@@ -11,14 +11,13 @@ import os
 import shutil
 import socket
 import sys
-import traceback
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from services.contract.task_error import TaskError, describe
-from services.worker.child import frames, linux
+from services.worker.child import forks, frames, linux
 from services.worker.child.commands import check_exit, run_command
 from services.worker.child.counts import read_counts
 from services.worker.child.functions import call_function
@@ -29,8 +28,6 @@ from services.worker.child.records import apply_to_records
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql import Room, run_query
 
-_HERE = str(Path(__file__).parent)
-
 
 def main(control: int, parent: int) -> None:
     """Serve jobs from the socket `control` until the process `parent` closes it."""
@@ -40,9 +37,15 @@ def main(control: int, parent: int) -> None:
     linux.adopt_orphans()
     faulthandler.enable(file=2)
     _leave_no_trace()
+    os.set_inheritable(control, False)
     with socket.socket(fileno=control) as channel, channel.makefile("rb") as jobs:
-        while (job := frames.read(jobs)) is not None:
-            channel.sendall(frames.encode(_run(job)))
+        forks.keep_from_copies(channel)
+        while (received := frames.read(jobs)) is not None:
+            key, job = received
+            answer = _run(job)
+            if forks.is_copy():
+                os._exit(1)  # made without os.fork, such as by a library in C
+            channel.sendall(frames.encode(key, answer))
 
 
 def _leave_no_trace() -> None:
@@ -61,13 +64,16 @@ def _run(job: ChildJob) -> dict[str, Any]:
         try:
             _set_environment(job["environment"])
             os.chdir(job["directory"])
-            _dispatch(job, reply)
+            try:
+                _dispatch(job, reply)
+            finally:
+                forks.check_returned()
         except TaskError as error:
             reply |= error.as_reply()
         except SystemExit as error:
             reply |= _exited(error)
         except BaseException as error:
-            _print_traceback(error)
+            forks.print_traceback(error)
             reply |= _raised(error).as_reply()
         reply.setdefault("memory_bytes_peak", linux.memory_bytes_peak())
         reply["cpu_seconds"] = linux.cpu_seconds() - cpu_seconds
@@ -162,18 +168,9 @@ def _raised(error: BaseException) -> TaskError:
 
 def _exited(error: SystemExit) -> dict[str, Any]:
     """User code called sys.exit in the middle of its work."""
-    code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    code = forks.exit_code(error)
     message = f"exit code {code}: {error.code}" if isinstance(error.code, str) else f"exit code {code}"
     return TaskError("exit_code", message, exit_code=code).as_reply()
-
-
-def _print_traceback(error: BaseException) -> None:
-    """Print the user's part of the traceback to the log, if the disk has room for it."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_HERE):
-        frame = frame.tb_next
-    with contextlib.suppress(OSError):
-        traceback.print_exception(error.with_traceback(frame))
 
 
 @contextlib.contextmanager

@@ -119,10 +119,13 @@ class ChildProcess:
             await asyncio.gather(*watches, return_exceptions=True)
 
     async def _ask(self, job: ChildJob) -> dict[str, Any]:
-        self._writer.write(frames.encode(job))
+        key = frames.new_key()
+        self._writer.write(frames.encode(key, job))
         await self._writer.drain()
-        head = await self._reader.readexactly(frames.LENGTH.size)
-        answer: dict[str, Any] = frames.decode(await self._reader.readexactly(*frames.LENGTH.unpack(head)))
+        found, length = frames.HEAD.unpack(await self._reader.readexactly(frames.HEAD.size))
+        if found != key:
+            raise TaskError("crash", "the processor wrote to its process's connection to the worker")
+        answer: dict[str, Any] = frames.decode(await self._reader.readexactly(length))
         return answer
 
     async def _watch_memory(self, memory_bytes_max: int) -> None:
