@@ -18,3 +18,10 @@ def test_fork_falls_through(grid: CaseGrid, way: str) -> None:
         assert ended.state == "failed"
         assert ended.error.startswith("the function returned in a child process that it had forked")
         assert ended.attempts == 1
+
+
+def test_last_line_is_a_progress_bar(grid: CaseGrid) -> None:
+    grid.push("last-line-is-a-progress-bar")
+    ended = grid.run_file("last-line-is-a-progress-bar/job.yaml")
+    assert ended.error == "exit code 3: Conversion failed: disk quota of codec exceeded"
+    assert grid.log(ended, 0, 0).count("\r") == 102, "the log itself is as it was printed"

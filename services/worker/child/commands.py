@@ -9,8 +9,9 @@ from pathlib import Path
 
 from services.contract.task_error import TaskError
 from services.worker.child import linux
+from services.worker.child.last_words import last_words
 
-_TAIL_BYTES = 4096
+_SHELL_CODES = {126: "a program could not be executed", 127: "a program was not found"}
 
 
 def run_command(arguments: Sequence[str]) -> tuple[int, int]:
@@ -34,25 +35,27 @@ def run_command(arguments: Sequence[str]) -> tuple[int, int]:
 
 
 def check_exit(code: int, log: Path) -> None:
-    """Raises TaskError (exit_code or crash) unless the program ended with 0; the last line of its log says more."""
-    if code > 0:
-        last = _last_line(log)
-        raise TaskError("exit_code", f"exit code {code}: {last}" if last else f"exit code {code}", exit_code=code)
-    if code < 0:
-        raise TaskError("crash", f"killed by {name_signal(-code)}", exit_code=128 - code)
+    """Raises TaskError (exit_code or crash) unless the program ended with 0; its last words say more."""
+    if code == 0:
+        return
+    type, reason = ("exit_code", _explain(code)) if code > 0 else ("crash", killed_by(-code))
+    words = last_words(log)
+    raise TaskError(type, f"{reason}: {words}" if words else reason, exit_code=code if code > 0 else 128 - code)
 
 
-def name_signal(number: int) -> str:
-    """`signal 11 (SIGSEGV)`."""
+def killed_by(number: int) -> str:
+    """`killed by signal 9 (SIGKILL); the node may be short of memory`."""
+    hint = "; the node may be short of memory" if number == signal.SIGKILL else ""
     try:
-        return f"signal {number} ({signal.Signals(number).name})"
+        return f"killed by signal {number} ({signal.Signals(number).name}){hint}"
     except ValueError:
-        return f"signal {number}"
+        return f"killed by signal {number}"
 
 
-def _last_line(log: Path) -> str:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").split("\n")
-        return next((line.strip()[:500] for line in reversed(lines) if line.strip()), "")
-    return ""
+def _explain(code: int) -> str:
+    """`exit code 139: killed by signal 11 (SIGSEGV)`: shells tell so what has happened to the programs they started."""
+    if code in _SHELL_CODES:
+        return f"exit code {code}: {_SHELL_CODES[code]}"
+    if code - 128 in set(signal.Signals):
+        return f"exit code {code}: {killed_by(code - 128)}"
+    return f"exit code {code}"

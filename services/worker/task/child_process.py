@@ -16,7 +16,7 @@ import psutil
 from services.contract.task_error import TaskError
 from services.platform import effects
 from services.worker.child import frames
-from services.worker.child.commands import name_signal
+from services.worker.child.commands import killed_by
 from services.worker.child.job import ChildJob
 
 _ROOT = str(Path(__file__).parents[3])
@@ -143,8 +143,7 @@ class ChildProcess:
         code = self._death.result()
         if code >= 0:
             return TaskError("crash", f"the process ended itself with exit code {code}", exit_code=code)
-        hint = "; the node may be short of memory" if -code == signal.SIGKILL else ""
-        return TaskError("crash", f"killed by {name_signal(-code)}{hint}", exit_code=128 - code)
+        return TaskError("crash", killed_by(-code), exit_code=128 - code)
 
     async def kill(self) -> None:
         """End the child and all its descendants at once."""

@@ -31,6 +31,7 @@ from services.contract.layout import Layout
 from services.contract.task_error import TaskError
 from services.platform.transfer import download
 from services.worker.child.job import ProgramJob
+from services.worker.child.last_words import shown_lines
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.once import Once
 from services.worker.task.scratch import ScratchUnusable, remove_tree
@@ -146,7 +147,7 @@ class Packages:
         finally:
             await child.kill()
         if "error" in answer:
-            lines = log.read_text(errors="replace").strip().splitlines()
+            lines = list(filter(None, shown_lines(log.read_bytes())))
             said = "\n".join(lines[-_LINES_SHOWN:]) or answer["error"]["message"]
             raise TaskError("processor_load", f"its requirements can't be installed:\n{said}")
 

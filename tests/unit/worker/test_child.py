@@ -205,11 +205,11 @@ async def test_a_command_runs_without_a_shell(run: Run, work: Path) -> None:
     assert (work / "log").read_text() == "$HOME; exit 1\n"
 
 
-async def test_a_command_fails_with_its_last_words(run: Run) -> None:
+async def test_a_command_fails_with_its_last_words(run: Run, work: Path) -> None:
     answer = await run("command", arguments=["sh", "-c", "echo reading; echo 'no such column: delay' >&2; exit 3"])
     assert answer["error"] == {"type": "exit_code", "message": "exit code 3: no such column: delay"}
     assert answer["exit_code"] == 3
-    answer = await run("command", arguments=["sh", "-c", "kill -SEGV $$"])
+    answer = await run("command", arguments=["sh", "-c", "kill -SEGV $$"], log=str(work / "empty"))
     assert answer["error"] == {"type": "crash", "message": "killed by signal 11 (SIGSEGV)"}
     assert answer["exit_code"] == 139
 
