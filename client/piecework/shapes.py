@@ -353,6 +353,7 @@ class ProcessorSpec(TypedDict, total=False):
     inputs: dict[str, str | None]
     output: str
     output_directory: bool
+    output_required: bool | None
     outputs: dict[str, str]
     output_format: Literal["jsonl", "csv", "parquet"]
     filters: bool

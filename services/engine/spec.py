@@ -167,6 +167,9 @@ class ProcessorSpec(Strict):
     output_directory: bool = Field(
         False, description="the output is a directory of files, each an item of a fan-out stage"
     )
+    output_required: bool | None = Field(
+        None, description="a task that writes no output fails; null: only if its command names `{output}`"
+    )
     outputs: dict[VariableName, Filename] = Field({}, description="file names of further outputs")
     output_format: Literal["jsonl", "csv", "parquet"] = Field(
         "jsonl",
@@ -189,11 +192,20 @@ class ProcessorSpec(Strict):
             return self.builtin
         return next(kind for kind in _WRITTEN_KINDS if getattr(self, kind) is not None)
 
+    @property
+    def requires_output(self) -> bool:
+        """Whether a task fails that writes no output: no file, or no file in its directory."""
+        if self.output_required is not None:
+            return self.output_required
+        return not self.output_directory and any("{output}" in argument for argument in self.command or ())
+
     @model_validator(mode="after")
     def _fits_together(self) -> "ProcessorSpec":
         kinds = [kind for kind in (*_WRITTEN_KINDS, "builtin") if getattr(self, kind) is not None]
         if len(kinds) != 1:
             raise ValueError(f"give exactly one of command, callable, records, sql, builtin; got {kinds or 'none'}")
+        if self.output_required and self.builtin == "noop":
+            raise ValueError("output_required: noop never writes an output; leave it out")
         names = [name.upper() for name in (*self.inputs, *self.outputs)]  # as in PIECEWORK_INPUT_NAME
         if len(set(names)) < len(names):
             raise ValueError(f"inputs and outputs must have different names, got {[*self.inputs, *self.outputs]}")

@@ -65,6 +65,7 @@ def _show(session: Session, processor: ProcessorDetail) -> None:
 
     spec = processor["spec"]
     kind, runs = _what_it_runs(spec)
+    required = spec.get("output_required")
     facts(
         session.out,
         [
@@ -78,6 +79,7 @@ def _show(session: Session, processor: ProcessorDetail) -> None:
                 ", ".join(f"{key}={uri or '(of the stage)'}" for key, uri in (spec.get("inputs") or {}).items()),
             ),
             ("output", spec.get("output")),
+            ("output required", required if required is None else "yes" if required else "no"),
             ("further outputs", ", ".join(f"{key}={file}" for key, file in (spec.get("outputs") or {}).items())),
             ("output format", spec.get("output_format") if kind in ("records", "sql") else None),
             ("filters", "yes" if spec.get("filters") else None),
@@ -112,6 +114,13 @@ class ProcessorOptions:
     output: Annotated[str | None, typer.Option(metavar="FILENAME", help="File name of a task's output.")] = None
     output_directory: Annotated[
         bool | None, typer.Option("--output-directory", help="A task's output is a directory of files.")
+    ] = None
+    output_required: Annotated[
+        bool | None,
+        typer.Option(
+            "--output-required/--output-optional",
+            help="Whether a task fails that writes no output. Default: if the command names {output}.",
+        ),
     ] = None
     further_output: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FILENAME", help="Further file that each task makes; repeatable.")

@@ -25,7 +25,7 @@ from services.worker.task.child_job import Share, child_job
 from services.worker.task.child_process import MemoryExceeded
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.inputs import fetch_input
-from services.worker.task.outputs import Outputs
+from services.worker.task.outputs import Outputs, missing_output
 from services.worker.task.packages import Packages, Runtime
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.scratch import remove_tree
@@ -214,6 +214,8 @@ class _Attempt:
         outputs = Outputs(self._equipment.s3, lambda name: self._equipment.layout.attempt(*self._key, name))
         try:
             made = await self._put_output(outputs, input, paths.output, answer)
+            if self._stage.spec.requires_output and not (made.items or paths.output.is_file()):
+                raise await asyncio.to_thread(missing_output, paths.output, self.workspace.work)
             files = await outputs.put_further(paths.outputs)
             has_rejects = answer.get("records_rejected") and self.workspace.rejects.exists()
             rejects = await outputs.put(self.workspace.rejects) if has_rejects else None

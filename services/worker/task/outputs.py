@@ -1,6 +1,8 @@
 """Uploads a task's results to S3, and describes them for the task's row."""
 
 import asyncio
+import itertools
+import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,6 +19,7 @@ from services.inputs.registry import compression_suffix, format_of
 from services.platform.transfer import for_each, upload
 
 _FILES_AT_ONCE = 8
+_LEFT_SHOWN = 10
 
 
 class Outputs:
@@ -68,6 +71,16 @@ class Outputs:
 
 def _as_input(stored: StoredObject) -> WholeObject:
     return WholeObject(stored.location, bytes=stored.bytes, crc32=stored.crc32)
+
+
+def missing_output(output: Path, directory: Path) -> TaskError:
+    """The error of a task that has not written its output, with the files that it left there or in its directory."""
+    found = (path for place in (directory, output.parent) for path in place.rglob("*") if not path.is_dir())
+    left = [os.path.relpath(path, directory) for path in itertools.islice(found, _LEFT_SHOWN + 1)]
+    names = ", ".join(sorted(left[:_LEFT_SHOWN])) + (", …" if len(left) > _LEFT_SHOWN else "")
+    wrote = "no file to its output directory" if output.is_dir() else "nothing to its output"
+    seen = f"it left these files: {names}" if left else "it left no files in its working directory"
+    return TaskError("output_missing", f"the processor wrote {wrote} {output.name!r}, the path in {{output}}; {seen}")
 
 
 def _files_in(directory: Path) -> list[Path]:

@@ -336,6 +336,38 @@ async def test_a_failure_says_what_happened(
     await assert_invariants(grid.database, job_id)
 
 
+async def test_a_required_output_that_is_not_written(grid: InProcessGrid, code: Path) -> None:
+    """Required by the command that names it, or by the processor's author; an empty file is an output."""
+    (code / "maybe.py").write_text("def nothing(input, output):\n    return {'seen': 1}\n")
+    typo = ["sh", "-c", "echo 1 >{output}.txt; mkdir a; echo 2 >a/b; echo 3 >outptu"]
+    processors: dict[str, dict[str, Any]] = {
+        "typo": {"command": typo},
+        "nothing": {"command": ["true", "{output}"], "output": "part.csv"},
+        "no file": {"command": ["true", "{output}"], "output_directory": True, "output_required": True},
+        "no item": {"command": ["true", "{output}"]},
+        "callable": {"callable": "maybe:nothing", "output_required": True},
+        "many": {"command": ["sh", "-c", "for n in $(seq 30); do echo >$n; done; : {output}"]},
+        "optional": {"command": ["true", "{output}"], "output_required": False},
+        "unnamed": {"command": ["true"]},
+        "empty": {"command": ["touch", "{output}"]},
+        "empty directory": {"command": ["true", "{output}"], "output_directory": True},
+        "free": {"callable": "maybe:nothing"},
+    }
+    fan_out = ("no file", "no item", "empty directory")
+    job_ids = [await grid.submit(spec, [ITEM], fan_out=name in fan_out) for name, spec in processors.items()]
+    tasks = dict(zip(processors, await grid.run(*job_ids), strict=True))
+    failed = {name: task["error"] for name, task in tasks.items() if task["state"] == "failed"}
+    assert list(failed) == ["typo", "nothing", "no file", "no item", "callable", "many"]
+    assert {error["type"] for error in failed.values()} == {"output_missing"}
+    message = "the processor wrote nothing to its output 'output', the path in {output}; it left these files: "
+    assert failed["typo"]["message"] == f"{message}../output/output.txt, a/b, outptu"
+    assert "'part.csv'" in failed["nothing"]["message"]
+    assert failed["nothing"]["message"].endswith("it left no files in its working directory")
+    assert failed["no file"]["message"].startswith("the processor wrote no file to its output directory 'output'")
+    assert failed["many"]["message"].endswith(", …")
+    assert len(failed["many"]["message"]) < 200
+
+
 async def test_memory_over_the_limit(grid: InProcessGrid) -> None:
     eat = "held = bytearray(300 << 20); held[::4096] = b'1' * len(held[::4096]); import time; time.sleep(30)"
     job_id = await grid.submit({"command": ["python3", "-c", eat]}, [ITEM], memory_bytes=100 << 20)

@@ -525,13 +525,14 @@ def test_options_can_say_all_that_a_processors_file_can(run: Run, service: Servi
     Path("schema.json").write_text('{"type": "object"}')
     options = (
         "--command run --callable a:b --records a:c --sql q --builtin noop --package abc --input fees "
-        "--input a=s3://b/a --output o --output-directory --further-output log=log.csv --output-format csv "
-        "--filters --env A=1 --idempotent --params-schema schema.json --description words"
+        "--input a=s3://b/a --output o --output-directory --output-optional --further-output log=log.csv "
+        "--output-format csv --filters --env A=1 --idempotent --params-schema schema.json --description words"
     )
     assert run("processors", "register", "clean", *options.split()).exit_code == 0
     body = service.asked[0].body
     assert body.keys() == SCHEMAS["ProcessorRegistration"]["properties"].keys()
     assert (body["inputs"], body["outputs"]) == ({"fees": None, "a": "s3://b/a"}, {"log": "log.csv"})
+    assert body["output_required"] is False
 
 
 def test_a_processor_is_registered_from_a_file(run: Run, service: Service) -> None:

@@ -20,6 +20,7 @@ from services.engine.spec import JobSpec, ProcessorSpec
         ({"command": ["x"], "outputs": {"log": "log.txt"}}, "outputs.log\n.*choose another name"),
         ({"command": ["x"], "output": "a", "outputs": {"b": "a"}}, "must name different files"),
         ({"command": ["x"], "inputs": {"fees": None}, "outputs": {"FEES": "a"}}, "must have different names"),
+        ({"builtin": "noop", "output_required": True}, "noop never writes an output"),
         ({"sql": "SELECT 1", "records": "a:b"}, "exactly one of .* sql"),
         ({"sql": "  "}, "sql\n.*at least 1 character"),
         ({"callable": "a:b", "package": "abc"}, "package\n.*pattern"),
