@@ -15,12 +15,16 @@ from services.worker.child.writers import encode_json
 
 VALUE_BYTES_MAX = 4096  # of a returned dict as JSON: it lives in the task's row
 
+_loaded: dict[str, Callable[..., Any]] = {}
+
 
 def load_function(reference: str) -> Callable[..., Any]:
-    """The function of `module:function`; raises TaskError (processor_load), with the traceback in the log.
+    """The function of `module:function`, found once a process.
 
-    A module is imported once a child process. The failure is retryable: another node may have the module.
+    Raises TaskError (processor_load), with the traceback in the log; retryable, as another node may have the module.
     """
+    if found := _loaded.get(reference):
+        return found
     module_name, _, name = reference.partition(":")
     importlib.invalidate_caches()  # new files may exist since the last import
     try:
@@ -32,8 +36,12 @@ def load_function(reference: str) -> Callable[..., Any]:
         raise TaskError(
             "processor_load", f"can't load {reference}: it is of type {type(function).__name__}, not a function"
         )
-    found: Callable[..., Any] = function
-    return found
+    _loaded[reference] = function
+    return _loaded[reference]
+
+
+def is_loaded(reference: str) -> bool:
+    return reference in _loaded
 
 
 def call_function(

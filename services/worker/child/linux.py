@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -61,19 +60,19 @@ def has_children() -> bool:
     return False
 
 
-def memory_bytes() -> int:
-    """Resident memory of this process in bytes; 0 where it is unknown."""
-    return _status_bytes("VmRSS:")
+def memory() -> tuple[int, int]:
+    """Resident memory of this process in bytes (0 where it is unknown), and its peak since the last reset."""
+    try:
+        with open("/proc/self/status", "rb") as status:  # noqa: PTH123  # after every task: quicker so
+            lines = dict(line.split(b":", 1) for line in status.read().splitlines())
+        return int(lines[b"VmRSS"].split()[0]) * 1024, int(lines[b"VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return 0, memory_bytes_of(resource.getrusage(resource.RUSAGE_SELF))
 
 
 def reset_memory_peak() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def memory_bytes_peak() -> int:
-    """Peak resident memory of this process since the last reset."""
-    return _status_bytes("VmHWM:") or memory_bytes_of(resource.getrusage(resource.RUSAGE_SELF))
 
 
 def memory_bytes_of(usage: resource.struct_rusage) -> int:
@@ -86,15 +85,3 @@ def cpu_seconds() -> float:
         usage.ru_utime + usage.ru_stime
         for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     )
-
-
-def _status_bytes(field: str) -> int:
-    for line in _status_lines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _status_lines() -> Iterator[str]:
-    with contextlib.suppress(OSError), Path("/proc/self/status").open() as status:
-        yield from status

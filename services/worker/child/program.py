@@ -11,7 +11,9 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,13 +22,16 @@ from services.contract.task_error import TaskError, describe
 from services.worker.child import forks, frames, linux
 from services.worker.child.commands import check_exit, run_command
 from services.worker.child.counts import read_counts
-from services.worker.child.functions import call_function
+from services.worker.child.functions import call_function, is_loaded, load_function
 from services.worker.child.items import write_items_of_lines
-from services.worker.child.job import ChildJob, RecordsJob, SqlJob
+from services.worker.child.job import CallableJob, ChildJob, RecordsJob, SqlJob
 from services.worker.child.prepare import prepare
+from services.worker.child.process_state import ProcessState
 from services.worker.child.records import apply_to_records
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql import Room, run_query
+
+_own_tmp = os.environ.get("TMPDIR", "")  # removed with this process; each task has one of its own
 
 
 def main(control: int, parent: int) -> None:
@@ -40,9 +45,10 @@ def main(control: int, parent: int) -> None:
     os.set_inheritable(control, False)
     with socket.socket(fileno=control) as channel, channel.makefile("rb") as jobs:
         forks.keep_from_copies(channel)
+        state = ProcessState()
         while (received := frames.read(jobs)) is not None:
             key, job = received
-            answer = _run(job)
+            answer = _run(job, state)
             if forks.is_copy():
                 os._exit(1)  # made without os.fork, such as by a library in C
             channel.sendall(frames.encode(key, answer))
@@ -56,8 +62,8 @@ def _leave_no_trace() -> None:
     sys.argv[:] = [""]
 
 
-def _run(job: ChildJob) -> dict[str, Any]:
-    reply: dict[str, Any] = {}
+def _run(job: ChildJob, state: ProcessState) -> dict[str, Any]:
+    reply: dict[str, Any] = {"clean": False}
     with _logging_to(job["log"]):
         linux.reset_memory_peak()
         cpu_seconds = linux.cpu_seconds()
@@ -65,8 +71,9 @@ def _run(job: ChildJob) -> dict[str, Any]:
             _set_environment(job["environment"])
             os.chdir(job["directory"])
             try:
-                _dispatch(job, reply)
+                _dispatch(job, reply, state)
             finally:
+                reply["clean"] = "function" not in job or state.restore(_private(job))
                 forks.check_returned()
         except TaskError as error:
             reply |= error.as_reply()
@@ -75,20 +82,24 @@ def _run(job: ChildJob) -> dict[str, Any]:
         except BaseException as error:
             forks.print_traceback(error)
             reply |= _raised(error).as_reply()
-        reply.setdefault("memory_bytes_peak", linux.memory_bytes_peak())
+        reply["memory_bytes"], peak = linux.memory()
+        reply.setdefault("memory_bytes_peak", peak)
         reply["cpu_seconds"] = linux.cpu_seconds() - cpu_seconds
-        reply |= {"memory_bytes": linux.memory_bytes(), "leftovers": linux.has_children()}
+        reply["clean"] = reply["clean"] and not linux.has_children()
     return reply
 
 
 def _set_environment(wanted: dict[str, str]) -> None:
     """Change only the variables that differ: most are the same as for the task before."""
+    zone = os.environ.get("TZ")
     for name in os.environ.keys() - wanted.keys():
         del os.environ[name]
     os.environ.update({name: value for name, value in wanted.items() if os.environ.get(name) != value})
+    if os.environ.get("TZ") != zone:
+        time.tzset()
 
 
-def _dispatch(job: ChildJob, reply: dict[str, Any]) -> None:
+def _dispatch(job: ChildJob, reply: dict[str, Any], state: ProcessState) -> None:
     """Run the job and put its results into `reply`. Raises TaskError and whatever user code raises."""
     log = Path(job["log"])
     if job["kind"] == "program":
@@ -105,10 +116,13 @@ def _dispatch(job: ChildJob, reply: dict[str, Any]) -> None:
         _run_program(job["arguments"], log, reply)
         reply |= read_counts(Path(job["records"]))
     elif job["kind"] == "callable":
-        reply |= call_function(job["function"], input, output, arguments, listing)
+        _load(job, state)
+        reply |= copy_context().run(call_function, job["function"], input, output, arguments, listing)
     elif job["kind"] == "records":
+        _load(job, state)
         with _rejects(job) as rejected:
-            reply |= apply_to_records(
+            reply |= copy_context().run(
+                apply_to_records,
                 job["function"],
                 input=input,
                 format=job["format"],
@@ -137,6 +151,31 @@ def _dispatch(job: ChildJob, reply: dict[str, Any]) -> None:
         _copy(input, output)
     if listing is not None and "items" not in reply:
         reply["items"] = write_items_of_lines(output, listing)
+
+
+def _load(job: CallableJob | RecordsJob, state: ProcessState) -> None:
+    """Import the processor's module, once. What it sets up is kept; so are its temporary files, with this process."""
+    if is_loaded(job["function"]):
+        return
+    tmp = os.environ.get("TMPDIR", "")
+    if tmp.startswith(_private(job)):
+        os.environ["TMPDIR"] = _own_tmp
+    try:
+        load_function(job["function"])
+    except BaseException:
+        state.lose()
+        raise
+    if os.environ.get("TMPDIR") == _own_tmp:
+        os.environ["TMPDIR"] = tmp
+    tempfile: Any = sys.modules.get("tempfile")
+    if tempfile and tempfile.tempdir == _own_tmp:
+        tempfile.tempdir = None  # to be found again, by each task
+    state.remember()
+
+
+def _private(job: ChildJob) -> str:
+    """The attempt's private directory."""
+    return str(Path(job["log"]).parent)
 
 
 def _run_program(arguments: list[str], log: Path, reply: dict[str, Any]) -> None:

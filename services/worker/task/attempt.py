@@ -74,7 +74,9 @@ class _Attempt:
         self._turn = turn
         self._timeout = asyncio.timeout(stage.timeout_seconds)
         self._key = (task.job_id, task.stage, task.index, task.attempt)
-        self.workspace = Workspace(equipment.directory / "-".join(map(str, self._key)))
+        # Short: the path of a socket in its TMPDIR has 108 bytes.
+        name = f"{task.job_id.hex[-8:]}-{task.stage}-{task.index}-{task.attempt}"
+        self.workspace = Workspace(equipment.directory / name)
         self.finished = AttemptReport(*self._key, outcome="failed", run_seconds=0.0)
 
     async def run(self) -> None:

@@ -38,7 +38,7 @@ def child_job(
     """Raises TaskError (processor_load) if a placeholder of the command has no value."""
     job: TaskJob = {
         "directory": str(workspace.work),
-        "environment": task_environment(environment, task, stage, paths),
+        "environment": task_environment({**environment, "TMPDIR": str(workspace.tmp)}, task, stage, paths),
         "log": str(workspace.log),
         "input": str(paths.input),
         "output": str(paths.output),

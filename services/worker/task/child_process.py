@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from services.platform import effects
 from services.worker.child import frames
 from services.worker.child.commands import killed_by
 from services.worker.child.job import ChildJob
+from services.worker.task.scratch import remove_tree
 
 _ROOT = str(Path(__file__).parents[3])
 _BOOT = (
@@ -28,6 +30,7 @@ _BOOT = (
 _NEEDS = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 _MEMORY_POLL_SECONDS = 0.2
 _EXIT_SECONDS = 5.0
+_TRACKER_SECONDS = 2.0
 _DISCONNECTED = (EOFError, ConnectionError)
 _KILL_ROUNDS_MAX = 100  # limit, in case a program forks faster than it can be killed
 
@@ -44,19 +47,30 @@ class ChildProcess:
     """One running child. It does one job at a time; after any exception from `run` it is gone."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        tmp: Path,
     ) -> None:
+        self.tmp = tmp  # its TMPDIR until it gets a job, removed with it
         self._process = process
         self._usage: psutil.Process | None = None
         self._death = asyncio.ensure_future(process.wait())
         self._reader = reader
         self._writer = writer
         self.memory_bytes = 0  # resident memory at its last answer
-        self.leftovers = False  # its last job has left processes behind
+        self.clean = True  # its last job has left nothing behind that the next could meet
 
     @classmethod
-    async def start(cls, environment: Mapping[str, str], python: str = sys.executable) -> "ChildProcess":
-        """Start a child in its own session, so that it gets no signals of the terminal."""
+    async def start(
+        cls, environment: Mapping[str, str], directory: Path, python: str = sys.executable
+    ) -> "ChildProcess":
+        """Start a child in its own session, so that it gets no signals of the terminal.
+
+        Its temporary files go below the directory.
+        """
+        tmp = Path(tempfile.mkdtemp(prefix="c-", dir=directory))
         ours, theirs = socket.socketpair()
         with theirs, effects.passing("process", "child"):
             boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), parent=os.getpid())
@@ -65,7 +79,7 @@ class ChildProcess:
                 "-P",
                 "-c",
                 boot,
-                env=environment,
+                env={**environment, "TMPDIR": str(tmp)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
@@ -73,7 +87,7 @@ class ChildProcess:
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return cls(process, reader, writer)
+        return cls(process, reader, writer, tmp)
 
     @property
     def pid(self) -> int:
@@ -101,7 +115,7 @@ class ChildProcess:
         try:
             await asyncio.wait([self._death, *watches], return_when=asyncio.FIRST_COMPLETED)
             if answer.done() and not isinstance(answer.exception(), _DISCONNECTED):
-                self.memory_bytes, self.leftovers = answer.result()["memory_bytes"], answer.result()["leftovers"]
+                self.memory_bytes, self.clean = answer.result()["memory_bytes"], answer.result()["clean"]
                 return answer.result()
             for watch in watches[1:]:
                 if watch.done():
@@ -148,10 +162,12 @@ class ChildProcess:
     async def kill(self) -> None:
         """End the child and all its descendants at once."""
         self._writer.close()
-        if self.alive:
-            _kill_tree(self.pid)
+        trackers = _kill_tree(self.pid) if self.alive else []
+        if trackers:
+            await asyncio.to_thread(psutil.wait_procs, trackers, _TRACKER_SECONDS)
         _kill_session(self._process.pid)  # descendants that a crashed child has left
         await asyncio.wait([self._death])
+        await asyncio.to_thread(remove_tree, self.tmp)
 
 
 def _tree_memory_bytes(pid: int) -> int:
@@ -181,16 +197,29 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return 0.0
 
 
-def _kill_tree(pid: int) -> None:
-    """Stop the root so that it starts nothing new (it adopts orphans), kill its descendants, then the root."""
+def _kill_tree(pid: int) -> list[psutil.Process]:
+    """Stop the root so that it starts nothing new (it adopts orphans), kill its descendants, then the root.
+
+    Returns those that are left: Python's resource trackers. They know the shared memory and semaphores in /dev/shm that
+    the others have made, and end when they have removed them.
+    """
+    trackers: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         root.suspend()
         for _ in range(_KILL_ROUNDS_MAX):
-            living = [child for child in root.children(recursive=True) if _kill(child)]
-            if not living:
+            children = root.children(recursive=True)
+            trackers = list(filter(_is_tracker, children))
+            if not sum(_kill(child) for child in children if child not in trackers):
                 break
         root.kill()
+    return trackers
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any("resource_tracker import main" in argument for argument in process.cmdline())
+    return False
 
 
 def _kill_session(session_id: int) -> None:

@@ -134,14 +134,14 @@ class Packages:
         """Run a program in the package's directory. Raises TaskError with its last lines of output."""
         log = home / "log.txt"
         log.unlink(missing_ok=True)
+        child = await ChildProcess.start(self.own.environment, home, self.own.python)
         job: ProgramJob = {
             "kind": "program",
             "arguments": list(command),
             "directory": str(_pushed(home)),
-            "environment": dict(self.own.environment),
+            "environment": {**self.own.environment, "TMPDIR": str(child.tmp)},
             "log": str(log),
         }
-        child = await ChildProcess.start(self.own.environment, self.own.python)
         try:
             answer = await child.run(job)
         finally:

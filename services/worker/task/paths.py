@@ -20,6 +20,11 @@ class Workspace:
         return self.directory / "output"
 
     @property
+    def tmp(self) -> Path:
+        """TMPDIR of the task."""
+        return self.directory / "tmp"
+
+    @property
     def log(self) -> Path:
         return self.directory / "log.txt"
 
@@ -51,6 +56,7 @@ class Workspace:
         self.directory.mkdir(mode=0o700)
         self.work.mkdir()
         self.output.mkdir()
+        self.tmp.mkdir()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 
 class ScratchUnusable(Exception):
@@ -21,13 +21,12 @@ def scratch_directory(root: Path) -> Iterator[Path]:
     Each is held with a file lock, which ends with its process. Unlike a process id, a lock tells live processes from
     dead ones even after a reboot and across containers. Raises ScratchUnusable.
     """
-    directory = root / uuid4().hex
     with ExitStack() as stack:
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _locked(root / "lock"):  # nobody may look between the creation of a directory and its lock
                 _remove_leftovers(root)
-                directory.mkdir(mode=0o700)
+                directory = Path(tempfile.mkdtemp(prefix="", dir=root))  # short: sockets in it have 108 bytes
                 stack.enter_context(_locked(directory / "lock"))
         except OSError as error:
             raise ScratchUnusable(f"can't use the directory in PIECEWORK_SCRATCH: {error}") from None

@@ -1,5 +1,6 @@
 """A slot's child processes, kept between tasks so that a processor's imports stay warm."""
 
+from pathlib import Path
 from typing import Any
 
 from services.worker.child.job import ChildJob
@@ -13,9 +14,13 @@ Processor = tuple[str, int]  # name and version
 
 
 class WarmChildren:
-    """One child process for each of the most recently used processors, started when first needed."""
+    """One child process for each of the most recently used processors, started when first needed.
 
-    def __init__(self) -> None:
+    Their temporary files go below `directory`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._children: dict[Processor, ChildProcess] = {}  # least recently used first
 
     async def run(
@@ -34,12 +39,12 @@ class WarmChildren:
         if child is None:
             while len(self._children) >= CHILDREN_MAX:
                 await self._children.pop(next(iter(self._children))).kill()
-            child = await ChildProcess.start(runtime.environment, runtime.python)
+            child = await ChildProcess.start(runtime.environment, self._directory, runtime.python)
         answer = await child.run(job, memory_bytes_max, killed)
-        if child.leftovers:  # processes that a task leaves behind end with it
-            await child.kill()
-        else:
+        if child.clean:
             self._children[processor] = child
+        else:  # the processes, threads and open files that a task leaves behind end with it
+            await child.kill()
         return answer
 
     async def close(self) -> None:

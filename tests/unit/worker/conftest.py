@@ -134,8 +134,8 @@ def user_code(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def child() -> AsyncIterator[WarmChildren]:
-    child = WarmChildren()
+async def child(tmp_path: Path) -> AsyncIterator[WarmChildren]:
+    child = WarmChildren(tmp_path)
     yield child
     await child.close()
 

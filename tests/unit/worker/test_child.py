@@ -256,9 +256,10 @@ async def test_the_child_dies_with_its_worker(user_code: Path, tmp_path: Path) -
     """SIGKILL of the worker's process takes the child and the command it runs along, at once."""
     script = f"""
 import asyncio, os
+from pathlib import Path
 from services.worker.task.child_process import ChildProcess
 async def main():
-    child = await ChildProcess.start(dict(os.environ))
+    child = await ChildProcess.start(dict(os.environ), Path({str(tmp_path)!r}))
     files = dict.fromkeys(("log", "input", "output", "records"), {str(tmp_path / "file")!r})
     nothing = {{"params": {{}}, "paths": {{}}, "steps": [], "checks": [], "items": None}}
     job = {{"kind": "command", "directory": "/", "environment": dict(os.environ), **nothing, **files}}
@@ -292,7 +293,7 @@ def alive(process: psutil.Process) -> bool:
 
 async def test_what_a_killed_job_has_used_is_known(user_code: Path, work: Path) -> None:
     (user_code / "busy.py").write_text("def spin(input, output):\n    while True: pass\n")
-    child = await ChildProcess.start({**os.environ, "PYTHONPATH": str(user_code)})
+    child = await ChildProcess.start({**os.environ, "PYTHONPATH": str(user_code)}, work)
     files = {name: str(work / name) for name in ("log", "input", "output")}
     nothing: dict[str, Any] = {"params": {}, "paths": {}, "steps": [], "checks": [], "items": None}
     job = {"kind": "callable", "function": "busy:spin", "directory": str(work), **nothing}

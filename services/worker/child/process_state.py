@@ -1,0 +1,192 @@
+"""What user code may change about its process, put back after each task, so that every task finds the same.
+
+The state to go back to is the one after the import of the processor's module: what a module sets up when it is imported
+holds for all tasks, as it would if each had a process of its own. What can't be put back costs the process.
+"""
+
+import _signal  # type: ignore[import-not-found]  # the public functions make enums, which takes long
+import builtins
+import contextlib
+import decimal
+import faulthandler
+import gc
+import locale
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from services.worker.child.library_state import LibraryState
+
+_LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+_OPEN_SHARE_MAX = 0.5  # of the descriptors that the process may have
+
+_ATTRIBUTES = [
+    *((sys, name) for name in ("excepthook", "unraisablehook", "displayhook", "breakpointhook", "stdin", "modules")),
+    *((sys, name) for name in ("path", "meta_path", "path_hooks", "argv", "dont_write_bytecode")),
+    (threading, "excepthook"),
+    (warnings, "showwarning"),
+    (warnings, "filters"),
+    (os, "environ"),
+]
+_LISTS = [(sys, "path"), (sys, "meta_path"), (sys, "path_hooks"), (sys, "argv")]
+
+
+def _set_limits(limits: list[tuple[int, int]]) -> None:
+    for number, limit in zip(_LIMITS, limits, strict=True):
+        if resource.getrlimit(number) != limit:
+            resource.setrlimit(number, limit)
+
+
+def _set_handlers(handlers: list[Any]) -> None:
+    faulthandler.disable()  # its handlers lie over these
+    for number, handler in zip(_SIGNALS, handlers, strict=True):
+        if handler is not None and _signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+
+
+def _set_lists(lists: list[list[Any]]) -> None:
+    for (place, name), values in zip(_LISTS, lists, strict=True):
+        getattr(place, name)[:] = values
+
+
+def _set_builtins(names: dict[str, Any]) -> None:
+    vars(builtins).update(names)
+    for name in vars(builtins).keys() - names.keys():
+        delattr(builtins, name)
+
+
+def _set_warnings(filters: list[Any]) -> None:
+    warnings.resetwarnings()  # so that what the old filters have decided is forgotten
+    warnings.filters[:] = filters  # type: ignore[index]
+
+
+def _ids() -> tuple[Any, ...]:
+    return os.getuid(), os.geteuid(), os.getgid(), os.getegid(), os.getgroups()
+
+
+def _refuse(_: object) -> None:
+    raise PermissionError
+
+
+# How to read a setting, and how to put it back if it differs. Limits come first: the rest may need them.
+_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
+    (sys.getrecursionlimit, sys.setrecursionlimit),
+    (lambda: [resource.getrlimit(number) for number in _LIMITS], _set_limits),
+    (lambda: [_signal.getsignal(number) for number in _SIGNALS], _set_handlers),
+    (lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()), partial(signal.pthread_sigmask, signal.SIG_SETMASK)),
+    (faulthandler.is_enabled, lambda _: faulthandler.enable(file=2)),
+    (lambda: [list(getattr(place, name)) for place, name in _LISTS], _set_lists),
+    (lambda: dict(vars(builtins)), _set_builtins),
+    (lambda: list(warnings.filters), _set_warnings),
+    (sys.gettrace, sys.settrace),
+    (sys.getprofile, sys.setprofile),
+    (threading.gettrace, threading.settrace),
+    (threading.getprofile, threading.setprofile),
+    (threading.stack_size, threading.stack_size),
+    (sys.getswitchinterval, sys.setswitchinterval),
+    (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
+    (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
+    (gc.get_threshold, lambda thresholds: gc.set_threshold(*thresholds)),
+    (gc.get_debug, gc.set_debug),
+    (socket.getdefaulttimeout, socket.setdefaulttimeout),
+    (lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
+    (lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda nice: os.setpriority(os.PRIO_PROCESS, 0, nice)),
+    (lambda: os.fstat(0)[:3], lambda _: _open_null(0)),
+    (_ids, _refuse),
+]
+if sys.platform == "linux":
+    _SETTINGS.append((lambda: os.sched_getaffinity(0), lambda cores: os.sched_setaffinity(0, cores)))
+
+
+class ProcessState:
+    """The state that tasks begin with, and the way back to it."""
+
+    def __init__(self) -> None:
+        self._lost = False
+        self.remember()
+
+    def lose(self) -> None:
+        """Nobody knows what state to go back to: an import has failed, halfway."""
+        self._lost = True
+
+    def remember(self) -> None:
+        """Take the present state for the one that tasks begin with."""
+        self._attributes = [getattr(place, name) for place, name in _ATTRIBUTES]
+        self._settings = [read() for read, _ in _SETTINGS]
+        self._umask = os.umask(0o77)
+        os.umask(self._umask)
+        self._decimal = decimal.getcontext().copy()
+        self._threads = set(sys._current_frames())
+        self._descriptors = _descriptors()
+        self._libraries = LibraryState()
+
+    def restore(self, private: str) -> bool:
+        """Put everything back. False if the process must not be used again.
+
+        That is so if something can't be put back, if a thread still runs, or a file below the task's `private`
+        directory is still open.
+        """
+        if self._lost:
+            return False
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0)
+        faulthandler.cancel_dump_traceback_later()
+        os.umask(self._umask)
+        for (place, name), value in zip(_ATTRIBUTES, self._attributes, strict=True):
+            if getattr(place, name, None) is not value:
+                setattr(place, name, value)
+        failures = sum(not _restore(*setting, value) for setting, value in zip(_SETTINGS, self._settings, strict=True))
+        if sys.stdin.closed:
+            sys.stdin = self._attributes[4] = os.fdopen(0, closefd=False)
+        decimal.setcontext(self._decimal.copy())
+        self._libraries.restore()
+        return not failures and self._threads.issuperset(sys._current_frames()) and self._has_closed_files(private)
+
+    def _has_closed_files(self, private: str) -> bool:
+        descriptors = _descriptors()
+        opened, self._descriptors = descriptors - self._descriptors, descriptors
+        if any(_target(descriptor).startswith(private) for descriptor in opened):
+            return False
+        return len(descriptors) < _OPEN_SHARE_MAX * resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _restore(read: Callable[[], Any], write: Callable[[Any], object], value: Any) -> bool:
+    with contextlib.suppress(Exception):
+        if read() == value:
+            return True
+    try:
+        write(value)
+    except Exception:
+        return False
+    return True
+
+
+def _descriptors() -> set[str]:
+    """Those above the standard ones."""
+    if sys.platform != "linux":
+        return set()
+    for_listing = os.dup(0)  # the next free one, which the listing gets as well
+    os.close(for_listing)
+    return set(os.listdir("/proc/self/fd")) - {"0", "1", "2", str(for_listing)}  # noqa: PTH208  # quicker
+
+
+def _target(descriptor: str) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # quicker
+    return ""
+
+
+def _open_null(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, descriptor)
+    if null != descriptor:
+        os.close(null)
