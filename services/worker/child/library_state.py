@@ -18,6 +18,7 @@ class LibraryState:
         state = random.getstate()
         self._random = None if state[1][:-1] == _SEEDED_BY_SYSTEM else state
         self._tempdir = getattr(sys.modules.get("tempfile"), "tempdir", None)
+        self._tracing = (tracemalloc := sys.modules.get("tracemalloc")) and tracemalloc.is_tracing()
         self._start_method = _start_method()
         self._event_loop_policy = _event_loop_policy()
         self._loggers = {name: _settings(logger) for name, logger in _all_loggers().items()}
@@ -36,6 +37,8 @@ class LibraryState:
                 multiprocessing.set_start_method(self._start_method, force=True)
         if _event_loop_policy() is not self._event_loop_policy:
             sys.modules["asyncio"].set_event_loop_policy(self._event_loop_policy)
+        if (tracemalloc := sys.modules.get("tracemalloc")) and not self._tracing:
+            tracemalloc.stop()
         _restore_loggers(self._loggers)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from services.worker.child.exits import Exits
 from services.worker.child.library_state import LibraryState
 
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
@@ -30,14 +31,15 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _OPEN_SHARE_MAX = 0.5  # of the descriptors that the process may have
 
 _ATTRIBUTES = [
-    *((sys, name) for name in ("excepthook", "unraisablehook", "displayhook", "breakpointhook", "stdin", "modules")),
+    *((sys, name) for name in ("excepthook", "unraisablehook", "displayhook", "breakpointhook", "modules")),
     *((sys, name) for name in ("path", "meta_path", "path_hooks", "argv", "dont_write_bytecode")),
     (threading, "excepthook"),
     (warnings, "showwarning"),
     (warnings, "filters"),
     (os, "environ"),
 ]
-_LISTS = [(sys, "path"), (sys, "meta_path"), (sys, "path_hooks"), (sys, "argv")]
+_LISTS = [(sys, "path"), (sys, "meta_path"), (sys, "path_hooks"), (sys, "argv"), (gc, "callbacks")]
+_BUILTINS = vars(builtins)
 
 
 def _set_limits(limits: list[tuple[int, int]]) -> None:
@@ -56,12 +58,6 @@ def _set_handlers(handlers: list[Any]) -> None:
 def _set_lists(lists: list[list[Any]]) -> None:
     for (place, name), values in zip(_LISTS, lists, strict=True):
         getattr(place, name)[:] = values
-
-
-def _set_builtins(names: dict[str, Any]) -> None:
-    vars(builtins).update(names)
-    for name in vars(builtins).keys() - names.keys():
-        delattr(builtins, name)
 
 
 def _set_warnings(filters: list[Any]) -> None:
@@ -85,7 +81,6 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()), partial(signal.pthread_sigmask, signal.SIG_SETMASK)),
     (faulthandler.is_enabled, lambda _: faulthandler.enable(file=2)),
     (lambda: [list(getattr(place, name)) for place, name in _LISTS], _set_lists),
-    (lambda: dict(vars(builtins)), _set_builtins),
     (lambda: list(warnings.filters), _set_warnings),
     (sys.gettrace, sys.settrace),
     (sys.getprofile, sys.setprofile),
@@ -93,6 +88,8 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (threading.getprofile, threading.setprofile),
     (threading.stack_size, threading.stack_size),
     (sys.getswitchinterval, sys.setswitchinterval),
+    (sys.getdlopenflags, sys.setdlopenflags),
+    (sys.get_asyncgen_hooks, lambda hooks: sys.set_asyncgen_hooks(*hooks)),
     (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
     (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
     (gc.get_threshold, lambda thresholds: gc.set_threshold(*thresholds)),
@@ -111,6 +108,8 @@ class ProcessState:
     """The state that tasks begin with, and the way back to it."""
 
     def __init__(self) -> None:
+        self.exits = Exits()
+        self.environment: dict[str, str] = {}  # what the import of the processor's module has set
         self._lost = False
         self.remember()
 
@@ -120,6 +119,8 @@ class ProcessState:
 
     def remember(self) -> None:
         """Take the present state for the one that tasks begin with."""
+        self._builtins = _BUILTINS.copy()
+        self._stdin = sys.stdin
         self._attributes = [getattr(place, name) for place, name in _ATTRIBUTES]
         self._settings = [read() for read, _ in _SETTINGS]
         self._umask = os.umask(0o77)
@@ -132,31 +133,45 @@ class ProcessState:
     def restore(self, private: str) -> bool:
         """Put everything back. False if the process must not be used again.
 
-        That is so if something can't be put back, if a thread still runs, or a file below the task's `private`
-        directory is still open.
+        That is so if something can't be put back, if a thread still runs, a file below the task's `private` directory
+        is open, or what the process would do at its exit has been done.
         """
-        if self._lost:
+        if self._builtins != _BUILTINS:  # first: all code needs them
+            _BUILTINS.update(self._builtins)
+            for name in _BUILTINS.keys() - self._builtins.keys():
+                del _BUILTINS[name]
+        if self._lost or self.exits.called:
             return False
+        try:
+            return self._put_back() and not self._has_left_threads() and not self._has_left_files(private)
+        except Exception:  # user code has changed what is needed for this
+            return False
+
+    def _put_back(self) -> bool:
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
+        signal.set_wakeup_fd(-1)
         faulthandler.cancel_dump_traceback_later()
         os.umask(self._umask)
         for (place, name), value in zip(_ATTRIBUTES, self._attributes, strict=True):
             if getattr(place, name, None) is not value:
                 setattr(place, name, value)
         failures = sum(not _restore(*setting, value) for setting, value in zip(_SETTINGS, self._settings, strict=True))
-        if sys.stdin.closed:
-            sys.stdin = self._attributes[4] = os.fdopen(0, closefd=False)
+        if sys.stdin is not self._stdin or self._stdin.closed:
+            self._stdin = sys.stdin = os.fdopen(0, closefd=False)
         decimal.setcontext(self._decimal.copy())
         self._libraries.restore()
-        return not failures and self._threads.issuperset(sys._current_frames()) and self._has_closed_files(private)
+        return not failures
 
-    def _has_closed_files(self, private: str) -> bool:
+    def _has_left_threads(self) -> bool:
+        return not self._threads.issuperset(sys._current_frames())
+
+    def _has_left_files(self, private: str) -> bool:
         descriptors = _descriptors()
         opened, self._descriptors = descriptors - self._descriptors, descriptors
-        if any(_target(descriptor).startswith(private) for descriptor in opened):
-            return False
-        return len(descriptors) < _OPEN_SHARE_MAX * resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if len(descriptors) > _OPEN_SHARE_MAX * resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+            return True
+        return any(_target(descriptor).startswith(private) for descriptor in opened)
 
 
 def _restore(read: Callable[[], Any], write: Callable[[Any], object], value: Any) -> bool:

@@ -68,7 +68,7 @@ def _run(job: ChildJob, state: ProcessState) -> dict[str, Any]:
         linux.reset_memory_peak()
         cpu_seconds = linux.cpu_seconds()
         try:
-            _set_environment(job["environment"])
+            _set_environment(job["environment"] | state.environment)
             os.chdir(job["directory"])
             try:
                 _dispatch(job, reply, state)
@@ -117,10 +117,11 @@ def _dispatch(job: ChildJob, reply: dict[str, Any], state: ProcessState) -> None
         reply |= read_counts(Path(job["records"]))
     elif job["kind"] == "callable":
         _load(job, state)
-        reply |= copy_context().run(call_function, job["function"], input, output, arguments, listing)
+        with state.exits.collecting():
+            reply |= copy_context().run(call_function, job["function"], input, output, arguments, listing)
     elif job["kind"] == "records":
         _load(job, state)
-        with _rejects(job) as rejected:
+        with state.exits.collecting(), _rejects(job) as rejected:
             reply |= copy_context().run(
                 apply_to_records,
                 job["function"],
@@ -157,16 +158,16 @@ def _load(job: CallableJob | RecordsJob, state: ProcessState) -> None:
     """Import the processor's module, once. What it sets up is kept; so are its temporary files, with this process."""
     if is_loaded(job["function"]):
         return
-    tmp = os.environ.get("TMPDIR", "")
-    if tmp.startswith(_private(job)):
-        os.environ["TMPDIR"] = _own_tmp
+    before = dict(os.environ)
+    if before.get("TMPDIR", "").startswith(_private(job)):
+        before["TMPDIR"] = os.environ["TMPDIR"] = _own_tmp
     try:
         load_function(job["function"])
     except BaseException:
         state.lose()
         raise
-    if os.environ.get("TMPDIR") == _own_tmp:
-        os.environ["TMPDIR"] = tmp
+    state.environment = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    _set_environment(job["environment"] | state.environment)
     tempfile: Any = sys.modules.get("tempfile")
     if tempfile and tempfile.tempdir == _own_tmp:
         tempfile.tempdir = None  # to be found again, by each task

@@ -25,6 +25,7 @@ def find(input, output, *, code):
 MODULE = """
 import decimal, logging, os, random, signal, sys, tempfile, threading, time, warnings
 
+os.environ["THREADS"] = "1"
 decimal.getcontext().prec = 7
 logging.basicConfig(level=logging.DEBUG, format="%(message)s")
 random.seed(42)
@@ -40,6 +41,7 @@ def found(input, output):
     number = random.random()
     random.seed(1)
     return {
+        "environment": os.environ["THREADS"],
         "decimal": decimal.getcontext().prec,
         "random": number,
         "signal": signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN,
@@ -114,7 +116,7 @@ RESTORED = {
     ),
     "builtins": (
         "import builtins; found = print, open, len(vars(builtins))",
-        "import builtins; builtins.print = builtins.extra = len; del builtins.open",
+        "import builtins; builtins.print = builtins.sum = builtins.extra = len; del builtins.open, builtins.zip",
     ),
     "warnings": (
         "import warnings; found = warnings.filters, warnings.showwarning",
@@ -135,6 +137,10 @@ RESTORED = {
     ),
     "niceness": ("import os; found = os.nice(0)", "import os; os.nice(3)"),
     "cores": ("import os; found = os.sched_getaffinity(0)", "import os; os.sched_setaffinity(0, {0})"),
+    "allocations": (
+        "import tracemalloc; found = tracemalloc.is_tracing()",
+        "import tracemalloc; tracemalloc.start()",
+    ),
     "stack size": (
         "import threading; found = threading.stack_size()",
         "import threading; threading.stack_size(1 << 20)",
@@ -177,6 +183,8 @@ REPLACED = {
     "program": "import subprocess; subprocess.Popen(['sleep', '100'], start_new_session=True)",
     "file": "import builtins, sys; sys.kept = open(output, 'w')",
     "removed file": "import os, sys; sys.kept = open('x', 'w'); os.unlink('x')",
+    "exit handler": "import atexit; atexit.register(print)",
+    "broken module": "import signal; signal.setitimer = None",
     "user": "import os; os.setresuid(65534, 65534, 0)",
     "half of all descriptors": "import os, resource, sys\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
     "for _ in range(40): os.dup(0)",
@@ -222,6 +230,7 @@ async def test_what_a_module_sets_up_when_it_is_imported_holds_for_all_tasks(
         assert (work / name / "log").read_text() == "once\n"
     assert answers[0]["value"] == answers[1]["value"]
     assert answers[0]["value"] == {
+        "environment": "1",
         "decimal": 7,
         "random": 0.6394267984578837,
         "signal": True,
@@ -253,3 +262,51 @@ async def test_connections_are_kept_for_the_next_task(run: Run) -> None:
     use = "import sys; a, b = sys.kept; a.send(b'x'); found = b.recv(1)"
     await run("callable", function="state:do", params={"code": keep})
     assert (await run("callable", function="state:find", params={"code": use}))["value"]["found"] == "b'x'"
+
+
+EXITS = """
+import atexit, os, sys
+
+def cleans_up(input, output, *, fails=False):
+    atexit.register(print, "first")
+    atexit.register(os._exit, 3)
+    atexit.unregister(os._exit)
+    @atexit.register
+    def write():
+        output.write_text("written at exit")
+        raise OSError("too late")
+    if fails:
+        sys.exit(4)
+
+def imports(input, output):
+    import registers
+    return {"pid": os.getpid()}
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_exit_handlers_are_called_when_their_task_ends(
+    run: Run, work: Path, user_code: Path, fails: bool
+) -> None:
+    (user_code / "exits.py").write_text(EXITS)
+    answer = await run("callable", function="exits:cleans_up", params={"fails": fails})
+    assert (answer.get("exit_code") == 4) == fails
+    assert (work / "output").read_text() == "written at exit"
+    log = (work / "log").read_text()
+    assert log.startswith("Traceback")
+    assert log.endswith("OSError: too late\nfirst\n")
+
+
+async def test_exit_handlers_of_modules_are_left_to_them(run: Run, user_code: Path) -> None:
+    (user_code / "exits.py").write_text(EXITS)
+    (user_code / "registers.py").write_text("import atexit\natexit.register(print, 'never')\n")
+    first, second = [await run("callable", function="exits:imports") for _ in range(2)]
+    assert first["value"] == second["value"]
+
+
+async def test_a_time_zone_in_the_environment_counts(run: Run) -> None:
+    code = "import time; found = time.strftime('%Z')"
+    for zone, name in (("AAA-9", "AAA"), ("BBB3", "BBB")):
+        environment = {"PATH": os.environ["PATH"], "TZ": zone}
+        answer = await run("callable", function="state:find", params={"code": code}, environment=environment)
+        assert answer["value"]["found"] == repr(name)
