@@ -37,13 +37,13 @@ class TaskError(Exception):
 
 
 def describe(error: BaseException) -> str:
-    """`ValueError: bad carrier 'X9'`, cut to 2,000 characters."""
+    """`ValueError: bad carrier 'X9'`; of a long text, the first and the last 1,000 characters."""
     try:
         text = str(error)
     except Exception as broken:
         text = f"(its __str__ raises {type(broken).__name__})"
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= 2000 else f"{text[:2000]} …"
+    return text if len(text) <= 2000 else f"{text[:1000]} … {text[-1000:]}"
 
 
 class Malformed(ValueError):

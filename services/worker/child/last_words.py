@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.contract.task_error import describe
+
 _BYTES_MAX = 1 << 16  # read at the log's beginning and at its end
 _COLUMNS_MAX = 1 << 16  # a cursor may be sent farther, but nothing is there
 _LINE_MAX = 500  # characters shown
@@ -27,6 +29,7 @@ _ERROR = re.compile(
     r"|\b(?:Segmentation fault|[Oo]ut of memory)\b"
 )
 _BAR = re.compile(r"\d ?%.*(?:\||[\])]|[#=\-━█▌]{3})|(?:[#=\-━█]{3}|[|\])]).*\d ?%")
+_REDRAWN = re.compile(r"[\r\b\x1b]")
 _TRACEBACK = "Traceback (most recent call last):"
 
 
@@ -66,6 +69,12 @@ def last_words(log: Path) -> str:
 def shown_lines(printed: bytes) -> list[str]:
     """What a terminal shows of it, without blanks at the ends of lines."""
     return [line.text for line in _shown(_decode(printed))]
+
+
+def describe_shown(error: BaseException) -> str:
+    """`task_error.describe`, with the text as a terminal shows it: it may be what a program printed."""
+    name, colon, text = describe(error).partition(": ")
+    return name + colon + ("\n".join(line.text for line in _shown(text)) if _REDRAWN.search(text) else text)
 
 
 def _first_error(lines: list[_Line]) -> str:

@@ -18,13 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from services.contract.task_error import TaskError, describe
+from services.contract.task_error import TaskError
 from services.worker.child import forks, frames, linux
 from services.worker.child.commands import check_exit, run_command
 from services.worker.child.counts import read_counts
 from services.worker.child.functions import call_function, is_loaded, load_function
 from services.worker.child.items import write_items_of_lines
 from services.worker.child.job import CallableJob, ChildJob, RecordsJob, SqlJob
+from services.worker.child.last_words import describe_shown
 from services.worker.child.prepare import prepare
 from services.worker.child.process_state import ProcessState
 from services.worker.child.records import apply_to_records
@@ -200,10 +201,10 @@ def _copy(input: Path, output: Path) -> None:
 def _raised(error: BaseException) -> TaskError:
     """What user code raised; it says by an attribute of the exception that no other try can succeed."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return TaskError("disk_full", describe(error))
+        return TaskError("disk_full", describe_shown(error))
     if getattr(error, "input_invalid", False) is True:
-        return TaskError("input_invalid", describe(error), retryable=False)
-    return TaskError("exception", describe(error))
+        return TaskError("input_invalid", describe_shown(error), retryable=False)
+    return TaskError("exception", describe_shown(error))
 
 
 def _exited(error: SystemExit) -> dict[str, Any]:

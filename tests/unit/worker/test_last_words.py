@@ -122,3 +122,15 @@ async def test_the_log_itself_stays_as_it_was_printed(run: Run, work: Path) -> N
     answer = await run("command", arguments=[sys.executable, "-c", script])
     assert answer["error"]["message"] == "exit code 3: 2% failed"
     assert (work / "log").read_bytes() == b"\r1%\r2%\x1b[31m failed"
+
+
+async def test_what_a_function_raises_is_shown_alike(run: Run, user_code: Path) -> None:
+    """Such as the standard error of a program, which it passes on."""
+    (user_code / "passing.py").write_text(
+        "import sys\n"
+        "said = ''.join(f'\\r{n}%|####|' for n in range(1000)) + '\\r\\x1b[31mno codec\\x1b[0m'\n"
+        "def raises(input, output): raise RuntimeError(said)\n"
+        "def tells(input, output): raise ValueError('two\\nlines\\t\u2026')\n"
+    )
+    messages = [(await run("callable", function=f"passing:{name}"))["error"]["message"] for name in ("raises", "tells")]
+    assert messages == ["RuntimeError: no codec", "ValueError: two\nlines\t\u2026"]
