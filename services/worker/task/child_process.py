@@ -59,6 +59,7 @@ class ChildProcess:
         self._death = asyncio.ensure_future(process.wait())
         self._reader = reader
         self._writer = writer
+        self._marks = {("TMPDIR", str(tmp))}  # variables that only its descendants have
         self.memory_bytes = 0  # resident memory at its last answer
         self.clean = True  # its last job has left nothing behind that the next could meet
 
@@ -133,6 +134,8 @@ class ChildProcess:
             await asyncio.gather(*watches, return_exceptions=True)
 
     async def _ask(self, job: ChildJob) -> dict[str, Any]:
+        if output := job["environment"].get("PIECEWORK_OUTPUT"):
+            self._marks = {("TMPDIR", str(self.tmp)), ("PIECEWORK_OUTPUT", output)}
         key = frames.new_key()
         self._writer.write(frames.encode(key, job))
         await self._writer.drain()
@@ -162,10 +165,11 @@ class ChildProcess:
     async def kill(self) -> None:
         """End the child and all its descendants at once."""
         self._writer.close()
-        trackers = _kill_tree(self.pid) if self.alive else []
-        if trackers:
+        if not self.alive:
+            await asyncio.to_thread(_kill_marked, self._marks)
+        elif trackers := _kill_tree(self.pid):
             await asyncio.to_thread(psutil.wait_procs, trackers, _TRACKER_SECONDS)
-        _kill_session(self._process.pid)  # descendants that a crashed child has left
+        _kill_session(self.pid)
         await asyncio.wait([self._death])
         await asyncio.to_thread(remove_tree, self.tmp)
 
@@ -227,6 +231,14 @@ def _kill_session(session_id: int) -> None:
         with contextlib.suppress(OSError):
             if os.getsid(pid) == session_id:
                 os.kill(pid, signal.SIGKILL)
+
+
+def _kill_marked(marks: set[tuple[str, str]]) -> None:
+    """Kill daemons of a child that has died: its orphans, in sessions of their own, are no longer below it."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if marks & process.environ().items():
+                process.kill()
 
 
 def _kill(process: psutil.Process) -> bool:

@@ -1,12 +1,15 @@
 """User code that forks: whatever its copies do, only the process that got the task answers for it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from services.contract.task_error import TaskError
 from tests.unit.worker.conftest import Run
+from tests.until import until
 
 FORKS = '''
 import ctypes, multiprocessing, os, pty, subprocess, sys, time
@@ -97,6 +100,20 @@ def leave_daemon_running(input, output):
         os._exit(0)
     return work(output, pid)
 
+def become_daemon(input, output, *, program):
+    """As daemons are made: the first process ends, the last one goes on in a session of its own."""
+    if os.fork():
+        while not os.path.exists(f"{output}.pid"):
+            time.sleep(0.01)
+        os._exit(0)
+    os.setsid()
+    with open(f"{output}.new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(f"{output}.new", f"{output}.pid")
+    if program:
+        os.execlp("sleep", "sleep", "1000")
+    time.sleep(1000)
+
 def process_exits(input, output):
     process = multiprocessing.get_context("fork").Process(target=sys.exit, args=(3,))
     process.start()
@@ -176,6 +193,14 @@ async def test_a_copy_that_outlives_its_task_answers_for_no_other(run: Run, work
     third = await run("callable", function="forks:pid")
     assert "error" not in first
     assert first["value"]["pid"] != second["value"]["pid"] == third["value"]["pid"]
+
+
+@pytest.mark.parametrize("program", [False, True])
+async def test_a_daemon_ends_with_the_task_that_it_left(run: Run, work: Path, program: bool) -> None:
+    environment = {"PATH": os.environ["PATH"], "PIECEWORK_OUTPUT": str(work / "output")}
+    with pytest.raises(TaskError, match="the process ended itself with exit code 0"):
+        await run("callable", function="forks:become_daemon", params={"program": program}, environment=environment)
+    await until(lambda: not psutil.pid_exists(int((work / "output.pid").read_text())))
 
 
 @pytest.mark.parametrize("function", ["write_everywhere", "write_a_little_everywhere"])
