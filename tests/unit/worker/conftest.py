@@ -115,6 +115,17 @@ def square(number):
 def leave_a_program(input, output):
     return {"pid": subprocess.Popen(["sleep", "1000"], start_new_session=True).pid}
 
+def do(input, output, *, code):
+    """Run the code in this function, and say in which process."""
+    exec(code, {"input": input, "output": output})
+    return {"pid": os.getpid()}
+
+def find(input, output, *, code):
+    """What the code calls `found`."""
+    names = {}
+    exec(code, names)
+    return {"pid": os.getpid(), "found": repr(names["found"])}
+
 def fill_the_disk(input, output):
     with open("/dev/full", "w") as file:
         file.write("x")
