@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +39,9 @@ _ATTRIBUTES = [
     (warnings, "filters"),
     (os, "environ"),
 ]
-_LISTS = [(sys, "path"), (sys, "meta_path"), (sys, "path_hooks"), (sys, "argv"), (gc, "callbacks")]
+_LISTS = [(sys, "path"), (sys, "argv"), (gc, "callbacks")]
+_IMPORTERS = [(sys, "meta_path"), (sys, "path_hooks")]  # libraries add theirs when they are imported, and need them
+_PAUSES_SECONDS = (0.001, 0.01, 0.0)  # in which threads end, and libraries' threads close files
 _BUILTINS = vars(builtins)
 
 
@@ -121,6 +124,7 @@ class ProcessState:
         """Take the present state for the one that tasks begin with."""
         self._builtins = _BUILTINS.copy()
         self._stdin = sys.stdin
+        self._importers = [list(getattr(place, name)) for place, name in _IMPORTERS]
         self._attributes = [getattr(place, name) for place, name in _ATTRIBUTES]
         self._settings = [read() for read, _ in _SETTINGS]
         self._umask = os.umask(0o77)
@@ -130,12 +134,8 @@ class ProcessState:
         self._descriptors = _descriptors()
         self._libraries = LibraryState()
 
-    def restore(self, private: str) -> bool:
-        """Put everything back. False if the process must not be used again.
-
-        That is so if something can't be put back, if a thread still runs, a file below the task's `private` directory
-        is open, or what the process would do at its exit has been done.
-        """
+    def restore(self) -> bool:
+        """Put everything back. False if that can't be done, or if the process has done what it would do at its exit."""
         if self._builtins != _BUILTINS:  # first: all code needs them
             _BUILTINS.update(self._builtins)
             for name in _BUILTINS.keys() - self._builtins.keys():
@@ -143,9 +143,18 @@ class ProcessState:
         if self._lost or self.exits.called:
             return False
         try:
-            return self._put_back() and not self._has_left_threads() and not self._has_left_files(private)
+            return self._put_back()
         except Exception:  # user code has changed what is needed for this
             return False
+
+    def has_leftovers(self, private: str) -> bool:
+        """Whether threads of the task still run, or files below its private directory are open."""
+        for seconds in _PAUSES_SECONDS:
+            if not self._has_left_threads() and not self._has_left_files(private):
+                return False
+            gc.collect()  # closes files that only a cycle holds, such as a failure's
+            time.sleep(seconds)
+        return True
 
     def _put_back(self) -> bool:
         for timer in _TIMERS:
@@ -156,6 +165,9 @@ class ProcessState:
         for (place, name), value in zip(_ATTRIBUTES, self._attributes, strict=True):
             if getattr(place, name, None) is not value:
                 setattr(place, name, value)
+        for (place, name), importers in zip(_IMPORTERS, self._importers, strict=True):
+            if lost := [importer for importer in importers if importer not in getattr(place, name)]:
+                getattr(place, name)[:0] = lost
         failures = sum(not _restore(*setting, value) for setting, value in zip(_SETTINGS, self._settings, strict=True))
         if sys.stdin is not self._stdin or self._stdin.closed:
             self._stdin = sys.stdin = os.fdopen(0, closefd=False)
@@ -168,10 +180,10 @@ class ProcessState:
 
     def _has_left_files(self, private: str) -> bool:
         descriptors = _descriptors()
-        opened, self._descriptors = descriptors - self._descriptors, descriptors
-        if len(descriptors) > _OPEN_SHARE_MAX * resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+        if any(_target(descriptor).startswith(private) for descriptor in descriptors - self._descriptors):
             return True
-        return any(_target(descriptor).startswith(private) for descriptor in opened)
+        self._descriptors = descriptors
+        return len(descriptors) > _OPEN_SHARE_MAX * resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _restore(read: Callable[[], Any], write: Callable[[Any], object], value: Any) -> bool:

@@ -74,7 +74,7 @@ def _run(job: ChildJob, state: ProcessState) -> dict[str, Any]:
             try:
                 _dispatch(job, reply, state)
             finally:
-                reply["clean"] = "function" not in job or state.restore(_private(job))
+                reply["clean"] = "function" not in job or state.restore()
                 forks.check_returned()
         except TaskError as error:
             reply |= error.as_reply()
@@ -86,7 +86,8 @@ def _run(job: ChildJob, state: ProcessState) -> dict[str, Any]:
         reply["memory_bytes"], peak = linux.memory()
         reply.setdefault("memory_bytes_peak", peak)
         reply["cpu_seconds"] = linux.cpu_seconds() - cpu_seconds
-        reply["clean"] = reply["clean"] and not linux.has_children()
+        left = linux.has_children() or ("function" in job and state.has_leftovers(_private(job)))
+        reply["clean"] = reply["clean"] and not left
     return reply
 
 

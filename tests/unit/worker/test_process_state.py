@@ -54,7 +54,7 @@ RESTORED = {
     "locale": ("import locale; found = locale.setlocale(0)", "import locale; locale.setlocale(locale.LC_ALL, 'C')"),
     "module path": ("import sys; found = sys.path", "import sys; sys.path.insert(0, '/x'); sys.path = ['/y']"),
     "arguments": ("import sys; found = sys.argv", "import sys; sys.argv.append('x')"),
-    "import hooks": ("import sys; found = len(sys.meta_path)", "import sys; sys.meta_path.clear()"),
+    "import hooks": ("import sys; found = sys.meta_path", "import sys; sys.meta_path.clear()"),
     "streams": (
         "import sys; found = sys.stdin.closed, sys.stdout.name, sys.stderr.name",
         "import io, sys; sys.stdin.close(); sys.stdout.close(); sys.stderr = io.StringIO()",

@@ -104,6 +104,22 @@ async def test_an_import_that_failed_halfway_costs_the_process(run: Run, user_co
     assert (await run("callable", function="halfway:f"))["value"]["umask"] != 0o777
 
 
+async def test_what_a_late_import_needs_is_kept(run: Run, user_code: Path) -> None:
+    """Such as the importer that `six` adds when a function imports it."""
+    (user_code / "adds.py").write_text("import sys\nsys.meta_path.append('an importer')\n")
+    code = "import adds, sys; found = sys.meta_path[-1]"
+    values = [(await run("callable", function="user_code:find", params={"code": code}))["value"] for _ in range(2)]
+    assert values[0]["found"] == "'an importer'"
+    assert values[0] == values[1]
+
+
+async def test_a_failure_with_an_open_file_does_not_cost_the_process(run: Run) -> None:
+    code = "file = open(output, 'w'); raise ValueError"
+    first = await run("callable", function="user_code:count")
+    assert (await run("callable", function="user_code:do", params={"code": code}))["error"]["type"] == "exception"
+    assert (await run("callable", function="user_code:count"))["value"]["pid"] == first["value"]["pid"]
+
+
 async def test_connections_are_kept_for_the_next_task(run: Run) -> None:
     keep = "import socket, sys; sys.kept = socket.socketpair()"
     use = "import sys; a, b = sys.kept; a.send(b'x'); found = b.recv(1)"
