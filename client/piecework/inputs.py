@@ -181,10 +181,14 @@ class ItemsInput(TypedDict):
 
 
 class RangeInput(TypedDict):
-    """An array job of `count` tasks."""
+    """An array job: `count` tasks, or one for each number from `start` to `stop - 1`, or for each of `values`."""
 
     type: Literal["range"]
-    count: int
+    count: NotRequired[int | None]
+    start: NotRequired[int | None]
+    stop: NotRequired[int | None]
+    step: NotRequired[int | None]
+    values: NotRequired[list[int] | None]
 
 
 Input = (

@@ -84,6 +84,7 @@ class StageSpec(TypedDict):
     retry: NotRequired[Retry]
     timeout_seconds: NotRequired[float]
     memory_bytes: NotRequired[int | None]
+    running_max: NotRequired[int | None]
     tolerated_failures: NotRequired[int]
     rejects_max: NotRequired[int | None]
 

@@ -66,7 +66,7 @@ async def _add_chunks(s3: Any, made: Preview, source: Input, slots: int, parts_m
         if chunk.done or made.chunks_left == 0 or len(made.parts) == parts_max:
             break
     made.part_bytes = cursor.get("part_bytes", made.part_bytes)
-    made.count += source.count if isinstance(source, RangeInput) else _in_all(made, chunk, count)
+    made.count += len(source.numbers) if isinstance(source, RangeInput) else _in_all(made, chunk, count)
     _add_bytes(made, cursor.get("bytes") if not chunk.done and chunk.share else total)
 
 

@@ -253,17 +253,23 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A place in an array job of `count` tasks: the task's own index."""
+    """A place in an array job of `count` tasks: the task's own index, or the number that the job gives it instead.
+
+    With a number, it has a type of its own in the JSON: to the release before, a task's number was always its index.
+    """
 
     count: int
+    number: int | None = None
     bytes: ClassVar[int | None] = None
 
     @classmethod
     def from_json(cls, value: Json) -> "Index":
-        return cls(value["count"])
+        return cls(value["count"], value["number"] if value["type"] == "array_index" else None)
 
     def to_json(self) -> Json:
-        return {"type": "index", "count": self.count}
+        if self.number is None:
+            return {"type": "index", "count": self.count}
+        return {"type": "array_index", "number": self.number, "count": self.count}
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +364,7 @@ _READERS: dict[str, Callable[[Json], KnownInput]] = {
     "object_versions": ObjectGroup.from_json,
     "item": Item.from_json,
     "index": Index.from_json,
+    "array_index": Index.from_json,
     "outputs": Outputs.from_json,
     "split": _read_split,
 }

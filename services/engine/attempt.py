@@ -10,10 +10,15 @@ from pydantic import ConfigDict
 from services.contract.states import ReportedOutcome, StageKind
 from services.contract.task_input import TaskInput
 from services.engine.spec import ProcessorSpec, StageOptions
+from services.inputs.spec import RangeInput
 
 
 class StageWork(StageOptions):
-    """What a worker must know about a stage. It never changes, so it can be cached by (job_id, stage)."""
+    """What a worker must know about a stage. Nothing changes but that its `array` becomes known.
+
+    `array` has the number of each task by its index. It is None as long as the stage, or the one whose tasks it follows
+    one by one, is still being planned, and it is not known from the job's specification.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,6 +31,7 @@ class StageWork(StageOptions):
     processor_version: int
     spec: ProcessorSpec
     timeout_seconds: float
+    array: RangeInput | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,9 @@ class StageSpec(StageOptions, Strict):
     pool: Name = "default"
     retry: Retry = Retry()
     timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] = 3600.0
+    running_max: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        None, description="tasks that run at the same time, wherever they do; absent: no limit but the pool's slots"
+    )
     tolerated_failures: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         0, description="failed tasks that do not fail the stage"
     )

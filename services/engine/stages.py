@@ -1,5 +1,6 @@
 """The stages of a job: when they start, and what a worker must know about one."""
 
+from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -7,6 +8,7 @@ from pydantic import ValidationError
 from services.engine.attempt import StageWork
 from services.engine.errors import explain
 from services.engine.spec import ProcessorSpec
+from services.inputs.chunk import TASKS_MAX
 from services.platform.database import Connection, Database
 
 
@@ -33,14 +35,26 @@ class StageUnreadable(Exception):
     """This release can't read the stored stage: a newer one may have written it. The message says why."""
 
 
-# A job submitted by the release before has its options in columns only.
+# A job submitted by the release before has its options in columns only. A stage whose tasks work on one output each has
+# the numbers of the stage that it so follows, others their own.
 _LOAD_STAGE = """
     SELECT s.job_id, s.stage, j.name AS job_name, s.name AS stage_name, s.kind, s.processor, s.processor_version,
         p.spec, s.timeout_seconds, coalesce(s.options, jsonb_build_object('params', s.params, 'inputs', s.inputs,
-            'fan_out', s.fan_out, 'memory_bytes', s.memory_bytes, 'rejects_max', s.rejects_max)) AS options
+            'fan_out', s.fan_out, 'memory_bytes', s.memory_bytes, 'rejects_max', s.rejects_max)) AS options,
+        CASE WHEN followed.planned THEN followed.task_count END AS task_count
     FROM stages AS s JOIN jobs AS j USING (job_id)
     LEFT JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
+    CROSS JOIN LATERAL (
+        SELECT f.planned, f.task_count FROM stages AS f
+        WHERE f.job_id = s.job_id AND f.stage <= s.stage AND f.tasks_from NOT IN ('successes', 'outputs')
+        ORDER BY f.stage DESC LIMIT 1
+    ) AS followed
     WHERE s.job_id = $1 AND s.stage = $2"""
+
+
+def _array_of(task_count: int | None) -> dict[str, Any] | None:
+    """An array job of that many tasks; None if there are more than one may have, or it is not known how many."""
+    return {"type": "range", "count": task_count} if task_count and task_count <= TASKS_MAX else None
 
 
 async def load_stage(connection: Connection | Database, job_id: UUID, stage: int) -> StageWork:
@@ -53,6 +67,7 @@ async def load_stage(connection: Connection | Database, job_id: UUID, stage: int
         raise StageUnreadable(f"the processor {processor} was deleted")
     try:
         spec = ProcessorSpec.model_validate(row["spec"], extra="ignore")
-        return StageWork.model_validate({**row, **row["options"], "spec": spec}, extra="ignore")
+        array = row["options"].get("array") or _array_of(row["task_count"])
+        return StageWork.model_validate({**row, **row["options"], "array": array, "spec": spec}, extra="ignore")
     except ValidationError as error:
         raise StageUnreadable(f"this release can't read the processor {processor}: {explain(error)}") from error

@@ -1,8 +1,9 @@
 """Submission: a job specification becomes a job and its stages, or an error that names the field."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -27,8 +28,9 @@ from services.engine.spec import (
     StageSpec,
 )
 from services.engine.stages import start_stages
+from services.inputs.chunk import TASKS_MAX
 from services.inputs.grid import needs_grid
-from services.inputs.spec import Resplit
+from services.inputs.spec import Input, ItemsInput, RangeInput, Resplit
 from services.platform.database import Connection, new_id
 from services.platform.settings import Settings
 
@@ -270,7 +272,35 @@ _INSERT_STAGES = """
     FROM json_populate_recordset(NULL::stages, $3::json)"""
 
 
-def _stage_row(number: int, stage: _ResolvedStage, following: _ResolvedStage | None) -> dict[str, Any]:
+def _array_of(inputs: Sequence[Input]) -> RangeInput | None:
+    """The tasks that these inputs make, if that is known before anything is read."""
+    match inputs:
+        case [RangeInput() as array]:
+            return array
+    counts = []
+    for source in inputs:
+        match source:
+            case RangeInput():
+                counts.append(len(source.numbers))
+            case ItemsInput():
+                counts.append(len(source.items))
+            case _:
+                return None
+    return RangeInput(type="range", count=sum(counts)) if sum(counts) <= TASKS_MAX else None
+
+
+def _arrays(stages: Sequence[_ResolvedStage], inputs: Sequence[Input]) -> Iterator[RangeInput | None]:
+    """The array job that each stage is, as far as it is known; task i after task i is of the same one."""
+    array = None
+    for stage in stages:
+        if stage.tasks_from not in ("successes", "outputs"):
+            array = _array_of(inputs) if stage.tasks_from == "input" and stage.kind == "map" else None
+        yield array
+
+
+def _stage_row(
+    number: int, stage: _ResolvedStage, following: _ResolvedStage | None, array: RangeInput | None
+) -> dict[str, Any]:
     """The stage's columns by name."""
     options = stage.spec.model_dump(mode="json", include=set(StageOptions.model_fields)) | {"inputs": stage.inputs}
     own = {"name", "pool", "resplit", "barrier", "timeout_seconds", "tolerated_failures"}
@@ -282,7 +312,7 @@ def _stage_row(number: int, stage: _ResolvedStage, following: _ResolvedStage | N
         "tasks_from": stage.tasks_from,
         "fan_in": stage.fan_in,
         "chains": following is not None and following.tasks_from == "successes",
-        "options": options,
+        "options": options | {"array": array and array.model_dump(mode="json"), "running_max": stage.spec.running_max},
         **options,
         **stage.spec.retry.model_dump(),
         **stage.spec.model_dump(mode="json", include=own),
@@ -320,8 +350,8 @@ async def submit_job(
         trigger_message,
         run_at or spec.run_at,
     )
-    pairs = zip(resolved, [*resolved[1:], None], strict=True)
-    rows = [_stage_row(number, stage, following) for number, (stage, following) in enumerate(pairs)]
+    following = [*resolved[1:], None]
+    rows = list(map(_stage_row, count(), resolved, following, _arrays(resolved, spec.inputs)))
     await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows)
     if spec.run_at is None:
         await start_stages(connection, job_id)

@@ -101,17 +101,22 @@ async def plan_outputs(
 # Second tries come first: a job that can't succeed then fails early, and a job's end does not wait for them.
 # A task that has lost a worker gets its own bundle: if it kills its workers, its neighbours must not fail with it.
 # After a second loss it is a suspect. A worker runs one suspect at a time, so it can't take other tasks down with it.
+# What is in flight is counted here, under the caller's lock of the pool: a stage's `running_max` holds whoever queues.
 _DISPATCH = """
     WITH job AS (
         SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
+    ), room AS MATERIALIZED (
+        SELECT CASE WHEN $7::integer IS NULL THEN $3 ELSE least($3, greatest(0, $7 - (
+            SELECT c.queued + c.running FROM stage_sums($1, $2::smallint) AS c))) END AS tasks
     ), again AS MATERIALIZED (
         SELECT job_id, stage, index FROM tasks
         WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND ready_at <= now() AND (failures > 0 OR losses > 0)
-        ORDER BY ready_at LIMIT $3 FOR UPDATE SKIP LOCKED
+        ORDER BY ready_at LIMIT (SELECT tasks FROM room) FOR UPDATE SKIP LOCKED
     ), fresh AS MATERIALIZED (
         SELECT job_id, stage, index FROM tasks
         WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND ready_at <= now() AND failures = 0 AND losses = 0
-        ORDER BY ready_at, index LIMIT $3 - (SELECT count(*) FROM again) FOR UPDATE SKIP LOCKED
+        ORDER BY ready_at, index LIMIT (SELECT tasks FROM room) - (SELECT count(*) FROM again)
+        FOR UPDATE SKIP LOCKED
     ), moved AS (
         UPDATE tasks AS t SET state = 'queued', ready_at = NULL, queued_at = now()
         FROM (TABLE again UNION ALL TABLE fresh) AS p
@@ -143,12 +148,16 @@ async def dispatch(
     tasks_max: int,
     bundle_tasks_max: int,
     resend_seconds: float,
+    running_max: int | None = None,
 ) -> list[Message]:
     """Queue up to `tasks_max` ready tasks of a running job. Send the messages after the commit.
 
+    With `running_max`, no more tasks of the stage are then queued or running; the caller holds the pool's lock.
+
     A crash before they are sent costs `resend_seconds`: after that, `resend` offers the bundles again.
     """
-    rows = await connection.fetch(_DISPATCH, job_id, stage, tasks_max, bundle_tasks_max, pool, resend_seconds)
+    limits = (tasks_max, bundle_tasks_max)
+    rows = await connection.fetch(_DISPATCH, job_id, stage, *limits, pool, resend_seconds, running_max)
     return [Message(**row) for row in rows]
 
 

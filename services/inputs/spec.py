@@ -1,11 +1,13 @@
 """The types of a job's input, each with the options of its splitter (services/inputs/*/split.py)."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from services.contract.fields import ObjectUri, PrefixUri, Strict
+from services.inputs.chunk import TASKS_MAX
 from services.inputs.csv_dialect import CsvDialect
 from services.inputs.registry import COMPRESSION_OF_SUFFIX, compression_suffix
 
@@ -275,11 +277,54 @@ class ItemsInput(Strict):
     items: Annotated[list[Any], Field(min_length=1)]
 
 
+ArrayNumber = Annotated[int, Field(ge=0, le=2_147_483_647)]
+
+
 class RangeInput(Strict):
-    """An array job: `count` tasks that differ by their index."""
+    """An array job: tasks that differ by a number, their index or one that the job gives them.
+
+    It is 0 to `count - 1`, or `start` to `stop - 1` in steps of `step`, or one of `values`.
+    """
 
     type: Literal["range"]
-    count: Annotated[int, Field(ge=1, le=10_000_000)]
+    count: Annotated[int, Field(ge=1, le=TASKS_MAX)] | None = Field(None, description="tasks, numbered from 0")
+    start: ArrayNumber | None = Field(None, description="number of the first task; absent: 0")
+    stop: Annotated[int, Field(ge=1, le=2_147_483_648)] | None = Field(
+        None, description="instead of count: the tasks' numbers are less than this"
+    )
+    step: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
+        None, description="from one task's number to the next one's; absent: 1"
+    )
+    values: Annotated[list[ArrayNumber], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="instead of count and stop: the tasks' numbers themselves"
+    )
+
+    @model_validator(mode="after")
+    def _says_the_numbers_once(self) -> Self:
+        given = [name for name in ("count", "stop", "values") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of count, stop (with start and step), and values; got {given or 'none'}")
+        if self.stop is None and (self.start, self.step) != (None, None):
+            raise ValueError(f"start and step go with stop, not with {given[0]}: leave them out or give stop instead")
+        if not self.numbers:
+            raise ValueError(f"no number lies from start ({self.start}) to stop - 1: stop must be greater than start")
+        if len(self.numbers) > TASKS_MAX:
+            raise ValueError(f"these are {len(self.numbers)} tasks, more than {TASKS_MAX}: take a larger step")
+        if len(set(self.values or ())) < len(self.values or ()):
+            raise ValueError("a number is twice among values: write each once")
+        return self
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The number of each task, by its index."""
+        if self.values is not None:
+            return self.values
+        return range(self.start or 0, self.count or self.stop or 0, self.step or 1)
+
+    @property
+    def counts_from_0(self) -> bool:
+        """Whether each task's number is its index."""
+        return self.numbers == range(len(self.numbers))
 
 
 Input = Annotated[
@@ -301,8 +346,15 @@ def _one_or_several(value: Any) -> str:
     return "(several)" if isinstance(value, list) else "(one)"
 
 
+def _count_on(inputs: list[Input]) -> list[Input]:
+    if len(inputs) > 1 and any(isinstance(one, RangeInput) and not one.counts_from_0 for one in inputs):
+        raise ValueError("tasks of several inputs are numbered from 0: give count, or make the range the only input")
+    return inputs
+
+
 Inputs = Annotated[
-    Annotated[Input, Tag("(one)")] | Annotated[list[Input], Field(min_length=1, max_length=1000), Tag("(several)")],
+    Annotated[Input, Tag("(one)")]
+    | Annotated[list[Input], Field(min_length=1, max_length=1000), AfterValidator(_count_on), Tag("(several)")],
     Discriminator(_one_or_several),
 ]
 

@@ -42,7 +42,7 @@ async def download(
 
     If their `crc32` (zlib's) is known, bytes that differ from it are fetched once more: the way may be at fault.
 
-    Raises TaskError: input_missing (also if it lacks the version), input_changed (its ETag or its CRC-32 is another), or
+    Raises TaskError: input_missing (also if it lacks the version), input_changed (its ETag or CRC-32 is another), or
     input_unavailable, which is retryable.
     """
     begin = file.tell()

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _COMPRESSED = (".gz", ".bgz", ".zst")
 _MANIFEST_FORMATS = get_args(ManifestFormat)
-_SOURCES = ("input", "upload", "manifest", "item", "count")
+_SOURCES = ("input", "upload", "manifest", "item", "count", "array")
 
 
 def with_fields_of(inputs: Any) -> Callable[[type[T]], type[T]]:
@@ -57,7 +57,11 @@ class InputOptions:
     item: Annotated[
         list[str] | None, typer.Option(metavar="VALUE", help="One task for this YAML value; repeatable.")
     ] = None
-    count: Annotated[int | None, typer.Option(metavar="N", help="An array job of N tasks.")] = None
+    count: Annotated[int | None, typer.Option(metavar="N", help="An array job of N tasks, numbered from 0.")] = None
+    array: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="An array job as Slurm writes it: 1-100, 1-100:4, 3,7,9, 1-100%5."),
+    ] = None
     format: Annotated[
         str | None,
         typer.Option(
@@ -78,9 +82,23 @@ class InputOptions:
                 source = _in_format(source, self.format)
             spec["input"] = source | self._details(options)
 
+    def limit(self, spec: dict[str, Any]) -> None:
+        """Let no more tasks of the first stage run at a time than --array says, as 5 in 1-100%5."""
+        running_max = self._array()[1] if self.array is not None else None
+        match spec.get("stages"):
+            case [dict(first), *_] if running_max is not None:
+                first.setdefault("running_max", running_max)
+
+    def _array(self) -> tuple[dict[str, Any], int | None]:
+        from piecework.arrays import parse_array
+
+        return parsed("--array", parse_array, self.array or "")
+
     def _source(self, present: dict[str, Any]) -> dict[str, Any]:
         from piecework.jobfile import parse_value
 
+        if self.array is not None:
+            return self._array()[0]
         if self.count is not None:
             return {"type": "range", "count": self.count}
         if self.item:

@@ -72,6 +72,7 @@ class StageOptions:
     max_attempts: Annotated[list[str] | None, _of_stages("N", "How often a failing task is tried.")] = None
     backoff_seconds: Annotated[list[str] | None, _of_stages("SECONDS", "Pause before the second try.")] = None
     backoff_max_seconds: Annotated[list[str] | None, _of_stages("SECONDS", "Longest pause between tries.")] = None
+    running_max: Annotated[list[str] | None, _of_stages("N", "Tasks that may run at the same time.")] = None
     tolerated_failures: Annotated[list[str] | None, _of_stages("N", "Failed tasks that do not fail the stage.")] = None
     rejects_max: Annotated[list[str] | None, _of_stages("N", "Rejected records that a task may have.")] = None
     fan_out: Annotated[
@@ -164,6 +165,7 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "pool": str,
     "timeout_seconds": _number,
     "memory_bytes": _bytes,
+    "running_max": _number,
     "tolerated_failures": _number,
     "rejects_max": _number,
 }

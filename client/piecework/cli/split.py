@@ -68,6 +68,8 @@ def _place(part: SplitPart) -> str:
             return repr(value)
         case {"type": "index", "count": count}:
             return f"index {part['index']} of {count}"
+        case {"type": "array_index", "number": number, "count": count}:
+            return f"number {number}, index {part['index']} of {count}"
         case other:
             return str(other.get("uri", other["type"]))
 

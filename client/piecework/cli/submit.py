@@ -39,6 +39,7 @@ def submit(
     spec = file.read()
     for options in (job, input, stages, merge, when):
         options.change(spec)
+    input.limit(spec)
     upload_inputs(session, spec, file.local_root)
     if when.cron is not None:
         schedule = session.client.create_schedule(

@@ -1,4 +1,4 @@
-"""An array job: tasks that differ only by their index."""
+"""An array job: tasks that differ only by a number, which is their index unless the job says otherwise."""
 
 from typing import Any
 
@@ -11,9 +11,12 @@ TASKS_PER_CHUNK = 20_000
 
 async def split(s3: Any, source: RangeInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
     planned = cursor["planned"] if cursor else 0
-    count = min(TASKS_PER_CHUNK, source.count - planned)
-    end = planned + count
-    return Chunk([Index(source.count).to_json()], {"planned": end}, done=end == source.count, repeat=count)
+    numbers = source.numbers
+    count, end = len(numbers), min(planned + TASKS_PER_CHUNK, len(numbers))
+    at, done = {"planned": end}, end == count
+    if source.counts_from_0:
+        return Chunk([Index(count).to_json()], at, done, repeat=end - planned)
+    return Chunk([Index(count, number).to_json() for number in numbers[planned:end]], at, done)
 
 
 async def look(s3: Any, source: RangeInput) -> None:

@@ -38,11 +38,12 @@ _WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL A
 _STAGES = """
     SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, s.priority, s.share, s.ready, s.running,
         s.queued + s.running AS in_flight, s.attempts, s.succeeded, s.task_seconds,
+        (of.options ->> 'running_max')::integer AS running_max,
         EXISTS (
             SELECT FROM bundles AS b
             WHERE b.job_id = s.job_id AND b.stage = s.stage AND b.put_off > 0 AND b.worker_id IS NULL
         ) AS put_off
-    FROM running_stages AS s WHERE s.ready > 0 OR s.queued > 0 OR s.running > 0
+    FROM running_stages AS s JOIN stages AS of USING (job_id, stage) WHERE s.ready > 0 OR s.queued > 0 OR s.running > 0
     ORDER BY s.job_id, s.stage"""  # the order in which counters are locked
 
 
@@ -57,6 +58,7 @@ class Candidate:
     ready: int
     in_flight_seconds: float
     task_seconds: float | None  # measured mean; None before the first task has ended
+    running_max: int | None = None
     granted: int = 0
 
     @property
@@ -66,8 +68,8 @@ class Candidate:
 
     def bundle_tasks(self, settings: Settings, slots: int) -> int:
         """How many tasks the next bundle gets."""
-        if self.task_seconds is None:
-            return 1
+        if self.task_seconds is None or self.running_max is not None:
+            return 1  # those of a bundle run one after the other
         aimed = int(settings.bundle_seconds / max(self.task_seconds, 1e-6))
         fair_rest = math.ceil(self.ready / (2 * slots))
         return max(1, min(aimed, fair_rest, settings.bundle_tasks_max))
@@ -117,6 +119,8 @@ def _candidate(row: Record, slots: int) -> Candidate:
     ready = row["ready"]
     if row["put_off"] or is_slowed(dict(row)):
         ready = min(ready, max(0, math.ceil(SLOWED_SHARE * slots) - row["in_flight"]))
+    if row["running_max"] is not None:
+        ready = min(ready, max(0, row["running_max"] - row["in_flight"]))
     candidate = Candidate(
         row["job_id"],
         row["stage"],
@@ -125,6 +129,7 @@ def _candidate(row: Record, slots: int) -> Candidate:
         ready=ready,
         in_flight_seconds=0.0,
         task_seconds=row["task_seconds"],
+        running_max=row["running_max"],
     )
     candidate.in_flight_seconds = row["in_flight"] * candidate.expected_seconds
     return candidate
@@ -173,6 +178,7 @@ async def _top_up(context: Context, pool: Record, candidates: list[Candidate], w
                         tasks_max=candidate.granted,
                         bundle_tasks_max=sizes[id(candidate)],
                         resend_seconds=settings.resend_seconds,
+                        running_max=candidate.running_max,
                     )
                     candidate.settle(sum(message.count for message in queued))
                     messages += queued

@@ -26,11 +26,11 @@ from services.worker.node.outage import Outage
 from services.worker.node.receiver import Receiver
 from services.worker.node.slots import Slots
 from services.worker.task.attempt import Equipment
-from services.worker.task.child_job import Share
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.environment import base_environment
 from services.worker.task.packages import Packages, cache_directory
 from services.worker.task.scratch import scratch_directory
+from services.worker.task.share import Share
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""What the worker must know about its stages; the database is asked once per stage."""
+"""What the worker must know about its stages; the database is asked once per stage, or until that is planned."""
 
 from uuid import UUID
 
@@ -10,7 +10,7 @@ _STAGES_MAX = 1000
 
 
 class Stages:
-    """A cache of StageWork, which never changes."""
+    """A cache of StageWork, which never changes once its array is known."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -20,7 +20,9 @@ class Stages:
         """Raises StageGone and StageUnreadable."""
         if (known := self._known.get((job_id, stage))) is not None:
             return known
-        if len(self._known) >= _STAGES_MAX:
-            del self._known[next(iter(self._known))]
-        work = self._known[job_id, stage] = await load_stage(self._database, job_id, stage)
+        work = await load_stage(self._database, job_id, stage)
+        if work.array is not None:
+            if len(self._known) >= _STAGES_MAX:
+                del self._known[next(iter(self._known))]
+            self._known[job_id, stage] = work
         return work

@@ -21,7 +21,7 @@ from services.platform.database import storable
 from services.worker.child.job import ChildJob
 from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
-from services.worker.task.child_job import Share, child_job
+from services.worker.task.child_job import child_job
 from services.worker.task.child_process import MemoryExceeded
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.inputs import fetch_input
@@ -29,6 +29,7 @@ from services.worker.task.outputs import Outputs, missing_output
 from services.worker.task.packages import Packages, Runtime
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.scratch import remove_tree
+from services.worker.task.share import Share
 from services.worker.task.task_log import hold_log_down, put_log
 from services.worker.task.turn import Turn
 from services.worker.task.warm_children import WarmChildren

@@ -1,7 +1,6 @@
 """The job (child/job) that a child gets for a task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import orjson
 
@@ -15,14 +14,7 @@ from services.worker.task.environment import task_environment
 from services.worker.task.inputs import input_filename
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.placeholders import fill_placeholders
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A slot's share of its node."""
-
-    threads: int
-    memory_bytes: int
+from services.worker.task.share import Share
 
 
 def child_job(
@@ -38,7 +30,9 @@ def child_job(
     """Raises TaskError (processor_load) if a placeholder of the command has no value."""
     job: TaskJob = {
         "directory": str(workspace.work),
-        "environment": task_environment({**environment, "TMPDIR": str(workspace.tmp)}, task, stage, paths),
+        "environment": task_environment(
+            {**environment, "TMPDIR": str(workspace.tmp)}, task, stage, paths, directory=workspace.work, share=share
+        ),
         "log": str(workspace.log),
         "input": str(paths.input),
         "output": str(paths.output),

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import orjson
 
-from services.contract.task_input import Index
 from services.engine.attempt import ClaimedTask, StageWork
 from services.platform.settings import WorkerSettings
+from services.worker.task.array_jobs import array_variables, node_variables
 from services.worker.task.paths import Paths
+from services.worker.task.share import Share
 
 
 def base_environment(settings: WorkerSettings) -> dict[str, str]:
@@ -22,11 +23,16 @@ def base_environment(settings: WorkerSettings) -> dict[str, str]:
     inherited = [directory for directory in environment.get("PYTHONPATH", "").split(":") if directory]
     if own or inherited:
         environment["PYTHONPATH"] = ":".join(own + inherited)
-    return environment
+    return environment | node_variables(settings.pool)
 
 
-def task_environment(base: Mapping[str, str], task: ClaimedTask, stage: StageWork, paths: Paths) -> dict[str, str]:
-    """The base, the task's identity and paths, and the variables of the processor's spec, which override all."""
+def task_environment(
+    base: Mapping[str, str], task: ClaimedTask, stage: StageWork, paths: Paths, *, directory: Path, share: Share
+) -> dict[str, str]:
+    """The base, the task's identity and paths, and the variables of the processor's spec, which override all.
+
+    The task starts in `directory`.
+    """
     identity: dict[str, object] = {
         "PIECEWORK_JOB_ID": task.job_id,
         "PIECEWORK_JOB_NAME": stage.job_name,
@@ -38,22 +44,11 @@ def task_environment(base: Mapping[str, str], task: ClaimedTask, stage: StageWor
         "PIECEWORK_OUTPUT": paths.output,
         "PIECEWORK_RECORDS": paths.records,
         "PIECEWORK_PARAMS": orjson.dumps(stage.params).decode(),
-        "AWS_BATCH_JOB_ID": f"{task.job_id}:{task.index}",
-        "AWS_BATCH_JOB_ATTEMPT": task.attempt,
-        "AWS_BATCH_JOB_ARRAY_INDEX": task.index,
-        "SLURM_ARRAY_JOB_ID": task.job_id,
-        "SLURM_ARRAY_TASK_ID": task.index,
-        "PBS_ARRAY_INDEX": task.index,
     }
+    memory_bytes = stage.memory_bytes or share.memory_bytes
+    identity |= array_variables(task, stage, directory=directory, cpus=share.threads, memory_bytes=memory_bytes)
     identity |= {f"PIECEWORK_INPUT_{name.upper()}": path for name, path in paths.inputs.items()}
     identity |= {f"PIECEWORK_OUTPUT_{name.upper()}": path for name, path in paths.outputs.items()}
     if paths.package is not None:
         identity["PIECEWORK_PACKAGE"] = paths.package
-    if isinstance(task.input, Index):
-        identity |= {
-            "AWS_BATCH_JOB_ARRAY_SIZE": task.input.count,
-            "SLURM_ARRAY_TASK_COUNT": task.input.count,
-            "SLURM_ARRAY_TASK_MIN": 0,
-            "SLURM_ARRAY_TASK_MAX": task.input.count - 1,
-        }
     return {**base, **{name: str(value) for name, value in identity.items()}, **stage.spec.environment}

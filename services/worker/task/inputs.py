@@ -42,8 +42,9 @@ async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> FetchedInp
             return await _fetch_objects(s3, objects, directory)
         case Item(value):
             return _write_value(value, directory / "input.json")
-        case Index(count):
-            return _write_value({"index": task.index, "count": count}, directory / "input.json")
+        case Index(count, number):
+            value = {"index": task.index, "count": count} | ({} if number is None else {"number": number})
+            return _write_value(value, directory / "input.json")
         case Outputs() as outputs:
             return await _fetch_outputs(s3, outputs, directory)
         case UnknownInput(reason):

@@ -26,6 +26,14 @@ async def test_a_range_may_need_several_chunks(aws: Aws, monkeypatch: pytest.Mon
         assert await split_all(aws, type="range", count=count) == [{"type": "index", "count": count}] * count
 
 
+async def test_the_numbers_of_a_range_go_to_its_tasks_one_by_one(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_range, "TASKS_PER_CHUNK", 2)
+    stepping = await split_all(aws, type="range", start=1, stop=11, step=4)
+    assert stepping == [{"type": "array_index", "number": number, "count": 3} for number in (1, 5, 9)]
+    assert [part["number"] for part in await split_all(aws, type="range", values=[9, 3, 7])] == [9, 3, 7]
+    assert await split_all(aws, type="range", stop=3) == [{"type": "index", "count": 3}] * 3
+
+
 async def test_several_inputs_are_split_one_after_the_other(
     aws: Aws, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

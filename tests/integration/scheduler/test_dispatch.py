@@ -171,6 +171,24 @@ async def test_tasks_that_wait_for_their_backoff_hold_up_nobody(
     await assert_invariants(play.database, waiting)
 
 
+async def test_no_more_tasks_of_a_stage_run_than_its_running_max(context: Context, other: Context, play: Play) -> None:
+    limited = [{"processor": "noop", "running_max": 3}]
+    job_id = await submit(play, 20, stages=limited)
+    await measure(play, job_id, 0.001)  # so short that others would share a bundle
+    worker_id, ended = await play.register(slots=16), 1
+    while ended < 20:
+        await asyncio.gather(*(dispatch.step(each) for each in (context, other, context, other)))
+        tasks = await play.claim(worker_id, await offered(play))
+        assert 0 < len(tasks) == len({task.bundle_id for task in tasks}) <= 3
+        await dispatch.step(context)
+        assert len(tasks) + len(await offered(play)) == min(3, 20 - ended)
+        await play.succeed(worker_id, tasks[:2])
+        ended += len(tasks[:2])
+        for task in tasks[2:]:
+            await play.complete(worker_id, finished(task, "released"), done=[task])
+    await assert_invariants(play.database, job_id)
+
+
 async def test_each_pool_has_its_own_queue_and_window(context: Context, play: Play, queue: Queue) -> None:
     large = await context.aws.sqs.create_queue(QueueName="large")
     await add_pool(play.database, "large", queue_url=large["QueueUrl"], slots=3)

@@ -16,6 +16,7 @@ PARTS = [
     ({"type": "blocks", "uri": "s3://b/a.csv.zst", "start": [5, 7], "end": [9, 3]}, None, "s3://b/a.csv.zst"),
     ({"type": "objects", "objects": [{"uri": "s3://b/a"}, {"uri": "s3://b/b"}]}, 7, "s3://b/a and 1 more"),
     ({"type": "index", "count": 9}, None, "index 6 of 9"),
+    ({"type": "array_index", "number": 29, "count": 9}, None, "number 29, index 7 of 9"),
 ]
 
 
@@ -42,7 +43,7 @@ def test_a_preview_is_a_table_and_a_summary(run: Run, previewing: Service) -> No
         "parts_max": 7,
     }
     lines = result.stdout.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert all(place in line for line, (_, _, place) in zip(lines[1:], PARTS, strict=True))
     assert result.stderr.splitlines() == ["about 16,384 parts of 931.3 GiB, aiming at 1.0 MiB each", "estimated"]
     assert json.loads(run("--json", "split", "--count", "3").stdout)["count"] == 16384

@@ -172,6 +172,18 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
             },
         },
     ),
+    (
+        ["--array", "1-100:4%5", "--stage", "noop", "--stage", "noop"],
+        {
+            "input": {"type": "range", "start": 1, "stop": 101, "step": 4},
+            "stages": [{"processor": "noop", "running_max": 5}, {"processor": "noop"}],
+        },
+    ),
+    (
+        ["--array", "1-9%3", "--stage", "noop", "--running-max", "2"],
+        {"input": {"type": "range", "start": 1, "stop": 10}, "stages": [{"processor": "noop", "running_max": 2}]},
+    ),
+    (["--array", "7,3,9", "--stage", "noop"], {"input": {"type": "range", "values": [3, 7, 9]}, "stages": NOOP}),
     (["--count", "10", "--processor", "noop"], {"input": {"type": "range", "count": 10}, "stages": NOOP}),
     (
         ["--item", "{region: north}", "--item", "7", "--item", "2026-01-31", "--stage", "noop"],
@@ -465,6 +477,8 @@ BAD_OPTIONS = [
     (["--upload", "missing.csv", "--stage", "noop"], "neither an S3 URI"),
     (["--input", "missing/", "--stage", "noop"], "neither an S3 URI"),
     (["--count", "1", "--item", "2"], "--item and --count: a job has one input"),
+    (["--count", "1", "--array", "1-2"], "--count and --array: a job has one input"),
+    (["--array", "1-", "--stage", "noop"], "--array: '1-' is not an array; write 1-100, 1-100:4 (every fourth)"),
     (["--count", "1", "--stage", "noop", "--part-bytes", "8 Mibi"], "--part-bytes: '8 Mibi' is not a size"),
     (["--count", "1", "--stage", "noop", "--param", "x"], "--param: 'x' is not KEY=VALUE"),
     (["--count", "1", "--param", "x=1"], "--param: 'x' belongs to no stage"),

@@ -56,6 +56,7 @@ LATER: list[dict[str, Any]] = [
     {"type": "object_version", "uri": URI, "version": "v1"},
     {"type": "object_versions", "objects": [{"uri": URI, "etag": '"e"'}, {"uri": "s3://b/x", "version": "v1"}]},
     {"type": "objects", "objects": [{"uri": URI, "etag": '"e"', "version": "v1"}, {"uri": "s3://b/x"}]},
+    {"type": "array_index", "number": 7, "count": 3},
 ]
 
 

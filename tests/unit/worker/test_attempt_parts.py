@@ -14,10 +14,12 @@ from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.spec import ProcessorSpec
 from services.inputs.registry import suffix_of
 from services.platform.settings import WorkerSettings
+from services.worker.task.array_jobs import job_number
 from services.worker.task.environment import base_environment, task_environment
 from services.worker.task.paths import Paths
 from services.worker.task.placeholders import fill_placeholders
 from services.worker.task.scratch import ScratchUnusable, remove_tree, scratch_directory
+from services.worker.task.share import Share
 from services.worker.task.task_log import free_middle, shorten_log
 
 JOB = UUID("01890000-0000-7000-8000-000000000001")
@@ -76,26 +78,31 @@ def test_what_is_not_given_fails_for_good(argument: str, reason: str) -> None:
     assert not missing.value.retryable
 
 
-def environment(task_input: dict[str, object], **own: str) -> dict[str, str]:
-    spec = ProcessorSpec(command=["true"], environment=own)
-    stage = StageWork(
-        job_id=JOB,
-        stage=2,
-        job_name="month-end",
-        stage_name="clean",
-        kind="map",
-        processor="p",
-        processor_version=1,
-        spec=spec,
-        params={"year": 2013},
-        timeout_seconds=60.0,
+def environment(array: dict[str, object] | None, attempt: int = 1, **own: str) -> dict[str, str]:
+    stage = StageWork.model_validate(
+        {
+            "job_id": JOB,
+            "stage": 2,
+            "job_name": "month-end",
+            "stage_name": "clean",
+            "kind": "map",
+            "processor": "p",
+            "processor_version": 1,
+            "spec": ProcessorSpec(command=["true"], environment=own),
+            "params": {"year": 2013},
+            "timeout_seconds": 60.0,
+            "array": array,
+        }
     )
-    task = ClaimedTask(JOB, JOB, 2, 41, 3, parse_input(task_input))
-    return task_environment({"PATH": "/bin", "TZ": "UTC"}, task, stage, PATHS)
+    task = ClaimedTask(JOB, JOB, 2, 41, attempt, parse_input({"type": "item", "value": 1}))
+    base = {"PATH": "/bin", "TZ": "UTC"}
+    return task_environment(base, task, stage, PATHS, directory=Path("/w/work"), share=Share(4, 2**31))
 
 
 def test_a_task_knows_who_it_is() -> None:
-    assert environment({"type": "index", "count": 100}, TZ="CET", PIECEWORK_STAGE="mine") == {
+    found = environment({"type": "range", "start": 1, "stop": 401, "step": 4}, 3, TZ="CET", PIECEWORK_STAGE="mine")
+    job = str(job_number(JOB, 2))
+    assert found == {
         "PATH": "/bin",
         "TZ": "CET",
         "PIECEWORK_JOB_ID": str(JOB),
@@ -103,6 +110,8 @@ def test_a_task_knows_who_it_is() -> None:
         "PIECEWORK_STAGE": "mine",
         "PIECEWORK_STAGE_NAME": "clean",
         "PIECEWORK_TASK_INDEX": "41",
+        "PIECEWORK_TASK_NUMBER": "165",
+        "PIECEWORK_TASK_COUNT": "100",
         "PIECEWORK_ATTEMPT": "3",
         "PIECEWORK_INPUT": "/w/in.csv",
         "PIECEWORK_OUTPUT": "/w/out",
@@ -115,14 +124,67 @@ def test_a_task_knows_who_it_is() -> None:
         "AWS_BATCH_JOB_ATTEMPT": "3",
         "AWS_BATCH_JOB_ARRAY_INDEX": "41",
         "AWS_BATCH_JOB_ARRAY_SIZE": "100",
-        "SLURM_ARRAY_JOB_ID": str(JOB),
-        "SLURM_ARRAY_TASK_ID": "41",
+        "SLURM_JOB_ID": str(int(job) + 41),
+        "SLURM_JOBID": str(int(job) + 41),
+        "SLURM_JOB_NAME": "month-end",
+        "SLURM_ARRAY_JOB_ID": job,
+        "SLURM_ARRAY_TASK_ID": "165",
         "SLURM_ARRAY_TASK_COUNT": "100",
-        "SLURM_ARRAY_TASK_MIN": "0",
-        "SLURM_ARRAY_TASK_MAX": "99",
-        "PBS_ARRAY_INDEX": "41",
+        "SLURM_ARRAY_TASK_MIN": "1",
+        "SLURM_ARRAY_TASK_MAX": "397",
+        "SLURM_ARRAY_TASK_STEP": "4",
+        "SLURM_CPUS_PER_TASK": "4",
+        "SLURM_CPUS_ON_NODE": "4",
+        "SLURM_JOB_CPUS_PER_NODE": "4",
+        "SLURM_MEM_PER_NODE": "2048",
+        "SLURM_RESTART_COUNT": "2",
+        "SLURM_SUBMIT_DIR": "/w/work",
+        "SLURM_TMPDIR": "/w/work",
+        "PBS_JOBID": f"{job}[165].piecework",
+        "PBS_JOBNAME": "month-end",
+        "PBS_JOBDIR": "/w/work",
+        "PBS_O_WORKDIR": "/w/work",
+        "PBS_ARRAY_ID": f"{job}[].piecework",
+        "PBS_ARRAY_INDEX": "165",
+        "PBS_ARRAYID": "165",
+        "NCPUS": "4",
+        "JOB_ID": job,
+        "JOB_NAME": "month-end",
+        "SGE_TASK_ID": "165",
+        "SGE_TASK_FIRST": "1",
+        "SGE_TASK_LAST": "397",
+        "SGE_TASK_STEPSIZE": "4",
+        "SGE_O_WORKDIR": "/w/work",
+        "NSLOTS": "4",
+        "LSB_JOBID": job,
+        "LSB_JOBNAME": "month-end",
+        "LSB_JOBINDEX": "165",
+        "LSB_JOBINDEX_END": "397",
+        "LSB_JOBINDEX_STEP": "4",
+        "LSB_DJOB_NUMPROC": "4",
+        "LS_SUBCWD": "/w/work",
     }
-    assert "AWS_BATCH_JOB_ARRAY_SIZE" not in environment({"type": "item", "value": 1})
+
+
+def test_an_array_of_values_has_their_bounds_and_the_step_1() -> None:
+    found = environment({"type": "range", "values": [*range(41, 0, -1), 900, 7000]})
+    names = ("ID", "COUNT", "MIN", "MAX", "STEP")
+    assert [found[f"SLURM_ARRAY_TASK_{name}"] for name in names] == ["900", "43", "1", "7000", "1"]
+
+
+def test_what_is_not_known_yet_is_not_set() -> None:
+    found = environment(None)
+    assert found["AWS_BATCH_JOB_ARRAY_INDEX"] == found["SLURM_ARRAY_TASK_ID"] == found["PIECEWORK_TASK_NUMBER"] == "41"
+    bounds = {"PIECEWORK_TASK_COUNT", "AWS_BATCH_JOB_ARRAY_SIZE", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MAX"}
+    assert not (bounds | {"SGE_TASK_LAST", "LSB_JOBINDEX_END", "SLURM_RESTART_COUNT"}) & found.keys()
+
+
+def test_the_number_of_a_job_is_its_own_and_fits_into_31_bits() -> None:
+    numbers = {job_number(UUID(int=job), stage) for job in range(1000) for stage in range(5)}
+    assert len(numbers) == 5000
+    assert min(numbers) >= 1_000_000
+    assert max(numbers) + 10_000_000 < 2**31
+    assert job_number(JOB, 0) == job_number(UUID(str(JOB)), 0) == 1_629_293_958
 
 
 def test_the_workers_secrets_stay_with_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -134,6 +196,14 @@ def test_the_workers_secrets_stay_with_the_worker(monkeypatch: pytest.MonkeyPatc
     assert not [name for name in found if name.startswith("PIECEWORK_")]
     assert found["PYTHONPATH"] == f"{tmp_path}/code:/opt/more:/inherited"
     assert found["AWS_REGION"] == "eu-central-1"
+
+
+def test_a_task_is_one_process_on_one_node_of_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_PARTITION", "where the worker itself runs")
+    found = base_environment(WorkerSettings(pool="big"))
+    assert found["SLURM_JOB_PARTITION"] == found["AWS_BATCH_JQ_NAME"] == found["PBS_QUEUE"] == "big"
+    assert found["SLURM_NODELIST"] == found["SLURMD_NODENAME"] == found["SLURM_SUBMIT_HOST"]
+    assert [found[f"SLURM_{name}"] for name in ("NTASKS", "NNODES", "PROCID", "LOCALID")] == ["1", "1", "0", "0"]
 
 
 @pytest.mark.parametrize(
