@@ -304,13 +304,13 @@ class Client:
     def get_processor(self, name: str, *, version: int | None = None) -> ProcessorDetail:
         return self._api.get(ProcessorDetail, f"/v1/processors/{_segment(name)}", version=version)
 
-    def push_package(self, directory: Path, *, progress: ReportBytes | None = None) -> Package:
-        """Ship a directory of code; its `sha256` is what a processor's `package` names.
+    def push_package(self, code: Path | Mapping[str, Path | bytes], *, progress: ReportBytes | None = None) -> Package:
+        """Ship a directory of code, or files by their paths in it; `sha256` is what a processor's `package` names.
 
         Hidden files and compiled Python are left out. The same files make the same package, which goes over the wire
         once. Raises InputError if it is too large.
         """
-        with packed(directory) as archive:
+        with packed(code) as archive:
             package = self.create_package(archive.sha256, archive.bytes)
             if package["url"] is not None:
                 self._objects.put(archive.path, package["url"], progress)

@@ -60,14 +60,22 @@ for _tag, (_pattern, _first) in _PLAIN.items():
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_float)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file, `-` for standard input. Raises InputError with file and line."""
+def read_text(path: Path) -> str:
+    """The text of a file with its line ends as they are, `-` for standard input. Raises InputError."""
     try:
-        text = sys.stdin.read() if path == Path("-") else path.read_text()
+        if path == Path("-"):
+            return sys.stdin.read()
+        with path.open(newline="") as file:
+            return file.read()
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read: {error}") from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, `-` for standard input. Raises InputError with file and line."""
+    text = read_text(path)
     try:
         content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except json.JSONDecodeError as error:

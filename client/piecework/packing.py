@@ -3,10 +3,10 @@
 import hashlib
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from piecework.errors import InputError
 
@@ -26,40 +26,46 @@ class Archive:
 
 
 @contextmanager
-def packed(directory: Path) -> Iterator[Archive]:
-    """The directory's archive, which is there until the context ends. Raises InputError."""
+def packed(code: Path | Mapping[str, Path | bytes]) -> Iterator[Archive]:
+    """The archive of a directory, or of files by their paths in it; there until the context ends. Raises InputError."""
+    named, name = (code, "package") if isinstance(code, Mapping) else (files_of(code), code.resolve().name)
     with tempfile.TemporaryDirectory(prefix="piecework-") as temporary:
         path = Path(temporary) / "package.zip"
-        _write(directory, path)
+        _write(name, named, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         yield Archive(path, sha256, path.stat().st_size)
 
 
-def _write(directory: Path, path: Path) -> None:
+def _write(name: str, named: Mapping[str, Path | bytes], path: Path) -> None:
     """Stored, not compressed: how bytes are compressed differs from machine to machine."""
-    name, total = directory.resolve().name, 0
+    total = 0
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for file in _files_in(directory):
-            total += file.stat().st_size
+        for inside, file in sorted(named.items(), key=lambda item: PurePosixPath(item[0])):
+            total += len(file) if isinstance(file, bytes) else file.stat().st_size
             if total > BYTES_MAX - 1_048_576:  # zip needs some itself
                 raise InputError(
-                    f"{directory}: more than {BYTES_MAX:,} bytes; a package is code, keep data out of it: give large "
+                    f"{name}: more than {BYTES_MAX:,} bytes; a package is code, keep data out of it: give large "
                     "files to the tasks as `inputs` of the processor"
                 )
-            entry = zipfile.ZipInfo(f"{name}/{file.relative_to(directory).as_posix()}", _TIME)
-            entry.external_attr = (0o100755 if file.stat().st_mode & 0o100 else 0o100644) << 16
-            archive.writestr(entry, file.read_bytes())
+            entry = zipfile.ZipInfo(f"{name}/{inside}", _TIME)
+            runs = isinstance(file, Path) and file.stat().st_mode & 0o100
+            entry.external_attr = (0o100755 if runs else 0o100644) << 16
+            archive.writestr(entry, file if isinstance(file, bytes) else file.read_bytes())
 
 
-def _files_in(directory: Path) -> list[Path]:
-    """The files that are code: nothing hidden, nothing that was made of the others."""
+def files_of(directory: Path) -> dict[str, Path]:
+    """The directory's files that are code, by their paths in it: nothing hidden, nothing that was made of the others.
+
+    Raises InputError.
+    """
     if not directory.is_dir():
         raise InputError(f"{directory}: there is no such directory")
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and _is_code(path.relative_to(directory)))
-    if not files:
+    files = (path for path in directory.rglob("*") if path.is_file() and _is_code(path.relative_to(directory)))
+    named = {path.relative_to(directory).as_posix(): path for path in files}
+    if not named:
         raise InputError(f"{directory}: there is no file in it")
-    return files
+    return named
 
 
 def _is_code(path: Path) -> bool:

@@ -1,13 +1,15 @@
 """Programs written for array jobs of other schedulers find what they look for, in every stage."""
 
+import io
 import json
 import re
+import tarfile
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from tests.cases.conftest import CaseGrid
+from tests.cases.conftest import DATA, CaseGrid, Ended
 
 
 def test_array_size_in_later_stages(grid: CaseGrid) -> None:
@@ -99,3 +101,66 @@ def test_no_more_tasks_run_at_a_time_than_the_array_says(array_grid: CaseGrid) -
     assert [line.split()[2] for line in ended.lines()] == ["1", "3", "5", "7", "9"]
     times = sorted((task["started_at"], task["finished_at"]) for task in ended.tasks)
     assert all(finished <= started for (_, finished), (started, _) in pairwise(times))
+
+
+# Batch scripts, as their labs write them.
+
+
+def unpacked(ended: Ended) -> dict[str, str]:
+    """The files of a batch script's result, by name."""
+    [archive] = [body for name, body in ended.files.items() if name.endswith(".tar")]
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {entry.name: tar.extractfile(entry).read().decode() for entry in tar if entry.isfile()}  # type: ignore[union-attr]
+
+
+def run_script(grid: CaseGrid, *arguments: str) -> Ended:
+    job = json.loads(grid.command("submit", "--json", "--sbatch", *arguments, directory=DATA / "sbatch"))
+    return grid.ended(job["job_id"])
+
+
+def test_a_batch_script_runs_as_it_is(grid: CaseGrid) -> None:
+    ended = run_script(grid, "sweep.sh", "--", "--scale", "two words")
+    assert (ended.state, ended.error) == ("succeeded", "")
+    files, numbers = unpacked(ended), range(1, 10, 2)
+    assert {name: text for name, text in files.items() if name.startswith("results/")} == {
+        f"results/seed_{number}.txt": f"seed {42 + number} threads 2 --scale two words\n" for number in numbers
+    }
+    job = re.search(r"of (\d+) on", next(text for name, text in files.items() if name.endswith(".out")))
+    assert job
+    for index, number in enumerate(numbers):
+        log = f"logs/seed sweep-{job[1]}_{number:02}"
+        assert f"Job {int(job[1]) + index} is task {number} of {job[1]} on " in files[f"{log}.out"]
+        assert files[f"{log}.err"].splitlines()[-1] == "warned"
+        assert "warned" in grid.log(ended, 0, index)
+        assert f"is task {number} of" in grid.log(ended, 0, index)
+    [stage] = ended.job["spec"]["stages"]
+    assert (stage["timeout_seconds"], stage["memory_bytes"], stage["running_max"]) == (300.0, 512 << 20, 4)
+    assert (ended.job["name"], stage["pool"]) == ("seed-sweep", "default")
+
+
+def test_a_batch_script_finds_the_files_beside_it(grid: CaseGrid) -> None:
+    ended = run_script(grid, "study/lines.sbatch", "--directory", "study")
+    assert (ended.state, ended.error) == ("succeeded", "")
+    files = unpacked(ended)
+    assert files.pop("STATUS.txt") == "done gamma of 3\n"  # one name for all: the last stays, as with any tar
+    assert {name: json.loads(text) for name, text in files.items() if text} == {
+        f"{sample}.json": {"sample": sample, "length": len(sample), "task": number}
+        for number, sample in enumerate(("alpha", "beta", "gamma"), start=1)
+    }
+    assert [name for name, text in files.items() if not text] == [f"lines_{number}.log" for number in (1, 2, 3)]
+
+
+def test_a_batch_script_in_another_language_without_an_array(grid: CaseGrid) -> None:
+    ended = run_script(grid, "single.py", "x")
+    assert (ended.state, ended.error) == ("succeeded", "")
+    files = unpacked(ended)
+    [(name, text)] = [(name, text) for name, text in files.items() if name.startswith("slurm-")]
+    assert re.fullmatch(r"slurm-\d+\.out", name)
+    assert text.splitlines() == ["mode fast arguments ['x']"]
+    assert {files[f"rank{number}"] for number in range(3)} == {f"rank {number} of 3\n" for number in range(3)}
+
+
+def test_a_batch_script_that_fails_is_not_run_again(grid: CaseGrid) -> None:
+    ended = run_script(grid, "study/lines.sbatch")  # without its list
+    assert (ended.state, ended.attempts) == ("failed", 1)
+    assert "exit code 1: no line" in ended.error

@@ -4,17 +4,20 @@ from typing import Annotated
 
 import typer
 
+from piecework.cli.batch_options import BatchOptions
 from piecework.cli.input_options import InputOptions
 from piecework.cli.job_file import JobFile
 from piecework.cli.job_options import JobOptions, MergeOptions, StageOptions, WhenOptions
 from piecework.cli.jobs import watch_to_end
 from piecework.cli.objects import upload_inputs
 from piecework.cli.session import Session, command
+from piecework.errors import InputError
 
 
 def submit(
     session: Session,
     file: JobFile,
+    batch: BatchOptions,
     job: JobOptions,
     input: InputOptions,
     stages: StageOptions,
@@ -27,7 +30,8 @@ def submit(
 ) -> None:
     """Submit a job and print its id.
 
-    From a job file, from options, or from both: options override the file.
+    From a job file, from options, or from both: options override the file. With --sbatch the file is a batch script of
+    Slurm, whose #SBATCH lines are read.
 
     Local paths, in the file or in options, are uploaded first; a directory becomes a prefix.
 
@@ -36,10 +40,15 @@ def submit(
     With --cron it makes a schedule and prints the schedule's id.
     """
     when.check(watch)
-    spec = file.read()
+    script = batch.read(session, file)
+    if script and stages.stage:
+        raise InputError("--stage: the batch script is the job's only stage; leave it out")
+    spec = script.spec if script else file.read()
     for options in (job, input, stages, merge, when):
         options.change(spec)
     input.limit(spec)
+    if script:
+        batch.register(session, script, spec)
     upload_inputs(session, spec, file.local_root)
     if when.cron is not None:
         schedule = session.client.create_schedule(

@@ -51,7 +51,7 @@ class InProcessGrid:
         stages = [{"processor": "p", "retry": {"max_attempts": 1}} | stage]
         if stage.get("fan_out"):
             stages.append({"processor": "next"})
-        spec = JobSpec.model_validate({"input": {"type": "range", "count": 1}, "stages": stages})
+        spec = JobSpec.model_validate({"input": {"type": "range", "count": len(inputs)}, "stages": stages})
         async with self.database.acquire() as connection, connection.transaction():
             await processors.register_processor(connection, "p", ProcessorSpec.model_validate(processor))
             await processors.register_processor(connection, "next", ProcessorSpec(builtin="noop"))
