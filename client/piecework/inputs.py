@@ -47,7 +47,7 @@ class Option(NamedTuple):
 
 
 def _size(text: str) -> int:
-    from piecework.jobfile import parse_size
+    from piecework.units import parse_size
 
     return parse_size(text)
 
@@ -57,7 +57,7 @@ def _names(text: str) -> list[str]:
 
 
 CompressionOption = Annotated[Compression | None, Option("Compression of the input; default: by its suffix.")]
-PartBytes = Annotated[int | None, Option("Size of a part, such as 8MiB.", "SIZE", _size)]
+PartBytes = Annotated[int | str | None, Option("Size of a part, such as 8MiB.", "SIZE", _size)]
 
 
 class _Sized(TypedDict):
@@ -90,7 +90,9 @@ class LinesResplit(_Sized):
         Annotated[str | None, Option("Before a character of CSV and TSV to take literally.", "CHARACTER")]
     ]
     multiline: NotRequired[Annotated[bool, Option("Quoted fields of CSV and TSV may hold newlines.")]]
-    record_bytes: NotRequired[Annotated[int | None, Option("Length of each record of --format fixed.", "SIZE", _size)]]
+    record_bytes: NotRequired[
+        Annotated[int | str | None, Option("Length of each record of --format fixed.", "SIZE", _size)]
+    ]
 
 
 class LinesInput(LinesResplit):

@@ -13,11 +13,6 @@ import yaml
 
 from piecework.errors import InputError
 
-_UNITS = {"": 1, "B": 1}
-for _power, _letter in enumerate("KMGT", start=1):
-    _UNITS |= {_letter: 1024**_power, f"{_letter}IB": 1024**_power, f"{_letter}B": 1000**_power}
-
-
 # A plain scalar is one of these only where it is written as JSON would print it back: `02142`, `1_000`, `0x1F`, `1.50`,
 # `12:30:00`, `NO` and `on` stay text. Null and the booleans are those of YAML 1.2's core schema
 # (https://yaml.org/spec/1.2.2/#103-core-schema).
@@ -133,14 +128,6 @@ def _uris(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
         further = step.get("inputs") if isinstance(step, dict) else None
         if isinstance(further, dict):
             yield from ((further, field, f"{name}.inputs.{field}") for field in further)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `8388608`, `8MiB`, `8M` (both 1024 based) or `8MB` (1000 based). Raises ValueError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if not found or found[2].upper() not in _UNITS:
-        raise ValueError(f"{text!r} is not a size; write for example 8MiB, 500KB or 1048576")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def parse_value(text: str) -> Any:

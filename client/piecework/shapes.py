@@ -1,6 +1,7 @@
 """What the services take and answer: their JSON objects as typed dictionaries, named as in the OpenAPI documents.
 
-Times are ISO 8601 strings with a time zone. Each service describes the fields under `/docs`.
+Times are ISO 8601 strings with a time zone. A size or duration that you send may have a unit, such as `16MiB` and `2h`;
+what a service answers is in bytes and seconds. Each service describes the fields under `/docs`.
 """
 
 from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
@@ -66,8 +67,8 @@ class Retry(TypedDict):
     """How often a failing task is tried, and the pauses between its tries."""
 
     max_attempts: NotRequired[int]
-    backoff_seconds: NotRequired[float]
-    backoff_max_seconds: NotRequired[float]
+    backoff_seconds: NotRequired[float | str]
+    backoff_max_seconds: NotRequired[float | str]
 
 
 class StageSpec(TypedDict):
@@ -82,8 +83,8 @@ class StageSpec(TypedDict):
     resplit: NotRequired[LinesResplit | None]
     pool: NotRequired[str]
     retry: NotRequired[Retry]
-    timeout_seconds: NotRequired[float]
-    memory_bytes: NotRequired[int | None]
+    timeout_seconds: NotRequired[float | str]
+    memory_bytes: NotRequired[int | str | None]
     running_max: NotRequired[int | None]
     tolerated_failures: NotRequired[int]
     rejects_max: NotRequired[int | None]

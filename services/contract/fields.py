@@ -2,11 +2,24 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_before_validator_function
 
 from services.contract.location import Location
+from services.contract.units import DURATION_PATTERN, SIZE_PATTERN, parse_duration, parse_size
 
 
 def _matches(pattern: str, fix: str) -> Callable[[str], str]:
@@ -41,6 +54,39 @@ VariableName = Annotated[
     AfterValidator(_matches(_VARIABLE, "write letters, digits and '_', beginning with a letter or '_'")),
     WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"}),
 ]
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Lets a number also be written with a unit. What is stored and shown is the number."""
+
+    parse: Callable[[str], int | float]
+    pattern: str
+    examples: tuple[str, ...]
+
+    def _read(self, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except ValueError:
+            try:
+                return float(value)  # such as 1e3
+            except ValueError:
+                pass
+            raise
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(self._read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        text = {"type": "string", "pattern": self.pattern, "examples": list(self.examples)}
+        return {"anyOf": [handler(schema), text]}
+
+
+# In an annotation, behind the number's bounds.
+SIZE = _Measure(parse_size, SIZE_PATTERN, ("16MiB", "1.5GB"))
+DURATION = _Measure(parse_duration, DURATION_PATTERN, ("30s", "2h"))
 
 
 class Strict(BaseModel):

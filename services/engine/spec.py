@@ -4,7 +4,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints, model_validator
 
-from services.contract.fields import Name, ObjectUri, PrefixUri, ProcessorReference, QueueUrl, Strict, VariableName
+from services.contract.fields import (
+    DURATION,
+    SIZE,
+    Name,
+    ObjectUri,
+    PrefixUri,
+    ProcessorReference,
+    QueueUrl,
+    Strict,
+    VariableName,
+)
 from services.inputs.spec import Input, Inputs, Resplit
 
 OWN_PROCESSORS = "piecework-"  # prefix of the names of Piecework's own processors
@@ -64,8 +74,8 @@ class Retry(Strict):
     """How often a failing task is tried, with exponential backoff and jitter between tries."""
 
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    backoff_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
-    backoff_max_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300.0
+    backoff_seconds: Annotated[float, Field(ge=0, le=3600), DURATION] = 1.0
+    backoff_max_seconds: Annotated[float, Field(ge=0, le=86_400), DURATION] = 300.0
 
 
 class StageOptions(BaseModel):
@@ -81,7 +91,7 @@ class StageOptions(BaseModel):
         description="each task yields items (files of its output directory, lines of its output, elements of "
         "the list it returns), and each item is a task of the next stage",
     )
-    memory_bytes: Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832)] | None = None
+    memory_bytes: Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832), SIZE] | None = None
     rejects_max: Annotated[int, Field(ge=0, le=1_000_000_000_000)] | None = Field(
         None, description="rejected records per task; absent: no limit"
     )
@@ -99,7 +109,7 @@ class StageSpec(StageOptions, Strict):
     )
     pool: Name = "default"
     retry: Retry = Retry()
-    timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] = 3600.0
+    timeout_seconds: Annotated[float, Field(gt=0, le=604_800), DURATION] = 3600.0
     running_max: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
         None, description="tasks that run at the same time, wherever they do; absent: no limit but the pool's slots"
     )

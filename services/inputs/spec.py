@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from services.contract.fields import ObjectUri, PrefixUri, Strict
+from services.contract.fields import SIZE, ObjectUri, PrefixUri, Strict
 from services.inputs.chunk import TASKS_MAX
 from services.inputs.csv_dialect import CsvDialect
 from services.inputs.registry import COMPRESSION_OF_SUFFIX, compression_suffix
@@ -40,7 +40,7 @@ Glob = Annotated[str, Field(max_length=1024)]
 class _Sized(Strict):
     """The size of a part or the number of parts; by default, the input's size and the pool's slots decide."""
 
-    part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)] | None = Field(
+    part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120), SIZE] | None = Field(
         None, description="target size of a part; absent: each slot of the pool gets 4 or more, of 1 MiB to 128 MiB"
     )
     parts: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
@@ -114,7 +114,7 @@ class LinesResplit(Streamed):
     quote: Character | None = Field('"', description="csv and tsv; a doubled quote stands for itself; null: no quoting")
     escape: Character | None = Field(None, description="csv and tsv: the next character is taken literally")
     multiline: bool = Field(False, description="csv and tsv: quoted fields may hold newlines")
-    record_bytes: Annotated[int, Field(ge=1, le=1_073_741_824)] | None = Field(
+    record_bytes: Annotated[int, Field(ge=1, le=1_073_741_824), SIZE] | None = Field(
         None, description="fixed: the length of every record, including its line end, if any"
     )
 
@@ -217,7 +217,7 @@ class _Grouped(Strict):
     objects_per_task: Annotated[int, Field(ge=1, le=OBJECTS_PER_TASK_MAX)] | None = Field(
         None, description="objects per task; the task's input is a directory of them"
     )
-    part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)] | None = Field(
+    part_bytes: Annotated[int, Field(ge=1, le=5_368_709_120), SIZE] | None = Field(
         None, description=f"group objects into tasks of about this many bytes (at most {OBJECTS_PER_TASK_MAX} objects)"
     )
 

@@ -7,9 +7,14 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.contract.fields import DURATION, SIZE
 from services.contract.layout import Layout
 
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
+
+Seconds = Annotated[PositiveFloat, DURATION]
+WholeSeconds = Annotated[PositiveInt, DURATION]
+Bytes = Annotated[PositiveInt, SIZE]
 
 _SECRETS = ("database_url", "bootstrap_api_key")
 
@@ -17,7 +22,8 @@ _SECRETS = ("database_url", "bootstrap_api_key")
 class Settings(BaseSettings):
     """What a service needs to find the database, the queues and the bucket, and to pace its work.
 
-    Durations are in seconds, sizes in bytes. AWS credentials and region come from the usual AWS variables.
+    Durations are in seconds, sizes in bytes, unless they have a unit: `2h`, `16MiB`. AWS credentials and region come
+    from the usual AWS variables.
     """
 
     model_config = SettingsConfigDict(env_prefix="PIECEWORK_", extra="ignore")
@@ -32,28 +38,28 @@ class Settings(BaseSettings):
     prefix: str = Field("", description="key prefix inside the bucket, without leading and trailing slashes")
 
     bootstrap_api_key: str | None = Field(None, description="registered as an operator's key if there is no key yet")
-    body_bytes_max: PositiveInt = 1_048_576
+    body_bytes_max: Bytes = 1_048_576
     stages_max: PositiveInt = 20
     items_max: PositiveInt = 10_000
-    link_seconds: PositiveInt = Field(3600, description="how long presigned links stay valid")
+    link_seconds: WholeSeconds = Field(3600, description="how long presigned links stay valid")
 
-    lease_seconds: PositiveFloat = Field(30.0, description="a worker without a heartbeat for this long loses its tasks")
-    heartbeat_seconds: PositiveFloat = 5.0
-    resend_seconds: PositiveFloat = Field(60.0, description="an unclaimed bundle is sent again after this long")
-    loop_seconds: PositiveFloat = Field(0.1, description="pause between the steps of a busy scheduler loop")
-    idle_seconds: PositiveFloat = Field(5.0, description="pause of an idle scheduler loop; a NOTIFY ends it early")
-    bundle_seconds: PositiveFloat = Field(0.5, description="target amount of work per SQS message")
+    lease_seconds: Seconds = Field(30.0, description="a worker without a heartbeat for this long loses its tasks")
+    heartbeat_seconds: Seconds = 5.0
+    resend_seconds: Seconds = Field(60.0, description="an unclaimed bundle is sent again after this long")
+    loop_seconds: Seconds = Field(0.1, description="pause between the steps of a busy scheduler loop")
+    idle_seconds: Seconds = Field(5.0, description="pause of an idle scheduler loop; a NOTIFY ends it early")
+    bundle_seconds: Seconds = Field(0.5, description="target amount of work per SQS message")
     bundle_tasks_max: PositiveInt = 500
     window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles to keep queued per slot of a pool")
-    window_seconds: PositiveFloat = Field(5.0, description="if tasks are long, queue at most this much work per slot")
+    window_seconds: Seconds = Field(5.0, description="if tasks are long, queue at most this much work per slot")
     losses_max: PositiveInt = Field(5, description="a task fails after this many lost workers")
 
     straggler_factor: PositiveFloat = Field(3.0, description="a task is late after this multiple of its stage's mean")
-    straggler_seconds: PositiveFloat = Field(5.0, description="minimum age of a late task")
+    straggler_seconds: Seconds = Field(5.0, description="minimum age of a late task")
 
-    scale_seconds: PositiveFloat = Field(5.0, description="pause between two checks of a pool's capacity")
-    scale_out_seconds: PositiveFloat = Field(60.0, description="add nodes until the backlog takes at most this long")
-    scale_in_seconds: PositiveFloat = Field(120.0, description="drain a surplus node that is idle for this long")
+    scale_seconds: Seconds = Field(5.0, description="pause between two checks of a pool's capacity")
+    scale_out_seconds: Seconds = Field(60.0, description="add nodes until the backlog takes at most this long")
+    scale_in_seconds: Seconds = Field(120.0, description="drain a surplus node that is idle for this long")
 
     webhook_private_addresses: bool = Field(False, description="allow webhooks to private and loopback addresses")
     webhook_hours: PositiveFloat = 24.0
@@ -77,13 +83,13 @@ class WorkerSettings(Settings):
     packages_max: PositiveInt = Field(
         50, description="packages kept in the cache; beyond that, the least recently used are removed if they are idle"
     )
-    inputs_bytes_max: PositiveInt = Field(
+    inputs_bytes_max: Bytes = Field(
         10_737_418_240, description="disk space for the objects that processors declare as inputs"
     )
     processor_path: str = Field("", description="directories put on PYTHONPATH of user code, colon-separated")
-    drain_seconds: PositiveFloat = Field(100.0, description="time that running tasks have to end after SIGTERM")
-    log_bytes_max: PositiveInt = 1_048_576
-    receive_wait_seconds: Annotated[int, Field(ge=1, le=20)] = 20
+    drain_seconds: Seconds = Field(100.0, description="time that running tasks have to end after SIGTERM")
+    log_bytes_max: Bytes = 1_048_576
+    receive_wait_seconds: Annotated[int, Field(ge=1, le=20), DURATION] = 20
 
 
 S = TypeVar("S", bound=Settings)
@@ -113,4 +119,4 @@ def _fault(error: Any) -> str:
     """The variable, the fix, and the value, unless it may hold a password."""
     name = str(error["loc"][0])
     value = "its value is not shown" if name in _SECRETS else f"it is {error['input']!r}"
-    return f"PIECEWORK_{name.upper()}: {error['msg']}; {value}"
+    return f"PIECEWORK_{name.upper()}: {error['msg'].removeprefix('Value error, ')}; {value}"

@@ -67,11 +67,13 @@ class StageOptions:
         typer.Option(metavar="[STAGE.]NAME=URI", help="Object that the stage's processor declares by this name."),
     ] = None
     pool: Annotated[list[str] | None, _of_stages("POOL", "Pool whose nodes run the tasks.")] = None
-    timeout_seconds: Annotated[list[str] | None, _of_stages("SECONDS", "Time limit of an attempt.")] = None
+    timeout_seconds: Annotated[list[str] | None, _of_stages("DURATION", "Time limit of an attempt, such as 2h.")] = None
     memory_bytes: Annotated[list[str] | None, _of_stages("SIZE", "Memory limit of an attempt, such as 2GiB.")] = None
     max_attempts: Annotated[list[str] | None, _of_stages("N", "How often a failing task is tried.")] = None
-    backoff_seconds: Annotated[list[str] | None, _of_stages("SECONDS", "Pause before the second try.")] = None
-    backoff_max_seconds: Annotated[list[str] | None, _of_stages("SECONDS", "Longest pause between tries.")] = None
+    backoff_seconds: Annotated[list[str] | None, _of_stages("DURATION", "Pause before the second try, such as 5s.")] = (
+        None
+    )
+    backoff_max_seconds: Annotated[list[str] | None, _of_stages("DURATION", "Longest pause between tries.")] = None
     running_max: Annotated[list[str] | None, _of_stages("N", "Tasks that may run at the same time.")] = None
     tolerated_failures: Annotated[list[str] | None, _of_stages("N", "Failed tasks that do not fail the stage.")] = None
     rejects_max: Annotated[list[str] | None, _of_stages("N", "Rejected records that a task may have.")] = None
@@ -92,9 +94,9 @@ class StageOptions:
         for field, parse in _VALUES.items():
             for option, stage, value in self._values(stages, field):
                 stage[field] = parsed(option, parse, value)
-        for field in _RETRY:
+        for field, parse in _RETRY.items():
             for option, stage, value in self._values(stages, field):
-                stage["retry"] = mapping_in(stage, "retry") | {field: parsed(option, _number, value)}
+                stage["retry"] = mapping_in(stage, "retry") | {field: parsed(option, parse, value)}
         for field in _FLAGS:
             for name in getattr(self, field) or []:
                 _named(stages, option_of(field), name)[field] = True
@@ -156,20 +158,26 @@ def _number(text: str) -> int | float:
 
 
 def _bytes(text: str) -> int:
-    from piecework.jobfile import parse_size
+    from piecework.units import parse_size
 
     return parse_size(text)
 
 
+def _seconds(text: str) -> int | float:
+    from piecework.units import parse_duration
+
+    return parse_duration(text)
+
+
 _VALUES: dict[str, Callable[[str], Any]] = {
     "pool": str,
-    "timeout_seconds": _number,
+    "timeout_seconds": _seconds,
     "memory_bytes": _bytes,
     "running_max": _number,
     "tolerated_failures": _number,
     "rejects_max": _number,
 }
-_RETRY = ("max_attempts", "backoff_seconds", "backoff_max_seconds")
+_RETRY = {"max_attempts": _number, "backoff_seconds": _seconds, "backoff_max_seconds": _seconds}
 _FLAGS = ("fan_out", "barrier")
 
 

@@ -65,6 +65,18 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, Any, str]] = [
     ({"run_at": "2001-01-01T00:00:00Z"}, "run_at", "2001-01-01T00:00:00+00:00", "give a later one"),
     ({"run_at": "2099-01-01T00:00:00"}, "run_at", "2099-01-01T00:00:00", "timezone"),
     ({"priority": "urgent"}, "priority", "urgent", "integer"),
+    (
+        {"stages": [{"processor": "noop", "timeout_seconds": "2 hours"}]},
+        "stages.0.timeout_seconds",
+        "2 hours",
+        "write for example 30s",
+    ),
+    (
+        {"input": {"type": "lines", "uri": "s3://a/b", "part_bytes": "big"}},
+        "input.part_bytes",
+        "big",
+        "write for example 8MiB",
+    ),
 ]
 
 

@@ -24,6 +24,16 @@ async def test_a_submitted_job_runs_at_once_and_shows_its_stages(submitter: http
     assert await ok(submitter.get(f"/v1/jobs/{job['job_id']}")) == job
 
 
+async def test_sizes_and_durations_with_units_are_shown_as_numbers(submitter: httpx.AsyncClient) -> None:
+    stage = {"processor": "noop", "timeout_seconds": "2h", "memory_bytes": "1.5GB"}
+
+    job = await ok(submitter.post("/v1/jobs", json=array_job(stages=[stage | {"retry": {"backoff_seconds": "1m"}}])))
+
+    [shown] = job["spec"]["stages"]
+    assert (shown["timeout_seconds"], shown["memory_bytes"]) == (7200.0, 1_500_000_000)
+    assert shown["retry"]["backoff_seconds"] == 60.0
+
+
 async def test_a_job_for_later_waits_and_its_input_need_not_be_there_yet(submitter: httpx.AsyncClient) -> None:
     later = array_job(input={"type": "lines", "uri": "s3://nowhere/yet.csv"}, run_at="2099-01-01T00:00:00+01:00")
 

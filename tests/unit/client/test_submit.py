@@ -105,8 +105,8 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     ),
     (
         ["--count", "1", "--stage", "clean=clean", "--stage", "sum",
-         "--timeout-seconds", "600", "--timeout-seconds", "1=0.5", "--memory-bytes", "clean=2GiB",
-         "--max-attempts", "5", "--backoff-seconds", "0", "--backoff-max-seconds", "clean=60",
+         "--timeout-seconds", "10m", "--timeout-seconds", "1=0.5", "--memory-bytes", "clean=2GiB",
+         "--max-attempts", "5", "--backoff-seconds", "0", "--backoff-max-seconds", "clean=1m",
          "--tolerated-failures", "0=3", "--rejects-max", "1=9", "--rejects-max", "clean=10",
          "--fan-out", "clean", "--barrier", "1", "--stage-input", "clean.fees=s3://b/fees.csv"],
         {
@@ -491,6 +491,8 @@ BAD_OPTIONS = [
     (["--count", "1", "--stage", "noop", "--pool", "clean=big"], "--pool: there is no stage 'clean'; write one of: 0"),
     (["--count", "1", "--fan-out", "0"], "--fan-out: there is no stage '0'; give a --stage or a job file"),
     (["--count", "1", "--stage", "noop", "--max-attempts", "no"], "--max-attempts: 'no' is not a number"),
+    (["--count", "1", "--stage", "noop", "--timeout-seconds", "2H"], "--timeout-seconds: '2H' is not a duration"),
+    (["--count", "1", "--stage", "noop", "--backoff-seconds", "x"], "--backoff-seconds: 'x' is not a duration"),
     (["--count", "1", "--stage", "noop", "--memory-bytes", "0=much"], "--memory-bytes: 'much' is not a size"),
     (["--input", "s3://b/a", "--format", "xlsx"], "--format: 'xlsx' is not a format of this input; write one of text"),
     (["--manifest", "s3://b/a", "--format", "tsv"], "--format: 'tsv' is not a format of this input; write one of csv"),
