@@ -210,7 +210,7 @@ class Client:
         upload = self.create_upload(path.name, path.stat().st_size)
         return self.complete_upload(upload["upload_id"], self._objects.send(path, upload, progress))
 
-    def create_upload(self, filename: str, bytes: int, *, idempotency_key: str | None = None) -> Upload:
+    def create_upload(self, filename: str, bytes: int | str, *, idempotency_key: str | None = None) -> Upload:
         """Announce an upload of that many bytes (`upload` does all three steps); `name/` is a directory."""
         return self._api.create(Upload, "/v1/uploads", {"filename": filename, "bytes": bytes}, idempotency_key)
 
@@ -316,7 +316,7 @@ class Client:
                 self._objects.put(archive.path, package["url"], progress)
         return package
 
-    def create_package(self, sha256: str, bytes: int) -> Package:
+    def create_package(self, sha256: str, bytes: int | str) -> Package:
         """Announce a package by the hash and the size of its archive (`push_package` does it all)."""
         return self._api.post(Package, "/v1/packages", {"sha256": sha256, "bytes": bytes}, repeatable=True)
 

@@ -87,6 +87,10 @@ def test_a_fan_out_a_split_and_a_reduce_are_arrays_of_their_own(array_grid: Case
     ended = array_grid.run({"type": "range", "count": 1}, fan_out, "array-show", merge=merge)
     assert ended.lines() == [shown(index, index, 3, 0, 2, 1) for index in range(3)]
 
+    behind = {"processor": "array-show", "barrier": True}
+    ended = array_grid.run({"type": "range", "count": 3}, fan_out, behind, "array-show", merge=merge)
+    assert ended.lines() == [shown(index, index, 9, 0, 8, 1) for index in range(9)]
+
     lines = {"type": "lines", "uri": array_grid.put({"in.txt": "a\nb\nc\nd\n"}) + "in.txt", "part_bytes": 2}
     ended = array_grid.run(lines, "array-show", merge=merge)
     assert ended.lines() == [shown(index, index, 4, 0, 3, 1) for index in range(4)]

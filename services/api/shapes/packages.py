@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from services.contract.fields import Strict
+from services.contract.fields import SIZE, Strict
 
 BYTES_MAX = 268_435_456
 
@@ -15,7 +15,7 @@ class PackageSpec(Strict):
     """A zip archive to push, with one directory, which holds modules and possibly a requirements.txt."""
 
     sha256: Sha256 = Field(description="of the archive")
-    bytes: Annotated[int, Field(ge=1, le=BYTES_MAX)] = Field(description="size of the archive", examples=[48_213])
+    bytes: Annotated[int, Field(ge=1, le=BYTES_MAX), SIZE] = Field(description="size of the archive", examples=[48_213])
 
 
 class Package(BaseModel):

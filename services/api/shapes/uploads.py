@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from services.contract.fields import Strict
+from services.contract.fields import SIZE, Strict
 
 BYTES_MAX = 5_497_558_138_880  # of an S3 object
 PARTS_MAX = 10_000
@@ -30,7 +30,7 @@ class UploadSpec(Strict):
     filename: Annotated[str, AfterValidator(_check_filename)] = Field(
         description="if it ends in a slash, a directory of any number of files", examples=["flights.csv"]
     )
-    bytes: Annotated[int, Field(ge=0, le=BYTES_MAX)] = Field(
+    bytes: Annotated[int, Field(ge=0, le=BYTES_MAX), SIZE] = Field(
         description="size of the file, or of all files of the directory", examples=[31_000_000]
     )
 

@@ -35,6 +35,7 @@ _POOLS = """
 _LOCK = "SELECT true FROM pools WHERE name = $1 AND NOT paused FOR UPDATE SKIP LOCKED"
 _WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL AND put_off = 0"
 
+# Behind a barrier, a stage that is an array of its own waits for the end of its plan: each task then knows its size.
 _STAGES = """
     SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, s.priority, s.share, s.ready, s.running,
         s.queued + s.running AS in_flight, s.attempts, s.succeeded, s.task_seconds,
@@ -43,7 +44,9 @@ _STAGES = """
             SELECT FROM bundles AS b
             WHERE b.job_id = s.job_id AND b.stage = s.stage AND b.put_off > 0 AND b.worker_id IS NULL
         ) AS put_off
-    FROM running_stages AS s JOIN stages AS of USING (job_id, stage) WHERE s.ready > 0 OR s.queued > 0 OR s.running > 0
+    FROM running_stages AS s JOIN stages AS of USING (job_id, stage)
+    WHERE (s.ready > 0 OR s.queued > 0 OR s.running > 0)
+      AND (s.planned OR NOT of.barrier OR of.tasks_from = 'outputs')
     ORDER BY s.job_id, s.stage"""  # the order in which counters are locked
 
 

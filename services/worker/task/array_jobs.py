@@ -19,6 +19,13 @@ Variables = dict[str, object]
 
 _DIRECTORIES = ("SLURM_SUBMIT_DIR", "SLURM_TMPDIR", "PBS_O_WORKDIR", "PBS_JOBDIR", "SGE_O_WORKDIR", "LS_SUBCWD")
 
+# The launchers of MPI see the variables of a scheduler and would ask it for nodes and slots: there is the node alone.
+_LAUNCHERS = {
+    **dict.fromkeys(("OMPI_MCA_ras", "OMPI_MCA_plm"), "^slurm,tm,lsf"),  # Open MPI up to 4
+    **dict.fromkeys(("PRTE_MCA_ras", "PRTE_MCA_plm"), "^slurm,pbs,lsf"),  # Open MPI from 5 on
+    **dict.fromkeys(("HYDRA_BOOTSTRAP", "I_MPI_HYDRA_BOOTSTRAP"), "fork"),  # MPICH, Intel MPI
+}
+
 # Numbers of jobs fit into 31 bits, as programs expect that seed a generator with them; so does that of the last task.
 _NUMBER_MIN, _NUMBER_MAX = 1_000_000, 2**31 - 1 - 2**24
 
@@ -27,12 +34,12 @@ def node_variables(pool: str) -> dict[str, str]:
     """What is the same for all tasks of a node: a task has one node, this one, and is one process on it."""
     host = socket.gethostname()
     pools = ("AWS_BATCH_CE_NAME", "AWS_BATCH_JQ_NAME", "SLURM_JOB_PARTITION", "PBS_QUEUE", "PBS_O_QUEUE", "LSB_QUEUE")
-    hosts = ("SLURM_SUBMIT_HOST", "SLURMD_NODENAME", "SLURM_NODELIST", "SLURM_JOB_NODELIST", "PBS_O_HOST")
+    hosts = ("SLURM_SUBMIT_HOST", "SLURMD_NODENAME", "SLURM_NODELIST", "SLURM_JOB_NODELIST", "PBS_O_HOST", "LSB_HOSTS")
     ones = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NNODES", "SLURM_JOB_NUM_NODES", "SLURM_TASKS_PER_NODE")
-    zeros = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "PBS_NODENUM")
+    zeros = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_GTIDS", "PBS_NODENUM")
     named = [(pools, pool), (hosts, host), (ones, "1"), (zeros, "0")]
     variables = {name: value for names, value in named for name in names}
-    return variables | {"SLURM_CLUSTER_NAME": "piecework", "PBS_ENVIRONMENT": "PBS_BATCH"}
+    return _LAUNCHERS | variables | {"SLURM_CLUSTER_NAME": "piecework", "PBS_ENVIRONMENT": "PBS_BATCH"}
 
 
 def array_variables(task: ClaimedTask, stage: StageWork, *, directory: Path, cpus: int, memory_bytes: int) -> Variables:

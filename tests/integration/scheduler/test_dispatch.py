@@ -189,6 +189,20 @@ async def test_no_more_tasks_of_a_stage_run_than_its_running_max(context: Contex
     await assert_invariants(play.database, job_id)
 
 
+async def test_a_stage_of_items_behind_a_barrier_starts_when_it_is_planned(context: Context, play: Play) -> None:
+    stages = [{"processor": "noop", "fan_out": True}, {"processor": "noop", "barrier": True}]
+    job_id = await play.submit(stages=stages)
+    async with play.database.acquire() as connection:
+        await transitions.plan_same_tasks(connection, job_id, 1, 0, {"type": "item", "value": 1}, 2)
+    await play.database.execute("UPDATE stages SET state = 'running', task_count = 2 WHERE stage = 1")
+    await dispatch.step(context)
+    assert await offered(play) == []
+
+    await play.database.execute("UPDATE stages SET planned = true WHERE stage = 1")
+    await dispatch.step(context)
+    assert [message.stage for message in await offered(play)] == [1, 1]
+
+
 async def test_each_pool_has_its_own_queue_and_window(context: Context, play: Play, queue: Queue) -> None:
     large = await context.aws.sqs.create_queue(QueueName="large")
     await add_pool(play.database, "large", queue_url=large["QueueUrl"], slots=3)

@@ -203,6 +203,8 @@ def test_a_task_is_one_process_on_one_node_of_its_pool(monkeypatch: pytest.Monke
     found = base_environment(WorkerSettings(pool="big"))
     assert found["SLURM_JOB_PARTITION"] == found["AWS_BATCH_JQ_NAME"] == found["PBS_QUEUE"] == "big"
     assert found["SLURM_NODELIST"] == found["SLURMD_NODENAME"] == found["SLURM_SUBMIT_HOST"]
+    assert found["OMPI_MCA_ras"] == found["OMPI_MCA_plm"] == "^slurm,tm,lsf"  # mpirun asks no scheduler
+    assert found["HYDRA_BOOTSTRAP"] == "fork"
     assert [found[f"SLURM_{name}"] for name in ("NTASKS", "NNODES", "PROCID", "LOCALID")] == ["1", "1", "0", "0"]
 
 
