@@ -27,23 +27,37 @@ class BatchOptions:
         bool,
         typer.Option("--sbatch", help="The file is a Slurm batch script; --directory DIR takes files along with it."),
     ] = False
+    export: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[=VALUE],…", help="With --sbatch: variables for the script, as in sbatch."),
+    ] = None
 
     def read(self, session: Session, file: JobFile) -> "BatchJob | None":
         """The job that the batch script asks for; None if the file is a job file. Raises InputError."""
         from piecework.jobfile import read_text
         from piecework.slurm.job import batch_job
-        from piecework.slurm.script import read_script
+        from piecework.slurm.script import parse_export, read_script
 
         if not self.sbatch:
             if self.arguments:
                 raise InputError(f"{self.arguments[0]!r}: arguments belong to a batch script; give --sbatch too")
+            if self.export is not None:
+                raise InputError("--export: belongs to a batch script; give --sbatch too")
             return None
         if file.file is None:
             raise InputError("--sbatch: there is no batch script; name its file")
         name = "sbatch" if file.file == Path("-") else str(file.file)
         script = read_script(name, read_text(file.file))
         pools = [pool["name"] for pool in session.client.list_pools()]
-        return batch_job(script, self.arguments or [], pools=pools, environment=os.environ, directory=file.directory)
+        exported = parse_export(self.export or "", os.environ)
+        return batch_job(
+            script,
+            self.arguments or [],
+            pools=pools,
+            environment=os.environ,
+            exported=exported,
+            directory=file.directory,
+        )
 
     def register(self, session: Session, job: "BatchJob", spec: dict[str, Any]) -> None:
         """Ship the script, and make it the processor of the job's stage. Raises InputError."""

@@ -35,14 +35,15 @@ def batch_job(
     *,
     pools: Collection[str],
     environment: Mapping[str, str],
+    exported: Mapping[str, str] | None = None,
     directory: Path | None = None,
 ) -> BatchJob:
     """Raises InputError, which names the line, for an option that can't be followed.
 
-    `pools` are the grid's; `environment` is where --export finds the variables that it only names; `directory` holds
-    files that the script finds in its working directory.
+    `pools` are the grid's; `environment` is where the script's --export finds the variables that it only names;
+    `exported` are further variables; `directory` holds files that the script finds in its working directory.
     """
-    return _Reading(script, pools, environment).job(arguments, directory)
+    return _Reading(script, pools, environment).job(arguments, exported or {}, directory)
 
 
 class _Reading:
@@ -54,14 +55,14 @@ class _Reading:
         self._environment = environment
         self._remarks: list[str] = []
 
-    def job(self, arguments: Sequence[str], directory: Path | None) -> BatchJob:
+    def job(self, arguments: Sequence[str], exported: Mapping[str, str], directory: Path | None) -> BatchJob:
         title = self._value("job-name") or PurePosixPath(self._script.name).name
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-._")[:90] or "batch"
         array, running_max = self._parsed("array", parse_array) or ({"type": "range", "count": 1}, None)
         limits = {"running_max": running_max, "timeout_seconds": self._seconds(), "memory_bytes": self._bytes()}
         stage = {**limits, "pool": self._pool()}
         stage = {option: value for option, value in stage.items() if value is not None}
-        task = self._task(title, arguments)
+        task = self._task(title, arguments, exported)
         self._remark_on_the_rest(directory)
         return BatchJob(
             name,
@@ -123,10 +124,11 @@ class _Reading:
             self._remark("partition", f"not a pool of this grid (pools: {pools}); --pool chooses one, default is taken")
         return found
 
-    def _task(self, title: str, arguments: Sequence[str]) -> dict[str, Any]:
+    def _task(self, title: str, arguments: Sequence[str], exported: Mapping[str, str]) -> dict[str, Any]:
         """What task.py reads."""
         tasks, cpus = self._tasks(), self._value("cpus-per-task")
-        environment = self._parsed("export", lambda text: parse_export(text, dict(self._environment))) or {}
+        named = self._parsed("export", lambda text: parse_export(text, self._environment)) or {}
+        environment = {**named, **exported}
         environment |= {"SLURM_JOB_NAME": title, "SLURM_NTASKS": str(tasks), "SLURM_NPROCS": str(tasks)}
         environment["SLURM_TASKS_PER_NODE"] = str(tasks)
         if cpus is not None:
@@ -161,7 +163,7 @@ class _Reading:
         return value
 
     def _remark_on_the_rest(self, directory: Path | None) -> None:
-        if "chdir" in self._script.options:
+        if self._value("chdir") not in (None, "."):
             self._remark("chdir", "a task has a working directory of its own; --directory DIR puts files into it")
         if "export" in self._script.options and "ALL" in (self._value("export") or "").split(","):
             self._remark("export", "a task has its node's environment, not this shell's; NAME or NAME=VALUE adds to it")

@@ -6,7 +6,7 @@ https://slurm.schedmd.com/sbatch.html; lines are taken apart as `src/sbatch/opt.
 import argparse
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
@@ -233,7 +233,7 @@ def parse_memory(text: str) -> int:
     return int(found[1]) * int(1024 ** ("KMGTP".index(found[2].upper()) + 1 if found[2] else 2))
 
 
-def parse_export(text: str, environment: dict[str, str]) -> dict[str, str]:
+def parse_export(text: str, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that `--export` names, as it sets them or from `environment`.
 
     ALL and NONE name none: the node has an environment of its own.
@@ -243,6 +243,6 @@ def parse_export(text: str, environment: dict[str, str]) -> dict[str, str]:
         name, separator, value = word.partition("=")
         if separator:
             variables[name] = value
-        elif name not in ("ALL", "NONE", "NIL") and name in environment:
+        elif name.upper() not in ("ALL", "NONE", "NIL") and name in environment:
             variables[name] = environment[name]
     return variables

@@ -1,4 +1,4 @@
-"""`srun` of a batch script that runs as a task of Piecework: its steps run on the task's node.
+"""`srun` of a batch script that runs as a task of Piecework: it runs its command on the task's node, once.
 
 It goes along in the script's package, and needs Python 3.9 alone. https://slurm.schedmd.com/srun.html
 """
@@ -6,7 +6,6 @@ It goes along in the script's package, and needs Python 3.9 alone. https://slurm
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import NoReturn
 
@@ -26,23 +25,20 @@ REFUSED = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command as often as there are tasks, at the same time; the greatest exit code."""
+    """Become the command. Several tasks are refused: without Slurm, those of MPI programs would not find each other."""
     given, command = read(arguments)
-    nodes = given.get("--nodes", "1")
+    nodes, tasks = given.get("--nodes", "1"), given.get("--ntasks", os.environ.get("SLURM_NTASKS", "1"))
     if nodes not in ("1", "1-1"):
         refuse(f"--nodes={nodes}: a task of Piecework has one node")
-    tasks = given.get("--ntasks", os.environ.get("SLURM_NTASKS", "1"))
-    if not tasks.isdigit() or tasks == "0":
-        refuse(f"--ntasks={tasks}: write a whole number from 1")
+    if tasks != "1":
+        refuse(f"{tasks} tasks: start the processes by mpirun -n {tasks}, or make them tasks of an array")
     if not command:
         refuse("there is no command to run")
     try:
-        steps = [_start(command, number, tasks) for number in range(int(tasks))]
+        os.execvpe(command[0], command, {**os.environ, "SLURM_STEP_ID": "0"})
     except OSError as error:
         print(f"srun: {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
-    codes = [step.wait() for step in steps]
-    return max(code if code >= 0 else 128 - code for code in codes)
 
 
 def read(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -62,11 +58,6 @@ def read(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
                 at += 1
             given[{"-n": "--ntasks", "-N": "--nodes"}.get(name, name)] = value
     return given, arguments[at:]
-
-
-def _start(command: list[str], number: int, tasks: str) -> subprocess.Popen[bytes]:
-    place = {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number), "SLURM_NTASKS": tasks, "SLURM_STEP_ID": "0"}
-    return subprocess.Popen(command, env={**os.environ, **place})
 
 
 def refuse(why: str) -> NoReturn:

@@ -34,8 +34,8 @@ def main(target: Path) -> int:
     if (HERE / "files").is_dir():
         shutil.copytree(HERE / "files", directory, dirs_exist_ok=True)
     brought = {path: _stamp(path) for path in _files_in(directory)}
-    with tempfile.TemporaryDirectory() as tools:
-        environment = _environment(job, Path(tools))
+    with tempfile.TemporaryDirectory() as private:
+        environment = _environment(job, Path(private))
         command = [*_interpreter(HERE / "script"), *job["arguments"]]
         output, error = (_fill(job[stream], environment) for stream in ("output", "error"))
         code = _run(command, environment, output, error)
@@ -44,9 +44,12 @@ def main(target: Path) -> int:
     return code
 
 
-def _environment(job: dict[str, Any], tools: Path) -> dict[str, str]:
+def _environment(job: dict[str, Any], private: Path) -> dict[str, str]:
     """The task's, with what the script asked for; with an array's variables only if it is one."""
-    environment = {**os.environ, **job["environment"]}
+    tools, temporary = private / "bin", private / "tmp"
+    tools.mkdir()
+    temporary.mkdir()
+    environment = {**os.environ, **job["environment"], "SLURM_TMPDIR": str(temporary)}
     if not job["array"] and environment.get("PIECEWORK_TASK_COUNT") == "1":
         environment = {name: value for name, value in environment.items() if not name.startswith("SLURM_ARRAY_")}
     texts = {"srun": f'#!/bin/sh\nexec "{sys.executable}" "{HERE / "srun.py"}" "$@"\n'}

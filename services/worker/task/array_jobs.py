@@ -17,7 +17,7 @@ from services.engine.attempt import ClaimedTask, StageWork
 
 Variables = dict[str, object]
 
-_DIRECTORIES = ("SLURM_SUBMIT_DIR", "SLURM_TMPDIR", "PBS_O_WORKDIR", "PBS_JOBDIR", "SGE_O_WORKDIR", "LS_SUBCWD")
+_DIRECTORIES = ("SLURM_SUBMIT_DIR", "PBS_O_WORKDIR", "PBS_JOBDIR", "SGE_O_WORKDIR", "LS_SUBCWD")
 
 # The launchers of MPI see the variables of a scheduler and would ask it for nodes and slots: there is the node alone.
 _LAUNCHERS = {

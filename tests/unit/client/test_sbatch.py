@@ -189,7 +189,8 @@ def test_memory_is_in_mebibytes_unless_it_says_otherwise() -> None:
 
 
 def test_export_takes_what_it_names() -> None:
-    environment = {"HOME": "/home/me", "KEY": "k"}
+    environment = {"HOME": "/home/me", "KEY": "k", "none": "a variable of that name"}
+    assert parse_export("none", environment) == parse_export("None", environment) == {}
     assert parse_export("ALL", environment) == parse_export("NONE", environment) == {}
     assert parse_export("NONE,A=1,KEY,MISSING", environment) == {"A": "1", "KEY": "k"}
     assert parse_export("LIST=1,2,3,MODE=fast", environment) == {"LIST": "1,2,3", "MODE": "fast"}
@@ -217,7 +218,7 @@ def test_srun_finds_its_command(arguments: str, given: dict[str, str], command: 
 
 
 @pytest.mark.parametrize(
-    "arguments", ["-N 2 hostname", "--multi-prog conf", "-o out.txt hostname", "-n x true", "-n 2"]
+    "arguments", ["-N 2 true", "--multi-prog conf", "-o out.txt true", "-n x true", "-n 2 true", "-l"]
 )
 def test_srun_refuses_what_it_cannot_do(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -279,7 +280,10 @@ def test_a_batch_script_is_pushed_registered_and_submitted(run: Run, taking: Ser
 
 def test_options_override_the_script(run: Run, taking: Service) -> None:
     options = ["--array", "7,9%1", "--name", "again", "--pool", "big", "--timeout-seconds", "60"]
-    assert run("submit", *options, "--sbatch", "job.sh").exit_code == 0
+    assert run("submit", *options, "--export", "ALL,MODE=fast", "--sbatch", "job.sh").exit_code == 0
+    [package] = taking.requests("PUT", "/p")
+    with zipfile.ZipFile(io.BytesIO(package.content)) as archive:
+        assert json.loads(archive.read("package/job.json"))["environment"]["MODE"] == "fast"
     [asked] = taking.requests("POST", "/v1/jobs")
     assert asked.body["input"] == {"type": "range", "values": [7, 9]}
     assert (asked.body["name"], asked.body["stages"][0]["pool"]) == ("again", "big")
@@ -291,6 +295,7 @@ def test_options_override_the_script(run: Run, taking: Service) -> None:
     [
         (["--sbatch"], "error: --sbatch: there is no batch script; name its file"),
         (["--sbatch", "none.sh"], "error: none.sh: there is no such file"),
+        (["job.sh", "--export", "A=1"], "error: --export: belongs to a batch script; give --sbatch too"),
         (["job.sh", "x"], "error: 'x': arguments belong to a batch script; give --sbatch too"),
         (["--sbatch", "job.sh", "--stage", "noop"], "error: --stage: the batch script is the job's only stage"),
     ],

@@ -95,7 +95,7 @@ def environment(array: dict[str, object] | None, attempt: int = 1, **own: str) -
         }
     )
     task = ClaimedTask(JOB, JOB, 2, 41, attempt, parse_input({"type": "item", "value": 1}))
-    base = {"PATH": "/bin", "TZ": "UTC"}
+    base = {"PATH": "/bin", "TZ": "UTC", "TMPDIR": "/w/tmp"}
     return task_environment(base, task, stage, PATHS, directory=Path("/w/work"), share=Share(4, 2**31))
 
 
@@ -104,6 +104,7 @@ def test_a_task_knows_who_it_is() -> None:
     job = str(job_number(JOB, 2))
     assert found == {
         "PATH": "/bin",
+        "TMPDIR": "/w/tmp",
         "TZ": "CET",
         "PIECEWORK_JOB_ID": str(JOB),
         "PIECEWORK_JOB_NAME": "month-end",
@@ -139,7 +140,7 @@ def test_a_task_knows_who_it_is() -> None:
         "SLURM_MEM_PER_NODE": "2048",
         "SLURM_RESTART_COUNT": "2",
         "SLURM_SUBMIT_DIR": "/w/work",
-        "SLURM_TMPDIR": "/w/work",
+        "SLURM_TMPDIR": "/w/tmp",
         "PBS_JOBID": f"{job}[165].piecework",
         "PBS_JOBNAME": "month-end",
         "PBS_JOBDIR": "/w/work",

@@ -8,6 +8,7 @@ import os, subprocess, sys
 
 assert "SLURM_ARRAY_TASK_ID" not in os.environ
 assert os.environ["SLURM_NTASKS"] == "3"
-print("mode", os.environ["MODE"], "arguments", sys.argv[1:])
-sys.stdout.flush()
-subprocess.run(["srun", "-l", "--cpu-bind=cores", "sh", "-c", 'echo "rank $SLURM_PROCID of $SLURM_NTASKS" > rank$SLURM_PROCID'], check=True)
+print("mode", os.environ["MODE"], "arguments", sys.argv[1:], flush=True)
+for options in (["-n1", "-l", "--cpu-bind=cores"], ["--mem", "1G", "--ntasks", "1"], []):
+    step = subprocess.run(["srun", *options, "echo", "step"])
+    print("srun", step.returncode, flush=True)
