@@ -1,7 +1,8 @@
 """Stragglers: near the end of a stage, a task that runs far longer than its peers gets a backup attempt elsewhere.
 
 The first of the two to succeed wins (backup tasks: Dean & Ghemawat 2004, MapReduce, section 3.6). Only for processors
-marked idempotent, only once all tasks of the stage run or have ended, and only into slots that nobody else needs.
+marked idempotent, only once all tasks of the stage run or have ended, and only into slots that nobody else needs. A
+stage that limits how many of its tasks run (`running_max`) has none.
 """
 
 import structlog
@@ -20,7 +21,8 @@ _STAGES = """
     ) AS slots_free
     FROM running_stages AS s JOIN pools AS p ON p.name = s.pool
     JOIN processors AS r ON r.name = s.processor AND r.version = s.processor_version
-    WHERE s.planned AND NOT p.paused AND (r.spec ->> 'idempotent')::boolean
+    JOIN stages AS of USING (job_id, stage)
+    WHERE of.options ->> 'running_max' IS NULL AND s.planned AND NOT p.paused AND (r.spec ->> 'idempotent')::boolean
       AND s.ready + s.queued = 0 AND s.running > 0 AND s.succeeded >= 3 * s.running
       AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = s.pool AND b.worker_id IS NULL AND b.put_off = 0)"""
 

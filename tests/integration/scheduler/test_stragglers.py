@@ -21,9 +21,11 @@ async def processor(play: Play) -> str:
     return "twice"
 
 
-async def straggle(play: Play, processor: str, *, held_seconds: float = 60, tasks: int = PEERS + 1) -> ClaimedTask:
+async def straggle(
+    play: Play, processor: str, *, held_seconds: float = 60, tasks: int = PEERS + 1, **stage: Any
+) -> ClaimedTask:
     """Of a job's tasks PEERS have succeeded, and one has been running for this many seconds."""
-    job_id = await play.submit(stages=[{"processor": processor}])
+    job_id = await play.submit(stages=[{"processor": processor, **stage}])
     await play.plan(job_id, tasks)
     worker_id = await play.register()
     claimed = await play.run(worker_id, job_id, bundle=1, tasks=PEERS + 1)
@@ -48,6 +50,17 @@ async def test_a_task_that_runs_far_past_its_peers_is_offered_to_others(
     assert [(m.job_id, m.first, m.count) for m in messages] == [(task.job_id, task.index, 1)]
     [backup] = await play.claim(other, messages)
     assert await play.complete(other, finished(backup), done=[backup]) == 1
+
+
+async def test_a_stage_that_limits_its_running_tasks_gets_no_backup(
+    context: Context, play: Play, queue: Queue, processor: str
+) -> None:
+    await straggle(play, processor, running_max=9)
+    await play.register()
+
+    assert not await stragglers.step(context)
+
+    assert await offered(queue) == []
 
 
 async def test_a_processor_not_marked_idempotent_gets_no_backup(context: Context, play: Play, queue: Queue) -> None:
