@@ -55,12 +55,12 @@ for _tag, (_pattern, _first) in _PLAIN.items():
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_float)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, errors: str = "strict") -> str:
     """The text of a file with its line ends as they are, `-` for standard input. Raises InputError."""
     try:
         if path == Path("-"):
             return sys.stdin.read()
-        with path.open(newline="") as file:
+        with path.open(newline="", errors=errors) as file:
             return file.read()
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error

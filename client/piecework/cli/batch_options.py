@@ -47,7 +47,7 @@ class BatchOptions:
         if file.file is None:
             raise InputError("--sbatch: there is no batch script; name its file")
         name = "sbatch" if file.file == Path("-") else str(file.file)
-        script = read_script(name, read_text(file.file))
+        script = read_script(name, read_text(file.file, errors="surrogateescape"))
         pools = [pool["name"] for pool in session.client.list_pools()]
         exported = parse_export(self.export or "", os.environ)
         return batch_job(

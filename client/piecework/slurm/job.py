@@ -167,18 +167,27 @@ class _Reading:
             self._remark("chdir", "a task has a working directory of its own; --directory DIR puts files into it")
         if "export" in self._script.options and "ALL" in (self._value("export") or "").split(","):
             self._remark("export", "a task has its node's environment, not this shell's; NAME or NAME=VALUE adds to it")
+        if directory is None and (named := self._files_named()):
+            left = f"{', '.join(named[:3])}{', …' if named[3:] else ''}"
+            remark = f"names {left}, which stays here; --directory DIR takes the files of a directory along"
+            self._remarks.append(f"{self._script.name}: {remark}")
         if "time" not in self._script.options:
             self._remarks.append(f"{self._script.name}: without --time a task may take an hour")
         if self._script.without_effect:
             listed = ", ".join(f"--{option} (line {line})" for option, line in self._script.without_effect.items())
             self._remarks.append(f"{self._script.name}: without effect here: {listed}")
 
+    def _files_named(self) -> list[str]:
+        """Relative paths in the script of files that are there now, as `sbatch` would find them from here."""
+        words = sorted(set(re.findall(r"[\w.][\w./-]*", self._script.text)))
+        return [word for word in words if Path(word).is_file() and Path(word) != Path(self._script.name)]
+
     def _files(self, task: dict[str, Any], directory: Path | None) -> dict[str, Path | bytes]:
         from piecework.packing import files_of
 
         files: dict[str, Path | bytes] = {
             "job.json": json.dumps(task, indent=2).encode(),
-            "script": self._script.text.encode(),
+            "script": self._script.text.encode(errors="surrogateescape"),
             "srun.py": _HERE / "srun.py",
             "task.py": _HERE / "task.py",
         }

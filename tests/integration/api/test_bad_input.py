@@ -54,6 +54,12 @@ BAD_FIELDS: list[tuple[dict[str, Any], str, Any, str]] = [
     ),
     ({"stages": [{"processor": "noop", "retrys": 3}]}, "stages.0.retrys", 3, "spelling"),
     ({"input": {"type": "range", "count": 0}}, "input.count", 0, "greater than or equal to 1"),
+    (
+        {"input": {"type": "range", "start": 5, "stop": 5}},
+        "input",
+        {"type": "range", "start": 5, "stop": 5},
+        "stop must be greater than start",
+    ),
     ({"input": {"type": "items", "items": []}}, "input.items", [], "at least 1"),
     ({"input": {"type": "zip", "uri": "s3://a/b"}}, "input.type", "zip", "'lines'"),
     ({"input": {"uri": "s3://a/b"}}, "input.type", None, "required"),

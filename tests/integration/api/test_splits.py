@@ -58,6 +58,15 @@ async def test_a_preview_shows_the_first_parts_and_counts_all(
     assert [part["input"]["type"] for part in found["parts"]] == ["index"] * 7 + ["item"]
 
 
+async def test_the_numbers_of_an_array_are_previewed(submitter: httpx.AsyncClient) -> None:
+    array = {"type": "range", "start": 1, "stop": 101, "step": 4}
+    found = await ok(submitter.post("/v1/splits", json={"input": array, "parts_max": 2}))
+    assert (found["count"], found["exact"]) == (25, True)
+    assert [part["input"] for part in found["parts"]] == [
+        {"type": "array_index", "number": number, "count": 25} for number in (1, 5)
+    ]
+
+
 async def test_what_can_not_be_split_is_refused_by_a_preview_and_by_a_submission(
     submitter: httpx.AsyncClient, put: Put
 ) -> None:

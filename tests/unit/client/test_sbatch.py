@@ -102,6 +102,20 @@ def test_what_is_taken_otherwise_is_told_with_its_line() -> None:
     assert read("#SBATCH --time=1").remarks == []
 
 
+def test_files_that_the_script_names_and_that_stay_here_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tools").mkdir()
+    for name in ("job.sh", "list.txt", "tools/measure.py"):
+        (tmp_path / name).write_text("")
+    batch = read("#SBATCH -t 1", "sed -n 1p list.txt > out.txt; python3 ./tools/measure.py; bash job.sh")
+    assert batch.remarks == [
+        "job.sh: names ./tools/measure.py, list.txt, which stays here; "
+        "--directory DIR takes the files of a directory along"
+    ]
+
+
 def test_lines_are_read_as_slurm_reads_them() -> None:
     batch = read(
         "##SBATCH --gres=gpu:1",
@@ -288,6 +302,15 @@ def test_options_override_the_script(run: Run, taking: Service) -> None:
     assert asked.body["input"] == {"type": "range", "values": [7, 9]}
     assert (asked.body["name"], asked.body["stages"][0]["pool"]) == ("again", "big")
     assert (asked.body["stages"][0]["timeout_seconds"], asked.body["stages"][0]["running_max"]) == (60, 1)
+
+
+def test_a_script_goes_along_byte_for_byte(run: Run, taking: Service) -> None:
+    body = SCRIPT.encode() + "# 10 simultáneos\n".encode("latin-1")
+    Path("job.sh").write_bytes(body)
+    assert run("submit", "--sbatch", "job.sh").exit_code == 0
+    [package] = taking.requests("PUT", "/p")
+    with zipfile.ZipFile(io.BytesIO(package.content)) as archive:
+        assert archive.read("package/script") == body
 
 
 @pytest.mark.parametrize(
