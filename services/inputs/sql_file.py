@@ -37,5 +37,8 @@ class Rewriter(Protocol):
 
     directory: Path  # directory for converted files
 
+    def plain(self, file: Path) -> Path:
+        """The file, or a decompressed copy of it: what DuckDB makes of compressed files depends on their names."""
+
     def write_json_lines(self, reader: Reader, columns: Sequence[str] | None = None) -> SqlFile:
         """Convert the reader's records (with `columns`: fields of CSV). Unreadable records are rejected."""

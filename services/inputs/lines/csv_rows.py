@@ -59,7 +59,7 @@ class CsvRows:
 
     def _text_lines(self) -> Iterator[str]:
         self._file = open_file(self.path)
-        for line in read_lines(self._file):
+        for line in read_lines(self._file, begins=lambda: self._held_bytes == 0):
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:

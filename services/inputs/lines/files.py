@@ -1,71 +1,90 @@
-"""Files of lines, decompressed by their names while they are read."""
+"""Files of lines, decompressed while they are read: by what they are, or else by their names."""
 
 import codecs
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 from services.contract.task_error import TaskError
+from services.inputs.magic import HEAD_BYTES, recognise
 from services.inputs.registry import COMPRESSION_OF_SUFFIX
+from services.platform.decompress import DamagedStream, Decompressor
+
+_READ_BYTES = 1 << 17
 
 
 def open_file(path: Path) -> BinaryIO:
-    """The decompressed bytes."""
-    match COMPRESSION_OF_SUFFIX.get(path.suffix.lower()):
-        case "gzip":
-            import gzip
+    """The decompressed bytes. An empty file has none, whatever its name."""
+    file = path.open("rb")
+    compression = _compression(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)
+    return io.BufferedReader(_Decompressed(file, compression), _READ_BYTES) if compression else file
 
-            return cast(BinaryIO, gzip.open(path))
-        case "bzip2":
-            import bz2
 
-            return cast(BinaryIO, bz2.open(path))
-        case "xz":
-            import lzma
+def is_compressed(file: BinaryIO) -> bool:
+    """Whether the file, from `open_file`, is decompressed while it is read."""
+    return isinstance(file, io.BufferedReader) and isinstance(file.raw, _Decompressed)
 
-            return cast(BinaryIO, lzma.open(path))
-        case "zstd":
-            import io
 
-            import zstandard
+def _compression(head: bytes, path: Path) -> str | None:
+    content = recognise(head)
+    if content is not None and content.compression:
+        return content.compression
+    return COMPRESSION_OF_SUFFIX.get(path.suffix.lower()) if head else None
 
-            stream: Any = zstandard.ZstdDecompressor().stream_reader(
-                path.open("rb"), read_across_frames=True, closefd=True
-            )
-            return cast(BinaryIO, io.BufferedReader(stream, 1 << 17))
-    return path.open("rb")
+
+class _Decompressed(io.RawIOBase):
+    """The text of a compressed file. Reading raises DamagedStream, also for a file that breaks off."""
+
+    def __init__(self, file: BinaryIO, compression: str) -> None:
+        self._file = file
+        self._pieces = self._decompress(Decompressor(compression))
+        self._piece = memoryview(b"")
+
+    def _decompress(self, decompressor: Decompressor) -> Iterator[bytes]:
+        while data := self._file.read(_READ_BYTES):
+            yield from decompressor.feed(data)
+        decompressor.finish()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if not self._piece:
+            self._piece = memoryview(next(self._pieces, b""))
+        size = min(len(buffer), len(self._piece))
+        buffer[:size] = self._piece[:size]
+        self._piece = self._piece[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @contextmanager
-def reading(file: BinaryIO) -> Iterator[None]:
+def reading(file: BinaryIO) -> Iterator[BinaryIO]:
     """Closes the file at the end. Raises TaskError (input_invalid) if the data is damaged."""
     try:
         with file:
-            yield
-    except _damages() as error:
+            yield file
+    except DamagedStream as error:
         raise TaskError("input_invalid", f"the compressed input is damaged: {error}", retryable=False) from None
 
 
-def _damages() -> tuple[type[Exception], ...]:
-    import gzip
-    import lzma
-    import zlib
+def read_lines(file: BinaryIO, begins: Callable[[], bool] = lambda: True) -> Iterator[bytes]:
+    """Lines with their ends; a line ends at \\n only. `begins` tells whether the next one begins a record.
 
-    return EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError
-
-
-def read_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines with their ends; a line ends at \\n only, and a byte order mark is not part of the first."""
+    A byte order mark is part of no record: it begins the file, or one that `cat` has put behind it.
+    """
     with reading(file):
         for line in file:
-            yield line.removeprefix(codecs.BOM_UTF8)
-            break
-        yield from file
+            yield line[3:] if line.startswith(codecs.BOM_UTF8) and begins() else line
 
 
 def position(path: Path, file: BinaryIO, size: int) -> int | None:
     """The position in the file of the last `size` bytes read; None if it is compressed."""
-    if path.suffix.lower() in COMPRESSION_OF_SUFFIX:
+    if is_compressed(file):
         return None
     return (path.stat().st_size if file.closed else file.tell()) - size  # closed as soon as all of it has been read

@@ -5,12 +5,11 @@ import re
 from dataclasses import dataclass
 
 from services.inputs.chunk import SplitError
+from services.inputs.magic import HEAD_BYTES, recognise
 from services.inputs.spec import LinesInput
 
 HEADER_BYTES_MAX = 65_536
 
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_MAGIC = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLANK_LINES = re.compile(rb"(?:\r?\n)*+")
 _LONE_CR = re.compile(r"\r(?!\n)")
 
@@ -28,11 +27,7 @@ def find_head(data: bytes, source: LinesInput, last: bool) -> Head | None:
 
     Raises SplitError if the object does not match `source`.
     """
-    if data.startswith(_UTF_16):
-        raise SplitError(f"{source.uri} is UTF-16 text, whose lines can't be told by their bytes; convert it to UTF-8")
-    if source.compression is None and not source.compressed and (found := _compression(data)):
-        fix = f"set compression: {found} (or none if it is not)"
-        raise SplitError(f"{source.uri} begins like {found}, not like lines: {fix}")
+    _refuse_other(data, source)
     start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
     if source.csv is None or not source.csv.header:
         return Head(start)
@@ -47,8 +42,14 @@ def find_head(data: bytes, source: LinesInput, last: bool) -> Head | None:
     return Head(end or len(data), _check(data[begin : end or len(data)], source))
 
 
-def _compression(data: bytes) -> str | None:
-    return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
+def _refuse_other(data: bytes, source: LinesInput) -> None:
+    """Raises SplitError if the object is not text: its first bytes are worth more than its name."""
+    found = recognise(data[:HEAD_BYTES])
+    if found is None or (found.compression and source.compression == "none"):
+        return
+    if found.compression and source.compressed:
+        raise SplitError(f"{source.uri} is compressed twice, as {found.name} within {source.compressed}: decompress it")
+    raise SplitError(f"{source.uri} {found.instead_of('lines')}")
 
 
 def _header_end(data: bytes, begin: int, source: LinesInput) -> int | None:

@@ -58,11 +58,11 @@ def decompress(
     with Path(source).open("rb") as compressed, input.open("wb") as target, Path(index).open("wb") as blocks:
 
         def note(position: int, text: int) -> None:
-            note_block(blocks, start + position, len(begin) + text - skipped)
+            note_block(blocks, position, len(begin) + text - skipped)
 
         target.write(begin)
         try:
-            decompressor = Decompressor(compression, note)
+            decompressor = Decompressor(compression, note, start=start)
             while left and (data := compressed.read(min(left, _READ_BYTES))):
                 left -= len(data)
                 for piece in decompressor.feed(data):

@@ -109,8 +109,8 @@ class FixedRecords:
         self._record_bytes = record_bytes
 
     def raws(self) -> Iterator[bytes]:
-        self._file = open_file(self.path)
-        with reading(self._file):
+        self._file = self.path.open("rb")  # a part of an object, never compressed; records may begin with any bytes
+        with self._file:
             while record := self._file.read(self._record_bytes):
                 yield record
 

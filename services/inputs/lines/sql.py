@@ -1,40 +1,37 @@
 """CSV and JSON for DuckDB, which reads them itself, except where it would misread them."""
 
+import codecs
 import mmap
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import TaskError
-from services.inputs import registry
 from services.inputs.csv_dialect import CsvDialect
 from services.inputs.lines.csv_rows import CsvRows
-from services.inputs.lines.records import JsonDocument, JsonLines
+from services.inputs.lines.files import is_compressed, open_file
+from services.inputs.lines.records import JsonLines
 from services.inputs.sql_file import Rewriter, SqlFile
-
-_DECOMPRESSED_BY_DUCKDB = ("", ".gz", ".zst")
 
 
 def show(file: Path, format: str, options: Mapping[str, Any], rewriter: Rewriter) -> SqlFile:
     """Raises TaskError (input_invalid) for text, which has no columns."""
-    readable = registry.compression_suffix(file.name) in _DECOMPRESSED_BY_DUCKDB
+    if format not in ("csv", "tsv", "jsonl", "json"):
+        raise TaskError("input_invalid", f"SQL does not read {format}: {file.name!r}", retryable=False)
+    plain = rewriter.plain(file) if format != "jsonl" else file
     match format:
         case "csv" | "tsv":
-            reader = CsvRows(file, CsvDialect.of_part(options.get("csv"), format))
+            reader = CsvRows(plain, CsvDialect.of_part(options.get("csv"), format))
             columns = _columns(reader)
-            if readable and not _has_mixed_ends(file):
-                return SqlFile(file, "csv", columns, reader.dialect)
+            if columns and not (_has_mixed_ends(plain) or _has_marks(plain)):
+                return SqlFile(plain, "csv", columns, reader.dialect)
             return rewriter.write_json_lines(reader, columns)
-        case "jsonl" if readable:
-            return SqlFile(file, "jsonl")
-        case "json" if readable:
-            return SqlFile(file, "json")
-        case "jsonl":
+        case "jsonl" if _is_compressed(file) or _has_marks(file):
             return rewriter.write_json_lines(JsonLines(file))
-        case "json":
-            return rewriter.write_json_lines(JsonDocument(file))
-    raise TaskError("input_invalid", f"SQL does not read {format}: {file.name!r}", retryable=False)
+        case "jsonl":
+            return SqlFile(file, "jsonl")
+    return SqlFile(plain, "json")
 
 
 def _columns(reader: CsvRows) -> tuple[str, ...]:
@@ -45,15 +42,21 @@ def _columns(reader: CsvRows) -> tuple[str, ...]:
     return tuple(reader.columns or (f"column{number}" for number in range(len(first))))
 
 
-def _has_mixed_ends(file: Path) -> bool:
-    """Whether the line ends, inside quotes or not, are mixed: DuckDB misreads such files.
+def _is_compressed(file: Path) -> bool:
+    with open_file(file) as text:
+        return is_compressed(text)
 
-    This is unknown for a compressed file: if DuckDB can't read it, the task fails.
-    """
-    if registry.compression_suffix(file.name):
-        return False
+
+def _has_marks(file: Path) -> bool:
+    """Whether lines begin with byte order marks, as `cat` leaves them: DuckDB takes them for data."""
+    with _bytes_of(file) as data:
+        return data.find(b"\n" + codecs.BOM_UTF8) >= 0
+
+
+def _has_mixed_ends(file: Path) -> bool:
+    """Whether the line ends, inside quotes or not, are mixed: DuckDB misreads such files."""
     returns = ends = pairs = 0
-    with file.open("rb") as content, mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with _bytes_of(file) as data:
         if data.find(b"\r") < 0:
             return False
         while piece := data.read(1 << 20):
@@ -63,3 +66,10 @@ def _has_mixed_ends(file: Path) -> bool:
             ends += piece.count(b"\n")
             pairs += piece.count(b"\r\n")
     return not returns == ends == pairs
+
+
+@contextmanager
+def _bytes_of(file: Path) -> Iterator[mmap.mmap]:
+    """Of a file that is not empty."""
+    with file.open("rb") as content, mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data

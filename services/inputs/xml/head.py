@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from xml.parsers import expat
 
 from services.inputs.chunk import SplitError
+from services.inputs.magic import HEAD_BYTES, recognise
 from services.inputs.xml.markup import Markup, MarkupError
 
 HEAD_BYTES_MAX = 262_144
@@ -14,14 +15,7 @@ HEADER_BYTES_MAX = 65_536
 _NAMES_SHOWN = 5
 _ENCODINGS = ("utf-8", "utf8", "us-ascii", "ascii")
 # How documents of other encodings begin: XML 1.0, appendix F.1.
-_FOREIGN = {
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-    b"<\0": "UTF-16",
-    b"\0": "UTF-16 or UTF-32",
-    b"\x4c\x6f\xa7\x94": "EBCDIC",
-}
-_COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_FOREIGN = {b"<\0": "UTF-16", b"\0": "UTF-16 or UTF-32", b"\x4c\x6f\xa7\x94": "EBCDIC"}
 _DECLARED = re.compile(rb"""<\?xml[ \t\r\n][^>]*?[ \t\r\n]encoding[ \t\r\n]*=[ \t\r\n]*["']([^"'>]*)["']""")
 _SECTION = re.compile(rb"<!--.*?(?:-->|\Z)|<!\[CDATA\[.*?(?:\]\]>|\Z)", re.DOTALL)
 _ELEMENT = re.compile(rb"<([^ \t\r\n/>!?]++)")
@@ -76,9 +70,8 @@ def content_start(data: bytes, uri: str) -> int:
     for begin, name in _FOREIGN.items():
         if data.startswith(begin):
             raise SplitError(f"{uri} begins like {name}: convert it to UTF-8")
-    for begin, name in _COMPRESSED.items():
-        if data.startswith(begin):
-            raise SplitError(f"{uri} begins like {name}, not like XML: set compression: {name}")
+    if (found := recognise(data[:HEAD_BYTES])) is not None:
+        raise SplitError(f"{uri} {found.instead_of('XML')}")
     start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
     declared = _DECLARED.match(data, start)
     if declared is not None and (encoding := declared[1].decode(errors="replace")).lower() not in _ENCODINGS:

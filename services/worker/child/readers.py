@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import TaskError
+from services.inputs.lines.files import open_file, reading
+from services.inputs.magic import HEAD_BYTES, recognise
 from services.inputs.reader import Reader
-from services.inputs.registry import COMPRESSION_OF_SUFFIX, FOLDERS, FORMATS, format_of, load
+from services.inputs.registry import COMPRESSION_OF_SUFFIX, FOLDERS, FORMATS, Format, format_of, load
 
 _MODULES = {folder: load(folder, "read") for folder in FOLDERS}  # now: later, the child can't import ours
 
@@ -18,16 +20,41 @@ def read_module(format: str) -> Any:
 
 
 def detect_format(path: Path) -> str:
-    """The record format, by the file's name. Raises TaskError (input_invalid)."""
-    if found := format_of(path.name):
-        return found.name
+    """The record format of a whole object: by its first bytes if they tell it, otherwise by its name.
+
+    Raises TaskError (input_invalid), also if the bytes tell that it is something else.
+    """
+    named = format_of(path.name)
+    with path.open("rb") as file:
+        found = recognise(file.read(HEAD_BYTES))
+    if found is not None and found.format is not None:
+        return found.format
+    if named is None:
+        raise _invalid(f"{_unknown(path.name)}{'' if found is None else f' It begins like {found.name}: {found.fix}.'}")
+    if named.folder == "lines":
+        _check_text(path, named)
+    elif found is not None:
+        raise _invalid(found.instead_of(named.name))
+    return named.name
+
+
+def _check_text(path: Path, named: Format) -> None:
+    with reading(open_file(path)) as file:
+        found = recognise(file.read(HEAD_BYTES))
+    if found is not None:
+        raise _invalid(found.instead_of(named.name))
+
+
+def _unknown(name: str) -> str:
     known = ", ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
-    raise TaskError(
-        "input_invalid",
-        f"can't tell the record format of {path.name!r}: its name must end in one of {known} "
-        f"(those of text may be followed by {', '.join(COMPRESSION_OF_SUFFIX)})",
-        retryable=False,
+    return (
+        f"can't tell the record format of {name!r}: its name must end in one of {known} "
+        f"(those of text may be followed by {', '.join(COMPRESSION_OF_SUFFIX)}). If it is not data, `exclude` it."
     )
+
+
+def _invalid(message: str) -> TaskError:
+    return TaskError("input_invalid", message, retryable=False)
 
 
 def open_reader(path: Path, format: str | None = None, **options: Any) -> Reader:

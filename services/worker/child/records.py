@@ -1,6 +1,6 @@
 """A record function applied to each record of a part: results to one file, rejected records to another."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,12 +29,8 @@ class Counts:
     header_bytes: int = 0
 
 
-def _readers(path: Path, format: str | None, options: Mapping[str, Any]) -> Iterator[Reader]:
-    if path.is_dir():
-        for part in sorted(path.iterdir()):
-            yield open_reader(part)
-    else:
-        yield open_reader(path, format, **options)
+def _files(path: Path) -> list[Path]:
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 class _Origin(NamedTuple):
@@ -122,7 +118,9 @@ def apply_to_records(
     application = _Application(rejected)
     writer = open_writer(output_format, output, application.origin, application.take_back)
     with closing(writer):
-        for application.reader in _readers(input, format, options):
-            application.apply(function, params, writer)
+        for path in _files(input):
+            with rejected.naming(path):
+                application.reader = open_reader(path, format, **options)
+                application.apply(function, params, writer)
     application.counts.header_bytes = writer.header_bytes
     return asdict(application.counts)

@@ -1,7 +1,8 @@
 """rejects.jsonl: the rejected records, where each came from, and why."""
 
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ class Rejects:
         self._limit = limit
         self._stage, self._index, self._sources = task["stage"], task["index"], task["sources"]
         self._places: dict[str, Places] = {}
+        self._copies: dict[str, Path] = {}
         self._files = ExitStack()
 
     def add(self, path: Path, number: int, offset: int | None, reason: str, record: Any) -> None:
@@ -47,10 +49,27 @@ class Rejects:
             self._places[name] = Places(origin)
         return {"uri": origin["uri"]} | self._places[name].find(offset)
 
+    @contextmanager
+    def naming(self, path: Path) -> Iterator[None]:
+        """A TaskError about the input names the object that the file is."""
+        try:
+            yield
+        except TaskError as error:
+            uri = self._sources[path.name]["uri"] if path.name in self._sources else path.name
+            if error.type != "input_invalid" or uri in error.message:
+                raise
+            raise TaskError(error.type, f"{uri}: {error.message}", retryable=error.retryable) from None
+
+    def stand_for(self, copy: Path, original: Path) -> None:
+        """What is said about the copy of an input's file is about the original."""
+        if original.name in self._sources:
+            self._sources[copy.name] = self._sources[original.name]
+            self._copies[copy.name] = copy
+
     def name_objects(self, message: str, input: Path) -> str:
         """The message with the objects, which the user knows, in place of the input's files."""
         for name, origin in self._sources.items():
-            path = input if input.name == name else input / name
+            path = self._copies.get(name) or (input if input.name == name else input / name)
             begin = f" from byte {origin['byte']}" if origin["byte"] else ""
             message = message.replace(str(path), f"{origin['uri']}{begin}")
         return message

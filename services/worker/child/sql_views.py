@@ -1,7 +1,8 @@
 """Files as views of DuckDB; a directory is one view. Files that DuckDB misreads are converted first."""
 
+import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import Any
 
 from services.contract.task_error import TaskError
 from services.inputs.csv_dialect import CsvDialect
+from services.inputs.lines.files import is_compressed, open_file, reading
 from services.inputs.reader import Reader, holds_nothing
 from services.inputs.registry import FOLDERS, FORMATS, load
 from services.inputs.sql_file import SqlFile
@@ -59,7 +61,8 @@ def create_view(
     rewriter, groups = _Rewriter(spill, rejected), dict[_Alike, list[Path]]()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if not holds_nothing(file):
-            found = _show(file, format or detect_format(file), options, rewriter)
+            with rejected.naming(file) if rejected else nullcontext():
+                found = _show(file, format or detect_format(file), options, rewriter)
             groups.setdefault((found.kind, found.columns, found.dialect), []).append(found.path)
     rows, tables = 0, list[str]()
     for (kind, columns, dialect), files in groups.items():
@@ -102,6 +105,18 @@ class _Rewriter:
                 except ValueError as error:  # Malformed; or a number of fields unlike the first line's
                     self._reject(reader, number, raw, str(error))
         return SqlFile(target, "jsonl", None if columns is None else tuple(columns))
+
+    def plain(self, file: Path) -> Path:
+        """The file, or a decompressed copy of it."""
+        with reading(open_file(file)) as text:
+            if not is_compressed(text):
+                return file
+            copy = self.directory / f"{file.name}.plain"
+            with copy.open("wb") as target:
+                shutil.copyfileobj(text, target, 1 << 20)
+        if self._rejected is not None:
+            self._rejected.stand_for(copy, file)
+        return copy
 
     def _reject(self, reader: Reader, number: int, raw: Any, reason: str) -> None:
         if self._rejected is None:

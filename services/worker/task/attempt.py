@@ -150,9 +150,8 @@ class _Attempt:
             answer = await self._ask_child(children, runtime, job)
         self._measure(answer)
         if error := answer.get("error"):
-            raise TaskError(
-                error["type"], error["message"], retryable=answer["retryable"], exit_code=answer["exit_code"]
-            )
+            message = _naming_object(error, input)
+            raise TaskError(error["type"], message, retryable=answer["retryable"], exit_code=answer["exit_code"])
         self.finished.output = (await self._put_outputs(input, paths, answer)).to_json()
 
     @asynccontextmanager
@@ -247,3 +246,9 @@ class _Attempt:
         location = self._equipment.layout.log(*self._key)
         if await put_log(self._equipment.s3, self.workspace.log, location, self._equipment.log_bytes_max):
             self.finished.log = location.uri
+
+
+def _naming_object(error: Mapping[str, str], input: FetchedInput) -> str:
+    """The error's message; about the input, with the object that it is (a part of)."""
+    message, uri = error["message"], input.source["uri"] if input.source else ""
+    return message if error["type"] != "input_invalid" or uri in message else f"{uri}: {message}"

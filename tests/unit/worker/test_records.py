@@ -317,7 +317,7 @@ def test_unreadable_input_is_told(part: Part, name: str, content: bytes, message
     with pytest.raises(TaskError) as invalid:
         part.apply("keep", content, name=name)
     assert (invalid.value.type, invalid.value.retryable) == ("input_invalid", False)
-    assert invalid.value.message.startswith(message)
+    assert invalid.value.message.startswith(f"s3://b/whole: {message}")
 
 
 @pytest.mark.parametrize(("name", "content"), [("p.csv", b""), ("p.csv", b"a,b\n"), ("p.jsonl", b""), ("p.txt", b"")])
