@@ -43,6 +43,7 @@ class ConcatMerge(TypedDict):
 
     type: Literal["concat"]
     filename: NotRequired[str]
+    lines: NotRequired[bool | None]
 
 
 class ParquetMerge(TypedDict):

@@ -7,6 +7,7 @@ bytes and checksum_crc32 (services/scheduler/merges/outputs.file_facts); a stage
 result.
 """
 
+import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object that was put, and zlib's CRC-32 of its bytes, of which the first `header_bytes` are a header."""
+    """An object that was put, and zlib's CRC-32 of its bytes, of which the first `header_bytes` are a header.
+
+    Of text, `missing_end` is the line end that its last line lacks, or empty; and `mark` its byte order mark. They are
+    None and empty for other outputs, and for all that workers of earlier releases put.
+    """
 
     location: Location
     bytes: int
@@ -26,12 +31,23 @@ class StoredObject:
     header_bytes: int = 0
     header_crc32: int | None = None
     etag: str | None = None
+    missing_end: builtins.bytes | None = None
+    mark: builtins.bytes = b""
 
     @classmethod
     def from_json(cls, value: Json) -> "StoredObject":
         location, header_bytes = Location.parse(value["uri"]), value.get("header_bytes") or 0
-        checksums = value.get("crc32"), header_bytes, value.get("header_crc32")
-        return cls(location, value.get("bytes") or 0, *checksums, value.get("etag"))
+        end = value.get("missing_end")
+        return cls(
+            location,
+            value.get("bytes") or 0,
+            value.get("crc32"),
+            header_bytes,
+            value.get("header_crc32"),
+            value.get("etag"),
+            None if end is None else builtins.bytes.fromhex(end),
+            builtins.bytes.fromhex(value.get("mark") or ""),
+        )
 
     def to_json(self) -> Json:
         value: Json = {"uri": self.location.uri, "bytes": self.bytes, "crc32": self.crc32}
@@ -39,7 +55,9 @@ class StoredObject:
             value["etag"] = self.etag
         if self.header_bytes:
             value |= {"header_bytes": self.header_bytes, "header_crc32": self.header_crc32}
-        return value
+        if self.missing_end is not None:
+            value["missing_end"] = self.missing_end.hex()
+        return value | ({"mark": self.mark.hex()} if self.mark else {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,10 +41,16 @@ class NoMerge(Strict):
 
 
 class ConcatMerge(Strict):
-    """The outputs are joined in task order by a server-side multipart copy; a CSV's header is kept once."""
+    """The outputs are joined in task order by a server-side multipart copy; a CSV's header is kept once.
+
+    Lines stay lines: an output that ends without a line end gets one before the next output.
+    """
 
     type: Literal["concat"]
     filename: Filename = "result"
+    lines: bool | None = Field(
+        None, description="whether the outputs hold lines; absent: by their names, or else by their bytes"
+    )
 
 
 class ParquetMerge(Strict):

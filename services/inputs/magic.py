@@ -87,7 +87,7 @@ _MARKS = {
 
 def recognise(head: bytes) -> Content | None:
     """What a file that begins with `head` is; None if that is text (in an encoding that extends ASCII) or unknown."""
-    binary = _NO_TEXT.search(head[:_NEAR_BYTES]) is not None
+    binary = has_control_characters(head[:_NEAR_BYTES])
     for begin, content in _SIGNATURES.items():
         if head.startswith(begin) and (binary or len(begin) >= _SHORT_BYTES or not begin.isascii()):
             return content
@@ -98,7 +98,12 @@ def recognise(head: bytes) -> Content | None:
 
 
 def looks_like_text(head: bytes) -> bool:
-    return _NO_TEXT.search(head) is None and recognise(head) is None
+    return not has_control_characters(head) and recognise(head) is None
+
+
+def has_control_characters(data: bytes) -> bool:
+    """Whether there are any that text does not have."""
+    return _NO_TEXT.search(data) is not None
 
 
 def is_arrow_stream(head: bytes) -> bool:

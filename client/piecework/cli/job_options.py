@@ -194,6 +194,10 @@ class MergeOptions:
             help="Leave the outputs as they are, join them, or have a processor make one of all.",
         ),
     ] = None
+    merge_lines: Annotated[
+        bool | None,
+        typer.Option("--merge-lines/--no-merge-lines", help="Whether the outputs of a concat are lines, and stay so."),
+    ] = None
     merge_param: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Parameter (a YAML value) of a reduce; repeatable.")
     ] = None
@@ -205,6 +209,10 @@ class MergeOptions:
     def change(self, spec: dict[str, Any]) -> None:
         if self.merge is not None:
             spec["merge"] = _merge(self.merge)
+        if self.merge_lines is not None:
+            if mapping_in(spec, "merge").get("type") != "concat":
+                raise InputError("--merge-lines: belongs to a concat; give --merge concat")
+            spec["merge"] = {**spec["merge"], "lines": self.merge_lines}
         if not given({"params": self.merge_param, "inputs": self.merge_input, "fan_in": self.fan_in}):
             return
         merge = dict(mapping_in(spec, "merge"))

@@ -22,9 +22,10 @@ def open_file(path: Path) -> BinaryIO:
     return io.BufferedReader(_Decompressed(file, compression), _READ_BYTES) if compression else file
 
 
-def is_compressed(file: BinaryIO) -> bool:
-    """Whether the file, from `open_file`, is decompressed while it is read."""
-    return isinstance(file, io.BufferedReader) and isinstance(file.raw, _Decompressed)
+def compression_of(file: BinaryIO) -> str | None:
+    """As what the file, from `open_file`, is decompressed while it is read."""
+    raw = file.raw if isinstance(file, io.BufferedReader) else None
+    return raw.compression if isinstance(raw, _Decompressed) else None
 
 
 def _compression(head: bytes, path: Path) -> str | None:
@@ -38,6 +39,7 @@ class _Decompressed(io.RawIOBase):
     """The text of a compressed file. Reading raises DamagedStream, also for a file that breaks off."""
 
     def __init__(self, file: BinaryIO, compression: str) -> None:
+        self.compression = compression
         self._file = file
         self._pieces = self._decompress(Decompressor(compression))
         self._piece = memoryview(b"")
@@ -85,6 +87,6 @@ def read_lines(file: BinaryIO, begins: Callable[[], bool] = lambda: True) -> Ite
 
 def position(path: Path, file: BinaryIO, size: int) -> int | None:
     """The position in the file of the last `size` bytes read; None if it is compressed."""
-    if is_compressed(file):
+    if compression_of(file) is not None:
         return None
     return (path.stat().st_size if file.closed else file.tell()) - size  # closed as soon as all of it has been read

@@ -10,7 +10,7 @@ from typing import Any
 from services.contract.task_error import TaskError
 from services.inputs.csv_dialect import CsvDialect
 from services.inputs.lines.csv_rows import CsvRows
-from services.inputs.lines.files import is_compressed, open_file
+from services.inputs.lines.files import compression_of, open_file
 from services.inputs.lines.records import JsonLines
 from services.inputs.sql_file import Rewriter, SqlFile
 
@@ -44,7 +44,7 @@ def _columns(reader: CsvRows) -> tuple[str, ...]:
 
 def _is_compressed(file: Path) -> bool:
     with open_file(file) as text:
-        return is_compressed(text)
+        return compression_of(text) is not None
 
 
 def _has_marks(file: Path) -> bool:

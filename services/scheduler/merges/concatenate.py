@@ -42,17 +42,36 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Literal:
+    """A few bytes between two sources."""
+
+    data: bytes
+
+    @property
+    def bytes(self) -> int:
+        return len(self.data)
+
+    @property
+    def crc32(self) -> int:
+        return zlib.crc32(self.data)
+
+
+Piece = Source | Literal
+
+
+@dataclass(frozen=True, slots=True)
 class Extent:
-    """The number of sources to join, and their total bytes: upper bounds."""
+    """The number of sources to join, their total bytes, and the bytes of a literal between two: upper bounds."""
 
     sources: int
     bytes: int
+    between: int = 0
 
     @property
     def parts_max(self) -> int:
         """S3's parts when joined at once: no part but the last is under the minimum, and a source makes two at most."""
-        pieces = self.bytes // multipart.PART_BYTES_MAX
-        return min(self.bytes // multipart.PART_BYTES_MIN + 1, 2 * self.sources + pieces)
+        size = self.bytes + self.between * self.sources
+        return min(size // multipart.PART_BYTES_MIN + 1, 2 * self.sources + size // multipart.PART_BYTES_MAX)
 
 
 @dataclass(slots=True)
@@ -62,15 +81,15 @@ class Joined:
     bytes: int = 0
     crc32: int | None = 0
 
-    async def count(self, sources: AsyncIterator[Source]) -> AsyncIterator[Source]:
-        async for source in sources:
-            self.bytes += source.bytes
-            self.crc32 = combine(self.crc32, source.crc32, source.bytes)
-            yield source
+    async def count(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+        async for piece in pieces:
+            self.bytes += piece.bytes
+            self.crc32 = combine(self.crc32, piece.crc32, piece.bytes)
+            yield piece
 
 
 async def concatenate(
-    s3: Any, target: Location, sources: AsyncIterator[Source], extent: Extent, sections: Location
+    s3: Any, target: Location, sources: AsyncIterator[Piece], extent: Extent, sections: Location
 ) -> Joined:
     """Write the sources, in order, to `target`. Raises TooLarge, TooManyParts, ObjectLost, and what S3's client raises.
 
@@ -87,13 +106,13 @@ async def concatenate(
     return joined
 
 
-async def _join(s3: Any, target: Location, sources: AsyncIterator[Source]) -> None:
+async def _join(s3: Any, target: Location, sources: AsyncIterator[Piece]) -> None:
     async with aclosing(_read_ahead(s3, _plan(sources))) as steps, MultipartWriter(s3, target) as writer:
         async for step in steps:
             await step.write(writer)
 
 
-async def _join_by_sections(s3: Any, target: Location, sources: AsyncIterator[Source], place: Location) -> None:
+async def _join_by_sections(s3: Any, target: Location, sources: AsyncIterator[Piece], place: Location) -> None:
     try:
         sections = await _write_sections(s3, sources, place)
         await _join(s3, target, _each(sections))
@@ -101,7 +120,7 @@ async def _join_by_sections(s3: Any, target: Location, sources: AsyncIterator[So
         await delete_all(s3, place)
 
 
-async def _write_sections(s3: Any, sources: AsyncIterator[Source], place: Location) -> list[Source]:
+async def _write_sections(s3: Any, sources: AsyncIterator[Piece], place: Location) -> list[Source]:
     sections: list[Source] = []
     async with aclosing(_read_ahead(s3, _plan(sources))) as steps:
         step = await anext(steps, None)
@@ -115,7 +134,7 @@ async def _write_sections(s3: Any, sources: AsyncIterator[Source], place: Locati
     return sections
 
 
-async def _each(sources: list[Source]) -> AsyncIterator[Source]:
+async def _each(sources: list[Source]) -> AsyncIterator[Piece]:
     for source in sources:
         yield source
 
@@ -150,10 +169,21 @@ class Read:
         await writer.write(await self.data)
 
 
-Step = Copy | Read
+@dataclass(slots=True)
+class Write:
+    """Bytes that are known."""
+
+    source: Literal
+    reads = 0
+
+    async def write(self, writer: MultipartWriter) -> None:
+        await writer.write(self.source.data)
 
 
-async def _plan(sources: AsyncIterator[Source]) -> AsyncIterator[Step]:
+Step = Copy | Read | Write
+
+
+async def _plan(sources: AsyncIterator[Piece]) -> AsyncIterator[Step]:
     waiting = 0  # bytes in the writer's memory
     async for source in sources:
         for step in plan_source(source, waiting):
@@ -162,8 +192,11 @@ async def _plan(sources: AsyncIterator[Source]) -> AsyncIterator[Step]:
             yield step
 
 
-def plan_source(source: Source, waiting: int) -> Iterator[Step]:
+def plan_source(source: Piece, waiting: int) -> Iterator[Step]:
     """How a source is appended when `waiting` bytes are in memory: no part but the last may be under S3's minimum."""
+    if isinstance(source, Literal):
+        yield Write(source)
+        return
     fill = max(multipart.PART_BYTES_MIN - waiting, 0) if waiting else 0
     if source.bytes - fill >= multipart.PART_BYTES_MIN:
         if fill:

@@ -36,7 +36,8 @@ _MERGING = """
         s.stage, s.kind, s.finished_at,
         (SELECT p.spec -> 'outputs' FROM processors AS p
             WHERE p.name = s.processor AND p.version = s.processor_version) AS outputs,
-        EXISTS (SELECT FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS goes_on
+        EXISTS (SELECT FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS goes_on,
+        (SELECT n.resplit FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS resplit
     FROM jobs AS j JOIN stages AS s USING (job_id)
     WHERE j.state = 'running' AND s.state = 'merging' AND j.job_id <> ALL($3::uuid[])
       AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')

@@ -11,8 +11,9 @@ from asyncpg import Record
 from services.contract.location import Location
 from services.contract.task_output import StoredObject, TaskOutput
 from services.platform.database import Database
-from services.scheduler.merges.concatenate import Extent, Source
-from services.scheduler.merges.crc32 import combine, encode
+from services.scheduler.merges.concatenate import Extent
+from services.scheduler.merges.crc32 import encode
+from services.scheduler.merges.lines import END_BYTES_MAX
 
 ROWS_PER_PAGE = 5000
 
@@ -22,7 +23,9 @@ _OUTPUTS = """
     ORDER BY stage, index LIMIT $5"""
 
 _EXTENT = """
-    SELECT count(*) AS sources, coalesce(sum((output #>> $4)::bigint), 0)::bigint AS bytes FROM tasks
+    SELECT count(*) AS sources, coalesce(sum((output #>> $4)::bigint), 0)::bigint AS bytes,
+        coalesce(bool_and(output #> $5 ? 'missing_end'), false) AS text
+    FROM tasks
     WHERE job_id = $1 AND stage BETWEEN $2 AND $3 AND state = 'succeeded' AND (output #>> $4)::bigint > 0"""
 
 Stages = tuple[int, int]  # the first and the last
@@ -66,27 +69,27 @@ def further_outputs(name: str) -> Objects:
     return Objects(("files", name, "bytes"), lambda output: output.files.get(name))
 
 
-async def measure(database: Database, job_id: UUID, stages: Stages, objects: Objects) -> Extent:
-    """How many of these objects there are, and their bytes together."""
-    [row] = await database.fetch(_EXTENT, job_id, *stages, objects.path)
-    return Extent(row["sources"], row["bytes"])
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How many objects there are and how large they are together, and whether all are text."""
+
+    extent: Extent
+    all_text: bool
 
 
-async def read_sources(database: Database, job_id: UUID, stages: Stages, objects: Objects) -> AsyncIterator[Source]:
-    """These objects in the order of the tasks; only the first one with its header line."""
-    first = True
+async def measure(database: Database, job_id: UUID, stages: Stages, objects: Objects) -> Measured:
+    [row] = await database.fetch(_EXTENT, job_id, *stages, objects.path, objects.path[:-1])
+    return Measured(Extent(row["sources"], row["bytes"], END_BYTES_MAX), row["text"])
+
+
+async def read_objects(
+    database: Database, job_id: UUID, stages: Stages, objects: Objects
+) -> AsyncIterator[StoredObject]:
+    """These objects in the order of the tasks, but empty ones."""
     async for task in succeeded_tasks(database, job_id, *stages):
         object_ = objects.of(TaskOutput.from_json(task["output"]))
         if object_ is not None and object_.bytes:
-            yield source_of(object_, with_header=first)
-            first = False
-
-
-def source_of(object_: StoredObject, *, with_header: bool = True) -> Source:
-    location, size, crc32, header = object_.location, object_.bytes, object_.crc32, object_.header_bytes
-    if with_header or not header:
-        return Source(location, 0, size, crc32, object_.etag)
-    return Source(location, header, size, combine(object_.header_crc32, crc32, size - header), object_.etag)
+            yield object_
 
 
 def file_facts(location: Location, size: int, crc32: int | None, name: str | None = None) -> Facts:

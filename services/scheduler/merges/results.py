@@ -10,18 +10,19 @@ from services.contract.location import Location
 from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.spec import ConcatMerge, Merge, NoMerge
 from services.scheduler.loop import Context
-from services.scheduler.merges.concatenate import Extent, Source, concatenate
+from services.scheduler.merges.concatenate import Extent, Piece, Source, concatenate
+from services.scheduler.merges.lines import join_lines, source_of
 from services.scheduler.merges.outputs import (
     OUTPUTS,
     REJECTS,
     Facts,
+    Measured,
     Objects,
     Stages,
     file_facts,
     further_outputs,
     measure,
-    read_sources,
-    source_of,
+    read_objects,
     succeeded_tasks,
 )
 
@@ -34,8 +35,8 @@ _LAST = """
 class Results:
     """Makes the results of a job whose last stage has ended.
 
-    `job` has job_id, the merge, the place of its results, and of its last stage the number and its processor's further
-    `outputs`.
+    `job` has job_id, the merge, the place of its results; of its last stage the number and its processor's further
+    `outputs`; and the `resplit` of a stage that follows.
     """
 
     def __init__(self, context: Context, job: Mapping[str, Any]) -> None:
@@ -53,33 +54,38 @@ class Results:
         if isinstance(merge, NoMerge):
             files = await self._list_parts()
         elif isinstance(merge, ConcatMerge):
-            files = await self._join_outputs(merge.filename)
+            files = await self._join_outputs(merge.filename, merge.lines)
         else:
             files = await self._publish_reduced(merge.filename)
         rejects = await measure(self._context.database, self._job["job_id"], (0, self._job["stage"]), REJECTS)
-        if rejects.sources:
-            files.append(await self._join((0, self._job["stage"]), REJECTS, self.place("rejects.jsonl"), rejects))
+        if rejects.extent.sources:
+            target = self.place("rejects.jsonl")
+            files.append(await self._join((0, self._job["stage"]), REJECTS, target, rejects, lines=False))
         return files
 
     async def join_stage(self) -> Facts:
         """Join the stage's outputs to one interim object, for the next stage to split again."""
-        return await self._join_of_stage(OUTPUTS, self._layout.joined(self._job["job_id"], self._job["stage"]))
+        target = self._layout.joined(self._job["job_id"], self._job["stage"])
+        return await self._join_of_stage(OUTPUTS, target, self._job["resplit"]["format"] != "fixed")
 
-    async def _join_outputs(self, filename: str) -> list[Facts]:
+    async def _join_outputs(self, filename: str, lines: bool | None) -> list[Facts]:
         wanted = [(filename, OUTPUTS)]
         wanted += [(name, further_outputs(key)) for key, name in sorted((self._job["outputs"] or {}).items())]
-        return [await self._join_of_stage(objects, self.place(name)) for name, objects in wanted]
+        return [await self._join_of_stage(objects, self.place(name), lines) for name, objects in wanted]
 
-    async def _join_of_stage(self, objects: Objects, target: Location) -> Facts:
+    async def _join_of_stage(self, objects: Objects, target: Location, lines: bool | None) -> Facts:
         stages = (self._job["stage"], self._job["stage"])
-        extent = await measure(self._context.database, self._job["job_id"], stages, objects)
-        return await self._join(stages, objects, target, extent)
+        measured = await measure(self._context.database, self._job["job_id"], stages, objects)
+        return await self._join(stages, objects, target, measured, lines=lines)
 
-    async def _join(self, stages: Stages, objects: Objects, target: Location, extent: Extent) -> Facts:
-        sources = read_sources(self._context.database, self._job["job_id"], stages, objects)
-        return await self._concatenate(target, sources, extent)
+    async def _join(
+        self, stages: Stages, objects: Objects, target: Location, measured: Measured, *, lines: bool | None
+    ) -> Facts:
+        stored = read_objects(self._context.database, self._job["job_id"], stages, objects)
+        pieces = join_lines(self._context.aws.s3, stored, lines, all_text=measured.all_text)
+        return await self._concatenate(target, pieces, measured.extent)
 
-    async def _concatenate(self, target: Location, sources: AsyncIterator[Source], extent: Extent) -> Facts:
+    async def _concatenate(self, target: Location, sources: AsyncIterator[Piece], extent: Extent) -> Facts:
         name = PurePosixPath(target.key).name
         sections = self._layout.sections(self._job["job_id"], self._job["stage"], name)
         joined = await concatenate(self._context.aws.s3, target, sources, extent, sections)
@@ -120,5 +126,5 @@ def _name(object_: StoredObject) -> str:
     return PurePosixPath(object_.location.uri).name
 
 
-async def _alone(source: Source) -> AsyncIterator[Source]:
+async def _alone(source: Source) -> AsyncIterator[Piece]:
     yield source

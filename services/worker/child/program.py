@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from services.contract.task_error import TaskError
+from services.inputs.text_ends import TextEnds, file_ends
 from services.worker.child import forks, frames, linux
 from services.worker.child.commands import check_exit, run_command
 from services.worker.child.counts import read_counts
@@ -192,11 +193,24 @@ def _rejects(job: RecordsJob | SqlJob) -> Rejects:
 
 
 def _copy(input: Path, output: Path) -> None:
-    """The input file, or the files of the input directory one after the other."""
+    """The input file, or the files of the input directory one after the other: if all are text, line by line."""
+    files = sorted(input.iterdir()) if input.is_dir() else [input]
+    missing_end = b""
     with output.open("wb") as target:
-        for path in sorted(input.iterdir()) if input.is_dir() else [input]:
+        for path, ends in zip(files, _ends(files), strict=True):
             with path.open("rb") as source:
-                shutil.copyfileobj(source, target, 1 << 20)
+                if target.tell():
+                    source.seek(len(ends.mark))
+                if source.tell() < path.stat().st_size:
+                    target.write(missing_end)
+                    shutil.copyfileobj(source, target, 1 << 20)
+                    missing_end = ends.missing_end
+
+
+def _ends(files: list[Path]) -> list[TextEnds]:
+    """How each of the texts begins and ends; of files that are not all text, nothing is known."""
+    found = [file_ends(path) for path in files]
+    return [ends or TextEnds() for ends in ([None] * len(files) if None in found else found)]
 
 
 def _raised(error: BaseException) -> TaskError:

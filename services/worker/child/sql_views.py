@@ -10,7 +10,7 @@ from typing import Any
 
 from services.contract.task_error import TaskError
 from services.inputs.csv_dialect import CsvDialect
-from services.inputs.lines.files import is_compressed, open_file, reading
+from services.inputs.lines.files import compression_of, open_file, reading
 from services.inputs.reader import Reader, holds_nothing
 from services.inputs.registry import FOLDERS, FORMATS, load
 from services.inputs.sql_file import SqlFile
@@ -109,7 +109,7 @@ class _Rewriter:
     def plain(self, file: Path) -> Path:
         """The file, or a decompressed copy of it."""
         with reading(open_file(file)) as text:
-            if not is_compressed(text):
+            if compression_of(text) is None:
                 return file
             copy = self.directory / f"{file.name}.plain"
             with copy.open("wb") as target:

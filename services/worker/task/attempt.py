@@ -233,7 +233,8 @@ class _Attempt:
             return await outputs.put_directory(output, self.workspace.items)
         if self._stage.fan_out:
             return await outputs.put_items(self.workspace.items, answer["items"])
-        stored = await outputs.put_output(output, self._header_bytes(input, answer))
+        has_lines = not (self._stage.spec.builtin == "copy" and input.format == "fixed")
+        stored = await outputs.put_output(output, self._header_bytes(input, answer), lines=has_lines)
         return TaskOutput(stored, records=answer.get("records_out") if stored else None)
 
     def _header_bytes(self, input: FetchedInput, answer: Mapping[str, Any]) -> int | None:

@@ -16,6 +16,7 @@ from services.contract.task_error import TaskError
 from services.contract.task_input import WholeObject
 from services.contract.task_output import StoredObject, TaskOutput
 from services.inputs.registry import compression_suffix, format_of
+from services.inputs.text_ends import TextEnds, file_ends
 from services.platform.transfer import for_each, upload
 
 _FILES_AT_ONCE = 8
@@ -30,18 +31,24 @@ class Outputs:
         self._s3 = s3
         self._locate = locate
 
-    async def put_output(self, path: Path, header_bytes: int | None) -> StoredObject | None:
-        """Upload the task's output, if it exists. Its header has `header_bytes` bytes; None: it is the first line."""
+    async def put_output(self, path: Path, header_bytes: int | None, *, lines: bool = True) -> StoredObject | None:
+        """Upload the task's output, if it exists. Its header has `header_bytes` bytes; None: it is the first line.
+
+        Without `lines`, no line end belongs behind it, even if it is text.
+        """
         if not _is_file(path):
             return None
-        return _with_header(await self.put(path), path, header_bytes)
+        stored = await self.put(path)
+        ends = await asyncio.to_thread(file_ends, path) if lines else TextEnds()
+        return _with_header(_with_ends(stored, ends), path, header_bytes)
 
     async def put_further(self, outputs: Mapping[str, Path]) -> dict[str, StoredObject]:
         """Upload the further outputs that exist, by name; the first line of a CSV or TSV is its header."""
         files: dict[str, StoredObject] = {}
         for name, path in outputs.items():
             if _is_file(path):
-                files[name] = _with_header(await self.put(path), path, None if _is_csv(path.name) else 0)
+                stored = _with_ends(await self.put(path), await asyncio.to_thread(file_ends, path))
+                files[name] = _with_header(stored, path, None if _is_csv(path.name) else 0)
         return files
 
     async def put_items(self, listing: Path, count: int) -> TaskOutput:
@@ -111,8 +118,12 @@ def _is_csv(name: str) -> bool:
     return found is not None and found.name in ("csv", "tsv") and not compression_suffix(name)
 
 
+def _with_ends(stored: StoredObject, ends: TextEnds | None) -> StoredObject:
+    return stored if ends is None else replace(stored, mark=ends.mark, missing_end=ends.missing_end)
+
+
 def _with_header(stored: StoredObject, path: Path, size: int | None) -> StoredObject:
-    if size == 0:
+    if size == 0 or TextEnds(stored.mark).is_wide:  # whose first line does not end with one byte
         return stored
     with path.open("rb") as file:
         header = file.readline() if size is None else file.read(size)

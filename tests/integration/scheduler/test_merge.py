@@ -68,9 +68,10 @@ async def write(
 async def put_output(
     bucket: Bucket, layout: Layout, task: ClaimedTask, filename: str, body: bytes, header_bytes: int | None = None
 ) -> dict[str, Any]:
-    """Write an output as a worker does; returns what it says of it."""
+    """Write an output as a worker does; returns what it says of it, as if no line end belonged behind it."""
     location = layout.attempt(task.job_id, task.stage, task.index, task.attempt, filename)
-    output = {"uri": await bucket.put(location.key, body), "bytes": len(body), "crc32": zlib.crc32(body)}
+    output: dict[str, Any] = {"uri": await bucket.put(location.key, body), "bytes": len(body)}
+    output |= {"crc32": zlib.crc32(body), "missing_end": ""}
     if header_bytes is None:
         return output
     return output | {"header_bytes": header_bytes, "header_crc32": zlib.crc32(body[:header_bytes])}
@@ -230,6 +231,30 @@ async def test_concatenation_keeps_the_order_and_one_header(
     assert manifest["totals"]["parts"] == len(bodies)
 
 
+async def test_no_two_lines_become_one_whichever_release_put_them(
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+) -> None:
+    """A worker of an earlier release does not tell how its output begins and ends."""
+    bodies = [b"\xef\xbb\xbfa", b"\xef\xbb\xbfb\r\nc", b"", b"\xef\xbb\xbf", b"d\n", b"e"]
+    job_id = await submit(play, len(bodies), merge=CONCAT)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id)
+    reports = [await write(bucket, layout, task, bodies[task.index]) for task in tasks]
+    told = {"missing_end": b"\r\n".hex(), "mark": b"\xef\xbb\xbf".hex()}
+    for report in reports:
+        assert report.output
+        del report.output["missing_end"]
+        report.output |= told if report.index == 1 else {}
+    await play.complete(worker_id, *reports, done=tasks)
+
+    await finish_job(context, play, job_id, merger.step)
+
+    result = await results(play, job_id)
+    joined = b"\xef\xbb\xbfa\nb\r\nc\r\nd\ne"
+    assert (await read(bucket, result))[0] == {"all.csv": joined}
+    assert result["files"][0]["checksum_crc32"] == checksum(joined)
+
+
 async def test_results_are_those_of_winning_attempts_and_leave_out_tolerated_failures(
     context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
 ) -> None:
@@ -272,7 +297,7 @@ async def test_rejects_of_all_stages_become_one_file_beside_the_results(
                 rejects = b'{"stage": %d, "index": %d}\n' % (stage, task.index)
                 put = await put_output(bucket, layout, task, "rejects.jsonl", rejects)
                 names = {"uri": "rejects", "bytes": "rejects_bytes", "crc32": "rejects_crc32"}
-                report.output = (report.output or {}) | {names[name]: fact for name, fact in put.items()}
+                report.output = (report.output or {}) | {names[name]: put[name] for name in names}
             reports.append(report)
         await play.complete(worker_id, *reports, done=tasks)
         await finish.step(context)

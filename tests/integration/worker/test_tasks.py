@@ -48,6 +48,7 @@ async def test_a_command_reads_its_part_and_writes_its_output(grid: InProcessGri
         "etag": etag(header + body),
         "header_bytes": 14,
         "header_crc32": zlib.crc32(header),
+        "missing_end": "",
     }
     assert await grid.get(uri) == header + body
     (attempt,) = await grid.attempts(job_id)

@@ -227,13 +227,13 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
         },
     ),
     (
-        ["--count", "1", "--stage", "noop", "--merge", "concat:all.csv", "--name", "nightly", "--share", "claims",
-         "--priority", "-5", "--label", "team=claims", "--label", "month=2026-01"],
+        ["--count", "1", "--stage", "noop", "--merge", "concat:all.csv", "--merge-lines", "--name", "nightly",
+         "--share", "claims", "--priority", "-5", "--label", "team=claims", "--label", "month=2026-01"],
         {
             "name": "nightly",
             "input": {"type": "range", "count": 1},
             "stages": NOOP,
-            "merge": {"type": "concat", "filename": "all.csv"},
+            "merge": {"type": "concat", "filename": "all.csv", "lines": True},
             "share": "claims",
             "priority": -5,
             "labels": {"team": "claims", "month": "2026-01"},

@@ -18,6 +18,8 @@ WITH_HEADER = OBJECT | {"header_bytes": 4, "header_crc32": 5}
         OBJECT,
         WITH_HEADER | {"records": 2},
         OBJECT | {"items": 3},
+        OBJECT | {"missing_end": "", "records": 2},
+        {"files": {"audit": WITH_HEADER | {"missing_end": "0d0a", "mark": "efbbbf"}}},
         {"value": {"n": 1}},
         {"files": {"audit": WITH_HEADER, "log": OBJECT}},
         OBJECT | {"rejects": "s3://b/r.jsonl", "rejects_bytes": 3, "rejects_crc32": 1, "value": {"n": 0}},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.contract.location import Location
 from services.platform import multipart
-from services.scheduler.merges.concatenate import Copy, Extent, Source, plan_source
+from services.scheduler.merges.concatenate import Copy, Extent, Literal, Piece, Source, plan_source
 from services.scheduler.merges.crc32 import combine, encode
 
 MIN = 5 << 20
@@ -36,11 +36,13 @@ def test_a_source_is_copied_as_far_as_s3_allows(waiting: int, size: int, steps: 
 SIZES = st.one_of(st.integers(1, 100), st.integers(1, 3 * MIN), st.integers(multipart.PART_BYTES_MAX, 3 << 33))
 
 
-@given(st.lists(SIZES, max_size=30))
-def test_no_part_is_too_small_and_there_are_no_more_than_foreseen(sizes: list[int]) -> None:
+@given(st.lists(SIZES, max_size=30), st.sampled_from([0, 1, 4]))
+def test_no_part_is_too_small_and_there_are_no_more_than_foreseen(sizes: list[int], between: int) -> None:
     parts, waiting = [], 0
-    for size in sizes:
-        for step in plan_source(Source(OBJECT, 0, size), waiting):
+    end = Literal(b"\n" * between)
+    sources: list[Piece] = [piece for size in sizes for piece in (end, Source(OBJECT, 0, size))][1:]
+    for source in sources:
+        for step in plan_source(source, waiting):
             if isinstance(step, Copy):
                 parts += [waiting] * (waiting > 0)
                 pieces = -(-step.source.bytes // multipart.PART_BYTES_MAX)
@@ -52,8 +54,9 @@ def test_no_part_is_too_small_and_there_are_no_more_than_foreseen(sizes: list[in
     parts += [waiting] * (waiting > 0)
 
     assert all(part >= MIN for part in parts[:-1])
-    assert 0 <= sum(sizes) - sum(parts) <= len(parts)  # what the pieces of 5 GiB have lost by rounding down
-    assert len(parts) <= Extent(len(sizes), sum(sizes)).parts_max
+    total = sum(source.bytes for source in sources)
+    assert 0 <= total - sum(parts) <= len(parts)  # what the pieces of 5 GiB have lost by rounding down
+    assert len(parts) <= Extent(len(sizes), sum(sizes), between).parts_max
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8))
