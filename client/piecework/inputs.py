@@ -140,6 +140,7 @@ class XmlInput(_Sized):
 class _Grouped(TypedDict):
     include: NotRequired[Annotated[str | list[str], Option("Take only objects that match; repeatable.", "GLOB")]]
     exclude: NotRequired[Annotated[str | list[str], Option("Leave out objects that match; repeatable.", "GLOB")]]
+    markers: NotRequired[Annotated[bool, Option("Take marker objects, too, such as _SUCCESS and .DS_Store.")]]
     objects_per_task: NotRequired[
         Annotated[int | None, Option("Objects per task, which gets them as a directory.", "N")]
     ]

@@ -20,11 +20,12 @@ _AT_LEAST = "a lower bound: not everything was looked at"
 
 @dataclass(slots=True)
 class Preview:
-    """Exact, unless there are `notes` that say why not; `bytes` is None if sizes are unknown."""
+    """Exact, unless `notes` say why not; `bytes` is None if sizes are unknown. `left_out` counts marker objects."""
 
     count: int = 0
     bytes: int | None = 0
     notes: list[str] = field(default_factory=list)
+    left_out: int = 0
     part_bytes: int | None = None
     parts: list[Json] = field(default_factory=list)  # the first ones: task inputs
     chunks_left: int = CHUNKS_MAX
@@ -66,6 +67,7 @@ async def _add_chunks(s3: Any, made: Preview, source: Input, slots: int, parts_m
         if chunk.done or made.chunks_left == 0 or len(made.parts) == parts_max:
             break
     made.part_bytes = cursor.get("part_bytes", made.part_bytes)
+    made.left_out += cursor.get("left_out", 0)
     made.count += len(source.numbers) if isinstance(source, RangeInput) else _in_all(made, chunk, count)
     _add_bytes(made, cursor.get("bytes") if not chunk.done and chunk.share else total)
 

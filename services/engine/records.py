@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.contract.states import RECORD_COUNTS
+from services.inputs.groups import describe_markers
 
 
 class StageRecords(BaseModel):
@@ -31,16 +32,18 @@ class StageRecords(BaseModel):
 def check_records(stages: Sequence[Mapping[str, Any]]) -> tuple[list[StageRecords], list[str]]:
     """The records of a job's stages, in order, and a sentence for each count that does not add up.
 
-    Of each stage: name, kind, state, tasks_from, its stage_sums, and `filters` of its processor's specification.
+    Of each stage: name, kind, state, tasks_from, its stage_sums, `filters` of its processor's specification, and how
+    many marker objects of its input were `left_out`.
     """
     records, warnings = [], []
     for number, stage in enumerate(stages):
         counted = stage["kind"] == "map" and stage["records_in"] > 0  # else they are made there, or not counted
         wrong = [_gap(stage), number and _break(stages[number - 1], stage)] if counted else []
-        uneven, failed = (_say(stage, sentences) for sentences in (wrong, [_tolerated(stage)]))
+        left_out = describe_markers(stage["left_out"]) if stage["left_out"] else None
+        uneven, other = (_say(stage, sentences) for sentences in (wrong, [_tolerated(stage), left_out]))
         sums = {name.removeprefix("records_"): stage[name] for name in RECORD_COUNTS}
         records.append(StageRecords.model_validate({**sums, "balanced": not uneven if counted else None}))
-        warnings += uneven + failed
+        warnings += uneven + other
     return records, warnings
 
 

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+# Excel's first line, which names the delimiter: it is neither header nor record.
+SEPARATOR_LINE = re.compile(rb'"?sep=([\t -~])"?\r?\n', re.IGNORECASE)
+SEPARATOR_BYTES_MAX = len(b'"sep=;"\r\n')
+
 
 @dataclass(frozen=True)
 class CsvDialect:

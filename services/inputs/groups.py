@@ -8,13 +8,15 @@ from typing import Any
 from services.contract.location import Location
 from services.contract.task_input import Json, ObjectGroup, WholeObject
 from services.inputs.listing import Entry
+from services.inputs.markers import is_marker, naming_markers
 from services.inputs.spec import OBJECTS_PER_TASK_MAX, ManifestInput, ObjectsInput
 
 
 class Groups:
     """Makes tasks of entries, in order. All wanted entries up to the key `settled` are in a task.
 
-    Globs match an entry's key without its first `skip` characters.
+    Globs match an entry's key without its first `skip` characters. Markers are left out, unless they are asked for;
+    `left_out` counts those up to `settled`.
     """
 
     def __init__(self, source: ObjectsInput | ManifestInput, skip: int = 0, settled: str = "") -> None:
@@ -26,18 +28,24 @@ class Groups:
         self._bytes = source.part_bytes
         self._skip = skip
         self._include, self._exclude = _any_of(source.include), _any_of(source.exclude)
+        self._include_markers = _any_of("*" if source.markers else naming_markers(source.include))
+        self.left_out = 0
+        self._markers = 0
 
     def add(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            if self._wants(entry):
-                self._add(entry)
+            name = entry.key[self._skip :]
+            if self._wants(entry, name):
+                if is_marker(name) and self._include_markers(name) is None:
+                    self._markers += 1
+                else:
+                    self._add(entry)
             if not self.open:
-                self.settled = entry.key
+                self.settled, self.left_out = entry.key, self._markers
 
-    def _wants(self, entry: Entry) -> bool:
-        folder_marker = entry.key.endswith("/") and not entry.size
-        name = entry.key[self._skip :]
-        return not folder_marker and self._include(name) is not None and self._exclude(name) is None
+    def _wants(self, entry: Entry, name: str) -> bool:
+        is_folder = entry.key.endswith("/") and not entry.size
+        return not is_folder and self._include(name) is not None and self._exclude(name) is None
 
     def _add(self, entry: Entry) -> None:
         if self._objects is None:
@@ -49,10 +57,11 @@ class Groups:
             self.close()
 
     def close(self) -> None:
-        """Make the last task, even if it is not full."""
+        """Make the task of the open entries, even if it is not full."""
         if self.open:
             self.inputs.append(ObjectGroup(tuple(map(_object, self.open))).to_json())
             self.open, self._open_bytes = [], 0
+        self.left_out = self._markers
 
 
 def _any_of(globs: str | list[str]) -> Callable[[str], Any]:
@@ -64,5 +73,13 @@ def _object(entry: Entry) -> WholeObject:
     return WholeObject(Location(entry.bucket, entry.key), entry.etag, entry.size, version=entry.version)
 
 
-def describe_globs(source: ObjectsInput | ManifestInput) -> str:
-    return f"{source.include!r}" + (f" without {source.exclude!r}" if source.exclude else "")
+def describe_globs(source: ObjectsInput | ManifestInput, left_out: int) -> str:
+    """What an object that is wanted matches; `left_out` markers did."""
+    globs = f"{source.include!r}" + (f" without {source.exclude!r}" if source.exclude else "")
+    return f"{globs} ({describe_markers(left_out)})" if left_out else globs
+
+
+def describe_markers(left_out: int) -> str:
+    """What is said of the markers that were left out: at least one."""
+    what = "1 marker object was" if left_out == 1 else f"{left_out:,} marker objects were"
+    return f"{what} left out, such as _SUCCESS, .crc and .DS_Store; `markers: true` takes them"

@@ -214,6 +214,11 @@ class _Grouped(Strict):
 
     include: Glob | list[Glob] = Field("*", description="an object must match one of these globs")
     exclude: Glob | list[Glob] = Field([], description="an object must not match any of these globs")
+    markers: bool = Field(
+        False,
+        description="take marker objects, too, such as _SUCCESS, .crc and .DS_Store; by default, only those for which "
+        "`include` has a glob of their own are taken",
+    )
     objects_per_task: Annotated[int, Field(ge=1, le=OBJECTS_PER_TASK_MAX)] | None = Field(
         None, description="objects per task; the task's input is a directory of them"
     )

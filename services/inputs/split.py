@@ -33,7 +33,10 @@ async def split(s3: Any, source: Input, cursor: dict[str, Any] | None, slots: in
 
 
 async def split_each(s3: Any, sources: Sequence[Input], cursor: dict[str, Any] | None, slots: int) -> Chunk:
-    """The next chunk of several inputs, one after the other; `cursor["input"]` is the number of the current one."""
+    """The next chunk of several inputs, one after the other; `cursor["input"]` is the number of the current one.
+
+    `cursor["left_out"]` counts the marker objects of the inputs before it.
+    """
     cursor = cursor or {"input": 0, "at": None, "tasks": 0}
     number = cursor["input"]
     chunk = await split(s3, sources[number], cursor["at"], slots)
@@ -41,6 +44,8 @@ async def split_each(s3: Any, sources: Sequence[Input], cursor: dict[str, Any] |
     if tasks > TASKS_MAX:
         raise SplitError(f"the input is split into more than {TASKS_MAX} tasks; make the parts larger")
     next_ = {"input": number + chunk.done, "at": None if chunk.done else chunk.cursor, "tasks": tasks}
+    if left_out := cursor.get("left_out", 0) + (chunk.cursor.get("left_out", 0) if chunk.done else 0):
+        next_["left_out"] = left_out
     return Chunk(chunk.inputs, next_, chunk.done and number == len(sources) - 1, chunk.repeat)
 
 

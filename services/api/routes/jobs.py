@@ -79,7 +79,8 @@ _JOB = """
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
             SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
                 s.planned, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result,
-                s.tasks_from, s.fan_in, coalesce((p.spec ->> 'filters')::boolean, false) AS filters, c.*
+                s.tasks_from, s.fan_in, coalesce((p.spec ->> 'filters')::boolean, false) AS filters,
+                (s.plan_cursor ->> 'left_out')::int AS left_out, c.*
             FROM stages AS s JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
             CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
             WHERE s.job_id = j.job_id

@@ -12,6 +12,7 @@ from services.api.security import Submitter
 from services.api.shapes.splits import Split, SplitPart, SplitSpec
 from services.api.strict_json import StrictRoute
 from services.contract.task_input import parse_input
+from services.inputs.groups import describe_markers
 from services.platform.problems import invalid, problems
 
 router = APIRouter(prefix="/splits", tags=["jobs"], route_class=StrictRoute)
@@ -51,7 +52,7 @@ async def preview_split(
         count=made.count,
         bytes=made.bytes,
         exact=not made.notes,
-        notes=made.notes,
+        notes=[*made.notes, *([describe_markers(made.left_out)] if made.left_out else [])],
         part_bytes=made.part_bytes,
         parts=parts,
     )

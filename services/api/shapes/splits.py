@@ -30,6 +30,6 @@ class Split(BaseModel):
     count: int = Field(description="parts in all")
     bytes: int | None = Field(description="bytes of all parts; null if unknown in advance")
     exact: bool = Field(description="whether count and bytes are exact, not estimated")
-    notes: list[str] = Field(description="why they are not exact")
+    notes: list[str] = Field(description="why they are not exact, and what is left out")
     part_bytes: int | None = Field(description="target size of a part; null if parts are not made by size")
     parts: list[SplitPart] = Field(description="the first parts; empty for an input that a task on the grid splits")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from services.inputs.magic import HEAD_BYTES, is_arrow_stream
 from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
 
 
@@ -18,15 +19,30 @@ def open_arrow(path: Path) -> Iterator[Any]:
         yield reader
 
 
+@contextmanager
+def open_batches(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """The schema and the record batches of an Arrow file or stream. Raises TaskError (input_invalid)."""
+    import pyarrow
+    import pyarrow.ipc
+
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if is_arrow_stream(head):
+        with by_pyarrow("Arrow"), pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
+            yield stream.schema, iter(stream)
+    else:
+        with open_arrow(path) as reader:
+            yield reader.schema, map(reader.get_batch, range(reader.num_record_batches))
+
+
 def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
     return ArrowRows(path)
 
 
 class ArrowRows(BatchedRows):
     def batches(self) -> Iterator[Any]:
-        with open_arrow(self.path) as reader:
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
+        with open_batches(self.path) as (_, batches):
+            for batch in batches:
                 yield from (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from services.contract.location import Location
 from services.contract.task_input import AvroBlocks
 from services.inputs.chunk import Chunk, SplitError
+from services.inputs.magic import HEAD_BYTES, recognise
 from services.inputs.ranges import cut_ranges, first_cursor
 from services.inputs.sizes import choose_part_bytes
 from services.inputs.spec import AvroInput
@@ -13,6 +14,7 @@ from services.platform.reads import PinnedObject
 
 WINDOW_BYTES = 65_536  # doubled until it holds a sync marker
 WINDOW_BYTES_MAX = 8_388_608
+CODECS = ("null", "deflate", "snappy", "zstandard", "bzip2", "xz")  # of the specification, "Required Codecs" and on
 _SYNC_BYTES = 16
 _HEADER_BYTES_MAX = 16_777_216
 _MAGIC = b"Obj\x01"
@@ -61,16 +63,21 @@ async def _read_header(object_: PinnedObject) -> tuple[int, bytes]:
     while True:
         data += await object_.read(len(data), window)
         if not data.startswith(_MAGIC):
-            raise SplitError(f"{uri} is not an Avro object container file: it does not begin with Obj1")
+            found = recognise(data[:HEAD_BYTES])
+            begins = f" but like {found.name}: {found.fix}" if found else ""
+            raise SplitError(f"{uri} is not an Avro object container file: it does not begin with Obj1{begins}")
         stream = BytesIO(data)
         try:
             header: Any = fastavro.schemaless_reader(stream, _HEADER, None)
-            return stream.tell(), header["sync"]
         except Exception as error:  # fastavro has no exception class of its own; most likely the header goes on
             if len(data) < min(object_.size, _HEADER_BYTES_MAX):
                 window *= 4
                 continue
             raise SplitError(f"{uri} has an Avro header that can't be read: {type(error).__name__}: {error}") from None
+        codec = header["meta"].get("avro.codec", b"null").decode(errors="replace")
+        if codec not in CODECS:
+            raise SplitError(f"{uri} has blocks of the codec {codec!r}; write it with one of {', '.join(CODECS)}")
+        return stream.tell(), header["sync"]
 
 
 async def _find_block(object_: PinnedObject, sync: bytes, target: int, end: int) -> int | None:

@@ -1,13 +1,15 @@
 """The reader of CSV and TSV."""
 
+import codecs
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import Malformed, TaskError
-from services.inputs.csv_dialect import CsvDialect
-from services.inputs.lines.files import open_file, position, read_lines
+from services.inputs.csv_dialect import SEPARATOR_BYTES_MAX, SEPARATOR_LINE, CsvDialect
+from services.inputs.lines.files import open_file, position, read_lines, reading
 
 
 class CsvRows:
@@ -22,6 +24,20 @@ class CsvRows:
         self.dialect = dialect
         self._fault: Malformed | None = None
         self._held_bytes = 0  # of the record's lines
+        self._separator_line = self._find_separator()
+
+    @property
+    def names_delimiter(self) -> bool:
+        """Whether the file's first line is Excel's, which names the delimiter; it is passed over."""
+        return self._separator_line != b""
+
+    def _find_separator(self) -> bytes:
+        """The line, which counts unless the input says another delimiter."""
+        with reading(open_file(self.path)) as file:
+            named = SEPARATOR_LINE.match(file.read(3 + SEPARATOR_BYTES_MAX).removeprefix(codecs.BOM_UTF8))
+        if named and self.dialect.delimiter in (",", "\t"):
+            self.dialect = replace(self.dialect, delimiter=named[1].decode())
+        return named[0] if named else b""
 
     def raws(self) -> Iterator[list[str]]:
         csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is too small for real fields
@@ -59,7 +75,11 @@ class CsvRows:
 
     def _text_lines(self) -> Iterator[str]:
         self._file = open_file(self.path)
+        first = self._separator_line
         for line in read_lines(self._file, begins=lambda: self._held_bytes == 0):
+            if first:
+                first = b""
+                continue
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:

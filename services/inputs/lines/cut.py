@@ -46,7 +46,8 @@ class Cutter:
         head = Head() if self._source.format == "fixed" else find_head(self._begin, self._source, last)
         if head is None:
             return b"", []
-        self._header = head.header
+        self._header, self._source = head.header, head.told(self._source)
+        self.options = part_options(self._source)
         self._ends = record_ends(head.bytes, self._part_bytes, self._source.csv, self._source.record_bytes)
         text = self._begin[head.bytes :]
         with self._naming_the_object():

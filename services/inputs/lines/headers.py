@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from services.inputs.chunk import SplitError
+from services.inputs.csv_dialect import SEPARATOR_BYTES_MAX, SEPARATOR_LINE
 from services.inputs.magic import HEAD_BYTES, recognise
 from services.inputs.spec import LinesInput
 
@@ -16,10 +17,18 @@ _LONE_CR = re.compile(r"\r(?!\n)")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The bytes before the first record; `header` is the part of them that goes before each part."""
+    """The bytes before the first record; `header` is the part of them that goes before each part.
+
+    `delimiter` is the one that Excel's first line names, if the input does not say another.
+    """
 
     bytes: int = 0
     header: str | None = None
+    delimiter: str | None = None
+
+    def told(self, source: LinesInput) -> LinesInput:
+        """The input with what the head tells of it."""
+        return source.model_copy(update={"delimiter": self.delimiter}) if self.delimiter else source
 
 
 def find_head(data: bytes, source: LinesInput, last: bool) -> Head | None:
@@ -29,8 +38,20 @@ def find_head(data: bytes, source: LinesInput, last: bool) -> Head | None:
     """
     _refuse_other(data, source)
     start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
-    if source.csv is None or not source.csv.header:
+    if source.csv is None:
         return Head(start)
+    if len(data) < start + SEPARATOR_BYTES_MAX and not last:
+        return None
+    named = SEPARATOR_LINE.match(data, start)
+    delimiter = named[1].decode() if named and source.delimiter is None else None
+    return _csv_head(data, named.end() if named else start, source, delimiter, last)
+
+
+def _csv_head(data: bytes, start: int, source: LinesInput, delimiter: str | None, last: bool) -> Head | None:
+    source = Head(delimiter=delimiter).told(source)
+    assert source.csv is not None
+    if not source.csv.header:
+        return Head(start, delimiter=delimiter)
     blank = _BLANK_LINES.match(data, start)
     begin = blank.end() if blank else start
     end = _header_end(data, begin, source)
@@ -39,7 +60,7 @@ def find_head(data: bytes, source: LinesInput, last: bool) -> Head | None:
     whole = end is not None or len(data) <= HEADER_BYTES_MAX
     if not whole or (end or 0) - begin > HEADER_BYTES_MAX:
         raise SplitError(f"{source.uri}: the CSV header (first line) is longer than {HEADER_BYTES_MAX} bytes")
-    return Head(end or len(data), _check(data[begin : end or len(data)], source))
+    return Head(end or len(data), _check(data[begin : end or len(data)], source), delimiter)
 
 
 def _refuse_other(data: bytes, source: LinesInput) -> None:

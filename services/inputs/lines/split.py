@@ -24,6 +24,7 @@ async def split(s3: Any, source: LinesInput, cursor: dict[str, Any] | None, slot
         cursor = await _first_cursor(object_, source, slots)
     else:
         object_ = PinnedObject(s3, Location.parse(source.uri), cursor["etag"], cursor["bytes"])
+    source = Head(delimiter=cursor.get("delimiter")).told(source)
     ranges = await cut_ranges(cursor, _finder(object_, source))
     place, etag, header, options = object_.location, object_.etag, cursor["header"], part_options(source)
     parts = [ByteRange(place, start, end, source.format, etag, header, options) for start, end in ranges.parts]
@@ -57,7 +58,8 @@ async def _first_cursor(object_: PinnedObject, source: LinesInput, slots: int) -
             )
         part_bytes = -(-part_bytes // source.record_bytes) * source.record_bytes
     place = first_cursor(head.bytes, object_.size, part_bytes)
-    return place | {"etag": object_.etag, "header": head.header}
+    told = {} if head.delimiter is None else {"delimiter": head.delimiter}
+    return place | {"etag": object_.etag, "header": head.header} | told
 
 
 async def _read_head(object_: PinnedObject, source: LinesInput) -> Head:

@@ -24,7 +24,7 @@ def show(file: Path, format: str, options: Mapping[str, Any], rewriter: Rewriter
         case "csv" | "tsv":
             reader = CsvRows(plain, CsvDialect.of_part(options.get("csv"), format))
             columns = _columns(reader)
-            if columns and not (_has_mixed_ends(plain) or _has_marks(plain)):
+            if columns and not (reader.names_delimiter or _has_mixed_ends(plain) or _has_marks(plain)):
                 return SqlFile(plain, "csv", columns, reader.dialect)
             return rewriter.write_json_lines(reader, columns)
         case "jsonl" if _is_compressed(file) or _has_marks(file):

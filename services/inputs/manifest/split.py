@@ -51,13 +51,14 @@ async def split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None, s
         settled = (number, None, 0)
     chunk = _chunk(cursor | {"files": files}, groups, settled, done)
     if done and not chunk.cursor["found"]:
-        raise SplitError(f"no object in {source.uri} matches {describe_globs(source)}")
+        raise SplitError(f"no object in {source.uri} matches {describe_globs(source, chunk.cursor['left_out'])}")
     return chunk
 
 
 def _chunk(cursor: dict[str, Any], groups: Groups, settled: tuple[int, int | None, int], done: bool) -> Chunk:
     at = dict(zip(("file", "row", "skip"), settled, strict=True))
-    return Chunk(groups.inputs, cursor | at | {"found": cursor["found"] + len(groups.inputs)}, done)
+    counts = {"found": cursor["found"] + len(groups.inputs), "left_out": cursor.get("left_out", 0) + groups.left_out}
+    return Chunk(groups.inputs, cursor | at | counts, done)
 
 
 async def look(s3: Any, source: ManifestInput) -> None:

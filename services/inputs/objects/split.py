@@ -24,10 +24,10 @@ async def split(s3: Any, source: ObjectsInput, cursor: dict[str, Any] | None, sl
         groups.close()
     elif groups.open:  # its objects are listed again, with those that follow
         spans = [(groups.settled, spans[0][0]), *spans]
-    found = cursor["found"] + len(groups.inputs)
+    found, left_out = cursor["found"] + len(groups.inputs), cursor.get("left_out", 0) + groups.left_out
     if not spans and not found:
-        raise SplitError(f"no object under {source.prefix} matches {describe_globs(source)}")
-    return Chunk(groups.inputs, {"spans": spans, "found": found}, not spans)
+        raise SplitError(f"no object under {source.prefix} matches {describe_globs(source, left_out)}")
+    return Chunk(groups.inputs, {"spans": spans, "found": found, "left_out": left_out}, not spans)
 
 
 async def look(s3: Any, source: ObjectsInput) -> None:

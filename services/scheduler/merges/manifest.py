@@ -21,7 +21,8 @@ from services.scheduler.merges.outputs import Facts, file_facts, succeeded_pages
 
 _STAGES = """
     SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.state, s.tasks_from,
-        coalesce((p.spec ->> 'filters')::boolean, false) AS filters, c.*
+        coalesce((p.spec ->> 'filters')::boolean, false) AS filters,
+        (s.plan_cursor ->> 'left_out')::int AS left_out, c.*
     FROM stages AS s JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
     CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
     WHERE s.job_id = $1 ORDER BY s.stage"""

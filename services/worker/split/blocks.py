@@ -64,7 +64,7 @@ async def find_parts(
     stretches = list(pairwise([*targets, end]))
     found = await map_at_most(_READS_AT_ONCE, lambda stretch: _find_line(object_, source, *stretch, meter), stretches)
     cuts = [_Cut(0, head.bytes, 0), *(each for each in found if each is not None), _Cut(end, 0, end)]
-    place, etag, options = object_.location, object_.etag, part_options(source)
+    place, etag, options = object_.location, object_.etag, part_options(head.told(source))
     return [
         CompressedBlocks(
             place, kind, (a.block, a.skip), (b.block, b.skip), b.read_end, source.format, etag, head.header, options

@@ -57,6 +57,7 @@ async def test_every_kind_of_processor_finds_its_declared_inputs_and_outputs(gri
                 "etag": etag(audit),
                 "header_bytes": len(header),
                 "header_crc32": zlib.crc32(header),
+                "missing_end": "" if audit.endswith(b"\n") else "0a",
             }
         }
         assert await grid.get(task["output"]["files"]["audit"]["uri"]) == audit

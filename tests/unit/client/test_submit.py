@@ -78,6 +78,8 @@ INPUTS: list[tuple[str, dict[str, Any]]] = [
         {"type": "objects", "prefix": "s3://b/scans/", "exclude": ["*.tmp", "*.bak"], "objects_per_task": 9},
     ),
     ("--input s3://b/scans/ --part-bytes 1M", {"type": "objects", "prefix": "s3://b/scans/", "part_bytes": 2**20}),
+    ("--input s3://b/scans/ --markers", {"type": "objects", "prefix": "s3://b/scans/", "markers": True}),
+    ("--manifest s3://b/list --format csv --markers", {**MANIFEST, "format": "csv", "markers": True}),
     (
         "--manifest s3://b/list --include *.tif --exclude a* --objects-per-task 9",
         {**MANIFEST, "include": ["*.tif"], "exclude": ["a*"], "objects_per_task": 9},

@@ -10,7 +10,14 @@ from services.engine.records import check_records
 def stage(name: str = "clean", **changes: Any) -> dict[str, Any]:
     counts = {name: changes.pop(name, 0) for name in ("into", "out", "rejected", "filtered", "added")}
     sums = {f"records_{'in' if name == 'into' else name}": count for name, count in counts.items()}
-    facts = {"kind": "map", "state": "succeeded", "tasks_from": "input", "failed": 0, "filters": False}
+    facts = {
+        "kind": "map",
+        "state": "succeeded",
+        "tasks_from": "input",
+        "failed": 0,
+        "filters": False,
+        "left_out": None,
+    }
     return {"name": name, **sums, **facts, **changes}
 
 
