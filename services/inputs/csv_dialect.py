@@ -1,8 +1,9 @@
 """CSV as bytes: finds where records end from the quotes alone, fast enough to scan every byte of an object.
 
-A quote opens a field only at the field's start, so `5" pipe` is not a quoted field. Inside quotes, a doubled quote
-stands for itself. An escape takes the next byte literally, inside and outside quotes. All three are ASCII, so
-they can't be confused with bytes of UTF-8, Latin-1 and the like.
+A quote opens a field only at the field's start, so `5" pipe` is not a quoted field; a byte order mark that begins a
+line, as `cat` leaves it within a file, is not part of the field. Inside quotes, a doubled quote stands for itself. An
+escape takes the next byte literally, inside and outside quotes. All three are ASCII, so they can't be confused with
+bytes of UTF-8, Latin-1 and the like.
 """
 
 import re
@@ -12,6 +13,8 @@ from typing import Any
 
 # Excel's first line, which names the delimiter: it is neither header nor record.
 SEPARATOR_LINE = re.compile(rb'"?sep=([\t -~])"?\r?\n', re.IGNORECASE)
+_AFTER_MARK = rb"(?:(?<=\n\xef\xbb\xbf)|(?<=\A\xef\xbb\xbf))"
+BYTES_BEHIND = 4  # as many bytes before a quote tell whether it is at a field's start
 SEPARATOR_BYTES_MAX = len(b'"sep=;"\r\n')
 
 
@@ -44,7 +47,8 @@ class CsvDialect:
     def whole_fields(self) -> re.Pattern[bytes]:
         """Matches, from outside quotes, up to the last place outside quotes: the end, or a quote that is left open."""
         quote, _, delimiter = self._classes
-        field = b"(?<![^" + delimiter + rb"\r\n])" + quote + self._quoted + quote
+        begin = b"(?:(?<![^" + delimiter + rb"\r\n])|" + _AFTER_MARK + b")"
+        field = begin + quote + self._quoted + quote
         return self._outside(b"", [field] if quote else [])
 
     @cached_property
@@ -68,7 +72,7 @@ class CsvDialect:
         """Runs of ordinary characters, with one of the units, or a meaningless mark, between them."""
         quote, escape, delimiter = self._classes
         if quote:
-            units.append(b"(?<=[^" + delimiter + rb"\r\n])" + quote)  # not at a field's start
+            units.append(b"(?<=[^" + delimiter + rb"\r\n])(?!" + _AFTER_MARK + b")" + quote)  # not at a field's start
         if escape:
             units.append(escape + b"." + (quote + b"*+" if quote else b""))  # in the field: it opens nothing
         run = b"[^" + quote + escape + stop + b"]*+"

@@ -2,7 +2,7 @@
 
 import re
 
-from services.inputs.csv_dialect import CsvDialect
+from services.inputs.csv_dialect import BYTES_BEHIND, CsvDialect
 
 _MARKS_BYTES_MAX = 16 << 20
 
@@ -69,7 +69,7 @@ class CsvEnds:
         self._escape = ord(dialect.escape) if dialect.escape else -1
         self._escapes = (dialect.escape or "").encode()
         self._marks = (dialect.quote or "").encode() + self._escapes
-        self._buffer = b""  # unread bytes, after the one before them, if any
+        self._buffer = b""  # unread bytes, after a few before them, if any
         self._next = 0  # in the buffer
         self._offset = start  # of the buffer in the stream
         self._opened: int | None = None  # position of the open quote
@@ -109,7 +109,7 @@ class CsvEnds:
                     self._target = cuts[-1] + self._part_bytes
                 elif position < limit:
                     position = self._pass_mark(buffer, position)
-        kept = max(0, position - 1)
+        kept = max(0, position - BYTES_BEHIND)
         self._buffer, self._next, self._offset = buffer[kept:], position - kept, self._offset + kept
         return cuts
 
