@@ -16,6 +16,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 COMPRESSION_OF_SUFFIX = {".gz": "gzip", ".bgz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
+UNREAD_COMPRESSIONS = {  # of suffixes; most have no signature, so that only the name tells
+    **{".br": "brotli", ".lz4": "lz4", ".z": "compress (.Z)", ".lzma": "lzma", ".lz": "lzip", ".lzo": "lzop"},
+    **{".snappy": "snappy", ".sz": "snappy", ".deflate": "deflate", ".zz": "deflate", ".zip": "zip", ".7z": "7-Zip"},
+}
 _ANY = tuple(COMPRESSION_OF_SUFFIX)
 
 

@@ -143,3 +143,13 @@ def test_a_file_given_as_another_type_is_named(grid: CaseGrid) -> None:
     for name in ("parquet", "arrow", "orc"):
         with pytest.raises(ApiError, match="It begins like text: use an input of type lines"):
             grid.run({"type": name, "uri": prefix + "text"}, "case-same-jsonl")
+
+
+def test_a_compression_that_is_not_read_is_told_by_name(grid: CaseGrid) -> None:
+    noise = bytes(range(128, 256))
+    prefix = grid.put({"a.csv.br": noise, "b.jsonl.lz4": b"\x04\x22\x4d\x18" + noise, "c.txt.Z": b"\x1f\x9d" + noise})
+    names = (("a.csv.br", "brotli"), ("b.jsonl.lz4", "lz4"), ("c.txt.Z", r"compress \(.Z\)"))
+    for (name, what), error in zip(names, refusals(grid, prefix, "case-same-jsonl"), strict=True):
+        with pytest.raises(ApiError, match=f"{name} .*{what}.*compress it as gzip or zstd"):
+            grid.run({"type": "lines", "uri": prefix + name}, "case-same-jsonl")
+        assert error.startswith(f"{prefix}{name}: ") and "compress it as gzip or zstd" in error

@@ -3,10 +3,12 @@
 import codecs
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from services.inputs.chunk import SplitError
 from services.inputs.csv_dialect import SEPARATOR_BYTES_MAX, SEPARATOR_LINE
 from services.inputs.magic import HEAD_BYTES, recognise
+from services.inputs.registry import UNREAD_COMPRESSIONS
 from services.inputs.spec import LinesInput
 
 HEADER_BYTES_MAX = 65_536
@@ -66,6 +68,11 @@ def _csv_head(data: bytes, start: int, source: LinesInput, delimiter: str | None
 def _refuse_other(data: bytes, source: LinesInput) -> None:
     """Raises SplitError if the object is not text: its first bytes are worth more than its name."""
     found = recognise(data[:HEAD_BYTES])
+    if found is None and source.compression is None and data:
+        suffix = PurePosixPath(source.uri).suffix
+        if unread := UNREAD_COMPRESSIONS.get(suffix.lower()):
+            fix = "compress it as gzip or zstd (or set compression: none if only the name is wrong)"
+            raise SplitError(f"{source.uri} is {unread} by its name, which is not read: {fix}")
     if found is None or (found.compression and source.compression == "none"):
         return
     if found.compression and source.compressed:

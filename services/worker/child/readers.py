@@ -5,9 +5,17 @@ from typing import Any
 
 from services.contract.task_error import TaskError
 from services.inputs.lines.files import open_file, reading
-from services.inputs.magic import HEAD_BYTES, recognise
+from services.inputs.magic import HEAD_BYTES, Content, recognise
 from services.inputs.reader import Reader
-from services.inputs.registry import COMPRESSION_OF_SUFFIX, FOLDERS, FORMATS, Format, format_of, load
+from services.inputs.registry import (
+    COMPRESSION_OF_SUFFIX,
+    FOLDERS,
+    FORMATS,
+    UNREAD_COMPRESSIONS,
+    Format,
+    format_of,
+    load,
+)
 
 _MODULES = {folder: load(folder, "read") for folder in FOLDERS}  # now: later, the child can't import ours
 
@@ -30,7 +38,7 @@ def detect_format(path: Path) -> str:
     if found is not None and found.format is not None:
         return found.format
     if named is None:
-        raise _invalid(f"{_unknown(path.name)}{'' if found is None else f' It begins like {found.name}: {found.fix}.'}")
+        raise _invalid(_unknown(path, found))
     if named.folder == "lines":
         _check_text(path, named)
     elif found is not None:
@@ -45,12 +53,17 @@ def _check_text(path: Path, named: Format) -> None:
         raise _invalid(found.instead_of(named.name))
 
 
-def _unknown(name: str) -> str:
+def _unknown(path: Path, found: Content | None) -> str:
     known = ", ".join(suffix for row in FORMATS.values() for suffix in row.suffixes)
-    return (
-        f"can't tell the record format of {name!r}: its name must end in one of {known} "
-        f"(those of text may be followed by {', '.join(COMPRESSION_OF_SUFFIX)}). If it is not data, `exclude` it."
+    message = (
+        f"can't tell the record format of {path.name!r}: its name must end in one of {known} "
+        f"(those of text may be followed by {', '.join(COMPRESSION_OF_SUFFIX)})"
     )
+    if found is not None and found.compression is None:
+        return f"{message}. It begins like {found.name}: {found.fix}"
+    if unread := UNREAD_COMPRESSIONS.get(path.suffix.lower()):
+        return f"{message}. {unread} is not read: compress it as gzip or zstd"
+    return f"{message}. If it is not data, `exclude` it"
 
 
 def _invalid(message: str) -> TaskError:
