@@ -118,5 +118,7 @@ def _wide(head: bytes) -> Content | None:
         return None
     if min(nuls[:2]) >= quarter or min(nuls[2:]) >= quarter:
         return _WIDE["UTF-32"]
-    odd = nuls[1] + nuls[3]
-    return _WIDE["UTF-16"] if max(odd, total - odd) * 10 >= total * 9 else None
+    little = nuls[1] + nuls[3] > total / 2
+    share, line_end = (nuls[1] + nuls[3], b"\n\0") if little else (nuls[0] + nuls[2], b"\0\n")
+    ends = any(head[place : place + 2] == line_end for place in range(0, len(head), 2))
+    return _WIDE["UTF-16"] if share * 10 >= total * 9 and (ends or b"\n" not in head) else None

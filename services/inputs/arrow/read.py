@@ -41,6 +41,8 @@ def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
 
 class ArrowRows(BatchedRows):
     def batches(self) -> Iterator[Any]:
+        if self.path.stat().st_size == 0:
+            return
         with open_batches(self.path) as (_, batches):
             for batch in batches:
                 yield from (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))

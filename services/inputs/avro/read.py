@@ -22,6 +22,8 @@ class AvroRecords:
     def raws(self) -> Iterator[Any]:
         import fastavro
 
+        if self.path.stat().st_size == 0:
+            return
         try:
             with self.path.open("rb") as file:
                 yield from fastavro.reader(file)

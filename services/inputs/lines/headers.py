@@ -65,6 +65,21 @@ def _csv_head(data: bytes, start: int, source: LinesInput, delimiter: str | None
     return Head(end or len(data), _check(data[begin : end or len(data)], source), delimiter)
 
 
+def check_begin(data: bytes, source: LinesInput) -> None:
+    """Raises SplitError unless the object, which begins with `data`, may be compressed as `source` says."""
+    if source.compressed is None:
+        _refuse_other(data, source)
+        return
+    found = recognise(data[:HEAD_BYTES])
+    if data and (found is None or found.compression != source.compressed):
+        begin = (
+            f"like {found.name}: {found.fix}"
+            if found
+            else f"with the bytes {data[:10].hex(' ')}: set compression: none"
+        )
+        raise SplitError(f"{source.uri} is not {source.compressed}, as its name or compression says. It begins {begin}")
+
+
 def _refuse_other(data: bytes, source: LinesInput) -> None:
     """Raises SplitError if the object is not text: its first bytes are worth more than its name."""
     found = recognise(data[:HEAD_BYTES])

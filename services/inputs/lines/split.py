@@ -7,7 +7,8 @@ from services.contract.location import Location
 from services.contract.task_input import ByteRange
 from services.inputs.chunk import Chunk, SplitError
 from services.inputs.grid import needs_grid
-from services.inputs.lines.headers import HEADER_BYTES_MAX, Head, find_head
+from services.inputs.lines.headers import HEADER_BYTES_MAX, Head, check_begin, find_head
+from services.inputs.magic import HEAD_BYTES
 from services.inputs.ranges import FindCut, cut_ranges, first_cursor
 from services.inputs.sizes import choose_part_bytes
 from services.inputs.spec import LinesInput
@@ -32,10 +33,12 @@ async def split(s3: Any, source: LinesInput, cursor: dict[str, Any] | None, slot
 
 
 async def look(s3: Any, source: LinesInput) -> None:
-    """Raise what the split would raise at its start. An input that only a task can split is checked by that task."""
+    """Raise what the split would raise at its start; for an input that only a task can split, by its first bytes."""
     object_ = await PinnedObject.find(s3, source.uri)
     if not needs_grid(source):
         await _first_cursor(object_, source, slots=1)
+    else:
+        check_begin(await object_.read(0, HEAD_BYTES), source)
 
 
 def part_options(source: LinesInput) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Files as views of DuckDB; a directory is one view. Files that DuckDB misreads are converted first."""
 
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -61,7 +61,7 @@ def create_view(
     rewriter, groups = _Rewriter(spill, rejected), dict[_Alike, list[Path]]()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if not holds_nothing(file):
-            with rejected.naming(file) if rejected else nullcontext():
+            with rejected.naming(file) if rejected else _naming(file):
                 found = _show(file, format or detect_format(file), options, rewriter)
             groups.setdefault((found.kind, found.columns, found.dialect), []).append(found.path)
     rows, tables = 0, list[str]()
@@ -75,6 +75,15 @@ def create_view(
     connection.execute(f"CREATE VIEW {_name(name)} AS {' UNION ALL BY NAME '.join(f'FROM {t}' for t in tables)}")
     scanned = [str(file) for (kind, *_), files in groups.items() for file in files if kind != "parquet"]
     return View(int(rows), frozenset(scanned))
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """A TaskError about a declared input has its path, which the worker knows as an object's."""
+    try:
+        yield
+    except TaskError as error:
+        raise TaskError(error.type, f"{file}: {error.message}", retryable=error.retryable) from None
 
 
 def _show(file: Path, format: str, options: Mapping[str, Any], rewriter: "_Rewriter") -> SqlFile:

@@ -150,7 +150,7 @@ class _Attempt:
             answer = await self._ask_child(children, runtime, job)
         self._measure(answer)
         if error := answer.get("error"):
-            message = _naming_object(error, input)
+            message = _naming_objects(error, input, {inputs[name]: uri for name, uri in self._stage.inputs.items()})
             raise TaskError(error["type"], message, retryable=answer["retryable"], exit_code=answer["exit_code"])
         self.finished.output = (await self._put_outputs(input, paths, answer)).to_json()
 
@@ -249,7 +249,11 @@ class _Attempt:
             self.finished.log = location.uri
 
 
-def _naming_object(error: Mapping[str, str], input: FetchedInput) -> str:
-    """The error's message; about the input, with the object that it is (a part of)."""
-    message, uri = error["message"], input.source["uri"] if input.source else ""
-    return message if error["type"] != "input_invalid" or uri in message else f"{uri}: {message}"
+def _naming_objects(error: Mapping[str, str], input: FetchedInput, declared: Mapping[Path, str]) -> str:
+    """The error's message with declared objects in place of their files; about the input, with the input's object."""
+    message = error["message"]
+    for path, uri in declared.items():
+        message = message.replace(str(path), uri)
+    source = input.source["uri"] if input.source else ""
+    names_one = source in message or message != error["message"]
+    return message if names_one or error["type"] != "input_invalid" else f"{source}: {message}"

@@ -14,7 +14,7 @@ from services.platform import multipart
 from services.platform.multipart import TooManyParts
 from services.platform.reads import ObjectLost
 from services.scheduler.merges import concatenate as concatenate_module
-from services.scheduler.merges.concatenate import Extent, Source, TooLarge, concatenate
+from services.scheduler.merges.concatenate import Extent, Literal, Piece, Source, TooLarge, concatenate
 from tests.integration.scheduler.conftest import Bucket
 
 MIB = 1 << 20
@@ -55,10 +55,10 @@ async def put(bucket: Bucket, pieces: Sequence[bytes], start: int = 0) -> list[S
     ]
 
 
-async def join(bucket: Bucket, sources: Sequence[Source]) -> bytes:
+async def join(bucket: Bucket, sources: Sequence[Piece]) -> bytes:
     """What `concatenate` makes of the sources; it leaves nothing else behind."""
 
-    async def each() -> AsyncIterator[Source]:
+    async def each() -> AsyncIterator[Piece]:
         for source in sources:
             yield source
 
@@ -117,6 +117,22 @@ async def test_whatever_the_sizes_no_byte_is_lost_and_no_part_is_too_small(
 
     assert all(size >= 10 for size in parts.sizes()[:-1]), sizes
     assert all(size <= 25 for size in parts.copied.values()), sizes
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_few_bytes_may_stand_between_objects_of_any_size(
+    bucket: Bucket, small: None, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    draw = random.Random(seed)
+    pieces = [draw.randbytes(draw.choice([1, 9, 10, 11, 20, 21, 25, 60])) for _ in range(12)]
+    parts = Parts(bucket.s3, monkeypatch)
+    sources = await put(bucket, pieces)
+
+    joined = await join(bucket, [piece for source in sources for piece in (Literal(b"\r\n"), source)])
+
+    assert joined == b"".join(b"\r\n" + piece for piece in pieces)
+    assert all(size >= 10 for size in parts.sizes()[:-1])
+    assert parts.copied
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,6 +1,7 @@
 """What a processor has beside its task's input and output: objects that it reads, files that it writes, its counts."""
 
 import asyncio
+import gzip
 import zlib
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,18 @@ async def test_every_kind_of_processor_finds_its_declared_inputs_and_outputs(gri
         (4, 3, 1, 0, 0),
         (1, 1, 0, 0, 0),
     ]
+
+
+async def test_an_error_about_a_declared_object_names_that_one(grid: InProcessGrid) -> None:
+    fees = await grid.put("tables/fees.csv", gzip.compress(b"code,fee\n1,10\n")[:-9])
+    work = await grid.put("work.jsonl", b"1\n")
+    sql = {"sql": "SELECT * FROM fees", "inputs": {"fees": None}}
+    job_id = await grid.submit(sql, [{"type": "object", **work}], inputs={"fees": fees["uri"]})
+    (task,) = await grid.run(job_id)
+    assert (task["state"], task["error"]["type"], task["attempt"]) == ("failed", "input_invalid", 1)
+    assert task["error"]["message"].startswith(
+        f"{fees['uri']}: the compressed input is damaged: the gzip stream is trunc"
+    )
 
 
 async def test_counts_that_can_not_be_right_fail_the_task(grid: InProcessGrid, code: Path) -> None:
