@@ -5,6 +5,7 @@ S3 allows, sections of it are joined first; two levels suffice for the largest o
 """
 
 import asyncio
+import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
