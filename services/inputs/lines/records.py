@@ -1,53 +1,14 @@
 """Readers of text lines, JSON lines, a JSON document, and records of one length."""
 
 import codecs
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from services.contract.task_error import Malformed
+from services.inputs.json_text import decode, parse_json
 from services.inputs.lines.files import open_file, position, read_lines, reading
 from services.inputs.reader import holds_nothing
-
-
-def _decode(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise Malformed(f"not UTF-8: byte {raw[error.start]:#04x} at byte {error.start} of the record") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise Malformed(f"not JSON: {name} is not a JSON number")
-
-
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
-_LONG_NUMBER = b"0" * 19  # orjson makes a float of an integer of more than 64 bits
-
-
-def parse_json(raw: bytes) -> Any:
-    """Uses orjson, which is several times as fast, and the standard reader for what orjson refuses or rounds.
-
-    Raises Malformed.
-    """
-    if _LONG_NUMBER not in raw.translate(_DIGITS_AS_ZEROS):
-        try:
-            return orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            pass
-    text = _decode(raw)
-    try:
-        return _decoder.decode(text)
-    except json.JSONDecodeError as error:
-        raise Malformed(f"not JSON: {error.msg} at character {error.pos}") from None
-    except RecursionError:
-        raise Malformed("not JSON that can be read: nested too deeply") from None
 
 
 class TextLines:
@@ -61,7 +22,7 @@ class TextLines:
         return read_lines(self._file)
 
     def parse(self, raw: bytes) -> Any:
-        text = _decode(raw)
+        text = decode(raw)
         return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
 
     def show(self, raw: bytes) -> Any:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import Malformed, TaskError, describe
+from services.inputs.json_text import encode_json
 from services.worker.child import forks
 from services.worker.child.counts import check_counts
 from services.worker.child.items import write_items_of_list
-from services.worker.child.writers import encode_json
 
 VALUE_BYTES_MAX = 4096  # of a returned dict as JSON: it lives in the task's row
 

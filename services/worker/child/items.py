@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from services.contract.task_error import Malformed, TaskError
-from services.worker.child.writers import encode_json
+from services.inputs.json_text import encode_json
 
 
 def write_items_of_list(values: list[Any], listing: Path) -> int:

@@ -2,17 +2,12 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
-from uuid import UUID
-
-import orjson
 
 from services.contract.task_error import Malformed
+from services.inputs.json_text import encode_json
 from services.worker.child.parquet_writer import ParquetWriter, Refuse
 
 _BUFFER_BYTES = 1 << 20
@@ -41,39 +36,6 @@ def open_writer(format: str, path: Path, origin: Callable[[], Any], refuse: Refu
             return ParquetWriter(path, origin, refuse)
         case _:
             return JsonlWriter(path)
-
-
-def _plain(value: Any) -> Any:
-    """Convert values for which JSON has no type but Parquet and Python do."""
-    if isinstance(value, (datetime, date, time)):
-        return value.isoformat()
-    if isinstance(value, (Decimal, UUID, Path)):
-        return str(value)
-    raise TypeError(f"a value of type {type(value).__name__} can't be written as JSON")
-
-
-_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
-
-
-# For these types orjson accepts more than the standard writer does.
-_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
-
-
-def encode_json(value: Any) -> bytes:
-    """Compact JSON in UTF-8; raises Malformed.
-
-    Uses orjson only where it agrees with the standard writer: it writes null for NaN and infinities.
-    """
-    try:
-        encoded = orjson.dumps(value, _plain, _OPTIONS)
-        if b"null" not in encoded:
-            return encoded
-    except orjson.JSONEncodeError:
-        pass
-    try:
-        return _encoder.encode(value).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Malformed(f"can't be written as JSON: {error}") from None
 
 
 class JsonlWriter:

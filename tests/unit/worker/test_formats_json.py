@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.contract.task_error import Malformed
-from services.inputs.lines.records import parse_json
-from services.worker.child.writers import encode_json
+from services.inputs.json_text import encode_json, parse_json
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.just("null"),
