@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from services.contract.states import ReportedOutcome, StageKind
 from services.contract.task_input import TaskInput
 from services.engine.spec import ProcessorSpec, StageOptions
+from services.inputs.columns import Columns
 from services.inputs.spec import RangeInput
 
 
@@ -32,6 +33,7 @@ class StageWork(StageOptions):
     spec: ProcessorSpec
     timeout_seconds: float
     array: RangeInput | None = None
+    found_columns: Columns | None = None  # of the records of all its tasks, as samples show them
 
 
 @dataclass(frozen=True, slots=True)

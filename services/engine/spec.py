@@ -15,6 +15,7 @@ from services.contract.fields import (
     Strict,
     VariableName,
 )
+from services.inputs.columns import check_type
 from services.inputs.spec import Input, Inputs, Resplit
 
 OWN_PROCESSORS = "piecework-"  # prefix of the names of Piecework's own processors
@@ -32,6 +33,7 @@ def _refuse_own(filename: str) -> str:
 
 
 Filename = Annotated[Name, AfterValidator(_refuse_own)]
+ColumnType = Annotated[Any, AfterValidator(check_type)]
 
 
 class NoMerge(Strict):
@@ -100,6 +102,13 @@ class StageOptions(BaseModel):
     memory_bytes: Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832), SIZE] | None = None
     rejects_max: Annotated[int, Field(ge=0, le=1_000_000_000_000)] | None = Field(
         None, description="rejected records per task; absent: no limit"
+    )
+    columns: dict[Annotated[str, Field(max_length=1024)], ColumnType] = Field(
+        {},
+        max_length=10_000,
+        description="types of columns of CSV, JSON, XML, for SQL and record functions: text, int64, float64, bool, "
+        "date, timestamp, decimal(P,S), json; [type] for a list; a mapping for an object. Others are text in CSV and "
+        "XML; in JSON, SQL finds them from samples of the whole input",
     )
 
 

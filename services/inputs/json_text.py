@@ -27,7 +27,7 @@ def parse_json(raw: bytes) -> Any:
     Uses orjson, which is several times as fast, and the standard reader for what orjson refuses or rounds. Of two equal
     keys the last one counts. Raises Malformed.
     """
-    if _keeps_digits(raw):
+    if keeps_digits(raw):
         try:
             return orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -74,8 +74,8 @@ def exact_number(text: str) -> float | Decimal:
     return number if digits <= _FLOAT_DIGITS and Decimal(f"{number:.{digits}g}") == exact else exact
 
 
-def _keeps_digits(raw: bytes) -> bool:
-    """Whether orjson surely reads every number as it is written."""
+def keeps_digits(raw: bytes) -> bool:
+    """Whether readers that make floats surely read every number in the JSON as it is written."""
     if (b"e-" in raw or b"E-" in raw) and _SMALL.search(raw):
         return False
     if _MANY_DIGITS not in raw.translate(_DIGITS_AS_ZEROS):

@@ -34,6 +34,7 @@ class Format:
     folder: str
     suffixes: tuple[str, ...]
     compressions: tuple[str, ...] = ()
+    text_fields: bool = False  # the fields of a record are text, whatever they stand for
 
     @property
     def suffix(self) -> str:
@@ -42,8 +43,8 @@ class Format:
 
 _ROWS = (
     Format("jsonl", "lines", (".jsonl", ".ndjson"), _ANY),
-    Format("csv", "lines", (".csv",), _ANY),
-    Format("tsv", "lines", (".tsv",), _ANY),
+    Format("csv", "lines", (".csv",), _ANY, text_fields=True),
+    Format("tsv", "lines", (".tsv",), _ANY, text_fields=True),
     Format("json", "lines", (".json",), _ANY),
     Format("text", "lines", (".txt", ".log"), _ANY),
     Format("fixed", "lines", (".dat",), _ANY),
@@ -51,7 +52,7 @@ _ROWS = (
     Format("arrow", "arrow", (".arrow", ".feather")),
     Format("avro", "avro", (".avro",)),
     Format("orc", "orc", (".orc",)),
-    Format("xml", "xml", (".xml",)),
+    Format("xml", "xml", (".xml",), text_fields=True),
 )
 FORMATS = {row.name: row for row in _ROWS}
 FOLDERS = tuple(dict.fromkeys(row.folder for row in _ROWS))

@@ -1,25 +1,38 @@
-"""A file that DuckDB can read: the result of every format's `show`."""
+"""How DuckDB gets the records of a file: the result of every format's `show`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from services.inputs.columns import Columns
 from services.inputs.csv_dialect import CsvDialect
 from services.inputs.reader import Reader
 
 
 @dataclass(frozen=True, slots=True)
 class SqlFile:
-    """A file and how DuckDB reads it: as Parquet, JSON lines, a JSON document, or CSV in its dialect.
+    """A file that DuckDB reads itself: Parquet, or CSV in its dialect.
 
-    `columns`, which CSV needs, are all the columns, each of them text.
+    `columns`, which CSV needs, are all the columns, each of them text. A copy of a `compressed` file is plain text.
     """
 
     path: Path
-    kind: Literal["parquet", "jsonl", "json", "csv"]
+    kind: Literal["parquet", "csv"]
     columns: tuple[str, ...] | None = None
     dialect: CsvDialect | None = None
+    compressed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SqlRows:
+    """Records that are written as a table for DuckDB, in columns that are the same for every part.
+
+    `names` are the columns of a file that tells them itself, of CSV.
+    """
+
+    reader: Reader
+    names: tuple[str, ...] | None = None
 
 
 def write_parquet(target: Path, schema: Any, batches: Iterable[Any]) -> SqlFile:
@@ -32,13 +45,11 @@ def write_parquet(target: Path, schema: Any, batches: Iterable[Any]) -> SqlFile:
     return SqlFile(target, "parquet")
 
 
-class Rewriter(Protocol):
-    """Converts a file that DuckDB can't read into one that it can."""
+class View(Protocol):
+    """The view that a file is shown in."""
 
-    directory: Path  # directory for converted files
+    directory: Path  # for files that are made on the way
+    columns: Columns  # the types that are declared, or decided for the stage
 
     def plain(self, file: Path) -> Path:
         """The file, or a decompressed copy of it: what DuckDB makes of compressed files depends on their names."""
-
-    def write_json_lines(self, reader: Reader, columns: Sequence[str] | None = None) -> SqlFile:
-        """Convert the reader's records (with `columns`: fields of CSV). Unreadable records are rejected."""

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from services.inputs.arrow.read import open_batches
-from services.inputs.sql_file import Rewriter, SqlFile, write_parquet
+from services.inputs.sql_file import SqlFile, View, write_parquet
 
 
-def show(file: Path, format: str, options: Mapping[str, Any], rewriter: Rewriter) -> SqlFile:
+def show(file: Path, format: str, options: Mapping[str, Any], view: View) -> SqlFile:
     """Raises TaskError (input_invalid)."""
     with open_batches(file) as (schema, batches):
-        return write_parquet(rewriter.directory / f"{file.name}.parquet", schema, batches)
+        return write_parquet(view.directory / f"{file.name}.parquet", schema, batches)

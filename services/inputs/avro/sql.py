@@ -1,13 +1,13 @@
-"""Avro for DuckDB: its records as JSON lines."""
+"""Avro for DuckDB: its records, written as a table."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from services.inputs.avro.read import AvroRecords
-from services.inputs.sql_file import Rewriter, SqlFile
+from services.inputs.sql_file import SqlRows, View
 
 
-def show(file: Path, format: str, options: Mapping[str, Any], rewriter: Rewriter) -> SqlFile:
+def show(file: Path, format: str, options: Mapping[str, Any], view: View) -> SqlRows:
     """Raises TaskError (input_invalid)."""
-    return rewriter.write_json_lines(AvroRecords(file))
+    return SqlRows(AvroRecords(file))

@@ -2,7 +2,8 @@
 
 import codecs
 import csv
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from services.contract.task_error import Malformed, TaskError
 from services.inputs.csv_dialect import SEPARATOR_BYTES_MAX, SEPARATOR_LINE, CsvDialect
 from services.inputs.lines.files import open_file, position, read_lines, reading
+from services.inputs.names import named
 
 
 class CsvRows:
@@ -40,8 +42,24 @@ class CsvRows:
         return named[0] if named else b""
 
     def raws(self) -> Iterator[list[str]]:
+        self._file = open_file(self.path)
+        rows = self._rows()
+        if self.dialect.header:
+            self._read_columns(rows)
+        yield from self._records(rows)
+
+    def record_at(self, offset: int, columns: Sequence[str]) -> list[str]:
+        """The raw record at a byte of the file, which has these columns."""
+        self.columns = list(columns)
+        self._file = open_file(self.path)
+        self._file.seek(offset)
+        raws = self._records(self._rows())
+        with closing(raws):
+            return next(raws, [])
+
+    def _rows(self) -> Iterator[list[str]]:
         csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is too small for real fields
-        rows = csv.reader(
+        return csv.reader(
             self._text_lines(),
             delimiter=self.dialect.delimiter,
             quotechar=self.dialect.quote,
@@ -49,8 +67,8 @@ class CsvRows:
             escapechar=self.dialect.escape,
             strict=True,  # an unclosed quote must not pass as a record
         )
-        if self.dialect.header:
-            self._read_columns(rows)
+
+    def _records(self, rows: Iterator[list[str]]) -> Generator[list[str], None, None]:
         while True:
             self._fault, self._held, self._held_bytes = None, "", 0
             try:
@@ -64,17 +82,17 @@ class CsvRows:
 
     def _read_columns(self, rows: Iterator[list[str]]) -> None:
         try:
-            self.columns = next(filter(None, rows), [])
+            header = next(filter(None, rows), [])
         except csv.Error as error:
             raise TaskError("input_invalid", f"the CSV header can't be read: {error}", retryable=False) from None
         if self._fault is not None:
             raise TaskError("input_invalid", f"the CSV header is {self._fault}", retryable=False)
-        if len(set(self.columns)) < len(self.columns):
-            twice = next(name for name in self.columns if self.columns.count(name) > 1)
-            raise TaskError("input_invalid", f"the CSV header names the column {twice!r} twice", retryable=False)
+        try:
+            self.columns = named(header)
+        except ValueError as error:
+            raise TaskError("input_invalid", f"the CSV header {error}", retryable=False) from None
 
     def _text_lines(self) -> Iterator[str]:
-        self._file = open_file(self.path)
         first = self._separator_line
         for line in read_lines(self._file, begins=lambda: self._held_bytes == 0):
             if first:

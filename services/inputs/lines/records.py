@@ -49,17 +49,27 @@ class JsonLines(TextLines):
 
 
 class JsonDocument(JsonLines):
-    """The whole file is one record."""
+    """The whole file is one record; but many programs write lines of JSON under this name, and each is a record."""
 
     def raws(self) -> Iterator[bytes]:
         if holds_nothing(self.path):
             return
         file = open_file(self.path)
         with reading(file):
-            yield file.read().removeprefix(codecs.BOM_UTF8)
+            data = file.read().removeprefix(codecs.BOM_UTF8)
+        lines = [line for line in data.split(b"\n") if line and not line.isspace()]
+        yield from lines if len(lines) > 1 and _is_json(lines[0]) else [data]
 
     def offset(self, raw: bytes) -> int | None:
         return None
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        parse_json(line)
+    except Malformed:
+        return False
+    return True
 
 
 class FixedRecords:

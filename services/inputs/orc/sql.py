@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from services.inputs.orc.read import open_orc
-from services.inputs.sql_file import Rewriter, SqlFile, write_parquet
+from services.inputs.sql_file import SqlFile, View, write_parquet
 
 
-def show(file: Path, format: str, options: Mapping[str, Any], rewriter: Rewriter) -> SqlFile:
+def show(file: Path, format: str, options: Mapping[str, Any], view: View) -> SqlFile:
     """Raises TaskError (input_invalid)."""
     with open_orc(file) as reader:
         stripes = map(reader.read_stripe, range(reader.nstripes))
-        return write_parquet(rewriter.directory / f"{file.name}.parquet", reader.schema, stripes)
+        return write_parquet(view.directory / f"{file.name}.parquet", reader.schema, stripes)

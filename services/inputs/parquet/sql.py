@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from services.inputs.sql_file import Rewriter, SqlFile
+from services.inputs.sql_file import SqlFile, View
 
 
-def show(file: Path, format: str, options: Mapping[str, Any], rewriter: Rewriter) -> SqlFile:
+def show(file: Path, format: str, options: Mapping[str, Any], view: View) -> SqlFile:
     return SqlFile(file, "parquet")

@@ -5,6 +5,7 @@ A worker and its children always have the same release, so these may change with
 
 from typing import Any, Literal, TypedDict
 
+from services.inputs.columns import Columns
 from services.inputs.places import Source
 from services.inputs.reader import Step
 
@@ -62,6 +63,7 @@ class ReadingJob(TaskJob):
 
     format: str | None  # by the files' names if None
     options: dict[str, Any]
+    declared_columns: Columns
     rejects: str
     rejects_max: int | None
     task: RejectsOrigin
@@ -76,6 +78,7 @@ class RecordsJob(ReadingJob):
 class SqlJob(ReadingJob):
     kind: Literal["sql"]
     query: str
+    found_columns: Columns | None  # those of the whole input, if they are decided
     output_format: str
     inputs: dict[str, str]  # of declared inputs, by name
     spill: str

@@ -32,6 +32,7 @@ from services.worker.child.process_state import ProcessState
 from services.worker.child.records import apply_to_records
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql import Room, run_query
+from services.worker.child.sql_views import Source
 
 _own_tmp = os.environ.get("TMPDIR", "")  # removed with this process; each task has one of its own
 
@@ -131,6 +132,7 @@ def _dispatch(job: ChildJob, reply: dict[str, Any], state: ProcessState) -> None
                 input=input,
                 format=job["format"],
                 options=job["options"],
+                columns=job["declared_columns"],
                 output=output,
                 output_format=job["output_format"],
                 rejected=rejected,
@@ -140,9 +142,7 @@ def _dispatch(job: ChildJob, reply: dict[str, Any], state: ProcessState) -> None
         with _rejects(job) as rejected:
             reply |= run_query(
                 job["query"],
-                input=input,
-                format=job["format"],
-                options=job["options"],
+                input=Source(input, job["format"], job["options"], job["declared_columns"], job["found_columns"]),
                 inputs={name: Path(path) for name, path in job["inputs"].items()},
                 output=output,
                 output_format=job["output_format"],

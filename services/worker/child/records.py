@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from services.contract.task_error import Malformed, describe
+from services.inputs.columns import Columns
 from services.inputs.reader import Reader
+from services.inputs.registry import FORMATS
+from services.inputs.typed_reader import TypedReader
 from services.worker.child.functions import load_function
-from services.worker.child.readers import open_reader
+from services.worker.child.readers import detect_format, open_reader
 from services.worker.child.rejects import Rejects
 from services.worker.child.writers import Writer, open_writer
 
@@ -31,6 +34,12 @@ class Counts:
 
 def _files(path: Path) -> list[Path]:
     return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def _reader(path: Path, format: str | None, options: Mapping[str, Any], columns: Columns) -> Reader:
+    name = format or detect_format(path)
+    reader = open_reader(path, name, **options)
+    return TypedReader(reader, columns, text=FORMATS[name].text_fields) if columns else reader
 
 
 class _Origin(NamedTuple):
@@ -105,6 +114,7 @@ def apply_to_records(
     input: Path,
     format: str | None,
     options: Mapping[str, Any],
+    columns: Columns,
     output: Path,
     output_format: str,
     rejected: Rejects,
@@ -112,7 +122,8 @@ def apply_to_records(
 ) -> dict[str, int]:
     """Apply the function to every record of the file, or of each file of the directory; returns the Counts.
 
-    A record is rejected when it can't be parsed, when the function raises, or when its result can't be written.
+    Values of `columns` are converted to their types. A record is rejected when it can't be parsed, when the function
+    raises, or when its result can't be written.
     """
     function = load_function(reference)
     application = _Application(rejected)
@@ -120,7 +131,7 @@ def apply_to_records(
     with closing(writer):
         for path in _files(input):
             with rejected.naming(path):
-                application.reader = open_reader(path, format, **options)
+                application.reader = _reader(path, format, options, columns)
                 application.apply(function, params, writer)
     application.counts.header_bytes = writer.header_bytes
     return asdict(application.counts)

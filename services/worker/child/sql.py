@@ -1,7 +1,7 @@
 """A DuckDB query of a part: the part is the view `input`, and each declared input is a view with its name.
 
-Columns of CSV are text, as for record functions, and strings of JSON stay text. Otherwise DuckDB would guess types from
-each part, and might guess differently for the next one.
+Columns have the types that are declared or found once for the whole input. DuckDB alone would guess them from each
+part, and might guess differently for the next one.
 """
 
 import json
@@ -12,9 +12,13 @@ from typing import Any
 
 from services.contract.params import SQL_PARAM
 from services.contract.states import RECORD_COUNTS
-from services.contract.task_error import TaskError
+from services.contract.task_error import Malformed, TaskError
+from services.inputs.csv_dialect import CsvDialect
+from services.inputs.lines.csv_rows import CsvRows
+from services.inputs.table import parse
 from services.worker.child.rejects import Rejects
-from services.worker.child.sql_views import View, create_view, text
+from services.worker.child.sql_columns import find_wanted
+from services.worker.child.sql_views import Source, View, create_view, text
 
 _MEMORY_SHARE = 0.6  # share of the task's memory; DuckDB does not count all that it uses
 _FORMATS = {
@@ -31,7 +35,7 @@ _READING_ALL = {
 }
 # A line with several errors has several rows, and each pass over a file has its own scan.
 _REJECTS = """
-    SELECT file_path, line, line_byte_position, first(csv_line), first(error_message)
+    SELECT file_path, line, line_byte_position, first(error_message)
     FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
     GROUP BY ALL ORDER BY file_path, line_byte_position"""
 
@@ -48,9 +52,7 @@ class Room:
 def run_query(
     query: str,
     *,
-    input: Path,
-    format: str | None,
-    options: Mapping[str, Any],
+    input: Source,
     inputs: Mapping[str, Path],
     output: Path,
     output_format: str,
@@ -73,9 +75,10 @@ def run_query(
     try:
         with duckdb.connect(config=_settings(room, output_format)) as connection:
             prepared, values = _prepare(connection, query, params)
-            view = create_view(connection, "input", input, format, options, rejected=rejected, spill=room.spill)
+            wanted = find_wanted(connection, prepared)
+            view = create_view(connection, "input", input, spill=room.spill, wanted=wanted, rejected=rejected)
             for name, path in inputs.items():
-                create_view(connection, name, path, spill=room.spill)
+                create_view(connection, name, Source(path), spill=room.spill, wanted=wanted)
             if view is None:
                 if output_format in _VALID_WHEN_EMPTY:
                     output.touch()
@@ -84,14 +87,14 @@ def run_query(
             _lock_up(connection, room, inputs)
             records_out = _copy(connection, prepared, values, output, output_format)
             operators = list(_operators(json.loads(connection.get_profiling_information(format="json"))["operator"]))
-            _keep_rejects(connection, rejected, int((options.get("csv") or {}).get("header", True)))
+            _keep_rejects(connection, rejected, view, int((input.options.get("csv") or {}).get("header", True)))
     except TaskError:
         check_input()
         raise
     except duckdb.Error as error:
         check_input()
-        raise _explain(error, rejected.name_objects(str(error), input)[:2000]) from None
-    if rejected.count or not _sees_torn_records(operators, options, room):
+        raise _explain(error, rejected.name_objects(str(error), input.path)[:2000]) from None
+    if rejected.count or not _sees_torn_records(operators, input.options, room):
         check_input()
     records_in = _count_read(operators, view) + rejected.count
     gone = records_in - rejected.count - records_out
@@ -171,7 +174,7 @@ def _count_read(operators: Sequence[Mapping[str, Any]], view: View) -> int:
     scanned: dict[str, int] = {}
     for operator in operators:
         files = operator.get("extra_info", {}).get("Filename(s)", "")
-        if files.split(", ")[0] in view.scanned:
+        if files.split(", ")[0] in view.files:
             scanned[files] = max(scanned.get(files, 0), operator["rows_scanned"])
     return view.rows + sum(scanned.values())
 
@@ -182,24 +185,39 @@ def _operators(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from _operators(node.get("children", []))
 
 
-def _keep_rejects(connection: Any, rejected: Rejects, header_lines: int) -> None:
-    """Reject the lines that the CSV reader could not read, with their original text.
-
-    DuckDB counts blank lines before a record as part of it, and ends a record before CRLF at the CR.
-    """
+def _keep_rejects(connection: Any, rejected: Rejects, view: View, header_lines: int) -> None:
+    """Reject the lines that the CSV reader could not read, as our own reader sees them."""
     import duckdb
 
     try:
-        if not connection.execute("SELECT 1 FROM reject_errors LIMIT 1").fetchone():
-            return
+        connection.execute(_REJECTS)
     except duckdb.CatalogException:  # no CSV was read
         return
-    connection.execute(_REJECTS)
-    while row := connection.fetchone():
-        path, line, position, shown, reason = row
-        record = shown.lstrip("\r\n")
-        offset = position - 1 + len(shown) - len(record)  # the first byte is 1, as is the first line
-        rejected.add(Path(path), line - header_lines, offset, reason, record)
+    for path, line, position, found in connection.fetchall():
+        file = view.files[path]
+        offset = _skip_line_end(file.path, position - 1)  # the first byte is 1, as is the first line
+        reader = CsvRows(file.path, file.dialect or CsvDialect())
+        raw = reader.record_at(offset, file.columns or ())
+        place = None if file.compressed else offset
+        reason = _reason(reader, raw, file.columns or (), found)
+        rejected.add(file.path, line - header_lines, place, reason, reader.show(raw))
+
+
+def _skip_line_end(path: Path, offset: int) -> int:
+    """DuckDB ends a record before CRLF at the CR, so that the next one seems to begin with the LF."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        begin = file.read(2)
+    return offset + len(begin) - len(begin.lstrip(b"\r\n"))
+
+
+def _reason(reader: CsvRows, raw: list[str], columns: Sequence[str], found: str) -> str:
+    """What is wrong with a line in which DuckDB found an error."""
+    try:
+        parse(reader, raw, columns)
+    except Malformed as error:
+        return str(error)
+    return found
 
 
 def _explain(error: Any, message: str) -> TaskError:

@@ -76,6 +76,7 @@ class Part:
         format: str | None = None,
         output_format: str = "jsonl",
         rejects_max: int | None = None,
+        columns: dict[str, Any] | None = None,
         **params: Any,
     ) -> dict[str, int]:
         if content is not None:
@@ -87,6 +88,7 @@ class Part:
                 input=self.directory / name,
                 format=format,
                 options={},
+                columns=columns or {},
                 output=self.directory / "output",
                 output_format=output_format,
                 rejected=rejected,
