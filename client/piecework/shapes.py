@@ -89,6 +89,7 @@ class StageSpec(TypedDict):
     running_max: NotRequired[int | None]
     tolerated_failures: NotRequired[int]
     rejects_max: NotRequired[int | None]
+    columns: NotRequired[dict[str, Any]]
 
 
 class JobSpec(TypedDict):
@@ -145,6 +146,7 @@ class Stage(TypedDict):
     progress: Progress
     slowed: bool
     records: StageRecords
+    columns: dict[str, Any]
     started_at: str | None
     finished_at: str | None
     result: dict[str, Any] | None
@@ -166,6 +168,7 @@ class Split(TypedDict):
     exact: bool
     notes: list[str]
     part_bytes: int | None
+    columns: dict[str, Any] | None
     parts: list[SplitPart]
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from services.contract.task_input import GridSplit, Json, parse_input
+from services.contract.task_input import GridSplit, Json, TaskInput, parse_input
 from services.inputs.chunk import Chunk
 from services.inputs.grid import COMPRESSION_RATIO, needs_grid, split_task
+from services.inputs.sample import spread
 from services.inputs.spec import Input, RangeInput
 from services.inputs.split import split
 
@@ -28,6 +29,7 @@ class Preview:
     left_out: int = 0
     part_bytes: int | None = None
     parts: list[Json] = field(default_factory=list)  # the first ones: task inputs
+    samples: list[TaskInput] = field(default_factory=list)  # parts from all over the input, for their columns
     chunks_left: int = CHUNKS_MAX
 
 
@@ -60,7 +62,9 @@ async def _add_chunks(s3: Any, made: Preview, source: Input, slots: int, parts_m
     while True:
         chunk = await split(s3, source, cursor, slots)
         cursor, count = chunk.cursor, count + chunk.tasks
-        total = _sum(total, *(parse_input(part).bytes for part in chunk.inputs))
+        inputs = [parse_input(part) for part in chunk.inputs]
+        total = _sum(total, *(input.bytes for input in inputs))
+        made.samples += [inputs[number] for number in spread(len(inputs))]
         parts = (part for part in chunk.inputs for _ in range(chunk.repeat))
         made.parts += islice(parts, max(0, parts_max - len(made.parts)))
         made.chunks_left -= 1

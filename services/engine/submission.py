@@ -30,7 +30,7 @@ from services.engine.spec import (
 from services.engine.stages import start_stages
 from services.inputs.chunk import TASKS_MAX
 from services.inputs.grid import needs_grid
-from services.inputs.spec import Input, ItemsInput, RangeInput, Resplit
+from services.inputs.spec import Input, ItemsInput, RangeInput, Resplit, tells_types
 from services.platform.database import Connection, new_id
 from services.platform.settings import Settings
 
@@ -139,6 +139,9 @@ async def _resolve_stage(
     processor = _read_processor(row, stage.processor, f"{field}.processor")
     _check_named_params(stage.params, row, processor, field)
     check_params(stage.params, processor.params_schema, f"{field}.params")
+    if stage.columns and processor.kind not in ("records", "sql"):
+        fix = f"{row['name']} is neither SQL nor a record function and reads its input itself: leave it out"
+        raise SpecError(f"{field}.columns", stage.columns, fix)
     if processor.output_directory and not stage.fan_out:
         raise SpecError(f"{field}.fan_out", False, f"{row['name']} makes a directory of files: set fan_out to true")
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pools WHERE name = $1)", stage.pool):
@@ -262,12 +265,12 @@ _INSERT_JOB = """
 # The last line of each list is for workers of the release before, which do not read `options`.
 _INSERT_STAGES = """
     INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
-        fan_in, barrier, output_queue, chains, max_attempts, backoff_seconds, backoff_max_seconds, timeout_seconds,
-        tolerated_failures,
+        fan_in, barrier, output_queue, chains, columns_due, max_attempts, backoff_seconds, backoff_max_seconds,
+        timeout_seconds, tolerated_failures,
         params, inputs, fan_out, memory_bytes, rejects_max)
     SELECT $1, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
-        fan_in, barrier, $2, chains, max_attempts, backoff_seconds, backoff_max_seconds, timeout_seconds,
-        tolerated_failures,
+        fan_in, barrier, $2, chains, columns_due, max_attempts, backoff_seconds, backoff_max_seconds,
+        timeout_seconds, tolerated_failures,
         params, inputs, fan_out, memory_bytes, rejects_max
     FROM json_populate_recordset(NULL::stages, $3::json)"""
 
@@ -298,8 +301,24 @@ def _arrays(stages: Sequence[_ResolvedStage], inputs: Sequence[Input]) -> Iterat
         yield array
 
 
+def _columns_due(spec: JobSpec, stages: list[_ResolvedStage], number: int) -> bool:
+    """Whether the types of the stage's columns must be found before its first task: no file tells them to SQL."""
+    stage, before = stages[number], stages[number - 1] if number else None
+    if stage.processor_spec.sql is None or stage.kind != "map":
+        return False
+    if before is None or before.kind == "split":
+        return stage.spec.resplit is not None or not all(tells_types(source) for source in spec.inputs)
+    typed = before.processor_spec.kind in ("records", "sql") and before.processor_spec.output_format != "jsonl"
+    return stage.spec.resplit is not None or not typed
+
+
 def _stage_row(
-    number: int, stage: _ResolvedStage, following: _ResolvedStage | None, array: RangeInput | None
+    number: int,
+    stage: _ResolvedStage,
+    following: _ResolvedStage | None,
+    array: RangeInput | None,
+    *,
+    columns_due: bool,
 ) -> dict[str, Any]:
     """The stage's columns by name."""
     options = stage.spec.model_dump(mode="json", include=set(StageOptions.model_fields)) | {"inputs": stage.inputs}
@@ -312,6 +331,7 @@ def _stage_row(
         "tasks_from": stage.tasks_from,
         "fan_in": stage.fan_in,
         "chains": following is not None and following.tasks_from == "successes",
+        "columns_due": columns_due,
         "options": options | {"array": array and array.model_dump(mode="json"), "running_max": stage.spec.running_max},
         **options,
         **stage.spec.retry.model_dump(),
@@ -351,7 +371,10 @@ async def submit_job(
         run_at or spec.run_at,
     )
     following = [*resolved[1:], None]
-    rows = list(map(_stage_row, count(), resolved, following, _arrays(resolved, spec.inputs)))
+    rows = [
+        _stage_row(number, stage, after, array, columns_due=_columns_due(spec, resolved, number))
+        for number, stage, after, array in zip(count(), resolved, following, _arrays(resolved, spec.inputs))
+    ]
     await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows)
     if spec.run_at is None:
         await start_stages(connection, job_id)

@@ -98,9 +98,7 @@ def from_text(kind: Type) -> Convert:
 
 def misfit(value: Any, kind: Type) -> Malformed:
     """The error for a value that is not of the type; the value is shown cut."""
-    shown = (
-        repr(value) if not isinstance(value, int) or abs(value).bit_length() < 4096 else "a number of so many digits"
-    )
+    shown = "a number of many digits" if isinstance(value, int) and value.bit_length() > 4096 else repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
     return Malformed(f"{shown} is not of the type {kind if isinstance(kind, str) else _written(kind)}")
 

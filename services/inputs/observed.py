@@ -9,7 +9,7 @@ from services.inputs.columns import DIGITS_MAX, Columns, Type
 
 VALUE_COLUMN = "json"  # of records that are not objects
 _FIELDS_MAX = 200  # of an object with a type of its own; one with more is a table by itself
-_SPARSE = 8  # an object that has only one of so many of its fields, at the mean, is such a table, too
+_SPARSE = 8  # an object with less than one in eight of its fields, at the mean, is such a table, too
 _FLOAT_INTEGER_MAX = 1 << 53
 
 
@@ -96,7 +96,7 @@ class Observed:
         return f"decimal({DIGITS_MAX},{self.fraction_digits})"
 
     def _object_type(self) -> Type:
-        """`json`, too, for an object whose fields are so many or so varying that they are data, or not names to SQL."""
+        """`json`, too, for an object whose fields vary so much that they are data, or are not names to SQL."""
         folded = {name.casefold() for name in self.fields}
         if not self.fields or len(folded) < len(self.fields) or "" in folded or len(self.fields) > _FIELDS_MAX:
             return "json"

@@ -364,3 +364,10 @@ Inputs = Annotated[
 ]
 
 Resplit = LinesResplit
+
+
+def tells_types(source: Input) -> bool:
+    """Whether each part of such an input itself tells the types of its columns: those of CSV with a header are text."""
+    if isinstance(source, LinesInput):
+        return source.csv is not None and source.csv.header
+    return source.type in ("parquet", "arrow", "orc", "avro", "range")

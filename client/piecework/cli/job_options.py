@@ -66,6 +66,14 @@ class StageOptions:
         list[str] | None,
         typer.Option(metavar="[STAGE.]NAME=URI", help="Object that the stage's processor declares by this name."),
     ] = None
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[STAGE.]NAME=TYPE",
+            help="Type of a column of CSV, JSON or XML: text, int64, float64, bool, date, timestamp, decimal(P,S) or "
+            "json.",
+        ),
+    ] = None
     pool: Annotated[list[str] | None, _of_stages("POOL", "Pool whose nodes run the tasks.")] = None
     timeout_seconds: Annotated[list[str] | None, _of_stages("DURATION", "Time limit of an attempt, such as 2h.")] = None
     memory_bytes: Annotated[list[str] | None, _of_stages("SIZE", "Memory limit of an attempt, such as 2GiB.")] = None
@@ -91,6 +99,7 @@ class StageOptions:
         stages = [stage for stage in listed if isinstance(stage, dict)] if isinstance(listed, list) else []
         _set_by_key(stages, "params", "--param", parse_values("--param", self.param))
         _set_by_key(stages, "inputs", "--stage-input", parse_uris("--stage-input", self.stage_input))
+        _set_by_key(stages, "columns", "--column", parse_values("--column", self.column))
         for field, parse in _VALUES.items():
             for option, stage, value in self._values(stages, field):
                 stage[field] = parsed(option, parse, value)

@@ -9,7 +9,7 @@ import typer
 
 from piecework.cli import exits
 from piecework.cli.options import All, JobId, Limit
-from piecework.cli.session import Session, command, parse_pairs
+from piecework.cli.session import Session, command, describe_columns, parse_pairs
 from piecework.errors import PieceworkError
 from piecework.shapes import Job, JobState, JobSummary, Stage, StageRecords, Task
 
@@ -129,6 +129,11 @@ def _show_job(session: Session, job: Job) -> None:
             ("labels", ", ".join(f"{key}={value}" for key, value in job["labels"].items())),
             ("priority", job["priority"] or None),
             ("share", job["share"]),
+            *(
+                (f"columns of {stage['name']}", describe_columns(columns))
+                for stage in job["stages"]
+                if (columns := stage.get("columns"))  # an older server does not tell
+            ),
             ("schedule", job["schedule_id"]),
             ("run at", moment(job["run_at"], now)),
             ("created", moment(job["created_at"], now)),

@@ -233,3 +233,11 @@ def parse_pairs(option: str, pairs: list[str] | None) -> dict[str, str]:
             raise InputError(f"{option}: {pair!r} is not KEY=VALUE")
         parsed[key] = value
     return parsed
+
+
+def describe_columns(columns: Mapping[str, Any]) -> str:
+    """`id int64, zip text`: names and types; those of lists and objects as JSON."""
+    return ", ".join(
+        f"{name} {kind if isinstance(kind, str) else json.dumps(kind, ensure_ascii=False)}"
+        for name, kind in columns.items()
+    )

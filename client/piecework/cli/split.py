@@ -7,7 +7,7 @@ import typer
 from piecework.cli.input_options import InputOptions
 from piecework.cli.job_file import JobFile
 from piecework.cli.objects import upload_inputs
-from piecework.cli.session import Session, command
+from piecework.cli.session import Session, command, describe_columns
 from piecework.errors import InputError
 from piecework.shapes import Split, SplitPart
 
@@ -51,6 +51,8 @@ def _show(session: Session, found: Split) -> None:
     of = f" of {size(found['bytes'])}" if found["bytes"] is not None else ""
     parts = "part" if found["count"] == 1 else "parts"
     session.note(f"{about}{number(found['count'])} {parts}{of}{aimed}")
+    if columns := found.get("columns"):
+        session.note(f"columns: {describe_columns(columns)}")
     for note in found["notes"]:
         session.note(note)
 

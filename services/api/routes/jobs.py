@@ -79,7 +79,9 @@ _JOB = """
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
             SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
                 s.planned, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result,
-                s.tasks_from, s.fan_in, coalesce((p.spec ->> 'filters')::boolean, false) AS filters,
+                s.tasks_from, s.fan_in, s.options -> 'found_columns' AS found_columns,
+                coalesce(s.options -> 'columns', '{}') AS declared_columns,
+                coalesce((p.spec ->> 'filters')::boolean, false) AS filters,
                 (s.plan_cursor ->> 'left_out')::int AS left_out, c.*
             FROM stages AS s JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
             CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
@@ -102,6 +104,7 @@ async def load_job(connection: Connection | Database, job_id: UUID) -> Job:
             "task_count": sum(dict(progress).values()) if known else None,
             "slowed": is_slowed(stage),
             "records": counted,
+            "columns": (stage["found_columns"] or {}) | stage["declared_columns"],
         }
         for stage, progress, known, counted in zip(
             row["stages"], count_progress(row["stages"]), tasks_known(row["stages"]), records, strict=True

@@ -13,6 +13,7 @@ from services.api.shapes.splits import Split, SplitPart, SplitSpec
 from services.api.strict_json import StrictRoute
 from services.contract.task_input import parse_input
 from services.inputs.groups import describe_markers
+from services.inputs.sample import find_columns, spread
 from services.platform.problems import invalid, problems
 
 router = APIRouter(prefix="/splits", tags=["jobs"], route_class=StrictRoute)
@@ -54,5 +55,6 @@ async def preview_split(
         exact=not made.notes,
         notes=[*made.notes, *([describe_markers(made.left_out)] if made.left_out else [])],
         part_bytes=made.part_bytes,
+        columns=await find_columns(api.aws.s3, [made.samples[number] for number in spread(len(made.samples))]),
         parts=parts,
     )

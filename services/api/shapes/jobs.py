@@ -40,6 +40,10 @@ class Stage(BaseModel):
     progress: Progress
     slowed: bool = Field(description="most attempts fail, so the stage's tasks get only a tenth of the pool's slots")
     records: StageRecords
+    columns: dict[str, Any] = Field(
+        description="types of columns: those declared, and those that SQL finds in samples of the whole input",
+        examples=[{"id": "int64", "zip": "text"}],
+    )
     started_at: datetime | None
     finished_at: datetime | None
     result: dict[str, Any] | None

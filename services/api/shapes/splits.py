@@ -32,4 +32,9 @@ class Split(BaseModel):
     exact: bool = Field(description="whether count and bytes are exact, not estimated")
     notes: list[str] = Field(description="why they are not exact, and what is left out")
     part_bytes: int | None = Field(description="target size of a part; null if parts are not made by size")
+    columns: dict[str, Any] | None = Field(
+        description="types of the columns as SQL finds them in samples; null for files that tell them, and if a task "
+        "on the grid must read the input first",
+        examples=[{"id": "int64", "zip": "text"}],
+    )
     parts: list[SplitPart] = Field(description="the first parts; empty for an input that a task on the grid splits")

@@ -46,6 +46,7 @@ _STAGES = """
         ) AS put_off
     FROM running_stages AS s JOIN stages AS of USING (job_id, stage)
     WHERE (s.ready > 0 OR s.queued > 0 OR s.running > 0)
+      AND NOT of.columns_due
       AND (s.planned OR NOT of.barrier OR of.tasks_from = 'outputs')
     ORDER BY s.job_id, s.stage"""  # the order in which counters are locked
 

@@ -23,6 +23,7 @@ def stage(
         "task_count": task_count,
         "planned": task_count is not None,
         "slowed": False,
+        "columns": {},
         "records": dict.fromkeys(("in", "out", "rejected", "filtered", "added"), 0) | {"balanced": None},
         "progress": NO_TASKS | progress,
         "started_at": TIME,

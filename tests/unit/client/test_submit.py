@@ -110,7 +110,8 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
          "--timeout-seconds", "10m", "--timeout-seconds", "1=0.5", "--memory-bytes", "clean=2GiB",
          "--max-attempts", "5", "--backoff-seconds", "0", "--backoff-max-seconds", "clean=1m",
          "--tolerated-failures", "0=3", "--rejects-max", "1=9", "--rejects-max", "clean=10",
-         "--fan-out", "clean", "--barrier", "1", "--stage-input", "clean.fees=s3://b/fees.csv"],
+         "--fan-out", "clean", "--barrier", "1", "--stage-input", "clean.fees=s3://b/fees.csv",
+         "--column", "clean.id=int64", "--column", "clean.tags=[text]"],
         {
             "input": {"type": "range", "count": 1},
             "stages": [
@@ -124,6 +125,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
                     "rejects_max": 10,
                     "fan_out": True,
                     "inputs": {"fees": "s3://b/fees.csv"},
+                    "columns": {"id": "int64", "tags": ["text"]},
                 },
                 {
                     "processor": "sum",
