@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from services.inputs.columns import DIGITS_MAX, Columns, Type
+from services.inputs.columns import DEPTH_MAX, DIGITS_MAX, Columns, Type
 
 VALUE_COLUMN = "json"  # of records that are not objects
 _FIELDS_MAX = 200  # of an object with a type of its own; one with more is a table by itself
@@ -22,6 +22,7 @@ def as_fields(record: Any) -> Mapping[str, Any]:
 class Observed:
     """The values of a column, or of a field or element within one, seen so far."""
 
+    depth: int = 0  # of the type that it is within
     kinds: set[str] = field(default_factory=set)  # bool, int, float, decimal, text, list, object
     integer_digits: int = 0  # of numbers, before the point
     fraction_digits: int = 0  # and after it
@@ -41,9 +42,11 @@ class Observed:
                 self.kinds.add("text")
             case int() | float() | Decimal():
                 self._add_number(value)
+            case list() | dict() if self.depth == DEPTH_MAX:
+                self.kinds |= {"list", "object"}  # no type of its own
             case list():
                 self.kinds.add("list")
-                self.elements = self.elements or Observed()
+                self.elements = self.elements or Observed(self.depth + 1)
                 for each in value:
                     self.elements.add(each)
             case dict():
@@ -58,7 +61,7 @@ class Observed:
             if found is None:
                 if len(self.fields) > _FIELDS_MAX and self.objects:
                     continue  # no type of its own
-                found = self.fields[name] = Observed()
+                found = self.fields[name] = Observed(self.depth + 1)
             found.add(value)
 
     def _add_number(self, value: int | float | Decimal) -> None:

@@ -19,7 +19,7 @@ from services.inputs.lines.records import JsonLines
 from services.inputs.table import Layout, Reject, TableWriter, arrow_type, write_records
 
 BLOCK_BYTES = 4 << 20
-_LINE_BYTES_MAX = 16_384  # a longer line may hold more levels than pyarrow's parser has stack for
+_DEPTH_MAX = 400  # less than our reader takes, and than pyarrow's parser has stack for
 _NO_NUMBER = re.compile(rb"[\[:,]\s*-?(?:NaN|Inf)")  # pyarrow takes them for numbers
 
 
@@ -118,7 +118,7 @@ def _is_usual(block: bytes, lines: int) -> bool:
     inner = block.count(b"}\n{") + block.count(b"}\r\n{")
     if inner != lines - 1 or not block.startswith(b"{") or not block.rstrip(b"\r\n").endswith(b"}"):
         return False
-    if not keeps_digits(block) or max(map(len, block.split(b"\n"))) > _LINE_BYTES_MAX:
+    if not keeps_digits(block) or any(map(_may_be_deep, block.split(b"\n"))):
         return False
     if (b"NaN" in block or b"Inf" in block) and _NO_NUMBER.search(block):
         return False
@@ -127,6 +127,10 @@ def _is_usual(block: bytes, lines: int) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _may_be_deep(line: bytes) -> bool:
+    return len(line) > 2 * _DEPTH_MAX and line.count(b"[") + line.count(b"{") > _DEPTH_MAX
 
 
 class _Lines:
