@@ -149,7 +149,7 @@ class Stage(SQLModel, table=True):
     plan_cursor: dict[str, Any] | None = Field(None, sa_type=JSONB)
     task_count: int = Field(0, sa_type=BigInteger)
     put_off_at: datetime | None = Field(None, sa_type=_UTC)
-    columns_due: bool = Field(False, sa_column_kwargs={"server_default": text("false")})
+    columns_due: bool = False
     max_attempts: int
     backoff_seconds: float = Field(sa_type=Double)
     backoff_max_seconds: float = Field(sa_type=Double)
