@@ -1,4 +1,4 @@
-"""rejects.jsonl: the rejected records, where each came from, and why."""
+"""rejects.jsonl: the rejected records, where each came from, and why. Always strict JSON in UTF-8."""
 
 import json
 from collections.abc import Iterator
@@ -6,9 +6,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from services.contract.task_error import TaskError
+from services.contract.task_error import Malformed, TaskError
 from services.inputs.places import Places
 from services.worker.child.job import RejectsOrigin
+from services.worker.child.writers import encode_json
+
+RECORD_BYTES_MAX = 1 << 20  # of a record as JSON; a longer one is cut, and is text then
+REASON_LENGTH_MAX = 2000
+_DEPTH_MAX = 100  # these three are for records that are not JSON values as they are
+_VALUES_MAX = 100_000
+_BITS_MAX = 13_000  # Python makes no text of integers with more than 4,300 digits
 
 
 class Rejects:
@@ -29,11 +36,13 @@ class Rejects:
         Raises TaskError (rejects_exceeded) when there are more than the stage allows.
         """
         if self.count == 0:
-            self._file = self._files.enter_context(self._path.open("w"))
+            self._file = self._files.enter_context(self._path.open("wb"))
         self.count += 1
         source = {**self._origin(path.name, offset), "record": number}
-        line = {"stage": self._stage, "index": self._index, "source": source, "reason": reason, "record": record}
-        self._file.write(json.dumps(line, default=str) + "\n")
+        reason = _text(reason)
+        reason = reason if len(reason) <= REASON_LENGTH_MAX else f"{reason[:REASON_LENGTH_MAX]} …"
+        line = encode_json({"stage": self._stage, "index": self._index, "source": source, "reason": reason})
+        self._file.write(line[:-1] + b',"record":' + _encode(record) + b"}\n")
         if self._limit is not None and self.count > self._limit:
             message = f"more than rejects_max = {self._limit} records were rejected, the last one because: {reason}"
             raise TaskError("rejects_exceeded", message, retryable=False)
@@ -79,3 +88,46 @@ class Rejects:
 
     def __exit__(self, *_: object) -> None:
         self._files.close()
+
+
+def _encode(record: Any) -> bytes:
+    """The record as JSON, whatever it is."""
+    try:
+        encoded = encode_json(record)
+    except Malformed:
+        encoded = encode_json(_Presentation().of(record))
+    if len(encoded) <= RECORD_BYTES_MAX:
+        return encoded
+    return encode_json(f"{encoded[:RECORD_BYTES_MAX].decode(errors='ignore')} …")
+
+
+class _Presentation:
+    """JSON values in place of what JSON can't hold: text, and an ellipsis for what is too deep or too much."""
+
+    def __init__(self) -> None:
+        self._values = 0
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        self._values += 1
+        if depth > _DEPTH_MAX or self._values > _VALUES_MAX:
+            return "…"
+        if isinstance(value, Mapping):
+            return {_text(key): self.of(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, (list, tuple, Set)):
+            return [self.of(item, depth + 1) for item in value]
+        if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
+            return value
+        if isinstance(value, int) and value.bit_length() <= _BITS_MAX:
+            return value
+        return _text(value)
+
+
+def _text(value: Any) -> str:
+    """The value as text that is UTF-8."""
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode(errors="backslashreplace")
+    try:
+        text = hex(value) if isinstance(value, int) and value.bit_length() > _BITS_MAX else str(value)
+    except Exception as broken:  # of a class of the user's
+        text = f"({type(value).__name__}, whose __str__ raises {type(broken).__name__})"
+    return text.encode(errors="backslashreplace").decode()
