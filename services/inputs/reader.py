@@ -8,9 +8,10 @@ whatever the function did to it.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, ClassVar, Protocol, TypedDict
 
-from services.contract.task_error import TaskError
+from services.contract.task_error import Malformed, TaskError
+from services.inputs.arrow_values import rows, shown_row
 
 BATCH_ROWS = 1024
 
@@ -57,26 +58,36 @@ def by_pyarrow(format: str) -> Iterator[None]:
 
 
 class BatchedRows:
-    """Each row of a file of pyarrow's record batches is a record: a dict by column."""
+    """Each row of a file of pyarrow's record batches is a record: a dict by column.
+
+    A row with a value that Python can't hold is Malformed when it is parsed.
+    """
+
+    format: ClassVar[str]  # as its users know it
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.names: list[str] = []  # of the columns, once the file is open
 
     def batches(self) -> Iterator[Any]:
-        """The file's record batches, with at most BATCH_ROWS rows each."""
+        """The file's record batches, with at most BATCH_ROWS rows each; sets `names`."""
         raise NotImplementedError
 
     def raws(self) -> Iterator[Any]:
         for batch in self.batches():
-            for index, row in enumerate(batch.to_pylist()):
+            with by_pyarrow(self.format):
+                found = rows(batch, self.names)
+            for index, row in enumerate(found):
                 yield batch, index, row
 
     def parse(self, raw: Any) -> Any:
+        if isinstance(raw[2], Malformed):
+            raise raw[2]
         return raw[2]
 
     def show(self, raw: Any) -> Any:
         batch, index, _ = raw
-        return batch.slice(index, 1).to_pylist()[0]
+        return shown_row(batch, self.names, index)
 
     def offset(self, raw: Any) -> int | None:
         return None

@@ -1,10 +1,12 @@
 """Arrow IPC footers: where in a file its dictionaries and record batches are. pyarrow does not expose this."""
 
 import struct
+from typing import Any
 
 from services.inputs.chunk import SplitError
 
 _MAGIC = b"ARROW1"
+_BEGIN = _MAGIC + bytes(2)
 _FOOTER_BYTES_MAX = 33_554_432  # more than a million record batches
 _END_BYTES = 4 + len(_MAGIC)  # the footer's length, and the magic
 _DICTIONARIES, _RECORD_BATCHES = 2, 3  # fields of the flatbuffer table Footer
@@ -36,6 +38,17 @@ def parse_blocks(uri: str, footer: bytes) -> tuple[list[Range], list[Range]]:
         return _blocks(footer, table, _DICTIONARIES), _blocks(footer, table, _RECORD_BATCHES)
     except struct.error as error:
         raise ArrowError(f"{uri} has a footer that can't be read: {error}") from None
+
+
+def parse_schema(uri: str, footer: bytes) -> Any:
+    """The pyarrow.Schema, which is in the footer, too."""
+    import pyarrow
+    import pyarrow.ipc
+
+    try:
+        return pyarrow.ipc.open_file(pyarrow.BufferReader(_BEGIN + footer)).schema
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ArrowError(f"{uri} has a schema that can't be read: {error}") from None
 
 
 def _blocks(footer: bytes, table: int, field: int) -> list[Range]:

@@ -40,6 +40,8 @@ def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
 
 
 class ArrowRows(BatchedRows):
+    format = "Arrow"
+
     def batches(self) -> Iterator[Any]:
         if self.path.stat().st_size == 0:
             return

@@ -1,5 +1,6 @@
 """An Arrow IPC file: cut between record batches, read off its footer. An Arrow IPC stream is one part."""
 
+import asyncio
 from typing import Any
 
 from services.contract.task_input import WholeObject

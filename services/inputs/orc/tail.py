@@ -5,6 +5,7 @@ with its footer, which may be compressed, its postscript, and the postscript's l
 says where in the file it is, so stripes can be moved from file to file as they are.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,10 @@ _FOOTER_BYTES_MAX = 67_108_864
 _BLOCK_BYTES = 262_144  # unless the postscript says another
 _BLOCK_BYTES_MAX = 8_388_607  # a chunk's header has no room for more
 
-# Fields of the messages PostScript, Footer and StripeInformation.
+# Fields of the messages PostScript, Footer, Type and StripeInformation.
 _FOOTER_LENGTH, _COMPRESSION, _BLOCK_SIZE, _METADATA_LENGTH, _STATISTICS_LENGTH, _MAGIC = 1, 2, 3, 5, 7, 8000
-_CONTENT_LENGTH, _STRIPES, _ROWS, _STATISTICS, _ENCRYPTION = 2, 3, 6, 7, 10
+_CONTENT_LENGTH, _STRIPES, _TYPES, _ROWS, _STATISTICS, _ENCRYPTION = 2, 3, 4, 6, 7, 10
+_FIELD_NAMES = 3
 _OFFSET, _INDEX_LENGTH, _DATA_LENGTH, _STRIPE_FOOTER_LENGTH, _STRIPE_ROWS = 1, 2, 3, 4, 5
 
 
@@ -73,6 +75,7 @@ def parse_tail(uri: str, tail: bytes, size: int) -> Tail:
     try:
         footer = list(fields(decompress(tail[: -tail[-1] - 1], compression, block_bytes)))
         stripes = list(_read_stripes(footer, size - len(tail)))
+        _refuse_equal_names(footer)
     except ValueError as error:
         raise OrcError(f"{uri} has a footer that can't be read: {error}") from None
     if any(field.number == _ENCRYPTION for field in footer):
@@ -126,6 +129,16 @@ def _read_stripes(footer: Sequence[Field], footer_start: int) -> Iterator[Stripe
                 raise ValueError(f"a stripe is said to be at bytes {start} to {start + length}")
             end = start + length
             yield Stripe(start, end, _integer(facts, _STRIPE_ROWS), _without(facts, _OFFSET))
+
+
+def _refuse_equal_names(footer: Sequence[Field]) -> None:
+    """Raises ValueError. Each Type that is a struct names its fields; the first one is the row's."""
+    types = [list(fields(field.value)) for field in footer if field.number == _TYPES and isinstance(field.value, bytes)]
+    for number, type in enumerate(types):
+        names = [field.value for field in type if field.number == _FIELD_NAMES and isinstance(field.value, bytes)]
+        if twice := next((name for name, times in Counter(names).items() if times > 1), None):
+            what = "column" if number == 0 else "field"
+            raise ValueError(f"it names the {what} {twice.decode(errors='replace')!r} twice: rename one of them")
 
 
 def _integer(facts: Sequence[Field], number: int) -> int:

@@ -40,6 +40,16 @@ def parse_footer(uri: str, footer: bytes) -> Any:
         raise ParquetError(f"{uri} has a footer that can't be read: {error}") from error
 
 
+def arrow_schema(uri: str, metadata: Any) -> Any:
+    """The pyarrow.Schema of a FileMetaData. Raises ParquetError."""
+    import pyarrow
+
+    try:
+        return metadata.schema.to_arrow_schema()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ParquetError(f"{uri} has a schema that can't be read: {error}") from error
+
+
 def column_range(column: Any) -> Range:
     """The bytes of a column of a row group, its dictionary included."""
     start = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)))

@@ -3,10 +3,11 @@
 import asyncio
 from typing import Any
 
+from services.inputs.arrow_names import check_names_at
 from services.inputs.chunk import Chunk
 from services.inputs.footer import read_footer
 from services.inputs.numbered_blocks import cut_between
-from services.inputs.parquet.footer import footer_bytes, parse_footer
+from services.inputs.parquet.footer import arrow_schema, footer_bytes, parse_footer
 from services.inputs.sizes import BlockGroup, choose_part_bytes, group_blocks
 from services.inputs.spec import ParquetInput
 from services.platform.reads import PinnedObject
@@ -26,9 +27,11 @@ async def look(s3: Any, source: ParquetInput) -> None:
 
 
 async def read_metadata(object_: PinnedObject) -> Any:
-    """The object's pyarrow.parquet.FileMetaData. Raises ParquetError, and what S3's client raises."""
-    footer = await read_footer(object_, footer_bytes)
-    return await asyncio.to_thread(parse_footer, object_.location.uri, footer)
+    """The object's pyarrow.parquet.FileMetaData. Raises SplitError, and what S3's client raises."""
+    uri, footer = object_.location.uri, await read_footer(object_, footer_bytes)
+    metadata = await asyncio.to_thread(parse_footer, uri, footer)
+    check_names_at(uri, arrow_schema(uri, metadata))
+    return metadata
 
 
 def _group(source: ParquetInput, sizes: list[int], slots: int) -> list[BlockGroup]:

@@ -158,3 +158,26 @@ async def test_avro_is_cut_at_sync_markers(
     for bad in (b"", data[:20], b"Obj\x01" + b"\xff" * 100):
         with pytest.raises(SplitError, match="s3://"):
             await split_all(aws, type="avro", uri=await bucket.put("bad.avro", bad))
+
+
+def twice(format: str, nested: bool) -> bytes:
+    column = pyarrow.array([1])
+    struct = pyarrow.StructArray.from_arrays([column, column], ["value", "value"])
+    table = pyarrow.table([column, struct], ["id", "s"]) if nested else pyarrow.table([column] * 2, ["value"] * 2)
+    sink = io.BytesIO()
+    if format == "arrow":
+        with pyarrow.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    elif format == "orc":
+        pyarrow.orc.write_table(table, sink)
+    else:
+        pyarrow.parquet.write_table(table, sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["columns", "fields"])
+@pytest.mark.parametrize("format", ["parquet", "arrow", "orc"])
+async def test_two_columns_of_one_name_are_refused(aws: Aws, bucket: Bucket, format: str, nested: bool) -> None:
+    uri = await bucket.put(f"in.{format}", twice(format, nested))
+    with pytest.raises(SplitError, match=f"names the {'field' if nested else 'column'} 'value'.* twice: rename one"):
+        await split_all(aws, type=format, uri=uri)
