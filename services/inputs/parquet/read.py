@@ -1,6 +1,6 @@
 """Parquet, read by pyarrow. Only tasks with Parquet input import it, since it takes most of their memory."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,4 @@ class ParquetRows(BatchedRows):
         return exact(shown, *digits) if digits else shown
 
 
-def extract(input: Path, *, source: str, numbers: Sequence[int]) -> None:
-    """Write a Parquet file with only these row groups of the source, holding one of them in memory at a time."""
-    import pyarrow.parquet
-
-    with open_parquet(Path(source)) as file, pyarrow.parquet.ParquetWriter(input, file.schema_arrow) as writer:
-        for number in numbers:
-            table = file.read_row_group(number)
-            writer.write_table(table, row_group_size=max(table.num_rows, 1))
-
-
-STEPS = {"extract": extract}
+STEPS: dict[str, Callable[..., None]] = {}
