@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import Malformed, TaskError
+from services.inputs.json_text import encode_json
 from services.inputs.places import Places
 from services.worker.child.job import RejectsOrigin
-from services.worker.child.writers import encode_json
 
 RECORD_BYTES_MAX = 1 << 20  # of a record as JSON; a longer one is cut, and is text then
 REASON_LENGTH_MAX = 2000
