@@ -125,6 +125,7 @@ def _lock_up(connection: Any, room: Room, inputs: Mapping[str, Path]) -> None:
     connection.execute(f"SET allowed_directories = [{text(room.spill.parent)}]")
     connection.execute(f"SET allowed_paths = [{', '.join(map(text, inputs.values()))}]")
     connection.execute("SET enable_external_access = false")
+    connection.execute("SET TimeZone = 'UTC'")  # else the node's: results would depend on where a task runs
     connection.execute("SET enable_profiling = 'no_output'")  # its profile tells how many rows are read
     connection.execute("SET disabled_optimizers = 'type_pushdown'")  # it treats TRY_CAST of CSV as CAST (DuckDB 2.0.1)
     connection.execute("SET lock_configuration = true")
@@ -152,8 +153,12 @@ def _refuse(what: str) -> TaskError:
 
 def _copy(connection: Any, query: str, values: Mapping[str, Any], output: Path, format: str) -> int:
     """Returns how many rows were written."""
+    if format in ("parquet", "compact"):
+        query = keep_wide_integers(connection, query, values)
     connection.execute(f"COPY (\n{query}\n) TO {text(output)} ({_FORMATS[format]})", values or None)
     (count,) = connection.fetchone()
+    if format == "jsonl":
+        make_json_strict(output)
     return int(count)
 
 

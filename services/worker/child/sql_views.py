@@ -238,6 +238,6 @@ def text(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def _name(value: str) -> str:
+def identifier(value: str) -> str:
     """An SQL identifier."""
     return '"' + value.replace('"', '""') + '"'
