@@ -35,7 +35,8 @@ def rows(batch: Any, names: Sequence[str]) -> list[dict[str, Any] | Malformed]:
         except MemoryError:
             raise
         except Exception:  # pyarrow raises many kinds
-            columns.append(_cells(name, column, bad))
+            cells = each_cell(name, column, values, bad)
+            columns.append([None if cell is None else cell[0] for cell in cells])
     found: Any = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     for index, reason in bad.items():
         found[index] = reason
@@ -60,14 +61,17 @@ def _checked(column: Any) -> list[Any]:
     return values(column)
 
 
-def _cells(name: str, column: Any, bad: dict[int, Malformed]) -> list[Any]:
-    """The values one by one; adds to `bad`, by the row, what can't be read."""
+def each_cell(name: str, column: Any, convert: Callable[[Any], Any], bad: dict[int, Malformed]) -> list[Any]:
+    """What `convert` makes of each cell, an array of one value; None if it raises: `bad` says why, by the row.
+
+    Raises ArrowInvalid for a column whose buffers contradict each other.
+    """
     _check_structure(column)
     cells = []
     for index in range(len(column)):
         cell = column.slice(index, 1)
         try:
-            cells.append(values(cell)[0])
+            cells.append(convert(cell))
         except MemoryError:
             raise
         except Exception as error:
@@ -99,12 +103,19 @@ def _check_structure(column: Any) -> None:
 def _reason(cell: Any, error: Exception) -> str:
     import pyarrow
 
+    if isinstance(error, Malformed):
+        return str(error)
+    if "Invalid UTF8" in str(error):
+        try:
+            values(cell)
+        except UnicodeDecodeError as found:  # which knows the byte
+            error = found
     if isinstance(error, UnicodeDecodeError):
         return f"the text is not UTF-8: byte {error.object[error.start]:#04x} at byte {error.start}"
     if pyarrow.types.is_timestamp(cell.type) and cell.type.tz and _zone(cell.type) is None:
         return f"the time zone {cell.type.tz!r} is unknown"
     if pyarrow.types.is_temporal(cell.type):
-        return f"the {cell.type} {_text(cell)} is out of range in Python"
+        return f"the {cell.type} {_text(cell)} is out of range"
     return f"a value of type {cell.type} can't be read: {error}"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypedDict
 
 from services.contract.task_error import Malformed, TaskError
+from services.inputs.arrow_names import names_in
 from services.inputs.arrow_values import rows, shown_row
 
 BATCH_ROWS = 1024
@@ -67,11 +68,16 @@ class BatchedRows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.names: list[str] = []  # of the columns, once the file is open
+        self.schema: Any = None  # and the columns' names: once the file is open
+        self.names: list[str] = []
 
     def batches(self) -> Iterator[Any]:
-        """The file's record batches, with at most BATCH_ROWS rows each; sets `names`."""
+        """The file's record batches, with at most BATCH_ROWS rows each."""
         raise NotImplementedError
+
+    def open(self, schema: Any) -> None:
+        """Keep the file's schema. Raises TaskError (input_invalid) for a name given twice."""
+        self.schema, self.names = schema, names_in(self.format, schema)
 
     def raws(self) -> Iterator[Any]:
         for batch in self.batches():

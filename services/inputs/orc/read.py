@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from services.inputs.arrow_names import names_in
 from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
 
 
@@ -29,7 +28,7 @@ class OrcRows(BatchedRows):
         if self.path.stat().st_size == 0:  # Hive writes a file without rows like this
             return
         with open_orc(self.path) as reader:
-            self.names = names_in(self.format, reader.schema)
+            self.open(reader.schema)
             for number in range(reader.nstripes):
                 stripe = reader.read_stripe(number)
                 yield from (stripe.slice(start, BATCH_ROWS) for start in range(0, stripe.num_rows, BATCH_ROWS))

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import Malformed
-from services.inputs.arrow_names import names_in
 from services.inputs.arrow_values import shown_row
 from services.inputs.parquet.int96 import exact, int96_columns, rows_in_nanoseconds
 from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
@@ -32,7 +31,7 @@ class ParquetRows(BatchedRows):
         if self.path.stat().st_size == 0:  # SQL without input records writes such a file
             return
         with open_parquet(self.path) as file:
-            self.names = names_in(self.format, file.schema_arrow)
+            self.open(file.schema_arrow)
             self._int96 = int96_columns(file)
             yield from file.iter_batches(batch_size=BATCH_ROWS)
 

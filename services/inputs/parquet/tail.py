@@ -52,7 +52,7 @@ class Tail:
 def parse_tail(uri: str, footer: bytes) -> Tail:
     """Read a footer with its end. Raises ParquetError."""
     try:
-        facts = thrift.fields(footer[:-END_BYTES])
+        facts = list(thrift.fields(footer[:-END_BYTES]))
         if any(fact.number == _ENCRYPTION for fact in facts):
             raise ValueError(_ENCRYPTED)
         return Tail(uri, facts, thrift.structs(next(fact for fact in facts if fact.number == _ROW_GROUPS)))
@@ -65,8 +65,15 @@ def parse_tail(uri: str, footer: bytes) -> Tail:
 def make_tail(tail: Tail, moved: Sequence[tuple[RowGroup, int]]) -> bytes:
     """The footer of a file with only these row groups, each moved by a number of bytes.
 
-    It names no page indexes and Bloom filters, which are elsewhere in the file.
+    It names no page indexes and Bloom filters, which are elsewhere in the file. Raises ParquetError.
     """
+    try:
+        return _make_tail(tail, moved)
+    except ValueError as error:
+        raise ParquetError(f"{tail.uri} has a footer that can't be read: {error}") from None
+
+
+def _make_tail(tail: Tail, moved: Sequence[tuple[RowGroup, int]]) -> bytes:
     rows = sum(group.rows for group, _ in moved)
     groups = [_moved_group(group, by, ordinal) for ordinal, (group, by) in enumerate(moved)]
     facts = [thrift.with_integer(fact, rows) if fact.number == _ROWS else fact for fact in tail.facts]
@@ -77,7 +84,7 @@ def make_tail(tail: Tail, moved: Sequence[tuple[RowGroup, int]]) -> bytes:
 
 def _row_group(encoded: bytes) -> RowGroup:
     """Raises ValueError."""
-    facts = thrift.fields(encoded)
+    facts = list(thrift.fields(encoded))
     ranges = [_column_range(column) for column in _columns(facts)]
     used = [(start, end) for start, end in ranges if end > start]
     start, end = (
@@ -95,7 +102,7 @@ def _columns(group: Sequence[Field]) -> list[bytes]:
 
 def _column_range(encoded: bytes) -> tuple[int, int]:
     """The bytes of a column, its dictionary included."""
-    chunk = thrift.fields(encoded)
+    chunk = list(thrift.fields(encoded))
     if any(fact.number == _FILE_PATH for fact in chunk):
         raise ValueError("its columns are in other files")
     if any(fact.number in _COLUMN_ENCRYPTION for fact in chunk):
@@ -106,7 +113,7 @@ def _column_range(encoded: bytes) -> tuple[int, int]:
 
 
 def _metadata(chunk: Sequence[Field]) -> list[Field]:
-    return next((thrift.fields(fact.value) for fact in chunk if fact.number == _CHUNK_METADATA), [])
+    return next((list(thrift.fields(fact.value)) for fact in chunk if fact.number == _CHUNK_METADATA), [])
 
 
 def _moved_group(group: RowGroup, by: int, ordinal: int) -> bytes:

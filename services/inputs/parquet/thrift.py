@@ -4,7 +4,7 @@ https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.m
 since almost all of a footer is copied from file to file.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 INTEGERS = (4, 5, 6)  # i16, i32, i64: variable in length, so each may be written as another
@@ -22,17 +22,16 @@ class Field(NamedTuple):
     value: bytes
 
 
-def fields(data: bytes) -> list[Field]:
+def fields(data: bytes) -> Iterator[Field]:
     """The fields of the struct that `data` begins with. Raises ValueError."""
-    found, position, number = [], 0, 0
+    position = number = 0
     try:
         while header := data[position]:
             number, start = _number(data, position, number)
             position = _skip(data, start, header & 15, 0)
-            found.append(Field(number, header & 15, data[start:position]))
+            yield Field(number, header & 15, data[start:position])
     except IndexError:
         raise ValueError("it is cut short") from None
-    return found
 
 
 def struct(fields: Iterable[Field]) -> bytes:
@@ -75,6 +74,14 @@ def integer(field: Field) -> int:
         raise ValueError(f"field {field.number} is not an integer")
     value, _ = _read_varint(field.value, 0)
     return (value >> 1) ^ -(value & 1)
+
+
+def text(field: Field) -> str:
+    """Raises ValueError if the field is not text."""
+    if field.type != _BYTES:
+        raise ValueError(f"field {field.number} is not text")
+    length, start = _read_varint(field.value, 0)
+    return field.value[start : start + length].decode()
 
 
 def with_integer(field: Field, value: int) -> Field:

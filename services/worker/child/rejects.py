@@ -47,6 +47,12 @@ class Rejects:
             message = f"more than rejects_max = {self._limit} records were rejected, the last one because: {reason}"
             raise TaskError("rejects_exceeded", message, retryable=False)
 
+    def begin_again(self) -> None:
+        """Forget all rejects: the records are read again."""
+        self._files.close()
+        self._path.unlink(missing_ok=True)
+        self.count = 0
+
     def _origin(self, name: str, offset: int | None) -> dict[str, Any]:
         """The object that the file is a part of, and where the record begins in it."""
         origin = self._sources.get(name)

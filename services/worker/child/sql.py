@@ -5,6 +5,7 @@ part, and might guess differently for the next one.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ _FORMATS = {
     "parquet": "FORMAT parquet",
     "compact": "FORMAT parquet, ROW_GROUP_SIZE 1000000, ROW_GROUP_SIZE_BYTES '128MB'",
 }
+_VALUE_REFUSED = re.compile(r"Invalid (string encoding|TIME value).* Parquet file|convert Timestamp\(MS\)", re.DOTALL)
 _VALID_WHEN_EMPTY = ("jsonl", "csv")
 # A query with only these operators in its plan reads all of its input.
 _READING_ALL = {
@@ -60,6 +62,7 @@ def run_query(
     room: Room,
     rejected: Rejects,
     check_input: Callable[[], None],
+    checks_values: bool = False,
 ) -> dict[str, int]:
     """Write the query's rows to the output; returns how many records were read, written, rejected, and so on.
 
@@ -67,6 +70,9 @@ def run_query(
     record function that returns no record has the same effect.
 
     `check_input` is called unless DuckDB has read every byte of the input and found each record whole.
+
+    If DuckDB refuses a value of Parquet, which fails the query, it runs again on files without the rows that have such
+    values (`checks_values`); these are rejected.
 
     Raises TaskError: from `check_input`, or with DuckDB's own message for a query or data that it refuses.
     """
@@ -92,6 +98,22 @@ def run_query(
         check_input()
         raise
     except duckdb.Error as error:
+        if not checks_values and _VALUE_REFUSED.search(str(error)):
+            rejected.begin_again()
+            return run_query(
+                query,
+                input=input,
+                format=format,
+                options=options,
+                inputs=inputs,
+                output=output,
+                output_format=output_format,
+                params=params,
+                room=room,
+                rejected=rejected,
+                check_input=check_input,
+                checks_values=True,
+            )
         check_input()
         raise _explain(error, rejected.name_objects(str(error), input.path)[:2000]) from None
     if rejected.count or not _sees_torn_records(operators, input.options, room):
@@ -108,7 +130,7 @@ def run_query(
 
 
 def _settings(room: Room, output_format: str) -> dict[str, Any]:
-    room.spill.mkdir()
+    room.spill.mkdir(exist_ok=True)
     return {
         "threads": room.threads,
         "memory_limit": f"{int(room.memory_bytes * _MEMORY_SHARE)}B",

@@ -121,4 +121,4 @@ def test_what_can_not_be_moved_is_refused_by_name() -> None:
 
 def test_long_gaps_between_numbers_of_fields_are_kept() -> None:
     sparse = [thrift.Field(1, 5, b"\2"), thrift.Field(400, 5, b"\4"), thrift.Field(401, 7, struct.pack("<d", 1.5))]
-    assert thrift.fields(thrift.struct(sparse)) == sparse
+    assert list(thrift.fields(thrift.struct(sparse))) == sparse
