@@ -61,6 +61,17 @@ def _checked(column: Any) -> list[Any]:
     return values(column)
 
 
+def can_be_written(kind: Any) -> bool:
+    """Whether Parquet has a column of such a type."""
+    import pyarrow.parquet
+
+    try:
+        pyarrow.parquet.write_table(pyarrow.table({"c": pyarrow.nulls(1, kind)}), pyarrow.BufferOutputStream())
+    except (pyarrow.ArrowException, OSError):
+        return False
+    return True
+
+
 def each_cell(name: str, column: Any, convert: Callable[[Any], Any], bad: dict[int, Malformed]) -> list[Any]:
     """What `convert` makes of each cell, an array of one value; None if it raises: `bad` says why, by the row.
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from services.contract.task_error import Malformed
-from services.inputs.arrow_values import each_cell, values
+from services.inputs.arrow_values import can_be_written, each_cell, values
 from services.inputs.json_text import encode_json
 from services.inputs.names import unique_names
 from services.inputs.reader import BatchedRows, by_pyarrow
@@ -124,7 +124,7 @@ def _converter(kind: Any) -> tuple[Any, _Convert]:
         return finer, lambda column: column.cast(finer)
     if types.is_decimal(kind) and kind.precision > DECIMAL_DIGITS_MAX:
         return pyarrow.string(), lambda column: column.cast(pyarrow.string())
-    if _is_exact(kind) and _is_written(kind):
+    if _is_exact(kind) and can_be_written(kind):
         return kind, lambda column: column
     return pyarrow.json_(), _as_json
 
@@ -137,17 +137,6 @@ def _is_exact(kind: Any) -> bool:
         return bool(kind.precision <= DECIMAL_DIGITS_MAX and kind.scale >= 0)
     if types.is_nested(kind) and not types.is_run_end_encoded(kind):
         return all(_is_exact(kind.field(number).type) for number in range(kind.num_fields))
-    return True
-
-
-def _is_written(kind: Any) -> bool:
-    """Whether pyarrow can write such a column."""
-    import pyarrow.parquet
-
-    try:
-        pyarrow.parquet.write_table(pyarrow.table({"c": pyarrow.nulls(1, kind)}), pyarrow.BufferOutputStream())
-    except (pyarrow.ArrowException, OSError):
-        return False
     return True
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import Malformed
+from services.worker.child.parquet_values import check_names, column, type_of
 
 _BATCH_ROWS = 10_000  # the first rows, which determine the schema
 _GROUP_ROWS = 1_000_000
@@ -40,7 +41,9 @@ class ParquetWriter:
         for record in records:
             if not isinstance(record, Mapping):
                 raise Malformed(f"a Parquet row must be a dict, this is of type {type(record).__name__}")
-            if self._schema is not None and not record.keys() <= self._names:
+            if self._schema is None:
+                check_names(record)
+            elif not record.keys() <= self._names:
                 raise Malformed(f"the record has the keys {list(record)}, the columns are {self._schema.names}")
         self._waiting.append((self._origin(), records))
         self._waiting_rows += len(records)
@@ -63,7 +66,7 @@ class ParquetWriter:
         rows = [row for _, records in waiting for row in records]
         if self._schema is None:
             names = list(dict.fromkeys(name for row in rows for name in row))
-            self._schema = pyarrow.schema([(str(name), _type_of([row.get(name) for row in rows])) for name in names])
+            self._schema = pyarrow.schema([(name, type_of([row.get(name) for row in rows])) for name in names])
             self._names = set(names)
         try:
             self._add(_batch(rows, self._schema))
@@ -93,57 +96,9 @@ class ParquetWriter:
             self._batches, self._rows, self._bytes = [], 0, 0
 
 
-def _type_of(values: list[Any]) -> Any:
-    """The type that holds all the values, else the first value's type; text if there are no values."""
-    import pyarrow
-
-    try:
-        found = pyarrow.array(values).type
-    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
-        first = next(value for value in values if value is not None)
-        try:
-            found = pyarrow.array([first]).type
-        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
-            return pyarrow.string()
-    return pyarrow.string() if pyarrow.types.is_null(found) else found
-
-
 def _batch(rows: Sequence[Mapping[str, Any]], schema: Any) -> Any:
     """Raises Malformed; it names a column that does not fit."""
     import pyarrow
 
-    columns = [_column(field, [row.get(field.name) for row in rows]) for field in schema]
+    columns = [column(field, [row.get(field.name) for row in rows]) for field in schema]
     return pyarrow.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _column(field: Any, values: list[Any]) -> Any:
-    import pyarrow
-
-    try:
-        column = pyarrow.array(values, type=field.type)
-        if _has_fields(field.type) and not _holds(field.type, pyarrow.array(values).type):
-            raise Malformed(f"column {field.name!r} is of type {field.type}, the record has further fields in it")
-    except (pyarrow.ArrowException, TypeError, OverflowError) as error:
-        raise Malformed(f"column {field.name!r} is of type {field.type}: {error}") from None
-    return column
-
-
-def _has_fields(kind: Any) -> bool:
-    """Whether a struct is in the type: pyarrow silently drops keys that a struct lacks, at any depth."""
-    import pyarrow
-
-    if pyarrow.types.is_struct(kind):
-        return True
-    return pyarrow.types.is_list(kind) and _has_fields(kind.value_type)
-
-
-def _holds(kind: Any, found: Any) -> bool:
-    """Whether every field of the found type is one of this type's, too."""
-    import pyarrow
-
-    if pyarrow.types.is_struct(kind) and pyarrow.types.is_struct(found):
-        names = {field.name for field in kind}
-        return all(field.name in names and _holds(kind.field(field.name).type, field.type) for field in found)
-    if pyarrow.types.is_list(kind) and pyarrow.types.is_list(found):
-        return _holds(kind.value_type, found.value_type)
-    return True
