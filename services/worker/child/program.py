@@ -138,6 +138,9 @@ def _dispatch(job: ChildJob, reply: dict[str, Any], state: ProcessState) -> None
                 rejected=rejected,
                 params=arguments,
             )
+    elif job["kind"] == "sql" and job["output_format"] == "compact" and (files := parquet_files(input)) is not None:
+        with _rejects(job) as rejected, rejected.naming_objects(input):
+            reply |= join_parquet(files, output)
     elif job["kind"] == "sql":
         with _rejects(job) as rejected:
             reply |= run_query(

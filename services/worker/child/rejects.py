@@ -89,6 +89,15 @@ class Rejects:
             message = message.replace(str(path), f"{origin['uri']}{begin}")
         return message
 
+    @contextmanager
+    def naming_objects(self, input: Path) -> Iterator[None]:
+        """Errors name the objects."""
+        try:
+            yield
+        except TaskError as error:
+            error.message = self.name_objects(error.message, input)
+            raise
+
     def __enter__(self) -> "Rejects":
         return self
 
