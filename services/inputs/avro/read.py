@@ -1,11 +1,16 @@
 """Avro object container files, read by fastavro; only tasks with such input import it."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from services.contract.task_error import TaskError
+from services.contract.task_error import Malformed, TaskError
+from services.inputs.avro.header import HEADER
+from services.inputs.avro.logical import Unreadable, holds_itself, take_mark, with_own_names
 from services.inputs.reader import Reader
 
 
@@ -14,35 +19,111 @@ def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
 
 
 class AvroRecords:
-    """Each datum is a record, as fastavro gives it: a dict, if the schema is a record's."""
+    """Each datum is a record, as fastavro gives it: a dict, if the schema is a record's.
+
+    A raw record is a datum, and why it can't be read, if so.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def raws(self) -> Iterator[Any]:
-        import fastavro
+    def open(self) -> Any:
+        """The file's schema. Raises TaskError (input_invalid)."""
+        with self._reading() as file:
+            return _blocks(file).writer_schema
 
         if self.path.stat().st_size == 0:
             return
         try:
             with self.path.open("rb") as file:
-                yield from fastavro.reader(file)
-        except GeneratorExit:
-            raise
-        except OSError:
+                yield file
+        except (GeneratorExit, OSError, MemoryError):
             raise
         except Exception as error:  # fastavro has no exception class of its own
             message = f"the Avro file can't be read: {type(error).__name__}: {error}"
             raise TaskError("input_invalid", message, retryable=False) from None
 
-    def parse(self, raw: Any) -> Any:
-        return copy.copy(raw)  # keeps a rejected record as it was
+    def parse(self, raw: tuple[Any, str | None]) -> Any:
+        record, reason = raw
+        if reason is not None:
+            raise Malformed(reason)
+        return copy.copy(record)  # keeps a rejected record as it was
 
-    def show(self, raw: Any) -> Any:
-        return raw
+    def show(self, raw: tuple[Any, str | None]) -> Any:
+        return raw[0]
 
-    def offset(self, raw: Any) -> int | None:
+    def offset(self, raw: tuple[Any, str | None]) -> int | None:
         return None
 
 
-STEPS: dict[str, Callable[..., None]] = {}
+def _blocks(file: BinaryIO) -> Any:
+    """fastavro's reader of the file's blocks.
+
+    Its fast one crashes on a value nested thousands deep. Only a type within itself allows that: the slow one reads
+    such files, and says so.
+    """
+    import fastavro
+    import fastavro._read_py
+
+    header: Any = fastavro.schemaless_reader(file, HEADER, None)
+    schema = json.loads(header["meta"]["avro.schema"])
+    module = fastavro._read_py if holds_itself(schema) else fastavro
+    return module.block_reader(_Renamed(file, header, with_own_names(schema)))
+
+
+class _Renamed:
+    """The file behind its header, and a header with our names for logical types in its schema."""
+
+    def __init__(self, file: BinaryIO, header: dict[str, Any], schema: Any) -> None:
+        import fastavro
+
+        header["meta"]["avro.schema"] = json.dumps(schema).encode()
+        self._header = BytesIO()
+        fastavro.schemaless_writer(self._header, HEADER, header)
+        self._header.seek(0)
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        data = self._header.read(size)
+        return data + self._file.read(size - len(data)) if len(data) < size else data
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _data(block: Any) -> Iterator[tuple[Any, str | None]]:
+    """The data of a block. From the first text on that is not UTF-8, every text is looked at."""
+    number = 0
+    take_mark()
+    try:
+        for datum in block:
+            yield datum, _reason(datum, take_mark())
+            number += 1
+    except UnicodeDecodeError:
+        block.bytes_.seek(0)
+        block.options = {**block.options, "handle_unicode_errors": "surrogateescape"}
+        for position, datum in enumerate(block):
+            mark = take_mark()
+            if position >= number:
+                yield datum, _reason(datum, mark or ("the text is not UTF-8" if _is_bad(datum) else None))
+
+
+def _reason(datum: Any, mark: str | None) -> str | None:
+    """The mark, with the name of the field."""
+    if mark is None or not isinstance(datum, dict):
+        return mark
+    return f"column {next((name for name, value in datum.items() if _is_bad(value)), '')!r}: {mark}"
+
+
+def _is_bad(value: Any) -> bool:
+    """Whether an unreadable value, or text that was not UTF-8, is in it."""
+    match value:
+        case Unreadable():
+            return True
+        case str():
+            return not value.isascii() and any("\udc80" <= character <= "\udcff" for character in value)
+        case dict():
+            return any(_is_bad(item) for pair in value.items() for item in pair)
+        case list() | tuple():
+            return any(map(_is_bad, value))
+    return False

@@ -5,6 +5,7 @@ from typing import Any
 
 from services.contract.location import Location
 from services.contract.task_input import AvroBlocks
+from services.inputs.avro.header import HEADER, MAGIC, SYNC_BYTES
 from services.inputs.chunk import Chunk, SplitError
 from services.inputs.magic import HEAD_BYTES, recognise
 from services.inputs.ranges import cut_ranges, first_cursor
@@ -17,16 +18,6 @@ WINDOW_BYTES_MAX = 8_388_608
 CODECS = ("null", "deflate", "snappy", "zstandard", "bzip2", "xz")  # of the specification, "Required Codecs" and on
 _SYNC_BYTES = 16
 _HEADER_BYTES_MAX = 16_777_216
-_MAGIC = b"Obj\x01"
-_HEADER = {
-    "type": "record",
-    "name": "org.apache.avro.file.Header",
-    "fields": [
-        {"name": "magic", "type": {"type": "fixed", "name": "magic", "size": len(_MAGIC)}},
-        {"name": "meta", "type": {"type": "map", "values": "bytes"}},
-        {"name": "sync", "type": {"type": "fixed", "name": "sync", "size": _SYNC_BYTES}},
-    ],
-}
 
 
 async def split(s3: Any, source: AvroInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:
@@ -82,11 +73,11 @@ async def _read_header(object_: PinnedObject) -> tuple[int, bytes]:
 
 async def _find_block(object_: PinnedObject, sync: bytes, target: int, end: int) -> int | None:
     """The first start of a block in `target … end - 1`; also finds a marker that spans two reads."""
-    position, window = target - _SYNC_BYTES, WINDOW_BYTES
-    while position + _SYNC_BYTES < end:
+    position, window = target - SYNC_BYTES, WINDOW_BYTES
+    while position + SYNC_BYTES < end:
         data = await object_.read(position, min(position + window, end - 1))
         if (found := data.find(sync)) >= 0:
-            return position + found + _SYNC_BYTES
-        position += max(1, len(data) - _SYNC_BYTES + 1)
+            return position + found + SYNC_BYTES
+        position += max(1, len(data) - SYNC_BYTES + 1)
         window = min(window * 2, WINDOW_BYTES_MAX)
     return None

@@ -5,13 +5,13 @@ nanoseconds, which Python's own times lack.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from services.contract.task_error import Malformed
+from services.inputs.arrow_ticks import to_array
 from services.inputs.arrow_values import can_be_written
-from services.inputs.nanoseconds import nanoseconds
 
 _DIGITS = 38  # of a decimal, whatever the first values have
 
@@ -50,7 +50,7 @@ def column(field: Any, values: list[Any]) -> Any:
     kind = field.type
     try:
         _check(kind, values)
-        made = pyarrow.array([_ticks(value, kind) for value in values] if _counts_ticks(kind) else values, type=kind)
+        made = to_array(values, kind)
         if _has_fields(kind) and not _holds(kind, _array(values).type):
             raise Malformed(f"column {field.name!r} is of type {kind}, the record has further fields in it")
     except Malformed:
@@ -150,42 +150,6 @@ def _items(values: list[Any], name: str) -> list[Any]:
 
 def _elements(values: list[Any]) -> list[Any]:
     return [item for value in values if isinstance(value, (list, tuple)) for item in value]
-
-
-def _counts_ticks(kind: Any) -> bool:
-    """Whether nanoseconds are anywhere in the type: pyarrow does not take those of our times."""
-    from pyarrow import types
-
-    if types.is_struct(kind) or types.is_list(kind):
-        return any(_counts_ticks(kind.field(number).type) for number in range(kind.num_fields))
-    return bool(types.is_temporal(kind) and not types.is_date(kind) and kind.unit == "ns")
-
-
-def _ticks(value: Any, kind: Any) -> Any:
-    """The value with a count of nanoseconds in place of each time whose type counts them."""
-    match value:
-        case Mapping():
-            kinds = {field.name: field.type for field in kind}
-            return {name: _ticks(item, kinds[name]) if name in kinds else item for name, item in value.items()}
-        case list() | tuple():
-            return [_ticks(item, kind.value_type) for item in value]
-        case datetime() if _counts_ticks(kind):
-            return _since_epoch(value)
-        case time() if _counts_ticks(kind):
-            clock = timedelta(hours=value.hour, minutes=value.minute, seconds=value.second)
-            return nanoseconds(clock) + value.microsecond * 1000 + getattr(value, "nanosecond", 0)
-        case timedelta() if _counts_ticks(kind):
-            return nanoseconds(value)
-    return value
-
-
-def _since_epoch(moment: datetime) -> int:
-    """In nanoseconds. Raises OverflowError."""
-    epoch = datetime(1970, 1, 1, tzinfo=None if moment.tzinfo is None else UTC)
-    whole = nanoseconds(moment - epoch) + getattr(moment, "nanosecond", 0)
-    if not -(2**63) < whole < 2**63:
-        raise OverflowError(f"{moment} is outside the years 1677 to 2262, which nanoseconds can count")
-    return whole
 
 
 def _has_fields(kind: Any) -> bool:
