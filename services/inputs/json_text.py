@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from uuid import UUID
 import orjson
 
 from services.contract.task_error import Malformed
+from services.inputs.nanoseconds import duration_text
 
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789.", b"0000000000")
 _MANY_DIGITS = b"0" * 17  # a float keeps any number of 15 digits; with the point and a zero before it, 17 characters
@@ -131,6 +132,8 @@ def _plain(value: Any) -> Any:
         return _number(value)
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        return duration_text(value)
     if isinstance(value, (UUID, Path)):
         return str(value)
     raise TypeError(f"a value of type {type(value).__name__} can't be written as JSON")

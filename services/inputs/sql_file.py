@@ -1,6 +1,5 @@
 """How DuckDB gets the records of a file: the result of every format's `show`."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -35,21 +34,15 @@ class SqlRows:
     names: tuple[str, ...] | None = None
 
 
-def write_parquet(target: Path, schema: Any, batches: Iterable[Any]) -> SqlFile:
-    """Write pyarrow record batches as Parquet, one row group each."""
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetWriter(target, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return SqlFile(target, "parquet")
-
-
 class View(Protocol):
     """The view that a file is shown in."""
 
     directory: Path  # for files that are made on the way
-    columns: Columns  # the types that are declared, or decided for the stage
+    columns: Columns  # the types that are declared
+    checks_values: bool  # DuckDB has refused a value of a file that it reads itself: reject such rows
+
+    def reject(self, reader: Reader, number: int, raw: Any, reason: str) -> None:
+        """Reject record `number` (from 1) of the reader; in a declared input it raises TaskError (input_invalid)."""
 
     def plain(self, file: Path) -> Path:
         """The file, or a decompressed copy of it: what DuckDB makes of compressed files depends on their names."""

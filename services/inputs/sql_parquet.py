@@ -13,7 +13,7 @@ from services.inputs.arrow_values import can_be_written, each_cell, values
 from services.inputs.json_text import encode_json
 from services.inputs.names import unique_names
 from services.inputs.reader import BatchedRows, by_pyarrow
-from services.inputs.sql_file import Rewriter, SqlFile
+from services.inputs.sql_file import SqlFile, View
 
 _GROUP_ROWS = 122_880
 _GROUP_BYTES = 64 << 20
@@ -22,16 +22,16 @@ DECIMAL_DIGITS_MAX = 38  # DuckDB makes a floating-point number of a longer one
 _Convert = Callable[[Any], Any]
 
 
-def write_columns(reader: BatchedRows, rewriter: Rewriter) -> SqlFile:
+def write_columns(reader: BatchedRows, view: View) -> SqlFile:
     """Write the reader's rows. Raises TaskError (input_invalid) for a file that can't be read."""
     import pyarrow.parquet
 
-    target = rewriter.directory / f"{reader.path.name}.parquet"
+    target = view.directory / f"{reader.path.name}.parquet"
     batches = reader.batches()
     first = next(batches, None)  # now the schema is known
     converters = [_converter(field.type) for field in reader.schema]
     fields = [(name, kind) for name, (kind, _) in zip(unique_names(reader.names), converters, strict=True)]
-    rows = _Rows(reader, rewriter, pyarrow.schema(fields), [convert for _, convert in converters])
+    rows = _Rows(reader, view, pyarrow.schema(fields), [convert for _, convert in converters])
     with by_pyarrow(reader.format), pyarrow.parquet.ParquetWriter(target, rows.schema) as writer:
         for batch in () if first is None else _chain(first, batches):
             for group in rows.take(batch):
@@ -49,10 +49,10 @@ def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 class _Rows:
     """Converts batches, and collects them to row groups."""
 
-    def __init__(self, reader: BatchedRows, rewriter: Rewriter, schema: Any, converters: list[_Convert]) -> None:
+    def __init__(self, reader: BatchedRows, view: View, schema: Any, converters: list[_Convert]) -> None:
         self.schema = schema
         self._reader = reader
-        self._rewriter = rewriter
+        self._view = view
         self._converters = converters
         self._number = 0  # of rows read
         self._group: list[Any] = []
@@ -88,7 +88,7 @@ class _Rows:
                 none = pyarrow.nulls(1, field.type)
                 columns.append(pyarrow.concat_arrays([none if cell is None else cell for cell in cells]))
         for index in sorted(bad):
-            self._rewriter.reject(self._reader, self._number + index + 1, (batch, index, None), str(bad[index]))
+            self._view.reject(self._reader, self._number + index + 1, (batch, index, None), str(bad[index]))
         self._number += batch.num_rows
         converted = pyarrow.RecordBatch.from_arrays(columns, schema=self.schema)
         return (

@@ -45,7 +45,8 @@ class ArrowRows(BatchedRows):
     def batches(self) -> Iterator[Any]:
         if self.path.stat().st_size == 0:
             return
-        with open_batches(self.path) as (_, batches):
+        with open_batches(self.path) as (schema, batches):
+            self.open(schema)
             for batch in batches:
                 yield from (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
 

@@ -4,7 +4,8 @@ import asyncio
 from typing import Any
 
 from services.contract.task_input import WholeObject
-from services.inputs.arrow.footer import ArrowError, Range, footer_bytes, parse_blocks
+from services.inputs.arrow.footer import ArrowError, Range, footer_bytes, parse_blocks, parse_schema
+from services.inputs.arrow_names import check_names_at
 from services.inputs.chunk import Chunk
 from services.inputs.footer import read_footer
 from services.inputs.magic import HEAD_BYTES, is_arrow_stream
@@ -37,4 +38,6 @@ async def _read_batches(object_: PinnedObject) -> list[Range] | None:
         if is_arrow_stream(await object_.read(0, HEAD_BYTES)):
             return None
         raise
-    return parse_blocks(object_.location.uri, footer)[1]
+    uri = object_.location.uri
+    check_names_at(uri, await asyncio.to_thread(parse_schema, uri, footer))
+    return parse_blocks(uri, footer)[1]

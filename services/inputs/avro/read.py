@@ -32,8 +32,16 @@ class AvroRecords:
         with self._reading() as file:
             return _blocks(file).writer_schema
 
+    def raws(self) -> Iterator[tuple[Any, str | None]]:
         if self.path.stat().st_size == 0:
             return
+        with self._reading() as file:
+            for block in _blocks(file):
+                yield from _data(block)
+
+    @contextmanager
+    def _reading(self) -> Iterator[BinaryIO]:
+        """The open file; turns fastavro's errors into TaskError (input_invalid)."""
         try:
             with self.path.open("rb") as file:
                 yield file

@@ -16,7 +16,6 @@ from services.platform.reads import PinnedObject
 WINDOW_BYTES = 65_536  # doubled until it holds a sync marker
 WINDOW_BYTES_MAX = 8_388_608
 CODECS = ("null", "deflate", "snappy", "zstandard", "bzip2", "xz")  # of the specification, "Required Codecs" and on
-_SYNC_BYTES = 16
 _HEADER_BYTES_MAX = 16_777_216
 
 
@@ -53,13 +52,13 @@ async def _read_header(object_: PinnedObject) -> tuple[int, bytes]:
     uri, data, window = object_.location.uri, b"", WINDOW_BYTES
     while True:
         data += await object_.read(len(data), window)
-        if not data.startswith(_MAGIC):
+        if not data.startswith(MAGIC):
             found = recognise(data[:HEAD_BYTES])
             begins = f" but like {found.name}: {found.fix}" if found else ""
             raise SplitError(f"{uri} is not an Avro object container file: it does not begin with Obj1{begins}")
         stream = BytesIO(data)
         try:
-            header: Any = fastavro.schemaless_reader(stream, _HEADER, None)
+            header: Any = fastavro.schemaless_reader(stream, HEADER, None)
         except Exception as error:  # fastavro has no exception class of its own; most likely the header goes on
             if len(data) < min(object_.size, _HEADER_BYTES_MAX):
                 window *= 4

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from services.inputs.orc.read import open_orc
-from services.inputs.sql_file import SqlFile, View, write_parquet
+from services.inputs.orc.read import OrcRows
+from services.inputs.sql_file import SqlFile, View
+from services.inputs.sql_parquet import write_columns
 
 
 def show(file: Path, format: str, options: Mapping[str, Any], view: View) -> SqlFile:
     """Raises TaskError (input_invalid)."""
-    with open_orc(file) as reader:
-        stripes = map(reader.read_stripe, range(reader.nstripes))
-        return write_parquet(view.directory / f"{file.name}.parquet", reader.schema, stripes)
+    return write_columns(OrcRows(file), view)

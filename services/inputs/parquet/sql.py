@@ -4,10 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from services.contract.task_error import TaskError
+from services.inputs.chunk import SplitError
+from services.inputs.names import named, unique_names
+from services.inputs.parquet.read import ParquetRows
+from services.inputs.parquet.schema import read_columns
 from services.inputs.sql_file import SqlFile, View
+from services.inputs.sql_parquet import DECIMAL_DIGITS_MAX, write_columns
 
 
 def show(file: Path, format: str, options: Mapping[str, Any], view: View) -> SqlFile:
+    """Raises TaskError (input_invalid)."""
+    if view.checks_values or _would_be_misread(file):
+        return write_columns(ParquetRows(file), view)
     return SqlFile(file, "parquet")
 
 

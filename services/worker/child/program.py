@@ -26,6 +26,7 @@ from services.worker.child.counts import read_counts
 from services.worker.child.functions import call_function, is_loaded, load_function
 from services.worker.child.items import write_items_of_lines
 from services.worker.child.job import CallableJob, ChildJob, RecordsJob, SqlJob
+from services.worker.child.join_parquet import join_parquet, parquet_files
 from services.worker.child.last_words import describe_shown
 from services.worker.child.prepare import prepare
 from services.worker.child.process_state import ProcessState

@@ -1,7 +1,7 @@
 """rejects.jsonl: the rejected records, where each came from, and why. Always strict JSON in UTF-8."""
 
-import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any

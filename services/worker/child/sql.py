@@ -20,6 +20,7 @@ from services.inputs.table import parse
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql_columns import find_wanted
 from services.worker.child.sql_views import Source, View, create_view, text
+from services.worker.child.strict_output import keep_wide_integers, make_json_strict
 
 _MEMORY_SHARE = 0.6  # share of the task's memory; DuckDB does not count all that it uses
 _FORMATS = {
@@ -82,9 +83,10 @@ def run_query(
         with duckdb.connect(config=_settings(room, output_format)) as connection:
             prepared, values = _prepare(connection, query, params)
             wanted = find_wanted(connection, prepared)
-            view = create_view(connection, "input", input, spill=room.spill, wanted=wanted, rejected=rejected)
+            shared: dict[str, Any] = {"spill": room.spill, "wanted": wanted, "checks_values": checks_values}
+            view = create_view(connection, "input", input, rejected=rejected, **shared)
             for name, path in inputs.items():
-                create_view(connection, name, Source(path), spill=room.spill, wanted=wanted)
+                create_view(connection, name, Source(path), **shared)
             if view is None:
                 if output_format in _VALID_WHEN_EMPTY:
                     output.touch()
@@ -103,8 +105,6 @@ def run_query(
             return run_query(
                 query,
                 input=input,
-                format=format,
-                options=options,
                 inputs=inputs,
                 output=output,
                 output_format=output_format,

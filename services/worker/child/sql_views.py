@@ -15,7 +15,7 @@ from services.inputs.lines.json_table import write_json_lines
 from services.inputs.lines.records import JsonLines
 from services.inputs.names import unique_names
 from services.inputs.observed import Observed
-from services.inputs.reader import holds_nothing
+from services.inputs.reader import Reader, holds_nothing
 from services.inputs.registry import FOLDERS, FORMATS, load
 from services.inputs.sql_file import SqlFile, SqlRows
 from services.inputs.table import Layout, Reject, TableWriter, Wanted, observe, write_records
@@ -59,6 +59,7 @@ class View:
     columns: Columns  # the declared ones
     wanted: Wanted
     rejected: Rejects | None
+    checks_values: bool = False
     tables: list[str] = field(default_factory=list)
     rows: int = 0
     files: dict[str, SqlFile] = field(default_factory=dict)  # of CSV, by path
@@ -80,7 +81,7 @@ class View:
         """Write records as tables with the same columns."""
         layout = Layout.of(columns, self.wanted, text=text)
         files = [self._write(rows, layout) for rows in shown]
-        kinds = [(_name(column.name), sql_type(column.type)) for column in layout.columns]
+        kinds = [(identifier(column.name), sql_type(column.type)) for column in layout.columns]
         casts = [f"{name}::{kind} AS {name}" for name, kind in kinds if "JSON" in kind]
         self.add_parquet(files, f"* REPLACE ({', '.join(casts)})" if casts else "*")
 
@@ -120,6 +121,10 @@ class View:
                 write_records(writer, reader, rows.names, self._reject_from(reader.path))
         return target
 
+    def reject(self, reader: Reader, number: int, raw: Any, reason: str) -> None:
+        """Reject record `number` of the reader; in a declared input it raises TaskError (input_invalid)."""
+        self._reject_from(reader.path)(number, reader.offset(raw), reader.show(raw), reason)
+
     def _reject_from(self, path: Path) -> Reject:
         def reject(number: int, offset: int | None, shown: Any, reason: str) -> None:
             if self.rejected is None:
@@ -139,7 +144,14 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 def create_view(
-    connection: Any, name: str, source: Source, *, spill: Path, wanted: Wanted, rejected: Rejects | None = None
+    connection: Any,
+    name: str,
+    source: Source,
+    *,
+    spill: Path,
+    wanted: Wanted,
+    rejected: Rejects | None = None,
+    checks_values: bool = False,
 ) -> View | None:
     """A view of a file, or of a directory's files joined by column name; None if no file has a column.
 
@@ -147,8 +159,8 @@ def create_view(
     Raises TaskError (input_invalid).
     """
     directory = spill / name
-    directory.mkdir()
-    view = View(connection, directory, source.declared, wanted, rejected)
+    directory.mkdir(exist_ok=True)
+    view = View(connection, directory, source.declared, wanted, rejected, checks_values)
     files = sorted(source.path.iterdir()) if source.path.is_dir() else [source.path]
     shown = [_show(file, source, view) for file in files if not holds_nothing(file)]
     _add_files(view, [each for each, _ in shown if isinstance(each, SqlFile)])
@@ -157,7 +169,7 @@ def create_view(
         _add_rows(view, source, [each for each in alike if isinstance(each, SqlRows)], text=text_fields)
     if not view.tables:
         return None
-    connection.execute(f"CREATE VIEW {_name(name)} AS {' UNION ALL BY NAME '.join(f'({t})' for t in view.tables)}")
+    connection.execute(f"CREATE VIEW {identifier(name)} AS {' UNION ALL BY NAME '.join(f'({t})' for t in view.tables)}")
     return view
 
 
@@ -224,7 +236,7 @@ def sql_type(kind: Type) -> str:
         case [element]:
             return f"{sql_type(element)}[]"
         case dict():
-            return f"STRUCT({', '.join(f'{_name(name)} {sql_type(inner)}' for name, inner in kind.items())})"
+            return f"STRUCT({', '.join(f'{identifier(name)} {sql_type(inner)}' for name, inner in kind.items())})"
     digits = decimal_digits(kind)
     return f"DECIMAL({digits[0]}, {digits[1]})" if digits else _TYPES[str(kind)]
 
