@@ -30,10 +30,10 @@ MARK = b"\xef\xbb\xbf"
         ("a.vcf", b"text", TextEnds(b"", b"\n")),
         ("a.dat", b"text", None),
         ("a.parquet", b"text", None),
-        ("a.csv.gz", gzip.compress(b"a\n"), TextEnds()),
-        ("a.csv.gz", gzip.compress(b"a"), TextEnds(b"", gzip.compress(b"\n", mtime=0))),
-        ("a.csv.gz", gzip.compress(b"a")[:-1], TextEnds()),
-        ("a.gz", gzip.compress(bytes(9)), None),
+        ("a.csv.gz", gzip.compress(b"a\n", mtime=0), TextEnds()),
+        ("a.csv.gz", gzip.compress(b"a", mtime=0), TextEnds(b"", gzip.compress(b"\n", mtime=0))),
+        ("a.csv.gz", gzip.compress(b"a", mtime=0)[:-1], TextEnds()),
+        ("a.gz", gzip.compress(bytes(9), mtime=0), None),
     ],
 )
 def test_how_a_file_ends(tmp_path: Path, name: str, data: bytes, ends: TextEnds | None) -> None:
