@@ -223,12 +223,14 @@ def _times(array: Any) -> list[Any]:
 
 
 def _whole_microseconds(array: Any, kind: Any) -> Any:
-    """The array of nanoseconds, rounded down to a type of microseconds."""
+    """The array of nanoseconds, rounded down to a type of microseconds. (floor_temporal fails for the least ones.)"""
     import pyarrow
     from pyarrow import compute
 
-    moments = array.cast(pyarrow.int64()).cast(pyarrow.timestamp("ns"))
-    return compute.floor_temporal(moments, unit="microsecond").cast(pyarrow.timestamp("us")).view(kind)
+    ticks = array.cast(pyarrow.int64())
+    quotients = compute.divide(ticks, 1000)  # rounded towards zero
+    is_less = compute.less(compute.subtract(ticks, compute.multiply(quotients, 1000)), 0)
+    return compute.subtract(quotients, is_less.cast(pyarrow.int64())).view(kind)
 
 
 def _rests(array: Any) -> list[int]:

@@ -37,6 +37,10 @@ NUMBER = 1_700_000_000_000_000_001
     ("array", "values"),
     [
         (pyarrow.array([NUMBER, None], NS), [STAMP, None]),
+        (
+            pyarrow.array([-(2**63) + 1], NS),
+            [Datetime.of(datetime(1677, 9, 21, 0, 12, 43, 145_224), 193)],
+        ),
         (pyarrow.array([-1], NS), [Datetime.of(datetime(1969, 12, 31, 23, 59, 59, 999_999), 999)]),
         (pyarrow.array([NUMBER], pyarrow.timestamp("ns", "UTC")), [STAMP.replace(tzinfo=UTC)]),
         (pyarrow.array([1, None], pyarrow.time64("ns")), [Time.of(time(0), 1), None]),
