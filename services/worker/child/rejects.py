@@ -1,5 +1,6 @@
 """rejects.jsonl: the rejected records, where each came from, and why. Always strict JSON in UTF-8."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
@@ -142,6 +143,8 @@ def _text(value: Any) -> str:
     if isinstance(value, (bytes, bytearray)):
         return value.decode(errors="backslashreplace")
     try:
+        if isinstance(value, float):
+            return json.dumps(value)  # NaN, Infinity, -Infinity
         text = hex(value) if isinstance(value, int) and value.bit_length() > _BITS_MAX else str(value)
     except Exception as broken:  # of a class of the user's
         text = f"({type(value).__name__}, whose __str__ raises {type(broken).__name__})"

@@ -52,7 +52,7 @@ def add(tmp_path: Path) -> Add:
     [
         ({"n": 10**3900, "ok": [1, 2.5, None, True]}, {"n": 10**3900, "ok": [1, 2.5, None, True]}),
         ({"n": 16**5000, "ok": 1}, {"n": "0x1" + "0" * 5000, "ok": 1}),
-        ({"x": math.nan, "y": [math.inf, -math.inf]}, {"x": "nan", "y": ["inf", "-inf"]}),
+        ({"x": math.nan, "y": [math.inf, -math.inf]}, {"x": "NaN", "y": ["Infinity", "-Infinity"]}),
         ({"t": "\ud800x", "\udfff": 1}, {"t": "\\ud800x", "\\udfff": 1}),
         ({"b": b"\xffa", "c": bytearray(b"z")}, {"b": "\\xffa", "c": "z"}),
         ({("a", 1): 2, b"k": 3}, {"('a', 1)": 2, "k": 3}),
