@@ -1,18 +1,20 @@
 """Batch scripts of Slurm: what their lines mean for a job, and what is refused by line."""
 
+import ast
 import io
 import json
+import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from piecework.errors import InputError
-from piecework.slurm import srun
+from piecework.slurm import srun, task
 from piecework.slurm.job import BatchJob, batch_job
 from piecework.slurm.script import parse_export, parse_memory, parse_minutes, read_script
-from piecework.slurm.task import _fill
 from tests.unit.client.answers import JOB_ID, job
 from tests.unit.client.conftest import Answer, Run, Service, answer
 
@@ -213,8 +215,8 @@ def test_export_takes_what_it_names() -> None:
 def test_patterns_of_file_names_are_filled() -> None:
     known = {"SLURM_JOB_ID": "107", "SLURM_ARRAY_JOB_ID": "100", "SLURM_ARRAY_TASK_ID": "7"}
     known |= {"SLURM_JOB_NAME": "sweep", "SLURMD_NODENAME": "n1.example"}
-    assert str(_fill("logs/%x-%A_%3a-%j.%N%%.out", known)) == "logs/sweep-100_007-107.n1%.out"
-    assert _fill(None, known) is None
+    assert str(task._fill("logs/%x-%A_%3a-%j.%N%%.out", known)) == "logs/sweep-100_007-107.n1%.out"
+    assert task._fill(None, known) is None
 
 
 @pytest.mark.parametrize(
@@ -239,6 +241,14 @@ def test_srun_refuses_what_it_cannot_do(arguments: str, capsys: pytest.CaptureFi
         srun.main(arguments.split())
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("srun: ")
+
+
+@pytest.mark.parametrize("module", [srun, task], ids=["srun", "task"])
+def test_what_goes_to_the_node_needs_its_python_alone(module: ModuleType) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text(), feature_version=(3, 9))
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    assert imported <= sys.stdlib_module_names
 
 
 SCRIPT = """#!/bin/bash
