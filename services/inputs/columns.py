@@ -15,7 +15,7 @@ from decimal import Context, Decimal
 from typing import Any
 
 from services.contract.task_error import Malformed
-from services.inputs.json_text import encode_json, exact_number, parse_json
+from services.inputs.json_text import encode_json, encode_json_column, exact_number, parse_json
 
 Type = str | list[Any] | dict[str, Any]
 Columns = dict[str, Type]
@@ -112,15 +112,11 @@ def _text(value: Any) -> str | None:
         return None
     if type(value) is str:
         return _storable(value)
-    return _dump(value)
+    return encode_json(value).decode()
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else _dump(value)
-
-
-def _dump(value: Any) -> str:
-    return encode_json(value).decode()
+    return None if value is None else encode_json_column(value)
 
 
 def _storable(value: str) -> str:

@@ -176,6 +176,22 @@ def encode_json(value: Any) -> bytes:
         raise Malformed(f"can't be written as JSON: {error}") from None
 
 
+def encode_json_column(value: Any) -> str:
+    """JSON for a column of DuckDB's type JSON, which makes floats of decimal numbers: a Decimal is text in it."""
+    return encode_json(_with_texts(value)).decode()
+
+
+def _with_texts(value: Any) -> Any:
+    match value:
+        case Decimal():
+            return str(value)
+        case list() | tuple():
+            return [_with_texts(each) for each in value]
+        case dict():
+            return {name: _with_texts(each) for name, each in value.items()}
+    return value
+
+
 def _encode_with_decimals(value: Any) -> bytes:
     try:
         return orjson.dumps(_with_fragments(value), _plain, _OPTIONS)

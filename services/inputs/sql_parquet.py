@@ -10,7 +10,7 @@ from typing import Any
 
 from services.contract.task_error import Malformed
 from services.inputs.arrow_values import can_be_written, each_cell, values
-from services.inputs.json_text import encode_json
+from services.inputs.json_text import encode_json_column
 from services.inputs.names import unique_names
 from services.inputs.reader import BatchedRows, by_pyarrow
 from services.inputs.sql_file import SqlFile, View
@@ -143,5 +143,5 @@ def _is_exact(kind: Any) -> bool:
 def _as_json(column: Any) -> Any:
     import pyarrow
 
-    texts = [None if value is None else encode_json(value).decode() for value in values(column)]
+    texts = [None if value is None else encode_json_column(value) for value in values(column)]
     return pyarrow.ExtensionArray.from_storage(pyarrow.json_(), pyarrow.array(texts, pyarrow.string()))

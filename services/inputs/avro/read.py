@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -135,3 +135,6 @@ def _is_bad(value: Any) -> bool:
         case list() | tuple():
             return any(map(_is_bad, value))
     return False
+
+
+STEPS: dict[str, Callable[..., None]] = {}

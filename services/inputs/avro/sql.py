@@ -8,7 +8,7 @@ from services.contract.task_error import Malformed
 from services.inputs.arrow_ticks import to_array
 from services.inputs.avro.kinds import field_kinds
 from services.inputs.avro.read import AvroRecords
-from services.inputs.json_text import encode_json
+from services.inputs.json_text import encode_json_column
 from services.inputs.names import unique_names
 from services.inputs.sql_file import SqlFile, SqlRows, View
 
@@ -84,5 +84,5 @@ def _column(values: list[Any], kind: Any) -> Any:
 
     if kind is not None:
         return to_array(values, kind)
-    texts = [None if value is None else encode_json(value).decode() for value in values]
+    texts = [None if value is None else encode_json_column(value) for value in values]
     return pyarrow.ExtensionArray.from_storage(pyarrow.json_(), pyarrow.array(texts, pyarrow.string()))

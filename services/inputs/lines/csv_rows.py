@@ -58,6 +58,7 @@ class CsvRows:
             return next(raws, [])
 
     def _rows(self) -> Iterator[list[str]]:
+        self._held_bytes = 0
         csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is too small for real fields
         return csv.reader(
             self._text_lines(),

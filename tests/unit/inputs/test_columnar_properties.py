@@ -34,6 +34,7 @@ from services.inputs.parquet.footer import MAGIC, footer_bytes
 from services.worker.child.readers import open_reader
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql import Room, run_query
+from services.worker.child.sql_views import Source
 
 EXAMPLES = int(os.environ.get("COLUMNAR_EXAMPLES", "0"))
 PARTS = (1, 2, 7, 50)
@@ -252,7 +253,8 @@ def by_records(files: list[Path]) -> tuple[list[dict[str, Any]], set[int]]:
         reader = open_reader(file)
         for raw in reader.raws():
             try:
-                good.append(json.loads(encode_json(reader.parse(raw))))
+                record = json.loads(encode_json(reader.parse(raw)), parse_float=str)
+                good.append({name: float(text) if name == "float" and text else text for name, text in record.items()})
             except Malformed:
                 bad.add(reader.show(raw)["id"])
     return good, bad
@@ -264,9 +266,7 @@ def by_sql(directory: Path, files: Path) -> tuple[list[dict[str, Any]], set[int]
     with Rejects(rejects, None, {"stage": 0, "index": 0, "sources": {}}) as rejected:
         run_query(
             "SELECT * FROM input ORDER BY id",
-            input=files,
-            format=None,
-            options={},
+            input=Source(files),
             inputs={},
             output=output,
             output_format="jsonl",

@@ -43,7 +43,7 @@ def test_every_format_can_be_fetched_read_and_shown_to_sql(folder: str) -> None:
     assert parameters(load(folder, "fetch").fetch) == ["s3", "part", "directory"]
     assert parameters(load(folder, "read").open_reader) == ["path", "format", "options"]
     assert all(parameters(step)[0] == "input" for step in load(folder, "read").STEPS.values())
-    assert parameters(load(folder, "sql").show) == ["file", "format", "options", "rewriter"]
+    assert parameters(load(folder, "sql").show) == ["file", "format", "options", "view"]
 
 
 def test_a_suffix_tells_one_format() -> None:

@@ -79,7 +79,8 @@ FIXED = {"type": "fixed", "name": "f", "size": 12}
          ["1970-01-01"]),
         (logical("int", "time-millis"), "int", [1, -5], [time(0, 0, 0, 1000), "time-millis -5 can't be read"],
          ["00:00:00.001"]),
-        (logical("bytes", "decimal", precision=4, scale=2), "bytes", [b"\x01\x00"], [Decimal("2.56")], [2.56]),
+        (logical("bytes", "decimal", precision=4, scale=2), "bytes", [b"\x01\x00"], [Decimal("2.56")],
+         [Decimal("2.56")]),
         (logical("bytes", "decimal", precision=60, scale=2), "bytes", [b"\x7f" * 20],
          [Decimal(LONG_DECIMAL)], [LONG_DECIMAL]),
         (logical("string", "uuid"), "string", [str(UUID(int=1)), "nope"], [UUID(int=1), "uuid 'nope' can't be read"],
@@ -108,7 +109,7 @@ def test_values_by_records_and_by_sql(
 
     counted = part.query("SELECT * FROM input", "in.avro")
     lines = (part.directory / "output").read_text().splitlines()
-    found = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    found = [json.loads(line, parse_constant=pytest.fail, parse_float=Decimal) for line in lines]
     assert found == [{"id": number, "x": value} for number, value in zip(good, sql, strict=True)]
     assert (counted["records_in"], counted["records_rejected"]) == (len(values), len(values) - len(good))
     assert [reject["source"]["record"] - 1 for reject in part.rejects] == sorted(set(range(len(values))) - set(good))

@@ -220,6 +220,7 @@ async def test_a_record_function_that_forks(run: Run, work: Path, leave: str) ->
         params={"leave": leave},
         format="jsonl",
         options={},
+        declared_columns={},
         output_format="jsonl",
         rejects=str(work / "rejects"),
         rejects_max=None,

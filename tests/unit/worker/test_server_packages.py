@@ -83,6 +83,7 @@ from pathlib import Path
 from services.worker.child import records
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql import Room, run_query
+from services.worker.child.sql_views import Source
 
 directory = Path(sys.argv[1])
 records.load_function = lambda reference: lambda record: record
@@ -90,11 +91,12 @@ task = {"stage": 0, "index": 0, "sources": {}}
 for path in sorted((directory / "in").iterdir()):
     for format in ("jsonl", "parquet"):
         with Rejects(directory / "rejects.jsonl", None, task) as rejected:
-            common = {"input": path, "format": None, "options": {}, "rejected": rejected, "output_format": format}
-            records.apply_to_records("", output=directory / f"{path.name}.records.{format}", params={}, **common)
+            common = {"rejected": rejected, "output_format": format, "params": {}}
+            records.apply_to_records("", input=path, format=None, options={}, columns={},
+                                     output=directory / f"{path.name}.records.{format}", **common)
             room = Room(1 << 29, 1, directory / f"{path.name}.{format}.spill")
-            run_query("SELECT * FROM input", inputs={}, output=directory / f"{path.name}.sql.{format}", params={},
-                      room=room, check_input=lambda: None, **common)
+            run_query("SELECT * FROM input", input=Source(path), inputs={}, room=room, check_input=lambda: None,
+                      output=directory / f"{path.name}.sql.{format}", **common)
 print(*sorted(name for name in set(sys.modules) - at_start if name in sys.argv[2].split(",")))
 """
 
