@@ -244,8 +244,7 @@ class ManifestInput(_Grouped):
     """The objects that a manifest lists, in its order; globs match the whole key.
 
     CSV: bucket,key a line, possibly with an ETag or a version, as for S3 Batch Operations. JSONL: {"bucket", "key"} or
-    {"uri"} a line. Parquet: columns bucket and key, or uri. inventory: the manifest.json of an S3 Inventory in CSV or
-    Parquet.
+    {"uri"} a line. Parquet: columns bucket and key, or uri. inventory: the manifest.json of an S3 Inventory.
     """
 
     type: Literal["manifest"]

@@ -1,4 +1,4 @@
-"""The rows of a manifest's file as entries, a page at a time: whole lines of CSV and JSONL, a row group of Parquet."""
+"""The rows of a manifest's file as entries, a page at a time: whole lines of CSV and JSONL, a row group, a stripe."""
 
 import asyncio
 import csv
@@ -25,6 +25,8 @@ from services.inputs.manifest.columns import (
     meanings_of_header,
 )
 from services.inputs.manifest.keys import Keys, tell_keys
+from services.inputs.orc.split import read_tail
+from services.inputs.orc.tail import MAGIC, make_tail
 from services.inputs.parquet.footer import column_range
 from services.inputs.parquet.split import read_metadata
 from services.inputs.spec import ManifestInput
@@ -33,7 +35,7 @@ from services.platform.reads import PinnedObject
 
 PAGE_BYTES = 4_194_304  # of text, at least one line
 ROW_BYTES_MAX = 1_048_576  # of text: no manifest has longer ones, and a page must fit into memory
-GROUP_BYTES_MAX = 536_870_912  # of the columns read of a row group, compressed
+GROUP_BYTES_MAX = 536_870_912  # of the columns read of a row group, or of a stripe, compressed
 _WINDOW_BYTES = 4_194_304
 _BATCH_ROWS = 10_000
 
@@ -78,6 +80,8 @@ async def read_rows(s3: Any, source: ManifestInput, file: ManifestFile, position
         object_ = PinnedObject(s3, Location.parse(file.uri), file.etag, file.size)
     if file.format == "parquet":
         return await _read_row_group(object_, source, file, position or 0)
+    if file.format == "orc":
+        return await _read_stripe(object_, source, file, position or 0)
     if file.uri.endswith(".gz"):
         text, following = await _read_compressed(object_, position or 0)
     else:
@@ -243,5 +247,33 @@ def _row_group_entries(
             batches = reader.iter_batches(_BATCH_ROWS, row_groups=[number], columns=names)
             rows = (by_name(row) for batch in batches for row in batch.to_pylist())
             return _entries(source, file, rows, f"of row group {number}")
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ManifestError(f"{file.uri} can't be read: {error}") from None
+
+
+async def _read_stripe(object_: PinnedObject, source: ManifestInput, file: ManifestFile, number: int) -> RowPage:
+    tail = await read_tail(object_)
+    if tail is None or not tail.stripes:
+        return RowPage([], None, file)
+    stripe = tail.stripes[number]
+    if stripe.bytes > GROUP_BYTES_MAX:
+        raise ManifestError(f"{file.uri}: stripe {number} has {stripe.bytes} bytes; at most {GROUP_BYTES_MAX} are read")
+    data = await object_.read(stripe.start, stripe.end)
+    alone = MAGIC + data + make_tail(tail, [stripe], len(MAGIC) - stripe.start)
+    entries = await asyncio.to_thread(_stripe_entries, source, file, alone, number)
+    following = number + 1
+    return RowPage(entries, following if following < len(tail.stripes) else None, file)
+
+
+def _stripe_entries(source: ManifestInput, file: ManifestFile, data: bytes, number: int) -> list[Entry]:
+    """The rows of a file that has only this stripe."""
+    import pyarrow
+    import pyarrow.orc
+
+    try:
+        reader = pyarrow.orc.ORCFile(io.BytesIO(data))
+        table = reader.read(columns=[name for name in reader.schema.names if meaning_of(name)])
+        rows = (by_name(row) for batch in table.to_batches(_BATCH_ROWS) for row in batch.to_pylist())
+        return _entries(source, file, rows, f"of stripe {number}")
     except (pyarrow.ArrowException, OSError) as error:
         raise ManifestError(f"{file.uri} can't be read: {error}") from None

@@ -1,6 +1,6 @@
 """A manifest: the objects that it lists, in its order, one or several per task; streamed, a chunk at a time.
 
-An S3 Inventory is a manifest of manifests: its manifest.json names files of rows in CSV (by gzip) or Parquet.
+An S3 Inventory is a manifest of manifests: its manifest.json names files of rows in CSV (by gzip), ORC or Parquet.
 """
 
 from pathlib import PurePosixPath
@@ -98,8 +98,8 @@ async def _inventory_files(object_: PinnedObject) -> list[dict[str, Any]]:
         listed = [(Location(bucket, file["key"]), file["size"]) for file in manifest["files"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"{uri} is not the manifest.json of an S3 Inventory: {error!r}") from None
-    if kind not in ("csv", "parquet"):
+    if kind not in ("csv", "orc", "parquet"):
         raise ManifestError(
-            f"{uri}: an inventory in {manifest['fileFormat']} can't be read; make one in CSV or Parquet"
+            f"{uri}: an inventory in {manifest['fileFormat']} can't be read; make one in CSV, ORC or Parquet"
         )
     return [ManifestFile(place.uri, None, size, kind, columns).as_json() for place, size in listed]

@@ -4,10 +4,12 @@ import csv
 import gzip
 import io
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow
+import pyarrow.orc
 import pyarrow.parquet
 import pytest
 from pydantic import ValidationError
@@ -28,6 +30,12 @@ JSONL = "".join(json.dumps({"uri": f"s3://data/{key}"}) + "\n" for key in KEYS)
 def parquet(columns: dict[str, list[Any]]) -> bytes:
     sink = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), sink, row_group_size=7)
+    return sink.getvalue()
+
+
+def orc(columns: dict[str, list[Any]]) -> bytes:
+    sink = io.BytesIO()
+    pyarrow.orc.write_table(pyarrow.table(columns), sink, stripe_size=65_536, batch_size=1000, compression="zstd")
     return sink.getvalue()
 
 
@@ -62,7 +70,7 @@ async def test_a_manifest_in_any_format_of_many_pages(
     assert [o["uri"] for task in tasks for o in task["objects"]] == [f"s3://data/{key}" for key in KEYS]
 
 
-@pytest.mark.parametrize("format", ["CSV", "Parquet"])
+@pytest.mark.parametrize("format", ["CSV", "ORC", "Parquet"])
 async def test_an_inventory_tells_etags_and_leaves_out_what_is_gone(aws: Aws, bucket: Bucket, format: str) -> None:
     rows = [("data", "a+b%3F.txt" if format == "CSV" else "a b?.txt", 3, "e1", "true", "false")]
     rows += [("data", "old", 1, "e2", "false", "false"), ("data", "gone", 1, "e3", "true", "true")]
@@ -74,7 +82,8 @@ async def test_an_inventory_tells_etags_and_leaves_out_what_is_gone(aws: Aws, bu
         else:
             names = ("bucket", "key", "size", "e_tag", "is_latest", "is_delete_marker")
             columns = {name: [row[number] for row in rows] for number, name in enumerate(names)}
-            key, data = f"inventory/data/{number}.parquet", parquet(columns)
+            key, write = f"inventory/data/{number}.{format}", orc if format == "ORC" else parquet
+            data = write(columns)
         await bucket.put(key, data)
         files.append({"key": key, "size": len(data)})
     schema = "Bucket, Key, Size, ETag, IsLatest, IsDeleteMarker"
@@ -195,6 +204,18 @@ async def test_an_inventory_of_versions_in_any_partition(aws: Aws, bucket: Bucke
     )
     assert await split_all(aws, type="manifest", uri=uri) == [latest]
     assert await split_all(aws, type="manifest", uri=uri, versions="all") == [latest, old]
+
+
+async def test_an_inventory_in_orc_is_read_stripe_by_stripe(aws: Aws, bucket: Bucket) -> None:
+    noise = random.Random(1895)
+    keys = [f"{number:06}-{noise.randbytes(20).hex()}" for number in range(10_000)]
+    data = orc({"bucket": ["data"] * len(keys), "key": keys, "size": [7] * len(keys), "other": keys})
+    assert pyarrow.orc.ORCFile(io.BytesIO(data)).nstripes > 3
+    await bucket.put("inventory/0.orc", data)
+    content = {"destinationBucket": f"arn:aws:s3:::{bucket.name}", "fileFormat": "ORC", "fileSchema": "struct<>"}
+    files = [{"key": "inventory/0.orc", "size": len(data)}]
+    uri = await bucket.put("inventory/manifest.json", json.dumps(content | {"files": files}).encode())
+    assert await listed(aws, uri) == keys
 
 
 async def test_a_manifest_that_an_older_scheduler_began_is_read_as_it_would(aws: Aws, bucket: Bucket) -> None:
