@@ -66,6 +66,8 @@ def _place(part: SplitPart) -> str:
             return f"{uri} {blocks.replace('_', ' ')} {first}-{first + count - 1}"
         case {"objects": [first, *others]}:
             return f"{first['uri']}" + (f" and {len(others)} more" if others else "")
+        case {"uri": uri, "version": version}:
+            return f"{uri} version {version}"
         case {"type": "item", "value": value}:
             return repr(value)
         case {"type": "index", "count": count}:

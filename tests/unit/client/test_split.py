@@ -15,8 +15,9 @@ PARTS = [
     ({"type": "byte_range", "uri": "s3://b/a.xml", "start": 5, "end": 9}, 4, "s3://b/a.xml bytes 5-8"),
     ({"type": "blocks", "uri": "s3://b/a.csv.zst", "start": [5, 7], "end": [9, 3]}, None, "s3://b/a.csv.zst"),
     ({"type": "objects", "objects": [{"uri": "s3://b/a"}, {"uri": "s3://b/b"}]}, 7, "s3://b/a and 1 more"),
-    ({"type": "index", "count": 9}, None, "index 6 of 9"),
-    ({"type": "array_index", "number": 29, "count": 9}, None, "number 29, index 7 of 9"),
+    ({"type": "object_version", "uri": "s3://b/a", "version": "v1"}, None, "s3://b/a version v1"),
+    ({"type": "index", "count": 9}, None, "index 7 of 9"),
+    ({"type": "array_index", "number": 29, "count": 9}, None, "number 29, index 8 of 9"),
 ]
 
 
@@ -34,13 +35,13 @@ def asked(service: Service) -> Any:
 
 
 def test_a_preview_is_a_table_and_a_summary(run: Run, previewing: Service) -> None:
-    result = run("split", "--input", "s3://b/a.csv.gz", "--parts", "9", "--multiline", "--show", "7", "--pool", "big")
+    result = run("split", "--input", "s3://b/a.csv.gz", "--parts", "9", "--multiline", "--show", "8", "--pool", "big")
 
     assert result.exit_code == 0, result.stderr
     assert asked(previewing) == {
         "input": {"type": "lines", "uri": "s3://b/a.csv.gz", "format": "csv", "parts": 9, "multiline": True},
         "pool": "big",
-        "parts_max": 7,
+        "parts_max": 8,
     }
     lines = result.stdout.splitlines()
     assert len(lines) == 9
