@@ -86,8 +86,9 @@ def packets_of(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
             if packet.size and at is not None:
                 time = at * packet.time_base
                 end = max(end, time + (packet.duration or 0) * packet.time_base)
-                pause = max(pause, time - last.get(packet.stream_index, time))
-                last[packet.stream_index] = time
+                if packet.stream.type in ("video", "audio"):
+                    pause = max(pause, time - last.get(packet.stream_index, time))
+                    last[packet.stream_index] = time
             if packet.size and packet.stream_index in wanted:
                 yield packet
     except av.error.FFmpegError as error:
