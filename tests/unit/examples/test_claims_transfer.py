@@ -99,6 +99,29 @@ def test_line_ends_anywhere_and_padding_between_segments(
     assert [one.segments for part in parts for one in read_sets(part)] == SETS
 
 
+TORN = st.tuples(
+    st.integers(0, len(ISA) - 1),
+    st.integers(0, 60),
+    st.binary(max_size=5) | st.sampled_from([b"~", b"*", b"ISA*", b"SE*", b"IEA*1*1~", b"GE*", b"ST*837*", b"~~"]),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(TORN, min_size=1, max_size=4))
+def test_an_interchange_torn_in_any_way_does_not_touch_its_neighbours(
+    tmp_path_factory: pytest.TempPathFactory, tears: list[tuple[int, int, bytes]]
+) -> None:
+    torn = bytearray(ISA)
+    for place, removed, added in tears:
+        torn[place : min(place + removed, len(torn) - 1)] = added
+    parts = parts_of(tmp_path_factory.mktemp("parts"), PLAIN + bytes(torn) + PLAIN, 1)
+    found = [one for part in parts for one in read_sets(part)]
+    for neighbours in (found[: len(SETS)], found[-len(SETS) :]):
+        assert [(one.segments, one.faults) for one in neighbours] == [(segments, []) for segments in SETS]
+    for one in found:
+        assert read_claims(one)
+
+
 @pytest.mark.parametrize(("element", "component", "terminator", "line_end"), STYLES)
 def test_delimiters_are_those_that_the_header_names(
     tmp_path: Path, element: str, component: str, terminator: str, line_end: str
