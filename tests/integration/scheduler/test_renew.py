@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,9 @@ from services.contract.task_output import ListedOutput
 from services.engine import jobs
 from services.engine.attempt import ClaimedTask, LostOutput
 from services.engine.lost_outputs import RERUNS_MAX, lose_inputs
+from services.platform import effects
+from services.platform.database import connect_database
+from services.platform.effects import Effect, Moment
 from services.scheduler.loop import Context
 from services.scheduler.loops import chain, finish, renew
 from services.scheduler.merges.merge import Merger
@@ -179,6 +182,10 @@ async def test_a_listing_that_is_always_lost_fails_the_job(context: Context, pla
 
 @pytest.fixture
 async def reduce(context: Context, play: Play, bucket: Bucket) -> Grid:
+    return await reducing(context, play, bucket)
+
+
+async def reducing(context: Context, play: Play, bucket: Bucket) -> Grid:
     """Four outputs, reduced two by two."""
     job_id = await play.submit(merge=REDUCE)
     await play.plan(job_id, 4)
@@ -209,6 +216,53 @@ async def test_a_reduce_gets_a_listing_with_the_new_outputs(reduce: Grid, play: 
     ]
     [again] = (await reduce.claim(1))[1]
     assert (again.index, again.attempt) == (1, 2)
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+async def die_in_renewal(context: Context, point: int) -> bool:
+    """Take the step in a scheduler that dies at this point: before or after one of its effects. False: it survives."""
+    database = await connect_database(context.settings.database_url)
+    passed = 0
+
+    def die(moment: Moment, effect: Effect) -> None:
+        nonlocal passed
+        passed += 1
+        if passed == point:
+            raise Died
+
+    effects.watch(die)
+    try:
+        await renew.step(replace(context, database=database))
+    except Died:
+        return True
+    finally:
+        effects.watch(None)
+        database.terminate()
+    return False
+
+
+async def test_a_scheduler_may_die_at_any_point_of_a_renewal(context: Context, play: Play, bucket: Bucket) -> None:
+    point, survived = 0, False
+    while not survived:
+        point += 1
+        grid = await reducing(context, play, bucket)
+        worker_id, tasks = await grid.claim(1)
+        [(uri, _), kept] = await grid.listed(0)
+        await grid.lose(worker_id, tasks[0], lost(0, 0, 1, uri))
+        maker_id, maker = await grid.run_again(0, 0, 2)
+        await grid.make(maker_id, maker, b"new")
+
+        survived = not await die_in_renewal(context, point)
+        await grid.steps()
+
+        assert await grid.listed(0) == [(grid.place(maker, "out").uri, zlib.crc32(b"new")), kept]
+        [again] = (await grid.claim(1))[1]
+        assert (again.index, again.attempt) == (0, 2)
+        await play.order(jobs.cancel_job, grid.job_id)
+    assert point > 10
 
 
 async def test_a_listing_itself_is_written_again(reduce: Grid, play: Play) -> None:
