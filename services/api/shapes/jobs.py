@@ -131,7 +131,7 @@ class Attempt(Row):
     finished_at: datetime
     run_seconds: float
     exit_code: int | None
-    error: Failure | None
+    error: Failure | None = Field(description="why it failed; of a success, why its output had to be made again")
     bytes_in: int
     bytes_out: int
     records_in: int

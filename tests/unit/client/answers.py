@@ -108,3 +108,10 @@ ATTEMPT = {
     "memory_bytes_peak": 67_108_864,
     "log": "s3://b/log.txt",
 }
+
+# Its output was lost after it had succeeded.
+LOST = ATTEMPT | {
+    "outcome": "succeeded",
+    "exit_code": 0,
+    "error": {"type": "output_lost", "message": "task 1/2 could not read s3://b/out: the task runs again"},
+}

@@ -10,7 +10,19 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.unit.client.answers import ATTEMPT, JOB_ID, LATER, NO_TASKS, TIME, WORKER_ID, job, job_summary, stage, task
+from tests.unit.client.answers import (
+    ATTEMPT,
+    JOB_ID,
+    LATER,
+    LOST,
+    NO_TASKS,
+    TIME,
+    WORKER_ID,
+    job,
+    job_summary,
+    stage,
+    task,
+)
 from tests.unit.client.conftest import KEY, Answer, Run, Service, answer, problem
 from tests.unit.client.openapi import SCHEMAS, operations
 
@@ -178,6 +190,12 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         f"GET /v1/jobs/{JOB_ID}/tasks/0/1",
         task(1, "failed", failures=1, attempts=[ATTEMPT]),
         ["12 s", "64.0 MiB", "1.0 MiB", "exit_code: the command ended with exit code 3"],
+    ),
+    (
+        f"task {JOB_ID} 0 2",
+        f"GET /v1/jobs/{JOB_ID}/tasks/0/2",
+        task(2, attempts=[LOST, ATTEMPT | {"attempt": 2, "outcome": "succeeded", "error": None}]),
+        ["output_lost: task 1/2 could not read s3://b/out: the task runs again"],
     ),
     (
         f"stats {JOB_ID}",
