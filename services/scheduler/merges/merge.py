@@ -31,6 +31,7 @@ log = structlog.get_logger()
 
 MERGES_AT_ONCE = 4
 
+# An earlier stage that runs again, because an output was lost, is waited for: nothing of a job that ends may be left.
 _MERGING = """
     SELECT j.job_id, j.name, j.created_at, j.spec -> 'merge' AS merge, j.spec ->> 'results' AS results,
         s.stage, s.kind, s.finished_at,
@@ -40,6 +41,8 @@ _MERGING = """
         (SELECT n.resplit FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS resplit
     FROM jobs AS j JOIN stages AS s USING (job_id)
     WHERE j.state = 'running' AND s.state = 'merging' AND j.job_id <> ALL($3::uuid[])
+      AND NOT EXISTS (
+        SELECT FROM stages AS e WHERE e.job_id = s.job_id AND e.stage < s.stage AND e.state <> 'succeeded')
       AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
     ORDER BY s.put_off_at NULLS FIRST, j.priority DESC, j.job_id, s.stage LIMIT $2"""
 

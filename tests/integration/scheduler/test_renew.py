@@ -379,3 +379,28 @@ async def test_a_job_that_has_failed_for_a_lost_output_goes_on_by_a_retry(fan_ou
     await fan_out.make_files(maker_id, maker, [b"1%d" % n for n in range(3)])
     await fan_out.steps()
     assert "/1-2/" in (await play.task(fan_out.job_id, 4, 1))["input"]["uri"]
+
+
+async def test_a_job_does_not_end_before_what_runs_again_has_ended(
+    context: Context, play: Play, bucket: Bucket
+) -> None:
+    """A reader looks again after a long time, and finds what it has missed: it is there again, or S3 was wrong."""
+    job_id = await play.submit(stages=2)
+    await play.plan(job_id, 1)
+    grid, merger = Grid(context, play, bucket, job_id), Merger()
+    worker_id, [task] = await grid.claim(0)
+    await grid.make(worker_id, task, b"a")
+    await grid.steps()
+    worker_id, [reader] = await grid.claim(1)
+    await grid.lose(worker_id, reader, lost(0, 0, 1, grid.place(task, "out").uri))
+    maker_id, maker = await grid.run_again(0, 0, 2)
+    await play.make_due(job_id)
+    worker_id, [reader] = await grid.claim(1)
+    await grid.make(worker_id, reader, b"b")
+    for _ in range(3):
+        await grid.steps()
+        await merger.step(context)
+    assert [(await play.stage(job_id, stage))["state"] for stage in (0, 1)] == ["running", "merging"]
+
+    await grid.make(maker_id, maker, b"a")
+    assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
