@@ -130,6 +130,13 @@ class CaseGrid:
 
     def run(self, input: Spec | Sequence[Spec], *stages: str | Spec, merge: Spec | None = None, **job: Any) -> Ended:
         """Submit a job, and wait for its end; a stage may be the name of its processor."""
+        return self.ended(self.submit(input, *stages, merge=merge, **job))
+
+    def run_each(self, jobs: Sequence[tuple[Spec | Sequence[Spec], str | Spec]]) -> list[Ended]:
+        """Jobs of one input and one stage each, side by side."""
+        return [self.ended(job_id) for job_id in [self.submit(input, stage) for input, stage in jobs]]
+
+    def submit(self, input: Spec | Sequence[Spec], *stages: str | Spec, merge: Spec | None = None, **job: Any) -> str:
         self.push()
         spec: Spec = {
             "input": input if isinstance(input, dict) else list(input),
@@ -137,7 +144,7 @@ class CaseGrid:
             **({"merge": merge} if merge else {}),
             **job,
         }
-        return self.ended(self.client.submit_job(spec)["job_id"])
+        return self.client.submit_job(spec)["job_id"]
 
     def run_file(self, path: Path | str) -> Ended:
         """`piecework submit` of a job file, as it is."""

@@ -10,45 +10,44 @@ import pytest
 
 from piecework.errors import ApiError
 from tests.cases.conftest import CaseGrid, Spec
-from tests.cases.test_compression import READERS, refusals
+from tests.cases.test_compression import READERS, read_by_all, refusals
 
 FOUR_MARKERS = "4 marker objects were left out, such as _SUCCESS, .crc and .DS_Store; `markers: true` takes them"
 IDS = [{"id": str(number)} for number in (1, 2, 3)]
 
 
-@READERS
-def test_avro_snappy(grid: CaseGrid, reader: str) -> None:
+def test_avro_snappy(grid: CaseGrid) -> None:
     uri = grid.put_case("avro-snappy") + "snappy.avro"
-    assert [record["id"] for record in grid.run({"type": "avro", "uri": uri}, reader).records()] == [1, 2, 3]
+    for records in read_by_all(grid, {"type": "avro", "uri": uri}):
+        assert [record["id"] for record in records] == [1, 2, 3]
 
 
-@READERS
-def test_every_avro_codec(grid: CaseGrid, reader: str) -> None:
+def test_every_avro_codec(grid: CaseGrid) -> None:
     """As parts, and whole."""
     schema = fastavro.parse_schema({"type": "record", "name": "r", "fields": [{"name": "id", "type": "int"}]})
-    records = [{"id": number} for number in range(50)]
+    written = [{"id": number} for number in range(50)]
     bodies = {}
     for codec in ("null", "deflate", "snappy", "zstandard", "bzip2", "xz"):
         sink = io.BytesIO()
-        fastavro.writer(sink, schema, records, codec=codec, sync_interval=20)
+        fastavro.writer(sink, schema, written, codec=codec, sync_interval=20)
         bodies[f"{codec}.avro"] = sink.getvalue()
     prefix = grid.put(bodies)
     parts: list[Spec] = [{"type": "avro", "uri": prefix + name, "part_bytes": 200} for name in sorted(bodies)]
-    for source in (parts, {"type": "objects", "prefix": prefix}):
-        assert grid.run(source, reader).records() == records * 6
+    for records in read_by_all(grid, parts, {"type": "objects", "prefix": prefix}):
+        assert records == written * 6
 
 
-@READERS
-def test_bom_in_the_middle(grid: CaseGrid, reader: str) -> None:
+def test_bom_in_the_middle(grid: CaseGrid) -> None:
     prefix = grid.put_case("bom-in-the-middle")
     csv: Spec = {"type": "lines", "uri": prefix + "joined.csv", "format": "csv"}
     jsonl: Spec = {"type": "lines", "uri": prefix + "joined.jsonl", "format": "jsonl"}
-    for options in ({}, {"part_bytes": 1}):
-        assert [record["id"] for record in grid.run({**csv, **options}, reader).records()] == ["1", "2", "3"]
-        assert grid.run({**jsonl, **options}, reader).records() == [{"id": 1}, {"id": 2}, {"id": 3}]
-    for objects in (1, 2):
-        source: Spec = {"type": "objects", "prefix": prefix, "include": "?.csv", "objects_per_task": objects}
-        assert grid.run(source, reader).records() == [{"id": "1", "name": "a"}, {"id": "2", "name": "b"}]
+    for records in read_by_all(grid, csv, {**csv, "part_bytes": 1}):
+        assert [record["id"] for record in records] == ["1", "2", "3"]
+    for records in read_by_all(grid, jsonl, {**jsonl, "part_bytes": 1}):
+        assert records == [{"id": 1}, {"id": 2}, {"id": 3}]
+    objects: Spec = {"type": "objects", "prefix": prefix, "include": "?.csv"}
+    for records in read_by_all(grid, objects, {**objects, "objects_per_task": 2}):
+        assert records == [{"id": "1", "name": "a"}, {"id": "2", "name": "b"}]
 
 
 def test_bom_in_the_middle_of_what_is_joined(grid: CaseGrid) -> None:
@@ -61,42 +60,39 @@ def test_bom_in_the_middle_of_what_is_joined(grid: CaseGrid) -> None:
     assert ended.files["result"] == b"\xef\xbb\xbfid,name\n1,a\nid,name\n2,b\n"
 
 
-@READERS
 @pytest.mark.parametrize("delimiter", [";", None])
-def test_csv_sep_line(grid: CaseGrid, delimiter: str | None, reader: str) -> None:
+def test_csv_sep_line(grid: CaseGrid, delimiter: str | None) -> None:
     prefix = grid.put_case("csv-sep-line")
     lines: Spec = {"type": "lines", "uri": prefix + "in.csv", "format": "csv", "delimiter": delimiter}
-    rows = [{"id": "1", "name": "ann"}, {"id": "2", "name": "bob"}]
+    cut: Spec = {**lines, "part_bytes": 1}
     objects: Spec = {"type": "objects", "prefix": prefix}
-    for source in (lines, {**lines, "part_bytes": 1}, {**lines, "multiline": True, "part_bytes": 1}, objects):
-        assert grid.run(source, reader).records() == rows
+    for records in read_by_all(grid, lines, cut, {**cut, "multiline": True}, objects):
+        assert records == [{"id": "1", "name": "ann"}, {"id": "2", "name": "bob"}]
 
 
-@READERS
-def test_jsonl_utf16_without_bom(grid: CaseGrid, reader: str) -> None:
+def test_jsonl_utf16_without_bom(grid: CaseGrid) -> None:
     prefix = grid.put_case("jsonl-utf16-without-bom")
     with pytest.raises(ApiError, match=r"in\.jsonl begins like UTF-16 text, not like lines.*convert it to UTF-8"):
-        grid.run({"type": "lines", "uri": prefix + "in.jsonl", "format": "jsonl"}, reader)
-    [error] = refusals(grid, prefix, reader)
-    assert error.startswith(f"{prefix}in.jsonl: begins like UTF-16 text, not like jsonl")
+        grid.run({"type": "lines", "uri": prefix + "in.jsonl", "format": "jsonl"}, "case-same-jsonl")
+    for [error] in refusals(grid, prefix, *READERS):
+        assert error.startswith(f"{prefix}in.jsonl: begins like UTF-16 text, not like jsonl")
 
 
 def test_other_encodings_of_every_text_format(grid: CaseGrid) -> None:
     texts = {"a.csv": "id,name\n1,ann\n", "a.jsonl": '{"id": 1}\n', "a.txt": "one\n", "a.json": '{"id": 1}'}
     encodings = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
     bodies = {f"{n}{name}": texts[name].encode(code) for n, code in enumerate(encodings) for name in texts}
-    errors = refusals(grid, grid.put(bodies), "case-same-jsonl")
+    [errors] = refusals(grid, grid.put(bodies), "case-same-jsonl")
     assert len(errors) == len(bodies)
     assert all("begins like UTF-16 text" in error for error in errors[:12])
     assert all("begins like UTF-32 text" in error for error in errors[12:])
 
 
-@READERS
-def test_spark_marker_objects(grid: CaseGrid, reader: str) -> None:
+def test_spark_marker_objects(grid: CaseGrid) -> None:
     prefix = grid.put_case("spark-marker-objects")
-    ended = grid.run({"type": "objects", "prefix": prefix + "in/"}, reader)
-    assert (ended.state, len(ended.records())) == ("succeeded", 3)
-    assert ended.job["warnings"] == [f"stage stage-0: {FOUR_MARKERS}"]
+    for ended in grid.run_each([({"type": "objects", "prefix": prefix + "in/"}, reader) for reader in READERS]):
+        assert (ended.state, len(ended.records())) == ("succeeded", 3)
+        assert ended.job["warnings"] == [f"stage stage-0: {FOUR_MARKERS}"]
 
 
 def test_markers_are_told_and_can_be_taken(grid: CaseGrid) -> None:
@@ -110,13 +106,12 @@ def test_markers_are_told_and_can_be_taken(grid: CaseGrid) -> None:
 
 def test_what_is_not_data_is_named_with_the_fix(grid: CaseGrid) -> None:
     prefix = grid.put({"readme": "hello", "a.csv.zip": b"PK\x03\x04" + bytes(40)})
-    errors = refusals(grid, prefix, "case-same-jsonl")
+    [errors] = refusals(grid, prefix, "case-same-jsonl")
     assert errors[0].startswith(f"{prefix}a.csv.zip: ") and "It begins like zip: take the files out of it" in errors[0]
     assert errors[1].startswith(f"{prefix}readme: can't tell the record format") and "`exclude` it" in errors[1]
 
 
-@READERS
-def test_the_bytes_tell_the_format(grid: CaseGrid, reader: str) -> None:
+def test_the_bytes_tell_the_format(grid: CaseGrid) -> None:
     table = pyarrow.table({"id": ["1", "2", "3"]})
     bodies: dict[str, bytes] = {}
     for number, begin in enumerate((pyarrow.ipc.new_file, pyarrow.ipc.new_stream)):
@@ -125,8 +120,8 @@ def test_the_bytes_tell_the_format(grid: CaseGrid, reader: str) -> None:
             writer.write_table(table)
         bodies[f"{number}-part"] = bodies[f"{number}.csv"] = sink.getvalue()
     prefix = grid.put(bodies)
-    assert grid.run({"type": "objects", "prefix": prefix}, reader).records() == IDS * 4
-    assert grid.run({"type": "arrow", "uri": prefix + "1-part"}, reader).records() == IDS
+    whole: Spec = {"type": "objects", "prefix": prefix}
+    assert list(read_by_all(grid, whole, {"type": "arrow", "uri": prefix + "1-part"})) == [IDS * 4] * 2 + [IDS] * 2
 
 
 def test_a_file_given_as_another_type_is_named(grid: CaseGrid) -> None:
@@ -149,7 +144,8 @@ def test_a_compression_that_is_not_read_is_told_by_name(grid: CaseGrid) -> None:
     noise = bytes(range(128, 256))
     prefix = grid.put({"a.csv.br": noise, "b.jsonl.lz4": b"\x04\x22\x4d\x18" + noise, "c.txt.Z": b"\x1f\x9d" + noise})
     names = (("a.csv.br", "brotli"), ("b.jsonl.lz4", "lz4"), ("c.txt.Z", r"compress \(.Z\)"))
-    for (name, what), error in zip(names, refusals(grid, prefix, "case-same-jsonl"), strict=True):
+    [errors] = refusals(grid, prefix, "case-same-jsonl")
+    for (name, what), error in zip(names, errors, strict=True):
         with pytest.raises(ApiError, match=f"{name} .*{what}.*compress it as gzip or zstd"):
             grid.run({"type": "lines", "uri": prefix + name}, "case-same-jsonl")
         assert error.startswith(f"{prefix}{name}: ") and "compress it as gzip or zstd" in error
