@@ -26,23 +26,20 @@ class CsvRows:
         self.dialect = dialect
         self._fault: Malformed | None = None
         self._held_bytes = 0  # of the record's lines
-        self._separator_line = self._find_separator()
+        self.names_delimiter = self._read_delimiter()
 
-    @property
-    def names_delimiter(self) -> bool:
-        """Whether the file's first line is Excel's, which names the delimiter; it is passed over."""
-        return self._separator_line != b""
-
-    def _find_separator(self) -> bytes:
-        """The line, which counts unless the input says another delimiter."""
+    def _read_delimiter(self) -> bool:
+        """Whether the file's first line is Excel's, whose delimiter counts unless the input says another."""
         with reading(open_file(self.path)) as file:
             named = SEPARATOR_LINE.match(file.read(3 + SEPARATOR_BYTES_MAX).removeprefix(codecs.BOM_UTF8))
         if named and self.dialect.delimiter in (",", "\t"):
             self.dialect = replace(self.dialect, delimiter=named[1].decode())
-        return named[0] if named else b""
+        return named is not None
 
     def raws(self) -> Iterator[list[str]]:
         self._file = open_file(self.path)
+        if self.names_delimiter:
+            self._file.readline()
         rows = self._rows()
         if self.dialect.header:
             self._read_columns(rows)
@@ -94,11 +91,8 @@ class CsvRows:
             raise TaskError("input_invalid", f"the CSV header {error}", retryable=False) from None
 
     def _text_lines(self) -> Iterator[str]:
-        first = self._separator_line
+        self._held_bytes = 0
         for line in read_lines(self._file, begins=lambda: self._held_bytes == 0):
-            if first:
-                first = b""
-                continue
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:

@@ -37,6 +37,13 @@ def test_csv_as_its_options_say(tmp_path: Path) -> None:
     assert read(tmp_path / "in", b"a,b\n1,\xe9\n", "csv") == ["not UTF-8: byte 0xe9 at byte 2 of the record"]
 
 
+def test_csv_is_the_same_each_time_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b"\xef\xbb\xbfa,b\n1,2\n\xef\xbb\xbf3,4\n")
+    reader = open_reader(tmp_path / "in.csv")
+    next(iter(reader.raws()))
+    assert [reader.parse(raw) for raw in reader.raws()] == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+
+
 @pytest.mark.parametrize(
     ("name", "data"), [("in.json", b"null"), ("in.json", b""), ("in.parquet", b""), ("in.orc", b"")]
 )
