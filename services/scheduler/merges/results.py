@@ -66,7 +66,7 @@ class Results:
     async def join_stage(self) -> Facts:
         """Join the stage's outputs to one interim object, for the next stage to split again."""
         target = self._layout.joined(self._job["job_id"], self._job["stage"])
-        return await self._join_of_stage(OUTPUTS, target, self._job["resplit"]["format"] != "fixed")
+        return await self._join_of_stage(OUTPUTS, target, self._job["resplit"].get("format") != "fixed")
 
     async def _join_outputs(self, filename: str, lines: bool | None) -> list[Facts]:
         wanted = [(filename, OUTPUTS)]
