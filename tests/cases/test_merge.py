@@ -82,3 +82,16 @@ def test_a_resplit_keeps_lines(grid: CaseGrid) -> None:
     resplit = {"processor": "case-same-jsonl", "resplit": {"type": "lines", "format": "text"}}
     ended = grid.run({"type": "objects", "prefix": prefix}, "case-copy", resplit)
     assert ended.records() == [{"value": "1"}, {"value": "2"}, {"value": "3"}]
+
+
+def test_outputs_of_a_command_stay_lines(grid: CaseGrid) -> None:
+    """By its name, or by its bytes where that has no suffix; binary numbers stay one after the other."""
+    for output, script, joined in (
+        ("n.txt", "printf %s {index}", b"0\n1\n2"),
+        ("n", "printf %s {index}", b"0\n1\n2"),
+        ("n.bin", r"printf '\001\000'", b"\x01\0" * 3),
+    ):
+        name = f"case-{output.replace('.', '-')}"
+        command = ["sh", "-c", f"{script} > {{output}}"]
+        grid.client.register_processor(name, {"command": command, "output": output})
+        assert grid.run({"type": "range", "count": 3}, name, merge={"type": "concat"}).files["result"] == joined
