@@ -33,7 +33,7 @@ def keep_from_copies(channel: socket.socket) -> None:
     def part() -> None:
         with contextlib.suppress(OSError):
             os.close(channel.detach())
-        if not _called_once and (caller := _innermost_of_ours()):
+        if not _called_once and (caller := _caller_of_user_code()):
             sys.setprofile(_end_at_return_to(caller))
 
     os.register_at_fork(after_in_child=part)
@@ -89,9 +89,12 @@ def _of_user(frame: TracebackType | None) -> TracebackType | None:
     return frame
 
 
-def _innermost_of_ours() -> FrameType | None:
+def _caller_of_user_code() -> FrameType | None:
+    """Our innermost frame; None if the copy never returns to it, as those that multiprocessing makes."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and not frame.f_code.co_filename.startswith(_HERE):
+        if frame.f_globals.get("__name__") == "multiprocessing.popen_fork":
+            return None
         frame = frame.f_back
     return frame
 
