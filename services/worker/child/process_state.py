@@ -175,6 +175,10 @@ class ProcessState:
         self._libraries.restore()
         return not failures
 
+    def unfinished_threads(self) -> list[str]:
+        """Names of the threads that Python would wait for at the end of a program."""
+        return [t.name for t in threading.enumerate() if t.ident not in self._threads and not t.daemon]
+
     def _has_left_threads(self) -> bool:
         return not self._threads.issuperset(sys._current_frames())
 

@@ -89,8 +89,11 @@ def _run(job: ChildJob, state: ProcessState) -> dict[str, Any]:
         reply["memory_bytes"], peak = linux.memory()
         reply.setdefault("memory_bytes_peak", peak)
         reply["cpu_seconds"] = linux.cpu_seconds() - cpu_seconds
-        left = linux.has_children() or ("function" in job and state.has_leftovers(_private(job)))
-        reply["clean"] = reply["clean"] and not left
+        if "function" in job and state.has_leftovers(_private(job)):
+            reply["clean"] = False
+            if names := ", ".join(state.unfinished_threads()):
+                print(f"piecework: the function has ended without waiting for its threads: {names}", file=sys.stderr)
+        reply["clean"] = reply["clean"] and not linux.has_children()
     return reply
 
 

@@ -63,6 +63,16 @@ async def test_what_can_not_be_put_back_costs_the_process(run: Run, what: str) -
     assert changed["value"]["pid"] != after["value"]["pid"] == again["value"]["pid"]
 
 
+async def test_a_log_names_threads_that_were_not_waited_for(run: Run, work: Path) -> None:
+    code = (
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(100,), name='writer').start()\n"
+        "threading.Thread(target=time.sleep, args=(100,), daemon=True).start()\n"
+    )
+    await run("callable", function="user_code:do", params={"code": code})
+    assert (work / "log").read_text() == "piecework: the function has ended without waiting for its threads: writer\n"
+
+
 async def test_what_a_module_sets_up_when_it_is_imported_holds_for_all_tasks(
     run: Run, work: Path, user_code: Path
 ) -> None:
