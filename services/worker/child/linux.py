@@ -54,8 +54,8 @@ def kill_descendants() -> None:
 def has_children() -> bool:
     """Whether this process has live descendants."""
     for thread in os.listdir("/proc/self/task") if _linux else ():  # noqa: PTH208  # after every task: quicker so
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children") as children:  # noqa: PTH123
-            if children.read():
+        with contextlib.suppress(OSError):
+            if _read(f"/proc/self/task/{thread}/children"):
                 return True
     return False
 
@@ -63,16 +63,19 @@ def has_children() -> bool:
 def memory() -> tuple[int, int]:
     """Resident memory of this process in bytes (0 where it is unknown), and its peak since the last reset."""
     try:
-        with open("/proc/self/status", "rb") as status:  # noqa: PTH123  # after every task: quicker so
-            lines = dict(line.split(b":", 1) for line in status.read().splitlines())
-        return int(lines[b"VmRSS"].split()[0]) * 1024, int(lines[b"VmHWM"].split()[0]) * 1024
-    except (OSError, KeyError):
+        status = _read("/proc/self/status")
+        return _status_bytes(status, b"VmRSS:"), _status_bytes(status, b"VmHWM:")
+    except (OSError, IndexError):  # not every kernel tells
         return 0, memory_bytes_of(resource.getrusage(resource.RUSAGE_SELF))
 
 
 def reset_memory_peak() -> None:
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        try:
+            os.write(descriptor, b"5")
+        finally:
+            os.close(descriptor)
 
 
 def memory_bytes_of(usage: resource.struct_rusage) -> int:
@@ -85,3 +88,16 @@ def cpu_seconds() -> float:
         usage.ru_utime + usage.ru_stime
         for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     )
+
+
+def _status_bytes(status: bytes, field: bytes) -> int:
+    return int(status.partition(field)[2].split(None, 1)[0]) * 1024
+
+
+def _read(path: str) -> bytes:
+    """A small file of the kernel's; without Python's buffers, as this is done after every task."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 1 << 16)
+    finally:
+        os.close(descriptor)

@@ -191,9 +191,15 @@ class ProcessState:
 
 
 def _restore(read: Callable[[], Any], write: Callable[[Any], object], value: Any) -> bool:
-    with contextlib.suppress(Exception):
+    try:
         if read() == value:
             return True
+    except Exception:  # such as of a closed descriptor
+        return _write(write, value)
+    return _write(write, value)
+
+
+def _write(write: Callable[[Any], object], value: Any) -> bool:
     try:
         write(value)
     except Exception:

@@ -186,7 +186,7 @@ def _load(job: CallableJob | RecordsJob, state: ProcessState) -> None:
 
 def _private(job: ChildJob) -> str:
     """The attempt's private directory."""
-    return str(Path(job["log"]).parent)
+    return job["log"].rpartition("/")[0]
 
 
 def _run_program(arguments: list[str], log: Path, reply: dict[str, Any]) -> None:
