@@ -44,7 +44,7 @@ class JsonLines(TextLines):
     def show(self, raw: bytes) -> Any:
         try:
             return self.parse(raw)
-        except Malformed:
+        except ValueError:  # Malformed, or a number of more digits than Python reads
             return super().show(raw)
 
 
