@@ -12,7 +12,7 @@ from services.inputs.json_text import encode_json_column
 from services.inputs.names import unique_names
 from services.inputs.sql_file import SqlFile, SqlRows, View
 
-_GROUP_ROWS = 20_000
+_GROUP_ROWS = 4096
 _Numbered = tuple[int, tuple[Any, str | None]]
 
 
