@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.inputs.parquet import thrift
-from services.inputs.parquet.footer import END_BYTES, ParquetError, footer_bytes
+from services.inputs.parquet.footer import END_BYTES, MAGIC, ParquetError, footer_bytes
 
-_TAIL_BYTES = 65_536  # holds most footers
 _SCHEMA = 2  # a field of FileMetaData; those of SchemaElement:
 _NAME, _CHILDREN, _PRECISION = 4, 5, 8
 
@@ -50,7 +49,7 @@ def _columns(elements: Sequence[bytes]) -> list[Column]:
 def _read_footer(path: Path) -> bytes:
     size = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(0, size - _TAIL_BYTES))
+        file.seek(max(0, size - END_BYTES - len(MAGIC)))
         length = footer_bytes(path.name, file.read(), size)
         file.seek(size - length)
         return file.read(length - END_BYTES)
