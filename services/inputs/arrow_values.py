@@ -26,12 +26,12 @@ _PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_00
 def rows(batch: Any, names: Sequence[str]) -> list[dict[str, Any] | Malformed]:
     """The rows of a record batch as dicts by these names; Malformed, which says why, for one that Python can't hold.
 
-    Raises ArrowInvalid for a batch whose buffers contradict each other.
+    The batch is one that a reader has made, or that `check_structure` has found sound.
     """
     columns, bad = [], dict[int, Malformed]()
     for name, column in zip(names, batch.columns, strict=True):
         try:
-            columns.append(_checked(column))
+            columns.append(values(column))
         except MemoryError:
             raise
         except Exception:  # pyarrow raises many kinds
@@ -55,12 +55,6 @@ def values(array: Any) -> list[Any]:
     return found
 
 
-def _checked(column: Any) -> list[Any]:
-    """Raises what `values` does, and ArrowInvalid for text that is not UTF-8 or buffers that contradict each other."""
-    column.validate(full=True)
-    return values(column)
-
-
 def can_be_written(kind: Any) -> bool:
     """Whether Parquet has a column of such a type."""
     import pyarrow.parquet
@@ -73,11 +67,7 @@ def can_be_written(kind: Any) -> bool:
 
 
 def each_cell(name: str, column: Any, convert: Callable[[Any], Any], bad: dict[int, Malformed]) -> list[Any]:
-    """What `convert` makes of each cell, an array of one value; None if it raises: `bad` says why, by the row.
-
-    Raises ArrowInvalid for a column whose buffers contradict each other.
-    """
-    _check_structure(column)
+    """What `convert` makes of each cell, an array of one value; None if it raises: `bad` says why, by the row."""
     cells = []
     for index in range(len(column)):
         cell = column.slice(index, 1)
@@ -100,15 +90,16 @@ def _shown_cell(cell: Any) -> Any:
         return _text(cell)
 
 
-def _check_structure(column: Any) -> None:
+def check_structure(batch: Any) -> None:
     """Raises ArrowInvalid if buffers contradict each other: that is not the fault of single cells."""
     import pyarrow
 
-    try:
-        column.validate(full=True)
-    except pyarrow.ArrowInvalid as error:
-        if not any(fault in str(error) for fault in _FAULTS_OF_CELLS):
-            raise
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pyarrow.ArrowInvalid as error:
+            if not any(fault in str(error) for fault in _FAULTS_OF_CELLS):
+                raise
 
 
 def _reason(cell: Any, error: Exception) -> str:

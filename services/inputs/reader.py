@@ -71,8 +71,8 @@ class BatchedRows:
         self.schema: Any = None  # and the columns' names: once the file is open
         self.names: list[str] = []
 
-    def batches(self) -> Iterator[Any]:
-        """The file's record batches, with at most BATCH_ROWS rows each."""
+    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[Any]:
+        """The file's record batches, with at most that number of rows each; their structure is sound."""
         raise NotImplementedError
 
     def open(self, schema: Any) -> None:

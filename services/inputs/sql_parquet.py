@@ -15,6 +15,7 @@ from services.inputs.names import unique_names
 from services.inputs.reader import BatchedRows, by_pyarrow
 from services.inputs.sql_file import SqlFile, View
 
+_BATCH_ROWS = 30_720
 _GROUP_ROWS = 122_880
 _GROUP_BYTES = 64 << 20
 DECIMAL_DIGITS_MAX = 38  # DuckDB makes a floating-point number of a longer one
@@ -27,7 +28,7 @@ def write_columns(reader: BatchedRows, view: View) -> SqlFile:
     import pyarrow.parquet
 
     target = view.directory / f"{reader.path.name}.parquet"
-    batches = reader.batches()
+    batches = reader.batches(_BATCH_ROWS)
     first = next(batches, None)  # now the schema is known
     converters = [_converter(field.type) for field in reader.schema]
     fields = [(name, kind) for name, (kind, _) in zip(unique_names(reader.names), converters, strict=True)]

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from services.inputs.arrow_values import check_structure
 from services.inputs.magic import HEAD_BYTES, is_arrow_stream
 from services.inputs.reader import BATCH_ROWS, BatchedRows, Reader, by_pyarrow
 
@@ -42,13 +43,14 @@ def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
 class ArrowRows(BatchedRows):
     format = "Arrow"
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[Any]:
         if self.path.stat().st_size == 0:
             return
         with open_batches(self.path) as (schema, batches):
             self.open(schema)
             for batch in batches:
-                yield from (batch.slice(start, BATCH_ROWS) for start in range(0, batch.num_rows, BATCH_ROWS))
+                check_structure(batch)
+                yield from (batch.slice(start, batch_rows) for start in range(0, batch.num_rows, batch_rows))
 
 
 def extract(input: Path, *, source: str, numbers: Sequence[int]) -> None:

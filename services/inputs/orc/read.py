@@ -24,14 +24,14 @@ def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
 class OrcRows(BatchedRows):
     format = "ORC"
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[Any]:
         if self.path.stat().st_size == 0:  # Hive writes a file without rows like this
             return
         with open_orc(self.path) as reader:
             self.open(reader.schema)
             for number in range(reader.nstripes):
                 stripe = reader.read_stripe(number)
-                yield from (stripe.slice(start, BATCH_ROWS) for start in range(0, stripe.num_rows, BATCH_ROWS))
+                yield from (stripe.slice(start, batch_rows) for start in range(0, stripe.num_rows, batch_rows))
 
 
 STEPS: dict[str, Callable[..., None]] = {}

@@ -27,13 +27,13 @@ def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
 class ParquetRows(BatchedRows):
     format = "Parquet"
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[Any]:
         if self.path.stat().st_size == 0:  # SQL without input records writes such a file
             return
         with open_parquet(self.path) as file:
             self.open(file.schema_arrow)
             self._int96 = int96_columns(file)
-            yield from file.iter_batches(batch_size=BATCH_ROWS)
+            yield from file.iter_batches(batch_size=batch_rows)
 
     def raws(self) -> Iterator[Any]:
         """With timestamps of type INT96, a raw record also has these columns in nanoseconds."""
