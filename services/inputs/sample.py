@@ -15,8 +15,9 @@ from services.contract.location import Location
 from services.contract.task_error import Malformed, TaskError
 from services.contract.task_input import ByteRange, CompressedBlocks, Item, ObjectGroup, TaskInput, WholeObject
 from services.inputs.columns import Columns
+from services.inputs.magic import HEAD_BYTES, recognise
 from services.inputs.observed import Observed, as_fields
-from services.inputs.registry import COMPRESSION_OF_SUFFIX, FORMATS, compression_suffix, format_of, load
+from services.inputs.registry import FORMATS, format_of, load
 from services.platform.concurrency import map_at_most
 from services.platform.decompress import DamagedStream, Decompressor
 from services.platform.reads import PinnedObject
@@ -133,9 +134,12 @@ async def _sample_object(s3: Any, location: Location, budget: int) -> list[Sampl
     if format is None or format.name not in _SAMPLED:
         return []
     object_ = await PinnedObject.find(s3, location.uri)
-    if suffix := compression_suffix(location.key):
-        data = _decompressed(await object_.read(0, budget), COMPRESSION_OF_SUFFIX[suffix])
+    content = recognise(await object_.read(0, HEAD_BYTES))
+    if content is not None and content.compression:
+        data = _decompressed(await object_.read(0, budget), content.compression)
         return [Sample(format.name, data if object_.size <= budget else _whole_lines(data))]
+    if content is not None:
+        return []  # it tells its columns, or the tasks refuse it
     pieces = await _pieces(object_, 0, object_.size, budget, format.name)
     return [Sample(format.name, piece) for piece in pieces]
 
@@ -158,19 +162,10 @@ def _whole_lines(data: bytes, *, drop_first: bool = False) -> bytes:
 
 def _decompressed(data: bytes, compression: str) -> bytes:
     """The text of the beginning of a stream."""
-    if compression in ("gzip", "zstd"):
-        text = bytearray()
-        with suppress(DamagedStream):
-            for piece in Decompressor(compression).feed(data):
-                text += piece
-                if len(text) > _TEXT_BYTES_MAX:
-                    break
-        return bytes(text)
-    import bz2
-    import lzma
-
-    whole = bz2.BZ2Decompressor() if compression == "bzip2" else lzma.LZMADecompressor()
-    try:
-        return whole.decompress(data, _TEXT_BYTES_MAX)
-    except (OSError, EOFError, lzma.LZMAError):
-        return b""
+    text = bytearray()
+    with suppress(DamagedStream):
+        for piece in Decompressor(compression).feed(data):
+            text += piece
+            if len(text) > _TEXT_BYTES_MAX:
+                break
+    return bytes(text)
