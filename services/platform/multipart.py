@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from services.contract.location import Location
 from services.platform.reads import ObjectLost
-from services.platform.s3_faults import error_code, fault_of
+from services.platform.s3_faults import LOST, error_code, fault_of
 
 PART_BYTES_MIN = 5_242_880  # of every part but the last
 PART_BYTES_MAX = 5_368_709_120  # of a copied part
@@ -128,7 +128,7 @@ class MultipartWriter:
             )
         except ClientError as error:
             # S3 calls a range beyond the object's end an invalid argument.
-            if fault_of(error) in ("missing", "changed") or error_code(error) == "InvalidArgument":
+            if fault_of(error) in LOST or error_code(error) == "InvalidArgument":
                 raise ObjectLost(source, f"can't be copied: {error}") from error
             raise
         return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from services.contract.location import Location
-from services.platform.s3_faults import fault_of
+from services.platform.s3_faults import LOST, fault_of
 
 _TRIES = 5
 
@@ -36,7 +36,7 @@ async def read_written(
             if len(data) == end - start and crc32 in (None, zlib.crc32(data)):
                 return data
     except ClientError as error:
-        if fault_of(error) in ("missing", "changed"):
+        if fault_of(error) in LOST:
             raise ObjectLost(location, f"can't be read: {error}") from error
         raise
     raise ObjectLost(location, f"does not hold the bytes {start}-{end - 1} that were written to it")

@@ -9,7 +9,9 @@ from typing import Literal
 import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
 
-Fault = Literal["missing", "refused", "misnamed", "changed", "passing"]
+Fault = Literal["missing", "archived", "refused", "misnamed", "changed", "passing"]
+
+LOST: tuple[Fault, ...] = ("missing", "archived", "changed")  # what was written can't be read, however often one tries
 
 # What the client raises: S3's refusals, and whatever went wrong before its answer was there. (aiobotocore tells by
 # aiohttp's own exceptions that a body broke off.)
@@ -17,7 +19,8 @@ S3_ERRORS = (ClientError, BotoCoreError, aiohttp.ClientError, ConnectionError, T
 
 _CODES: dict[Fault, tuple[str, ...]] = {
     "missing": ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "MethodNotAllowed", "405"),
-    "refused": ("AccessDenied", "403", "InvalidObjectState"),
+    "archived": ("InvalidObjectState",),
+    "refused": ("AccessDenied", "403"),
     "misnamed": (
         *("InvalidBucketName", "InvalidArgument", "InvalidRequest", "KeyTooLongError", "EntityTooLarge", "400"),
         *("PermanentRedirect", "301"),

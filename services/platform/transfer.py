@@ -155,6 +155,9 @@ def input_error(source: Location, etag: str | None, error: BaseException, versio
             return TaskError("input_unavailable", message)
         case "missing":
             return TaskError("input_missing", f"{source.uri} does not exist", retryable=False, gone=[source])
+        case "archived":
+            message = f"{source.uri} is in an archive of S3: restore it first"
+            return TaskError("input_missing", message, retryable=False, gone=[source])
         case "changed" if error_code(error) == "InvalidRange":
             return TaskError("input_changed", f"{source.uri} has become shorter", retryable=False, gone=[source])
         case "changed":

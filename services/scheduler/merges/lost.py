@@ -6,7 +6,7 @@ from services.contract.location import Location
 from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.attempt import LostOutput
 from services.platform.concurrency import map_at_most
-from services.platform.s3_faults import S3_ERRORS, fault_of
+from services.platform.s3_faults import LOST, S3_ERRORS, fault_of
 from services.scheduler.loop import Context
 from services.scheduler.merges.outputs import succeeded_pages
 
@@ -32,7 +32,7 @@ async def find_lost(context: Context, job: Record, location: Location) -> list[L
         try:
             await context.aws.s3.head_object(Bucket=object_.location.bucket, Key=object_.location.key, **condition)
         except S3_ERRORS as error:
-            return fault_of(error) in ("missing", "changed")
+            return fault_of(error) in LOST
         return False
 
     looked = await map_at_most(_LOOKS_AT_ONCE, is_lost, made)

@@ -8,7 +8,7 @@ from services.inputs.chunk import Chunk
 from services.inputs.spec import LinesInput
 from services.inputs.split import split, split_on_grid
 from services.platform.reads import ObjectLost
-from services.platform.s3_faults import fault_of
+from services.platform.s3_faults import LOST, fault_of
 from services.scheduler.loop import Context
 
 READY = """
@@ -28,6 +28,6 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
             return await split_on_grid(context.aws.s3, [source], stage["plan_cursor"], stage["slots"])
         return await split(context.aws.s3, source, stage["plan_cursor"], stage["slots"])
     except ClientError as error:
-        if fault_of(error) == "missing":
+        if fault_of(error) in LOST:
             raise ObjectLost(Location.parse(joined), f"can't be read: {error}") from error
         raise

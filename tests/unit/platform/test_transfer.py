@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import aiohttp
 import pytest
+from botocore.exceptions import ClientError
 
 from services.contract.location import Location
 from services.contract.task_error import TaskError
@@ -91,3 +92,24 @@ async def test_an_object_that_holds_other_bytes_is_named_with_both_checksums() -
 async def test_without_a_checksum_nothing_is_checked() -> None:
     body, s3 = await fetch([(DAMAGED, None)])
     assert (body, len(s3.requests)) == (DAMAGED, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "type", "is_gone"),
+    [
+        ("NoSuchKey", "input_missing", True),
+        ("InvalidObjectState", "input_missing", True),
+        ("PreconditionFailed", "input_changed", True),
+        ("InvalidRange", "input_changed", True),
+        ("AccessDenied", "input_unavailable", False),
+    ],
+)
+async def test_what_s3_refuses_is_gone_or_may_come_back(code: str, type: str, is_gone: bool) -> None:
+    class Refusing:
+        async def get_object(self, **request: Any) -> None:
+            raise ClientError({"Error": {"Code": code, "Message": "no"}}, "GetObject")
+
+    with pytest.raises(TaskError) as failed:
+        await download(Refusing(), PLACE, io.BytesIO())
+    error = failed.value
+    assert (error.type, error.gone, error.retryable) == (type, (PLACE,) if is_gone else (), not is_gone)
