@@ -4,6 +4,7 @@ import asyncpg
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0006": "ALTER TABLE stages DROP COLUMN columns_due",
     "0005": "DROP TABLE lost_outputs; ALTER TABLE workers DROP COLUMN release",
     "0004": "DROP INDEX bundles_put_off",
     "0003": "ALTER TABLE bundles DROP COLUMN put_off; DROP TABLE schema_compatibility",
