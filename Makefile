@@ -39,7 +39,7 @@ run: .venv/.local  ## run the local stack in the foreground, until Ctrl-C
 	@$(BIN)/python -m deploy.local run
 
 test: .venv/.dev  ## run all tests (or some: make test TESTS=tests/unit)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 storm: .venv/.dev  ## run 100,000 tasks in a storm of faults and check every result (make storm STORM='--seed 7')
 	@$(BIN)/python -m tests.storm $(STORM)

@@ -17,6 +17,11 @@ def _says(stored: Any, spec: ProcessorSpec) -> bool:
         return False
 
 
+def _stored(spec: ProcessorSpec) -> dict[str, Any]:
+    """Without options that say nothing: a worker of the first release refuses all that it does not know."""
+    return {name: value for name, value in spec.model_dump(mode="json").items() if value is not None}
+
+
 async def register_processor(connection: Connection, name: str, spec: ProcessorSpec, description: str = "") -> int:
     """Add a processor's next version inside the caller's transaction; returns its number.
 
@@ -35,7 +40,7 @@ async def register_processor(connection: Connection, name: str, spec: ProcessorS
         "INSERT INTO processors (name, version, spec, description) VALUES ($1, $2, $3, $4)",
         name,
         version,
-        spec.model_dump(mode="json"),
+        _stored(spec),
         description,
     )
     return int(version)

@@ -153,12 +153,14 @@ def _parts(evidence: Evidence, job_id: UUID, stage: int) -> list[dict[str, Any]]
 
 def _expect_listing(evidence: Evidence, check: Check, job_id: UUID, stage: int) -> None:
     """What the first level of the reduce works on is just what the stage before it has made."""
-    right = [{name: part[name] for name in ("index", "attempt", "uri")} for part in _parts(evidence, job_id, stage)]
+    names = ("index", "attempt", "uri")
+    right = [{name: part[name] for name in names} for part in _parts(evidence, job_id, stage)]
     fan_in = evidence.works[job_id].spec["merge"].get("fan_in", ReduceMerge.model_fields["fan_in"].default)
     prefix = f"/jobs/{job_id}/{stage + 1}/inputs/"
     listings = {int(uri.rpartition("/")[2].partition("-")[0]): uri for uri in evidence.contents if prefix in uri}
     first_level = [listings.get(number, "") for number in range(next(reduce_levels(len(right), fan_in)))]
-    lines = [orjson.loads(line) for uri in first_level for line in evidence.contents.get(uri, b"").splitlines()]
+    listed = [orjson.loads(line) for uri in first_level for line in evidence.contents.get(uri, b"").splitlines()]
+    lines = [{name: line[name] for name in names} for line in listed]
     check.expect(lines == right, f"{evidence.works[job_id].name}: the reduce's inputs")
 
 

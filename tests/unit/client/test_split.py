@@ -25,6 +25,7 @@ PARTS = [
 def previewing(service: Service) -> Service:
     parts = [{"index": number, "bytes": size, "input": input} for number, (input, size, _) in enumerate(PARTS)]
     found = {"count": 16384, "bytes": 10**12, "exact": False, "notes": ["estimated"], "part_bytes": 1048576}
+    found["columns"] = None
     service.on("POST", "/v1/splits", answer({**found, "parts": parts}))
     return service
 
@@ -44,7 +45,7 @@ def test_a_preview_is_a_table_and_a_summary(run: Run, previewing: Service) -> No
         "parts_max": 8,
     }
     lines = result.stdout.splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert all(place in line for line, (_, _, place) in zip(lines[1:], PARTS, strict=True))
     assert result.stderr.splitlines() == ["about 16,384 parts of 931.3 GiB, aiming at 1.0 MiB each", "estimated"]
     assert json.loads(run("--json", "split", "--count", "3").stdout)["count"] == 16384
