@@ -30,6 +30,7 @@ _PLACES = 4  # in an object that is not read whole
 _CSV = ("csv", "tsv")
 _SAMPLED = ("jsonl", "json", "xml", *_CSV)  # formats whose columns' types no file tells
 _CSV_BYTES = 65_536  # hold the first record
+_LINE_BYTES_MAX = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,18 @@ async def _pieces(object_: PinnedObject, start: int, end: int, budget: int, form
         return [await object_.read(start, min(end, start + size))]
     window = budget // _PLACES
     step = (end - start - window) // (_PLACES - 1)
-    pieces = [await object_.read(start + place * step, start + place * step + window) for place in range(_PLACES)]
-    return [_whole_lines(piece, drop_first=place > 0) for place, piece in enumerate(pieces)]
+    places = [start + place * step for place in range(_PLACES)]
+    return [await _lines_at(object_, place, window, end, drop_first=place > start) for place in places]
+
+
+async def _lines_at(object_: PinnedObject, place: int, size: int, end: int, *, drop_first: bool) -> bytes:
+    """Whole lines from a place on; one, at least, if it is not longer than _LINE_BYTES_MAX."""
+    data = await object_.read(place, min(end, place + size))
+    while not (lines := _whole_lines(data, drop_first=drop_first)) and place + len(data) < end:
+        if len(data) >= _LINE_BYTES_MAX:
+            break
+        data += await object_.read(place + len(data), min(end, place + 4 * len(data)))
+    return lines
 
 
 def _whole_lines(data: bytes, *, drop_first: bool = False) -> bytes:

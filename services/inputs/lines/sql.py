@@ -14,6 +14,7 @@ from services.inputs.json_text import encode_json
 from services.inputs.lines.csv_rows import CsvRows
 from services.inputs.lines.records import JsonDocument, JsonLines
 from services.inputs.sql_file import SqlFile, SqlRows, View
+from services.inputs.typed_reader import check_declared
 
 _PIECE_BYTES = 1 << 20
 
@@ -46,6 +47,8 @@ class _JsonRows(JsonDocument):
 def _show_csv(file: Path, dialect: CsvDialect, view: View) -> SqlFile | SqlRows:
     reader = CsvRows(file, dialect)
     names = _names(reader)
+    if names:
+        check_declared(view.columns, names)
     if not (view.columns.keys() & set(names) or reader.names_delimiter):
         plain = view.plain(file)
         if _reads_alike(plain, dialect, len(names)):

@@ -55,7 +55,7 @@ class Part:
                 output=self.directory / "output",
                 output_format=output_format,
                 params=job.get("params", {}),
-                room=Room(512 << 20, 1, spill),
+                room=Room(job.get("memory_bytes", 512 << 20), 1, spill),
                 rejected=rejected,
                 check_input=self.check,
             )

@@ -139,6 +139,23 @@ def test_declared_types(part: Part) -> None:
     assert part.rejects[0]["reason"] == "at: '2026-11-29T10:00:00+01:00' is not of the type date"
 
 
+def test_a_declared_column_that_a_csv_lacks(part: Part) -> None:
+    part.put("p.csv", "id,zip\n1,02142\n")
+    with pytest.raises(TaskError, match=r"`columns` declares 'idd', but the CSV header names 'id', 'zip'"):
+        part.query(ALL, "p.csv", declared={"idd": "int64"})
+
+
+def test_thousands_of_columns_and_lines_of_megabytes(part: Part) -> None:
+    wide = {f"c{n}": n for n in range(5000)}
+    put(part, json.dumps(wide), json.dumps(wide | {"c7": 8}))
+    assert rows(part, "SELECT c7, c4999 FROM input") == [{"c7": 7, "c4999": 4999}, {"c7": 8, "c4999": 4999}]
+    assert rows(part, memory_bytes=2 << 30) == [wide, wide | {"c7": 8}]
+    part.put("p.csv", ",".join(wide) + "\n" + ",".join(map(str, wide.values())) + "\n")
+    assert part.rows("SELECT c4999 FROM input", "p.csv") == [{"c4999": "4999"}]
+    put(part, json.dumps({"t": "x" * 3_000_000}), '{"t": "y"}')
+    assert rows(part, "SELECT length(t) AS n FROM input") == [{"n": 3_000_000}, {"n": 1}]
+
+
 def test_the_same_columns_in_every_part_whatever_it_holds(part: Part) -> None:
     found = {"a": "float64", "b": ["text"], "c": {"d": "int64"}}
     schemas = set()
