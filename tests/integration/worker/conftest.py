@@ -180,7 +180,7 @@ async def grid(database: Database, aws: Aws, settings: Settings, tmp_path: Path,
         processor_path=str(code),
         receive_wait_seconds=1,
         heartbeat_seconds=0.1,
-        lease_seconds=5.0,
+        lease_seconds=15.0,
         drain_seconds=10.0,
     )
     grid = InProcessGrid(database, aws, worker)
