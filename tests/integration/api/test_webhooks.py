@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -14,6 +16,8 @@ from services.platform.aws import Aws
 from services.platform.database import WEBHOOKS_CHANNEL, Database
 from services.platform.settings import Settings
 from tests.integration.api.conftest import Keys, ok
+
+ROOT = Path(__file__).parents[3]
 
 
 async def test_the_secret_is_shown_once_and_signs(operator: httpx.AsyncClient) -> None:
@@ -59,6 +63,15 @@ async def test_private_addresses_are_refused_unless_allowed(
             assert (await client.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201
     for host in private:
         assert (await operator.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201
+
+
+async def test_webhook_private_behind_ipv6(settings: Settings, aws: Aws, database: Database) -> None:
+    urls = json.loads((ROOT / "tests/cases/data/webhook-private-behind-ipv6/urls.json").read_text())
+    guarded = create_app(settings.model_copy(update={"webhook_private_addresses": False}))
+    async with guarded.router.lifespan_context(guarded), await Keys(database, guarded).client("operator") as client:
+        for kind, status in (("must be refused", 422), ("must be taken", 201)):
+            for url in urls[kind]:
+                assert (await client.post("/v1/webhook-endpoints", json={"url": url})).status_code == status, url
 
 
 async def deliver(database: Database, endpoint_id: str, state: str) -> str:
