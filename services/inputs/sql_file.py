@@ -39,6 +39,7 @@ class View(Protocol):
 
     directory: Path  # for files that are made on the way
     columns: Columns  # the types that are declared
+    found: Columns | None  # those of all records of the input, if they are decided
     checks_values: bool  # DuckDB has refused a value of a file that it reads itself: reject such rows
 
     def reject(self, reader: Reader, number: int, raw: Any, reason: str) -> None:

@@ -46,7 +46,7 @@ class _JsonRows(JsonDocument):
 
 def _show_csv(file: Path, dialect: CsvDialect, view: View) -> SqlFile | SqlRows:
     reader = CsvRows(file, dialect)
-    names = _names(reader)
+    names = _names(reader) if dialect.header or not view.found else tuple(view.found)
     if names:
         check_declared(view.columns, names)
     if not (view.columns.keys() & set(names) or reader.names_delimiter):

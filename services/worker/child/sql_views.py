@@ -57,6 +57,7 @@ class View:
     connection: Any
     directory: Path  # for files that are made on the way
     columns: Columns  # the declared ones
+    found: Columns | None
     wanted: Wanted
     rejected: Rejects | None
     checks_values: bool = False
@@ -160,7 +161,7 @@ def create_view(
     """
     directory = spill / name
     directory.mkdir(exist_ok=True)
-    view = View(connection, directory, source.declared, wanted, rejected, checks_values)
+    view = View(connection, directory, source.declared, source.found, wanted, rejected, checks_values)
     files = sorted(source.path.iterdir()) if source.path.is_dir() else [source.path]
     shown = [_show(file, source, view) for file in files if not holds_nothing(file)]
     _add_files(view, [each for each, _ in shown if isinstance(each, SqlFile)])

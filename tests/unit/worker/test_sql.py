@@ -273,6 +273,13 @@ def test_the_place_of_a_bad_line_is_exact(part: Part, end: str, header: bool, bl
     assert [line["source"]["record"] for line in part.rejects] == [number + (not header) for number in (2, 3, 5)]
 
 
+def test_the_columns_of_csv_without_a_header_are_those_of_the_whole_input(part: Part) -> None:
+    part.put("part.csv", "1,2,3\n4,5\n6\n")
+    job = {"format": "csv", "options": {"csv": {"header": False}}, "found": {"column0": "text", "column1": "text"}}
+    assert part.rows("SELECT * FROM input", **job) == [{"column0": "4", "column1": "5"}]
+    assert [reject["record"] for reject in part.rejects] == [["1", "2", "3"], ["6"]]
+
+
 def test_what_is_all_rejected_is_counted_though_nothing_can_be_queried(part: Part) -> None:
     part.put("p.jsonl.bz2", bz2.compress(b"{\n[\n"))
     assert part.query("SELECT a FROM input", "p.jsonl.bz2", output_format="parquet") == counts(2, 0, 2)
