@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from services.inputs.varint import write_varint
+
 _SIZE_OF_FIXED = {1: 8, 5: 4}  # by wire type
 _VARINT, _BYTES = 0, 2
 _VARINT_BYTES_MAX = 10
@@ -38,12 +40,12 @@ def fields(message: bytes) -> Iterator[Field]:
 
 def integer(number: int, value: int) -> bytes:
     """An integer's field, as it is written."""
-    return _varint(number << 3 | _VARINT) + _varint(value)
+    return write_varint(number << 3 | _VARINT) + write_varint(value)
 
 
 def message(number: int, value: bytes) -> bytes:
     """A message's or string's field, as it is written."""
-    return _varint(number << 3 | _BYTES) + _varint(len(value)) + value
+    return write_varint(number << 3 | _BYTES) + write_varint(len(value)) + value
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
@@ -54,12 +56,3 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position + count + 1
     raise ValueError(f"the integer at byte {position} does not end")
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

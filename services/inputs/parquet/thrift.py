@@ -7,6 +7,8 @@ since almost all of a footer is copied from file to file.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from services.inputs.varint import write_varint
+
 INTEGERS = (4, 5, 6)  # i16, i32, i64: variable in length, so each may be written as another
 STRUCT, LIST = 12, 9
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BYTES, _SET, _MAP, _UUID = 1, 2, 3, 7, 8, 10, 11, 13
@@ -41,7 +43,7 @@ def struct(fields: Iterable[Field]) -> bytes:
         if 0 < number - last < 16:
             encoded.append((number - last) << 4 | type)
         else:
-            encoded += bytes([type]) + _varint(_zigzag(number))
+            encoded += bytes([type]) + write_varint(_zigzag(number))
         encoded += value
         last = number
     return bytes(encoded) + b"\0"
@@ -64,7 +66,7 @@ def structs(field: Field) -> list[bytes]:
 
 
 def list_of_structs(number: int, items: list[bytes]) -> Field:
-    header = bytes([len(items) << 4 | STRUCT]) if len(items) < 15 else bytes([0xF0 | STRUCT]) + _varint(len(items))
+    header = bytes([len(items) << 4 | STRUCT]) if len(items) < 15 else bytes([0xF0 | STRUCT]) + write_varint(len(items))
     return Field(number, LIST, header + b"".join(items))
 
 
@@ -85,7 +87,7 @@ def text(field: Field) -> str:
 
 
 def with_integer(field: Field, value: int) -> Field:
-    return field._replace(value=_varint(_zigzag(value)))
+    return field._replace(value=write_varint(_zigzag(value)))
 
 
 def _skip(data: bytes, position: int, type: int, depth: int) -> int:
@@ -181,12 +183,3 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 def _zigzag(value: int) -> int:
     return value << 1 if value >= 0 else (-value << 1) - 1
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
