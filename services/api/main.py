@@ -87,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        settings: Settings = app.state.settings
         async with connect(settings) as connections:
             app.state.connections = connections
             beginning = asyncio.create_task(_begin(connections, settings.bootstrap_api_key))
@@ -103,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
     )
+    app.state.settings = settings
     app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)
     install_problems(app, describe)
     app.add_middleware(AccessLog)

@@ -68,21 +68,24 @@ def require_region() -> None:
 @asynccontextmanager
 async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
     """Open the three clients for the time of the context; a call is tried up to `tries` times, with backoff."""
+    url = settings.aws_endpoint_url
     config = AioConfig(
         retries={"mode": "standard", "max_attempts": tries},
         max_pool_connections=64,
         connect_timeout=5,
-        s3={"addressing_style": "path" if settings.aws_endpoint_url else "auto"},
+        s3={"addressing_style": "path" if url else "auto"},
         signature_version="v4",
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+    # To load the CA certificates takes longer than the rest of a client's start, and an emulator has no TLS.
+    verify = False if url and url.startswith("http://") else None
     s3_config = config.merge(AioConfig(signature_version="s3v4"))
     sqs_config = config.merge(AioConfig(read_timeout=25))  # a long poll lasts up to 20 s, everything else is quick
     async with AsyncExitStack() as stack:
 
         async def client(name: str, client_config: AioConfig) -> Any:
-            context = _session().client(name, endpoint_url=settings.aws_endpoint_url, config=client_config)
+            context = _session().client(name, endpoint_url=url, verify=verify, config=client_config)
             return await stack.enter_async_context(context)
 
         yield Aws(await client("s3", s3_config), await client("sqs", sqs_config), await client("autoscaling", config))

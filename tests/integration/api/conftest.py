@@ -9,13 +9,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from services.api.main import create_app
 from services.engine import transitions, workers
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.platform.auth import Role, hash_secret, new_secret
 from services.platform.aws import Aws
 from services.platform.database import Database, new_id
 from services.platform.settings import Settings
+from tests.apps import api_app
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def client_of(app: FastAPI, secret: str | None = None) -> httpx.AsyncClient:
 
 @pytest.fixture
 async def app(settings: Settings, aws: Aws) -> AsyncIterator[FastAPI]:
-    app = create_app(settings)
+    app = api_app(settings)
     async with app.router.lifespan_context(app):
         yield app
 

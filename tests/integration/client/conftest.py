@@ -17,12 +17,12 @@ from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from piecework.cli import app
-from services.api.main import create_app as create_api
 from services.platform.auth import Role, hash_secret, new_secret
 from services.platform.aws import Aws
 from services.platform.database import Database, new_id
 from services.platform.settings import Settings
 from services.stats.main import create_app as create_stats
+from tests.apps import api_app
 from tests.conftest import free_port
 from tests.integration.api.conftest import PlayedWorker
 
@@ -57,7 +57,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def api(settings: Settings, aws: Aws) -> Iterator[Server]:
-    server = Server(lambda: create_api(settings))
+    server = Server(lambda: api_app(settings))
     server.start()
     yield server
     server.stop()

@@ -818,7 +818,7 @@ def test_no_order_of_events_breaks_a_promise(grid: ModelDatabase) -> None:
     run_state_machine_as_test(
         OnThisGrid,
         settings=hypothesis_settings(
-            max_examples=EXAMPLES or 70,
+            max_examples=EXAMPLES or 40,
             stateful_step_count=180 if EXPLORING else 120,  # of which most do nothing, at no cost
             derandomize=not EXPLORING,
             deadline=None,
