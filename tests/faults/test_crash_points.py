@@ -1,8 +1,9 @@
 """A scheduler or a worker may die before or after any of its side effects: the job comes to the same.
 
 Undisturbed runs record, through the gate of services.platform.effects, every point at which a process can die. Then a
-process dies after each effect by SIGKILL, while a job runs, and another takes its place. What dies just before an effect
-leaves the same behind as what dies just after the effect before it: with PIECEWORK_CRASH_POINTS=every that is walked too.
+process dies after each effect by SIGKILL, while a job runs, and another takes its place. What dies just before an
+effect leaves the same behind as what dies just after the one before: with PIECEWORK_CRASH_POINTS=every that is walked
+too.
 """
 
 import asyncio
