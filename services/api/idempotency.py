@@ -13,8 +13,7 @@ from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 
 from services.api.connections import Api
-from services.api.security import Operator, Submitter
-from services.platform.auth import Key
+from services.api.security import Caller, Developer, Operator, Submitter
 from services.platform.database import Connection, Database
 from services.platform.problems import ProblemError, conflict, invalid
 
@@ -42,10 +41,10 @@ IdempotencyKey = Annotated[
 class Creation:
     """One creating request of one API key."""
 
-    def __init__(self, request: Request, api: Api, key: Key, idempotency_key: str | None) -> None:
+    def __init__(self, request: Request, api: Api, caller: Caller, idempotency_key: str | None) -> None:
         self._request = request
         self._api = api
-        self._key = key
+        self.caller = caller
         self._name = idempotency_key
 
     async def once(
@@ -74,13 +73,13 @@ class Creation:
             created = await create(connection)
             if self._name is not None:
                 kept = created.model_dump_json(exclude={secret_field} if secret_field else None)
-                await connection.execute(_STORE, self._key.key_id, self._name, 201, kept)
+                await connection.execute(_STORE, self.caller.key_id, self._name, 201, kept)
         return Response(created.model_dump_json(), 201, media_type="application/json")
 
     async def _claim(self, connection: Connection) -> Record | None:
         """The stored answer, or None if the key is now ours; waits while another request with the key runs."""
         request_hash = await self._hash()
-        if await connection.execute(_CLAIM, self._key.key_id, self._name, request_hash) == "INSERT 0 1":
+        if await connection.execute(_CLAIM, self.caller.key_id, self._name, request_hash) == "INSERT 0 1":
             return None
         row = await self._stored(connection)
         if row is None:  # deleted as too old between the two statements
@@ -91,7 +90,7 @@ class Creation:
         return row
 
     async def _stored(self, connection: Connection | Database) -> Record | None:
-        return await connection.fetchrow(_STORED, self._key.key_id, self._name)
+        return await connection.fetchrow(_STORED, self.caller.key_id, self._name)
 
     async def _hash(self) -> str:
         head = f"{self._request.method} {self._request.url.path}\n".encode()
@@ -102,9 +101,14 @@ def _submission(request: Request, api: Api, key: Submitter, idempotency_key: Ide
     return Creation(request, api, key, idempotency_key)
 
 
+def _development(request: Request, api: Api, key: Developer, idempotency_key: IdempotencyKey = None) -> Creation:
+    return Creation(request, api, key, idempotency_key)
+
+
 def _registration(request: Request, api: Api, key: Operator, idempotency_key: IdempotencyKey = None) -> Creation:
     return Creation(request, api, key, idempotency_key)
 
 
 Submission = Annotated[Creation, Depends(_submission)]  # requires the role submitter
+Development = Annotated[Creation, Depends(_development)]  # requires the role developer
 Registration = Annotated[Creation, Depends(_registration)]  # requires the role operator

@@ -19,14 +19,14 @@ async def download_link(api: Connections, location: Location, filename: str) -> 
     return await _presign(api, "get_object", location, ResponseContentDisposition=disposition)
 
 
-async def upload_link(api: Connections, location: Location) -> str:
-    """A URL that takes the whole object in one PUT."""
-    return await _presign(api, "put_object", location)
+async def upload_link(api: Connections, location: Location, size: int) -> str:
+    """A URL that takes the whole object in one PUT of exactly this many bytes: the length is signed."""
+    return await _presign(api, "put_object", location, ContentLength=size)
 
 
-async def part_link(api: Connections, location: Location, multipart_id: str, number: int) -> str:
-    """A URL that takes one part of a multipart upload in a PUT."""
-    return await _presign(api, "upload_part", location, UploadId=multipart_id, PartNumber=number)
+async def part_link(api: Connections, location: Location, multipart_id: str, number: int, size: int) -> str:
+    """A URL that takes one part of a multipart upload in a PUT of exactly this many bytes."""
+    return await _presign(api, "upload_part", location, UploadId=multipart_id, PartNumber=number, ContentLength=size)
 
 
 async def upload_form(api: Connections, prefix: Location, bytes_max: int) -> dict[str, Any]:

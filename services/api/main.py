@@ -14,6 +14,7 @@ from services.api.connections import Connections, connect
 from services.api.problems import describe
 from services.api.routes import (
     api_keys,
+    audit,
     health,
     jobs,
     packages,
@@ -61,6 +62,7 @@ TAGS = [
     {"name": "workers", "description": workers.__doc__},
     {"name": "webhooks", "description": webhooks.__doc__},
     {"name": "API keys", "description": api_keys.__doc__},
+    {"name": "audit", "description": audit.__doc__},
     {"name": "health", "description": health.__doc__},
 ]
 
@@ -123,6 +125,7 @@ def create_app(settings: Settings) -> FastAPI:
         workers,
         webhooks,
         api_keys,
+        audit,
     ):
         v1.include_router(resource.router)
     app.include_router(v1)

@@ -7,6 +7,8 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from services.api.security import note_refusal
+from services.platform.auth import Forbidden
 from services.platform.problems import ProblemError
 
 DEPTH_MAX = 100  # pydantic gives up at about 250
@@ -32,12 +34,16 @@ def _check_depth(body: Any) -> None:
 
 
 class StrictRoute(APIRoute):
-    """A route that parses its body with orjson."""
+    """A route that parses its body with orjson, and writes a change that it refuses to the audit log."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            return await handle(_StrictRequest(request.scope, request.receive))
+            try:
+                return await handle(_StrictRequest(request.scope, request.receive))
+            except Forbidden as refused:
+                await note_refusal(request, refused)
+                raise
 
         return strict

@@ -21,6 +21,7 @@ class Processor(SQLModel, table=True):
     spec: dict[str, Any] = Field(sa_type=JSONB)
     description: str = ""
     created_at: datetime = Field(sa_type=_UTC)
+    created_by: str | None = None
 
 
 class WorkerPool(SQLModel, table=True):
@@ -78,6 +79,7 @@ class Schedule(SQLModel, table=True):
     last_job_id: UUID | None = None
     error: str | None = None
     created_at: datetime = Field(sa_type=_UTC)
+    created_by: str | None = None
 
 
 class Trigger(SQLModel, table=True):
@@ -98,6 +100,7 @@ class Trigger(SQLModel, table=True):
     last_error: str | None = None
     last_error_at: datetime | None = Field(None, sa_type=_UTC)
     created_at: datetime = Field(sa_type=_UTC)
+    created_by: str | None = None
 
 
 class Job(SQLModel, table=True):
@@ -120,6 +123,7 @@ class Job(SQLModel, table=True):
     created_at: datetime = Field(sa_type=_UTC)
     started_at: datetime | None = Field(None, sa_type=_UTC)
     finished_at: datetime | None = Field(None, sa_type=_UTC)
+    created_by: str | None = None
 
 
 class Stage(SQLModel, table=True):
@@ -251,6 +255,7 @@ class WebhookEndpoint(SQLModel, table=True):
     events: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
     enabled: bool = True
     created_at: datetime = Field(sa_type=_UTC)
+    created_by: str | None = None
 
 
 class WebhookDelivery(SQLModel, table=True):
@@ -284,6 +289,15 @@ class ApiKey(SQLModel, table=True):
     key_hash: str
     created_at: datetime = Field(sa_type=_UTC)
     revoked_at: datetime | None = Field(None, sa_type=_UTC)
+    principal: str
+    all: bool
+    shares: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    labels: dict[str, str] = Field(sa_type=JSONB)
+    pools: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    priority_max: int | None = None
+    expires_at: datetime | None = Field(None, sa_type=_UTC)
+    last_used_at: datetime | None = Field(None, sa_type=_UTC)
+    created_by: str | None = None
 
 
 class Upload(SQLModel, table=True):
@@ -297,3 +311,25 @@ class Upload(SQLModel, table=True):
     multipart_id: str | None = None
     completed_at: datetime | None = Field(None, sa_type=_UTC)
     created_at: datetime = Field(sa_type=_UTC)
+    created_by: str | None = None
+    final_uri: str | None = None
+    aborted_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class AuditEntry(SQLModel, table=True):
+    """A change, or a refused one: append only."""
+
+    __tablename__ = "audit_log"
+
+    audit_id: UUID = Field(primary_key=True)
+    at: datetime = Field(sa_type=_UTC)
+    key_id: UUID | None = None
+    principal: str | None = None
+    role: str
+    action: str
+    outcome: str
+    subject_kind: str
+    subject: str | None = None
+    summary: dict[str, Any] = Field(sa_type=JSONB)
+    address: str | None = None
+    request_id: str | None = None

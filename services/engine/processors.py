@@ -22,7 +22,9 @@ def _stored(spec: ProcessorSpec) -> dict[str, Any]:
     return {name: value for name, value in spec.model_dump(mode="json").items() if value is not None}
 
 
-async def register_processor(connection: Connection, name: str, spec: ProcessorSpec, description: str = "") -> int:
+async def register_processor(
+    connection: Connection, name: str, spec: ProcessorSpec, description: str = "", *, created_by: str | None = None
+) -> int:
     """Add a processor's next version inside the caller's transaction; returns its number.
 
     If the newest version already says the same, its number is returned. Raises SpecError.
@@ -37,10 +39,11 @@ async def register_processor(connection: Connection, name: str, spec: ProcessorS
         return int(newest["version"])
     version = newest["version"] + 1 if newest is not None else 1
     await connection.execute(
-        "INSERT INTO processors (name, version, spec, description) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO processors (name, version, spec, description, created_by) VALUES ($1, $2, $3, $4, $5)",
         name,
         version,
         _stored(spec),
         description,
+        created_by,
     )
     return int(version)

@@ -258,9 +258,9 @@ async def _resolve_merge(connection: Connection, spec: JobSpec, last: _ResolvedS
 
 _INSERT_JOB = """
     INSERT INTO jobs (job_id, name, spec, state, priority, share, labels, schedule_id, trigger_id, trigger_message,
-        run_at, started_at)
+        run_at, started_at, created_by)
     VALUES ($1, $2, $3, CASE WHEN $4 THEN 'scheduled' ELSE 'running' END, $5, $6, $7, $8, $9, $10, $11,
-        CASE WHEN NOT $4 THEN now() END)"""
+        CASE WHEN NOT $4 THEN now() END, $12)"""
 
 # The last line of each list is for workers of the release before, which do not read `options`.
 _INSERT_STAGES = """
@@ -348,8 +348,10 @@ async def submit_job(
     run_at: datetime | None = None,
     trigger_id: UUID | None = None,
     trigger_message: str | None = None,
+    created_by: str | None = None,
 ) -> UUID:
-    """Record a job inside the caller's transaction; it starts at once unless `spec.run_at` is set.
+    """Record a job of the principal `created_by` inside the caller's transaction; it starts at once unless
+    `spec.run_at` is set.
 
     `schedule_id` and `run_at` are those of the schedule's run, `trigger_id` and `trigger_message` say which message
     made a trigger submit it: a second job for the same one raises asyncpg.UniqueViolationError. Raises SpecError.
@@ -369,6 +371,7 @@ async def submit_job(
         trigger_id,
         trigger_message,
         run_at or spec.run_at,
+        created_by,
     )
     following = [*resolved[1:], None]
     rows = [

@@ -16,7 +16,7 @@ Seconds = Annotated[PositiveFloat, DURATION]
 WholeSeconds = Annotated[PositiveInt, DURATION]
 Bytes = Annotated[PositiveInt, SIZE]
 
-_SECRETS = ("database_url", "bootstrap_api_key")
+_SECRETS = ("database_url", "bootstrap_api_key", "metrics_key")
 
 
 class Settings(BaseSettings):
@@ -63,6 +63,9 @@ class Settings(BaseSettings):
 
     webhook_private_addresses: bool = Field(False, description="allow webhooks to private and loopback addresses")
     webhook_hours: PositiveFloat = 24.0
+
+    audit_days: Annotated[int, Field(ge=7)] = Field(400, description="how long the audit log is kept")
+    metrics_key: str | None = Field(None, description="the bearer that /metrics asks for; unset: none")
 
     log_level: LogLevel = "INFO"
 

@@ -5,13 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from services.engine.schema import check_schema
+from services.platform.auth import require_bearer
 from services.platform.database import Database
 from services.platform.problems import problems
 from services.platform.routes import Health, JobId
 from services.platform.settings import Settings
 from services.stats import grid_stats, job_stats
 from services.stats.metrics import scrape
-from services.stats.security import require_viewer
+from services.stats.security import of_readable_job, require_viewer
 from services.stats.shapes import JobStats, PoolStatsList, Timeline, WorkerStatsList
 
 MINUTES_MAX = 10_080
@@ -39,6 +40,7 @@ watch = APIRouter(tags=["service"])
 @stats.get(
     "/jobs/{job_id}/stats",
     operation_id="get_job_stats",
+    dependencies=of_readable_job,
     responses=problems(404),
     tags=["jobs"],
     summary="Statistics of a job",
@@ -51,6 +53,7 @@ async def get_job_stats(database: TheDatabase, settings: TheSettings, job_id: Jo
 @stats.get(
     "/jobs/{job_id}/timeline",
     operation_id="get_job_timeline",
+    dependencies=of_readable_job,
     responses=problems(404),
     tags=["jobs"],
     summary="A job by minute",
@@ -79,8 +82,11 @@ async def get_timeline(database: TheDatabase, pool: OfPool = None, minutes: Minu
 
 
 @watch.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(request: Request, database: TheDatabase) -> Response:
-    """Text or OpenMetrics, as `Accept` asks. No key is needed: nothing here names a job."""
+async def metrics(request: Request, database: TheDatabase, settings: TheSettings) -> Response:
+    """Text or OpenMetrics, as `Accept` asks. Nothing here names a job, so no key is needed, unless the operator has set
+    `PIECEWORK_METRICS_KEY`: then it is the bearer."""
+    if settings.metrics_key is not None:
+        require_bearer(request.headers.get("authorization"), settings.metrics_key)
     body, content_type = await scrape(database, request.headers.get("accept", ""))
     return Response(body, media_type=content_type)
 

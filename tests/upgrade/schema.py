@@ -4,6 +4,22 @@ import asyncpg
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0007": """
+        DROP TABLE audit_log;
+        DROP FUNCTION refuse_audit_change;
+        DROP TRIGGER api_keys_principal ON api_keys;
+        DROP FUNCTION name_principal;
+        UPDATE api_keys SET role = 'submitter' WHERE role = 'developer';
+        ALTER TABLE api_keys DROP CONSTRAINT api_keys_role_check,
+            ADD CONSTRAINT api_keys_role_check CHECK (role IN ('viewer', 'submitter', 'operator')),
+            DROP COLUMN principal, DROP COLUMN "all", DROP COLUMN shares, DROP COLUMN labels, DROP COLUMN pools,
+            DROP COLUMN priority_max, DROP COLUMN expires_at, DROP COLUMN last_used_at, DROP COLUMN created_by;
+        ALTER TABLE jobs DROP COLUMN created_by;
+        ALTER TABLE schedules DROP COLUMN created_by;
+        ALTER TABLE triggers DROP COLUMN created_by;
+        ALTER TABLE processors DROP COLUMN created_by;
+        ALTER TABLE webhook_endpoints DROP COLUMN created_by;
+        ALTER TABLE uploads DROP COLUMN created_by, DROP COLUMN final_uri, DROP COLUMN aborted_at""",
     "0006": "ALTER TABLE stages DROP COLUMN columns_due",
     "0005": "DROP TABLE lost_outputs; ALTER TABLE workers DROP COLUMN release",
     "0004": "DROP INDEX bundles_put_off",

@@ -1,5 +1,6 @@
 """Who may call the API."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,24 +12,41 @@ from services.api.connections import Api, Session
 from services.api.idempotency import Registration
 from services.api.pagination import Pages
 from services.api.problems import BODY
-from services.api.security import Operator, Viewer
+from services.api.security import Operator, Viewer, describe_changes
 from services.api.shapes.api_keys import ApiKey, ApiKeyPage, ApiKeySpec, CreatedApiKey
 from services.api.strict_json import StrictRoute
 from services.platform.auth import hash_secret, new_secret
 from services.platform.database import Connection, new_id
-from services.platform.problems import conflict, not_found, problems
+from services.platform.problems import conflict, invalid, not_found, problems
 
-router = APIRouter(prefix="/api-keys", tags=["API keys"], route_class=StrictRoute)
+router = APIRouter(tags=["API keys"], route_class=StrictRoute)
 
 KeyId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
 
+_INSERT = """
+    INSERT INTO api_keys (key_id, key_hash, created_by, name, role, principal, "all", shares, labels, pools,
+        priority_max, expires_at)
+    SELECT $1, $2, $3, name, role, principal, "all", shares, labels, pools, priority_max, expires_at
+    FROM json_populate_recordset(NULL::api_keys, $4::json) RETURNING *"""
+
 EXAMPLES: Any = {
     "submitter": {"summary": "For a system that submits jobs", "value": {"name": "nightly", "role": "submitter"}},
+    "person": {
+        "summary": "For a member of a team that sees only its own share",
+        "value": {
+            "name": "anna's laptop",
+            "role": "submitter",
+            "principal": "anna@example.com",
+            "shares": ["finance"],
+            "priority_max": 10,
+            "expires_at": "2099-12-31T23:00:00Z",
+        },
+    },
 }
 
 
 @router.post(
-    "",
+    "/api-keys",
     operation_id="create_api_key",
     status_code=201,
     response_model=CreatedApiKey,
@@ -40,37 +58,37 @@ async def create_api_key(
 ) -> Response:
     """The answer's `secret` is the key. It is shown only once and not stored. So if the request is repeated with its
     Idempotency-Key, it creates nothing and gets a 409 that names the key."""
+    if spec.expires_at is not None and spec.expires_at <= datetime.now(UTC):
+        raise invalid("expires_at", spec.expires_at.isoformat(), "this time has passed; give a later one, or none")
 
     async def create(connection: Connection) -> CreatedApiKey:
         secret = new_secret()
         row = await connection.fetchrow(
-            "INSERT INTO api_keys (key_id, name, role, key_hash) VALUES ($1, $2, $3, $4) RETURNING *",
-            new_id(),
-            spec.name,
-            spec.role,
-            hash_secret(secret),
+            _INSERT, new_id(), hash_secret(secret), creation.caller.principal, [spec.columns()]
         )
         assert row is not None
+        what = describe_changes(spec.columns()) | {"expires_at": spec.expires_at and spec.expires_at.isoformat()}
+        await creation.caller.record(connection, row["key_id"], **what)
         return CreatedApiKey.model_validate({**row, "secret": secret})
 
     return await creation.once(create, secret_field="secret")
 
 
-@router.get("", operation_id="list_api_keys", summary="List API keys")
-async def list_api_keys(_key: Viewer, session: Session, pages: Pages) -> ApiKeyPage:
+@router.get("/api-keys", operation_id="list_api_keys", summary="List API keys")
+async def list_api_keys(_caller: Operator, session: Session, pages: Pages) -> ApiKeyPage:
     """Keys, newest first, revoked ones included."""
     rows, next_cursor = await pages.fetch(session, select(tables.ApiKey), tables.ApiKey.key_id, newest_first=True)
     return ApiKeyPage(items=[ApiKey.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
 @router.delete(
-    "/{key_id}",
+    "/api-keys/{key_id}",
     operation_id="revoke_api_key",
     status_code=204,
     responses=problems(404, 409),
     summary="Revoke an API key",
 )
-async def revoke_api_key(_key: Operator, api: Api, key_id: KeyId) -> None:
+async def revoke_api_key(caller: Operator, api: Api, key_id: KeyId) -> None:
     """Revoke a key; it stops working at once. The last operator's key can't be revoked. Safe to repeat."""
     async with api.transaction() as connection:
         # Locks all operators' keys in one order, so that two of them can't revoke each other at the same time.
@@ -84,3 +102,10 @@ async def revoke_api_key(_key: Operator, api: Api, key_id: KeyId) -> None:
         )
         if status == "UPDATE 0":
             raise not_found("API key", key_id)
+        await caller.record(connection, key_id)
+
+
+@router.get("/me", operation_id="get_me", summary="Inspect your own key")
+async def get_me(caller: Viewer, session: Session) -> ApiKey:
+    """The key of this request: whose it is, what it may do and see, and when it ends."""
+    return ApiKey.model_validate(await session.get(tables.ApiKey, caller.key_id))

@@ -16,13 +16,14 @@ from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.queues import check_queue
 from services.api.results_place import check_results_place
-from services.api.security import Submitter, Viewer
+from services.api.security import Caller, Submitter, Viewer, scope_filter
 from services.api.shapes.jobs import Job, JobPage, JobSummary, sum_progress
 from services.api.strict_json import StrictRoute
 from services.contract.states import JobState
-from services.engine import jobs, submission
+from services.engine import jobs, ownership, submission
 from services.engine.progress import Progress, count_progress, is_slowed, tasks_known
 from services.engine.records import check_records
+from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
 from services.platform.database import Connection, Database
 from services.platform.problems import invalid, not_found, problems
@@ -128,7 +129,10 @@ async def submit_job(
 
     The processors, their params, the pools and the bucket for results are checked. If the job starts at once, its input
     and the objects that its processors declare are checked too; otherwise they are checked when it starts.
+
+    It belongs to the key's principal. Where it names none, it gets the key's share, labels, pool and priority.
     """
+    spec = apply_scope(creation.caller, spec)
 
     async def prepare() -> None:
         await check_results_place(api, spec.results)
@@ -144,7 +148,10 @@ async def submit_job(
             if spec.run_at < now - CLOCK_SKEW:
                 fix = f"this time has passed (it is {now:%Y-%m-%dT%H:%M:%SZ}); give a later one, or none to start now"
                 raise invalid("run_at", spec.run_at.isoformat(), fix)
-        job_id = await submission.submit_job(connection, spec, settings=api.settings)
+        job_id = await submission.submit_job(
+            connection, spec, settings=api.settings, created_by=creation.caller.principal
+        )
+        await creation.caller.record(connection, job_id, name=spec.name, share=spec.share, priority=spec.priority)
         return await load_job(connection, job_id)
 
     return await creation.once(create, prepare=prepare)
@@ -174,7 +181,7 @@ async def _progress(database: Database, job_ids: list[UUID]) -> dict[UUID, list[
 
 @router.get("", operation_id="list_jobs", summary="List jobs")
 async def list_jobs(
-    _key: Viewer,
+    caller: Viewer,
     api: Api,
     session: Session,
     pages: Pages,
@@ -182,10 +189,16 @@ async def list_jobs(
     name: Annotated[str | None, Query(max_length=100)] = None,
     label: Annotated[list[str], Query(description="`key:value`; all of these labels", max_length=20)] = [],  # noqa: B006
     schedule_id: UUID | None = None,
+    created_by: Annotated[str | None, Query(max_length=200, description="a principal: only its jobs")] = None,
+    mine: Annotated[bool, Query(description="only jobs of the key's own principal")] = False,
 ) -> JobPage:
-    """Jobs, newest first."""
+    """Jobs, newest first. A key with shares or labels sees only jobs that have them."""
     job = tables.Job
-    statement = select(job)
+    statement = select(job).where(*scope_filter(caller, col(job.share), col(job.labels)))
+    if created_by is not None:
+        statement = statement.where(job.created_by == created_by)
+    if mine:
+        statement = statement.where(job.created_by == caller.principal)
     if state:
         statement = statement.where(col(job.state).in_(state))
     if name is not None:
@@ -203,36 +216,41 @@ async def list_jobs(
 
 
 @router.get("/{job_id}", operation_id="get_job", responses=problems(404), summary="Inspect a job")
-async def get_job(_key: Viewer, api: Api, job_id: JobId) -> Job:
+async def get_job(caller: Viewer, api: Api, job_id: JobId) -> Job:
     """A job with its stages and their exact progress."""
+    await ownership.require_job(api.database, caller, job_id)
     return await load_job(api.database, job_id)
 
 
-async def _order(api: Connections, job_id: UUID, order: Callable[[Connection, UUID], Awaitable[None]]) -> Job:
+async def _order(
+    caller: Caller, api: Connections, job_id: UUID, order: Callable[[Connection, UUID], Awaitable[None]]
+) -> Job:
     async with api.transaction() as connection:
+        await caller.require_control_of_job(connection, job_id)
         await order(connection, job_id)
+        await caller.record(connection, job_id)
         return await load_job(connection, job_id)
 
 
 @router.post("/{job_id}/cancel", operation_id="cancel_job", responses=problems(404, 409), summary="Cancel a job")
-async def cancel_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
+async def cancel_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
     """End a job: its waiting tasks never start, its running ones are killed."""
-    return await _order(api, job_id, jobs.cancel_job)
+    return await _order(caller, api, job_id, jobs.cancel_job)
 
 
 @router.post("/{job_id}/pause", operation_id="pause_job", responses=problems(404, 409), summary="Pause a job")
-async def pause_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
+async def pause_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
     """Start no more tasks of a job; running tasks end as usual."""
-    return await _order(api, job_id, jobs.pause_job)
+    return await _order(caller, api, job_id, jobs.pause_job)
 
 
 @router.post("/{job_id}/resume", operation_id="resume_job", responses=problems(404, 409), summary="Resume a job")
-async def resume_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
+async def resume_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
     """Continue a paused job."""
-    return await _order(api, job_id, jobs.resume_job)
+    return await _order(caller, api, job_id, jobs.resume_job)
 
 
 @router.post("/{job_id}/retry", operation_id="retry_job", responses=problems(404, 409), summary="Retry a job")
-async def retry_job(_key: Submitter, api: Api, job_id: JobId) -> Job:
+async def retry_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
     """Run the failed and cancelled tasks of a failed or cancelled job again; results of the others are kept."""
-    return await _order(api, job_id, jobs.retry_job)
+    return await _order(caller, api, job_id, jobs.retry_job)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body
 from services.api.connections import Api, Connections
 from services.api.links import upload_link
 from services.api.problems import BODY
-from services.api.security import Operator
+from services.api.security import Developer
 from services.api.shapes.packages import Package, PackageSpec
 from services.api.strict_json import StrictRoute
 from services.platform.problems import invalid, problems
@@ -23,12 +23,13 @@ EXAMPLES: Any = {
 
 @router.post("", operation_id="create_package", responses=problems(*BODY, 502), summary="Push a package")
 async def create_package(
-    _key: Operator, api: Api, spec: Annotated[PackageSpec, Body(openapi_examples=EXAMPLES)]
+    caller: Developer, api: Api, spec: Annotated[PackageSpec, Body(openapi_examples=EXAMPLES)]
 ) -> Package:
     """Get a link to PUT a zip archive to, unless it is there already. Workers verify its hash before they unpack it."""
     location = api.settings.layout.package(spec.sha256)
     is_there = await package_bytes(api, spec.sha256) == spec.bytes
-    url = None if is_there else await upload_link(api, location)
+    await caller.record(api.database, spec.sha256, bytes=spec.bytes, pushed=not is_there)
+    url = None if is_there else await upload_link(api, location, spec.bytes)
     return Package(sha256=spec.sha256, uri=location.uri, bytes=spec.bytes, url=url)
 
 

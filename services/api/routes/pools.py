@@ -76,7 +76,7 @@ async def get_pool(_key: Viewer, api: Api, name: PoolName) -> Pool:
 
 @router.put("/{name}", operation_id="put_pool", responses=problems(*BODY, 502), summary="Add or change a pool")
 async def put_pool(
-    _key: Operator, api: Api, name: PoolName, spec: Annotated[PoolSpec, Body(openapi_examples=PUT_EXAMPLES)]
+    caller: Operator, api: Api, name: PoolName, spec: Annotated[PoolSpec, Body(openapi_examples=PUT_EXAMPLES)]
 ) -> Pool:
     """Add a pool, or change its queues, group and slots; its capacity and pause do not change. Safe to repeat."""
     if _POOL_NAME.fullmatch(name) is None:
@@ -97,6 +97,7 @@ async def put_pool(
             group_name=spec.group_name,
             slots=spec.slots,
         )
+        await caller.record(connection, name, **spec.model_dump(exclude_none=True))
         return await _load(connection, name)
 
 
@@ -122,7 +123,7 @@ async def _find_group(api: Connections, name: str) -> dict[str, Any]:
     summary="Set a pool's capacity",
 )
 async def set_pool_capacity(
-    _key: Operator, api: Api, name: PoolName, capacity: Annotated[Capacity, Body(openapi_examples=CAPACITY_EXAMPLES)]
+    caller: Operator, api: Api, name: PoolName, capacity: Annotated[Capacity, Body(openapi_examples=CAPACITY_EXAMPLES)]
 ) -> Pool:
     """Set the bounds of the pool's Auto Scaling group, and add nodes at once if `desired` is more than it has.
 
@@ -147,6 +148,7 @@ async def set_pool_capacity(
         if desired is None:
             raise not_found("pool", name)
         changed = await _load(connection, name)
+        await caller.record(connection, name, **capacity.model_dump(exclude_none=True))
     await _adapt_group(api, group, capacity, desired)
     return changed
 
@@ -162,16 +164,18 @@ async def _adapt_group(api: Connections, group: dict[str, Any], capacity: Capaci
 
 
 @router.post("/{name}/pause", operation_id="pause_pool", responses=problems(404), summary="Pause a pool")
-async def pause_pool(_key: Operator, api: Api, name: PoolName) -> Pool:
+async def pause_pool(caller: Operator, api: Api, name: PoolName) -> Pool:
     """Start no more tasks in the pool; running tasks end as usual."""
     async with api.transaction() as connection:
         await pools.pause_pool(connection, name)
+        await caller.record(connection, name)
         return await _load(connection, name)
 
 
 @router.post("/{name}/resume", operation_id="resume_pool", responses=problems(404), summary="Resume a pool")
-async def resume_pool(_key: Operator, api: Api, name: PoolName) -> Pool:
+async def resume_pool(caller: Operator, api: Api, name: PoolName) -> Pool:
     """Start tasks in the pool again."""
     async with api.transaction() as connection:
         await pools.resume_pool(connection, name)
+        await caller.record(connection, name)
         return await _load(connection, name)

@@ -14,7 +14,7 @@ from sqlmodel import col, func, not_, select
 
 from services.api import tables
 from services.api.connections import Api, Session
-from services.api.idempotency import Registration
+from services.api.idempotency import Development
 from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.routes.packages import check_package
@@ -85,7 +85,7 @@ _VERSION = """
     summary="Register a processor",
 )
 async def register_processor(
-    creation: Registration, api: Api, registration: Annotated[ProcessorRegistration, Body(openapi_examples=EXAMPLES)]
+    creation: Development, api: Api, registration: Annotated[ProcessorRegistration, Body(openapi_examples=EXAMPLES)]
 ) -> Response:
     """Add a version. Jobs that are submitted keep the version they were submitted with.
 
@@ -95,7 +95,11 @@ async def register_processor(
     spec = ProcessorSpec.model_validate(registration.model_dump(exclude={"name", "description"}))
 
     async def create(connection: Connection) -> Processor:
-        version = await processors.register_processor(connection, registration.name, spec, registration.description)
+        principal = creation.caller.principal
+        version = await processors.register_processor(
+            connection, registration.name, spec, registration.description, created_by=principal
+        )
+        await creation.caller.record(connection, f"{registration.name}@{version}", kind=spec.kind, package=spec.package)
         row = await connection.fetchrow(_VERSION, registration.name, version)
         return Processor.model_validate(dict(_found(row, registration.name, version)))
 

@@ -10,6 +10,7 @@ from services.api.security import Viewer
 from services.api.shapes.jobs import ResultFile, Results
 from services.api.strict_json import StrictRoute
 from services.contract.location import Location
+from services.engine.ownership import require_job
 from services.platform.problems import conflict, not_found, problems
 from services.platform.routes import JobId
 
@@ -21,11 +22,12 @@ _RESULTS = """
 
 
 @router.get("", operation_id="get_results", responses=problems(404, 409), summary="Get a job's results")
-async def get_results(_key: Viewer, api: Api, job_id: JobId) -> Results:
+async def get_results(caller: Viewer, api: Api, job_id: JobId) -> Results:
     """Presigned links to the results of a job that succeeded, and to the manifest of all their parts.
 
     When nothing is merged and there are more than a thousand parts, only the manifest lists them.
     """
+    await require_job(api.database, caller, job_id)
     row = await api.database.fetchrow(_RESULTS, job_id)
     if row is None:
         raise not_found("job", job_id)

@@ -1,5 +1,7 @@
 """Recurring submissions."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any
@@ -8,22 +10,24 @@ from uuid import UUID
 import asyncpg
 from asyncpg import Record
 from fastapi import APIRouter, Body, Path, Response
-from sqlmodel import select
+from sqlmodel import col, select
 
 from services.api import tables
-from services.api.connections import Api, Session
+from services.api.connections import Api, Connections, Session
 from services.api.idempotency import Submission
 from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.results_place import check_results_place
-from services.api.security import Submitter, Viewer
+from services.api.security import Caller, Submitter, Viewer, scope_filter
 from services.api.shapes.schedules import Schedule, SchedulePage, ScheduleSpec
 from services.api.strict_json import StrictRoute
 from services.engine.errors import SpecError
 from services.engine.jobs import notify_jobs
+from services.engine.ownership import Thing, of_template, require_control, require_read
+from services.engine.scope import apply_scope
 from services.engine.submission import resolve_stages
 from services.platform.cron import due_times, next_time
-from services.platform.database import Connection, new_id
+from services.platform.database import Connection, Database, new_id
 from services.platform.problems import conflict, invalid, not_found, problems
 
 router = APIRouter(prefix="/schedules", tags=["schedules"], route_class=StrictRoute)
@@ -47,8 +51,10 @@ EXAMPLES: Any = {
 }
 
 _INSERT = """
-    INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *"""
+    INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *"""
+
+_FIND = "SELECT *, now() AS now FROM schedules WHERE schedule_id = $1 FOR UPDATE"
 
 
 def _show(row: dict[str, Any]) -> Schedule:
@@ -74,14 +80,15 @@ async def create_schedule(
 
     A time of day that a daylight-saving change skips runs right after the gap; one that it repeats runs once. If the
     grid was down, `misfire` says which missed runs to make up for: the last (`run_once`), all (`run_all`) or none
-    (`skip`).
+    (`skip`). Schedule and jobs belong to the key's principal.
     """
 
     async def create(connection: Connection) -> Schedule:
         if spec.job.run_at is not None:
             raise invalid("job.run_at", spec.job.run_at.isoformat(), "the cron expression says when; remove run_at")
         try:
-            await resolve_stages(connection, spec.job, api.settings)
+            job = apply_scope(creation.caller, spec.job)
+            await resolve_stages(connection, job, api.settings)
         except SpecError as error:
             raise invalid(f"job.{error.field}", error.value, error.fix) from error
         now = await connection.fetchval("SELECT now()")
@@ -93,12 +100,14 @@ async def create_schedule(
                 spec.cron,
                 spec.time_zone,
                 spec.misfire,
-                spec.job.model_dump(mode="json"),
+                job.model_dump(mode="json"),
                 next_time(spec.cron, spec.time_zone, now),
+                creation.caller.principal,
             )
         except asyncpg.UniqueViolationError as error:
             raise conflict(f"there is a schedule named {spec.name!r}; delete it or choose another name") from error
         assert row is not None
+        await creation.caller.record(connection, row["schedule_id"], name=spec.name, cron=spec.cron)
         await notify_jobs(connection)
         return _show(dict(row))
 
@@ -109,24 +118,39 @@ async def create_schedule(
 
 
 @router.get("", operation_id="list_schedules", summary="List schedules")
-async def list_schedules(_key: Viewer, session: Session, pages: Pages) -> SchedulePage:
-    """Schedules, newest first."""
+async def list_schedules(caller: Viewer, session: Session, pages: Pages) -> SchedulePage:
+    """Schedules, newest first. A key with shares or labels sees only those whose jobs have them."""
     schedule = tables.Schedule
-    rows, next_cursor = await pages.fetch(session, select(schedule), schedule.schedule_id, newest_first=True)
+    job = col(schedule.job)
+    statement = select(schedule).where(*scope_filter(caller, job["share"].astext, job["labels"]))
+    rows, next_cursor = await pages.fetch(session, statement, schedule.schedule_id, newest_first=True)
     return SchedulePage(items=[_show(row.model_dump()) for row in rows], next_cursor=next_cursor)
 
 
-def _found(row: Record | None, schedule_id: UUID) -> Record:
+async def _find(connection: Connection | Database, schedule_id: UUID) -> tuple[Record, Thing]:
+    """The schedule, locked until the transaction ends. Raises a 404."""
+    row = await connection.fetchrow(_FIND, schedule_id)
     if row is None:
         raise not_found("schedule", schedule_id)
-    return row
+    return row, of_template("schedule", schedule_id, row["created_by"], row["job"])
+
+
+@asynccontextmanager
+async def _controlling(caller: Caller, api: Connections, schedule_id: UUID) -> AsyncIterator[tuple[Connection, Record]]:
+    """A transaction that changes the schedule, and says so in the audit log. Raises a 404, Forbidden."""
+    async with api.transaction() as connection:
+        row, thing = await _find(connection, schedule_id)
+        require_control(caller, thing)
+        yield connection, row
+        await caller.record(connection, schedule_id, name=row["name"])
 
 
 @router.get("/{schedule_id}", operation_id="get_schedule", responses=problems(404), summary="Inspect a schedule")
-async def get_schedule(_key: Viewer, api: Api, schedule_id: ScheduleId) -> Schedule:
+async def get_schedule(caller: Viewer, api: Api, schedule_id: ScheduleId) -> Schedule:
     """A schedule with its next runs."""
-    row = await api.database.fetchrow("SELECT * FROM schedules WHERE schedule_id = $1", schedule_id)
-    return _show(dict(_found(row, schedule_id)))
+    row, thing = await _find(api.database, schedule_id)
+    require_read(caller, thing)
+    return _show(dict(row))
 
 
 @router.delete(
@@ -136,33 +160,28 @@ async def get_schedule(_key: Viewer, api: Api, schedule_id: ScheduleId) -> Sched
     responses=problems(404),
     summary="Delete a schedule",
 )
-async def delete_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> None:
+async def delete_schedule(caller: Submitter, api: Api, schedule_id: ScheduleId) -> None:
     """Delete a schedule; jobs that it has submitted stay."""
-    row = await api.database.fetchrow("DELETE FROM schedules WHERE schedule_id = $1 RETURNING name", schedule_id)
-    _found(row, schedule_id)
+    async with _controlling(caller, api, schedule_id) as (connection, _):
+        await connection.execute("DELETE FROM schedules WHERE schedule_id = $1", schedule_id)
 
 
 @router.post("/{schedule_id}/pause", operation_id="pause_schedule", responses=problems(404), summary="Pause a schedule")
-async def pause_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> Schedule:
+async def pause_schedule(caller: Submitter, api: Api, schedule_id: ScheduleId) -> Schedule:
     """Submit nothing until the schedule is resumed."""
-    row = await api.database.fetchrow(
-        "UPDATE schedules SET paused = true, next_run_at = NULL WHERE schedule_id = $1 RETURNING *", schedule_id
-    )
-    return _show(dict(_found(row, schedule_id)))
+    async with _controlling(caller, api, schedule_id) as (connection, _):
+        row = await connection.fetchrow(
+            "UPDATE schedules SET paused = true, next_run_at = NULL WHERE schedule_id = $1 RETURNING *", schedule_id
+        )
+        return _show(dict(row or {}))
 
 
 @router.post(
     "/{schedule_id}/resume", operation_id="resume_schedule", responses=problems(404), summary="Resume a schedule"
 )
-async def resume_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) -> Schedule:
+async def resume_schedule(caller: Submitter, api: Api, schedule_id: ScheduleId) -> Schedule:
     """Continue with the next due time; runs missed during the pause are not made up for."""
-    async with api.transaction() as connection:
-        row = _found(
-            await connection.fetchrow(
-                "SELECT *, now() AS now FROM schedules WHERE schedule_id = $1 FOR UPDATE", schedule_id
-            ),
-            schedule_id,
-        )
+    async with _controlling(caller, api, schedule_id) as (connection, row):
         if not row["paused"]:
             return _show(dict(row))
         resumed = await connection.fetchrow(
@@ -171,4 +190,4 @@ async def resume_schedule(_key: Submitter, api: Api, schedule_id: ScheduleId) ->
             next_time(row["cron"], row["time_zone"], row["now"]),
         )
         await notify_jobs(connection)
-        return _show(dict(_found(resumed, schedule_id)))
+        return _show(dict(resumed or {}))

@@ -15,6 +15,7 @@ from services.api.shapes.jobs import Attempt, Task, TaskDetail, TaskLog, TaskPag
 from services.api.strict_json import StrictRoute
 from services.contract.location import Location
 from services.contract.states import TaskState
+from services.engine.ownership import require_job
 from services.platform.problems import ProblemError, not_found, problems
 from services.platform.routes import JobId
 
@@ -26,7 +27,8 @@ TaskIndex = Annotated[int, Path(ge=0, le=2_147_483_647, examples=[0])]
 
 @router.get("", operation_id="list_tasks", summary="List a job's tasks")
 async def list_tasks(
-    _key: Viewer,
+    caller: Viewer,
+    api: Api,
     session: Session,
     pages: Pages,
     job_id: JobId,
@@ -36,6 +38,7 @@ async def list_tasks(
     """Tasks by stage and index."""
     if await session.get(tables.Job, job_id) is None:
         raise not_found("job", job_id)
+    await require_job(api.database, caller, job_id)
     task = tables.Task
     statement = select(task).where(task.job_id == job_id)
     if stage is not None:
@@ -58,8 +61,11 @@ async def _attempts(session: Session, job_id: UUID, stage: int, index: int) -> l
 
 
 @router.get("/{stage}/{index}", operation_id="get_task", summary="Inspect a task")
-async def get_task(_key: Viewer, session: Session, job_id: JobId, stage: StageNumber, index: TaskIndex) -> TaskDetail:
+async def get_task(
+    caller: Viewer, api: Api, session: Session, job_id: JobId, stage: StageNumber, index: TaskIndex
+) -> TaskDetail:
     """A task with its finished attempts."""
+    await require_job(api.database, caller, job_id)
     task = await session.get(tables.Task, (job_id, stage, index))
     if task is None:
         raise _no_task(job_id, stage, index)
@@ -69,7 +75,7 @@ async def get_task(_key: Viewer, session: Session, job_id: JobId, stage: StageNu
 
 @router.get("/{stage}/{index}/log", operation_id="get_task_log", summary="Get a task's log")
 async def get_task_log(
-    _key: Viewer,
+    caller: Viewer,
     api: Api,
     session: Session,
     job_id: JobId,
@@ -78,6 +84,7 @@ async def get_task_log(
     attempt: Annotated[int | None, Query(ge=1, le=32_767, description="the newest finished attempt if absent")] = None,
 ) -> TaskLog:
     """A presigned link to the standard output and error of an attempt. It exists once the attempt has ended."""
+    await require_job(api.database, caller, job_id)
     if await session.get(tables.Task, (job_id, stage, index)) is None:
         raise _no_task(job_id, stage, index)
     logged = {each.attempt: each.log for each in await _attempts(session, job_id, stage, index) if each.log}

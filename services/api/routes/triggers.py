@@ -7,18 +7,19 @@ import asyncpg
 from asyncpg import Record
 from fastapi import APIRouter, Body, Path, Response
 from pydantic import ValidationError
-from sqlmodel import select
+from sqlmodel import col, func, select
 
 from services.api import tables
-from services.api.connections import Api, Session
+from services.api.connections import Api, Connections, Session
 from services.api.idempotency import Registration
 from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.queues import check_queue
-from services.api.security import Operator, Viewer
+from services.api.security import Caller, Operator, Viewer, scope_filter
 from services.api.shapes.triggers import Trigger, TriggerPage, TriggerSpec
 from services.api.strict_json import StrictRoute
 from services.engine.errors import SpecError
+from services.engine.ownership import of_template, require_read
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
 from services.engine.templates import AnyField, MissingValue, fill_template, find_value
@@ -59,8 +60,8 @@ _SAMPLE = {
 }
 
 _INSERT = """
-    INSERT INTO triggers (trigger_id, name, queue_url, prefix, suffix, match, job)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *"""
+    INSERT INTO triggers (trigger_id, name, queue_url, prefix, suffix, match, job, created_by)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *"""
 
 
 def _is_told(field: str, filled: dict[str, Any]) -> bool:
@@ -105,7 +106,7 @@ async def create_trigger(
 
     The messages are S3 event notifications (straight, by SNS or by EventBridge), the `output_queue` of another job, or
     any JSON objects. An event makes one job, however often it is delivered. A message that can't become a job comes
-    back until the queue's redrive policy removes it; `last_error` says why.
+    back until the queue's redrive policy removes it; `last_error` says why. The jobs belong to the key's principal.
     """
 
     async def prepare() -> None:
@@ -113,21 +114,27 @@ async def create_trigger(
 
     async def create(connection: Connection) -> Trigger:
         await _check_job(connection, api, spec.job)
-        values = (spec.name, spec.queue_url, spec.prefix, spec.suffix, spec.match, spec.job)
+        values = (spec.name, spec.queue_url, spec.prefix, spec.suffix, spec.match, spec.job, creation.caller.principal)
         try:
             row = await connection.fetchrow(_INSERT, new_id(), *values)
         except asyncpg.UniqueViolationError as error:
             raise conflict(f"there is a trigger named {spec.name!r}; delete it or choose another name") from error
-        return Trigger.model_validate(dict(row or {}))
+        assert row is not None
+        await creation.caller.record(connection, row["trigger_id"], name=spec.name, queue_url=spec.queue_url)
+        return Trigger.model_validate(dict(row))
 
     return await creation.once(create, prepare=prepare)
 
 
 @router.get("", operation_id="list_triggers", summary="List triggers")
-async def list_triggers(_key: Viewer, session: Session, pages: Pages) -> TriggerPage:
-    """Triggers, newest first."""
+async def list_triggers(caller: Viewer, session: Session, pages: Pages) -> TriggerPage:
+    """Triggers, newest first. A key with shares or labels sees only those whose jobs have them."""
     trigger = tables.Trigger
-    rows, next_cursor = await pages.fetch(session, select(trigger), trigger.trigger_id, newest_first=True)
+    job = col(trigger.job)
+    statement = select(trigger).where(
+        *scope_filter(caller, func.coalesce(job["share"].astext, "default"), job["labels"])
+    )
+    rows, next_cursor = await pages.fetch(session, statement, trigger.trigger_id, newest_first=True)
     return TriggerPage(items=[Trigger.model_validate(row.model_dump()) for row in rows], next_cursor=next_cursor)
 
 
@@ -138,9 +145,12 @@ def _show(row: Record | None, trigger_id: UUID) -> Trigger:
 
 
 @router.get("/{trigger_id}", operation_id="get_trigger", responses=problems(404), summary="Inspect a trigger")
-async def get_trigger(_key: Viewer, api: Api, trigger_id: TriggerId) -> Trigger:
+async def get_trigger(caller: Viewer, api: Api, trigger_id: TriggerId) -> Trigger:
     """A trigger with its template, its last job, and its last error."""
-    return _show(await api.database.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", trigger_id), trigger_id)
+    row = await api.database.fetchrow("SELECT * FROM triggers WHERE trigger_id = $1", trigger_id)
+    shown = _show(row, trigger_id)
+    require_read(caller, of_template("trigger", trigger_id, shown.created_by, shown.job))
+    return shown
 
 
 @router.delete(
@@ -150,21 +160,30 @@ async def get_trigger(_key: Viewer, api: Api, trigger_id: TriggerId) -> Trigger:
     responses=problems(404),
     summary="Delete a trigger",
 )
-async def delete_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> None:
+async def delete_trigger(caller: Operator, api: Api, trigger_id: TriggerId) -> None:
     """Delete a trigger; jobs that it has submitted stay."""
-    _show(await api.database.fetchrow("DELETE FROM triggers WHERE trigger_id = $1 RETURNING *", trigger_id), trigger_id)
+    async with api.transaction() as connection:
+        row = await connection.fetchrow("DELETE FROM triggers WHERE trigger_id = $1 RETURNING *", trigger_id)
+        await caller.record(connection, trigger_id, name=_show(row, trigger_id).name)
 
 
 _PAUSE = "UPDATE triggers SET paused = $2 WHERE trigger_id = $1 RETURNING *"
 
 
+async def _pause(caller: Caller, api: Connections, trigger_id: UUID, paused: bool) -> Trigger:
+    async with api.transaction() as connection:
+        shown = _show(await connection.fetchrow(_PAUSE, trigger_id, paused), trigger_id)
+        await caller.record(connection, trigger_id, name=shown.name)
+        return shown
+
+
 @router.post("/{trigger_id}/pause", operation_id="pause_trigger", responses=problems(404), summary="Pause a trigger")
-async def pause_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> Trigger:
+async def pause_trigger(caller: Operator, api: Api, trigger_id: TriggerId) -> Trigger:
     """Leave messages in their queue until the trigger is resumed."""
-    return _show(await api.database.fetchrow(_PAUSE, trigger_id, True), trigger_id)
+    return await _pause(caller, api, trigger_id, True)
 
 
 @router.post("/{trigger_id}/resume", operation_id="resume_trigger", responses=problems(404), summary="Resume a trigger")
-async def resume_trigger(_key: Operator, api: Api, trigger_id: TriggerId) -> Trigger:
+async def resume_trigger(caller: Operator, api: Api, trigger_id: TriggerId) -> Trigger:
     """Receive messages again, starting with those that arrived during the pause."""
-    return _show(await api.database.fetchrow(_PAUSE, trigger_id, False), trigger_id)
+    return await _pause(caller, api, trigger_id, False)

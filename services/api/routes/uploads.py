@@ -1,17 +1,21 @@
 """Upload raw data to S3: the API hands out links, and the bytes go straight to S3."""
 
 import asyncio
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
-from botocore.exceptions import ClientError
-from fastapi import APIRouter, Body, Path, Response
+from asyncpg import Record
+from fastapi import APIRouter, Body, Path, Query, Response
+from sqlmodel import col, select
 
-from services.api.connections import Api, Connections
+from services.api import tables, uploads
+from services.api.connections import Api, Connections, Session
 from services.api.idempotency import Submission
 from services.api.links import part_link, upload_form, upload_link
+from services.api.pagination import Pages
 from services.api.problems import BODY
-from services.api.security import Submitter
+from services.api.security import Caller, Submitter
 from services.api.shapes.uploads import (
     CompletedUpload,
     Upload,
@@ -19,14 +23,18 @@ from services.api.shapes.uploads import (
     UploadedPart,
     UploadForm,
     UploadLink,
+    UploadPage,
     UploadSpec,
+    UploadState,
+    UploadSummary,
     part_sizes,
 )
 from services.api.strict_json import StrictRoute
 from services.contract.location import Location
+from services.engine.ownership import Thing, require_control
 from services.platform.database import Connection, new_id
+from services.platform.multipart import delete_all
 from services.platform.problems import conflict, invalid, not_found, problems
-from services.platform.s3_faults import error_code, fault_of
 
 router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=StrictRoute)
 
@@ -44,6 +52,12 @@ COMPLETE_EXAMPLES: Any = {
         "value": {"parts": [{"number": 1, "etag": "9bb58f26192e4ba00f01e2e7b136bbd8"}]},
     },
 }
+
+_INSERT = """
+    INSERT INTO uploads (upload_id, uri, final_uri, bytes, multipart_id, created_by) VALUES ($1, $2, $3, $4, $5, $6)"""
+
+_COMPLETE = """
+    UPDATE uploads SET completed_at = now() WHERE upload_id = $1 AND completed_at IS NULL AND aborted_at IS NULL"""
 
 LINKS_PER_STEP = 50  # signing is pure computation; other requests get their turn between steps
 
@@ -63,54 +77,123 @@ async def create_upload(
 
     A name that ends in a slash is a directory: it gets a form with which to POST each of its files.
 
-    The bucket's lifecycle rule (`AbortIncompleteMultipartUpload`) removes the parts of an upload that never completes.
+    The links are for exactly the announced bytes. `renew_upload` gives others when they have expired. The bucket's
+    lifecycle rules remove what an upload leaves that never completes.
     """
     upload_id = new_id()
     location = api.settings.layout.upload(upload_id, spec.filename)
-    sizes = part_sizes(spec.bytes)
-    multipart_id: str | None = None
-    links: list[UploadLink] = []
-    form: UploadForm | None = None
+    row: dict[str, Any] = {"upload_id": upload_id, "uri": location.uri, "final_uri": None, "bytes": spec.bytes}
+    shown: Upload | None = None
 
     async def prepare() -> None:
-        nonlocal multipart_id, links, form
-        if location.key.endswith("/"):
-            form = UploadForm(**await upload_form(api, location, spec.bytes))
-            return
-        if len(sizes) > 1:
+        nonlocal shown
+        row["multipart_id"] = None
+        if not location.key.endswith("/") and len(part_sizes(spec.bytes)) > 1:
             answer = await api.aws.s3.create_multipart_upload(Bucket=location.bucket, Key=location.key)
-            multipart_id = answer["UploadId"]
-        links = await _links(api, location, multipart_id, sizes)
+            row["multipart_id"] = answer["UploadId"]
+        else:
+            place = api.settings.layout.incoming(upload_id, spec.filename)
+            row.update(uri=place.uri, final_uri=location.uri)
+        shown = await _show(api, row)
 
     async def create(connection: Connection) -> Upload:
-        await connection.execute(
-            "INSERT INTO uploads (upload_id, uri, bytes, multipart_id) VALUES ($1, $2, $3, $4)",
-            upload_id,
-            location.uri,
-            spec.bytes,
-            multipart_id,
-        )
-        return Upload(
-            upload_id=upload_id,
-            uri=location.uri,
-            multipart_id=multipart_id,
-            part_bytes=sizes[0],
-            parts=links,
-            form=form,
-        )
+        assert shown is not None
+        await connection.execute(_INSERT, *row.values(), creation.caller.principal)
+        await creation.caller.record(connection, upload_id, filename=spec.filename, bytes=spec.bytes)
+        return shown
 
     return await creation.once(create, prepare=prepare)
 
 
-async def _links(api: Connections, location: Location, multipart_id: str | None, sizes: list[int]) -> list[UploadLink]:
+async def _show(api: Connections, row: Mapping[str, Any], uploaded: Collection[UploadedPart] = ()) -> Upload:
+    """The upload with fresh links for what S3 does not have."""
+    place, sizes = Location.parse(row["uri"]), part_sizes(row["bytes"])
+    is_directory = place.key.endswith("/")
+    return Upload(
+        upload_id=row["upload_id"],
+        uri=row["final_uri"] or row["uri"],
+        multipart_id=row["multipart_id"],
+        part_bytes=sizes[0],
+        parts=[] if is_directory else await _links(api, place, row["multipart_id"], sizes, uploaded),
+        form=UploadForm(**await upload_form(api, place, row["bytes"])) if is_directory else None,
+        uploaded=list(uploaded),
+    )
+
+
+async def _links(
+    api: Connections, place: Location, multipart_id: str | None, sizes: list[int], uploaded: Collection[UploadedPart]
+) -> list[UploadLink]:
     if multipart_id is None:
-        return [UploadLink(number=1, url=await upload_link(api, location), bytes=sizes[0])]
-    links = []
+        return [UploadLink(number=1, url=await upload_link(api, place, sizes[0]), bytes=sizes[0])]
+    links, done = [], {part.number for part in uploaded}
     for number, size in enumerate(sizes, start=1):
-        links.append(UploadLink(number=number, url=await part_link(api, location, multipart_id, number), bytes=size))
+        if number in done:
+            continue
+        links.append(UploadLink(number=number, url=await part_link(api, place, multipart_id, number, size), bytes=size))
         if number % LINKS_PER_STEP == 0:
             await asyncio.sleep(0)
     return links
+
+
+async def _controlled(caller: Caller, api: Connections, upload_id: UUID) -> Record:
+    """Raises a 404, Forbidden."""
+    row = await api.database.fetchrow("SELECT * FROM uploads WHERE upload_id = $1", upload_id)
+    if row is None:
+        raise not_found("upload", upload_id)
+    require_control(caller, Thing("upload", upload_id, row["created_by"]))
+    return row
+
+
+_STATES: dict[UploadState, Any] = {
+    "running": col(tables.Upload.completed_at).is_(None) & col(tables.Upload.aborted_at).is_(None),
+    "completed": col(tables.Upload.completed_at).is_not(None) & col(tables.Upload.aborted_at).is_(None),
+    "aborted": col(tables.Upload.aborted_at).is_not(None),
+}
+
+
+def _summarize(row: tables.Upload) -> UploadSummary:
+    state: UploadState = "aborted" if row.aborted_at else "completed" if row.completed_at else "running"
+    return UploadSummary.model_validate(row.model_dump() | {"uri": row.final_uri or row.uri, "state": state})
+
+
+@router.get("", operation_id="list_uploads", summary="List uploads")
+async def list_uploads(
+    caller: Submitter,
+    session: Session,
+    pages: Pages,
+    state: Annotated[UploadState | None, Query(description="only uploads in this state")] = None,
+    created_by: Annotated[str | None, Query(max_length=200, description="a principal: only its uploads")] = None,
+) -> UploadPage:
+    """The uploads of the key's principal, newest first; for operators and keys with `all`, everybody's."""
+    upload = tables.Upload
+    statement = select(upload)
+    if not caller.has_role("operator") and (caller.is_scoped or not caller.all):
+        statement = statement.where(upload.created_by == caller.principal)
+    if state is not None:
+        statement = statement.where(_STATES[state])
+    if created_by is not None:
+        statement = statement.where(upload.created_by == created_by)
+    rows, next_cursor = await pages.fetch(session, statement, upload.upload_id, newest_first=True)
+    return UploadPage(items=[_summarize(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.post(
+    "/{upload_id}/renew", operation_id="renew_upload", responses=problems(404, 409, 502), summary="Renew an upload"
+)
+async def renew_upload(caller: Submitter, api: Api, upload_id: UploadId) -> Upload:
+    """Fresh links for an upload that runs, such as one that is to be resumed: for the parts that S3 does not have yet.
+
+    `uploaded` are the other parts, which `complete_upload` wants to know, too.
+    """
+    row = await _controlled(caller, api, upload_id)
+    if row["completed_at"] is not None or row["aborted_at"] is not None:
+        state = "completed" if row["aborted_at"] is None else "aborted"
+        raise conflict(f"this upload is {state}; begin a new one")
+    uploaded = []
+    if row["multipart_id"] is not None:
+        uploaded = await uploads.list_parts(api, Location.parse(row["uri"]), row["multipart_id"])
+    await caller.record(api.database, upload_id)
+    return await _show(api, dict(row), uploaded)
 
 
 @router.post(
@@ -120,29 +203,42 @@ async def _links(api: Connections, location: Location, multipart_id: str | None,
     summary="Complete an upload",
 )
 async def complete_upload(
-    _key: Submitter,
+    caller: Submitter,
     api: Api,
     upload_id: UploadId,
     completion: Annotated[UploadCompletion, Body(openapi_examples=COMPLETE_EXAMPLES)],
 ) -> CompletedUpload:
-    """Join the parts and check that the object, or the directory, has the announced size. Safe to repeat."""
-    row = await api.database.fetchrow("SELECT * FROM uploads WHERE upload_id = $1", upload_id)
-    if row is None:
-        raise not_found("upload", upload_id)
-    completed = CompletedUpload(upload_id=upload_id, uri=row["uri"], bytes=row["bytes"])
-    if row["completed_at"] is not None:
-        return completed
-    location = Location.parse(row["uri"])
+    """Join the parts and check that the object, or the directory, has the announced size. Safe to repeat.
+
+    From now on, its links change nothing that a job reads. Large directories take a while: S3 copies some hundred files
+    a second. If the answer is lost meanwhile, the same request continues.
+    """
+    await _controlled(caller, api, upload_id)
+    async with uploads.alone(api, upload_id):
+        row = await _controlled(caller, api, upload_id)
+        if row["aborted_at"] is not None:
+            raise conflict("this upload was aborted; begin a new one")
+        if row["completed_at"] is None:
+            await _finish(api, row, completion)
+            async with api.transaction() as connection:
+                await connection.execute(_COMPLETE, upload_id)
+                await caller.record(connection, upload_id, bytes=row["bytes"])
+            # What a crash leaves here, and what a link still writes, goes by the bucket's lifecycle rule.
+            await delete_all(api.aws.s3, api.settings.layout.incoming(upload_id, ""))
+    return CompletedUpload(upload_id=upload_id, uri=row["final_uri"] or row["uri"], bytes=row["bytes"])
+
+
+async def _finish(api: Connections, row: Record, completion: UploadCompletion) -> None:
+    """Leave the complete upload where jobs read it. Raises a 409, and a 422 for `parts`."""
+    place, size = Location.parse(row["uri"]), row["bytes"]
     if row["multipart_id"] is not None:
-        parts = _ordered(completion.parts, len(part_sizes(row["bytes"])))
-        await _join(api, location, row["multipart_id"], parts)
-    if location.key.endswith("/"):
-        await _check_total(api, location, row["bytes"])
+        await uploads.join_parts(api, place, row["multipart_id"], _ordered(completion.parts, len(part_sizes(size))))
+    if place.key.endswith("/"):
+        entries = await uploads.check_directory(api, place, size)
     else:
-        await _check_size(api, location, row["bytes"])
-    # The object in S3 decides, so a concurrent completion gets the same result.
-    await api.database.execute("UPDATE uploads SET completed_at = now() WHERE upload_id = $1", upload_id)
-    return completed
+        entries = [await uploads.check_file(api, place, size)]
+    if row["final_uri"] is not None:
+        await uploads.copy_all(api, entries, place, Location.parse(row["final_uri"]))
 
 
 def _ordered(parts: list[UploadedPart], count: int) -> list[UploadedPart]:
@@ -155,51 +251,22 @@ def _ordered(parts: list[UploadedPart], count: int) -> list[UploadedPart]:
     return sorted(parts, key=lambda part: part.number)
 
 
-async def _join(api: Connections, location: Location, multipart_id: str, parts: list[UploadedPart]) -> None:
-    try:
-        await api.aws.s3.complete_multipart_upload(
-            Bucket=location.bucket,
-            Key=location.key,
-            UploadId=multipart_id,
-            MultipartUpload={"Parts": [{"PartNumber": part.number, "ETag": part.etag} for part in parts]},
-        )
-    except ClientError as error:
-        match error_code(error):
-            case "NoSuchUpload":
-                return  # already joined, by a completion whose answer was lost: the object's size decides
-            case "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall" as code:
-                fix = f"S3 refuses them ({code}): upload the parts again as announced, and send the ETags it answers"
-                raise invalid("parts", f"{len(parts)} parts", fix) from error
-        raise
-
-
-async def _check_size(api: Connections, location: Location, size: int) -> None:
-    try:
-        head = await api.aws.s3.head_object(Bucket=location.bucket, Key=location.key)
-    except ClientError as error:
-        if fault_of(error) != "missing":
-            raise
-        raise conflict("the object does not exist yet; PUT the file to the upload's links first") from error
-    if head["ContentLength"] != size:
-        raise conflict(
-            f"the object has {head['ContentLength']} bytes, but {size} were announced; upload it again, "
-            "with a new upload if its size has changed"
-        )
-
-
-async def _check_total(api: Connections, prefix: Location, size: int) -> None:
-    pages = api.aws.s3.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=prefix.key)
-    total = 0
-    async for page in pages:
-        for entry in page.get("Contents", []):
-            if entry["Key"].endswith("/") and entry["Size"]:
-                raise conflict(
-                    f"the object {entry['Key']!r} has {entry['Size']} bytes but no file name; begin a new upload, and "
-                    "POST each file with its path in the directory in place of ${filename} in the field `key`"
-                )
-            total += entry["Size"]
-    if total != size:
-        raise conflict(
-            f"the directory's objects have {total} bytes, but {size} were announced; POST each file once by the "
-            "upload's form, and begin a new upload if the files have changed"
-        )
+@router.delete(
+    "/{upload_id}",
+    operation_id="abort_upload",
+    status_code=204,
+    responses=problems(404, 502),
+    summary="Abort an upload",
+)
+async def abort_upload(caller: Submitter, api: Api, upload_id: UploadId) -> None:
+    """End an upload that runs, or delete a completed one: its objects and parts are removed. Safe to repeat."""
+    row = await _controlled(caller, api, upload_id)
+    async with uploads.alone(api, upload_id):
+        async with api.transaction() as connection:
+            await connection.execute(
+                "UPDATE uploads SET aborted_at = coalesce(aborted_at, now()) WHERE upload_id = $1", upload_id
+            )
+            await caller.record(connection, upload_id)
+        if row["multipart_id"] is not None:
+            await uploads.forget_parts(api, Location.parse(row["uri"]), row["multipart_id"])
+        await uploads.remove(api, upload_id)

@@ -16,7 +16,7 @@ from services.api.connections import Api, Session
 from services.api.idempotency import Registration
 from services.api.pagination import Pages
 from services.api.problems import BODY
-from services.api.security import Operator, Viewer
+from services.api.security import Operator, Viewer, scope_filter
 from services.api.shapes.webhooks import (
     CreatedWebhookEndpoint,
     Delivery,
@@ -27,6 +27,7 @@ from services.api.shapes.webhooks import (
 )
 from services.api.strict_json import StrictRoute
 from services.contract.states import DeliveryState
+from services.engine.ownership import Thing, require_read
 from services.platform.addresses import is_public
 from services.platform.database import WEBHOOKS_CHANNEL, Connection, new_id, notify
 from services.platform.problems import invalid, not_found, problems
@@ -103,23 +104,30 @@ async def create_webhook_endpoint(
 
     async def create(connection: Connection) -> CreatedWebhookEndpoint:
         row = await connection.fetchrow(
-            "INSERT INTO webhook_endpoints (endpoint_id, url, secret, events) VALUES ($1, $2, $3, $4) RETURNING *",
+            "INSERT INTO webhook_endpoints (endpoint_id, url, secret, events, created_by) VALUES ($1, $2, $3, $4, $5) "
+            "RETURNING *",
             new_id(),
             spec.url,
             f"whsec_{base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()}",
             list(dict.fromkeys(spec.events)),
+            creation.caller.principal,
         )
         assert row is not None
+        await creation.caller.record(connection, row["endpoint_id"], host=urlsplit(spec.url).hostname)
         return CreatedWebhookEndpoint.model_validate(dict(row))
 
     return await creation.once(create)
 
 
 @router.get("/webhook-endpoints", operation_id="list_webhook_endpoints", summary="List webhook endpoints")
-async def list_webhook_endpoints(_key: Viewer, session: Session, pages: Pages) -> WebhookEndpointPage:
-    """Endpoints, newest first, without their secrets."""
+async def list_webhook_endpoints(caller: Viewer, session: Session, pages: Pages) -> WebhookEndpointPage:
+    """Endpoints, newest first, without their secrets. They get the events of all jobs: a key with shares or labels sees
+    only its principal's own."""
     endpoint = tables.WebhookEndpoint
-    rows, next_cursor = await pages.fetch(session, select(endpoint), endpoint.endpoint_id, newest_first=True)
+    statement = select(endpoint)
+    if caller.is_scoped:
+        statement = statement.where(endpoint.created_by == caller.principal)
+    rows, next_cursor = await pages.fetch(session, statement, endpoint.endpoint_id, newest_first=True)
     return WebhookEndpointPage(items=[WebhookEndpoint.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 
@@ -129,11 +137,12 @@ async def list_webhook_endpoints(_key: Viewer, session: Session, pages: Pages) -
     responses=problems(404),
     summary="Inspect a webhook endpoint",
 )
-async def get_webhook_endpoint(_key: Viewer, session: Session, endpoint_id: EndpointId) -> WebhookEndpoint:
+async def get_webhook_endpoint(caller: Viewer, session: Session, endpoint_id: EndpointId) -> WebhookEndpoint:
     """An endpoint, without its secret."""
     row = await session.get(tables.WebhookEndpoint, endpoint_id)
     if row is None:
         raise not_found("webhook endpoint", endpoint_id)
+    require_read(caller, Thing("webhook endpoint", endpoint_id, row.created_by))
     return WebhookEndpoint.model_validate(row)
 
 
@@ -144,25 +153,30 @@ async def get_webhook_endpoint(_key: Viewer, session: Session, endpoint_id: Endp
     responses=problems(404),
     summary="Delete a webhook endpoint",
 )
-async def delete_webhook_endpoint(_key: Operator, api: Api, endpoint_id: EndpointId) -> None:
+async def delete_webhook_endpoint(caller: Operator, api: Api, endpoint_id: EndpointId) -> None:
     """Delete an endpoint and its deliveries; nothing more is sent to it."""
-    status = await api.database.execute("DELETE FROM webhook_endpoints WHERE endpoint_id = $1", endpoint_id)
-    if status == "DELETE 0":
-        raise not_found("webhook endpoint", endpoint_id)
+    async with api.transaction() as connection:
+        status = await connection.execute("DELETE FROM webhook_endpoints WHERE endpoint_id = $1", endpoint_id)
+        if status == "DELETE 0":
+            raise not_found("webhook endpoint", endpoint_id)
+        await caller.record(connection, endpoint_id)
 
 
 @router.get("/webhook-deliveries", operation_id="list_webhook_deliveries", summary="List webhook deliveries")
 async def list_webhook_deliveries(
-    _key: Viewer,
+    caller: Viewer,
     session: Session,
     pages: Pages,
     endpoint_id: UUID | None = None,
     job_id: UUID | None = None,
     state: Annotated[list[DeliveryState], Query(description="any of these states")] = [],  # noqa: B006
 ) -> DeliveryPage:
-    """Deliveries, newest first, with the outcome of the last try."""
-    delivery = tables.WebhookDelivery
+    """Deliveries, newest first, with the outcome of the last try. A key with shares or labels sees those of jobs that
+    have them."""
+    delivery, job = tables.WebhookDelivery, tables.Job
     statement = select(delivery)
+    if scope := scope_filter(caller, col(job.share), col(job.labels)):
+        statement = statement.where(col(delivery.job_id).in_(select(job.job_id).where(*scope)))
     if endpoint_id is not None:
         statement = statement.where(delivery.endpoint_id == endpoint_id)
     if job_id is not None:
@@ -181,7 +195,7 @@ async def list_webhook_deliveries(
     responses=problems(404),
     summary="Deliver a webhook again",
 )
-async def redeliver(_key: Operator, api: Api, delivery_id: DeliveryId) -> Delivery:
+async def redeliver(caller: Operator, api: Api, delivery_id: DeliveryId) -> Delivery:
     """Send a delivery again at once, with the full retry time of a new one. The receiver sees the same id."""
     async with api.transaction() as connection:
         row = await connection.fetchrow(
@@ -192,5 +206,6 @@ async def redeliver(_key: Operator, api: Api, delivery_id: DeliveryId) -> Delive
         )
         if row is None:
             raise not_found("webhook delivery", delivery_id)
+        await caller.record(connection, delivery_id, endpoint_id=row["endpoint_id"])
         await notify(connection, WEBHOOKS_CHANNEL)
         return Delivery.model_validate(dict(row))

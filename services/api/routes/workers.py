@@ -57,8 +57,9 @@ async def get_worker(_key: Viewer, api: Api, worker_id: WorkerId) -> Worker:
 
 
 @router.post("/{worker_id}/drain", operation_id="drain_worker", responses=problems(404, 409), summary="Drain a worker")
-async def drain_worker(_key: Operator, api: Api, worker_id: WorkerId) -> Worker:
+async def drain_worker(caller: Operator, api: Api, worker_id: WorkerId) -> Worker:
     """Drain a worker: from its next heartbeat on, it takes no more tasks, ends its running ones, and stops."""
     async with api.transaction() as connection:
         await workers.drain_worker(connection, worker_id)
+        await caller.record(connection, worker_id)
         return await _load(connection, worker_id)

@@ -71,6 +71,7 @@ class _JobFields(Row):
     started_at: datetime | None
     finished_at: datetime | None
     error: Failure | None
+    created_by: str | None = Field(description="the principal that it belongs to; null: made before there were any")
 
 
 class JobSummary(_JobFields):

@@ -26,6 +26,7 @@ class Processor(Row):
     description: str
     spec: Stored[ProcessorSpec]
     created_at: datetime
+    created_by: str | None = Field(description="the principal that registered it; null: before there were any")
 
 
 class ProcessorDetail(Processor):

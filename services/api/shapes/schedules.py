@@ -43,6 +43,7 @@ class Schedule(Row):
     last_job_id: UUID | None
     error: str | None = Field(description="why the last run could not be submitted")
     created_at: datetime
+    created_by: str | None = Field(description="the principal that it belongs to; null: made before there were any")
     job: Stored[JobSpec]
     upcoming: list[datetime] = Field(description="the next three runs")
 

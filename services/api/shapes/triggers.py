@@ -59,6 +59,7 @@ class Trigger(Row):
         description="when that was; if it is before `last_message_at`, a message has been accepted since"
     )
     created_at: datetime
+    created_by: str | None = Field(description="the principal that it belongs to; null: made before there were any")
     job: dict[str, Any]
 
 

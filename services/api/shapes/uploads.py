@@ -1,16 +1,21 @@
 """Uploads: raw data from a user to S3."""
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from services.api.pagination import Page
+from services.api.shapes.row import Row
 from services.contract.fields import SIZE, Strict
 
 BYTES_MAX = 5_497_558_138_880  # of an S3 object
 PARTS_MAX = 10_000
 PART_BYTES = 67_108_864  # of an upload that 10,000 such parts hold; larger ones have larger parts
 _MEBIBYTE = 1_048_576
+
+UploadState = Literal["running", "completed", "aborted"]
 
 
 def _check_filename(value: str) -> str:
@@ -39,7 +44,7 @@ class UploadLink(BaseModel):
     """Where one part goes: PUT its bytes to the URL and keep the answer's ETag."""
 
     number: int
-    url: str = Field(description="presigned; valid for a limited time")
+    url: str = Field(description="presigned; valid for a limited time, and only for this many bytes")
     bytes: int
 
 
@@ -50,6 +55,13 @@ class UploadForm(BaseModel):
     fields: dict[str, str] = Field(
         description="signed for a limited time; put the file's path in the directory for `${filename}` in `key`"
     )
+
+
+class UploadedPart(Strict):
+    """A part that S3 has taken."""
+
+    number: Annotated[int, Field(ge=1, le=PARTS_MAX)]
+    etag: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Upload(BaseModel):
@@ -64,13 +76,24 @@ class Upload(BaseModel):
     part_bytes: int = Field(description="size of every part but the last")
     parts: list[UploadLink]
     form: UploadForm | None = Field(None, description="only for a directory, which has no parts")
+    uploaded: list[UploadedPart] = Field([], description="the parts that S3 has already; `parts` are the others")
 
 
-class UploadedPart(Strict):
-    """A part that S3 has taken."""
+class UploadSummary(Row):
+    """An upload in a list."""
 
-    number: Annotated[int, Field(ge=1, le=PARTS_MAX)]
-    etag: Annotated[str, Field(min_length=1, max_length=200)]
+    upload_id: UUID
+    uri: str
+    bytes: int
+    state: UploadState
+    created_by: str | None = Field(description="the principal that it belongs to; null: made before there were any")
+    created_at: datetime
+    completed_at: datetime | None
+    aborted_at: datetime | None
+
+
+class UploadPage(Page[UploadSummary]):
+    """Uploads, newest first."""
 
 
 class UploadCompletion(Strict):

@@ -27,6 +27,7 @@ class WebhookEndpoint(Row):
     events: list[JobEvent]
     enabled: bool
     created_at: datetime
+    created_by: str | None = Field(description="the principal that made it; null: before there were any")
 
 
 class CreatedWebhookEndpoint(WebhookEndpoint):

@@ -8,6 +8,7 @@ import asyncpg
 import structlog
 from pydantic import ValidationError
 
+from services.engine.audit import record_submission
 from services.engine.jobs import notify_jobs, start_due_jobs
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
@@ -27,7 +28,7 @@ _ANY_DUE = """
         OR EXISTS (SELECT FROM schedules WHERE NOT paused AND next_run_at <= now())"""
 
 _DUE = """
-    SELECT schedule_id, cron, time_zone, misfire, job, next_run_at, now() AS now FROM schedules
+    SELECT schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, now() AS now FROM schedules
     WHERE NOT paused AND next_run_at <= now() ORDER BY next_run_at LIMIT 1 FOR UPDATE SKIP LOCKED"""
 
 
@@ -78,7 +79,9 @@ async def _run_schedule(connection: Connection, context: Context, schedule: Any)
                     settings=context.settings,
                     schedule_id=schedule["schedule_id"],
                     run_at=time,
+                    created_by=schedule["created_by"],
                 )
+                await record_submission(connection, schedule["created_by"], job_id, schedule=schedule["name"])
         except asyncpg.UniqueViolationError:
             continue  # this run has its job already
         except Exception as invalid:

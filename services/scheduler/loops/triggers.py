@@ -10,6 +10,7 @@ from asyncpg import Record
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
+from services.engine.audit import record_submission
 from services.engine.errors import explain
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
@@ -28,7 +29,7 @@ LISTENS_AT_ONCE = 32  # of the client's connections to SQS: dispatch must not wa
 # (Of a message of another shape than its kind promises the reading itself breaks; Postgres stores no NUL characters.)
 _UNUSABLE = (AttributeError, LookupError, TypeError, ValueError, asyncpg.DataError)
 
-_TRIGGERS = "SELECT trigger_id, name, queue_url, prefix, suffix, match, job FROM triggers WHERE NOT paused"
+_TRIGGERS = "SELECT trigger_id, name, queue_url, prefix, suffix, match, job, created_by FROM triggers WHERE NOT paused"
 
 # A trigger that was paused or deleted since the receive leaves its messages alone.
 _HOLD = "SELECT FROM triggers WHERE trigger_id = $1 AND NOT paused FOR UPDATE"
@@ -85,13 +86,16 @@ async def _submit(connection: Connection, context: Context, trigger: Record, eve
     spec = JobSpec.model_validate(fill_template(trigger["job"], event.values))
     try:
         async with connection.transaction():
-            return await submit_job(
+            job_id = await submit_job(
                 connection,
                 spec,
                 settings=context.settings,
                 trigger_id=trigger["trigger_id"],
                 trigger_message=event.key,
+                created_by=trigger["created_by"],
             )
+            await record_submission(connection, trigger["created_by"], job_id, trigger=trigger["name"])
+            return job_id
     except asyncpg.UniqueViolationError:
         return None
 

@@ -25,19 +25,18 @@ class Keys:
     database: Database
     app: FastAPI
 
-    async def secret(self, role: Role) -> str:
+    async def secret(self, role: Role, **limits: Any) -> str:
+        """A key of its own principal, unless `limits` (columns of api_keys) say otherwise."""
         secret = new_secret()
-        await self.database.execute(
-            "INSERT INTO api_keys (key_id, name, role, key_hash) VALUES ($1, $2, $3, $4)",
-            new_id(),
-            f"test-{role}",
-            role,
-            hash_secret(secret),
-        )
+        row = {"key_id": new_id(), "name": f"test-{role}", "role": role, "key_hash": hash_secret(secret), "all": False}
+        row |= limits
+        names = ", ".join(f'"{name}"' for name in row)
+        places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
+        await self.database.execute(f"INSERT INTO api_keys ({names}) VALUES ({places})", *row.values())
         return secret
 
-    async def client(self, role: Role) -> httpx.AsyncClient:
-        return client_of(self.app, await self.secret(role))
+    async def client(self, role: Role, **limits: Any) -> httpx.AsyncClient:
+        return client_of(self.app, await self.secret(role, **limits))
 
 
 def client_of(app: FastAPI, secret: str | None = None) -> httpx.AsyncClient:

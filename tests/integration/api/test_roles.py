@@ -15,20 +15,22 @@ ROLES: dict[str, set[str]] = {
         "list_jobs", "get_job", "list_tasks", "get_task", "get_task_log", "get_results", "list_schedules",
         "get_schedule", "list_processors", "get_processor", "list_pools", "get_pool", "list_workers", "get_worker",
         "list_triggers", "get_trigger", "list_webhook_endpoints", "get_webhook_endpoint",
-        "list_webhook_deliveries", "list_api_keys",
+        "list_webhook_deliveries", "get_me",
     },
     "submitter": {
         "submit_job", "cancel_job", "pause_job", "resume_job", "retry_job", "create_schedule", "delete_schedule",
         "pause_schedule", "resume_schedule", "create_upload", "complete_upload", "preview_split",
+        "list_uploads", "renew_upload", "abort_upload",
     },
+    "developer": {"register_processor", "create_package"},
     "operator": {
-        "register_processor", "create_package", "put_pool", "set_pool_capacity", "pause_pool", "resume_pool",
+        "list_api_keys", "list_audit", "put_pool", "set_pool_capacity", "pause_pool", "resume_pool",
         "drain_worker",
         "create_trigger", "delete_trigger", "pause_trigger", "resume_trigger",
         "create_webhook_endpoint", "delete_webhook_endpoint", "redeliver", "create_api_key", "revoke_api_key",
     },
 }  # fmt: skip
-RANKED: list[Role] = ["viewer", "submitter", "operator"]
+RANKED: list[Role] = ["viewer", "submitter", "developer", "operator"]
 
 
 def operations(app: FastAPI) -> list[tuple[str, str, dict[str, Any]]]:

@@ -10,7 +10,7 @@ from services.contract.location import Location
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.integration.api.conftest import ok
+from tests.integration.api.conftest import Keys, ok
 
 MEBIBYTE = 1_048_576
 
@@ -109,7 +109,7 @@ async def test_a_part_that_is_too_small_is_refused(submitter: httpx.AsyncClient)
     assert refused.status_code == 422 and "EntityTooSmall" in refused.json()["detail"]
 
 
-@pytest.mark.both_emulators("ListObjectsV2")
+@pytest.mark.both_emulators("ListObjectsV2", "CopyObject", "DeleteObjects")
 async def test_a_directory_goes_by_one_form(submitter: httpx.AsyncClient, aws: Aws) -> None:
     files = {"a.txt": b"one\r\n", "deep/b ü.bin": bytes(range(256)), "empty": b""}
     total = sum(map(len, files.values()))
@@ -118,11 +118,12 @@ async def test_a_directory_goes_by_one_form(submitter: httpx.AsyncClient, aws: A
     path = f"/v1/uploads/{upload['upload_id']}/complete"
 
     statuses = [(await submitter.post(path, json={})).status_code]
-    for name, content in files.items():
-        await post(upload, name, content)
+    for name in ("empty", "a.txt", "deep/b ü.bin"):
+        await post(upload, name, files[name])
         statuses.append((await submitter.post(path, json={})).status_code)
 
-    assert statuses == [409, 409, 200, 200], "an empty file more or less does not matter"
+    assert statuses == [409, 409, 409, 200]
+    assert (await submitter.post(path, json={})).status_code == 200
     for name, content in files.items():
         assert await read(aws, upload["uri"] + name) == content
 
@@ -180,12 +181,15 @@ async def test_parts_that_are_missing_or_were_not_uploaded_are_refused(submitter
 
 
 @pytest.mark.both_emulators("HeadObject")
-async def test_an_object_that_is_missing_or_has_another_size_is_refused(submitter: httpx.AsyncClient) -> None:
+async def test_an_object_that_is_missing_or_has_another_size_is_refused(
+    submitter: httpx.AsyncClient, settings: Settings, aws: Aws
+) -> None:
     upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.txt", "bytes": 5}))
     path = f"/v1/uploads/{upload['upload_id']}/complete"
 
     missing = await submitter.post(path, json={})
-    await put(upload | {"parts": [upload["parts"][0] | {"bytes": 3}]}, b"abc")
+    place = Location(settings.bucket, f"incoming/{upload['upload_id']}/a.txt")
+    await aws.s3.put_object(Bucket=place.bucket, Key=place.key, Body=b"abc")
     short = await submitter.post(path, json={})
     await put(upload, b"abcde")
 
@@ -215,3 +219,140 @@ async def test_the_largest_object_gets_ten_thousand_links_at_most(submitter: htt
 async def test_an_unknown_upload(submitter: httpx.AsyncClient) -> None:
     response = await submitter.post("/v1/uploads/01970000-0000-7000-8000-000000000000/complete", json={})
     assert response.status_code == 404
+
+
+@pytest.mark.both_emulators(moto="it checks no signature")
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("size", [5, 6 * MEBIBYTE], ids=["one PUT", "parts"])
+async def test_a_link_takes_exactly_the_announced_bytes(submitter: httpx.AsyncClient, size: int) -> None:
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.bin", "bytes": size}))
+
+    for link in upload["parts"]:
+        assert "X-Amz-SignedHeaders=content-length" in link["url"]
+        async with httpx.AsyncClient() as s3:
+            assert (await s3.put(link["url"], content=bytes(link["bytes"] + 1))).status_code == 403
+            assert (await s3.put(link["url"], content=bytes(link["bytes"]))).status_code == 200
+
+
+@pytest.mark.both_emulators("CopyObject")
+async def test_what_a_link_writes_after_the_completion_changes_no_file(submitter: httpx.AsyncClient, aws: Aws) -> None:
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.txt", "bytes": 3}))
+    await put(upload, b"old")
+    path = f"/v1/uploads/{upload['upload_id']}/complete"
+    first = await ok(submitter.post(path, json={}))
+
+    await put(upload, b"new")
+
+    assert await ok(submitter.post(path, json={})) == first
+    assert await read(aws, first["uri"]) == b"old"
+
+
+@pytest.mark.both_emulators(moto="it joins parts again, by the upload's id that S3 has forgotten")
+@pytest.mark.usefixtures("small_parts")
+async def test_links_to_parts_end_with_the_completion(submitter: httpx.AsyncClient, aws: Aws) -> None:
+    content = bytes(6 * MEBIBYTE)
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.bin", "bytes": len(content)}))
+    await ok(submitter.post(f"/v1/uploads/{upload['upload_id']}/complete", json={"parts": await put(upload, content)}))
+
+    link = upload["parts"][1]
+    async with httpx.AsyncClient() as s3:
+        assert (await s3.put(link["url"], content=b"x" * link["bytes"])).status_code == 404
+    assert await read(aws, upload["uri"]) == content
+
+
+@pytest.mark.both_emulators("CopyObject")
+async def test_what_a_form_writes_after_the_completion_changes_no_directory(
+    submitter: httpx.AsyncClient, settings: Settings, aws: Aws
+) -> None:
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "notes/", "bytes": 6}))
+    await post(upload, "a.txt", b"old")
+    await post(upload, "b.txt", b"old")
+    await ok(submitter.post(f"/v1/uploads/{upload['upload_id']}/complete", json={}))
+
+    await post(upload, "a.txt", b"new")
+    await post(upload, "more.txt", b"new")
+    await ok(submitter.post(f"/v1/uploads/{upload['upload_id']}/complete", json={}))
+
+    listing = await aws.s3.list_objects_v2(Bucket=settings.bucket, Prefix=f"uploads/{upload['upload_id']}/")
+    files = {entry["Key"].rpartition("/")[2] for entry in listing["Contents"]}
+    assert files == {"a.txt", "b.txt"}
+    assert [await read(aws, upload["uri"] + name) for name in sorted(files)] == [b"old", b"old"]
+
+
+async def test_a_directory_goes_on_where_a_completion_was_cut_off(
+    submitter: httpx.AsyncClient, settings: Settings, aws: Aws
+) -> None:
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "notes/", "bytes": 6}))
+    for name in ("a.txt", "b.txt"):
+        await post(upload, name, b"old")
+    there = f"uploads/{upload['upload_id']}/notes/a.txt"
+    await aws.s3.put_object(Bucket=settings.bucket, Key=there, Body=b"old")
+    before = await aws.s3.head_object(Bucket=settings.bucket, Key=there)
+
+    completed = await ok(submitter.post(f"/v1/uploads/{upload['upload_id']}/complete", json={}))
+
+    assert await read(aws, completed["uri"] + "b.txt") == b"old"
+    after = await aws.s3.head_object(Bucket=settings.bucket, Key=there)
+    assert after["LastModified"] == before["LastModified"]
+
+
+@pytest.mark.both_emulators("CompleteMultipartUpload", "ListParts")
+@pytest.mark.usefixtures("small_parts")
+async def test_renewed_links_are_for_the_parts_that_are_missing(submitter: httpx.AsyncClient, aws: Aws) -> None:
+    content = bytes(range(256)) * (12 * MEBIBYTE // 256)
+    upload = await ok(submitter.post("/v1/uploads", json={"filename": "a.bin", "bytes": len(content)}))
+    [first] = await put(upload | {"parts": upload["parts"][:1]}, content)
+
+    renewed = await ok(submitter.post(f"/v1/uploads/{upload['upload_id']}/renew"))
+
+    assert renewed["uploaded"] == [first]
+    assert [part["number"] for part in renewed["parts"]] == [2, 3]
+    assert renewed["uri"] == upload["uri"] and renewed["multipart_id"] == upload["multipart_id"]
+    rest = await put(renewed, content[5 * MEBIBYTE :])
+    body = {"parts": [*renewed["uploaded"], *rest]}
+    await ok(submitter.post(f"/v1/uploads/{upload['upload_id']}/complete", json=body))
+    assert await read(aws, upload["uri"]) == content
+    again = await submitter.post(f"/v1/uploads/{upload['upload_id']}/renew")
+    assert again.status_code == 409 and "completed" in again.json()["detail"]
+
+
+@pytest.mark.both_emulators("AbortMultipartUpload", "DeleteObjects")
+@pytest.mark.usefixtures("small_parts")
+async def test_an_aborted_upload_leaves_nothing_in_s3(
+    submitter: httpx.AsyncClient, settings: Settings, aws: Aws
+) -> None:
+    parts = await ok(submitter.post("/v1/uploads", json={"filename": "a.bin", "bytes": 6 * MEBIBYTE}))
+    await put(parts | {"parts": parts["parts"][:1]}, bytes(5 * MEBIBYTE))
+    running = await ok(submitter.post("/v1/uploads", json={"filename": "notes/", "bytes": 6}))
+    await post(running, "a.txt", b"old")
+    complete = await ok(submitter.post("/v1/uploads", json={"filename": "a.txt", "bytes": 3}))
+    await put(complete, b"old")
+    await ok(submitter.post(f"/v1/uploads/{complete['upload_id']}/complete", json={}))
+
+    for upload in (parts, running, complete, complete):
+        await ok(submitter.delete(f"/v1/uploads/{upload['upload_id']}"))
+
+    assert "Contents" not in await aws.s3.list_objects_v2(Bucket=settings.bucket)
+    assert not (await aws.s3.list_multipart_uploads(Bucket=settings.bucket)).get("Uploads")
+    for order in ("complete", "renew"):
+        refused = await submitter.post(f"/v1/uploads/{running['upload_id']}/{order}", json={})
+        assert refused.status_code == 409 and "aborted" in refused.json()["detail"]
+
+
+async def test_uploads_are_listed_with_their_states(keys: Keys) -> None:
+    async with await keys.client("submitter", principal="anna") as anna:
+        begun = [await ok(anna.post("/v1/uploads", json={"filename": f"{n}.txt", "bytes": 3})) for n in range(3)]
+        await put(begun[1], b"old")
+        await ok(anna.post(f"/v1/uploads/{begun[1]['upload_id']}/complete", json={}))
+        await ok(anna.delete(f"/v1/uploads/{begun[2]['upload_id']}"))
+
+        listed = (await ok(anna.get("/v1/uploads")))["items"]
+        running = (await ok(anna.get("/v1/uploads?state=running")))["items"]
+    async with await keys.client("submitter", principal="ben") as ben, await keys.client("operator") as operator:
+        others = (await ok(ben.get("/v1/uploads")))["items"]
+        everybodys = (await ok(operator.get("/v1/uploads?created_by=anna")))["items"]
+
+    assert [each["state"] for each in listed] == ["aborted", "completed", "running"]
+    assert [each["uri"] for each in listed] == [each["uri"] for each in reversed(begun)]
+    assert [each["upload_id"] for each in running] == [begun[0]["upload_id"]]
+    assert others == [] and everybodys == listed
