@@ -1,6 +1,7 @@
 """One shape for every loop of the scheduler: a repeated step. Pauses are short under load, and NOTIFY ends them."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from services.platform.aws import Aws
 from services.platform.database import UNAVAILABLE, Database, connect_alone
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import Settings
+from services.scheduler.turns import Turns
 
 log = structlog.get_logger()
 
@@ -41,6 +43,7 @@ class Context:
     database: Database
     aws: Aws
     settings: Settings
+    turns: defaultdict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))  # of dispatch, by pool
 
 
 Step = Callable[[Context], Awaitable[bool]]

@@ -1,13 +1,19 @@
 """Dispatch: keep each pool's queue topped up with a few bundles per slot, by priority and fair share.
 
 SQS has no priorities, so the order is decided before it: only a short window of work is queued at a time, and every
-step chooses again which job's tasks come next. Bundles aim at half a second of work, by the measured task time of the
-stage, and shrink towards its end (guided self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
+step chooses again which job's tasks come next. Of those with equal work in flight, whoever was granted something
+longest ago goes first, so that tasks that take no time are shared out evenly, too.
+
+Bundles aim at half a second of work, by the measured task time of the stage, and shrink towards its end (guided
+self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
 """
 
+import heapq
 import math
 from collections import defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from asyncpg import Record
@@ -18,11 +24,18 @@ from services.engine.progress import is_slowed
 from services.platform.settings import Settings
 from services.scheduler.loop import Context
 from services.scheduler.queues import send
+from services.scheduler.turns import Turns
 
 # Assumed task time until the stage's first task has ended; it keeps a new stage's share of the pool small.
 UNMEASURED_SECONDS = 1.0
+TASK_SECONDS_MIN = 0.001  # what a task costs the grid at least: one that was measured to take no time does not either
 BUNDLES_MAX = 5_000  # queued by one transaction
 SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry budget, or that workers put off
+
+# Those who take turns. A share's jobs of one priority are a party of their own.
+Share = tuple[int, str]
+Job = tuple[int, str, UUID]
+Place = tuple[Any, ...]  # of one of them in a queue; the party comes last
 
 # Pools that can take work, and the slots to keep busy.
 _POOLS = """
@@ -66,17 +79,37 @@ class Candidate:
     granted: int = 0
 
     @property
+    def of_share(self) -> Share:
+        return (self.priority, self.share)
+
+    @property
+    def of_job(self) -> Job:
+        return (self.priority, self.share, self.job_id)
+
+    @property
+    def itself(self) -> tuple[UUID, int]:
+        return (self.job_id, self.stage)
+
+    @property
     def expected_seconds(self) -> float:
-        """The assumed duration of a task, in seconds."""
-        return UNMEASURED_SECONDS if self.task_seconds is None else self.task_seconds
+        """The assumed duration of a task, in seconds; never 0."""
+        return UNMEASURED_SECONDS if self.task_seconds is None else max(self.task_seconds, TASK_SECONDS_MIN)
 
     def bundle_tasks(self, settings: Settings, slots: int) -> int:
         """How many tasks the next bundle gets."""
         if self.task_seconds is None or self.running_max is not None:
             return 1  # those of a bundle run one after the other
-        aimed = int(settings.bundle_seconds / max(self.task_seconds, 1e-6))
+        aimed = int(settings.bundle_seconds / self.expected_seconds)
         fair_rest = math.ceil(self.ready / (2 * slots))
         return max(1, min(aimed, fair_rest, settings.bundle_tasks_max))
+
+    def take_bundle(self, settings: Settings, slots: int) -> float:
+        """Grant one more bundle; returns its seconds of work."""
+        tasks = min(self.bundle_tasks(settings, slots), self.ready)
+        self.granted += tasks
+        self.ready -= tasks
+        self.in_flight_seconds += tasks * self.expected_seconds
+        return tasks * self.expected_seconds
 
     def settle(self, queued: int) -> None:
         """This many of the granted tasks are queued; if that is not all, the rest waits for its backoff."""
@@ -115,7 +148,7 @@ def window_bundles(candidates: list[Candidate], running: int, slots: int, settin
     More long tasks would only wait there, be offered again and again, and come before urgent work.
     """
     seconds = min(c.bundle_tasks(settings, slots) * c.expected_seconds for c in candidates if c.ready)
-    stock = min(settings.window_bundles, settings.window_seconds / max(seconds, 1e-6))
+    stock = min(settings.window_bundles, settings.window_seconds / seconds)
     return max(slots - running, math.ceil(stock * slots))
 
 
@@ -139,31 +172,53 @@ def _candidate(row: Record, slots: int) -> Candidate:
     return candidate
 
 
-def grant(candidates: list[Candidate], bundles: int, slots: int, settings: Settings) -> None:
-    """Hand out `bundles` one by one, by priority; then to the share, then to the job, with least work in flight."""
-    load: dict[tuple[int, str], float] = defaultdict(float)
+def grant(candidates: list[Candidate], bundles: int, slots: int, settings: Settings, turns: Turns) -> None:
+    """Hand out `bundles` one by one, by priority; then to the share, its job and that job's stage with least in flight.
+
+    Shares with equal work in flight take turns; so do the jobs of a share, and the stages of a job, the latest first.
+    """
+    load: dict[Hashable, float] = defaultdict(float)
+    stages: dict[Job, list[Candidate]] = defaultdict(list)
+    jobs: dict[Share, dict[Job, None]] = defaultdict(dict)
     for candidate in candidates:
-        load[candidate.priority, candidate.share] += candidate.in_flight_seconds
-    hungry = [candidate for candidate in candidates if candidate.ready]
-    for _ in range(bundles):
-        if not hungry:
-            return
-        best = min(
-            hungry, key=lambda c: (-c.priority, load[c.priority, c.share], c.in_flight_seconds, c.job_id, c.stage)
-        )
-        tasks = min(best.bundle_tasks(settings, slots), best.ready)
-        seconds = tasks * best.expected_seconds
-        best.granted += tasks
-        best.ready -= tasks
-        best.in_flight_seconds += seconds
-        load[best.priority, best.share] += seconds
+        load[candidate.of_share] += candidate.in_flight_seconds
+        load[candidate.of_job] += candidate.in_flight_seconds
+        if candidate.ready:
+            stages[candidate.of_job].append(candidate)
+            jobs[candidate.of_share][candidate.of_job] = None
+    queues: dict[Share, list[Place]] = {
+        share: [(load[job], turns.last(job), job) for job in waiting] for share, waiting in jobs.items()
+    }
+    queue: list[Place] = [(-share[0], load[share], turns.last(share), share) for share in queues]
+    for places in (queue, *queues.values()):
+        heapq.heapify(places)
+    while queue and bundles > 0:
+        bundles -= 1
+        share = queue[0][-1]
+        job = queues[share][0][-1]
+        best = min(stages[job], key=lambda stage: (stage.in_flight_seconds, turns.last(stage.itself), -stage.stage))
+        seconds = best.take_bundle(settings, slots)
+        load[share] += seconds
+        load[job] += seconds
+        turns.take(share, job, best.itself)
         if not best.ready:
-            hungry.remove(best)
+            stages[job].remove(best)
+        _next(queues[share], (load[job], turns.last(job), job) if stages[job] else None)
+        _next(queue, (-share[0], load[share], turns.last(share), share) if queues[share] else None)
+
+
+def _next(queue: list[Place], served: Place | None) -> None:
+    """The first of the heap was served: it goes to its new place, or away."""
+    if served is None:
+        heapq.heappop(queue)
+    else:
+        heapq.heapreplace(queue, served)
 
 
 async def _top_up(context: Context, pool: Record, candidates: list[Candidate], window: int) -> bool:
     """True if it took half of the window's bundles, or as many as one step may."""
-    settings, slots = context.settings, int(pool["slots"])
+    settings, slots, turns = context.settings, int(pool["slots"]), context.turns[pool["name"]]
+    turns.keep({party for c in candidates for party in (c.of_share, c.of_job, c.itself)})
     messages: list[Message] = []
     async with context.database.acquire() as connection, connection.transaction():
         if not await connection.fetchval(_LOCK, pool["name"]):
@@ -171,7 +226,7 @@ async def _top_up(context: Context, pool: Record, candidates: list[Candidate], w
         free = min(BUNDLES_MAX, window - await connection.fetchval(_WAITING, pool["name"]))
         while free > len(messages) and any(candidate.ready for candidate in candidates):
             sizes = {id(candidate): candidate.bundle_tasks(settings, slots) for candidate in candidates}
-            grant(candidates, free - len(messages), slots, settings)
+            grant(candidates, free - len(messages), slots, settings, turns)
             for candidate in candidates:
                 if candidate.granted:
                     queued = await transitions.dispatch(

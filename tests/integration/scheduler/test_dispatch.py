@@ -476,3 +476,31 @@ async def test_a_slowed_stage_does_not_slow_others_down(context: Context, play: 
     await dispatch.step(context)
 
     assert Counter(m.job_id for m in await offered(play)) == {slowed: 1, healthy: WINDOW - 1}
+
+
+# Fairness among tasks that take no time.
+
+
+async def work_off(play: Play) -> Counter[UUID]:
+    """A worker runs all that is offered, in no time; returns how many tasks of each job."""
+    worker_id = await play.register()
+    tasks = await play.claim(worker_id, await offered(play))
+    reports = [finished(task) for task in tasks]
+    for report in reports:
+        report.run_seconds = 0.0
+    await play.complete(worker_id, *reports, done=tasks)
+    return Counter(task.job_id for task in tasks)
+
+
+async def test_jobs_of_no_ops_share_the_grid_evenly_and_a_small_one_is_next(context: Context, play: Play) -> None:
+    huge = [await submit(play, 15_000, share=f"s{n}") for n in range(7)]  # more than the window holds bundles
+    done: Counter[UUID] = Counter()
+    for _ in range(14):
+        await dispatch.step(context)
+        done += await work_off(play)
+    assert min(done[job_id] for job_id in huge) > 0.4 * max(done.values())
+
+    small = await submit(play, 1, share="small")
+    await dispatch.step(context)
+
+    assert small in {message.job_id for message in await offered(play)}

@@ -1,13 +1,15 @@
 """Who gets the next bundle, and how large it is."""
 
+from collections import deque
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.platform.settings import Settings
 from services.scheduler.loops.dispatch import Candidate, grant, window_bundles
+from services.scheduler.turns import Turns
 
 SETTINGS = Settings(bundle_seconds=1.0, bundle_tasks_max=500)
 SLOTS = 4
@@ -72,7 +74,7 @@ def test_the_shortest_bundles_decide_how_many_a_queue_holds() -> None:
 
 
 def granted(candidates: list[Candidate], bundles: int) -> list[int]:
-    grant(candidates, bundles, SLOTS, SETTINGS)
+    grant(candidates, bundles, SLOTS, SETTINGS, Turns())
     return [c.granted for c in candidates]
 
 
@@ -126,10 +128,84 @@ def test_a_full_window_gives_nothing() -> None:
 def test_nobody_is_granted_more_than_it_has_and_no_bundle_is_wasted(candidates: list[Candidate], bundles: int) -> None:
     had = [c.ready for c in candidates]
 
-    grant(candidates, bundles, SLOTS, SETTINGS)
+    grant(candidates, bundles, SLOTS, SETTINGS, Turns())
 
     assert [c.granted + c.ready for c in candidates] == had
     assert sum(c.granted for c in candidates) >= min(max(bundles, 0), sum(had))
     if any(c.granted for c in candidates):
         lowest = min(c.priority for c in candidates if c.granted)
         assert not any(c.ready for c in candidates if c.priority > lowest)
+
+
+def test_a_task_beside_huge_jobs_of_tasks_that_take_no_time_is_granted_next() -> None:
+    huge = [candidate(n, share=f"s{n}", ready=10_000_000, task_seconds=0.0) for n in range(3)]
+    turns = Turns()
+    for _ in range(10):  # the workers empty the queue between any two looks
+        grant(huge, 4, SLOTS, SETTINGS, turns)
+        for each in huge:
+            each.in_flight_seconds = 0.0
+    small = candidate(9, share="small", ready=1, task_seconds=None)
+
+    grant([*huge, small], 1, SLOTS, SETTINGS, turns)
+
+    assert small.granted == 1
+
+
+def test_a_job_gets_no_more_for_its_many_stages() -> None:
+    chain = [Candidate(UUID(int=0), n, 0, "default", 1000, 0.0, 1.0) for n in range(20)]
+
+    amounts = granted([*chain, candidate(1)], 10)
+
+    assert (sum(amounts[:20]), amounts[20]) == (5, 5)
+    assert amounts[15:20] == [1] * 5, "what is nearest to the job's end goes first"
+
+
+def test_thousands_of_jobs_are_granted_a_full_window_at_once() -> None:
+    crowd = [candidate(n, share="crowd") for n in range(5000)]
+
+    amounts = granted([*crowd, candidate(9999, share="lone", ready=10_000)], 5000)
+
+    assert amounts[-1] == 2500
+    assert set(amounts[:-1]) == {0, 1}
+
+
+@settings(max_examples=50)
+@given(
+    st.integers(2, 6),
+    st.sampled_from(["shares", "jobs", "stages"]),
+    st.none() | st.sampled_from([0.0, 0.0004, 0.001, 0.3]),
+    st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=15, max_size=25),
+)
+def test_equals_get_equal_parts_of_any_stretch_of_grants(
+    parties: int, kind: str, task_seconds: float | None, steps: list[tuple[int, int]]
+) -> None:
+    """However small the window is, and however much of it the workers take between any two looks."""
+    candidates = [
+        Candidate(
+            UUID(int=n if kind != "stages" else 0),
+            n if kind == "stages" else 0,
+            0,
+            f"s{n}" if kind == "shares" else "default",
+            10**9,
+            0.0,
+            task_seconds,
+        )
+        for n in range(parties)
+    ]
+    turns, queue, order = Turns(), deque[tuple[Candidate, float]](), list[int]()
+    for window, taken in steps:
+        for _ in range(max(0, window - len(queue))):
+            before = [c.in_flight_seconds for c in candidates]
+            grant(candidates, 1, SLOTS, SETTINGS, turns)
+            [served] = [n for n, c in enumerate(candidates) if c.in_flight_seconds > before[n]]
+            queue.append((candidates[served], candidates[served].in_flight_seconds - before[served]))
+            order.append(served)
+        for _ in range(min(taken, len(queue))):
+            done, seconds = queue.popleft()
+            done.in_flight_seconds -= seconds
+            if not any(done is waiting for waiting, _ in queue):
+                done.in_flight_seconds = 0.0
+    stretch = 6 * parties
+    for start in range(len(order) - stretch):
+        counts = [order[start : start + stretch].count(n) for n in range(parties)]
+        assert 3 <= min(counts) <= max(counts) <= 12, counts
