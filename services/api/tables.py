@@ -152,6 +152,7 @@ class Stage(SQLModel, table=True):
     planned: bool = False
     plan_cursor: dict[str, Any] | None = Field(None, sa_type=JSONB)
     task_count: int = Field(0, sa_type=BigInteger)
+    tasks_expected: int | None = Field(None, sa_type=BigInteger)
     put_off_at: datetime | None = Field(None, sa_type=_UTC)
     columns_due: bool = False
     max_attempts: int

@@ -11,7 +11,9 @@ from services.contract.states import TASK_STATES
 class Progress(BaseModel):
     """A stage's tasks by state, exact at the moment of the answer."""
 
-    waiting: int = Field(description="tasks that are created when those of the previous stage succeed")
+    waiting: int = Field(
+        description="tasks that are not created yet: they are as others start, or as those of the stage before succeed"
+    )
     ready: int
     queued: int
     running: int
@@ -34,20 +36,22 @@ def is_slowed(stage: Mapping[str, Any]) -> bool:
 def count_progress(stages: Sequence[Mapping[str, Any]]) -> list[Progress]:
     """The progress of a job's stages, in order, from their rows and their stage_sums.
 
-    The tasks that the previous stage will still create count as waiting, if their number is known (`tasks_known`).
+    The tasks that are still to be created count as waiting, if their number is known (`tasks_known`).
     """
     progress: list[Progress] = []
     for stage in stages:
         counts = {name: int(stage[name]) for name in TASK_STATES}
         waiting = 0
-        if progress and stage["state"] in ("waiting", "running") and not stage["planned"]:
-            waiting = max(0, _tasks_expected(stage, progress[-1]) - sum(counts.values()))
+        if stage["state"] in ("waiting", "running") and not stage["planned"]:
+            waiting = max(0, _tasks_expected(stage, progress[-1] if progress else None) - sum(counts.values()))
         progress.append(Progress(waiting=waiting, **counts))
     return progress
 
 
-def _tasks_expected(stage: Mapping[str, Any], before: Progress) -> int:
+def _tasks_expected(stage: Mapping[str, Any], before: Progress | None) -> int:
     """How many tasks a stage gets if no further task of the previous stage fails."""
+    if stage["tasks_expected"] is not None or before is None:
+        return int(stage["tasks_expected"] or 0)
     outputs = before.waiting + before.ready + before.queued + before.running + before.succeeded
     match stage["tasks_from"]:
         case "successes" | "outputs":
@@ -67,9 +71,12 @@ def reduce_levels(outputs: int, fan_in: int) -> Iterator[int]:
 
 
 def tasks_known(stages: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Whether the number of each stage's tasks is known, by itself or because the previous stage's is."""
+    """Whether the number of each stage's tasks is known, by itself or because the previous stage's is.
+
+    While an input of known size is split, the number is estimated.
+    """
     known: list[bool] = []
     for stage in stages:
         follows = stage["tasks_from"] in ("successes", "outputs", "reduce")
-        known.append(stage["planned"] or (follows and known[-1]))
+        known.append(stage["planned"] or stage["tasks_expected"] is not None or (follows and known[-1]))
     return known

@@ -265,12 +265,12 @@ _INSERT_JOB = """
 # The last line of each list is for workers of the release before, which do not read `options`.
 _INSERT_STAGES = """
     INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
-        fan_in, barrier, output_queue, chains, columns_due, max_attempts, backoff_seconds, backoff_max_seconds,
-        timeout_seconds, tolerated_failures,
+        fan_in, barrier, output_queue, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
+        backoff_max_seconds, timeout_seconds, tolerated_failures,
         params, inputs, fan_out, memory_bytes, rejects_max)
     SELECT $1, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
-        fan_in, barrier, $2, chains, columns_due, max_attempts, backoff_seconds, backoff_max_seconds,
-        timeout_seconds, tolerated_failures,
+        fan_in, barrier, $2, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
+        backoff_max_seconds, timeout_seconds, tolerated_failures,
         params, inputs, fan_out, memory_bytes, rejects_max
     FROM json_populate_recordset(NULL::stages, $3::json)"""
 
@@ -332,6 +332,7 @@ def _stage_row(
         "fan_in": stage.fan_in,
         "chains": following is not None and following.tasks_from == "successes",
         "columns_due": columns_due,
+        "tasks_expected": len(array.numbers) if array and stage.tasks_from == "input" else None,
         "options": options | {"array": array and array.model_dump(mode="json"), "running_max": stage.spec.running_max},
         **options,
         **stage.spec.retry.model_dump(),

@@ -46,7 +46,8 @@ async def split_each(s3: Any, sources: Sequence[Input], cursor: dict[str, Any] |
     next_ = {"input": number + chunk.done, "at": None if chunk.done else chunk.cursor, "tasks": tasks}
     if left_out := cursor.get("left_out", 0) + (chunk.cursor.get("left_out", 0) if chunk.done else 0):
         next_["left_out"] = left_out
-    return Chunk(chunk.inputs, next_, chunk.done and number == len(sources) - 1, chunk.repeat)
+    share = chunk.share if len(sources) == 1 else None
+    return Chunk(chunk.inputs, next_, chunk.done and number == len(sources) - 1, chunk.repeat, share)
 
 
 async def split_on_grid(s3: Any, sources: Sequence[Input], cursor: dict[str, Any] | None, slots: int) -> Chunk:

@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     body_bytes_max: Bytes = 1_048_576
     stages_max: PositiveInt = 20
     items_max: PositiveInt = 10_000
+    requests_per_second: PositiveFloat = Field(
+        200.0, description="of each API key to each process; ten seconds' worth may come at once"
+    )
+    failures_per_second: PositiveFloat = Field(
+        5.0, description="requests without a good API key, from each address; ten seconds' worth may come at once"
+    )
     link_seconds: WholeSeconds = Field(3600, description="how long presigned links stay valid")
 
     lease_seconds: Seconds = Field(30.0, description="a worker without a heartbeat for this long loses its tasks")
@@ -52,6 +58,9 @@ class Settings(BaseSettings):
     bundle_tasks_max: PositiveInt = 500
     window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles to keep queued per slot of a pool")
     window_seconds: Seconds = Field(5.0, description="if tasks are long, queue at most this much work per slot")
+    ready_tasks_max: PositiveInt = Field(
+        10_000, description="make no more tasks of a stage while this many are ready, or 100 for each slot of its pool"
+    )
     losses_max: PositiveInt = Field(5, description="a task fails after this many lost workers")
 
     straggler_factor: PositiveFloat = Field(3.0, description="a task is late after this multiple of its stage's mean")

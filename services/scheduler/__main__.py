@@ -43,7 +43,7 @@ def make_loops(settings: Settings, merger: Merger) -> list[Loop]:
     jobs, deliveries = frozenset([JOBS_CHANNEL]), frozenset([WEBHOOKS_CHANNEL])
     return [
         Loop("clock", clock.step, busy_seconds=0.0, idle_seconds=min(idle, 1.0), channels=jobs),
-        Loop("plan", plan.step, busy_seconds=0.0, idle_seconds=idle, channels=jobs),
+        Loop("plan", plan.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
         Loop("columns", columns.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
         Loop("chain", chain.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
         Loop("dispatch", dispatch.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),

@@ -26,8 +26,8 @@ _JOB = """
     FROM jobs CROSS JOIN stats_watermark WHERE job_id = $1"""
 
 _STAGES = """
-    SELECT s.stage, s.name, s.kind, s.pool, s.state, s.tasks_from, s.fan_in, s.planned, s.started_at, s.finished_at,
-        c.*, (
+    SELECT s.stage, s.name, s.kind, s.pool, s.state, s.tasks_from, s.fan_in, s.planned, s.tasks_expected,
+        s.started_at, s.finished_at, c.*, (
         SELECT coalesce(sum(m.succeeded), 0)::bigint FROM stage_minutes AS m
         WHERE m.job_id = s.job_id AND m.stage = s.stage AND m.minute >= $2
     ) AS rolled_up_lately

@@ -79,7 +79,7 @@ _JOB = """
     SELECT j.*, (
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
             SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
-                s.planned, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result,
+                s.planned, s.tasks_expected, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result,
                 s.tasks_from, s.fan_in, s.options -> 'found_columns' AS found_columns,
                 coalesce(s.options -> 'columns', '{}') AS declared_columns,
                 coalesce((p.spec ->> 'filters')::boolean, false) AS filters,
@@ -166,7 +166,7 @@ def _labels(labels: list[str]) -> dict[str, str]:
 
 
 _STAGES = """
-    SELECT s.job_id, s.state, s.planned, s.tasks_from, s.fan_in, c.*
+    SELECT s.job_id, s.state, s.planned, s.tasks_expected, s.tasks_from, s.fan_in, c.*
     FROM stages AS s CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
     WHERE s.job_id = ANY($1::uuid[]) ORDER BY s.job_id, s.stage"""
 

@@ -34,7 +34,8 @@ class Stage(BaseModel):
     pool: str
     state: StageState
     task_count: int | None = Field(
-        description="including tasks to come; null until it is known: the whole input is split, a fan-out has ended"
+        description="including tasks to come; an estimate while an input of known size is split; null until it is "
+        "known: a prefix is listed, a fan-out has ended"
     )
     planned: bool = Field(description="whether all tasks are known")
     progress: Progress

@@ -18,7 +18,7 @@ from services.inputs.spec import ManifestInput
 from services.platform.reads import PinnedObject
 
 _FORMATS = ("csv", "jsonl", "parquet")
-TASKS_PER_CHUNK = 50_000  # limit, since a row group may hold millions of rows
+TASKS_PER_CHUNK = 5_000  # limit, since a row group may hold millions of rows
 _INVENTORY_BYTES_MAX = 16_777_216
 
 

@@ -6,7 +6,7 @@ from services.contract.task_input import Index
 from services.inputs.chunk import Chunk
 from services.inputs.spec import RangeInput
 
-TASKS_PER_CHUNK = 20_000
+TASKS_PER_CHUNK = 5_000
 
 
 async def split(s3: Any, source: RangeInput, cursor: dict[str, Any] | None, slots: int) -> Chunk:

@@ -25,12 +25,9 @@ _PLANS: dict[str, tuple[str, Callable[[Context, Record], Awaitable[Chunk | None]
 
 async def step(context: Context) -> bool:
     """Plan one more chunk of some stages; True while any stage still waits for tasks."""
+    limits = (put_off.PUT_OFF_SECONDS, STAGES_AT_ONCE, context.settings.ready_tasks_max)
     waiting = [row["tasks_from"] for row in await context.database.fetch(_WAITING)]
-    ready = [
-        stage
-        for kind in waiting
-        for stage in await context.database.fetch(_PLANS[kind][0], put_off.PUT_OFF_SECONDS, STAGES_AT_ONCE)
-    ]
+    ready = [stage for kind in waiting for stage in await context.database.fetch(_PLANS[kind][0], *limits)]
     await plan_each(_plan_chunk(context, stage) for stage in ready)
     return bool(waiting)
 

@@ -49,6 +49,7 @@ _LOCK = "SELECT true FROM pools WHERE name = $1 AND NOT paused FOR UPDATE SKIP L
 _WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL AND put_off = 0"
 
 # Behind a barrier, a stage that is an array of its own waits for the end of its plan: each task then knows its size.
+# A stage that makes the tasks of the next one is held back while that has enough of them.
 _STAGES = """
     SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, s.priority, s.share, s.ready, s.running,
         s.queued + s.running AS in_flight, s.attempts, s.succeeded, s.task_seconds,
@@ -56,7 +57,8 @@ _STAGES = """
         EXISTS (
             SELECT FROM bundles AS b
             WHERE b.job_id = s.job_id AND b.stage = s.stage AND b.put_off > 0 AND b.worker_id IS NULL
-        ) AS put_off
+        ) AS put_off,
+        of.chains AND is_full(s.job_id, (s.stage + 1)::smallint, $1) AS held_back
     FROM running_stages AS s JOIN stages AS of USING (job_id, stage)
     WHERE (s.ready > 0 OR s.queued > 0 OR s.running > 0)
       AND NOT of.columns_due
@@ -122,7 +124,7 @@ class Candidate:
 async def step(context: Context) -> bool:
     """Top up every pool, again while one of them empties fast; True while any job has tasks that are not terminal."""
     while True:
-        stages = await context.database.fetch(_STAGES)
+        stages = await context.database.fetch(_STAGES, context.settings.ready_tasks_max)
         if not await _top_up_all(context, stages):
             return bool(stages)
 
@@ -153,7 +155,7 @@ def window_bundles(candidates: list[Candidate], running: int, slots: int, settin
 
 
 def _candidate(row: Record, slots: int) -> Candidate:
-    ready = row["ready"]
+    ready = 0 if row["held_back"] else row["ready"]
     if row["put_off"] or is_slowed(dict(row)):
         ready = min(ready, max(0, math.ceil(SLOWED_SHARE * slots) - row["in_flight"]))
     if row["running_max"] is not None:

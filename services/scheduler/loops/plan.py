@@ -1,4 +1,7 @@
-"""Plan: the input of a job becomes the ready tasks of its first stage, a chunk and its cursor in one transaction."""
+"""Plan: the input of a job becomes the ready tasks of its first stage, a chunk and its cursor in one transaction.
+
+Planning waits while enough tasks are ready, so that a job costs rows only as it runs.
+"""
 
 from typing import Any
 
@@ -15,17 +18,22 @@ JOBS_AT_ONCE = 8
 _INPUTS: TypeAdapter[list[Input]] = TypeAdapter(list[Input])
 
 _UNPLANNED = """
-    SELECT j.job_id, j.spec -> 'input' AS input, s.kind, s.plan_cursor, p.slots
-    FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = 0 CROSS JOIN LATERAL pool_slots(s.pool) AS p
+    SELECT j.job_id, j.spec -> 'input' AS input, s.kind, s.plan_cursor, p.slots, s.is_full
+    FROM jobs AS j
+    CROSS JOIN LATERAL (
+        SELECT u.*, is_full(u.job_id, u.stage, $3) AS is_full FROM stages AS u WHERE u.job_id = j.job_id AND u.stage = 0
+    ) AS s
+    CROSS JOIN LATERAL pool_slots(s.pool) AS p
     WHERE j.state = 'running' AND s.state = 'running' AND NOT s.planned
       AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
-    ORDER BY s.put_off_at NULLS FIRST, j.priority DESC, j.job_id LIMIT $2"""
+    ORDER BY s.is_full, s.put_off_at NULLS FIRST, j.priority DESC, s.task_count, j.job_id LIMIT $2"""
 
 
 async def step(context: Context) -> bool:
-    """Plan one more chunk of some jobs; True while there are any."""
-    jobs = await context.database.fetch(_UNPLANNED, put_off.PUT_OFF_SECONDS, JOBS_AT_ONCE)
-    await plan_each(_plan_chunk(context, job) for job in jobs)
+    """Plan one more chunk of some jobs that have not enough ready tasks; True while any job is not planned."""
+    limits = (put_off.PUT_OFF_SECONDS, JOBS_AT_ONCE, context.settings.ready_tasks_max)
+    jobs = await context.database.fetch(_UNPLANNED, *limits)
+    await plan_each(_plan_chunk(context, job) for job in jobs if not job["is_full"])
     return bool(jobs)
 
 

@@ -28,9 +28,13 @@ _DUE = """
     RETURNING name, group_name, capacity_min, capacity_max, capacity_desired, slots"""
 
 _BACKLOG = """
-    SELECT coalesce(sum(ready + queued + running), 0)::bigint AS tasks,
-        coalesce(sum((ready + queued + running) * coalesce(task_seconds, $2)), 0) AS seconds
-    FROM running_stages WHERE pool = $1"""
+    SELECT coalesce(sum(left_over), 0)::bigint AS tasks,
+        coalesce(sum(left_over * coalesce(task_seconds, $2)), 0) AS seconds
+    FROM (
+        SELECT r.task_seconds, r.ready + r.queued + r.running
+            + CASE WHEN s.planned THEN 0 ELSE greatest(s.tasks_expected - s.task_count, 0) END AS left_over
+        FROM running_stages AS r JOIN stages AS s USING (job_id, stage) WHERE r.pool = $1
+    ) AS stages"""
 
 _DRAIN = """
     UPDATE workers SET state = 'draining' WHERE worker_id = ANY(ARRAY(

@@ -4,5 +4,6 @@
 levels, `outputs` gives each output to a task of its own. (`successes` come with each completion.)
 
 READY is the SQL that finds the stages whose next chunk can be planned now: at most $2, those that were put off less
-than $1 seconds ago left out. A plan's cursor (`plan_cursor`) is known to its own module only.
+than $1 seconds ago left out, and those that have enough ready tasks ($3: `ready_tasks_max`). A plan's cursor
+(`plan_cursor`) is known to its own module only.
 """

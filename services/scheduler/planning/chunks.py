@@ -33,6 +33,7 @@ _LOCK = """
 
 _SAVE = """
     UPDATE stages SET plan_cursor = $3, planned = $4, task_count = task_count + $5, state = 'running',
+        tasks_expected = coalesce(ceil((task_count + $5) / $6::float8), tasks_expected),
         put_off_at = NULL, started_at = coalesce(started_at, now())
     WHERE job_id = $1 AND stage = $2"""
 
@@ -44,10 +45,16 @@ async def lock_plan(connection: Connection, job_id: UUID, stage: int, cursor: di
 
 
 async def save_plan(
-    connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any], done: bool, count: int
+    connection: Connection,
+    job_id: UUID,
+    stage: int,
+    cursor: dict[str, Any],
+    done: bool,
+    count: int,
+    share: float | None = None,
 ) -> None:
-    """Record that `count` more tasks are planned, up to `cursor`. Needs the lock."""
-    await connection.execute(_SAVE, job_id, stage, cursor, done, count)
+    """Record that `count` more tasks are planned, up to `cursor`: a `share` of the input. Needs the lock."""
+    await connection.execute(_SAVE, job_id, stage, cursor, done, count, share or None)
     await notify_jobs(connection)
 
 
@@ -62,7 +69,7 @@ async def save_chunk(context: Context, job_id: UUID, stage: int, chunk: Chunk, c
             await plan_same_tasks(connection, job_id, stage, first, chunk.inputs[0], count)
         elif chunk.inputs:
             await plan_tasks(connection, job_id, stage, first, chunk.inputs)
-        await save_plan(connection, job_id, stage, chunk.cursor, chunk.done, count)
+        await save_plan(connection, job_id, stage, chunk.cursor, chunk.done, count, chunk.share)
 
 
 async def _fail(context: Context, job_id: UUID, stage: int, message: str, cursor: dict[str, Any] | None) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from services.platform.reads import ObjectLost, read_range, read_written
 from services.scheduler.loop import Context
 
 TASKS_PER_CHUNK = 64  # of the stage before
+ITEMS_PER_CHUNK = 5_000
 CHUNK_BYTES = 4_194_304  # of listings: several that are no more together, or a piece of a longer one
 
 # The next task to read (the cursor's) has succeeded, or will never come; after a barrier, the stage before has ended.
@@ -28,7 +30,8 @@ READY = """
         ORDER BY t.index LIMIT 1
       ), s.before_planned))
       AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
-    ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.job_id, s.stage LIMIT $2"""
+      AND NOT is_full(s.job_id, s.stage, $3)
+    ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.task_count, s.job_id, s.stage LIMIT $2"""
 
 _ENDED = """
     SELECT index, state, attempt, output FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index >= $3
@@ -55,11 +58,26 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
         listings.append(listing)
         total += listing.end - start
     parts = await asyncio.gather(*(listing.read(context.aws.s3) for listing in listings))
-    inputs = [orjson.loads(line) for lines, _ in parts for line in lines]
-    at, (_, read) = listings[-1], parts[-1]
-    if read < at.end:  # only ever of a listing that is read alone: several fit into a window
+    taken = list(_cut(listings, parts))
+    inputs = [orjson.loads(line) for _, lines, _ in taken for line in lines]
+    at, _, read = taken[-1]
+    last = last and len(taken) == len(listings)
+    if read < at.end:
         return Chunk(inputs, {"index": at.index, "byte": read, "attempt": at.attempt}, done=False)
     return Chunk(inputs, {"index": at.index + 1, "byte": 0}, done=last)
+
+
+def _cut(
+    listings: list["_Listing"], parts: list[tuple[list[bytes], int]]
+) -> Iterator[tuple["_Listing", list[bytes], int]]:
+    """The listings that have room in a chunk, with their lines and where these end; the last may lack some."""
+    room = ITEMS_PER_CHUNK
+    for listing, (lines, end) in zip(listings, parts, strict=True):
+        kept = lines[:room]
+        yield listing, kept, end if kept == lines else listing.start + sum(len(line) + 1 for line in kept)
+        room -= len(kept)
+        if not room:
+            return
 
 
 def _check_attempt(cursor: dict[str, Any], task: Record, stage: Record) -> None:
@@ -89,22 +107,22 @@ class _Listing:
     def __init__(self, task: Record, start: int) -> None:
         self.index: int = task["index"]
         self.attempt: int = task["attempt"]
-        self._start = start
+        self.start = start
         self._object = TaskOutput.from_json(task["output"]).object if task["state"] == "succeeded" else None
         self.end = self._object.bytes if self._object else 0
 
     async def read(self, s3: Any) -> tuple[list[bytes], int]:
         """Whole lines from the start on, and where they end. Raises ObjectLost."""
-        if self._object is None or self._start == self.end:
+        if self._object is None or self.start == self.end:
             return [], self.end
-        begun = await read_checked(s3, self._object, CHUNK_BYTES) if self._start == 0 else b""
+        begun = await read_checked(s3, self._object, CHUNK_BYTES) if self.start == 0 else b""
         window = CHUNK_BYTES
         while True:
-            until = min(self._start + window, self.end)
-            data = begun or await read_range(s3, self._object.location, self._start, until)
+            until = min(self.start + window, self.end)
+            data = begun or await read_range(s3, self._object.location, self.start, until)
             size = len(data) if until == self.end else data.rfind(b"\n") + 1
             if size:
-                return data[:size].splitlines(), self._start + size
+                return data[:size].splitlines(), self.start + size
             begun, window = b"", window * 2  # one item longer than the window
 
 

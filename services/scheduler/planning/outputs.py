@@ -6,13 +6,14 @@ from services.engine.transitions import plan_outputs
 from services.scheduler.loop import Context
 from services.scheduler.planning.chunks import lock_plan, save_plan
 
-TASKS_PER_CHUNK = 10_000
+TASKS_PER_CHUNK = 5_000
 
 READY = """
     SELECT job_id, stage, tasks_from, plan_cursor FROM stages_to_chain
     WHERE tasks_from = 'outputs' AND before_state = 'succeeded'
       AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second')
-    ORDER BY put_off_at NULLS FIRST, priority DESC, job_id, stage LIMIT $2"""
+      AND NOT is_full(job_id, stage, $3)
+    ORDER BY put_off_at NULLS FIRST, priority DESC, task_count, job_id, stage LIMIT $2"""
 
 
 async def plan(context: Context, stage: Record) -> None:

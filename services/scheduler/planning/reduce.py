@@ -27,6 +27,7 @@ READY = """
       AND (s.plan_cursor IS NULL OR (s.plan_cursor ->> 'open')::boolean
         OR s.task_count = (SELECT c.succeeded FROM stage_sums(s.job_id, s.stage) AS c))
       AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
+      AND NOT is_full(s.job_id, s.stage, $3)
     ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.job_id, s.stage LIMIT $2"""
 
 _OUTPUTS = """

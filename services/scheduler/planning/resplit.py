@@ -16,7 +16,8 @@ READY = """
     FROM stages_to_chain AS s CROSS JOIN LATERAL pool_slots(s.pool) AS p
     WHERE s.tasks_from = 'resplit' AND s.before_state = 'succeeded'
       AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
-    ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.job_id, s.stage LIMIT $2"""
+      AND NOT is_full(s.job_id, s.stage, $3)
+    ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.task_count, s.job_id, s.stage LIMIT $2"""
 
 
 async def plan(context: Context, stage: Record) -> Chunk | None:

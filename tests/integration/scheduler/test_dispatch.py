@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -504,3 +505,47 @@ async def test_jobs_of_no_ops_share_the_grid_evenly_and_a_small_one_is_next(cont
     await dispatch.step(context)
 
     assert small in {message.job_id for message in await offered(play)}
+
+
+# A stage is held back while the next one has enough tasks.
+
+
+async def chain_with(play: Play, ready: int, **changes: Any) -> UUID:
+    """A job of two stages whose second has this many ready tasks, and whose first has ten more."""
+    job_id = await submit(play, ready + 10, stages=2, **changes)
+    worker_id = await play.register()
+    await play.succeed(worker_id, await play.run(worker_id, job_id, tasks=ready))
+    return job_id
+
+
+async def stages_offered(context: Context, play: Play) -> set[int]:
+    settings = context.settings.model_copy(update={"ready_tasks_max": 1})  # but 100 a slot
+    await dispatch.step(replace(context, settings=settings))
+    return {message.stage for message in await offered(play)}
+
+
+async def test_a_stage_waits_while_the_next_one_has_enough_ready_tasks(context: Context, play: Play) -> None:
+    job_id = await chain_with(play, 403)
+    assert await stages_offered(context, play) == {1}
+    assert await stages_offered(context, play) == {1}
+
+    worker_id = await play.register()
+    await play.succeed(worker_id, await play.claim(worker_id, await offered(play)))
+
+    assert await stages_offered(context, play) == {0, 1}, "now that some of them are done"
+    await assert_invariants(play.database, job_id)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        "UPDATE tasks SET ready_at = now() + interval '1 hour' WHERE stage = 1",  # for what stage 0 makes again
+        "UPDATE stages SET columns_due = true WHERE stage = 1",  # they are found once it is planned
+        "UPDATE stages SET state = 'waiting' WHERE stage = 1",
+    ],
+)
+async def test_a_stage_never_waits_for_tasks_that_can_not_run_yet(context: Context, play: Play, later: str) -> None:
+    await chain_with(play, 450)
+    await play.database.execute(later)
+
+    assert await stages_offered(context, play) == {0}

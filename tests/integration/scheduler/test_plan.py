@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from services.api.routes.jobs import load_job
 from services.engine import jobs
 from services.inputs import ranges
 from services.inputs.chunk import Chunk
@@ -340,3 +342,90 @@ async def test_a_retried_job_is_split_from_where_it_failed(context: Context, pla
 
     await plan_all(context, play, job_id)
     await assert_planned(play, job_id)
+
+
+# Planning ahead is bounded.
+
+
+def bounded(context: Context, ready_tasks_max: int) -> Context:
+    return replace(context, settings=context.settings.model_copy(update={"ready_tasks_max": ready_tasks_max}))
+
+
+READY_MAX = 210  # a pool with two slots has as many as 200
+
+
+async def test_a_huge_job_costs_rows_only_as_it_runs(context: Context, play: Play) -> None:
+    context = bounded(context, READY_MAX)
+    job_id = await play.submit(input={"type": "range", "count": 10_000_000}, stages=20)
+    for _ in range(100):
+        assert await plan.step(context), "there is more to plan"
+    assert await play.states(job_id) == {"ready": READY_MAX}
+
+    worker_id = await play.register()
+    await play.succeed(worker_id, await play.run(worker_id, job_id, tasks=100))
+    for _ in range(100):
+        await plan.step(context)
+
+    assert READY_MAX <= (await play.states(job_id))["ready"] < READY_MAX + 7
+    first, second, *_ = (await load_job(play.database, job_id)).stages
+    assert first.task_count == second.task_count == 10_000_000
+    assert first.progress.succeeded == second.progress.ready == 100
+    await assert_invariants(play.database, job_id)
+
+
+async def test_a_job_that_runs_is_planned_to_its_end(context: Context, play: Play) -> None:
+    context = bounded(context, READY_MAX)
+    job_id = await play.submit(input={"type": "range", "count": 1000})
+    worker_id = await play.register()
+
+    async def ended() -> bool:
+        await play.succeed(worker_id, await play.run(worker_id, job_id, tasks=150))
+        states = await play.states(job_id)
+        assert states.get("ready", 0) < READY_MAX + 7
+        return states == {"succeeded": 1000}
+
+    await drive(context, plan.step, until=ended)
+    stage = await play.stage(job_id)
+    assert (stage["planned"], stage["task_count"]) == (True, 1000)
+    await assert_invariants(play.database, job_id)
+
+
+async def test_a_job_that_is_full_holds_up_the_planning_of_no_other(context: Context, play: Play) -> None:
+    context = bounded(context, READY_MAX)
+    for _ in range(plan.JOBS_AT_ONCE + 1):
+        await play.submit(input={"type": "range", "count": 10_000_000}, priority=5)
+    for _ in range(100):
+        await plan.step(context)
+    small = await play.submit(input={"type": "range", "count": 3})
+
+    await plan.step(context)
+
+    assert await play.states(small) == {"ready": 3}
+
+
+async def test_tasks_in_their_backoff_do_not_keep_others_from_being_planned(context: Context, play: Play) -> None:
+    context = bounded(context, READY_MAX)
+    job_id = await play.submit(input={"type": "range", "count": 1000})
+    for _ in range(100):
+        await plan.step(context)
+    await play.database.execute("UPDATE tasks SET ready_at = now() + interval '1 hour'")
+
+    for _ in range(100):
+        await plan.step(context)
+
+    assert (await play.states(job_id))["ready"] >= 2 * READY_MAX
+
+
+async def test_the_expected_number_of_parts_is_estimated_while_an_object_is_split(
+    context: Context, play: Play, bucket: Bucket
+) -> None:
+    job_id = await submit_lines(play, bucket)
+    await plan.step(context)
+
+    [stage] = (await load_job(play.database, job_id)).stages
+    await plan_all(context, play, job_id)
+
+    [planned] = (await load_job(play.database, job_id)).stages
+    assert stage.progress.ready == 4
+    assert stage.task_count == pytest.approx(planned.task_count, rel=0.1)
+    assert planned.progress.waiting == 0

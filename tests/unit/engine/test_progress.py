@@ -7,8 +7,16 @@ from services.contract.states import TASK_STATES
 from services.engine.progress import count_progress, reduce_levels, tasks_known
 
 
-def stage(tasks_from: str, state: str = "running", planned: bool = False, **counts: int) -> dict[str, Any]:
-    facts = {"tasks_from": tasks_from, "state": state, "planned": planned, "fan_in": 3}
+def stage(
+    tasks_from: str, state: str = "running", planned: bool = False, tasks_expected: int | None = None, **counts: int
+) -> dict[str, Any]:
+    facts = {
+        "tasks_from": tasks_from,
+        "state": state,
+        "planned": planned,
+        "tasks_expected": tasks_expected,
+        "fan_in": 3,
+    }
     return facts | dict.fromkeys(TASK_STATES, 0) | counts
 
 
@@ -50,3 +58,14 @@ def test_what_comes_of_a_fan_out_is_not_known_before_its_end() -> None:
 
     assert tasks_known(stages) == [True, False, False]
     assert tasks_known([stages[0], stage("items", planned=True), stages[2]]) == [True, True, True]
+
+
+def test_tasks_that_are_not_planned_yet_wait_where_their_number_is_known() -> None:
+    stages = [stage("input", tasks_expected=1000, ready=100, succeeded=50), stage("successes", ready=50)]
+
+    assert [each.waiting for each in count_progress(stages)] == [850, 950]
+    assert tasks_known(stages) == [True, True]
+    later = [stage("input", "waiting", tasks_expected=1000), stage("reduce", "waiting")]
+    assert [each.waiting for each in count_progress(later)] == [1000, sum(reduce_levels(1000, 3))]
+    assert count_progress([stage("input", "cancelled", tasks_expected=1000)])[0].waiting == 0
+    assert count_progress([stage("input", planned=True, tasks_expected=11, ready=10)])[0].waiting == 0
