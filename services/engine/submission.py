@@ -205,6 +205,10 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
         if source.type == "items" and len(source.items) > settings.items_max:
             fix = f"at most {settings.items_max} items; put more into an object and use an input of type lines"
             raise SpecError("input.items", len(source.items), fix)
+    for number, stage in enumerate(spec.stages):
+        if (stage.memory_bytes or 0) > settings.memory_bytes_max:
+            fix = f"at most {settings.memory_bytes_max}, the grid's PIECEWORK_MEMORY_BYTES_MAX"
+            raise SpecError(f"stages.{number}.memory_bytes", stage.memory_bytes, fix)
     stages = []
     split = any(needs_grid(source) for source in spec.inputs)
     if split:

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     failures_per_second: PositiveFloat = Field(
         5.0, description="requests without a good API key, from each address; ten seconds' worth may come at once"
     )
+    memory_bytes_max: Bytes = Field(1_099_511_627_776, description="highest memory_bytes that a stage may have")
     link_seconds: WholeSeconds = Field(3600, description="how long presigned links stay valid")
 
     lease_seconds: Seconds = Field(30.0, description="a worker without a heartbeat for this long loses its tasks")

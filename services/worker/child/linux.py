@@ -28,6 +28,12 @@ def adopt_orphans() -> None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def be_killed_first() -> None:
+    """Have the kernel end this process and its descendants, not the worker, when the node has no memory left."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def free_range(descriptor: int, start: int, end: int) -> None:
     """Free the disk space of a range of a file, which then reads as zeros. Not every file system can do it."""
     if _linux and end > start:

@@ -44,6 +44,7 @@ def main(control: int, parent: int) -> None:
     if os.getppid() != parent:
         return  # the worker died before the death signal was set up
     linux.adopt_orphans()
+    linux.be_killed_first()
     faulthandler.enable(file=2)
     _leave_no_trace()
     os.set_inheritable(control, False)

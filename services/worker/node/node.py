@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psutil
 import structlog
 
 from services.engine import pools, transitions, workers
@@ -201,7 +200,7 @@ class Node:
 
 def equip(settings: WorkerSettings, s3: Any, directory: Path) -> Equipment:
     """Raises ScratchUnusable."""
-    layout, slots = settings.layout, settings.slots
+    layout = settings.layout
     return Equipment(
         s3,
         layout,
@@ -209,7 +208,7 @@ def equip(settings: WorkerSettings, s3: Any, directory: Path) -> Equipment:
         Packages(s3, layout, cache_directory(Path(settings.cache)), settings.packages_max, base_environment(settings)),
         DeclaredInputs(s3, layout, directory / "inputs", settings.inputs_bytes_max),
         settings.log_bytes_max,
-        Share(max(1, (os.cpu_count() or 1) // slots), psutil.virtual_memory().total // slots),
+        Share.of_node(settings.slots),
     )
 
 

@@ -22,9 +22,9 @@ from services.worker.child.job import ChildJob
 from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
 from services.worker.task.child_job import child_job
-from services.worker.task.child_process import MemoryExceeded
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.inputs import fetch_input
+from services.worker.task.memory_watch import MemoryExceeded
 from services.worker.task.outputs import Outputs, missing_output
 from services.worker.task.packages import Packages, Runtime
 from services.worker.task.paths import Paths, Workspace
@@ -95,7 +95,8 @@ class _Attempt:
                 self._explain("input_lost", f"{error.message}: it is made again")
         except MemoryExceeded as error:
             finished.outcome, finished.memory_bytes_peak = "memory", error.memory_bytes
-            self._explain("memory", str(error))
+            limit = self._equipment.share.explain_memory(self._stage.memory_bytes)
+            self._explain("memory", f"{error}: {limit}")
         except Exception as error:
             if self._timeout.expired():
                 finished.outcome = "timeout"
@@ -200,9 +201,10 @@ class _Attempt:
         """Raises TaskError (crash) and MemoryExceeded."""
         processor = (self._stage.processor, self._stage.processor_version)
         holding = asyncio.create_task(hold_log_down(self.workspace.log, self._equipment.log_bytes_max))
+        memory_bytes_max = self._equipment.share.memory_of(self._stage.memory_bytes)
         killed: dict[str, Any] = {}
         try:
-            return await children.run(processor, runtime, job, self._stage.memory_bytes, killed)
+            return await children.run(processor, runtime, job, memory_bytes_max, killed)
         finally:
             holding.cancel()
             self._measure(killed)

@@ -69,7 +69,7 @@ def child_job(
         "output_format": "compact" if spec.builtin == "compact" else spec.output_format,
         "inputs": {name: str(path) for name, path in paths.inputs.items()},
         "spill": str(workspace.spill),
-        "memory_bytes": stage.memory_bytes or share.memory_bytes,
+        "memory_bytes": share.memory_of(stage.memory_bytes),
         "threads": 1 if spec.builtin == "compact" else share.threads,
     }
 

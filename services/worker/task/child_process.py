@@ -19,6 +19,7 @@ from services.platform import effects
 from services.worker.child import frames
 from services.worker.child.commands import killed_by
 from services.worker.child.job import ChildJob
+from services.worker.task.memory_watch import MemoryWatch, tree_memory_bytes
 from services.worker.task.scratch import remove_tree
 
 _ROOT = str(Path(__file__).parents[3])
@@ -28,19 +29,10 @@ _BOOT = (
 )
 # Where the child's requirements are installed, for an interpreter of another environment.
 _NEEDS = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-_MEMORY_POLL_SECONDS = 0.2
 _EXIT_SECONDS = 5.0
 _TRACKER_SECONDS = 2.0
 _DISCONNECTED = (EOFError, ConnectionError)
 _KILL_ROUNDS_MAX = 100  # limit, in case a program forks faster than it can be killed
-
-
-class MemoryExceeded(Exception):
-    """The child and its descendants together used more memory than the task may."""
-
-    def __init__(self, memory_bytes: int, memory_bytes_max: int) -> None:
-        super().__init__(f"used {memory_bytes} bytes of memory, memory_bytes allows {memory_bytes_max}")
-        self.memory_bytes = memory_bytes
 
 
 class ChildProcess:
@@ -110,28 +102,28 @@ class ChildProcess:
             self._usage = psutil.Process(self.pid)
         cpu_seconds_before = _cpu_seconds(self._usage) if self._usage else 0.0
         answer = asyncio.ensure_future(self._ask(job))
-        watches: list[asyncio.Future[Any]] = [answer]
-        if memory_bytes_max is not None:
-            watches.append(asyncio.ensure_future(self._watch_memory(memory_bytes_max)))
+        memory = MemoryWatch(self.pid, memory_bytes_max, self.memory_bytes)
         try:
-            await asyncio.wait([self._death, *watches], return_when=asyncio.FIRST_COMPLETED)
+            while not (await self._wait(answer, memory.pause_seconds)):
+                await memory.look()
             if answer.done() and not isinstance(answer.exception(), _DISCONNECTED):
                 self.memory_bytes, self.clean = answer.result()["memory_bytes"], answer.result()["clean"]
                 return answer.result()
-            for watch in watches[1:]:
-                if watch.done():
-                    watch.result()  # raises MemoryExceeded
             raise await self._crash()
         except BaseException:
             if killed is not None and self.alive:
                 killed["cpu_seconds"] = max(0.0, _tree_cpu_seconds(self.pid) - cpu_seconds_before)
-                killed["memory_bytes_peak"] = _tree_memory_bytes(self.pid)
+                killed["memory_bytes_peak"] = tree_memory_bytes(self.pid)
             await self.kill()
             raise
         finally:
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(*watches, return_exceptions=True)
+            answer.cancel()
+            await asyncio.gather(answer, return_exceptions=True)
+
+    async def _wait(self, answer: asyncio.Future[Any], seconds: float | None) -> bool:
+        """Wait for the answer or the child's end; False if neither has come in time."""
+        done, _ = await asyncio.wait([self._death, answer], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
 
     async def _ask(self, job: ChildJob) -> dict[str, Any]:
         if output := job["environment"].get("PIECEWORK_OUTPUT"):
@@ -144,13 +136,6 @@ class ChildProcess:
             raise TaskError("crash", "the processor wrote to its process's connection to the worker")
         answer: dict[str, Any] = frames.decode(await self._reader.readexactly(length))
         return answer
-
-    async def _watch_memory(self, memory_bytes_max: int) -> None:
-        while True:
-            memory_bytes = await asyncio.to_thread(_tree_memory_bytes, self.pid)
-            if memory_bytes > memory_bytes_max:
-                raise MemoryExceeded(memory_bytes, memory_bytes_max)
-            await asyncio.sleep(_MEMORY_POLL_SECONDS)
 
     async def _crash(self) -> TaskError:
         """The reason for a missing answer: the child has died, or has closed its connection."""
@@ -172,17 +157,6 @@ class ChildProcess:
         _kill_session(self.pid)
         await asyncio.wait([self._death])
         await asyncio.to_thread(remove_tree, self.tmp)
-
-
-def _tree_memory_bytes(pid: int) -> int:
-    """Resident memory of a process and its descendants; processes that have just ended count as 0."""
-    total = 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
-    return total
 
 
 def _tree_cpu_seconds(pid: int) -> float:

@@ -45,7 +45,7 @@ def task_environment(
         "PIECEWORK_RECORDS": paths.records,
         "PIECEWORK_PARAMS": orjson.dumps(stage.params).decode(),
     }
-    memory_bytes = stage.memory_bytes or share.memory_bytes
+    memory_bytes = share.memory_of(stage.memory_bytes)
     identity |= {"SLURM_TMPDIR": base.get("TMPDIR", directory)}
     identity |= array_variables(task, stage, directory=directory, cpus=share.threads, memory_bytes=memory_bytes)
     identity |= {f"PIECEWORK_INPUT_{name.upper()}": path for name, path in paths.inputs.items()}

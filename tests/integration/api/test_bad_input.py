@@ -199,6 +199,17 @@ async def test_limits_of_stages_and_items(submitter: httpx.AsyncClient, settings
     assert blamed(items)[0] == "input.items" and str(settings.items_max) in blamed(items)[2]
 
 
+async def test_no_stage_may_ask_for_more_memory_than_the_grid_allows(
+    submitter: httpx.AsyncClient, settings: Settings
+) -> None:
+    stage = {"processor": "noop", "memory_bytes": settings.memory_bytes_max + 1}
+    refused = await submitter.post("/v1/jobs", json=array_job(stages=[{"processor": "noop"}, stage]))
+    await ok(submitter.post("/v1/jobs", json=array_job(stages=[stage | {"memory_bytes": "1TiB"}])))
+
+    assert blamed(refused)[0] == "stages.1.memory_bytes"
+    assert f"at most {settings.memory_bytes_max}" in blamed(refused)[2]
+
+
 async def test_a_missing_object_is_found_at_submission(submitter: httpx.AsyncClient, settings: Settings) -> None:
     for kind in ("lines", "parquet"):
         for uri in (f"s3://{settings.bucket}/missing", "s3://no-such-bucket-anywhere/key"):

@@ -379,6 +379,28 @@ async def test_memory_over_the_limit(grid: InProcessGrid) -> None:
     assert attempt["memory_bytes_peak"] > 100 << 20
 
 
+async def test_without_a_limit_a_task_may_use_its_slots_share(
+    grid: InProcessGrid, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.worker.task.share.node_memory_bytes", lambda: 256 << 20)
+    (code / "greedy.py").write_text(
+        "import time\ndef eat(input, output):\n    held = b'1' * (200 << 20)\n    time.sleep(30)\n"
+    )
+    greedy = {"callable": "greedy:eat"}
+    (task,) = await grid.run(await grid.submit(greedy, [ITEM]))
+    assert task["error"]["type"] == "memory"
+    assert f"{(256 - 32 << 20) // 2} are allowed" in task["error"]["message"]
+    assert "set memory_bytes" in task["error"]["message"]
+
+
+async def test_a_limit_beyond_the_node_is_the_nodes(grid: InProcessGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.worker.task.share.node_memory_bytes", lambda: 4 << 30)
+    query = "SELECT current_setting('memory_limit') AS limit_, value FROM input"
+    raw = await grid.put("x.jsonl", b'{"value": 1}\n')
+    (task,) = await grid.run(await grid.submit({"sql": query}, [{"type": "object", **raw}], memory_bytes=1 << 40))
+    assert b'"limit_":"2.0 GiB"' in await grid.get(task["output"]["uri"])
+
+
 @pytest.mark.both_emulators("GetObject")
 async def test_input_that_changed_or_shrank_since_the_split(grid: InProcessGrid) -> None:
     old = await grid.put("x", b"old content")

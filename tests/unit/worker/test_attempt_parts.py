@@ -96,7 +96,7 @@ def environment(array: dict[str, object] | None, attempt: int = 1, **own: str) -
     )
     task = ClaimedTask(JOB, JOB, 2, 41, attempt, parse_input({"type": "item", "value": 1}))
     base = {"PATH": "/bin", "TZ": "UTC", "TMPDIR": "/w/tmp"}
-    return task_environment(base, task, stage, PATHS, directory=Path("/w/work"), share=Share(4, 2**31))
+    return task_environment(base, task, stage, PATHS, directory=Path("/w/work"), share=Share(4, 2**31, 2**33))
 
 
 def test_a_task_knows_who_it_is() -> None:

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from services.contract.task_error import TaskError
-from services.worker.task.child_process import ChildProcess, MemoryExceeded
+from services.worker.task.child_process import ChildProcess
+from services.worker.task.memory_watch import MemoryExceeded
 from services.worker.task.warm_children import WarmChildren
 from tests.unit.worker.conftest import Run
 from tests.until import until
