@@ -68,6 +68,22 @@ class CsvDialect:
         found = self.whole_fields.match(data)
         return None if found is None or found.end() == len(data) else found.end()
 
+    def record_end(self, data: bytes) -> int | None:
+        """The end of the first record, with its line end, in data that begins with it; None if that is not in it."""
+        position, quote = 0, (self.quote or "").encode()
+        while found := self.to_line_end.match(data, position):
+            position = found.end()
+            mark = data[position : position + 1]
+            if mark in (b"", b"\n"):
+                return position + 1 if mark else None
+            if mark != quote:
+                return None  # an escape, whose byte is not there
+            closed = self.quoted.match(data, position + 1)
+            position = closed.end() + 1 if closed else len(data)
+            if position > len(data):
+                return None
+        return None
+
     def _outside(self, stop: bytes, units: list[bytes]) -> re.Pattern[bytes]:
         """Runs of ordinary characters, with one of the units, or a meaningless mark, between them."""
         quote, escape, delimiter = self._classes

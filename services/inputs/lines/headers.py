@@ -98,12 +98,9 @@ def _refuse_other(data: bytes, source: LinesInput) -> None:
 def _header_end(data: bytes, begin: int, source: LinesInput) -> int | None:
     """The end of the header's line; for multiline CSV, of its record."""
     assert source.csv is not None
-    position = begin
-    while found := data.find(b"\n", position, begin + HEADER_BYTES_MAX + 1) + 1:  # for a quote left open
-        if not source.multiline or source.csv.left_open(data[begin:found]) is None:
-            return found
-        position = found
-    return None
+    head = data[begin : begin + HEADER_BYTES_MAX + 1]
+    end = source.csv.record_end(head) if source.multiline else head.find(b"\n") + 1
+    return begin + end if end else None
 
 
 def _check(raw: bytes, source: LinesInput) -> str:

@@ -1,5 +1,6 @@
 """Objects of lines or of fixed-length records, cut by byte range; a small read moves each cut to a record end."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -71,7 +72,7 @@ async def _read_head(object_: PinnedObject, source: LinesInput) -> Head:
     while True:
         data += await object_.read(len(data), window)
         whole = len(data) == object_.size
-        head = find_head(data, source, whole or len(data) > HEADER_BYTES_MAX)
+        head = await asyncio.to_thread(find_head, data, source, whole or len(data) > HEADER_BYTES_MAX)
         if head is not None:
             return head
         window *= 4

@@ -80,7 +80,8 @@ async def _find_head(object_: PinnedObject, source: LinesInput, meter: Meter) ->
         data = await object_.read(position, position + _WINDOW_BYTES)
         position += len(data)
         text += await meter.in_thread(_decompress_some, decompressor, data, HEADER_BYTES_MAX + 1 - len(text))
-        head = find_head(text, source, not data or len(text) > HEADER_BYTES_MAX)
+        last = not data or len(text) > HEADER_BYTES_MAX
+        head = await meter.in_thread(find_head, text, source, last)
         if head is not None:
             return head, len(text) > head.bytes or position < object_.size
 
