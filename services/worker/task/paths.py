@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.worker.task.user_files import UserFiles
 
-@dataclass(frozen=True, slots=True)
+
 class Workspace:
-    """An attempt's private directory: user code starts in `work` and writes to `output`."""
+    """An attempt's private directory: user code starts in `work` and writes to `output`.
 
-    directory: Path
+    What the task has left is opened by `files` alone, wherever the directory is then.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.files: UserFiles  # once it is made
 
     @property
     def work(self) -> Path:
@@ -54,6 +60,7 @@ class Workspace:
 
     def make(self) -> None:
         self.directory.mkdir(mode=0o700)
+        self.files = UserFiles(self.directory)
         self.work.mkdir()
         self.output.mkdir()
         self.tmp.mkdir()
