@@ -2,10 +2,11 @@
 
 import codecs
 from collections.abc import Callable
-from pathlib import Path
+from io import BufferedReader
+from pathlib import Path, PurePath
 from typing import BinaryIO, NamedTuple
 
-from services.inputs.lines.files import compression_of, open_file
+from services.inputs.lines.files import compression_of, decompressed
 from services.inputs.magic import HEAD_BYTES, has_control_characters, looks_like_text, recognise
 from services.inputs.registry import format_of
 from services.platform.decompress import DamagedStream
@@ -38,13 +39,19 @@ def holds_lines(name: str) -> bool | None:
 
 def file_ends(path: Path) -> TextEnds | None:
     """None if the file is not text, by its name or, if that does not tell, by its first and last bytes."""
-    named = holds_lines(path.name)
+    with path.open("rb") as file:
+        return ends_of(file, path.name)
+
+
+def ends_of(opened: BufferedReader, name: str) -> TextEnds | None:
+    """Like `file_ends`, of an open file, at its beginning."""
+    named = holds_lines(name)
     if named is False:
         return None
     try:
-        with open_file(path) as file:
-            head, tail = _edges(file)
-            compression = compression_of(file)
+        file = decompressed(opened, PurePath(name))
+        head, tail = _edges(file)
+        compression = compression_of(file)
     except DamagedStream:
         return TextEnds() if named else None
     ends = text_ends(head, tail)
@@ -72,7 +79,7 @@ def _edges(file: BinaryIO) -> tuple[bytes, bytes]:
     head = file.read(HEAD_BYTES)
     if compression_of(file) is None:
         file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
-        return head, file.read()
+        return head, file.read(_TAIL_BYTES)
     tail = head
     while piece := file.read(_READ_BYTES):
         tail = (tail + piece)[-_TAIL_BYTES:]

@@ -6,10 +6,10 @@ for a minute, a download from where it stopped, before the attempt fails.
 
 import asyncio
 import contextlib
+import os
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -17,8 +17,16 @@ from services.contract.location import Location
 from services.contract.task_error import TaskError, describe
 from services.contract.task_output import StoredObject
 from services.platform.s3_faults import S3_ERRORS, error_code, fault_of
+from services.platform.threads import beside_loop
 
 T = TypeVar("T")
+
+
+class OpenFile(Protocol):
+    """A file whose descriptor is read."""
+
+    def fileno(self) -> int: ...
+
 
 _RETRY_SECONDS = 60.0
 _CHUNK_BYTES = 1 << 20
@@ -166,29 +174,30 @@ def input_error(source: Location, etag: str | None, error: BaseException, versio
     return TaskError("input_unavailable", f"{source.uri} can't be read: {describe(error)}")
 
 
-async def upload(s3: Any, path: Path, target: Location) -> StoredObject:
-    """Put a file. Raises TaskError (output_unavailable), which is retryable."""
-    size = _size(path)
+async def upload(s3: Any, file: OpenFile, target: Location) -> StoredObject:
+    """Put the bytes of an open file; tries again read its descriptor again, never a path.
+
+    Raises TaskError (output_unavailable), which is retryable.
+    """
+    size = (await beside_loop(os.fstat, file.fileno())).st_size
     try:
         async for attempt in _retrying():
             with attempt:
-                put = _put(s3, path, target) if size <= _PART_BYTES else _put_parts(s3, path, size, target)
-                crc32, etag = await put
+                put = _put(s3, file, size, target) if size <= _PART_BYTES else _put_parts(s3, file, size, target)
+                parts, etag = await put
     except S3_ERRORS as error:
         raise TaskError("output_unavailable", f"{target.uri} can't be written: {describe(error)}") from None
-    return StoredObject(target, size, crc32, etag=etag)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
+    return StoredObject(target, parts.bytes, parts.crc32, etag=etag)
 
 
 class _Parts:
-    """A file read from its beginning to its end, part by part, and the CRC-32 of what has been read."""
+    """The first `size` bytes of a file, read from its beginning on part by part; `bytes` and `crc32` of those read."""
 
-    def __init__(self, path: Path, part_bytes: int) -> None:
+    def __init__(self, file: OpenFile, size: int, part_bytes: int) -> None:
+        self.bytes = 0
         self.crc32 = 0
-        self._path = path
+        self._file = file
+        self._size = size
         self._part_bytes = part_bytes
         self._count = 0
         self._turn = asyncio.Lock()
@@ -196,31 +205,32 @@ class _Parts:
     async def next(self) -> tuple[int, bytes]:
         """The next part's number, from 1, and its bytes: none at the file's end."""
         async with self._turn:
-            body = await asyncio.to_thread(self._read)
+            body = await beside_loop(self._read)
             self._count += 1
             return self._count, body
 
     def _read(self) -> bytes:
-        with self._path.open("rb") as file:
-            file.seek(self._count * self._part_bytes)
-            body = file.read(self._part_bytes)
-        self.crc32 = zlib.crc32(body, self.crc32)
-        return body
+        pieces, end = [], min(self._size, self.bytes + self._part_bytes)
+        while piece := os.pread(self._file.fileno(), end - self.bytes, self.bytes):
+            self.bytes += len(piece)
+            self.crc32 = zlib.crc32(piece, self.crc32)
+            pieces.append(piece)
+        return b"".join(pieces)
 
 
-async def _put(s3: Any, path: Path, target: Location) -> tuple[int, str]:
-    """The CRC-32 and the ETag."""
-    parts = _Parts(path, _PART_BYTES)
+async def _put(s3: Any, file: OpenFile, size: int, target: Location) -> tuple[_Parts, str]:
+    """What was read, and the ETag."""
+    parts = _Parts(file, size, _PART_BYTES)
     _, body = await parts.next()
     answer = await s3.put_object(Bucket=target.bucket, Key=target.key, Body=body)
-    return parts.crc32, answer["ETag"]
+    return parts, answer["ETag"]
 
 
-async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> tuple[int, str]:
+async def _put_parts(s3: Any, file: OpenFile, size: int, target: Location) -> tuple[_Parts, str]:
     """A multipart upload, a few parts at once; aborted if it can't be completed, so that its parts cost nothing."""
     where = {"Bucket": target.bucket, "Key": target.key}
     upload_id = (await s3.create_multipart_upload(**where))["UploadId"]
-    parts = _Parts(path, max(_PART_BYTES, -(-size // _PARTS_MAX)))
+    parts = _Parts(file, size, max(_PART_BYTES, -(-size // _PARTS_MAX)))
     put: list[dict[str, Any]] = []
 
     async def put_some() -> None:
@@ -237,7 +247,7 @@ async def _put_parts(s3: Any, path: Path, size: int, target: Location) -> tuple[
         with contextlib.suppress(*S3_ERRORS):
             await s3.abort_multipart_upload(**where, UploadId=upload_id)
         raise
-    return parts.crc32, answer["ETag"]
+    return parts, answer["ETag"]
 
 
 async def for_each(items: Iterable[T], at_once: int, work: Callable[[T], Awaitable[None]]) -> None:

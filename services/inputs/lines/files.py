@@ -4,7 +4,7 @@ import codecs
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from services.contract.task_error import TaskError
@@ -17,8 +17,12 @@ _READ_BYTES = 1 << 17
 
 def open_file(path: Path) -> BinaryIO:
     """The decompressed bytes. An empty file has none, whatever its name."""
-    file = path.open("rb")
-    compression = _compression(file.peek(HEAD_BYTES)[:HEAD_BYTES], path)
+    return decompressed(path.open("rb"), path)
+
+
+def decompressed(file: io.BufferedReader, name: PurePath) -> BinaryIO:
+    """The decompressed bytes of a file that is open, at its beginning."""
+    compression = _compression(file.peek(HEAD_BYTES)[:HEAD_BYTES], name)
     return io.BufferedReader(_Decompressed(file, compression), _READ_BYTES) if compression else file
 
 
@@ -28,11 +32,11 @@ def compression_of(file: BinaryIO) -> str | None:
     return raw.compression if isinstance(raw, _Decompressed) else None
 
 
-def _compression(head: bytes, path: Path) -> str | None:
+def _compression(head: bytes, name: PurePath) -> str | None:
     content = recognise(head)
     if content is not None and content.compression:
         return content.compression
-    return COMPRESSION_OF_SUFFIX.get(path.suffix.lower()) if head else None
+    return COMPRESSION_OF_SUFFIX.get(name.suffix.lower()) if head else None
 
 
 class _Decompressed(io.RawIOBase):

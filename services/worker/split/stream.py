@@ -74,7 +74,8 @@ async def cut_into_objects(
     uploads: list[asyncio.Task[ByteRange]] = []
 
     async def put(part: _PartFile) -> ByteRange:
-        stored = await upload(object_.s3, part.path, locate(part.path.name))
+        with part.path.open("rb") as file:
+            stored = await upload(object_.s3, file, locate(part.path.name))
         await asyncio.to_thread(part.path.unlink)
         origin, options = Place(object_.location, part.begin.position), _options(cutter, part.end)
         header = part.begin.header

@@ -5,6 +5,7 @@ import errno
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput, Stag
 from services.inputs.fetched import FetchedInput
 from services.inputs.registry import suffix_of
 from services.platform.database import storable
+from services.platform.threads import beside_loop, in_own_thread
 from services.worker.child.job import ChildJob
 from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
@@ -28,7 +30,6 @@ from services.worker.task.memory_watch import MemoryExceeded
 from services.worker.task.outputs import Outputs, missing_output
 from services.worker.task.packages import Packages, Runtime
 from services.worker.task.paths import Paths, Workspace
-from services.worker.task.scratch import remove_tree
 from services.worker.task.share import Share
 from services.worker.task.task_log import hold_log_down, put_log
 from services.worker.task.turn import Turn
@@ -36,6 +37,7 @@ from services.worker.task.warm_children import WarmChildren
 
 log = structlog.get_logger()
 
+_REMOVE_SECONDS = 30.0
 # Fields that the child's answer and AttemptReport share.
 _MEASURES = ("exit_code", *RECORD_COUNTS, "cpu_seconds", "memory_bytes_peak")
 
@@ -60,9 +62,17 @@ async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork,
         await attempt.run()
         await attempt.put_log()
     finally:
-        await asyncio.to_thread(remove_tree, attempt.workspace.directory)
+        await _remove(attempt.workspace)
     attempt.finished.run_seconds = turn.working_seconds
     return attempt.finished
+
+
+async def _remove(workspace: Workspace) -> None:
+    """Remove the workspace; if that takes long, the attempt's report does not wait for its end."""
+    removing = asyncio.ensure_future(in_own_thread(workspace.remove))
+    await asyncio.wait({removing}, timeout=_REMOVE_SECONDS)
+    if not removing.done():
+        log.warning("the removal of a task's files goes on", directory=str(workspace.directory))
 
 
 class _Attempt:
@@ -171,7 +181,8 @@ class _Attempt:
         meter, layout = Meter(self._equipment.s3), self._equipment.layout
         try:
             listing, count = await run_grid_split(meter, layout, self._task, self.workspace.directory)
-            return await Outputs(meter.s3, lambda name: layout.attempt(*self._key, name)).put_items(listing, count)
+            outputs = Outputs(meter.s3, self.workspace.files, lambda name: layout.attempt(*self._key, name))
+            return await outputs.put_items(listing, count, by_worker=True)
         finally:
             self.finished.bytes_in, self.finished.bytes_out = meter.bytes_in, meter.bytes_out
             self.finished.cpu_seconds = meter.cpu_seconds
@@ -200,7 +211,7 @@ class _Attempt:
     async def _ask_child(self, children: WarmChildren, runtime: Runtime, job: ChildJob) -> dict[str, Any]:
         """Raises TaskError (crash) and MemoryExceeded."""
         processor = (self._stage.processor, self._stage.processor_version)
-        holding = asyncio.create_task(hold_log_down(self.workspace.log, self._equipment.log_bytes_max))
+        holding = asyncio.create_task(hold_log_down(self.workspace, self._equipment.log_bytes_max))
         memory_bytes_max = self._equipment.share.memory_of(self._stage.memory_bytes)
         killed: dict[str, Any] = {}
         try:
@@ -215,26 +226,27 @@ class _Attempt:
 
     async def _put_outputs(self, input: FetchedInput, paths: Paths, answer: Mapping[str, Any]) -> TaskOutput:
         """Upload what the processor has made."""
-        outputs = Outputs(self._equipment.s3, lambda name: self._equipment.layout.attempt(*self._key, name))
+        spec, files = self._stage.spec, self.workspace.files
+        outputs = Outputs(self._equipment.s3, files, lambda name: self._equipment.layout.attempt(*self._key, name))
         try:
             made = await self._put_output(outputs, input, paths.output, answer)
-            if self._stage.spec.requires_output and not (made.items or paths.output.is_file()):
-                raise await asyncio.to_thread(missing_output, paths.output, self.workspace.work)
-            files = await outputs.put_further(paths.outputs)
-            has_rejects = answer.get("records_rejected") and self.workspace.rejects.exists()
-            rejects = await outputs.put(self.workspace.rejects) if has_rejects else None
+            if spec.requires_output and not (made.items or await beside_loop(files.has_file, paths.output)):
+                missing = partial(missing_output, files, paths.output, self.workspace.work)
+                raise await beside_loop(missing, in_directory=spec.output_directory)
+            further = await outputs.put_further(paths.outputs)
+            rejects = await outputs.put(self.workspace.rejects) if answer.get("records_rejected") else None
         finally:
             self.finished.bytes_out = outputs.bytes
-        return replace(made, files=files, rejects=rejects, value=answer.get("value"))
+        return replace(made, files=further, rejects=rejects, value=answer.get("value"))
 
     async def _put_output(
         self, outputs: Outputs, input: FetchedInput, output: Path, answer: Mapping[str, Any]
     ) -> TaskOutput:
         """Upload the output itself, or its items."""
         if self._stage.spec.output_directory:
-            return await outputs.put_directory(output, self.workspace.items)
+            return await outputs.put_directory(output, self.workspace.items.name, self._equipment.directory)
         if self._stage.fan_out:
-            return await outputs.put_items(self.workspace.items, answer["items"])
+            return await outputs.put_items(self.workspace.items, answer["items"], by_worker=False)
         has_lines = not (self._stage.spec.builtin == "copy" and input.format == "fixed")
         stored = await outputs.put_output(output, self._header_bytes(input, answer), lines=has_lines)
         return TaskOutput(stored, records=answer.get("records_out") if stored else None)
@@ -247,7 +259,7 @@ class _Attempt:
 
     async def put_log(self) -> None:
         location = self._equipment.layout.log(*self._key)
-        if await put_log(self._equipment.s3, self.workspace.log, location, self._equipment.log_bytes_max):
+        if await put_log(self._equipment.s3, self.workspace, location, self._equipment.log_bytes_max):
             self.finished.log = location.uri
 
 

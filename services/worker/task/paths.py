@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.worker.task.scratch import empty_directory, remove_tree
 from services.worker.task.user_files import UserFiles
 
 
@@ -15,7 +16,13 @@ class Workspace:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.files: UserFiles  # once it is made
+        self._files: UserFiles | None = None
+
+    @property
+    def files(self) -> UserFiles:
+        if self._files is None:
+            raise FileNotFoundError(f"{self.directory} was not made")
+        return self._files
 
     @property
     def work(self) -> Path:
@@ -60,10 +67,17 @@ class Workspace:
 
     def make(self) -> None:
         self.directory.mkdir(mode=0o700)
-        self.files = UserFiles(self.directory)
+        self._files = UserFiles(self.directory)
         self.work.mkdir()
         self.output.mkdir()
         self.tmp.mkdir()
+
+    def remove(self) -> None:
+        """Remove all that is in it, wherever the task may have moved it, and then itself. May take long."""
+        if self._files is not None:
+            empty_directory(self._files.fileno())
+            self._files.close()
+        remove_tree(self.directory)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,17 @@
 
 import fcntl
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+
+from services.worker.task.user_files import DIRECTORY
+
+_REMOVE_SECONDS = 1800.0  # limit, in case a process goes on making files
 
 
 class ScratchUnusable(Exception):
@@ -35,15 +40,88 @@ def scratch_directory(root: Path) -> Iterator[Path]:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory with all its content, even where a task removed its own permissions. Ignores failures."""
-    shutil.rmtree(directory, onerror=_retry_permitted)
+    """Remove a directory with all its content, even where a task removed its own permissions.
 
-
-def _retry_permitted(function: Callable[..., Any], path: str, _: object) -> None:
+    Follows no link, and takes the same memory for any depth and number of files. Ignores failures.
+    """
     with suppress(OSError):
-        Path(path).parent.chmod(0o700)
-        Path(path).chmod(0o700)
-        shutil.rmtree(path) if function is not os.unlink else function(path)
+        parent = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            inside = _enter(directory.name, parent)
+            try:
+                empty_directory(inside)
+            finally:
+                os.close(inside)
+            os.rmdir(directory.name, dir_fd=parent)
+        except NotADirectoryError:
+            os.unlink(directory.name, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+
+def empty_directory(descriptor: int) -> None:
+    """Remove all that is in the directory, wherever that is by now. Like `remove_tree`, ignores failures.
+
+    Directories inside others are first moved up: so no depth needs more than two open directories.
+    """
+    names, give_up_at = (f"{token_hex(8)}-{number}" for number in count()), time.monotonic() + _REMOVE_SECONDS
+    removed = True
+    with suppress(OSError):  # another's
+        os.fchmod(descriptor, 0o700)
+    while removed and time.monotonic() < give_up_at:
+        removed = False
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        removed |= _move_up(entry.name, descriptor, names)
+                        os.rmdir(entry.name, dir_fd=descriptor)
+                    else:
+                        os.unlink(entry.name, dir_fd=descriptor)
+                    removed = True
+
+
+def _move_up(name: str, parent: int, names: Iterator[str]) -> bool:
+    """Move the directories in a directory up to its parent, and remove everything else in it; True if any moved."""
+    inside, moved = _enter(name, parent), False
+    try:
+        with os.scandir(inside) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        _permit(entry.name, inside)  # its own `..` changes
+                        os.rename(entry.name, next(names), src_dir_fd=inside, dst_dir_fd=parent)
+                        moved = True
+                    else:
+                        os.unlink(entry.name, dir_fd=inside)
+    finally:
+        os.close(inside)
+    return moved
+
+
+def _enter(name: str, parent: int) -> int:
+    """A descriptor of a directory, which we may list and change from then on."""
+    try:
+        inside = os.open(name, DIRECTORY, dir_fd=parent)
+    except PermissionError:
+        _permit(name, parent)
+        inside = os.open(name, DIRECTORY, dir_fd=parent)
+    with suppress(OSError):  # another's
+        os.fchmod(inside, 0o700)
+    return inside
+
+
+def _permit(name: str, parent: int) -> None:
+    """Give us all rights to a directory that can't be opened, if it is ours; to nothing that a link points to."""
+    with suppress(OSError):
+        if os.chmod in os.supports_follow_symlinks:
+            os.chmod(name, 0o700, dir_fd=parent, follow_symlinks=False)
+            return
+        found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            Path(f"/proc/self/fd/{found}").chmod(0o700)  # the directory that is open, whatever its name is now
+        finally:
+            os.close(found)
 
 
 def _remove_leftovers(root: Path) -> None:

@@ -3,13 +3,18 @@
 import asyncio
 import contextlib
 import os
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from services.contract.location import Location
+from services.contract.task_error import TaskError
+from services.platform.threads import beside_loop
 from services.worker.child import linux
+from services.worker.task.paths import Workspace
+from services.worker.task.user_files import Reading, UserFiles
 
 log = structlog.get_logger()
 
@@ -17,22 +22,24 @@ _PUT_SECONDS = 60.0
 _LOOK_SECONDS = 1.0
 
 
-async def hold_log_down(path: Path, bytes_max: int) -> None:
+async def hold_log_down(workspace: Workspace, bytes_max: int) -> None:
     """Until cancelled, free the disk space of the middle of a log that grows without end."""
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        free_middle(path, bytes_max)
+        with contextlib.suppress(TaskError):  # not a file: nothing of it is stored either
+            await beside_loop(free_middle, workspace.files, workspace.log, bytes_max)
 
 
-def free_middle(path: Path, bytes_max: int) -> None:
-    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
-        linux.free_range(file.fileno(), bytes_max, os.fstat(file.fileno()).st_size - bytes_max)
+def free_middle(files: UserFiles, path: Path, bytes_max: int) -> None:
+    if file := files.open(path, write=True):
+        with file:
+            linux.free_range(file.fileno(), bytes_max, os.fstat(file.fileno()).st_size - bytes_max)
 
 
-async def put_log(s3: Any, path: Path, target: Location, bytes_max: int) -> bool:
+async def put_log(s3: Any, workspace: Workspace, target: Location, bytes_max: int) -> bool:
     """Upload the log unless it is empty; True if it was stored. A failure does not fail the attempt."""
     try:
-        body = shorten_log(path, bytes_max)
+        body = await beside_loop(shorten_log, workspace.files, workspace.log, bytes_max)
         if not body:
             return False
         async with asyncio.timeout(_PUT_SECONDS):
@@ -45,14 +52,16 @@ async def put_log(s3: Any, path: Path, target: Location, bytes_max: int) -> bool
     return True
 
 
-def shorten_log(path: Path, bytes_max: int) -> bytes:
+def shorten_log(files: UserFiles, path: Path, bytes_max: int) -> bytes:
     """The log. If it is longer than `bytes_max`: its beginning, a line that says so, and its end."""
-    if not path.exists():
+    opened = files.open(path)
+    if opened is None:
         return b""
-    size, half = path.stat().st_size, bytes_max // 2
-    with path.open("rb") as file:
+    with opened, BufferedReader(Reading(opened)) as file:
+        size, half = file.seek(0, os.SEEK_END), bytes_max // 2
+        file.seek(0)
         if size <= bytes_max:
-            return file.read()
+            return file.read(size)
         head = file.read(half)
         file.seek(size - half)
         tail = file.read(half)

@@ -5,26 +5,19 @@ are read. So nothing here trusts a path. Everything is opened below a directory'
 following links (O_NOFOLLOW, open(2)) and without waiting (O_NONBLOCK), and used only if the descriptor is that of a
 regular file with no other name (fstat(2)). Who reads the file goes on with that descriptor.
 
-These calls may block on a file system that does not answer: await them with `beside_loop`.
+These calls may block on a file system that does not answer: await them with `beside_loop` (platform/threads).
 """
 
-import asyncio
 import os
 import stat
-from collections.abc import Callable, Iterator
-from io import FileIO
+from collections.abc import Iterator
+from io import FileIO, RawIOBase
 from pathlib import Path, PurePosixPath
-from typing import ParamSpec, TypeVar
 
 from services.contract.task_error import TaskError
-from services.platform.threads import in_own_thread
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_ANSWER_SECONDS = 300.0
 _NAME_BYTES_MAX = 1024  # of a file below the directory: S3 allows no longer keys
 
 _KINDS = {
@@ -38,18 +31,6 @@ _KINDS = {
 }
 
 
-async def beside_loop(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Do the work in a thread. Raises TaskError (output_unavailable), which is retryable, if it takes minutes."""
-    try:
-        async with asyncio.timeout(_ANSWER_SECONDS) as limit:
-            return await in_own_thread(work, *args, **kwargs)
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        message = f"the worker's file system has not answered for {_ANSWER_SECONDS:g} seconds"
-        raise TaskError("output_unavailable", message) from None
-
-
 class UserFiles:
     """The files below a directory, which is held by its descriptor: it may be renamed while it is in use.
 
@@ -61,11 +42,12 @@ class UserFiles:
         self._directory = directory
         self._descriptor = os.open(directory, DIRECTORY)
 
+    def fileno(self) -> int:
+        """The directory's descriptor."""
+        return self._descriptor
+
     def close(self) -> None:
-        """Give up the descriptor; closing twice is harmless."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        os.close(self._descriptor)
 
     def open(self, path: Path, *, write: bool = False) -> FileIO | None:
         """A regular file with no other name, to be read, or else changed in place; None if nothing has its name."""
@@ -128,6 +110,30 @@ class UserFiles:
                 os.close(place)
             place = inner
         return place
+
+
+class Reading(RawIOBase):
+    """An open file read from its beginning by a thread, at a position of its own. Once it is closed, reads fail."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}
+        self._position = offset + (begin[whence] if whence in begin else os.fstat(self._file.fileno()).st_size)
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        size = os.preadv(self._file.fileno(), [buffer], self._position)
+        self._position += size
+        return size
 
 
 def _open(name: PurePosixPath, place: int, write: bool) -> FileIO | None:

@@ -295,7 +295,7 @@ async def test_what_a_fan_out_stage_yields(grid: InProcessGrid, code: Path) -> N
             {"command": ["mkdir", "{output}"]},
             ITEM,
             {},
-            {"type": "output_invalid", "message": "the output 'output' is not a regular file"},
+            {"type": "output_invalid", "message": "the output 'output' is not a regular file: it is a directory"},
             "failed",
         ),
         (

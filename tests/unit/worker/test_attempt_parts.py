@@ -16,11 +16,12 @@ from services.inputs.registry import suffix_of
 from services.platform.settings import WorkerSettings
 from services.worker.task.array_jobs import job_number
 from services.worker.task.environment import base_environment, task_environment
-from services.worker.task.paths import Paths
+from services.worker.task.paths import Paths, Workspace
 from services.worker.task.placeholders import fill_placeholders
 from services.worker.task.scratch import ScratchUnusable, remove_tree, scratch_directory
 from services.worker.task.share import Share
 from services.worker.task.task_log import free_middle, shorten_log
+from services.worker.task.user_files import UserFiles
 
 JOB = UUID("01890000-0000-7000-8000-000000000001")
 
@@ -218,22 +219,40 @@ def test_the_suffix_tells_the_format(name: str, suffix: str) -> None:
 
 
 def test_a_long_log_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    assert shorten_log(path, 10) == b""
+    path, files = tmp_path / "log", UserFiles(tmp_path)
+    assert shorten_log(files, path, 10) == b""
     path.write_bytes(b"0123456789")
-    assert shorten_log(path, 10) == b"0123456789"
+    assert shorten_log(files, path, 10) == b"0123456789"
     path.write_bytes(b"0123456789" * 100)
-    assert shorten_log(path, 10) == b"01234\n[piecework: 990 bytes left out here, log_bytes_max is 10]\n56789"
+    assert shorten_log(files, path, 10) == b"01234\n[piecework: 990 bytes left out here, log_bytes_max is 10]\n56789"
+    files.close()
 
 
 def test_a_log_without_end_does_not_fill_the_disk(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    free_middle(path, 8192)
+    path, files = tmp_path / "log", UserFiles(tmp_path)
+    free_middle(files, path, 8192)
     path.write_bytes(b"first" + b"x" * 9_999_990 + b" last")
-    cut = shorten_log(path, 8192)
-    free_middle(path, 8192)
+    cut = shorten_log(files, path, 8192)
+    free_middle(files, path, 8192)
     assert path.stat().st_blocks * 512 < 50_000
-    assert shorten_log(path, 8192) == cut
+    assert shorten_log(files, path, 8192) == cut
+    files.close()
+
+
+def test_no_hole_is_cut_into_the_file_behind_a_linked_log(tmp_path: Path) -> None:
+    (tmp_path / "workspace").mkdir()
+    path, files, victim = tmp_path / "workspace" / "log", UserFiles(tmp_path / "workspace"), tmp_path / "victim"
+    victim.write_bytes(b"x" * 4_000_000)
+    blocks = victim.stat().st_blocks
+    path.symlink_to(victim)
+    with pytest.raises(TaskError, match="symbolic link"):
+        free_middle(files, path, 8192)
+    path.unlink()
+    path.hardlink_to(victim)
+    with pytest.raises(TaskError, match="hard links"):
+        free_middle(files, path, 8192)
+    assert victim.stat().st_blocks == blocks
+    files.close()
 
 
 def test_a_scratch_directory_is_private_and_removed(tmp_path: Path) -> None:
@@ -280,3 +299,86 @@ def test_a_tree_without_permissions_is_removed(tmp_path: Path) -> None:
     (tree / "inner").chmod(0)
     remove_tree(tree)
     assert not tree.exists()
+
+
+def test_links_in_a_removed_tree_are_not_followed(tmp_path: Path) -> None:
+    victim, tree = tmp_path / "victim", tmp_path / "tree"
+    (victim / "kept").mkdir(parents=True)
+    (victim / "file").touch(0o644)
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner" / "file").symlink_to(victim / "file")
+    (tree / "inner" / "directory").symlink_to(victim)
+    (tree / "directory").symlink_to(victim)
+    (tree / "inner").chmod(0o500)
+    victim.chmod(0o555)
+    remove_tree(tree)
+    assert not tree.exists()
+    assert victim.stat().st_mode & 0o777 == 0o555
+    assert (victim / "file").stat().st_mode & 0o777 == 0o644
+    assert (victim / "kept").is_dir()
+
+
+def test_a_link_in_place_of_the_tree_is_removed_alone(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").touch()
+    (tmp_path / "tree").symlink_to(tmp_path / "victim")
+    remove_tree(tmp_path / "tree")
+    assert not (tmp_path / "tree").is_symlink()
+    assert (tmp_path / "victim" / "file").exists()
+
+
+def test_a_tree_of_any_depth_and_shape_is_removed(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "wide").mkdir(parents=True)
+    for number in range(500):
+        (tree / "wide" / f"{number}").mkdir()
+        (tree / "wide" / f"{number}" / "file").touch()
+    place = os.open(tree, os.O_RDONLY)
+    for _ in range(3000):  # beyond the recursion that Python allows, and beyond PATH_MAX
+        os.mkdir("d", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = inner
+    os.fchmod(place, 0)
+    os.close(place)
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    remove_tree(tree)
+    assert not tree.exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_tree_without_permissions_is_removed_without_the_rights_of_root(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for directory in tmp_path.parents:
+        if not directory.stat().st_mode & 0o001:
+            directory.chmod(directory.stat().st_mode | 0o011)
+
+    def as_user() -> None:
+        os.setgid(20001)
+        os.setuid(20001)
+        tree = tmp_path / "tree"
+        (tree / "a" / "b" / "c").mkdir(parents=True)
+        (tree / "a" / "b" / "c" / "file").touch()
+        for directory in (tree / "a" / "b" / "c", tree / "a" / "b", tree / "a", tree):
+            directory.chmod(0)
+        remove_tree(tree)
+
+    process = multiprocessing.get_context("fork").Process(target=as_user)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert not (tmp_path / "tree").exists()
+
+
+def test_a_workspace_that_its_task_moved_away_is_emptied(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.make()
+    (workspace.output / "file").touch()
+    workspace.directory.rename(tmp_path / "moved")
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").touch()
+    workspace.directory.symlink_to(tmp_path / "victim")
+    workspace.remove()
+    assert list((tmp_path / "moved").iterdir()) == []
+    assert (tmp_path / "victim" / "file").exists()

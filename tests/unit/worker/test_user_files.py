@@ -1,17 +1,14 @@
 """What user code has left is opened only if it is a file of its own, whatever else a path may have become."""
 
-import asyncio
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from services.contract.task_error import TaskError
-from services.worker.task import user_files
-from services.worker.task.user_files import UserFiles, beside_loop
+from services.worker.task.user_files import UserFiles
 
 
 @pytest.fixture
@@ -135,13 +132,3 @@ def test_an_endless_depth_ends(files: UserFiles, workspace: Path) -> None:
         deep = inner
     os.close(deep)
     assert list(files.find(workspace / "output")) == []
-
-
-async def test_a_file_system_that_does_not_answer_costs_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_files, "_ANSWER_SECONDS", 0.01)
-    answer = threading.Event()
-    with pytest.raises(TaskError, match=r"has not answered for 0\.01 seconds") as failed:
-        await beside_loop(answer.wait)
-    answer.set()
-    assert (failed.value.type, failed.value.retryable) == ("output_unavailable", True)
-    assert await asyncio.to_thread(lambda: True)
