@@ -9,6 +9,11 @@ import orjson
 # (docs/compatibility.md).
 _IDS = (("bundle_id", "bundle"), ("job_id", "job"))
 
+# Postgres's types of these columns, and more tasks than any scheduler puts into one bundle (bundle_tasks_max).
+_STAGE_MAX = 2**15 - 1
+_INDEX_MAX = 2**31 - 1
+_COUNT_MAX = 1_000_000
+
 
 class MessageError(ValueError):
     """The message is not one of ours; it belongs in the dead-letter queue."""
@@ -40,13 +45,23 @@ class Message:
 
     @classmethod
     def decode(cls, body: str) -> "Message":
-        """Raises MessageError if `body` is not JSON or lacks a field."""
+        """Raises MessageError if `body` is not JSON, or if a field is missing, of another type or out of its bounds."""
         try:
             value = orjson.loads(body)
-            backup_of = UUID(value["backup_of"]) if value.get("backup_of") else None
-            stage, first, count = (int(value[name]) for name in ("stage", "first", "count"))
-            suspect = bool(value.get("suspect"))
+            backup_of = None if value.get("backup_of") is None else UUID(value["backup_of"])
             bundle_id, job_id = (UUID(value[new] if new in value else value[old]) for new, old in _IDS)
-            return cls(bundle_id, job_id, stage, first, count, suspect, backup_of)
+            stage, first, count = (value[name] for name in ("stage", "first", "count"))
+            suspect = value.get("suspect", False)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise MessageError(f"not a Piecework message: {error!r}") from error
+            raise MessageError(f"not a Piecework message: {error!r:.500}") from error
+        _check("stage", stage, 0, _STAGE_MAX)
+        _check("count", count, 1, _COUNT_MAX)
+        _check("first", first, 0, _INDEX_MAX + 1 - count)
+        if type(suspect) is not bool:
+            raise MessageError(f"not a Piecework message: suspect = {suspect!r:.100} is not true or false")
+        return cls(bundle_id, job_id, stage, first, count, suspect, backup_of)
+
+
+def _check(name: str, value: object, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:  # a bool is an int, too
+        raise MessageError(f"not a Piecework message: {name} = {value!r:.100} is not an integer from {least} to {most}")

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     loop_seconds: Seconds = Field(0.1, description="pause between the steps of a busy scheduler loop")
     idle_seconds: Seconds = Field(5.0, description="pause of an idle scheduler loop; a NOTIFY ends it early")
     bundle_seconds: Seconds = Field(0.5, description="target amount of work per SQS message")
-    bundle_tasks_max: PositiveInt = 500
+    bundle_tasks_max: int = Field(500, ge=1, le=1_000_000)
     window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles to keep queued per slot of a pool")
     window_seconds: Seconds = Field(5.0, description="if tasks are long, queue at most this much work per slot")
     ready_tasks_max: PositiveInt = Field(

@@ -244,15 +244,22 @@ class Receiver:
             for task in tasks:
                 bundles[task.bundle_id].append(task)
             for bundle_id, bundle_tasks in bundles.items():
-                self._bundles.add(bundle_id, stages[bundle_id], bundle_tasks, suspect=offers[bundle_id].suspect)
+                await self._take(offers[bundle_id], stages[bundle_id], bundle_tasks)
         except Exception as error:
             await self._database_outage.failed(error)
             return False
         finally:
             self._bundles.claiming = frozenset()
-        for message in offers.values():
-            self._bundle_tasks += _SMOOTHING * (message.count - self._bundle_tasks)
         return True
+
+    async def _take(self, message: Message, stage: StageWork, tasks: Sequence[ClaimedTask]) -> None:
+        """Queue the tasks of a bundle, unless they are of another stage than its message says."""
+        if (tasks[0].job_id, tasks[0].stage) != (message.job_id, message.stage):
+            log.error("message names another stage than its bundle's", bundle=str(message.bundle_id))
+            await transitions.abandon(self._database, self._worker_id, [message.bundle_id])
+            return
+        self._bundles.add(message.bundle_id, stage, tasks, suspect=message.suspect)
+        self._bundle_tasks += _SMOOTHING * (len(tasks) - self._bundle_tasks)
 
     async def _bury(self, raw: dict[str, Any], error: MessageError) -> bool:
         """Move an unreadable message to the dead-letter queue; False if that failed, so that it must come back."""

@@ -124,7 +124,7 @@ def _write_listing(file: IO[bytes], stored: Iterable[StoredObject]) -> None:
 
 
 def _check_listing(file: BufferedReader, count: int) -> None:
-    """Raises TaskError (output_invalid) unless it lists so many items, one a line, and nothing else.
+    """Raises TaskError (output_invalid) unless it lists `count` items, one a line, and nothing else.
 
     User code shares the process that writes it: another kind of task input would be read with the worker's rights.
     """

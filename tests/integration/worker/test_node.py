@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import orjson
 import psutil
 import pytest
 
@@ -92,6 +93,37 @@ async def test_a_message_that_can_not_be_read_goes_to_the_dead_letter_queue(grid
         await grid.ended(job_id)
         await queue_empties(grid)
     assert await grid.messages(grid.dead_letter_url) == [body]
+
+
+async def test_forged_counts_do_not_keep_a_worker_from_its_tasks(grid: InProcessGrid) -> None:
+    """Neither those out of bounds, which are buried, nor those in bounds of bundles that do not exist."""
+    forged = orjson.loads(Message(uuid4(), uuid4(), 0, 0, 1).encode())
+    for count in (-1000, -4, 0, 2**62):
+        await grid.send(orjson.dumps(forged | {"count": count}).decode())
+    for _ in range(20):
+        await grid.send(Message(uuid4(), uuid4(), 0, 0, 1_000_000).encode())
+    job_id = await grid.submit({"builtin": "noop"}, [ITEM] * 20)
+    await grid.dispatch(job_id)
+    async with grid.node():
+        await grid.ended(job_id)
+        await queue_empties(grid)
+    assert len(await grid.messages(grid.dead_letter_url)) == 4
+
+
+async def test_a_message_that_names_another_stage_than_its_bundles_runs_nothing_as_that(
+    grid: InProcessGrid, tmp_path: Path
+) -> None:
+    job_id = await grid.submit({"builtin": "noop"}, [ITEM])
+    other_id = await grid.submit({"command": ["touch", str(tmp_path / "ran")]}, [ITEM])
+    (message,) = await grid.dispatch(job_id, times=0)
+    await grid.send(Message(message.bundle_id, other_id, 0, 0, 1).encode())
+    async with grid.node():
+        await grid.until("SELECT count(*) = 1 FROM attempts WHERE job_id = $1 AND outcome = 'released'", job_id)
+        await grid.dispatch(job_id)
+        await grid.ended(job_id)
+    assert not (tmp_path / "ran").exists()
+    assert [task["state"] for task in await grid.tasks(job_id)] == ["succeeded"]
+    assert await grid.attempts(other_id) == []
 
 
 async def test_a_message_for_tasks_that_are_gone_is_dropped(grid: InProcessGrid) -> None:

@@ -11,7 +11,14 @@ from services.contract.message import Message, MessageError
 MESSAGE = Message(UUID(int=1), UUID(int=2), stage=3, first=4, count=5)
 FIELDS = orjson.loads(MESSAGE.encode())
 NO_IDS: list[Any] = ["x", 7, None, [], {}]
-NO_NUMBERS: list[Any] = ["many", None, [], {}]
+NO_NUMBERS: list[Any] = ["many", "5", None, [], {}, True, False, 5.0, 1.5, 1e300]
+OUT_OF_BOUNDS: list[tuple[str, Any]] = [
+    *[("count", number) for number in (0, -4, -1000, 1_000_001, 2**31)],
+    *[("first", number) for number in (-1, 2**31 - 5 + 1, 2**31)],
+    *[("stage", number) for number in (-1, 2**15)],
+    *[("suspect", value) for value in (1, "true", None, [])],
+    *[("backup_of", value) for value in ("", 7, True, [], "x")],
+]
 
 
 def test_a_message_is_json_that_names_its_bundle_and_its_tasks() -> None:
@@ -35,9 +42,20 @@ def test_fields_of_later_versions_are_ignored() -> None:
     ["", "not JSON", "null", "[]", '"text"', "7", "{}", '{"bundle": null}', "[" * 2000, "\ud800"]
     + [orjson.dumps({k: v for k, v in FIELDS.items() if k != name}).decode() for name in FIELDS]
     + [orjson.dumps(FIELDS | {"bundle": value}).decode() for value in NO_IDS]
-    + [orjson.dumps(FIELDS | {"count": value}).decode() for value in NO_NUMBERS]
+    + [orjson.dumps(FIELDS | {name: value}).decode() for name in ("stage", "first", "count") for value in NO_NUMBERS]
+    + [MESSAGE.encode().replace('"count":5', f'"count":{number}') for number in (2**63, 2**64, -(2**63), "1" * 5000)]
+    + [orjson.dumps(FIELDS | {name: value}).decode() for name, value in OUT_OF_BOUNDS]
     + [MESSAGE.encode().replace('"count":5', '"count":1e999')],
 )
 def test_anything_else_is_not_a_message(body: str) -> None:
     with pytest.raises(MessageError):
         Message.decode(body)
+
+
+def test_the_bounds_of_a_message_are_those_of_the_tasks() -> None:
+    for message in (
+        Message(UUID(int=1), UUID(int=2), stage=0, first=0, count=1),
+        Message(UUID(int=1), UUID(int=2), stage=2**15 - 1, first=2**31 - 1, count=1, suspect=True),
+        Message(UUID(int=1), UUID(int=2), stage=0, first=0, count=1_000_000, backup_of=UUID(int=3)),
+    ):
+        assert Message.decode(message.encode()) == message
