@@ -12,8 +12,7 @@ from services.inputs.json_text import encode_json
 from services.worker.child import forks
 from services.worker.child.counts import check_counts
 from services.worker.child.items import write_items_of_list
-
-VALUE_BYTES_MAX = 4096  # of a returned dict as JSON: it lives in the task's row
+from services.worker.child.job import VALUE_BYTES_MAX
 
 _loaded: dict[str, Callable[..., Any]] = {}
 

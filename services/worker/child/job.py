@@ -9,6 +9,8 @@ from services.inputs.columns import Columns
 from services.inputs.places import Source
 from services.inputs.reader import Step
 
+VALUE_BYTES_MAX = 4096  # of the dict that a callable returns, as JSON: it lives in the task's row
+
 
 class _Job(TypedDict):
     directory: str  # the working directory at the start

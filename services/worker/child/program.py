@@ -233,7 +233,7 @@ def _raised(error: BaseException) -> TaskError:
 def _exited(error: SystemExit) -> dict[str, Any]:
     """User code called sys.exit in the middle of its work."""
     code = forks.exit_code(error)
-    message = f"exit code {code}: {error.code}" if isinstance(error.code, str) else f"exit code {code}"
+    message = f"exit code {code}: {error.code:.2000}" if isinstance(error.code, str) else f"exit code {code}"
     return TaskError("exit_code", message, exit_code=code).as_reply()
 
 

@@ -19,6 +19,7 @@ from services.platform import effects
 from services.worker.child import frames
 from services.worker.child.commands import killed_by
 from services.worker.child.job import ChildJob
+from services.worker.task.answer import BYTES_MAX, read_answer
 from services.worker.task.memory_watch import MemoryWatch, tree_memory_bytes
 from services.worker.task.scratch import remove_tree
 
@@ -134,8 +135,9 @@ class ChildProcess:
         found, length = frames.HEAD.unpack(await self._reader.readexactly(frames.HEAD.size))
         if found != key:
             raise TaskError("crash", "the processor wrote to its process's connection to the worker")
-        answer: dict[str, Any] = frames.decode(await self._reader.readexactly(length))
-        return answer
+        if length > BYTES_MAX:
+            raise TaskError("crash", f"the processor's process gave an answer of {length} bytes")
+        return read_answer(await self._reader.readexactly(length))
 
     async def _crash(self) -> TaskError:
         """The reason for a missing answer: the child has died, or has closed its connection."""

@@ -1,6 +1,7 @@
-"""Tasks that put something else in place of the files that the worker reads: they fail alone, and give nothing away."""
+"""Tasks that put something else in place of what the worker reads: they fail alone, and give nothing away."""
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,33 @@ async def test_the_workers_files_are_not_written_through_a_link(grid: InProcessG
     (task,) = await grid.run(job_id)
     assert (task["state"], task["output"]["items"]) == ("succeeded", 1)
     assert victim.read_text() == "kept"
+
+
+LYING = """
+import os, struct, sys, time
+
+def run(input, output):
+    frame = sys._getframe()
+    while frame.f_code.co_name != "main":
+        frame = frame.f_back
+    key, channel, body = frame.f_locals["key"], frame.f_locals["channel"], BODY
+    channel.sendall(struct.pack(">16sI", key, LENGTH) + body)
+    time.sleep(100)
+"""
+
+
+async def test_a_child_that_lies_fails_its_own_attempt_and_no_other(grid: InProcessGrid, code: Path) -> None:
+    true = {"clean": True, "memory_bytes": 1, "cpu_seconds": 0.0}
+    lies = [json.dumps(true | {"records_in": lie}).encode() for lie in (-1, 2**63, "5", float("nan"))]
+    lies += [json.dumps(true | {"value": {"a": "x" * 10_000}}).encode(), b"[" * 100_000, b"nonsense"]
+    lengths = {number: len(lie) for number, lie in enumerate(lies)} | {len(lies): 2**32 - 1}
+    jobs = [await grid.submit({"builtin": "copy", "output": "out"}, [ITEM])]
+    for number, length in lengths.items():
+        body = lies[number] if number < len(lies) else b""
+        text = LYING.replace("BODY", repr(body)).replace("LENGTH", str(length))
+        (code / f"lying{number}.py").write_text(text)
+        jobs.append(await grid.submit({"callable": f"lying{number}:run"}, [ITEM]))
+    honest, *lying = await grid.run(*jobs)
+    assert honest["state"] == "succeeded"
+    assert [(task["state"], task["error"]["type"]) for task in lying] == [("failed", "crash")] * len(lengths)
+    assert all("gave an answer" in task["error"]["message"] for task in lying)
