@@ -366,6 +366,8 @@ class ProcessorSpec(TypedDict, total=False):
     environment: dict[str, str]
     idempotent: bool
     params_schema: dict[str, Any] | None
+    network: bool
+    share_children: bool
 
 
 class Processor(TypedDict):
@@ -425,6 +427,7 @@ class Worker(TypedDict):
     slots: int
     busy: int
     state: WorkerState
+    isolation: Literal["sandbox", "uid", "process"] | None
     started_at: str
     heartbeat_at: str
     stopped_at: str | None

@@ -60,6 +60,7 @@ class Worker(SQLModel, table=True):
     stopped_at: datetime | None = Field(None, sa_type=_UTC)
     idle_since: datetime | None = Field(None, sa_type=_UTC)
     release: str | None = None
+    isolation: str | None = None
 
 
 class Schedule(SQLModel, table=True):

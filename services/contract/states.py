@@ -8,6 +8,7 @@ StageKind = Literal["map", "reduce", "split"]
 TasksFrom = Literal["input", "successes", "outputs", "items", "resplit", "reduce"]  # what a stage's tasks are made of
 TaskState = Literal["ready", "queued", "running", "succeeded", "failed", "cancelled"]
 WorkerState = Literal["active", "draining", "stopped", "lost"]
+Isolation = Literal["sandbox", "uid", "process"]  # how strongly a worker keeps tasks apart, the strongest first
 DeliveryState = Literal["pending", "delivered", "failed"]
 Misfire = Literal["run_once", "run_all", "skip"]
 
@@ -18,6 +19,7 @@ Outcome = Literal["succeeded", "failed", "lost", "timeout", "memory", "cancelled
 JobEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]  # told to webhooks and to a job's queue
 TaskEvent = Literal["task.succeeded"]  # told to a job's queue
 
+ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 TASK_STATES: tuple[TaskState, ...] = get_args(TaskState)
 JOB_EVENTS: tuple[JobEvent, ...] = get_args(JobEvent)
 

@@ -8,6 +8,8 @@ from services.engine.errors import SpecError
 from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
 from services.platform.database import Connection
 
+_LATER = ("network", "share_children")  # options that the first releases do not know, with a default other than null
+
 
 def _says(stored: Any, spec: ProcessorSpec) -> bool:
     """Whether this spec is stored already, perhaps by an older release, whose specs lack newer options."""
@@ -18,8 +20,9 @@ def _says(stored: Any, spec: ProcessorSpec) -> bool:
 
 
 def _stored(spec: ProcessorSpec) -> dict[str, Any]:
-    """Without options that say nothing: a worker of the first release refuses all that it does not know."""
-    return {name: value for name, value in spec.model_dump(mode="json").items() if value is not None}
+    """Without options that say nothing: a worker of an earlier release refuses all that it does not know."""
+    silent = {name for name in _LATER if getattr(spec, name) == ProcessorSpec.model_fields[name].default}
+    return spec.model_dump(mode="json", exclude_none=True, exclude=silent)
 
 
 async def register_processor(

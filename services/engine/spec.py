@@ -212,6 +212,14 @@ class ProcessorSpec(Strict):
         "peers then gets a backup attempt on another worker",
     )
     params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
+    network: bool = Field(
+        True, description="tasks may use the network; false needs a worker whose isolation can take it from them"
+    )
+    share_children: bool = Field(
+        False,
+        description="the tasks of all jobs may share one warm process, which is then one domain of trust; otherwise a "
+        "process serves one job",
+    )
 
     @property
     def kind(self) -> ProcessorKind:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+from services.contract.states import Isolation
 from services.engine.errors import Conflict, NotFound
 from services.platform.database import Connection, Database
 from services.platform.version import VERSION
@@ -32,8 +33,8 @@ async def mark_lost_workers(connection: Connection | Database, lease_seconds: fl
 
 
 _REGISTER = """
-    INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots, release)
-    SELECT $1, name, $3, $4, $5, $6, $7 FROM pools WHERE name = $2
+    INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots, release, isolation)
+    SELECT $1, name, $3, $4, $5, $6, $7, $8 FROM pools WHERE name = $2
     ON CONFLICT (worker_id) DO NOTHING"""
 
 
@@ -62,9 +63,10 @@ async def register_worker(
     instance_id: str | None,
     pid: int,
     slots: int,
+    isolation: Isolation | None = None,
 ) -> None:
     """Add a worker to its pool; safe to repeat. Raises UnknownPool."""
-    await connection.execute(_REGISTER, worker_id, pool, hostname, instance_id, pid, slots, VERSION)
+    await connection.execute(_REGISTER, worker_id, pool, hostname, instance_id, pid, slots, VERSION, isolation)
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM workers WHERE worker_id = $1)", worker_id):
         raise UnknownPool(f"no pool is named {pool!r}; register it first (put_pool, `piecework pools put {pool}`)")
 

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.contract.fields import DURATION, SIZE
 from services.contract.layout import Layout
+from services.contract.states import Isolation
 
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
 
@@ -100,6 +101,17 @@ class WorkerSettings(Settings):
         10_737_418_240, description="disk space for the objects that processors declare as inputs"
     )
     processor_path: str = Field("", description="directories put on PYTHONPATH of user code, colon-separated")
+    isolation: Isolation | None = Field(
+        None, description="how strongly tasks are kept apart; unset: the strongest level that works here"
+    )
+    task_uids: str = Field(
+        "52000-52999",
+        pattern="^[1-9][0-9]{0,8}-[1-9][0-9]{0,8}$",
+        description="users that the tasks of a root worker run as",
+    )
+    readable: str = Field("", description="further directories that isolated tasks may read, colon-separated")
+    processes_max: PositiveInt = Field(4096, description="processes and threads of an isolated child and its programs")
+    file_bytes_max: Bytes | None = Field(None, description="largest file that a task may write; unset: no limit")
     drain_seconds: Seconds = Field(100.0, description="time that running tasks have to end after SIGTERM")
     log_bytes_max: Bytes = 1_048_576
     receive_wait_seconds: Annotated[int, Field(ge=1, le=20), DURATION] = 20

@@ -11,6 +11,7 @@ from services.platform.aws import require_region
 from services.platform.logs import configure_logs
 from services.platform.settings import WorkerSettings, read_settings
 from services.platform.version import VERSION
+from services.worker.isolation.errors import IsolationUnusable
 from services.worker.node.node import Node
 from services.worker.task.scratch import ScratchUnusable
 
@@ -33,7 +34,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
             runner.run(_run(settings))
-    except (UnknownPool, ScratchUnusable) as error:
+    except (UnknownPool, ScratchUnusable, IsolationUnusable) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -4,6 +4,7 @@ import asyncpg
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0010": "ALTER TABLE workers DROP COLUMN isolation",
     "0008": "DROP FUNCTION is_full; ALTER TABLE stages DROP COLUMN tasks_expected",
     "0007": """
         DROP TABLE audit_log;

@@ -136,13 +136,14 @@ def _show_workers(session: Session, workers: list[Worker]) -> None:
     now = session.client.now()
     display.table(
         session.out,
-        ["WORKER_ID", "~POOL", "STATE", ">BUSY", "~?HOST", "?LAST SEEN"],
+        ["WORKER_ID", "~POOL", "STATE", ">BUSY", "ISOLATION", "~?HOST", "?LAST SEEN"],
         (
             (
                 worker["worker_id"],
                 worker["pool"],
                 display.state(worker["state"]),
                 f"{worker['busy']}/{worker['slots']}",
+                worker["isolation"],
                 worker["hostname"],
                 display.relative(worker["heartbeat_at"], now),
             )
@@ -167,6 +168,7 @@ def _show_worker(session: Session, worker: Worker) -> None:
             ("pool", worker["pool"]),
             ("state", display.state(worker["state"])),
             ("slots", f"{worker['busy']} of {worker['slots']} busy"),
+            ("isolation", worker["isolation"]),
             ("host", worker["hostname"]),
             ("instance", worker["instance_id"]),
             ("process", worker["pid"]),

@@ -85,6 +85,8 @@ def _show(session: Session, processor: ProcessorDetail) -> None:
             ("filters", "yes" if spec.get("filters") else None),
             ("environment", ", ".join(f"{key}={value}" for key, value in (spec.get("environment") or {}).items())),
             ("idempotent", "yes" if spec.get("idempotent") else None),
+            ("network", "no" if spec.get("network") is False else None),
+            ("share children", "yes" if spec.get("share_children") else None),
             ("params schema", json.dumps(spec["params_schema"]) if spec.get("params_schema") else None),
             ("registered", moment(processor["created_at"], session.client.now())),
         ],
@@ -133,6 +135,14 @@ class ProcessorOptions:
     idempotent: Annotated[
         bool | None,
         typer.Option("--idempotent", help="A task may run twice at once: late ones get a backup attempt elsewhere."),
+    ] = None
+    network: Annotated[
+        bool | None,
+        typer.Option("--network/--no-network", help="Whether tasks may use the network; by default they may."),
+    ] = None
+    share_children: Annotated[
+        bool | None,
+        typer.Option("--share-children", help="All jobs may share one warm process; they then trust each other."),
     ] = None
     filters: Annotated[
         bool | None, typer.Option("--filters", help="Dropping records is meant: their count need not come out even.")

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from services.api.pagination import Page
 from services.api.shapes.row import Row
 from services.contract.fields import QueueUrl, Strict
-from services.contract.states import WorkerState
+from services.contract.states import Isolation, WorkerState
 
 NODES_MAX = 100_000
 
@@ -91,6 +91,7 @@ class Worker(Row):
     slots: int
     busy: int
     state: WorkerState
+    isolation: Isolation | None = Field(description="how strongly its tasks are kept apart; null: an earlier release")
     started_at: datetime
     heartbeat_at: datetime
     stopped_at: datetime | None

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from services.contract.states import Isolation
 from services.engine import pools, transitions, workers
 from services.engine.pools import PoolQueues
 from services.engine.schema import check_schema
@@ -18,6 +19,7 @@ from services.engine.workers import UnknownPool
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, UnknownSchema, connect_database, new_id
 from services.platform.settings import WorkerSettings
+from services.worker.isolation.cells import Cells
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.heartbeat import Heartbeat, LeaseLost
@@ -27,6 +29,7 @@ from services.worker.node.slots import Slots
 from services.worker.task.attempt import Equipment
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.environment import base_environment
+from services.worker.task.levels import strongest_cells
 from services.worker.task.packages import Packages, cache_directory
 from services.worker.task.scratch import scratch_directory
 from services.worker.task.share import Share
@@ -46,6 +49,7 @@ class Node:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self._isolation: Isolation | None = None  # not known yet
         self._draining = asyncio.Event()
         self._ordered = False  # the grid ordered the drain, not this machine
         self._left: list[tuple[UUID, Sequence[UUID]]] = []  # lost registrations and what they held
@@ -55,11 +59,13 @@ class Node:
         self._draining.set()
 
     async def run(self) -> None:
-        """Work until drained. Raises UnknownPool and ScratchUnusable."""
+        """Work until drained. Raises UnknownPool, ScratchUnusable and IsolationUnusable."""
         async with AsyncExitStack() as stack:
             directory = stack.enter_context(scratch_directory(Path(self._settings.scratch)))
             aws = await stack.enter_async_context(connect_aws(self._settings))
-            equipment = equip(self._settings, aws.s3, directory)
+            cells = await strongest_cells(self._settings, directory)
+            self._isolation = cells.isolation
+            equipment = equip(self._settings, aws.s3, cells)
             stack.push_async_callback(equipment.inputs.close)
             stack.push_async_callback(equipment.packages.close)
             while not self._draining.is_set():
@@ -120,6 +126,7 @@ class Node:
             instance_id=self._settings.instance_id,
             pid=os.getpid(),
             slots=self._settings.slots,
+            isolation=self._isolation,
         )
         for lost_id, bundle_ids in self._left:  # so that their tasks need not wait for the reaper
             await transitions.abandon(database, lost_id, bundle_ids)
@@ -157,7 +164,7 @@ class Node:
             slots=slots,
             drain=self._drain_by_order,
         )
-        log.info("registered", pool=settings.pool, slots=settings.slots)
+        log.info("registered", pool=settings.pool, slots=settings.slots, isolation=self._isolation)
         try:
             async with asyncio.TaskGroup() as group:
                 receiving = group.create_task(receiver.run())
@@ -198,15 +205,16 @@ class Node:
         raise _Drained
 
 
-def equip(settings: WorkerSettings, s3: Any, directory: Path) -> Equipment:
+def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
     """Raises ScratchUnusable."""
-    layout = settings.layout
+    layout, environment = settings.layout, base_environment(settings)
     return Equipment(
         s3,
         layout,
-        directory,
-        Packages(s3, layout, cache_directory(Path(settings.cache)), settings.packages_max, base_environment(settings)),
-        DeclaredInputs(s3, layout, directory / "inputs", settings.inputs_bytes_max),
+        cells.directory,
+        cells,
+        Packages(s3, layout, cache_directory(Path(settings.cache)), settings.packages_max, environment, cells),
+        DeclaredInputs(s3, layout, cells.directory / "inputs", settings.inputs_bytes_max),
         settings.log_bytes_max,
         Share.of_node(settings.slots),
     )

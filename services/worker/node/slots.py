@@ -63,7 +63,7 @@ class Slots:
 
     async def run(self) -> None:
         """Run until cancelled; then the running attempts are killed and not reported."""
-        slots = [WarmChildren(self._equipment.directory) for _ in range(self.count)]
+        slots = [WarmChildren(self._equipment.cells) for _ in range(self.count)]
         for slot in slots:
             self._free.put_nowait(slot)
         try:

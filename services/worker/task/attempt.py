@@ -21,6 +21,8 @@ from services.inputs.registry import suffix_of
 from services.platform.database import storable
 from services.platform.threads import beside_loop, in_own_thread
 from services.worker.child.job import ChildJob
+from services.worker.isolation.cells import Cells
+from services.worker.isolation.reach import Reach
 from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
 from services.worker.task.child_job import child_job
@@ -33,7 +35,7 @@ from services.worker.task.paths import Paths, Workspace
 from services.worker.task.share import Share
 from services.worker.task.task_log import hold_log_down, put_log
 from services.worker.task.turn import Turn
-from services.worker.task.warm_children import WarmChildren
+from services.worker.task.warm_children import Served, WarmChildren
 
 log = structlog.get_logger()
 
@@ -49,6 +51,7 @@ class Equipment:
     s3: Any
     layout: Layout
     directory: Path
+    cells: Cells
     packages: Packages
     inputs: DeclaredInputs
     log_bytes_max: int
@@ -157,8 +160,14 @@ class _Attempt:
             paths=paths,
             share=self._equipment.share,
         )
+        served = Served(
+            None if self._stage.spec.share_children else self._task.job_id,
+            self._stage.processor,
+            self._stage.processor_version,
+            Reach((*((runtime.home,) if runtime.home else ()), *inputs.values()), network=self._stage.spec.network),
+        )
         async with self._in_slot() as children:
-            answer = await self._ask_child(children, runtime, job)
+            answer = await self._ask_child(children, served, runtime, job)
         self._measure(answer)
         if error := answer.get("error"):
             message = _naming_objects(error, input, {inputs[name]: uri for name, uri in self._stage.inputs.items()})
@@ -208,14 +217,15 @@ class _Attempt:
             return spec.output + suffix_of(input.path.name)
         return spec.output
 
-    async def _ask_child(self, children: WarmChildren, runtime: Runtime, job: ChildJob) -> dict[str, Any]:
+    async def _ask_child(
+        self, children: WarmChildren, served: Served, runtime: Runtime, job: ChildJob
+    ) -> dict[str, Any]:
         """Raises TaskError (crash) and MemoryExceeded."""
-        processor = (self._stage.processor, self._stage.processor_version)
         holding = asyncio.create_task(hold_log_down(self.workspace, self._equipment.log_bytes_max))
         memory_bytes_max = self._equipment.share.memory_of(self._stage.memory_bytes)
         killed: dict[str, Any] = {}
         try:
-            return await children.run(processor, runtime, job, memory_bytes_max, killed)
+            return await children.run(served, runtime, job, memory_bytes_max, killed, self.workspace.directory)
         finally:
             holding.cancel()
             self._measure(killed)

@@ -1,16 +1,14 @@
 """The worker's side of a slot's child process: start it, give it jobs, end it with all its descendants."""
 
 import asyncio
-import contextlib
 import os
-import signal
 import socket
 import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -19,8 +17,11 @@ from services.platform import effects
 from services.worker.child import frames
 from services.worker.child.commands import killed_by
 from services.worker.child.job import ChildJob
+from services.worker.isolation.cells import Cell, Cells
+from services.worker.isolation.reach import Reach
 from services.worker.task.answer import BYTES_MAX, read_answer
-from services.worker.task.memory_watch import MemoryWatch, tree_memory_bytes
+from services.worker.task.memory_watch import MemoryExceeded, MemoryWatch
+from services.worker.task.processes import Processes
 from services.worker.task.scratch import remove_tree
 
 _ROOT = str(Path(__file__).parents[3])
@@ -31,57 +32,68 @@ _BOOT = (
 # Where the child's requirements are installed, for an interpreter of another environment.
 _NEEDS = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 _EXIT_SECONDS = 5.0
-_TRACKER_SECONDS = 2.0
 _DISCONNECTED = (EOFError, ConnectionError)
-_KILL_ROUNDS_MAX = 100  # limit, in case a program forks faster than it can be killed
+_SAID_MAX = 500  # bytes shown of what a child says that could not start
 
 
 class ChildProcess:
-    """One running child. It does one job at a time; after any exception from `run` it is gone."""
+    """One running child in its cell. It does one job at a time; after any exception from `run` it is gone."""
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        tmp: Path,
+        cell: Cell,
+        home: str | None,
+        said: IO[bytes],
     ) -> None:
-        self.tmp = tmp  # its TMPDIR until it gets a job, removed with it
+        self.cell = cell
+        self._worker_home = home
         self._process = process
-        self._usage: psutil.Process | None = None
+        self._processes = Processes(process.pid, cell)
         self._death = asyncio.ensure_future(process.wait())
         self._reader = reader
         self._writer = writer
-        self._marks = {("TMPDIR", str(tmp))}  # variables that only its descendants have
+        self._end: asyncio.Future[None] | None = None
+        self._said = said  # what it said before its first job
+        self._marks = {("TMPDIR", str(cell.tmp))}  # variables that only its descendants have
         self.memory_bytes = 0  # resident memory at its last answer
         self.clean = True  # its last job has left nothing behind that the next could meet
 
     @classmethod
     async def start(
-        cls, environment: Mapping[str, str], directory: Path, python: str = sys.executable
+        cls, cells: Cells, environment: Mapping[str, str], python: str = sys.executable, reach: Reach | None = None
     ) -> "ChildProcess":
-        """Start a child in its own session, so that it gets no signals of the terminal.
+        """Start a child in a cell of its own, and in its own session, so that it gets no signals of the terminal.
 
-        Its temporary files go below the directory.
+        Raises TaskError if its tasks can't be isolated as `reach` says, IsolationUnusable, and OSError.
         """
-        tmp = Path(tempfile.mkdtemp(prefix="c-", dir=directory))
+        cell = await asyncio.to_thread(cells.make, reach or Reach(), environment)
+        try:
+            return await cls._start_in(cell, environment, python)
+        except BaseException:
+            await asyncio.to_thread(cell.close)
+            raise
+
+    @classmethod
+    async def _start_in(cls, cell: Cell, environment: Mapping[str, str], python: str) -> "ChildProcess":
+        own = {"TMPDIR": str(cell.tmp)} | ({"HOME": str(cell.home)} if cell.home else {})
+        said = tempfile.TemporaryFile(dir=cell.private)  # noqa: SIM115  # closed with the child
         ours, theirs = socket.socketpair()
         with theirs, effects.passing("process", "child"):
-            boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), parent=os.getpid())
+            boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), parent=cell.parent)
             process = await asyncio.create_subprocess_exec(
-                python,
-                "-P",
-                "-c",
-                boot,
-                env={**environment, "TMPDIR": str(tmp)},
+                *cell.command([python, "-P", "-c", boot]),
+                env={**environment, **own},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
+                stderr=said,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return cls(process, reader, writer, tmp)
+        return cls(process, reader, writer, cell, environment.get("HOME"), said)
 
     @property
     def pid(self) -> int:
@@ -92,31 +104,51 @@ class ChildProcess:
         return not self._death.done()
 
     async def run(
-        self, job: ChildJob, memory_bytes_max: int | None = None, killed: dict[str, Any] | None = None
+        self,
+        job: ChildJob,
+        memory_bytes_max: int | None = None,
+        killed: dict[str, Any] | None = None,
+        workspace: Path | None = None,
     ) -> dict[str, Any]:
-        """Do a job; returns the child's answer.
+        """Do a job, for which the child has the directory `workspace`; returns the child's answer.
 
-        Raises TaskError (crash) if the child dies, MemoryExceeded, or CancelledError. Before that, the child is killed,
-        and `killed` gets the resources that the job has used: cpu_seconds, memory_bytes_peak.
+        Raises TaskError (crash, output_invalid) if the child dies or replaces its directory, MemoryExceeded, OSError,
+        CancelledError. Before that, the child is killed, and `killed` gets the resources that the job has used:
+        cpu_seconds, memory_bytes_peak.
         """
-        if self._usage is None and self.alive:
-            self._usage = psutil.Process(self.pid)
-        cpu_seconds_before = _cpu_seconds(self._usage) if self._usage else 0.0
+        given = None
+        cpu_seconds_before = self._processes.program_cpu_seconds()
+        try:
+            if workspace is not None:
+                given = await asyncio.to_thread(self.cell.give, workspace)
+            return await self._answer(job, memory_bytes_max)
+        except BaseException:
+            if killed is not None and self.alive:
+                killed["cpu_seconds"] = max(0.0, self._processes.cpu_seconds() - cpu_seconds_before)
+                killed["memory_bytes_peak"] = self._processes.memory_bytes()
+            await self.kill()
+            raise
+        finally:
+            if given is not None:
+                self.cell.take_back(given)
+
+    async def _answer(self, job: ChildJob, memory_bytes_max: int | None) -> dict[str, Any]:
+        cgroup = self.cell.cgroup
+        killed_before = cgroup.out_of_memory_kills if cgroup else 0
+        if cgroup:
+            cgroup.limit_memory(memory_bytes_max)
         answer = asyncio.ensure_future(self._ask(job))
-        memory = MemoryWatch(self.pid, memory_bytes_max, self.memory_bytes)
+        memory = MemoryWatch(self._processes.memory_bytes, memory_bytes_max, self.memory_bytes)
         try:
             while not (await self._wait(answer, memory.pause_seconds)):
                 await memory.look()
+            if memory_bytes_max and cgroup and cgroup.out_of_memory_kills > killed_before:
+                raise MemoryExceeded(memory_bytes_max, memory_bytes_max)
             if answer.done() and not isinstance(answer.exception(), _DISCONNECTED):
                 self.memory_bytes, self.clean = answer.result()["memory_bytes"], answer.result()["clean"]
+                self.clean = self.clean and not self._processes.has_strays()
                 return answer.result()
             raise await self._crash()
-        except BaseException:
-            if killed is not None and self.alive:
-                killed["cpu_seconds"] = max(0.0, _tree_cpu_seconds(self.pid) - cpu_seconds_before)
-                killed["memory_bytes_peak"] = tree_memory_bytes(self.pid)
-            await self.kill()
-            raise
         finally:
             answer.cancel()
             await asyncio.gather(answer, return_exceptions=True)
@@ -128,7 +160,9 @@ class ChildProcess:
 
     async def _ask(self, job: ChildJob) -> dict[str, Any]:
         if output := job["environment"].get("PIECEWORK_OUTPUT"):
-            self._marks = {("TMPDIR", str(self.tmp)), ("PIECEWORK_OUTPUT", output)}
+            self._marks = {("TMPDIR", str(self.cell.tmp)), ("PIECEWORK_OUTPUT", output)}
+        if self.cell.home and job["environment"].get("HOME") in (None, self._worker_home):
+            job["environment"]["HOME"] = str(self.cell.home)
         key = frames.new_key()
         self._writer.write(frames.encode(key, job))
         await self._writer.drain()
@@ -145,84 +179,24 @@ class ChildProcess:
         if self.alive:
             return TaskError("crash", "the processor closed its process's connection to the worker")
         code = self._death.result()
-        if code >= 0:
-            return TaskError("crash", f"the process ended itself with exit code {code}", exit_code=code)
-        return TaskError("crash", killed_by(-code), exit_code=128 - code)
+        if code < 0:
+            return TaskError("crash", killed_by(-code), exit_code=128 - code)
+        said = os.pread(self._said.fileno(), _SAID_MAX, max(0, os.fstat(self._said.fileno()).st_size - _SAID_MAX))
+        why = f": {said.decode(errors='replace').strip()}" if said else ""
+        return TaskError("crash", f"the process ended itself with exit code {code}{why}", exit_code=code)
 
     async def kill(self) -> None:
         """End the child and all its descendants at once."""
-        self._writer.close()
-        if not self.alive:
-            await asyncio.to_thread(_kill_marked, self._marks)
-        elif trackers := _kill_tree(self.pid):
-            await asyncio.to_thread(psutil.wait_procs, trackers, _TRACKER_SECONDS)
-        _kill_session(self.pid)
+        if self._end is None:
+            self._writer.close()
+            alive = self.alive
+            trackers = self._processes.kill(alive=alive)
+            self._end = asyncio.ensure_future(self._clean_up(trackers, alive=alive))
+        await asyncio.shield(self._end)  # whoever waits may be cancelled meanwhile
+
+    async def _clean_up(self, trackers: list[psutil.Process], *, alive: bool) -> None:
+        await asyncio.to_thread(self._processes.kill_rest, trackers, set() if alive else self._marks)
         await asyncio.wait([self._death])
-        await asyncio.to_thread(remove_tree, self.tmp)
-
-
-def _tree_cpu_seconds(pid: int) -> float:
-    """CPU time of a process and of its descendants."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        return sum(_cpu_seconds(process) for process in [root, *root.children(recursive=True)])
-    return 0.0
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    """CPU time of a process and of its children that have ended."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        times = process.cpu_times()
-        return float(times.user + times.system + times.children_user + times.children_system)
-    return 0.0
-
-
-def _kill_tree(pid: int) -> list[psutil.Process]:
-    """Stop the root so that it starts nothing new (it adopts orphans), kill its descendants, then the root.
-
-    Returns those that are left: Python's resource trackers. They know the shared memory and semaphores in /dev/shm that
-    the others have made, and end when they have removed them.
-    """
-    trackers: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        root.suspend()
-        for _ in range(_KILL_ROUNDS_MAX):
-            children = root.children(recursive=True)
-            trackers = list(filter(_is_tracker, children))
-            if not sum(_kill(child) for child in children if child not in trackers):
-                break
-        root.kill()
-    return trackers
-
-
-def _is_tracker(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return any("resource_tracker import main" in argument for argument in process.cmdline())
-    return False
-
-
-def _kill_session(session_id: int) -> None:
-    for pid in psutil.pids():
-        with contextlib.suppress(OSError):
-            if os.getsid(pid) == session_id:
-                os.kill(pid, signal.SIGKILL)
-
-
-def _kill_marked(marks: set[tuple[str, str]]) -> None:
-    """Kill daemons of a child that has died: its orphans, in sessions of their own, are no longer below it."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if marks & process.environ().items():
-                process.kill()
-
-
-def _kill(process: psutil.Process) -> bool:
-    """Kill the process; False if it was dead already."""
-    try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        process.kill()
-    except psutil.NoSuchProcess:
-        return False
-    return True
+        self._said.close()
+        await asyncio.to_thread(remove_tree, self.cell.private)
+        await asyncio.to_thread(self.cell.close)

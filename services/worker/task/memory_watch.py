@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -34,9 +34,9 @@ class MemoryWatch:
     So a task that is shorter is never looked at. Without a limit there is no pause: None.
     """
 
-    def __init__(self, pid: int, memory_bytes_max: int | None, memory_bytes: int) -> None:
-        """`memory_bytes` are in use now."""
-        self._pid = pid
+    def __init__(self, measure: Callable[[int], int], memory_bytes_max: int | None, memory_bytes: int) -> None:
+        """`memory_bytes` are in use now; `measure`, given the limit, returns how many are later."""
+        self._measure = measure
         self._limit = memory_bytes_max
         self.pause_seconds = None if memory_bytes_max is None else _seconds_until(memory_bytes_max - memory_bytes)
 
@@ -44,7 +44,7 @@ class MemoryWatch:
         """Raises MemoryExceeded."""
         assert self._limit is not None
         began = time.monotonic()
-        memory_bytes = await asyncio.to_thread(tree_memory_bytes, self._pid, self._limit)
+        memory_bytes = await asyncio.to_thread(self._measure, self._limit)
         if memory_bytes > self._limit:
             raise MemoryExceeded(memory_bytes, self._limit)
         looked = time.monotonic() - began

@@ -32,6 +32,8 @@ from services.contract.task_error import TaskError
 from services.platform.transfer import download
 from services.worker.child.job import ProgramJob
 from services.worker.child.last_words import shown_lines
+from services.worker.isolation.cells import Cells
+from services.worker.isolation.reach import Reach
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.once import Once
 from services.worker.task.scratch import ScratchUnusable, remove_tree
@@ -42,6 +44,8 @@ _AGAIN_SECONDS = 60.0  # pause before a failed package is tried again
 _INSTALL_SECONDS = 1800.0
 _LOCK_SECONDS = 0.1
 _LINES_SHOWN = 12
+_INSTALLER_SETTINGS = ("/etc/pip.conf", "/etc/uv", "/etc/xdg/pip", "/etc/xdg/uv")
+_INSTALLER_PATHS = ("PIP_CONFIG_FILE", "PIP_CERT", "PIP_FIND_LINKS", "UV_CONFIG_FILE", "UV_FIND_LINKS", "SSL_CERT_FILE")
 
 # Errors of zipfile for an unreadable archive, and of a name that is both a file and a directory.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError)
@@ -55,6 +59,7 @@ class Runtime:
     python: str
     environment: Mapping[str, str]
     package: Path | None = None
+    home: Path | None = None  # of all that belongs to the package
 
 
 class Packages:
@@ -63,12 +68,15 @@ class Packages:
     `own` is the runtime of code without a package.
     """
 
-    def __init__(self, s3: Any, layout: Layout, cache: Path, count_max: int, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, s3: Any, layout: Layout, cache: Path, count_max: int, environment: Mapping[str, str], cells: Cells
+    ) -> None:
         self.own = Runtime(sys.executable, environment)
         self._s3 = s3
         self._layout = layout
         self._cache = cache
         self._count_max = count_max
+        self._cells = cells
         self._making = Once(self._make)
         self._failures: dict[str, tuple[float, TaskError]] = {}
 
@@ -127,19 +135,27 @@ class Packages:
             await download(self._s3, self._layout.package(sha256), file)
         await asyncio.to_thread(_unpack, archive, sha256, home / "code")
         if (_pushed(home) / "requirements.txt").exists():
+            (home / "venv").mkdir()
             for command in _install_commands(home / "venv"):
                 await self._run(command, home)
+        await asyncio.to_thread(_open_to_tasks, home)
 
     async def _run(self, command: Sequence[str], home: Path) -> None:
-        """Run a program in the package's directory. Raises TaskError with its last lines of output."""
-        log = home / "log.txt"
-        log.unlink(missing_ok=True)
-        child = await ChildProcess.start(self.own.environment, home, self.own.python)
+        """Run a program in the package's directory: it may write the package's environment, and use the network.
+
+        Raises TaskError with its last lines of output.
+        """
+        installing = home / "install"
+        await asyncio.to_thread(remove_tree, installing)
+        installing.mkdir()
+        log = installing / "log.txt"
+        reach = Reach(readable=(home, *_installers(self.own.environment)), writable=(home / "venv", installing))
+        child = await ChildProcess.start(self._cells, self.own.environment, self.own.python, reach)
         job: ProgramJob = {
             "kind": "program",
             "arguments": list(command),
             "directory": str(_pushed(home)),
-            "environment": {**self.own.environment, "TMPDIR": str(child.tmp)},
+            "environment": {**self.own.environment, "TMPDIR": str(child.cell.tmp)},
             "log": str(log),
         }
         try:
@@ -160,16 +176,34 @@ class Packages:
         path = [str(package), str(package.parent), environment.get("PYTHONPATH")]
         environment["PYTHONPATH"] = ":".join(filter(None, path))
         if not venv.exists():
-            return Runtime(self.own.python, environment, package)
+            return Runtime(self.own.python, environment, package, home)
         environment["VIRTUAL_ENV"] = str(venv)
         environment["PATH"] = f"{venv / 'bin'}:{environment.get('PATH', os.defpath)}"
-        return Runtime(str(venv / "bin" / "python"), environment, package)
+        return Runtime(str(venv / "bin" / "python"), environment, package, home)
 
 
 def _pushed(home: Path) -> Path:
     """The directory that was pushed."""
     found = list((home / "code").iterdir())
     return found[0] if len(found) == 1 and found[0].is_dir() else home / "code"
+
+
+def _open_to_tasks(home: Path) -> None:
+    """Let all users read the package: tasks run as others than the worker does."""
+    home.chmod(0o755)
+    for _, directories, files, descriptor in os.fwalk(home):
+        for name in (*directories, *files):
+            mode = os.lstat(name, dir_fd=descriptor).st_mode  # below a descriptor
+            needed = 0o555 if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o444
+            if not stat.S_ISLNK(mode):
+                os.chmod(name, stat.S_IMODE(mode) | needed, dir_fd=descriptor)
+
+
+def _installers(environment: Mapping[str, str]) -> list[Path]:
+    """Where the installers' settings and certificates are, which other tasks have no need to read."""
+    named = (environment.get(name, "") for name in _INSTALLER_PATHS)
+    places = [Path(path) for path in (*named, *_INSTALLER_SETTINGS) if path.startswith("/")]
+    return [path for path in places if path.exists()]
 
 
 def _install_commands(venv: Path) -> list[list[str]]:
@@ -261,7 +295,8 @@ def _remove_oldest(cache: Path, count_max: int) -> None:
 def cache_directory(path: Path) -> Path:
     """Make the directory. Nobody else may write to it, since its code is run. Raises ScratchUnusable."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        path.chmod(path.stat().st_mode | 0o011)  # isolated tasks may pass, and not look around
         found = path.stat()
     except OSError as error:
         raise ScratchUnusable(f"can't use the directory in PIECEWORK_CACHE: {error}") from None

@@ -1,48 +1,61 @@
 """A slot's child processes, kept between tasks so that a processor's imports stay warm."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from services.worker.child.job import ChildJob
+from services.worker.isolation.cells import Cells
+from services.worker.isolation.reach import Reach
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.packages import Runtime
 
 # Stages of a job are pipelined, so a slot alternates between a few processors; each keeps a child of its own.
 CHILDREN_MAX = 4
 
-Processor = tuple[str, int]  # name and version
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Whom a child serves: the tasks of a processor's version in one job (None: in all jobs), with the same reach."""
+
+    job_id: UUID | None
+    processor: str
+    version: int
+    reach: Reach = field(default_factory=Reach)
 
 
 class WarmChildren:
-    """One child process for each of the most recently used processors, started when first needed.
+    """One child process for each of those most recently served, started when first needed."""
 
-    Their temporary files go below `directory`.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._children: dict[Processor, ChildProcess] = {}  # least recently used first
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
+        self._children: dict[Served, ChildProcess] = {}  # least recently used first
 
     async def run(
         self,
-        processor: Processor,
+        served: Served,
         runtime: Runtime,
         job: ChildJob,
         memory_bytes_max: int | None,
         killed: dict[str, Any],
+        workspace: Path | None = None,
     ) -> dict[str, Any]:
-        """Do a job of a processor; ChildProcess.run documents results, errors, and `killed`."""
-        child = self._children.pop(processor, None)
+        """Do a job, for which the child gets the directory `workspace`.
+
+        ChildProcess.run documents results, errors, and `killed`; ChildProcess.start what else it raises.
+        """
+        child = self._children.pop(served, None)
         if child is not None and not _may_serve(child, memory_bytes_max):
             await child.kill()
             child = None
         if child is None:
             while len(self._children) >= CHILDREN_MAX:
                 await self._children.pop(next(iter(self._children))).kill()
-            child = await ChildProcess.start(runtime.environment, self._directory, runtime.python)
-        answer = await child.run(job, memory_bytes_max, killed)
+            child = await ChildProcess.start(self._cells, runtime.environment, runtime.python, served.reach)
+        answer = await child.run(job, memory_bytes_max, killed, workspace)
         if child.clean:
-            self._children[processor] = child
+            self._children[served] = child
         else:  # the processes, threads and open files that a task leaves behind end with it
             await child.kill()
         return answer

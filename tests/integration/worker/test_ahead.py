@@ -8,6 +8,7 @@ from services.contract.task_input import Item
 from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.spec import ProcessorSpec
 from services.platform import effects
+from services.worker.isolation.cells import Cells
 from services.worker.node.node import equip
 from services.worker.task.attempt import run_attempt
 from services.worker.task.turn import Turn
@@ -74,7 +75,7 @@ async def test_the_wait_for_a_slot_is_not_the_tasks_time(grid: InProcessGrid, tm
     free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
     given_back = asyncio.Event()
     turn = Turn(free, lambda: None, given_back.set)
-    equipment = equip(grid.settings, grid.aws.s3, tmp_path)
+    equipment = equip(grid.settings, grid.aws.s3, Cells("process", tmp_path))
     attempt = asyncio.create_task(run_attempt(equipment, task, stage, turn))
 
     async def waits() -> bool:

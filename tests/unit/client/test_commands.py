@@ -37,6 +37,7 @@ WORKER = {
     "slots": 2,
     "busy": 1,
     "state": "active",
+    "isolation": "sandbox",
     "started_at": TIME,
     "heartbeat_at": LATER,
     "stopped_at": None,
@@ -241,7 +242,7 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     ("pools pause default", "POST /v1/pools/default/pause", POOL, ["default paused"]),
     ("pools resume default", "POST /v1/pools/default/resume", POOL, ["default active"]),
     ("workers list", "GET /v1/workers", page(WORKER), [WORKER_ID, "node-1", "1/2", "active"]),
-    (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", WORKER, ["1 of 2 busy", "42"]),
+    (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", WORKER, ["1 of 2 busy", "sandbox", "42"]),
     (
         f"workers drain {WORKER_ID}",
         f"POST /v1/workers/{WORKER_ID}/drain",
@@ -544,13 +545,15 @@ def test_options_can_say_all_that_a_processors_file_can(run: Run, service: Servi
     options = (
         "--command run --callable a:b --records a:c --sql q --builtin noop --package abc --input fees "
         "--input a=s3://b/a --output o --output-directory --output-optional --further-output log=log.csv "
-        "--output-format csv --filters --env A=1 --idempotent --params-schema schema.json --description words"
+        "--output-format csv --filters --env A=1 --idempotent --no-network --share-children "
+        "--params-schema schema.json --description words"
     )
     assert run("processors", "register", "clean", *options.split()).exit_code == 0
     body = service.asked[0].body
     assert body.keys() == SCHEMAS["ProcessorRegistration"]["properties"].keys()
     assert (body["inputs"], body["outputs"]) == ({"fees": None, "a": "s3://b/a"}, {"log": "log.csv"})
     assert body["output_required"] is False
+    assert body["network"] is False
 
 
 def test_a_processor_is_registered_from_a_file(run: Run, service: Service) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from services.worker.isolation.cells import Cells
 from services.worker.task.packages import Runtime
-from services.worker.task.warm_children import WarmChildren
+from services.worker.task.warm_children import Served, WarmChildren
 
 Run = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
 
@@ -146,7 +147,7 @@ def user_code(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def child(tmp_path: Path) -> AsyncIterator[WarmChildren]:
-    child = WarmChildren(tmp_path)
+    child = WarmChildren(Cells("process", tmp_path))
     yield child
     await child.close()
 
@@ -181,6 +182,6 @@ def run(child: WarmChildren, work: Path, user_code: Path) -> Run:
             "records": str(work / "records.json"),
         }
         runtime = Runtime(sys.executable, {**os.environ, "PYTHONPATH": str(user_code)})
-        return await child.run(processor, runtime, base | job, memory_bytes_max, {})
+        return await child.run(Served(None, *processor), runtime, base | job, memory_bytes_max, {})
 
     return run

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from services.contract.task_error import TaskError
+from services.worker.isolation.cells import Cells
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.memory_watch import MemoryExceeded
 from services.worker.task.warm_children import WarmChildren
@@ -258,9 +259,10 @@ async def test_the_child_dies_with_its_worker(user_code: Path, tmp_path: Path) -
     script = f"""
 import asyncio, os
 from pathlib import Path
+from services.worker.isolation.cells import Cells
 from services.worker.task.child_process import ChildProcess
 async def main():
-    child = await ChildProcess.start(dict(os.environ), Path({str(tmp_path)!r}))
+    child = await ChildProcess.start(Cells("process", Path({str(tmp_path)!r})), dict(os.environ))
     files = dict.fromkeys(("log", "input", "output", "records"), {str(tmp_path / "file")!r})
     nothing = {{"params": {{}}, "paths": {{}}, "steps": [], "checks": [], "items": None}}
     job = {{"kind": "command", "directory": "/", "environment": dict(os.environ), **nothing, **files}}
@@ -294,7 +296,7 @@ def alive(process: psutil.Process) -> bool:
 
 async def test_what_a_killed_job_has_used_is_known(user_code: Path, work: Path) -> None:
     (user_code / "busy.py").write_text("def spin(input, output):\n    while True: pass\n")
-    child = await ChildProcess.start({**os.environ, "PYTHONPATH": str(user_code)}, work)
+    child = await ChildProcess.start(Cells("process", work), {**os.environ, "PYTHONPATH": str(user_code)})
     files = {name: str(work / name) for name in ("log", "input", "output")}
     nothing: dict[str, Any] = {"params": {}, "paths": {}, "steps": [], "checks": [], "items": None}
     job = {"kind": "callable", "function": "busy:spin", "directory": str(work), **nothing}

@@ -78,10 +78,10 @@ async def test_a_task_shorter_than_a_pause_is_not_looked_at(run: Run, monkeypatc
 
 
 def test_the_first_look_comes_before_a_small_limit_can_be_far_exceeded() -> None:
-    assert MemoryWatch(1, None, 0).pause_seconds is None
-    assert MemoryWatch(1, 64 * GiB, 0).pause_seconds == 0.2
-    assert MemoryWatch(1, 100 << 20, 0).pause_seconds == pytest.approx((100 << 20) / (4 * GiB))
-    assert MemoryWatch(1, 100 << 20, 100 << 20).pause_seconds == 0.02
+    assert MemoryWatch(int, None, 0).pause_seconds is None
+    assert MemoryWatch(int, 64 * GiB, 0).pause_seconds == 0.2
+    assert MemoryWatch(int, 100 << 20, 0).pause_seconds == pytest.approx((100 << 20) / (4 * GiB))
+    assert MemoryWatch(int, 100 << 20, 100 << 20).pause_seconds == 0.02
 
 
 async def test_a_task_that_fills_memory_fast_ends_near_its_limit(run: Run, user_code: Path) -> None:

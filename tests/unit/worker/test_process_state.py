@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services.worker.isolation.cells import Cells
 from services.worker.task.warm_children import WarmChildren
 from tests.unit.worker.conftest import Run
 
@@ -133,7 +134,7 @@ RESTORED = {
 
 @pytest.fixture(scope="module")
 async def child(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WarmChildren]:
-    child = WarmChildren(tmp_path_factory.mktemp("children"))
+    child = WarmChildren(Cells("process", tmp_path_factory.mktemp("children")))
     yield child
     await child.close()
 

@@ -1,0 +1,28 @@
+"""What the worker tells the launcher of a child, as plain values."""
+
+from typing import TypedDict
+
+
+class SandboxPlan(TypedDict):
+    """A child's own view of the machine. Places are absolute paths, the same inside and outside unless told apart."""
+
+    base: str  # an empty directory, on which the new root is built
+    readable: list[tuple[str, str]]  # file or directory outside, its place inside
+    writable: list[tuple[str, str]]
+    links: list[tuple[str, str]]  # place inside, where it leads
+    files: list[tuple[str, str]]  # place inside, content
+    devices: list[str]
+    shared_memory_bytes: int
+
+
+class Plan(TypedDict):
+    """How a child starts."""
+
+    worker: int  # the process that the child may not outlive
+    arguments: list[str]  # of the program
+    cgroup: str | None  # the directory of the cgroup that it joins
+    uid: int | None  # the user and group that it runs as; None: the worker's own
+    network: bool
+    processes_max: int
+    file_bytes_max: int | None
+    sandbox: SandboxPlan | None  # None: in the worker's namespaces
