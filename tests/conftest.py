@@ -19,7 +19,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from services.engine.migrate import migrate
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, connect_database
-from services.platform.settings import Settings
+from services.platform.settings import ApiSettings, Settings
 from tests import emulators
 from tests.shared_database import SharedDatabase
 
@@ -152,9 +152,9 @@ def calls_what_it_names(request: pytest.FixtureRequest) -> Iterator[None]:
     assert named <= called, f"the services called {sorted(called)}"
 
 
-def quick_settings(database_url: str, emulator: Emulator, bucket: str) -> Settings:
+def quick_settings(database_url: str, emulator: Emulator, bucket: str) -> ApiSettings:
     """Of services that are never idle for long."""
-    return Settings(
+    return ApiSettings(
         database_url=database_url,
         aws_endpoint_url=emulator.url,
         bucket=bucket,
@@ -165,7 +165,7 @@ def quick_settings(database_url: str, emulator: Emulator, bucket: str) -> Settin
 
 
 @pytest.fixture
-async def settings(database_url: str, emulator: Emulator) -> Settings:
+async def settings(database_url: str, emulator: Emulator) -> ApiSettings:
     """Settings of a grid of the test's own: a database, its bucket, quick loops."""
     return quick_settings(database_url, emulator, f"test-{uuid4().hex}")
 

@@ -30,8 +30,9 @@ _DEFAULT_POOL = "default"
 
 
 class ProvisionSettings(Settings):
-    """Capacity that the pool `default` gets when it is made; later it is changed through the API."""
+    """What is made at first: an operator's key, and the pool `default`, whose capacity later changes through the API."""
 
+    bootstrap_api_key: str | None = Field(None, description="an operator's key")
     workers: NonNegativeInt = Field(3, description="workers at first")
     workers_min: NonNegativeInt = 3
     workers_max: PositiveInt = 4

@@ -74,8 +74,8 @@ class StackSettings(BaseSettings):
         except (FileNotFoundError, ValueError, KeyError):
             return new_secret()
 
-    def environment(self, api_key: str) -> dict[str, str]:
-        """The environment of the stack's processes: this process's, without any way to a real AWS account."""
+    def environment(self) -> dict[str, str]:
+        """The environment of all the stack's processes: this process's, without any way to a real AWS account."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         paths = [str(ROOT / "examples"), *filter(None, [inherited.get("PIECEWORK_PROCESSOR_PATH")])]
         # The emulator forgets its messages when it is killed, and then the user waits for them to be sent again.
@@ -85,7 +85,6 @@ class StackSettings(BaseSettings):
             "PIECEWORK_DATABASE_URL": self.postgres.url(),
             "PIECEWORK_AWS_ENDPOINT_URL": self.emulator.url,
             "PIECEWORK_BUCKET": "piecework",
-            "PIECEWORK_BOOTSTRAP_API_KEY": api_key,
             "PIECEWORK_DRAIN_SECONDS": str(self.drain_seconds),
             "PIECEWORK_SCRATCH": str(self.state / "scratch"),
             "PIECEWORK_CACHE": str(self.state / "cache"),

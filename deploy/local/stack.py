@@ -32,7 +32,7 @@ class Stack:
             if log.stat().st_size > _LOG_BYTES_MAX:
                 log.replace(log.with_suffix(".log.1"))
         self._api_key = settings.write_client_profile()["api_key"]
-        self._supervisor = Supervisor(settings.environment(self._api_key), settings.logs, self._write_record)
+        self._supervisor = Supervisor(settings.environment(), settings.logs, self._write_record)
 
     async def start(self) -> None:
         """Start everything, in parallel where possible; raises StackError."""
@@ -77,7 +77,8 @@ class Stack:
         )
 
     async def _provision(self) -> None:
-        await self._supervisor.run_once("provision", [sys.executable, "-m", "deploy.local.provision"])
+        command = [sys.executable, "-m", "deploy.local.provision"]
+        await self._supervisor.run_once("provision", command, {"PIECEWORK_BOOTSTRAP_API_KEY": self._api_key})
         self._report("schema, bucket, queues, pool")
 
     def _report(self, what: str) -> None:

@@ -53,10 +53,15 @@ class Supervisor:
         await self._launch(service, timeout_seconds)
         self._watchers[service.name] = asyncio.create_task(self._watch(service))
 
-    async def run_once(self, name: str, command: Sequence[str]) -> None:
+    async def run_once(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Run a command to its end; raises StackError with its last words if it fails."""
         log = self._logs / f"{name}.log"
-        process = await spawn(command, log=log, environment=self._environment, parent_death_signal=signal.SIGTERM)
+        process = await spawn(
+            command,
+            log=log,
+            environment={**self._environment, **environment},
+            parent_death_signal=signal.SIGTERM,
+        )
         try:
             code = await process.wait()
         except asyncio.CancelledError:

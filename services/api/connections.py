@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Connection, Database, connect_database, sqlalchemy_url
-from services.platform.settings import Settings
+from services.platform.settings import ApiSettings
 
 AWS_TRIES = 2  # a user is waiting: better an early 503, which clients retry
 ACQUIRE_SECONDS = 10.0  # how long a request waits for a free connection before it gets a 503
@@ -21,7 +21,7 @@ ACQUIRE_SECONDS = 10.0  # how long a request waits for a free connection before 
 class Connections:
     """Opened once by the application's lifespan."""
 
-    settings: Settings
+    settings: ApiSettings
     database: Database
     engine: AsyncEngine
     aws: Aws
@@ -34,7 +34,7 @@ class Connections:
 
 
 @asynccontextmanager
-async def connect(settings: Settings) -> AsyncIterator[Connections]:
+async def connect(settings: ApiSettings) -> AsyncIterator[Connections]:
     """Connects only on first use, so that the API can start before its database."""
     database = await connect_database(settings.database_url, settings.database_connections_max)
     engine = create_async_engine(

@@ -36,7 +36,7 @@ from services.platform.aws import require_region
 from services.platform.database import UNREADY
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems, problems
-from services.platform.settings import Settings, get_settings
+from services.platform.settings import ApiSettings, read_settings
 from services.platform.version import VERSION
 
 DESCRIPTION = """
@@ -83,7 +83,7 @@ async def _begin(connections: Connections, bootstrap_key: str | None) -> None:
             await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: ApiSettings) -> FastAPI:
     """The application; its lifespan opens and closes all connections."""
     configure_logs("api", settings.log_level)
 
@@ -135,7 +135,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 @cache
 def _served() -> FastAPI:
-    settings = get_settings()
+    settings = read_settings(ApiSettings)
     require_region()
     return create_app(settings)
 

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.engine.schema import NEEDED_REVISION
 from services.platform.database import sqlalchemy_url
-from services.platform.settings import get_settings
+from services.platform.settings import Settings, read_settings
 
 _LOCK = 7_277_001  # any constant: only one process migrates at a time
 _TIMEOUTS = {
@@ -115,4 +115,4 @@ def _upgrade(connection: Connection, revision: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(migrate(get_settings().database_url, partial(print, flush=True)))
+    asyncio.run(migrate(read_settings(Settings).database_url, partial(print, flush=True)))

@@ -1,7 +1,6 @@
-"""Settings of every service, read from `PIECEWORK_…` environment variables."""
+"""Settings of every service, read from `PIECEWORK_…` environment variables; secrets reach only those who use them."""
 
 import sys
-from functools import lru_cache
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
@@ -38,8 +37,6 @@ class Settings(BaseSettings):
     bucket: str = "piecework"
     prefix: str = Field("", description="key prefix inside the bucket, without leading and trailing slashes")
 
-    bootstrap_api_key: str | None = Field(None, description="registered as an operator's key if there is no key yet")
-    body_bytes_max: Bytes = 1_048_576
     stages_max: PositiveInt = 20
     items_max: PositiveInt = 10_000
     requests_per_second: PositiveFloat = Field(
@@ -49,7 +46,6 @@ class Settings(BaseSettings):
         5.0, description="requests without a good API key, from each address; ten seconds' worth may come at once"
     )
     memory_bytes_max: Bytes = Field(1_099_511_627_776, description="highest memory_bytes that a stage may have")
-    link_seconds: WholeSeconds = Field(3600, description="how long presigned links stay valid")
 
     lease_seconds: Seconds = Field(30.0, description="a worker without a heartbeat for this long loses its tasks")
     heartbeat_seconds: Seconds = 5.0
@@ -86,6 +82,14 @@ class Settings(BaseSettings):
         return Layout(self.bucket, self.prefix)
 
 
+class ApiSettings(Settings):
+    """The API."""
+
+    bootstrap_api_key: str | None = Field(None, description="registered as an operator's key if there is no key yet")
+    body_bytes_max: Bytes = 1_048_576
+    link_seconds: WholeSeconds = Field(3600, description="how long presigned links stay valid")
+
+
 class WorkerSettings(Settings):
     """One worker node."""
 
@@ -118,12 +122,6 @@ class WorkerSettings(Settings):
 
 
 S = TypeVar("S", bound=Settings)
-
-
-@lru_cache
-def get_settings() -> Settings:
-    """The process's settings, read once. Raises SystemExit as `read_settings` does."""
-    return read_settings(Settings)
 
 
 def read_settings(kind: type[S], **given: Any) -> S:

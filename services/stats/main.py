@@ -13,7 +13,7 @@ from services.platform.access_log import AccessLog
 from services.platform.database import Database, connect_database
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems
-from services.platform.settings import Settings, get_settings
+from services.platform.settings import Settings, read_settings
 from services.platform.version import VERSION
 from services.stats.rollup import keep_rolled_up
 from services.stats.routes import stats, watch
@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 @cache
 def _served() -> FastAPI:
-    return create_app(get_settings())
+    return create_app(read_settings(Settings))
 
 
 def __getattr__(name: str) -> FastAPI:

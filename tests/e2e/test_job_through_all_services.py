@@ -67,8 +67,8 @@ async def client(grid: ProcessGrid) -> AsyncIterator[Client]:
     """A client of API, stats, scheduler, and two workers, each a process of its own."""
     ports = {name: free_port() for name in ("api", "stats")}
     for name, port in ports.items():
-        application = f"services.{name}.main:app"
-        grid.start("-m", "uvicorn", "--port", str(port), "--no-access-log", application, bootstrap_api_key=KEY)
+        first_key = {"bootstrap_api_key": KEY} if name == "api" else {}
+        grid.start("-m", "uvicorn", "--port", str(port), "--no-access-log", f"services.{name}.main:app", **first_key)
     grid.start_scheduler()
     grid.start_worker()
     grid.start_worker()

@@ -12,7 +12,7 @@ import pytest
 
 import piecework
 from services.api import main as api
-from services.platform.settings import Settings
+from services.platform.settings import ApiSettings
 from services.platform.version import VERSION
 from services.stats import main as stats
 
@@ -42,7 +42,7 @@ def test_the_clients_wheel_carries_version_and_licence_and_nothing_of_the_server
 
 @pytest.mark.parametrize("service", [api, stats])
 def test_openapi_tells_it(service: object) -> None:
-    assert service.create_app(Settings()).openapi()["info"]["version"] == VERSION  # type: ignore[attr-defined]
+    assert service.create_app(ApiSettings()).openapi()["info"]["version"] == VERSION  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("module", ["piecework", "services.scheduler", "services.worker"])

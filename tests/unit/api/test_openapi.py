@@ -9,12 +9,12 @@ from fastapi import FastAPI
 from openapi_spec_validator import validate
 
 from services.api.main import create_app
-from services.platform.settings import Settings
+from services.platform.settings import ApiSettings
 
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    return create_app(Settings())
+    return create_app(ApiSettings())
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from services.contract.units import parse_duration, parse_size
 from services.engine.errors import explain
 from services.engine.spec import JobSpec
 from services.inputs.spec import Input
-from services.platform.settings import WorkerSettings, read_settings
+from services.platform.settings import ApiSettings, WorkerSettings, read_settings
 from tests.unit.client.openapi import SCHEMAS
 
 Size = TypeAdapter(Annotated[int, SIZE])
@@ -154,17 +154,18 @@ def test_settings_may_have_units(monkeypatch: pytest.MonkeyPatch) -> None:
     given |= {"HEARTBEAT_SECONDS": "1e1", "LOG_BYTES_MAX": "4096", "RECEIVE_WAIT_SECONDS": "5s"}
     for name, value in given.items():
         monkeypatch.setenv(f"PIECEWORK_{name}", value)
-    found = read_settings(WorkerSettings)
-    assert (found.lease_seconds, found.link_seconds, found.heartbeat_seconds) == (60.0, 7200, 10.0)
-    assert (found.body_bytes_max, found.inputs_bytes_max, found.log_bytes_max) == (2 << 20, 1_500_000_000, 4096)
+    api, found = read_settings(ApiSettings), read_settings(WorkerSettings)
+    assert (found.lease_seconds, api.link_seconds, found.heartbeat_seconds) == (60.0, 7200, 10.0)
+    assert (api.body_bytes_max, found.inputs_bytes_max, found.log_bytes_max) == (2 << 20, 1_500_000_000, 4096)
     assert found.receive_wait_seconds == 5
 
 
 def test_every_setting_in_bytes_or_seconds_may_have_a_unit() -> None:
-    measured = [name for name in WorkerSettings.model_fields if name.endswith(("_seconds", "_bytes_max"))]
+    fields = WorkerSettings.model_fields | ApiSettings.model_fields
+    measured = [name for name in fields if name.endswith(("_seconds", "_bytes_max"))]
     assert len(measured) > 15
     for name in measured:
-        metadata = WorkerSettings.model_fields[name].metadata
+        metadata = fields[name].metadata
         assert (SIZE if name.endswith("_bytes_max") else DURATION) in metadata, name
 
 
