@@ -46,7 +46,7 @@ class Grid:
         self._profile = settings.write_client_profile()
         os.environ["PIECEWORK_PROCESSOR_PATH"] = str(TASKS)
         os.environ["PIECEWORK_SLOTS"] = str(slots)
-        self._environment = settings.environment(self._profile["api_key"])
+        self._environment = settings.environment()
         self.client = Client(settings.api_url, self._profile["api_key"], stats_url=settings.stats_url)
 
     @property
@@ -62,7 +62,9 @@ class Grid:
         emulator = self.settings.emulator
         self._spawn("emulator", emulator.command, emulator.environment | _IN_MEMORY)
         self._await("emulator", emulator.is_ready)
-        subprocess.run([sys.executable, "-m", "deploy.local.provision"], env=self._environment, cwd=ROOT, check=True)
+        first_key = {"PIECEWORK_BOOTSTRAP_API_KEY": self._profile["api_key"]}
+        provision = [sys.executable, "-m", "deploy.local.provision"]
+        subprocess.run(provision, env=self._environment | first_key, cwd=ROOT, check=True)
         self._start_service("scheduler", "services.scheduler")
         self._start_web("api", self.settings.api_port)
         self._start_web("stats", self.settings.stats_port)

@@ -23,6 +23,7 @@ from pydantic import PositiveFloat
 from deploy.local.process import STACK_VARIABLE, spawn, stop
 from services.platform.aws import connect_aws
 from services.platform.logs import configure_logs
+from services.platform.process import hide_environment
 from services.platform.settings import Settings
 
 POOL_TAG = "piecework:pool"
@@ -145,6 +146,7 @@ async def main() -> None:
     logs = Path(os.environ.get(STACK_VARIABLE, ".piecework")) / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     settings = FleetSettings()
+    hide_environment()  # it is passed on to the workers, each of which hides it again
     async with connect_aws(settings) as aws:
         following = asyncio.create_task(Fleet(aws.autoscaling, logs, settings).run())
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -21,6 +21,7 @@ from services.engine.pools import register_pool
 from services.platform.auth import hash_secret, register_bootstrap_key
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Connection, new_id
+from services.platform.process import hide_environment
 from services.platform.settings import Settings
 
 Value = TypeVar("Value")
@@ -30,7 +31,7 @@ _DEFAULT_POOL = "default"
 
 
 class ProvisionSettings(Settings):
-    """What is made at first: an operator's key, and the pool `default`, whose capacity later changes through the API."""
+    """What is made at first: an operator's key, and the pool `default` with its first capacity."""
 
     bootstrap_api_key: str | None = Field(None, description="an operator's key")
     workers: NonNegativeInt = Field(3, description="workers at first")
@@ -160,6 +161,8 @@ async def provision(settings: ProvisionSettings) -> None:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(provision(ProvisionSettings()))
+        settings = ProvisionSettings()
+        hide_environment()
+        asyncio.run(provision(settings))
     except (ValueError, OSError, asyncpg.PostgresError, BotoCoreError, ClientError) as error:
         sys.exit(f"provision: {error}")

@@ -36,6 +36,7 @@ from services.platform.aws import require_region
 from services.platform.database import UNREADY
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems, problems
+from services.platform.process import hide_environment
 from services.platform.settings import ApiSettings, read_settings
 from services.platform.version import VERSION
 
@@ -136,6 +137,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 @cache
 def _served() -> FastAPI:
     settings = read_settings(ApiSettings)
+    hide_environment()
     require_region()
     return create_app(settings)
 

@@ -11,6 +11,7 @@ from services.engine.schema import wait_for_schema
 from services.platform.aws import connect_aws, require_region
 from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_database
 from services.platform.logs import configure_logs
+from services.platform.process import hide_environment
 from services.platform.settings import Settings, read_settings
 from services.platform.version import VERSION
 from services.scheduler.loop import Context, Loop, listen
@@ -82,6 +83,7 @@ async def run(settings: Settings) -> None:
 async def main() -> None:
     """Run until SIGTERM or SIGINT: every step is a transaction, so stopping between any two is safe."""
     settings = read_settings(Settings)
+    hide_environment()
     require_region()
     configure_logs("scheduler", settings.log_level)
     running = asyncio.create_task(run(settings))

@@ -13,6 +13,7 @@ from services.platform.access_log import AccessLog
 from services.platform.database import Database, connect_database
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems
+from services.platform.process import hide_environment
 from services.platform.settings import Settings, read_settings
 from services.platform.version import VERSION
 from services.stats.rollup import keep_rolled_up
@@ -55,7 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 @cache
 def _served() -> FastAPI:
-    return create_app(read_settings(Settings))
+    settings = read_settings(Settings)
+    hide_environment()
+    return create_app(settings)
 
 
 def __getattr__(name: str) -> FastAPI:

@@ -9,6 +9,7 @@ import sys
 from services.engine.workers import UnknownPool
 from services.platform.aws import require_region
 from services.platform.logs import configure_logs
+from services.platform.process import forbid_dumps, hide_environment
 from services.platform.settings import WorkerSettings, read_settings
 from services.platform.version import VERSION
 from services.worker.isolation.errors import IsolationUnusable
@@ -28,7 +29,9 @@ def main() -> int:
     parser.add_argument("--slots", help="tasks to run at once (PIECEWORK_SLOTS)")
     parser.add_argument("--version", action="version", version=f"piecework {VERSION}")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
+    forbid_dumps()
     settings = read_settings(WorkerSettings, **given)
+    hide_environment()
     require_region()
     configure_logs("worker", settings.log_level)
     try:
