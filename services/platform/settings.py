@@ -105,6 +105,11 @@ class WorkerSettings(Settings):
         10_737_418_240, description="disk space for the objects that processors declare as inputs"
     )
     processor_path: str = Field("", description="directories put on PYTHONPATH of user code, colon-separated")
+    task_environment: str = Field(
+        "",
+        description="variables of the worker's environment that tasks inherit beside the usual ones, comma-separated; "
+        "a * in a name stands for anything",
+    )
     isolation: Isolation | None = Field(
         None, description="how strongly tasks are kept apart; unset: the strongest level that works here"
     )

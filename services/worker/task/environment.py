@@ -1,7 +1,8 @@
 """A task's environment: its identity, in our variables and in those that existing array programs read."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import orjson
@@ -12,18 +13,44 @@ from services.worker.task.array_jobs import array_variables, node_variables
 from services.worker.task.paths import Paths
 from services.worker.task.share import Share
 
+# What tasks inherit of the worker's environment: how programs are found and speak, the way out, and the hardware.
+_INHERITED = (
+    *("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LC_*"),
+    *("PYTHONHASHSEED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+    *("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
+    *("*_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NVIDIA_*", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
+    *("AWS_REGION", "AWS_DEFAULT_REGION", "MODULEPATH", "MODULESHOME", "LMOD_*"),
+)
+_FOR_INSTALLING = ("PIP_*", "UV_*")  # where packages come from
+
 
 def base_environment(settings: WorkerSettings) -> dict[str, str]:
-    """The worker's own environment, without its settings (they hold secrets) and with the processors' modules.
+    """What all tasks get: an allow-list of the worker's own environment, and the processors' modules.
 
-    AWS variables stay: on AWS, user code has the node's role anyway.
+    `PIECEWORK_TASK_ENVIRONMENT` names more, such as AWS credentials. The worker's settings are never among it.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PIECEWORK_")}
+    listed = [name.strip() for name in settings.task_environment.split(",")]
+    environment = _inherit((*_INHERITED, *listed))
     own = [str(Path(directory).resolve()) for directory in settings.processor_path.split(":") if directory]
     inherited = [directory for directory in environment.get("PYTHONPATH", "").split(":") if directory]
     if own or inherited:
         environment["PYTHONPATH"] = ":".join(own + inherited)
     return environment | node_variables(settings.pool)
+
+
+def installing_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """What the installation of a package's requirements gets: also the settings of pip and uv."""
+    return {**base, **_inherit(_FOR_INSTALLING)}
+
+
+def _inherit(patterns: Iterable[str]) -> dict[str, str]:
+    """The worker's variables of these names, in which a * stands for anything."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PIECEWORK_") and any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
 
 
 def task_environment(

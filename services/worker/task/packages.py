@@ -35,6 +35,7 @@ from services.worker.child.last_words import shown_lines
 from services.worker.isolation.cells import Cells
 from services.worker.isolation.reach import Reach
 from services.worker.task.child_process import ChildProcess
+from services.worker.task.environment import installing_environment
 from services.worker.task.once import Once
 from services.worker.task.scratch import ScratchUnusable, remove_tree
 
@@ -149,13 +150,14 @@ class Packages:
         await asyncio.to_thread(remove_tree, installing)
         installing.mkdir()
         log = installing / "log.txt"
+        environment = installing_environment(self.own.environment)
         reach = Reach(readable=(home, *_installers(self.own.environment)), writable=(home / "venv", installing))
-        child = await ChildProcess.start(self._cells, self.own.environment, self.own.python, reach)
+        child = await ChildProcess.start(self._cells, environment, self.own.python, reach)
         job: ProgramJob = {
             "kind": "program",
             "arguments": list(command),
             "directory": str(_pushed(home)),
-            "environment": {**self.own.environment, "TMPDIR": str(child.cell.tmp)},
+            "environment": {**environment, "TMPDIR": str(child.cell.tmp)},
             "log": str(log),
         }
         try:

@@ -15,7 +15,7 @@ from services.engine.spec import ProcessorSpec
 from services.inputs.registry import suffix_of
 from services.platform.settings import WorkerSettings
 from services.worker.task.array_jobs import job_number
-from services.worker.task.environment import base_environment, task_environment
+from services.worker.task.environment import base_environment, installing_environment, task_environment
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.placeholders import fill_placeholders
 from services.worker.task.scratch import ScratchUnusable, remove_tree, scratch_directory
@@ -187,6 +187,25 @@ def test_the_number_of_a_job_is_its_own_and_fits_into_31_bits() -> None:
     assert min(numbers) >= 1_000_000
     assert max(numbers) + 10_000_000 < 2**31
     assert job_number(JOB, 0) == job_number(UUID(str(JOB)), 0) == 1_629_293_958
+
+
+def test_tasks_inherit_what_is_listed_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = ("PIECEWORK_DATABASE_URL", "PIECEWORK_SECRET_DB", "SENTRY_DSN", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY")
+    for name in (*ours, "AWS_SESSION_TOKEN", "CI_TOKEN", "LC_TIME", "OMP_NUM_THREADS", "https_proxy", "AWS_REGION"):
+        monkeypatch.setenv(name, "postgresql://secret")
+    usual = {"LC_TIME", "OMP_NUM_THREADS", "https_proxy", "AWS_REGION"}
+    looked_for = {*ours, "AWS_SESSION_TOKEN", "CI_TOKEN", *usual}
+    assert looked_for & base_environment(WorkerSettings()).keys() == usual
+    listed = WorkerSettings(task_environment="CI_TOKEN, AWS_*,PIECEWORK_*")
+    more = {"CI_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+    assert looked_for & base_environment(listed).keys() == usual | more  # but never our settings
+
+
+def test_only_the_installation_of_packages_has_the_settings_of_pip_and_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://user:password@packages.example/simple")
+    base = base_environment(WorkerSettings())
+    assert "PIP_INDEX_URL" not in base
+    assert installing_environment(base).items() >= {*base.items(), ("PIP_INDEX_URL", os.environ["PIP_INDEX_URL"])}
 
 
 def test_the_workers_secrets_stay_with_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
