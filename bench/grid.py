@@ -62,9 +62,8 @@ class Grid:
         emulator = self.settings.emulator
         self._spawn("emulator", emulator.command, emulator.environment | _IN_MEMORY)
         self._await("emulator", emulator.is_ready)
-        first_key = {"PIECEWORK_BOOTSTRAP_API_KEY": self._profile["api_key"]}
-        provision = [sys.executable, "-m", "deploy.local.provision"]
-        subprocess.run(provision, env=self._environment | first_key, cwd=ROOT, check=True)
+        environment = self._environment | self.settings.provision_environment(self._profile["api_key"])
+        subprocess.run([sys.executable, "-m", "deploy.local.provision"], env=environment, cwd=ROOT, check=True)
         self._start_service("scheduler", "services.scheduler")
         self._start_web("api", self.settings.api_port)
         self._start_web("stats", self.settings.stats_port)
@@ -124,7 +123,8 @@ class Grid:
         self._start_service(name, "uvicorn", f"services.{name}.main:app", *options)
 
     def _start_service(self, name: str, module: str, *arguments: str) -> None:
-        self._spawn(name, [sys.executable, "-m", "bench.counted", str(self.counts), module, *arguments])
+        command = [sys.executable, "-m", "bench.counted", str(self.counts), module, *arguments]
+        self._spawn(name, command, self.settings.service_environment(name.partition(" ")[0]))
 
     def _spawn(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None, **options: Any

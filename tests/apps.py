@@ -6,10 +6,10 @@ from fastapi import FastAPI
 
 from services.api.main import create_app
 from services.platform.logs import configure_logs
-from services.platform.settings import Settings
+from services.platform.settings import ApiSettings
 
 
-def api_app(settings: Settings) -> FastAPI:
+def api_app(settings: ApiSettings) -> FastAPI:
     """The application with these settings, once its lifespan begins. One test at a time can use it."""
     configure_logs("api", settings.log_level)
     app = _built()
@@ -19,4 +19,4 @@ def api_app(settings: Settings) -> FastAPI:
 
 @cache
 def _built() -> FastAPI:
-    return create_app(Settings())
+    return create_app(ApiSettings())

@@ -21,6 +21,7 @@ from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, connect_database
 from services.platform.settings import ApiSettings, Settings
 from tests import emulators
+from tests.roles import let_in
 from tests.shared_database import SharedDatabase
 
 OpenClients = Callable[[Emulator], Awaitable[Aws]]
@@ -56,6 +57,7 @@ async def template(postgres: EmbeddedPostgres) -> str:
     url = await postgres.create_database("template")
     await migrate(url)
     connection = await asyncpg.connect(url)
+    await let_in(connection, url)
     await connection.execute("ALTER SYSTEM SET fsync = off")  # many databases come and go; no test pulls the plug
     await connection.execute("SELECT pg_reload_conf()")
     await connection.close()

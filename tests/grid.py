@@ -23,6 +23,7 @@ from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
 from tests.invariants import TERMINAL, assert_kept, rows_of
+from tests.roles import as_role, let_in
 from tests.until import until
 
 PROCESSORS = Path(__file__).parent / "processors"
@@ -68,6 +69,7 @@ class ProcessGrid:
             "total": ProcessorSpec(callable="words:total", output="totals.json"),
         }
         async with self.database.acquire() as connection, connection.transaction():
+            await let_in(connection, self.settings.database_url)
             await register_pool(connection, "default", queue_url=queue, dead_letter_url=dead, group_name=None, slots=2)
             for name, spec in processors.items():
                 await register_processor(connection, name, spec)
@@ -93,7 +95,9 @@ class ProcessGrid:
         return self.spawn([sys.executable, *arguments], **extra)
 
     def spawn(self, command: Sequence[str], **extra: Any) -> subprocess.Popen[bytes]:
-        """Start a command with the grid's settings; its log is a file in `directory`."""
+        """Start a command with the grid's settings, and its role's; its log is a file in `directory`."""
+        service = next(part.split(".")[1] for part in command if part.startswith("services."))
+        extra |= {"database_url": as_role(self.settings.database_url, service)}
         log = (self.directory / f"{len(self.processes)}-{command[-1].rsplit('/', 1)[-1]}.log").open("wb")
         process = subprocess.Popen(command, env=self.environment(**extra), stdout=log, stderr=subprocess.STDOUT)
         self.processes.append(process)

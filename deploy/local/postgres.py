@@ -6,15 +6,18 @@ was reused, and one lock file in /tmp keeps a second user of the machine out.
 
 import hashlib
 import importlib.util
+import json
 import logging
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import stat
 import subprocess
 import tempfile
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +26,7 @@ import asyncpg
 import psutil
 
 from deploy.local.process import last_lines, stop_processes
+from deploy.local.roles import LOGINS
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +47,13 @@ _CONFIGURATION = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
+    "scram_iterations": "1",  # our passwords are random: nothing is gained by making them slow to guess
 }
+
+_SUPERUSER = "postgres"
+_ACCESS = (
+    "# Made by Piecework: everybody needs a password, of the file beside this directory.\nlocal all all scram-sha-256\n"
+)
 
 
 class PostgresError(RuntimeError):
@@ -68,7 +78,10 @@ def _let_pass(path: Path) -> None:
 
 
 class EmbeddedPostgres:
-    """One server on a data directory, reached through a Unix socket that only its user and root can open."""
+    """One server on a data directory, reached through a Unix socket that only its user and root can open.
+
+    Each user needs a password: those of the superuser and of the services are in a file that only their owner can read.
+    """
 
     def __init__(self, data: Path, log: Path | None = None) -> None:
         self.data = data.resolve()
@@ -95,8 +108,24 @@ class EmbeddedPostgres:
         name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
         return Path(tempfile.gettempdir()).resolve() / f"piecework-{name}"
 
-    def url(self, database: str = "piecework") -> str:
-        return f"postgresql://postgres@/{database}?host={quote(str(self._sockets))}&port=5432"
+    def url(self, database: str = "piecework", user: str = _SUPERUSER) -> str:
+        password = self.passwords[user]
+        return f"postgresql://{user}:{password}@/{database}?host={quote(str(self._sockets))}&port=5432"
+
+    @cached_property
+    def passwords(self) -> dict[str, str]:
+        """By user, made at the first start."""
+        file = self.data.with_name(f"{self.data.name}.passwords.json")
+        try:
+            passwords: dict[str, str] = json.loads(file.read_text())
+        except FileNotFoundError:
+            passwords = {user: secrets.token_urlsafe(24) for user in (_SUPERUSER, *LOGINS.values())}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draft = file.with_suffix(".new")
+            draft.touch(mode=0o600)
+            draft.write_text(json.dumps(passwords, indent=2) + "\n")
+            draft.replace(file)
+        return passwords
 
     @property
     def command(self) -> list[str]:
@@ -124,6 +153,7 @@ class EmbeddedPostgres:
             raise PostgresError(f"{self.data} was made by Postgres {version}, this is 18: remove it to start afresh")
         if (self.data / "postmaster.pid").exists():
             self._clear_crash()
+        self._require_passwords()
         self._make_socket_directory()
 
     def start(self, timeout_seconds: float = 60.0) -> None:
@@ -206,6 +236,28 @@ class EmbeddedPostgres:
             reason = next((line for line in lines if "error:" in line or "FATAL:" in line), "\n".join(lines[-1:]))
             raise PostgresError(f"Postgres could not create {self.data}: {reason}")
         unfinished.rename(self.data)
+
+    def _require_passwords(self) -> None:
+        """Give the superuser its password while nobody can connect; then let nobody in without one."""
+        access = self.data / "pg_hba.conf"
+        if access.read_text() == _ACCESS:
+            return
+        alone = subprocess.run(
+            [self._binaries / "postgres", "--single", "-D", self.data, "postgres"],
+            **self.identity,
+            cwd="/",
+            start_new_session=True,
+            input=f"ALTER ROLE {_SUPERUSER} PASSWORD '{self.passwords[_SUPERUSER]}'\n",
+            capture_output=True,
+            text=True,
+        )
+        if alone.returncode != 0 or "ERROR" in alone.stderr + alone.stdout:
+            raise PostgresError(f"Postgres could not set a password in {self.data}: {alone.stderr.strip()[-300:]}")
+        draft = access.with_suffix(".new")
+        draft.write_text(_ACCESS)
+        if identity := self.identity:
+            os.chown(draft, identity["user"], identity["group"])
+        draft.replace(access)
 
     def _clear_crash(self) -> None:
         """Stop a server that still runs on the data directory, and remove the pid files of one that does not.

@@ -1,7 +1,8 @@
 """Create what the services expect to find: `python -m deploy.local.provision`.
 
-Waits for the database and the emulator, then brings up to date: the schema, the operator's API key, the bucket, and for
-each pool its queues and its Auto Scaling group. Whatever is there already stays as it is, so it can run any time.
+Waits for the database and the emulator, then brings up to date: the schema, the services' database users, the
+operator's API key, the bucket, and for each pool its queues and its Auto Scaling group. Whatever is there already stays
+as it is, so it can run any time.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from deploy.local.fleet import GROUP_PREFIX, POOL_TAG
+from deploy.local.roles import ensure_logins
 from services.engine.migrate import migrate
 from services.engine.pools import register_pool
 from services.platform.auth import hash_secret, register_bootstrap_key
@@ -34,6 +36,7 @@ class ProvisionSettings(Settings):
     """What is made at first: an operator's key, and the pool `default` with its first capacity."""
 
     bootstrap_api_key: str | None = Field(None, description="an operator's key")
+    passwords: dict[str, str] = Field({}, description="of the services' database users, by user")
     workers: NonNegativeInt = Field(3, description="workers at first")
     workers_min: NonNegativeInt = 3
     workers_max: PositiveInt = 4
@@ -148,6 +151,8 @@ async def provision(settings: ProvisionSettings) -> None:
     connection = await open_database(settings.database_url)
     try:
         await migrate(settings.database_url, print)
+        if settings.passwords:
+            await ensure_logins(connection, settings.passwords)
         if settings.bootstrap_api_key is not None:
             await ensure_key(connection, settings.bootstrap_api_key)
         async with connect_aws(settings) as aws:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import ROOT, STACK_VARIABLE
+from deploy.local.roles import LOGINS
 from services.platform.auth import new_secret
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -82,7 +83,6 @@ class StackSettings(BaseSettings):
         defaults = {"PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES": "true", "PIECEWORK_RESEND_SECONDS": "10"}
         fixed: dict[str, Any] = {
             STACK_VARIABLE: str(self.state),
-            "PIECEWORK_DATABASE_URL": self.postgres.url(),
             "PIECEWORK_AWS_ENDPOINT_URL": self.emulator.url,
             "PIECEWORK_BUCKET": "piecework",
             "PIECEWORK_DRAIN_SECONDS": str(self.drain_seconds),
@@ -95,6 +95,18 @@ class StackSettings(BaseSettings):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         return {**defaults, **inherited, **AWS_ENVIRONMENT, **fixed}
+
+    def service_environment(self, service: str) -> dict[str, str]:
+        """What a service has beside that: its own way into the database."""
+        return {"PIECEWORK_DATABASE_URL": self.postgres.url(user=LOGINS[service])}
+
+    def provision_environment(self, api_key: str) -> dict[str, str]:
+        """The same for deploy.local.provision, which owns the database and makes the users and the first key."""
+        return {
+            "PIECEWORK_DATABASE_URL": self.postgres.url(),
+            "PIECEWORK_PASSWORDS": json.dumps(self.postgres.passwords),
+            "PIECEWORK_BOOTSTRAP_API_KEY": api_key,
+        }
 
 
 def separate_stack(directory: Path, workers: int) -> StackSettings:

@@ -78,7 +78,7 @@ class Stack:
 
     async def _provision(self) -> None:
         command = [sys.executable, "-m", "deploy.local.provision"]
-        await self._supervisor.run_once("provision", command, {"PIECEWORK_BOOTSTRAP_API_KEY": self._api_key})
+        await self._supervisor.run_once("provision", command, self._settings.provision_environment(self._api_key))
         self._report("schema, bucket, queues, pool")
 
     def _report(self, what: str) -> None:
@@ -127,13 +127,18 @@ class Stack:
         )
 
     def _api(self) -> Service:
-        return _uvicorn("api", self._settings.api_port)
+        return _uvicorn("api", self._settings.api_port, self._settings.service_environment("api"))
 
     def _stats(self) -> Service:
-        return _uvicorn("stats", self._settings.stats_port)
+        return _uvicorn("stats", self._settings.stats_port, self._settings.service_environment("stats"))
 
     def _scheduler(self) -> Service:
-        return Service("scheduler", [sys.executable, "-m", "services.scheduler"], _at_once)
+        return Service(
+            "scheduler",
+            [sys.executable, "-m", "services.scheduler"],
+            _at_once,
+            environment=self._settings.service_environment("scheduler"),
+        )
 
     def _fleet(self) -> Service:
         return Service(
@@ -141,6 +146,7 @@ class Stack:
             [sys.executable, "-m", "deploy.local.fleet"],
             _at_once,
             stop_seconds=self._settings.drain_seconds + 15,
+            environment=self._settings.service_environment("worker"),  # which it gives to its workers
         )
 
 
@@ -156,13 +162,14 @@ def _answers(url: str) -> Callable[[int], Awaitable[bool]]:
     return ready
 
 
-def _uvicorn(name: str, port: int) -> Service:
+def _uvicorn(name: str, port: int, environment: dict[str, str]) -> Service:
     address = ["--host", "127.0.0.1", "--port", str(port)]
     options = ["--no-access-log", "--log-level", "warning", "--timeout-graceful-shutdown", "3"]
     return Service(
         name,
         [sys.executable, "-m", "uvicorn", f"services.{name}.main:app", *address, *options],
         _answers(f"http://127.0.0.1:{port}/readyz"),
+        environment=environment,
     )
 
 

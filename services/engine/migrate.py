@@ -1,7 +1,8 @@
 """Bring the database's schema up to date: `python -m services.engine.migrate`, while the services run.
 
 It may be repeated, and several processes may run it at once. No statement of the services waits long for it: if a table
-is in use, the migration tries again later. Each migration commits by itself.
+is in use, the migration tries again later. Each migration commits by itself. At the end, the services' roles get their
+rights (services/engine/roles.py).
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from services.engine.roles import set_up_roles
 from services.engine.schema import NEEDED_REVISION
 from services.platform.database import sqlalchemy_url
 from services.platform.settings import Settings, read_settings
@@ -46,6 +48,8 @@ async def migrate(database_url: str, say: Say = lambda line: None) -> None:
                 await _apply(connection, found, revision, say)
                 found = revision
             say(f"the schema is at {found}" + ("" if outstanding else ": nothing to do"))
+            if found == NEEDED_REVISION and (advice := await set_up_roles(await _driver(connection))):
+                say(advice)
     finally:
         await engine.dispose()
 
@@ -64,6 +68,13 @@ async def _wait_for_others(connection: AsyncConnection, say: Say) -> None:
             say("another process is migrating this database: waiting")
             said = True
         await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _driver(connection: AsyncConnection) -> asyncpg.Connection:
+    """asyncpg's own connection, outside of any transaction."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, asyncpg.Connection)
+    return driver
 
 
 def _config(connection: Connection | None = None) -> Config:

@@ -4,6 +4,8 @@ import asyncpg
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0011": "ALTER FUNCTION create_attempts_partitions() SECURITY INVOKER RESET ALL; "
+    "GRANT EXECUTE ON FUNCTION create_attempts_partitions() TO PUBLIC",
     "0010": "ALTER TABLE workers DROP COLUMN isolation",
     "0008": "DROP FUNCTION is_full; ALTER TABLE stages DROP COLUMN tasks_expected",
     "0007": """

@@ -16,6 +16,7 @@ from services.platform.aws import Aws
 from services.platform.database import Database, new_id
 from services.platform.settings import Settings
 from tests.apps import api_app
+from tests.roles import as_role
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def client_of(app: FastAPI, secret: str | None = None) -> httpx.AsyncClient:
 
 @pytest.fixture
 async def app(settings: Settings, aws: Aws) -> AsyncIterator[FastAPI]:
-    app = api_app(settings)
+    app = api_app(settings.model_copy(update={"database_url": as_role(settings.database_url, "api")}))
     async with app.router.lifespan_context(app):
         yield app
 

@@ -99,6 +99,20 @@ async def test_a_path_too_long_for_a_socket_and_with_spaces(open_server: Open, d
     assert await read_row(server) == 42
 
 
+async def test_data_of_a_release_that_asked_for_no_password_gets_them(open_server: Open, directory: Path) -> None:
+    server = open_server(directory / "data")
+    await write_row(server)
+    server.stop()
+    (server.data / "pg_hba.conf").write_text("local all all trust\n")
+    server.data.with_name("data.passwords.json").unlink()
+
+    upgraded = open_server(directory / "data")
+
+    assert await read_row(upgraded) == 42
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(upgraded.url("postgres").replace(upgraded.passwords["postgres"], "guessed"))
+
+
 async def test_commits_are_durable_and_connections_enough_for_a_grid(open_server: Open, directory: Path) -> None:
     connection = await asyncpg.connect(open_server(directory / "data").url("postgres"))
     rows = await connection.fetch(

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import psutil
 import pytest
 
+from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import STACK_VARIABLE
 from tests.conftest import free_port
 from tests.until import until
@@ -101,8 +103,34 @@ def test_a_second_start_says_that_it_is_up(stack: LocalStack) -> None:
     assert stack.record()["pid"] == supervisor
 
 
-def test_the_key_is_for_its_owner_only(stack: LocalStack) -> None:
-    assert (stack.state / "client.json").stat().st_mode & 0o077 == 0
+def test_keys_and_passwords_are_for_their_owner_only(stack: LocalStack) -> None:
+    for name in ("client.json", "postgres.passwords.json"):
+        assert (stack.state / name).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_no_service_shows_a_key_or_a_password_in_its_environment(stack: LocalStack) -> None:
+    secrets = [json.loads((stack.state / "client.json").read_text())["api_key"], "AWS_SECRET_ACCESS_KEY"]
+    secrets += json.loads((stack.state / "postgres.passwords.json").read_text()).values()
+    services = ("api", "scheduler", "stats", "fleet")
+    roots = [psutil.Process(pid) for name, pid in stack.record()["processes"].items() if name in services]
+    processes = [process for root in roots for process in (root, *root.children(recursive=True))]
+    assert len(processes) > len(services)  # and a worker
+    for process in processes:
+        shown = Path(f"/proc/{process.pid}/environ").read_text()
+        assert not [secret for secret in secrets if secret in shown], process.cmdline()
+
+
+async def test_nobody_comes_into_the_database_without_a_password(stack: LocalStack) -> None:
+    server = EmbeddedPostgres(stack.state / "postgres")
+    for user in ("postgres", "piecework_worker_login"):
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await asyncpg.connect(server.url(user=user).replace(server.passwords[user], "guessed"))
+    connection = await asyncpg.connect(server.url())
+    users = await connection.fetch("SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = 'piecework'")
+    await connection.close()
+    services = {f"piecework_{service}_login" for service in ("api", "scheduler", "worker", "stats")}
+    assert {row["usename"] for row in users} - {"postgres"} == services
 
 
 def test_a_stop_leaves_no_process_and_a_start_finds_jobs_and_results(stack: LocalStack, job_id: str) -> None:

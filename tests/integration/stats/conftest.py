@@ -15,6 +15,7 @@ from services.platform.database import Connection, Database, new_id
 from services.platform.settings import Settings
 from services.stats.main import create_app
 from services.stats.rollup import roll_up
+from tests.roles import as_role
 
 _COLUMNS = ("job_id", "stage", "index", "attempt", "worker_id", "pool", "outcome", "finished_at", "run_seconds",
             "bytes_in", "bytes_out", "records_in", "records_out", "records_rejected", "cpu_seconds",
@@ -79,7 +80,7 @@ def settings(database_url: str) -> Settings:
 @pytest.fixture
 async def app(settings: Settings) -> AsyncIterator[FastAPI]:
     """The service, with its roll-up running."""
-    app = create_app(settings)
+    app = create_app(settings.model_copy(update={"database_url": as_role(settings.database_url, "stats")}))
     async with app.router.lifespan_context(app):
         yield app
 

@@ -20,6 +20,7 @@ from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings, WorkerSettings
 from services.worker.node.node import Node
+from tests.roles import as_role
 from tests.until import until
 
 
@@ -173,7 +174,8 @@ def code(tmp_path: Path) -> Path:
 @pytest.fixture
 async def grid(database: Database, aws: Aws, settings: Settings, tmp_path: Path, code: Path) -> InProcessGrid:
     worker = WorkerSettings(
-        **settings.model_dump(exclude={"lease_seconds", "heartbeat_seconds"}),
+        **settings.model_dump(exclude={"database_url", "lease_seconds", "heartbeat_seconds"}),
+        database_url=as_role(settings.database_url, "worker"),
         slots=2,
         scratch=str(tmp_path / "scratch"),
         cache=str(tmp_path / "cache"),
