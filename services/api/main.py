@@ -90,7 +90,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        settings: Settings = app.state.settings
+        settings: ApiSettings = app.state.settings
         async with connect(settings) as connections:
             app.state.connections = connections
             beginning = asyncio.create_task(_begin(connections, settings.bootstrap_api_key))
