@@ -368,6 +368,7 @@ class ProcessorSpec(TypedDict, total=False):
     params_schema: dict[str, Any] | None
     network: bool
     share_children: bool
+    allow_options: list[str] | None
 
 
 class Processor(TypedDict):

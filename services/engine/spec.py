@@ -32,6 +32,7 @@ def _refuse_own(filename: str) -> str:
     return filename
 
 
+ParamName = Annotated[str, Field(min_length=1, max_length=200)]
 Filename = Annotated[Name, AfterValidator(_refuse_own)]
 ColumnType = Annotated[Any, AfterValidator(check_type)]
 
@@ -219,6 +220,11 @@ class ProcessorSpec(Strict):
         False,
         description="the tasks of all jobs may share one warm process, which is then one domain of trust; otherwise a "
         "process serves one job",
+    )
+    allow_options: Annotated[list[ParamName], Field(max_length=100)] | None = Field(
+        None,
+        description="params of a command that may begin with '-' where they begin an argument, so that whoever submits "
+        "a job chooses options of the program",
     )
 
     @property

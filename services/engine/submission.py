@@ -1,5 +1,6 @@
 """Submission: a job specification becomes a job and its stages, or an error that names the field."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,14 +8,15 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-import jsonschema
 from asyncpg import Record
 from pydantic import ValidationError
 
 from services.contract.states import StageKind, TasksFrom
+from services.engine.arguments import BadArgument, check_arguments, names_its_program
 from services.engine.errors import SpecError, explain
 from services.engine.jobs import notify_jobs
 from services.engine.params import find_missing_in_command, find_missing_in_sql
+from services.engine.params_schema import check_params
 from services.engine.spec import (
     COMPACT_PROCESSOR,
     OWN_PROCESSORS,
@@ -82,19 +84,6 @@ def _read_processor(row: Record, reference: str, field: str) -> ProcessorSpec:
         raise SpecError(field, reference, f"{fix} when all services are of that release") from error
 
 
-def check_params(params: Mapping[str, Any], schema: Mapping[str, Any] | None, field: str) -> None:
-    """Check params against a processor's JSON Schema (2020-12); raises SpecError for the first mismatch."""
-    if schema is None:
-        return
-    try:
-        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(params))
-    except RecursionError as endless:
-        raise SpecError(field, params, "nested too deeply for the processor's params_schema") from endless
-    if error is not None:
-        path = ".".join(str(part) for part in [field, *error.absolute_path])
-        raise SpecError(path, error.instance, error.message)
-
-
 def _check_named_params(params: Mapping[str, Any], row: Record, processor: ProcessorSpec, field: str) -> None:
     """Raises SpecError if a param that the processor needs is missing."""
     match processor:
@@ -107,6 +96,17 @@ def _check_named_params(params: Mapping[str, Any], row: Record, processor: Proce
     if missing is not None:
         fix = f"the {what} of {row['name']}@{row['version']} has {missing}, which is not among these params: add it"
         raise SpecError(f"{field}.params", params, fix)
+
+
+def _check_arguments(params: Mapping[str, Any], row: Record, processor: ProcessorSpec, field: str) -> None:
+    """Raises SpecError if a param may not be an argument of the processor's command."""
+    if names_its_program(processor):
+        fix = "its command's program is a param, which may only be an argument: have the processor registered again"
+        raise SpecError(f"{field}.processor", f"{row['name']}@{row['version']}", fix)
+    try:
+        check_arguments(processor, params)
+    except BadArgument as error:
+        raise SpecError(f"{field}.params.{error.name}", error.value, str(error)) from error
 
 
 def _resolve_inputs(stage: StageSpec, processor: ProcessorSpec, field: str) -> dict[str, str]:
@@ -138,7 +138,8 @@ async def _resolve_stage(
     row = await _find_processor(connection, stage.processor, f"{field}.processor")
     processor = _read_processor(row, stage.processor, f"{field}.processor")
     _check_named_params(stage.params, row, processor, field)
-    check_params(stage.params, processor.params_schema, f"{field}.params")
+    await asyncio.to_thread(check_params, stage.params, processor.params_schema, f"{field}.params")
+    _check_arguments(stage.params, row, processor, field)
     if stage.columns and processor.kind not in ("records", "sql"):
         fix = f"{row['name']} is neither SQL nor a record function and reads its input itself: leave it out"
         raise SpecError(f"{field}.columns", stage.columns, fix)

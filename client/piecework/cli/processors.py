@@ -88,6 +88,7 @@ def _show(session: Session, processor: ProcessorDetail) -> None:
             ("network", "no" if spec.get("network") is False else None),
             ("share children", "yes" if spec.get("share_children") else None),
             ("params schema", json.dumps(spec["params_schema"]) if spec.get("params_schema") else None),
+            ("params that may be options", ", ".join(spec.get("allow_options") or ())),
             ("registered", moment(processor["created_at"], session.client.now())),
         ],
     )
@@ -150,6 +151,10 @@ class ProcessorOptions:
     params_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON Schema of the parameters, YAML or JSON.")
     ] = None
+    allow_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PARAM", help="A param that may be an option of the command's program; repeatable."),
+    ] = None
     description: Annotated[str | None, typer.Option(help="For people.")] = None
 
     def change(self, spec: dict[str, Any]) -> None:
@@ -163,6 +168,7 @@ class ProcessorOptions:
             "outputs": parse_pairs("--further-output", fields.pop("further_output", None)),
             "environment": parse_pairs("--env", fields.pop("env", None)),
             "params_schema": read_mapping(self.params_schema) if self.params_schema else None,
+            "allow_options": fields.pop("allow_option", None),
         }
         spec |= fields | {name: value for name, value in converted.items() if value}
 

@@ -1,14 +1,10 @@
 """Register and inspect what jobs can run."""
 
-from collections.abc import Iterator
+import asyncio
 from typing import Annotated, Any
 
-import jsonschema
 from asyncpg import Record
 from fastapi import APIRouter, Body, Path, Query, Response
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
 from sqlalchemy import tuple_
 from sqlmodel import col, func, not_, select
 
@@ -22,9 +18,10 @@ from services.api.security import Viewer
 from services.api.shapes.processors import Processor, ProcessorDetail, ProcessorPage, ProcessorRegistration
 from services.api.strict_json import StrictRoute
 from services.engine import processors
+from services.engine.params_schema import check_schema
 from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
 from services.platform.database import Connection
-from services.platform.problems import ProblemError, invalid, not_found, problems
+from services.platform.problems import ProblemError, not_found, problems
 
 router = APIRouter(prefix="/processors", tags=["processors"], route_class=StrictRoute)
 
@@ -91,7 +88,8 @@ async def register_processor(
 
     If the newest version already says the same, nothing is registered: the answer has that version's number.
     """
-    _check_schema(registration.params_schema)
+    if registration.params_schema is not None:
+        await asyncio.to_thread(check_schema, registration.params_schema)
     spec = ProcessorSpec.model_validate(registration.model_dump(exclude={"name", "description"}))
 
     async def create(connection: Connection) -> Processor:
@@ -104,35 +102,6 @@ async def register_processor(
         return Processor.model_validate(dict(_found(row, registration.name, version)))
 
     return await creation.once(create, prepare=lambda: check_package(api, spec.package))
-
-
-def _check_schema(schema: dict[str, Any] | None) -> None:
-    """Raises a 422 for `params_schema` unless it is a JSON Schema (2020-12) complete in itself."""
-    if schema is None:
-        return
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        path = ".".join(["params_schema", *map(str, error.absolute_path)])
-        raise invalid(path, error.instance, f"not a JSON Schema (2020-12): {error.message}") from error
-    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
-    for reference in _references(schema):
-        try:
-            resolver.lookup(reference)
-        except Unresolvable as error:
-            raise invalid("params_schema", reference, "this $ref leads nowhere inside the schema") from error
-
-
-def _references(schema: Any) -> Iterator[str]:
-    if isinstance(schema, dict):
-        for name, value in schema.items():
-            if name in ("$ref", "$dynamicRef") and isinstance(value, str):
-                yield value
-            else:
-                yield from _references(value)
-    elif isinstance(schema, list):
-        for value in schema:
-            yield from _references(value)
 
 
 def _found(row: Record | None, name: str, version: int | None) -> Record:

@@ -1,13 +1,14 @@
 """Processors: registered, versioned pieces of work."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row, Stored
 from services.contract.fields import Name
+from services.engine.arguments import names_its_program
 from services.engine.spec import ProcessorSpec
 
 
@@ -16,6 +17,14 @@ class ProcessorRegistration(ProcessorSpec):
 
     name: Name
     description: Annotated[str, Field(max_length=10_000)] = ""
+
+    @model_validator(mode="after")
+    def _program_is_fixed(self) -> Self:
+        if names_its_program(self):
+            raise ValueError(
+                "command: a param can't be the program itself; name the program, and have params be its arguments"
+            )
+        return self
 
 
 class Processor(Row):

@@ -13,7 +13,7 @@ from services.worker.child.job import ChildJob, ReadingJob, TaskJob
 from services.worker.task.environment import task_environment
 from services.worker.task.inputs import input_filename
 from services.worker.task.paths import Paths, Workspace
-from services.worker.task.placeholders import fill_placeholders
+from services.worker.task.placeholders import command_arguments
 from services.worker.task.share import Share
 
 
@@ -27,7 +27,7 @@ def child_job(
     paths: Paths,
     share: Share,
 ) -> ChildJob:
-    """Raises TaskError (processor_load) if a placeholder of the command has no value."""
+    """Raises TaskError (processor_load) if a placeholder of the command has no value, or one that it may not have."""
     job: TaskJob = {
         "directory": str(workspace.work),
         "environment": task_environment(
@@ -44,7 +44,7 @@ def child_job(
     }
     spec = stage.spec
     if spec.command is not None:
-        arguments = fill_placeholders(spec.command, paths=paths, index=task.index, params=stage.params)
+        arguments = command_arguments(spec, paths=paths, index=task.index, params=stage.params)
         return {**job, "kind": "command", "arguments": arguments, "records": str(paths.records)}
     if spec.callable is not None:
         return {**job, "kind": "callable", "function": spec.callable}

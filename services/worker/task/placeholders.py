@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from services.contract.params import PLACEHOLDER
 from services.contract.task_error import TaskError
+from services.engine.arguments import BadArgument, check_arguments, names_its_program, param_text
+from services.engine.spec import ProcessorSpec
 from services.worker.task.paths import Paths
 
 _FIX = {
@@ -15,6 +15,23 @@ _FIX = {
     "inputs": "the processor declares no input {!r}: add it to its inputs",
     "outputs": "the processor declares no output {!r}: add it to its outputs",
 }
+
+
+def command_arguments(spec: ProcessorSpec, *, paths: Paths, index: int, params: Mapping[str, Any]) -> list[str]:
+    """The processor's command with its placeholders replaced.
+
+    Raises TaskError (processor_load) for a missing value, and for params that may not be arguments: the job was
+    submitted by a release that did not check them.
+    """
+    assert spec.command is not None
+    if names_its_program(spec):
+        raise TaskError("processor_load", f"{spec.command[0]!r}: a param can't be the program itself", retryable=False)
+    try:
+        check_arguments(spec, params)
+    except BadArgument as error:
+        message = f"the stage's param {error.name} is {error.value!r:.500}: {error}"
+        raise TaskError("processor_load", message, retryable=False) from None
+    return fill_placeholders(spec.command, paths=paths, index=index, params=params)
 
 
 def fill_placeholders(command: Sequence[str], *, paths: Paths, index: int, params: Mapping[str, Any]) -> list[str]:
@@ -35,7 +52,7 @@ def fill_placeholders(command: Sequence[str], *, paths: Paths, index: int, param
         if name not in named[kind]:
             raise _missing(match[0], _FIX[kind].format(name))
         value = named[kind][name]
-        return orjson.dumps(value).decode() if kind == "params" and not isinstance(value, str) else str(value)
+        return param_text(value) if kind == "params" else str(value)
 
     return [PLACEHOLDER.sub(value_of, argument) for argument in command]
 

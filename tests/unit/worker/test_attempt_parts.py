@@ -17,7 +17,7 @@ from services.platform.settings import WorkerSettings
 from services.worker.task.array_jobs import job_number
 from services.worker.task.environment import base_environment, installing_environment, task_environment
 from services.worker.task.paths import Paths, Workspace
-from services.worker.task.placeholders import fill_placeholders
+from services.worker.task.placeholders import command_arguments, fill_placeholders
 from services.worker.task.scratch import ScratchUnusable, remove_tree, scratch_directory
 from services.worker.task.share import Share
 from services.worker.task.task_log import free_middle, shorten_log
@@ -77,6 +77,25 @@ def test_what_is_not_given_fails_for_good(argument: str, reason: str) -> None:
     with pytest.raises(TaskError, match=f"{re.escape(argument)}, but {reason}") as missing:
         fill("x", argument, sped=1)
     assert not missing.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("command", "params", "why"),
+    [
+        (["sort", "{params.x}"], {"x": "--compress-program=id"}, "may not begin with '-'"),
+        (["sort", "--key={params.x}"], {"x": "/proc/self/environ"}, "does not describe"),
+        (["{params.x}"], {"x": "sort"}, "a param can't be the program itself"),
+    ],
+)
+def test_params_that_no_release_should_have_taken_do_not_reach_a_command(
+    command: list[str], params: dict[str, object], why: str
+) -> None:
+    schema = {"properties": {"x": {"type": "string"}}} if "begin" in why else None
+    spec = ProcessorSpec(command=command, params_schema=schema)
+
+    with pytest.raises(TaskError, match=why) as refused:
+        command_arguments(spec, paths=PATHS, index=7, params=params)
+    assert not refused.value.retryable
 
 
 def environment(array: dict[str, object] | None, attempt: int = 1, **own: str) -> dict[str, str]:
