@@ -36,24 +36,27 @@ def _matches(pattern: str, fix: str) -> Callable[[str], str]:
 
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _NAME_FIX = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100 characters"
-_VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
+_VARIABLE = "[A-Za-z_][A-Za-z0-9_]{0,199}"
 _REFERENCE = f"{_NAME}(@[1-9][0-9]{{0,8}})?"
 
 Name = Annotated[
     str,
     AfterValidator(_matches(_NAME, f"write {_NAME_FIX}")),
-    WithJsonSchema({"type": "string", "pattern": f"^{_NAME}$"}),
+    WithJsonSchema({"type": "string", "maxLength": 100, "pattern": f"^{_NAME}$"}),
 ]
 ProcessorReference = Annotated[
     str,
     AfterValidator(_matches(_REFERENCE, f"write `name` (newest version) or `name@version`; a name is {_NAME_FIX}")),
-    WithJsonSchema({"type": "string", "pattern": f"^{_REFERENCE}$", "examples": ["clean-flights@1"]}),
+    WithJsonSchema({"type": "string", "maxLength": 110, "pattern": f"^{_REFERENCE}$", "examples": ["clean-flights@1"]}),
 ]
 VariableName = Annotated[
     str,
-    AfterValidator(_matches(_VARIABLE, "write letters, digits and '_', beginning with a letter or '_'")),
-    WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"}),
+    AfterValidator(_matches(_VARIABLE, "write letters, digits and '_', beginning with a letter or '_', at most 200")),
+    WithJsonSchema({"type": "string", "maxLength": 200, "pattern": f"^{_VARIABLE}$"}),
 ]
+
+
+_MEASURE_CHARACTERS_MAX = 100
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class _Measure:
     def _read(self, value: Any) -> Any:
         if not isinstance(value, str):
             return value
+        if len(value) > _MEASURE_CHARACTERS_MAX:
+            raise ValueError(f"write at most {_MEASURE_CHARACTERS_MAX} characters")
         try:
             return self.parse(value)
         except ValueError:
@@ -80,7 +85,8 @@ class _Measure:
         return no_info_before_validator_function(self._read, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        text = {"type": "string", "pattern": self.pattern, "examples": list(self.examples)}
+        text = {"type": "string", "maxLength": _MEASURE_CHARACTERS_MAX, "pattern": self.pattern}
+        text["examples"] = list(self.examples)
         return {"anyOf": [handler(schema), text]}
 
 

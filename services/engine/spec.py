@@ -32,7 +32,11 @@ def _refuse_own(filename: str) -> str:
     return filename
 
 
-ParamName = Annotated[str, Field(min_length=1, max_length=200)]
+NAMES_MAX = 1000  # of what a specification names
+
+ParamName = Annotated[str, Field(max_length=200)]
+Params = Annotated[dict[ParamName, Any], Field(max_length=NAMES_MAX)]
+Argument = Annotated[str, Field(max_length=131_072)]  # MAX_ARG_STRLEN, execve(2)
 Filename = Annotated[Name, AfterValidator(_refuse_own)]
 ColumnType = Annotated[Any, AfterValidator(check_type)]
 
@@ -68,8 +72,10 @@ class ReduceMerge(Strict):
 
     type: Literal["reduce"]
     processor: ProcessorReference
-    params: dict[str, Any] = {}
-    inputs: dict[VariableName, ObjectUri] = Field({}, description="URI of each object that the processor declares")
+    params: Params = {}
+    inputs: dict[VariableName, ObjectUri] = Field(
+        {}, max_length=NAMES_MAX, description="URI of each object that the processor declares"
+    )
     fan_in: Annotated[int, Field(ge=2, le=10_000)] = Field(
         1000, description="outputs per task; if there are more, the tasks' results are reduced again until one is left"
     )
@@ -93,8 +99,10 @@ class StageOptions(BaseModel):
     A new option is added here and where a worker acts on it. A worker that does not know it ignores it.
     """
 
-    params: dict[str, Any] = {}
-    inputs: dict[VariableName, ObjectUri] = Field({}, description="URI of each object that the processor declares")
+    params: Params = {}
+    inputs: dict[VariableName, ObjectUri] = Field(
+        {}, max_length=NAMES_MAX, description="URI of each object that the processor declares"
+    )
     fan_out: bool = Field(
         False,
         description="each task yields items (files of its output directory, lines of its output, elements of "
@@ -139,7 +147,7 @@ class JobSpec(Strict):
 
     name: Name = "job"
     input: Inputs
-    stages: Annotated[list[StageSpec], Field(min_length=1)]
+    stages: Annotated[list[StageSpec], Field(min_length=1, max_length=1000)]
     merge: Merge = NoMerge()
     results: PrefixUri | None = Field(
         None, description="prefix of the results, in a folder named after the job's id; absent: Piecework's own"
@@ -181,16 +189,18 @@ class ProcessorSpec(Strict):
     returning a record, a list of records, None to drop it, or raising to reject it. SQL is a DuckDB query of `input`.
     """
 
-    command: Annotated[list[str], Field(min_length=1)] | None = None
-    callable: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
-    records: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    command: Annotated[list[Argument], Field(min_length=1, max_length=1000)] | None = None
+    callable: Annotated[str, Field(max_length=1000, pattern=r"^[\w.]+:\w+$")] | None = None
+    records: Annotated[str, Field(max_length=1000, pattern=r"^[\w.]+:\w+$")] | None = None
     sql: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=65_536)] | None = None
     builtin: _Builtin | None = None
-    package: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+    package: Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")] | None = Field(
         None, description="SHA-256 of the pushed package (`piecework processors push`) that holds the code"
     )
     inputs: dict[VariableName, ObjectUri | None] = Field(
-        {}, description="objects that each task gets in addition to its input; null: the stage must give the URI"
+        {},
+        max_length=NAMES_MAX,
+        description="objects that each task gets in addition to its input; null: the stage must give the URI",
     )
     output: Filename = Field("output", description="file name of the task's output")
     output_directory: bool = Field(
@@ -199,20 +209,22 @@ class ProcessorSpec(Strict):
     output_required: bool | None = Field(
         None, description="a task that writes no output fails; null: only if its command names `{output}`"
     )
-    outputs: dict[VariableName, Filename] = Field({}, description="file names of further outputs")
+    outputs: dict[VariableName, Filename] = Field({}, max_length=NAMES_MAX, description="file names of further outputs")
     output_format: Literal["jsonl", "csv", "parquet"] = Field(
         "jsonl",
         description="output format of a records function or SQL; csv for a command or callable means that its output "
         "begins with a header line, which a concat merge keeps once",
     )
     filters: bool = Field(False, description="the processor drops records on purpose: record counts need not add up")
-    environment: dict[VariableName, str] = {}
+    environment: Annotated[dict[VariableName, Argument], Field(max_length=NAMES_MAX)] = {}
     idempotent: bool = Field(
         False,
         description="a task may run twice at the same time without harm; a task that takes far longer than its "
         "peers then gets a backup attempt on another worker",
     )
-    params_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the stage's params")
+    params_schema: dict[ParamName, Any] | None = Field(
+        None, max_length=NAMES_MAX, description="JSON Schema of the stage's params"
+    )
     network: bool = Field(
         True, description="tasks may use the network; false needs a worker whose isolation can take it from them"
     )

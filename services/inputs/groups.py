@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from fnmatch import translate
+from functools import lru_cache
 from typing import Any
 
 from services.contract.location import Location
@@ -14,6 +15,8 @@ from services.inputs.spec import OBJECTS_PER_TASK_MAX, ManifestInput, ObjectsInp
 
 class Groups:
     """Makes tasks of entries, in order. All wanted entries up to the key `settled` are in a task.
+
+    To compile globs, and to match them with many keys, takes time: make it, and add to it, in a thread.
 
     Globs match an entry's key without its first `skip` characters. Markers are left out, unless they are asked for;
     `left_out` counts those up to `settled`.
@@ -65,8 +68,13 @@ class Groups:
 
 
 def _any_of(globs: str | list[str]) -> Callable[[str], Any]:
-    listed = [globs] if isinstance(globs, str) else globs
-    return re.compile("|".join(map(translate, listed)) if listed else "(?!)").match
+    return _compile((globs,) if isinstance(globs, str) else tuple(globs)).match
+
+
+@lru_cache
+def _compile(globs: tuple[str, ...]) -> re.Pattern[str]:
+    """Once for all chunks of an input."""
+    return re.compile("|".join(map(translate, globs)) if globs else "(?!)")
 
 
 def _object(entry: Entry) -> WholeObject:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from services.contract.fields import SIZE, ObjectUri, PrefixUri, Strict
 from services.inputs.chunk import TASKS_MAX
@@ -17,6 +17,8 @@ Compression = Literal["none", "gzip", "zstd"]
 ManifestField = Literal["bucket", "key", "uri", "etag", "version_id", "size", "ignore"]
 
 OBJECTS_PER_TASK_MAX = 1000
+GLOBS_MAX = 100
+GLOB_CHARACTERS_MAX = 16_384  # of all globs of a list
 
 
 def _one_ascii_character(value: str) -> str:
@@ -32,9 +34,19 @@ def _an_element_name(value: str) -> str:
     return value
 
 
-Character = Annotated[str, AfterValidator(_one_ascii_character)]
+def _short(globs: str | list[str]) -> str | list[str]:
+    """Patterns are compiled, and matched with every key."""
+    if isinstance(globs, list) and (size := sum(map(len, globs))) > GLOB_CHARACTERS_MAX:
+        raise ValueError(f"these globs have {size} characters: write at most {GLOB_CHARACTERS_MAX}, or fewer globs")
+    return globs
+
+
+Character = Annotated[
+    str, AfterValidator(_one_ascii_character), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 1})
+]
 ElementName = Annotated[str, Field(max_length=200), AfterValidator(_an_element_name)]
 Glob = Annotated[str, Field(max_length=1024)]
+Globs = Annotated[Glob | Annotated[list[Glob], Field(max_length=GLOBS_MAX)], AfterValidator(_short)]
 
 
 class _Sized(Strict):
@@ -212,8 +224,8 @@ class XmlInput(StreamedObject):
 class _Grouped(Strict):
     """Which of many objects to take, and how many of them make a task (default: one)."""
 
-    include: Glob | list[Glob] = Field("*", description="an object must match one of these globs")
-    exclude: Glob | list[Glob] = Field([], description="an object must not match any of these globs")
+    include: Globs = Field("*", description="an object must match one of these globs")
+    exclude: Globs = Field([], description="an object must not match any of these globs")
     markers: bool = Field(
         False,
         description="take marker objects, too, such as _SUCCESS, .crc and .DS_Store; by default, only those for which "
@@ -278,7 +290,7 @@ class ItemsInput(Strict):
     """Every JSON value of the list becomes a task."""
 
     type: Literal["items"]
-    items: Annotated[list[Any], Field(min_length=1)]
+    items: Annotated[list[Any], Field(min_length=1, max_length=1_000_000)]
 
 
 ArrayNumber = Annotated[int, Field(ge=0, le=2_147_483_647)]

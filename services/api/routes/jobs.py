@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query, Response
+from pydantic import Field
 from sqlmodel import col, select
 
 from services.api import tables
@@ -185,9 +186,12 @@ async def list_jobs(
     api: Api,
     session: Session,
     pages: Pages,
-    state: Annotated[list[JobState], Query(description="any of these states")] = [],  # noqa: B006
+    state: Annotated[list[JobState], Query(description="any of these states", max_length=100)] = [],  # noqa: B006
     name: Annotated[str | None, Query(max_length=100)] = None,
-    label: Annotated[list[str], Query(description="`key:value`; all of these labels", max_length=20)] = [],  # noqa: B006
+    label: Annotated[
+        list[Annotated[str, Field(max_length=400)]],
+        Query(description="`key:value`; all of these labels", max_length=20),
+    ] = [],  # noqa: B006
     schedule_id: UUID | None = None,
     created_by: Annotated[str | None, Query(max_length=200, description="a principal: only its jobs")] = None,
     mine: Annotated[bool, Query(description="only jobs of the key's own principal")] = False,

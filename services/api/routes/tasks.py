@@ -33,7 +33,7 @@ async def list_tasks(
     pages: Pages,
     job_id: JobId,
     stage: Annotated[int | None, Query(ge=0, le=32_767)] = None,
-    state: Annotated[list[TaskState], Query(description="any of these states")] = [],  # noqa: B006
+    state: Annotated[list[TaskState], Query(description="any of these states", max_length=100)] = [],  # noqa: B006
 ) -> TaskPage:
     """Tasks by stage and index."""
     if await session.get(tables.Job, job_id) is None:

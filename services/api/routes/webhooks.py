@@ -169,7 +169,7 @@ async def list_webhook_deliveries(
     pages: Pages,
     endpoint_id: UUID | None = None,
     job_id: UUID | None = None,
-    state: Annotated[list[DeliveryState], Query(description="any of these states")] = [],  # noqa: B006
+    state: Annotated[list[DeliveryState], Query(description="any of these states", max_length=100)] = [],  # noqa: B006
 ) -> DeliveryPage:
     """Deliveries, newest first, with the outcome of the last try. A key with shares or labels sees those of jobs that
     have them."""

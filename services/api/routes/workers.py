@@ -37,7 +37,7 @@ async def list_workers(
     session: Session,
     pages: Pages,
     pool: Annotated[str | None, Query(max_length=100)] = None,
-    state: Annotated[list[WorkerState], Query(description="any of these states")] = [],  # noqa: B006
+    state: Annotated[list[WorkerState], Query(description="any of these states", max_length=100)] = [],  # noqa: B006
 ) -> WorkerPage:
     """Workers, newest first; those that stopped or were lost are kept for some days."""
     worker = tables.Worker

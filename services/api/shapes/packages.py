@@ -8,7 +8,9 @@ from services.contract.fields import SIZE, Strict
 
 BYTES_MAX = 268_435_456
 
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", examples=["9f86d081884c7d659a2feaa0c55ad015" * 2])]
+Sha256 = Annotated[
+    str, Field(max_length=64, pattern="^[0-9a-f]{64}$", examples=["9f86d081884c7d659a2feaa0c55ad015" * 2])
+]
 
 
 class PackageSpec(Strict):

@@ -22,7 +22,7 @@ class ScheduleSpec(Strict):
         description="minute hour day-of-month month day-of-week; `L` is the last day of the month",
         examples=["0 2 L * *"],
     )
-    time_zone: Annotated[str, AfterValidator(check_zone)] = Field(
+    time_zone: Annotated[str, Field(max_length=100), AfterValidator(check_zone)] = Field(
         "UTC", description="an IANA name", examples=["Europe/Berlin"]
     )
     misfire: Misfire = Field("run_once", description="what to do about missed runs")

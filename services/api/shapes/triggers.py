@@ -18,6 +18,9 @@ def _check_prefix(prefix: str) -> str:
     return prefix
 
 
+MatchedValue = Annotated[str, Field(max_length=10_000)] | int | float | bool | None
+
+
 class TriggerSpec(Strict):
     """Which messages submit which job."""
 
@@ -29,14 +32,16 @@ class TriggerSpec(Strict):
     suffix: Annotated[str, Field(max_length=200)] = Field(
         "", description="only created objects whose URI ends with this", examples=[".csv"]
     )
-    match: dict[Annotated[str, Field(min_length=1, max_length=200)], str | int | float | bool | None] = Field(
+    match: dict[Annotated[str, Field(min_length=1, max_length=200)], MatchedValue] = Field(
         {},
+        max_length=100,
         description="required values of a message's fields, by dotted path",
         examples=[{"type": "job.succeeded"}],
     )
-    job: dict[str, Any] = Field(
+    job: dict[Annotated[str, Field(max_length=200)], Any] = Field(
+        max_length=100,
         description="a job specification; in any of its strings `{uri}`, `{bucket}`, `{key}`, `{filename}`, `{stem}` "
-        "and `{bytes}` stand for the created object, `{message.field.field}` for a field of the message"
+        "and `{bytes}` stand for the created object, `{message.field.field}` for a field of the message",
     )
 
 

@@ -32,7 +32,7 @@ def _check_filename(value: str) -> str:
 class UploadSpec(Strict):
     """A file or directory to upload."""
 
-    filename: Annotated[str, AfterValidator(_check_filename)] = Field(
+    filename: Annotated[str, Field(max_length=256), AfterValidator(_check_filename)] = Field(
         description="if it ends in a slash, a directory of any number of files", examples=["flights.csv"]
     )
     bytes: Annotated[int, Field(ge=0, le=BYTES_MAX), SIZE] = Field(

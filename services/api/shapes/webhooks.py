@@ -16,7 +16,9 @@ class WebhookEndpointSpec(Strict):
     """The URL of an endpoint, and the events to send to it."""
 
     url: Annotated[str, Field(max_length=2000)] = Field(examples=["https://example.com/piecework"])
-    events: Annotated[list[JobEvent], Field(min_length=1)] = Field(list(JOB_EVENTS), description="absent: all events")
+    events: Annotated[list[JobEvent], Field(min_length=1, max_length=100)] = Field(
+        list(JOB_EVENTS), description="absent: all events"
+    )
 
 
 class WebhookEndpoint(Row):

@@ -3,6 +3,7 @@
 An S3 Inventory is a manifest of manifests: its manifest.json names files of rows in CSV (by gzip), ORC or Parquet.
 """
 
+import asyncio
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 from services.contract.location import Location
 from services.inputs.chunk import Chunk, SplitError
 from services.inputs.groups import Groups, describe_globs
+from services.inputs.listing import Entry
 from services.inputs.manifest.columns import bucket_of_arn
 from services.inputs.manifest.rows import ManifestError, ManifestFile, RowPage, read_rows
 from services.inputs.registry import compression_suffix, format_of
@@ -27,19 +29,18 @@ async def split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None, s
     if cursor is None:
         cursor = {"files": await _find_files(s3, source), "file": 0, "row": None, "skip": 0, "found": 0}
     files = [*cursor["files"]]
-    groups = Groups(source)
+    groups = await asyncio.to_thread(Groups, source)
     number, position, skip = cursor["file"], cursor["row"], cursor["skip"]
     settled = (number, position, skip)  # tasks cover everything before this: a page of a file, and rows of it to skip
     while number < len(files):
         file = ManifestFile(**files[number])
         page: RowPage = await read_rows(s3, source, file, position)
         files[number] = page.file.as_json()
-        for row, entry in enumerate(page.entries[skip:], start=skip + 1):
-            groups.add([entry])
-            if not groups.open:
-                settled = (number, position, row)
-            if len(groups.inputs) == TASKS_PER_CHUNK:
-                return _chunk(cursor | {"files": files}, groups, settled, done=False)
+        row, full = await asyncio.to_thread(_fill, groups, page.entries, skip)
+        if row is not None:
+            settled = (number, position, row)
+        if full:
+            return _chunk(cursor | {"files": files}, groups, settled, done=False)
         number, position, skip = (number + 1, None, 0) if page.next is None else (number, page.next, 0)
         if not groups.open:
             settled = (number, position, skip)
@@ -53,6 +54,19 @@ async def split(s3: Any, source: ManifestInput, cursor: dict[str, Any] | None, s
     if done and not chunk.cursor["found"]:
         raise SplitError(f"no object in {source.uri} matches {describe_globs(source, chunk.cursor['left_out'])}")
     return chunk
+
+
+def _fill(groups: Groups, entries: list[Entry], skip: int) -> tuple[int | None, bool]:
+    """Add a page's entries behind the first `skip`, until the chunk is full: the last row up to which tasks cover all
+    (None: they still cover what they did), and whether the chunk is full."""
+    settled = None
+    for row, entry in enumerate(entries[skip:], start=skip + 1):
+        groups.add([entry])
+        if not groups.open:
+            settled = row
+        if len(groups.inputs) == TASKS_PER_CHUNK:
+            return settled, True
+    return settled, False
 
 
 def _chunk(cursor: dict[str, Any], groups: Groups, settled: tuple[int, int | None, int], done: bool) -> Chunk:

@@ -1,5 +1,6 @@
 """A prefix: the objects under it, in the order of their keys, one or several per task."""
 
+import asyncio
 from typing import Any
 
 from services.contract.location import Location
@@ -14,10 +15,10 @@ async def split(s3: Any, source: ObjectsInput, cursor: dict[str, Any] | None, sl
     cursor = cursor or {"spans": [WHOLE], "found": 0}
     place = Location.parse(source.prefix)
     spans: list[Span] = [(after, until) for after, until in cursor["spans"]]
-    groups = Groups(source, skip=len(place.key), settled=spans[0][0])
+    groups = await asyncio.to_thread(Groups, source, skip=len(place.key), settled=spans[0][0])
     while True:
         entries, spans = await list_some(s3, place, spans)
-        groups.add(entries)
+        await asyncio.to_thread(groups.add, entries)
         if groups.inputs or not groups.open or not spans:
             break
     if not spans:

@@ -368,3 +368,13 @@ async def test_a_request_without_a_good_key(app: FastAPI) -> None:
 
             problem(response, 401)
             assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_globs_have_a_bound_in_number_and_in_all(submitter: httpx.AsyncClient) -> None:
+    for globs, fix in ([["a"] * 101, "at most 100"], [["[ab]" * 250] * 17, "at most 16384"]):
+        for place in ("include", "exclude"):
+            source = {"type": "objects", "prefix": "s3://bucket/a/", place: globs}
+            for route, body in (("jobs", array_job(input=source)), ("splits", {"input": source})):
+                response = await submitter.post(f"/v1/{route}", json=body)
+                errors = problem(response, 422)["errors"]
+                assert any(each["field"].startswith(f"input.{place}") and fix in each["message"] for each in errors)

@@ -91,3 +91,46 @@ async def test_the_pages_work_without_the_internet(app: FastAPI, page: str) -> N
             assert asset.startswith("/") and not asset.startswith("//"), asset
             response = await client.get(asset)
             assert response.status_code == 200 and response.content, asset
+
+
+def unbounded(schema: Any, document: dict[str, Any], place: str, seen: frozenset[str] = frozenset()) -> set[str]:
+    """The places of a request's schema where it takes text, a list or an object of any size."""
+    if (reference := schema.get("$ref")) is not None:
+        name = reference.rpartition("/")[2]
+        known = document["components"]["schemas"][name]
+        return set() if name in seen else unbounded(known, document, place, seen | {name})
+    found: set[str] = set()
+    fixed = schema.keys() & {"enum", "const"} or schema.get("format") in ("uuid", "date-time")
+    if schema.get("type") == "string" and not fixed and "maxLength" not in schema:
+        found.add(f"{place}: text without maxLength")
+    if schema.get("type") == "array":
+        if "maxItems" not in schema:
+            found.add(f"{place}: a list without maxItems")
+        found |= unbounded(schema.get("items", {}), document, f"{place}[]", seen)
+    if isinstance(further := schema.get("additionalProperties"), dict) or further is True:
+        if "maxProperties" not in schema:
+            found.add(f"{place}: an object without maxProperties")
+        found |= unbounded(further if isinstance(further, dict) else {}, document, f"{place}{{}}", seen)
+    for described in schema.get("patternProperties", {}).values():
+        if "maxProperties" not in schema:
+            found.add(f"{place}: an object without maxProperties")
+        found |= unbounded(described, document, f"{place}{{}}", seen)
+    if "propertyNames" in schema:
+        found |= unbounded({"type": "string"} | schema["propertyNames"], document, f"{place} (names)", seen)
+    for name, member in schema.get("properties", {}).items():
+        found |= unbounded(member, document, f"{place}.{name}", seen)
+    for each in ("anyOf", "oneOf", "allOf"):
+        for choice in schema.get(each, []):
+            found |= unbounded(choice, document, place, seen)
+    return found
+
+
+def test_whatever_a_request_takes_has_a_bound(document: dict[str, Any]) -> None:
+    found: set[str] = set()
+    for name, operation in operations(document).items():
+        for parameter in operation.get("parameters", []):
+            found |= unbounded(parameter["schema"], document, f"{name} ?{parameter['name']}")
+        if "requestBody" in operation:
+            found |= unbounded(operation["requestBody"]["content"]["application/json"]["schema"], document, name)
+
+    assert sorted(found) == []
