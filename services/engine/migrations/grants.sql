@@ -10,6 +10,7 @@ GRANT SELECT ON alembic_version, schema_compatibility
 -- The API: what users make, control and read.
 GRANT SELECT, INSERT, UPDATE ON api_keys TO piecework_api;
 GRANT SELECT ON attempts TO piecework_api;
+GRANT SELECT, INSERT ON audit_log TO piecework_api;
 GRANT SELECT ON bundles TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON jobs TO piecework_api;
@@ -29,6 +30,7 @@ GRANT SELECT ON running_stages TO piecework_api;
 
 -- The scheduler: jobs and tasks on their way, what is due, and what has expired. It makes partitions by a function.
 GRANT SELECT, INSERT, UPDATE ON attempts TO piecework_scheduler;
+GRANT SELECT, INSERT, DELETE ON audit_log TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON bundles TO piecework_scheduler;
 GRANT SELECT, DELETE ON idempotency_keys TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON jobs TO piecework_scheduler;
@@ -61,7 +63,7 @@ GRANT SELECT, INSERT, UPDATE ON tasks TO piecework_worker;
 GRANT SELECT, INSERT, UPDATE ON workers TO piecework_worker;
 
 -- The stats service: reads jobs and workers, and writes its roll-ups.
-GRANT SELECT ON api_keys TO piecework_stats;
+GRANT SELECT, UPDATE (last_used_at) ON api_keys TO piecework_stats;
 GRANT SELECT ON attempts TO piecework_stats;
 GRANT SELECT ON bundles TO piecework_stats;
 GRANT SELECT ON jobs TO piecework_stats;
