@@ -8,7 +8,7 @@ import traceback
 
 from bench.record import Record
 
-STANDARD = ("noop", "function", "latency", "sleep", "transform", "sql", "transcode", "merge", "idle")
+STANDARD = ("noop", "function", "isolation", "latency", "sleep", "transform", "sql", "transcode", "merge", "idle")
 SUITES = (*STANDARD, "splits", "peers", "tenmillion")
 
 

@@ -12,6 +12,7 @@ from services.platform.logs import configure_logs
 from services.platform.process import forbid_dumps, hide_environment
 from services.platform.settings import WorkerSettings, read_settings
 from services.platform.version import VERSION
+from services.worker.child import linux
 from services.worker.isolation.errors import IsolationUnusable
 from services.worker.node.node import Node
 from services.worker.task.scratch import ScratchUnusable
@@ -44,6 +45,7 @@ def main() -> int:
 
 
 async def _run(settings: WorkerSettings) -> None:
+    linux.adopt_orphans()  # so that what a task has sent away is found
     node = Node(settings)
     loop = asyncio.get_running_loop()
 

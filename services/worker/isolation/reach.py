@@ -45,7 +45,7 @@ def readable_places(reach: Reach, environment: Mapping[str, str], further: Seque
     The environment names directories of programs and of Python's modules; `further` are the operator's.
     """
     named = [
-        *environment.get("PATH", os.defpath).split(":"),
+        *map(_installation, environment.get("PATH", os.defpath).split(":")),
         *environment.get("PYTHONPATH", "").split(":"),
         *environment.get("LD_LIBRARY_PATH", "").split(":"),
         *further,
@@ -56,6 +56,15 @@ def readable_places(reach: Reach, environment: Mapping[str, str], further: Seque
     outside = {inside: os.path.realpath(source) for inside, source in places.items()}
     linked = dict(links())
     return [(outside[inside], inside) for inside in _outermost(outside) if not _within(inside, linked)]
+
+
+def _installation(programs: str) -> str:
+    """What a directory of programs belongs to: /opt/tools of /opt/tools/bin; but a home only as far as it is named."""
+    parent, name = os.path.split(os.path.normpath(programs))
+    if name == "shims":  # of version managers such as pyenv, which keep all that they install beside them
+        return parent
+    homes = ("/root", "/home", os.path.expanduser("~"))  # noqa: PTH111
+    return parent if name in ("bin", "sbin") and not _within(parent, homes) else programs
 
 
 @cache

@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +18,7 @@ from services.platform import effects
 from services.worker.child import frames
 from services.worker.child.commands import killed_by
 from services.worker.child.job import ChildJob
-from services.worker.isolation.cells import Cell, Cells
+from services.worker.isolation.cells import Cell, Cells, Given
 from services.worker.isolation.reach import Reach
 from services.worker.task.answer import BYTES_MAX, read_answer
 from services.worker.task.memory_watch import MemoryExceeded, MemoryWatch
@@ -55,6 +56,7 @@ class ChildProcess:
         self._death = asyncio.ensure_future(process.wait())
         self._reader = reader
         self._writer = writer
+        self._given: Given | None = None  # the directory of the task that runs
         self._end: asyncio.Future[None] | None = None
         self._said = said  # what it said before its first job
         self._marks = {("TMPDIR", str(cell.tmp))}  # variables that only its descendants have
@@ -116,21 +118,24 @@ class ChildProcess:
         CancelledError. Before that, the child is killed, and `killed` gets the resources that the job has used:
         cpu_seconds, memory_bytes_peak.
         """
-        given = None
         cpu_seconds_before = self._processes.program_cpu_seconds()
         try:
             if workspace is not None:
-                given = await asyncio.to_thread(self.cell.give, workspace)
-            return await self._answer(job, memory_bytes_max)
+                self._given = await asyncio.to_thread(self.cell.give, workspace)
+            answer = await self._answer(job, memory_bytes_max)
+            self._take_back()
+            return answer
         except BaseException:
             if killed is not None and self.alive:
                 killed["cpu_seconds"] = max(0.0, self._processes.cpu_seconds() - cpu_seconds_before)
                 killed["memory_bytes_peak"] = self._processes.memory_bytes()
             await self.kill()
             raise
-        finally:
-            if given is not None:
-                self.cell.take_back(given)
+
+    def _take_back(self) -> None:
+        given, self._given = self._given, None
+        if given is not None:
+            self.cell.take_back(given)
 
     async def _answer(self, job: ChildJob, memory_bytes_max: int | None) -> dict[str, Any]:
         cgroup = self.cell.cgroup
@@ -146,7 +151,7 @@ class ChildProcess:
                 raise MemoryExceeded(memory_bytes_max, memory_bytes_max)
             if answer.done() and not isinstance(answer.exception(), _DISCONNECTED):
                 self.memory_bytes, self.clean = answer.result()["memory_bytes"], answer.result()["clean"]
-                self.clean = self.clean and not self._processes.has_strays()
+                self.clean = self.clean and not self._processes.has_strays(self._marks)
                 return answer.result()
             raise await self._crash()
         finally:
@@ -189,14 +194,16 @@ class ChildProcess:
         """End the child and all its descendants at once."""
         if self._end is None:
             self._writer.close()
-            alive = self.alive
-            trackers = self._processes.kill(alive=alive)
-            self._end = asyncio.ensure_future(self._clean_up(trackers, alive=alive))
+            trackers = self._processes.kill(alive=self.alive)
+            self._end = asyncio.ensure_future(self._clean_up(trackers))
         await asyncio.shield(self._end)  # whoever waits may be cancelled meanwhile
 
-    async def _clean_up(self, trackers: list[psutil.Process], *, alive: bool) -> None:
-        await asyncio.to_thread(self._processes.kill_rest, trackers, set() if alive else self._marks)
+    async def _clean_up(self, trackers: list[psutil.Process]) -> None:
+        await asyncio.to_thread(self._processes.kill_rest, trackers, self._marks)
         await asyncio.wait([self._death])
+        self._processes.forget()
+        with suppress(TaskError):  # the attempt has failed already
+            self._take_back()
         self._said.close()
         await asyncio.to_thread(remove_tree, self.cell.private)
         await asyncio.to_thread(self.cell.close)

@@ -20,6 +20,8 @@ from services.worker.task.environment import base_environment
 from services.worker.task.paths import Workspace
 from services.worker.task.scratch import remove_tree
 
+_proven: dict[Isolation, bool] = {}  # levels that work in this process, and whether they can take the network away
+
 
 async def strongest_cells(settings: WorkerSettings, directory: Path) -> Cells:
     """Cells of the level that the settings name, or else of the strongest that works here.
@@ -46,13 +48,20 @@ async def _try(level: Isolation, settings: WorkerSettings, directory: Path) -> C
         readable=[path for path in settings.readable.split(":") if path],
         cgroups=Cgroups.find(),
     )
-    await _do_a_job(cells, settings, Reach())
-    if level == "uid":
-        try:
-            await _do_a_job(cells, settings, Reach(network=False))
-        except (TaskError, OSError):
-            cells.takes_network = False
+    if level not in _proven:
+        await _do_a_job(cells, settings, Reach())
+        _proven[level] = cells.takes_network and (level != "uid" or await _takes_network(cells, settings))
+    cells.takes_network = _proven[level]
     return cells
+
+
+async def _takes_network(cells: Cells, settings: WorkerSettings) -> bool:
+    """A namespace of the network takes a right that not every root has."""
+    try:
+        await _do_a_job(cells, settings, Reach(network=False))
+    except (TaskError, OSError):
+        return False
+    return True
 
 
 async def _do_a_job(cells: Cells, settings: WorkerSettings, reach: Reach) -> None:

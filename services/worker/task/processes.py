@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 
@@ -23,8 +24,11 @@ Marks = set[tuple[str, str]]  # variables of the environment
 class Processes:
     """All processes of a child; `pid` is the one that the worker has started. Those that have just ended count as 0."""
 
+    _started: ClassVar[set[int]] = set()  # by this worker, for any child
+
     def __init__(self, pid: int, cell: Cell) -> None:
         self.pid = pid
+        self._started.add(pid)
         self._cell = cell
         self._program: psutil.Process | None = None
 
@@ -44,14 +48,18 @@ class Processes:
             return tree_memory_bytes(self._first_pid() if self._cell.isolation == "sandbox" else self.pid, enough)
         return 0
 
-    def has_strays(self) -> bool:
-        """Whether anything runs beside the program: a task's processes that have left it. Only a sandbox tells."""
-        if self._cell.isolation != "sandbox":
-            return False
-        try:
-            return len(_children(self._first_pid())) != 1 or bool(_children(self._program_pid()))
-        except IndexError:
-            return True
+    def has_strays(self, marks: Marks) -> bool:
+        """Whether anything of a task has left the program: then it is below the first process inside, or the worker's.
+
+        The latter holds only for a worker that adopts orphans. Their marks are variables of their environment.
+        """
+        if self._cell.isolation == "sandbox":
+            try:
+                return len(_children(self._first_pid())) != 1 or bool(_children(self._program_pid()))
+            except IndexError:
+                return True
+        orphans = set(_children(os.getpid())) - self._started
+        return any(_is_of(psutil.Process(pid), marks, self._cell.uid) for pid in orphans if psutil.pid_exists(pid))
 
     def kill(self, *, alive: bool) -> list[psutil.Process]:
         """Kill all that can be found at once; `alive` says whether the process `pid` is. For `kill_rest` to end."""
@@ -66,14 +74,18 @@ class Processes:
         return trackers
 
     def kill_rest(self, trackers: list[psutil.Process], marks: Marks) -> None:
-        """What takes longer: wait for the trackers, and find orphans by the marks in their environment, or by user."""
+        """What takes longer: wait for the trackers, and find orphans by user, or by the marks in their environment."""
         if self._cell.isolation == "sandbox":
             return
         psutil.wait_procs(trackers, _TRACKER_SECONDS)
-        if marks:
-            _kill_marked(marks)
         if self._cell.uid is not None:
             _kill_all_of(self._cell.uid)
+        orphans = [process for process in psutil.process_iter() if _is_of(process, marks, self._cell.uid)]
+        psutil.wait_procs([orphan for orphan in orphans if orphan.pid != self.pid and _kill(orphan)], _TRACKER_SECONDS)
+
+    def forget(self) -> None:
+        """They have all ended."""
+        self._started.discard(self.pid)
 
     def _kill_sandbox(self) -> None:
         """End the first process inside: the kernel then ends the others, and only after that does the launcher end."""
@@ -149,12 +161,11 @@ def _kill_session(session_id: int) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _kill_marked(marks: Marks) -> None:
-    """Kill daemons of a child that has died: its orphans, in sessions of their own, are no longer below it."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if marks & process.environ().items():
-                process.kill()
+def _is_of(process: psutil.Process, marks: Marks, uid: int | None) -> bool:
+    """Whether a process is of the child with these marks or this user: an orphan may be in a session of its own."""
+    with contextlib.suppress(psutil.Error):
+        return process.uids().real == uid if uid is not None else bool(marks & process.environ().items())
+    return False
 
 
 def _kill_all_of(uid: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from services.contract.layout import Layout
 from services.contract.task_error import TaskError
+from services.worker.isolation.cells import Cells
 from services.worker.task.packages import Packages, _unpack, cache_directory
 from tests.integration.worker.conftest import InProcessGrid
 
@@ -71,7 +72,7 @@ def ready_in(cache: str) -> list[Path]:
 def worker_of(grid: InProcessGrid, count_max: int) -> Packages:
     """A worker of the node, as far as packages go."""
     cache = cache_directory(Path(grid.settings.cache))
-    return Packages(grid.aws.s3, Layout(grid.settings.bucket), cache, count_max, {})
+    return Packages(grid.aws.s3, Layout(grid.settings.bucket), cache, count_max, {}, Cells("process", cache.parent))
 
 
 MODULE = """
