@@ -135,11 +135,12 @@ class Packages:
         with archive.open("wb") as file:
             await download(self._s3, self._layout.package(sha256), file)
         await asyncio.to_thread(_unpack, archive, sha256, home / "code")
+        await asyncio.to_thread(_open_to_tasks, home)
         if (_pushed(home) / "requirements.txt").exists():
             (home / "venv").mkdir()
             for command in _install_commands(home / "venv"):
                 await self._run(command, home)
-        await asyncio.to_thread(_open_to_tasks, home)
+            await asyncio.to_thread(_open_to_tasks, home)
 
     async def _run(self, command: Sequence[str], home: Path) -> None:
         """Run a program in the package's directory: it may write the package's environment, and use the network.
