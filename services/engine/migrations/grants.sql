@@ -11,7 +11,7 @@ GRANT SELECT ON alembic_version, schema_compatibility
 GRANT SELECT, INSERT, UPDATE ON api_keys TO piecework_api;
 GRANT SELECT ON attempts TO piecework_api;
 GRANT SELECT, INSERT ON audit_log TO piecework_api;
-GRANT SELECT ON bundles TO piecework_api;
+GRANT SELECT, UPDATE, DELETE ON bundles TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON jobs TO piecework_api;
 GRANT SELECT, UPDATE ON lost_outputs TO piecework_api;
