@@ -15,6 +15,7 @@ from services.platform.version import VERSION
 from services.worker.child import linux
 from services.worker.isolation.errors import IsolationUnusable
 from services.worker.node.node import Node
+from services.worker.node.watchdog import watching
 from services.worker.task.scratch import ScratchUnusable
 
 try:
@@ -24,7 +25,7 @@ except ImportError:
 
 
 def main() -> int:
-    """Run a node. Exit codes: 0 drained, 2 it can't start as configured, 130 interrupted twice."""
+    """Run a node. Exit codes: 0 drained, 2 it can't start as configured, 70 it hung, 130 interrupted twice."""
     parser = argparse.ArgumentParser(prog="python -m services.worker", description=__doc__)
     parser.add_argument("--pool", help="the pool to work for (PIECEWORK_POOL)")
     parser.add_argument("--slots", help="tasks to run at once (PIECEWORK_SLOTS)")
@@ -55,7 +56,8 @@ async def _run(settings: WorkerSettings) -> None:
 
     loop.add_signal_handler(signal.SIGTERM, node.drain)
     loop.add_signal_handler(signal.SIGINT, interrupt)
-    await node.run()
+    with watching(settings.lease_seconds):
+        await node.run()
 
 
 if __name__ == "__main__":
