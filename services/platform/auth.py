@@ -49,6 +49,7 @@ class Key:
         return bool(self.shares or self.labels)
 
     def has_role(self, role: Role) -> bool:
+        """Whether this key's role is `role` or a higher one."""
         return _RANK[self.role] >= _RANK[role]
 
     def require(self, role: Role) -> None:

@@ -115,23 +115,29 @@ def _unknown(name: str, version: int | None) -> ProblemError:
 
 
 @router.get("", operation_id="list_processors", summary="List processors")
-async def list_processors(_key: Viewer, session: Session, pages: Pages) -> ProcessorPage:
-    """The newest version of each processor, by name, without Piecework's own processors."""
+async def list_processors(key: Viewer, session: Session, pages: Pages) -> ProcessorPage:
+    """The newest version of each processor, by name, without Piecework's own processors.
+
+    The values of `environment` are shown to those who may register processors; to others, `***`.
+    """
     newest = select(tables.Processor.name, func.max(tables.Processor.version)).group_by(tables.Processor.name)
     processor = tables.Processor
     registered: Any = not_(col(processor.name).startswith(OWN_PROCESSORS))
     statement = select(processor).where(registered, tuple_(col(processor.name), col(processor.version)).in_(newest))
     rows, next_cursor = await pages.fetch(session, statement, processor.name)
-    return ProcessorPage(items=[Processor.model_validate(row) for row in rows], next_cursor=next_cursor)
+    return ProcessorPage(items=[Processor.model_validate(row).seen_by(key) for row in rows], next_cursor=next_cursor)
 
 
 @router.get("/{name}", operation_id="get_processor", responses=problems(404), summary="Inspect a processor")
 async def get_processor(
-    _key: Viewer,
+    key: Viewer,
     api: Api,
     name: ProcessorName,
     version: Annotated[int | None, Query(ge=1, le=2_147_483_647, description="the newest if absent")] = None,
 ) -> ProcessorDetail:
-    """A version of a processor, and the numbers of its other versions."""
+    """A version of a processor, and the numbers of its other versions.
+
+    The values of `environment` are shown to those who may register processors; to others, `***`.
+    """
     row = await api.database.fetchrow(_VERSION, name, version)
-    return ProcessorDetail.model_validate(dict(_found(row, name, version)))
+    return ProcessorDetail.model_validate(dict(_found(row, name, version))).seen_by(key)

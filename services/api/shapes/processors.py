@@ -1,7 +1,7 @@
 """Processors: registered, versioned pieces of work."""
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,9 @@ from services.api.shapes.row import Row, Stored
 from services.contract.fields import Name
 from services.engine.arguments import names_its_program
 from services.engine.spec import ProcessorSpec
+from services.platform.auth import Key
+
+HIDDEN = "***"
 
 
 class ProcessorRegistration(ProcessorSpec):
@@ -36,6 +39,17 @@ class Processor(Row):
     spec: Stored[ProcessorSpec]
     created_at: datetime
     created_by: str | None = Field(description="the principal that registered it; null: before there were any")
+
+    def seen_by(self, key: Key) -> Self:
+        """Without the values of `environment`, unless the key may register processors."""
+        return self if key.has_role("developer") else self.model_copy(update={"spec": _without_values(self.spec)})
+
+
+def _without_values(spec: Any) -> Any:
+    """Of a specification, or of a newer release's, which is a mapping."""
+    if isinstance(spec, ProcessorSpec):
+        return spec.model_copy(update={"environment": dict.fromkeys(spec.environment, HIDDEN)})
+    return {**spec, "environment": dict.fromkeys(spec.get("environment") or {}, HIDDEN)}
 
 
 class ProcessorDetail(Processor):

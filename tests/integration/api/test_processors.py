@@ -103,3 +103,24 @@ async def test_what_an_older_release_has_registered_is_not_another_version(
 
     assert (await ok(operator.post("/v1/processors", json=body)))["version"] == 1
     assert (await ok(operator.get("/v1/processors/clean")))["spec"]["idempotent"] is False
+
+
+async def test_values_of_the_environment_are_for_those_who_may_register(
+    operator: httpx.AsyncClient, submitter: httpx.AsyncClient, viewer: httpx.AsyncClient, database: Database
+) -> None:
+    spec = {"name": "partner", "command": ["true"], "environment": {"PARTNER_TOKEN": "hush", "EMPTY": ""}}
+    key = {"Idempotency-Key": "once"}
+    registered = await ok(operator.post("/v1/processors", json=spec, headers=key))
+    assert registered["spec"]["environment"] == spec["environment"]
+    assert await ok(operator.post("/v1/processors", json=spec, headers=key)) == registered
+    # A newer release's, which this one can't read.
+    await database.execute(
+        "INSERT INTO processors (name, version, spec) SELECT 'newer', 1, spec || '{\"unknown\": 1}' FROM processors "
+        "WHERE name = 'partner'"
+    )
+    for client in (viewer, submitter):
+        for name in ("partner", "newer"):
+            shown = await ok(client.get(f"/v1/processors/{name}"))
+            assert shown["spec"]["environment"] == {"PARTNER_TOKEN": "***", "EMPTY": "***"}
+        assert "hush" not in (await client.get("/v1/processors")).text
+    assert (await ok(operator.get("/v1/processors/newer")))["spec"]["environment"]["PARTNER_TOKEN"] == "hush"
