@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypedDict
 from services.contract.task_error import Malformed, TaskError
 from services.inputs.arrow_names import names_in
 from services.inputs.arrow_values import rows, shown_row
+from services.inputs.record_size import RECORD_BYTES_MAX, check_size
 
 BATCH_ROWS = 1024
 
@@ -83,8 +84,9 @@ class BatchedRows:
         for batch in self.batches():
             with by_pyarrow(self.format):
                 found = rows(batch, self.names)
+            may_be_long = batch.get_total_buffer_size() > RECORD_BYTES_MAX
             for index, row in enumerate(found):
-                yield batch, index, row
+                yield batch, index, _checked(row) if may_be_long else row
 
     def parse(self, raw: Any) -> Any:
         if isinstance(raw[2], Malformed):
@@ -97,6 +99,27 @@ class BatchedRows:
 
     def offset(self, raw: Any) -> int | None:
         return None
+
+
+def _checked(row: Any) -> Any:
+    """The row, or Malformed in its place if it is too long."""
+    try:
+        check_size(_text_bytes(row))
+    except Malformed as error:
+        return error
+    return row
+
+
+def _text_bytes(value: Any) -> int:
+    """About the bytes that the text in a value takes: what else a row holds is small."""
+    match value:
+        case str() | bytes():
+            return len(value)
+        case dict():
+            return sum(map(_text_bytes, value.values()))
+        case list():
+            return sum(map(_text_bytes, value))
+    return 0
 
 
 def holds_nothing(path: Path) -> bool:

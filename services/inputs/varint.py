@@ -1,4 +1,6 @@
-"""Integers as Protocol Buffers and Thrift's compact protocol write them: seven bits a byte, the lowest first."""
+"""Integers as Protocol Buffers, Thrift's compact protocol and snappy write them: seven bits a byte, lowest first."""
+
+_BYTES_MAX = 10
 
 
 def write_varint(value: int) -> bytes:
@@ -9,3 +11,13 @@ def write_varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """An integer, and where it ends."""
+    value = 0
+    for count, byte in enumerate(data[position : position + _BYTES_MAX]):
+        value |= (byte & 0x7F) << 7 * count
+        if byte < 0x80:
+            return value, position + count + 1
+    raise ValueError(f"the integer at byte {position} does not end")

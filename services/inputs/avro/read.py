@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from services.contract.task_error import Malformed, TaskError
+from services.inputs.avro.codecs import BLOCK_BYTES_MAX, BlockTooLong, own_name
 from services.inputs.avro.header import HEADER
 from services.inputs.avro.logical import Unreadable, holds_itself, take_mark, with_own_names
 from services.inputs.reader import Reader
+from services.inputs.record_size import check_size
+
+EMPTY_DATA_MAX = 1_000_000  # of a block
 
 
 def open_reader(path: Path, format: str, options: Mapping[str, Any]) -> Reader:
@@ -37,6 +41,7 @@ class AvroRecords:
             return
         with self._reading() as file:
             for block in _blocks(file):
+                _check_block(block)
                 yield from _data(block)
 
     @contextmanager
@@ -45,7 +50,7 @@ class AvroRecords:
         try:
             with self.path.open("rb") as file:
                 yield file
-        except (GeneratorExit, OSError, MemoryError):
+        except (GeneratorExit, OSError, MemoryError, TaskError):
             raise
         except Exception as error:  # fastavro has no exception class of its own
             message = f"the Avro file can't be read: {type(error).__name__}: {error}"
@@ -79,13 +84,31 @@ def _blocks(file: BinaryIO) -> Any:
     return module.block_reader(_Renamed(file, header, with_own_names(schema)))
 
 
+def _check_block(block: Any) -> None:
+    """Raises BlockTooLong, and TaskError (input_invalid) for a block that says to hold many more data than bytes.
+
+    A datum may take no bytes at all, such as null: so a block of a few bytes could name any number of them.
+    """
+    size = block.bytes_.getbuffer().nbytes
+    if size > BLOCK_BYTES_MAX:  # it is not compressed
+        raise BlockTooLong
+    if block.num_records > size + EMPTY_DATA_MAX:
+        message = (
+            f"the Avro file can't be read: a block of {size} bytes says that it holds {block.num_records} records; "
+            f"at most {EMPTY_DATA_MAX} may take no bytes"
+        )
+        raise TaskError("input_invalid", message, retryable=False)
+
+
 class _Renamed:
-    """The file behind its header, and a header with our names for logical types in its schema."""
+    """The file behind its header, and a header with our names for its codec and for logical types in its schema."""
 
     def __init__(self, file: BinaryIO, header: dict[str, Any], schema: Any) -> None:
         import fastavro
 
-        header["meta"]["avro.schema"] = json.dumps(schema).encode()
+        meta = header["meta"]
+        meta["avro.schema"] = json.dumps(schema).encode()
+        meta["avro.codec"] = own_name(meta.get("avro.codec", b"null").decode()).encode()
         self._header = BytesIO()
         fastavro.schemaless_writer(self._header, HEADER, header)
         self._header.seek(0)
@@ -104,16 +127,33 @@ def _data(block: Any) -> Iterator[tuple[Any, str | None]]:
     number = 0
     take_mark()
     try:
-        for datum in block:
-            yield datum, _reason(datum, take_mark())
+        for datum, size in _sized(block):
+            yield datum, _too_long(size) or _reason(datum, take_mark())
             number += 1
     except UnicodeDecodeError:
         block.bytes_.seek(0)
         block.options = {**block.options, "handle_unicode_errors": "surrogateescape"}
-        for position, datum in enumerate(block):
-            mark = take_mark()
+        for position, (datum, size) in enumerate(_sized(block)):
+            mark = take_mark() or ("the text is not UTF-8" if position >= number and _is_bad(datum) else None)
             if position >= number:
-                yield datum, _reason(datum, mark or ("the text is not UTF-8" if _is_bad(datum) else None))
+                yield datum, _too_long(size) or _reason(datum, mark)
+
+
+def _sized(block: Any) -> Iterator[tuple[Any, int]]:
+    """The data of a block, and the bytes that each takes."""
+    begin = block.bytes_.tell()
+    for datum in block:
+        end = block.bytes_.tell()
+        yield datum, end - begin
+        begin = end
+
+
+def _too_long(size: int) -> str | None:
+    try:
+        check_size(size)
+    except Malformed as error:
+        return str(error)
+    return None
 
 
 def _reason(datum: Any, mark: str | None) -> str | None:

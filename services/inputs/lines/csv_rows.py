@@ -12,6 +12,7 @@ from services.contract.task_error import Malformed, TaskError
 from services.inputs.csv_dialect import SEPARATOR_BYTES_MAX, SEPARATOR_LINE, CsvDialect
 from services.inputs.lines.files import open_file, position, read_lines, reading
 from services.inputs.names import named
+from services.inputs.record_size import RECORD_BYTES_MAX, size_of
 
 
 class CsvRows:
@@ -57,7 +58,7 @@ class CsvRows:
     def _rows(self) -> Iterator[list[str]]:
         self._held_bytes = 0
         csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is too small for real fields
-        return csv.reader(
+        self._table = csv.reader(
             self._text_lines(),
             delimiter=self.dialect.delimiter,
             quotechar=self.dialect.quote,
@@ -65,6 +66,7 @@ class CsvRows:
             escapechar=self.dialect.escape,
             strict=True,  # an unclosed quote must not pass as a record
         )
+        return self._table
 
     def _records(self, rows: Iterator[list[str]]) -> Generator[list[str], None, None]:
         while True:
@@ -93,6 +95,8 @@ class CsvRows:
     def _text_lines(self) -> Iterator[str]:
         self._held_bytes = 0
         for line in read_lines(self._file, begins=lambda: self._held_bytes == 0):
+            if self._held_bytes + size_of(line) > RECORD_BYTES_MAX:
+                raise self._too_long()
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:
@@ -102,6 +106,12 @@ class CsvRows:
             self._held = text
             self._held_bytes += len(line)
             yield text
+
+    def _too_long(self) -> TaskError:
+        """What is quoted in such a record is not known, so nor is where the next one begins."""
+        line = self._table.line_num + 1
+        what = f"the CSV record that goes on in line {line} is longer than {RECORD_BYTES_MAX} bytes, the most that a"
+        return TaskError("input_invalid", f"{what} record may have (or a quote is left open)", retryable=False)
 
     def parse(self, raw: list[str]) -> Any:
         if self._fault is not None:

@@ -4,11 +4,13 @@ import codecs
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from services.contract.task_error import TaskError
 from services.inputs.magic import HEAD_BYTES, recognise
+from services.inputs.record_size import RECORD_BYTES_MAX, LongRecord
 from services.inputs.registry import COMPRESSION_OF_SUFFIX
 from services.platform.decompress import DamagedStream, Decompressor
 
@@ -85,8 +87,22 @@ def read_lines(file: BinaryIO, begins: Callable[[], bool] = lambda: True) -> Ite
     A byte order mark is part of no record: it begins the file, or one that `cat` has put behind it.
     """
     with reading(file):
-        for line in file:
-            yield line[3:] if line.startswith(codecs.BOM_UTF8) and begins() else line
+        for begin in iter(partial(file.readline, RECORD_BYTES_MAX + 1), b""):
+            line = whole_line(file, begin) if len(begin) > RECORD_BYTES_MAX else begin
+            yield line[3:] if line.startswith(codecs.BOM_UTF8) and begins() and line is begin else line
+
+
+def whole_line(file: BinaryIO, begin: bytes) -> bytes:
+    """The line of which `begin` is read; if it is longer than a record may be, a LongRecord."""
+    line = begin if begin.endswith(b"\n") else begin + file.readline(RECORD_BYTES_MAX + 1 - len(begin))
+    size = len(line)
+    if size <= RECORD_BYTES_MAX:
+        return line
+    piece = line
+    while piece and not piece.endswith(b"\n"):
+        piece = file.readline(_READ_BYTES)
+        size += len(piece)
+    return LongRecord.beginning(line, size)
 
 
 def position(path: Path, file: BinaryIO, size: int) -> int | None:

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 from services.contract.task_error import Malformed
 from services.inputs.columns import Type, decimal_digits
 from services.inputs.json_text import keeps_digits
-from services.inputs.lines.files import compression_of, open_file, reading
+from services.inputs.lines.files import compression_of, open_file, reading, whole_line
 from services.inputs.lines.records import JsonLines
+from services.inputs.record_size import LongRecord, size_of
 from services.inputs.table import Layout, Reject, TableWriter, arrow_type, write_records
 
 BLOCK_BYTES = 4 << 20
@@ -32,7 +33,7 @@ def write_json_lines(writer: TableWriter, reader: JsonLines, layout: Layout, rej
     with reading(open_file(reader.path)) as file:
         lines = _Lines(writer, reader, reject, at=0 if compression_of(file) is None else None)
         for block in _blocks(file):
-            batch = blocks.read(block)
+            batch = None if isinstance(block, LongRecord) else blocks.read(block)
             if batch is None:
                 lines.write(block)
             else:
@@ -48,9 +49,16 @@ def pyarrow_batch(batch: Any, schema: Any) -> Any:
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """Whole lines, about BLOCK_BYTES of them at a time."""
+    """Whole lines, about BLOCK_BYTES of them at a time; or a LongRecord."""
     while block := file.read(BLOCK_BYTES):
-        yield block if block.endswith(b"\n") else block + file.readline()
+        ended = block.rfind(b"\n") + 1
+        line = whole_line(file, block[ended:]) if ended < len(block) else b""
+        if not isinstance(line, LongRecord):
+            yield block[:ended] + line if line else block
+            continue
+        if ended:
+            yield block[:ended]
+        yield line
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +153,11 @@ class _Lines:
 
     def skip(self, block: bytes, records: int) -> None:
         self._number += records
-        self._at = None if self._at is None else self._at + len(block)
+        self._at = None if self._at is None else self._at + size_of(block)
 
     def write(self, block: bytes) -> None:
-        for line in io.BytesIO(block):
-            text = line.removeprefix(codecs.BOM_UTF8)
+        for line in (block,) if isinstance(block, LongRecord) else io.BytesIO(block):
+            text = line if line is block else line.removeprefix(codecs.BOM_UTF8)
             self.skip(line[: len(line) - len(text)], 0)
             self._write(text)
             self.skip(text, 0)

@@ -1,6 +1,7 @@
 """Readers of text lines, JSON lines, a JSON document, and records of one length."""
 
 import codecs
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from services.contract.task_error import Malformed
 from services.inputs.json_text import decode, parse_json
 from services.inputs.lines.files import open_file, position, read_lines, reading
 from services.inputs.reader import holds_nothing
+from services.inputs.record_size import RECORD_BYTES_MAX, LongRecord, check_size, size_of
 
 
 class TextLines:
@@ -22,6 +24,7 @@ class TextLines:
         return read_lines(self._file)
 
     def parse(self, raw: bytes) -> Any:
+        check_size(size_of(raw))
         text = decode(raw)
         return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
 
@@ -29,7 +32,7 @@ class TextLines:
         return raw.decode(errors="backslashreplace").rstrip("\r\n")
 
     def offset(self, raw: bytes) -> int | None:
-        return position(self.path, self._file, len(raw))
+        return position(self.path, self._file, size_of(raw))
 
 
 class JsonLines(TextLines):
@@ -39,6 +42,7 @@ class JsonLines(TextLines):
         return (line for line in super().raws() if not line.isspace())
 
     def parse(self, raw: bytes) -> Any:
+        check_size(size_of(raw))
         return parse_json(raw)
 
     def show(self, raw: bytes) -> Any:
@@ -51,17 +55,32 @@ class JsonLines(TextLines):
 class JsonDocument(JsonLines):
     """The whole file is one record; but many programs write lines of JSON under this name, and each is a record."""
 
+    is_one_record = True  # a document is no larger than a record may be
+
     def raws(self) -> Iterator[bytes]:
         if holds_nothing(self.path):
             return
-        file = open_file(self.path)
-        with reading(file):
-            data = file.read().removeprefix(codecs.BOM_UTF8)
-        lines = [line for line in data.split(b"\n") if line and not line.isspace()]
-        yield from lines if len(lines) > 1 and _is_json(lines[0]) else [data]
+        with reading(open_file(self.path)) as file:
+            begin = file.read(RECORD_BYTES_MAX + 1).removeprefix(codecs.BOM_UTF8)
+        if _has_lines(begin):
+            yield from super().raws()
+        elif len(begin) <= RECORD_BYTES_MAX:
+            yield begin
+        elif self.is_one_record:
+            yield LongRecord.beginning(begin, len(begin))
+        else:
+            with reading(open_file(self.path)) as file:
+                yield file.read().removeprefix(codecs.BOM_UTF8)
 
     def offset(self, raw: bytes) -> int | None:
         return None
+
+
+def _has_lines(begin: bytes) -> bool:
+    """Whether the first line is JSON, and another line follows."""
+    lines = (line for line in io.BytesIO(begin) if not line.isspace())
+    first, second = next(lines, b""), next(lines, None)
+    return second is not None and _is_json(first)
 
 
 def _is_json(line: bytes) -> bool:

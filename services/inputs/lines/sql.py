@@ -10,9 +10,10 @@ from typing import Any
 
 from services.contract.task_error import Malformed, TaskError
 from services.inputs.csv_dialect import CsvDialect
-from services.inputs.json_text import encode_json
+from services.inputs.json_text import encode_json, parse_json
 from services.inputs.lines.csv_rows import CsvRows
 from services.inputs.lines.records import JsonDocument, JsonLines
+from services.inputs.record_size import RECORD_BYTES_MAX
 from services.inputs.sql_file import SqlFile, SqlRows, View
 from services.inputs.typed_reader import check_declared
 
@@ -34,10 +35,12 @@ def show(file: Path, format: str, options: Mapping[str, Any], view: View) -> Sql
 class _JsonRows(JsonDocument):
     """The elements of a document that is a list are a row each."""
 
+    is_one_record = False
+
     def raws(self) -> Iterator[bytes]:
         for raw in super().raws():
             try:
-                value = self.parse(raw)
+                value = parse_json(raw)
             except Malformed:
                 yield raw
             else:
@@ -79,6 +82,7 @@ def _reads_alike(file: Path, dialect: CsvDialect, columns: int) -> bool:
             data.find(codecs.BOM_UTF8, 1) < 0
             and data.find(b"\0") < 0
             and _is_utf8(data)
+            and not _has_long_lines(data)
             and not _has_mixed_ends(data)
             and _has_plain_quotes(data, dialect)
             and not _has_blank_lines(data, dialect)
@@ -95,6 +99,17 @@ def _is_utf8(data: mmap.mmap) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _has_long_lines(data: mmap.mmap) -> bool:
+    """Whether a line is longer than a record may be, for which DuckDB would take memory."""
+    at = 0
+    while len(data) - at > RECORD_BYTES_MAX:
+        end = data.rfind(b"\n", at, at + RECORD_BYTES_MAX) + 1
+        if not end:
+            return True
+        at = end
+    return False
 
 
 def _has_mixed_ends(data: mmap.mmap) -> bool:

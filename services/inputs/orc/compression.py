@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator
 
-from services.inputs.orc.protobuf import read_varint
+from services.inputs.varint import read_varint
 
 _HEADER_BYTES = 3
 _BYTES_MAX = 268_435_456

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from services.inputs.varint import write_varint
+from services.inputs.varint import read_varint, write_varint
 
 _SIZE_OF_FIXED = {1: 8, 5: 4}  # by wire type
 _VARINT, _BYTES = 0, 2
-_VARINT_BYTES_MAX = 10
 
 
 class Field(NamedTuple):
@@ -46,13 +45,3 @@ def integer(number: int, value: int) -> bytes:
 def message(number: int, value: bytes) -> bytes:
     """A message's or string's field, as it is written."""
     return write_varint(number << 3 | _BYTES) + write_varint(len(value)) + value
-
-
-def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """An integer, and where it ends."""
-    value = 0
-    for count, byte in enumerate(data[position : position + _VARINT_BYTES_MAX]):
-        value |= (byte & 0x7F) << 7 * count
-        if byte < 0x80:
-            return value, position + count + 1
-    raise ValueError(f"the integer at byte {position} does not end")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.task_error import Malformed, TaskError
+from services.inputs.record_size import RECORD_BYTES_MAX, LongRecord, check_size, size_of
 from services.inputs.xml.check import check_cuts
 from services.inputs.xml.markup import DEPTH_MAX, Markup, MarkupError
 
@@ -48,12 +49,13 @@ class XmlRecords:
                         if begins:
                             self._begin, self._around = position, markup.around
                         else:
-                            yield data[self._begin : position]
+                            yield _record(data, self._begin, position)
             markup.finish()
         except MarkupError as error:
             raise TaskError("input_invalid", f"the XML can't be read: {error}", retryable=False) from None
 
     def parse(self, raw: bytes) -> dict[str, Any]:
+        check_size(size_of(raw))
         return parse_record(raw, self._around, self._lists)
 
     def show(self, raw: bytes) -> str:
@@ -61,6 +63,12 @@ class XmlRecords:
 
     def offset(self, raw: bytes) -> int:
         return self._begin
+
+
+def _record(data: mmap.mmap, begin: int, end: int) -> bytes:
+    if end - begin <= RECORD_BYTES_MAX:
+        return data[begin:end]
+    return LongRecord.beginning(data[begin : begin + RECORD_BYTES_MAX], end - begin)
 
 
 def parse_record(raw: bytes, around: bytes = b"", lists: frozenset[str] = frozenset()) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from services.inputs.json_text import encode_json
 from services.inputs.places import Places
 from services.worker.child.job import RejectsOrigin
 
-RECORD_BYTES_MAX = 1 << 20  # of a record as JSON; a longer one is cut, and is text then
+SHOWN_BYTES_MAX = 1 << 20  # of a record as JSON; a longer one is cut, and is text then
 REASON_LENGTH_MAX = 2000
 _DEPTH_MAX = 100  # these three are for records that are not JSON values as they are
 _VALUES_MAX = 100_000
@@ -112,9 +112,9 @@ def _encode(record: Any) -> bytes:
         encoded = encode_json(record)
     except Malformed:
         encoded = encode_json(_Presentation().of(record))
-    if len(encoded) <= RECORD_BYTES_MAX:
+    if len(encoded) <= SHOWN_BYTES_MAX:
         return encoded
-    return encode_json(f"{encoded[:RECORD_BYTES_MAX].decode(errors='ignore')} …")
+    return encode_json(f"{encoded[:SHOWN_BYTES_MAX].decode(errors='ignore')} …")
 
 
 class _Presentation:

@@ -16,6 +16,7 @@ from services.inputs.lines.records import JsonLines
 from services.inputs.names import unique_names
 from services.inputs.observed import Observed
 from services.inputs.reader import Reader, holds_nothing
+from services.inputs.record_size import RECORD_BYTES_MAX
 from services.inputs.registry import FOLDERS, FORMATS, load
 from services.inputs.sql_file import SqlFile, SqlRows
 from services.inputs.table import Layout, Reject, TableWriter, Wanted, observe, write_records
@@ -223,7 +224,7 @@ def _read_csv(files: Sequence[SqlFile], columns: Sequence[str], dialect: CsvDial
     quote, escape = dialect.quote or "", dialect.escape or dialect.quote or ""
     named = ", ".join(f"{text(column)}: 'VARCHAR'" for column in unique_names(columns))
     paths = [file.path for file in files]
-    line_bytes_max = max(_LINE_BYTES_MAX, *(path.stat().st_size for path in paths))
+    line_bytes_max = min(RECORD_BYTES_MAX, max(_LINE_BYTES_MAX, *(path.stat().st_size for path in paths)))
     return (
         f"read_csv({_list(paths)}, auto_detect = false, header = {dialect.header}, columns = {{{named}}}, "
         f"delim = {text(dialect.delimiter)}, quote = {text(quote)}, escape = {text(escape)}, compression = 'none', "

@@ -82,7 +82,9 @@ async def _split_on_grid(
         for blocks in await find_parts(object_, source, work.part_bytes, meter):
             yield blocks.to_json()
     except NotInPlace:
-        async for part in cut_into_objects(object_, source.compressed, cutter, meter, directory, locate):
+        async for part in cut_into_objects(
+            object_, source.compressed, cutter, work.part_bytes, meter, directory, locate
+        ):
             yield part.to_json()
 
 

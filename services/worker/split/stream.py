@@ -14,7 +14,9 @@ from typing import BinaryIO
 
 from services.contract.location import Location
 from services.contract.task_input import ByteRange, Json, Place
+from services.inputs.chunk import SplitError
 from services.inputs.cutter import Cut, Cutter
+from services.inputs.record_size import RECORD_BYTES_MAX
 from services.inputs.registry import FORMATS
 from services.platform.decompress import Decompressor
 from services.platform.reads import PinnedObject
@@ -64,12 +66,13 @@ async def cut_into_objects(
     object_: PinnedObject,
     compression: str,
     cutter: Cutter,
+    part_bytes: int,
     meter: Meter,
     directory: Path,
     locate: Callable[[str], Location],
 ) -> AsyncIterator[ByteRange]:
     """Parts of a compressed object: each is decompressed into an object of its own."""
-    files = _PartFiles(cutter, directory)
+    files = _PartFiles(cutter, directory, part_bytes, object_.location.uri)
     decompressor = Decompressor(compression)
     uploads: list[asyncio.Task[ByteRange]] = []
 
@@ -108,8 +111,11 @@ class _PartFile:
 class _PartFiles:
     """Writes decompressed text to files, one per part."""
 
-    def __init__(self, cutter: Cutter, directory: Path) -> None:
+    def __init__(self, cutter: Cutter, directory: Path, part_bytes: int, uri: str) -> None:
         self._cutter = cutter
+        self._part_bytes = part_bytes
+        self._uri = uri
+        self._record_bytes_max = max(RECORD_BYTES_MAX, cutter.options.get("record_bytes", 0))
         self._directory = directory
         self._position = 0  # in the text, of the next byte to write
         self._begin: Cut | None = None  # start of the current part
@@ -117,7 +123,10 @@ class _PartFiles:
         self._file: BinaryIO | None = None
 
     def feed(self, decompressor: Decompressor, window: bytes) -> list[_PartFile]:
-        """Write a window of text; returns the completed files. An empty window ends the last one."""
+        """Write a window of text; returns the completed files. An empty window ends the last one.
+
+        Raises SplitError for a record that is too long: what is compressed a thousandfold must not fill the disk.
+        """
         done: list[_PartFile] = []
         if not window:
             decompressor.finish()
@@ -145,6 +154,10 @@ class _PartFiles:
         if self._file is None:
             self._file = self._path().open("wb")
         self._file.write(text)
+        if self._file.tell() > self._part_bytes + self._record_bytes_max:
+            at = (self._begin.position if self._begin else 0) + self._part_bytes
+            what = f"the record at byte {at} of the text is longer than {self._record_bytes_max} bytes"
+            raise SplitError(f"{self._uri}: {what}, the most that a record may have")
 
     def _end_part(self, end: Cut, done: list[_PartFile]) -> None:
         if self._file is not None and self._begin is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.worker.child.rejects import REASON_LENGTH_MAX, RECORD_BYTES_MAX, Rejects
+from services.worker.child.rejects import REASON_LENGTH_MAX, SHOWN_BYTES_MAX, Rejects
 
 
 class Broken:
@@ -71,10 +71,10 @@ def test_what_is_too_deep_or_endless_is_cut(add: Add) -> None:
 
 
 def test_a_long_record_and_a_long_reason_are_cut(add: Add) -> None:
-    whole = {"text": "é" * (RECORD_BYTES_MAX // 2 - 10)}
+    whole = {"text": "é" * (SHOWN_BYTES_MAX // 2 - 10)}
     assert add(whole)["record"] == whole
 
-    long = add({"text": "é" * RECORD_BYTES_MAX}, "x\ud800" * 5000)
+    long = add({"text": "é" * SHOWN_BYTES_MAX}, "x\ud800" * 5000)
     assert long["record"].startswith('{"text":"éé') and long["record"].endswith("é …")
-    assert len(long["record"].encode()) <= RECORD_BYTES_MAX + 4
+    assert len(long["record"].encode()) <= SHOWN_BYTES_MAX + 4
     assert len(long["reason"]) == REASON_LENGTH_MAX + 2

@@ -130,6 +130,24 @@ async def test_a_line_may_be_longer_than_blocks_and_parts(splits: Splits, name: 
     assert {item["type"] for item in splits.items} == {"blocks"}
 
 
+@pytest.mark.parametrize(
+    ("name", "begin", "end", "source"),
+    [
+        ("a.jsonl.gz", b"1\n", b"\n2\n", {}),
+        ("a.csv.gz", b'h\n1\n"', b'"\n2\n', {"format": "csv", "multiline": True}),
+        ("a.xml.gz", b"<all><r>1</r><r>", b"</r><r>2</r></all>", {"type": "xml", "record_tag": "r"}),
+    ],
+)
+async def test_a_record_that_is_too_long_does_not_fill_the_disk(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch, name: str, begin: bytes, end: bytes, source: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(stream, "RECORD_BYTES_MAX", 3_000_000)
+    data = gzipped(begin + b"x" * 50_000_000 + end)
+    with pytest.raises(TaskError, match=rf"{name}: the record at byte \d+ of the text is longer than 3000000 bytes"):
+        await splits(name, data, part_bytes=1_000_000, **source)
+    assert max(file.stat().st_size for file in splits.directory.iterdir()) < 6_000_000
+
+
 @pytest.mark.parametrize(("name", "compress"), [("a.gz", gzip.compress), ("a.bgz", bgzip), ("a.zst", seekable_zstd)])
 async def test_nothing_is_decompressed_where_the_heartbeat_beats(
     splits: Splits, monkeypatch: pytest.MonkeyPatch, name: str, compress: Any
