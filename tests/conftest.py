@@ -28,6 +28,10 @@ OpenClients = Callable[[Emulator], Awaitable[Aws]]
 
 os.environ.update(AWS_ENVIRONMENT)
 
+# Tests put data wherever they like; those of where jobs may read and write set this themselves.
+ANYWHERE = {"PIECEWORK_READ_FROM": "*", "PIECEWORK_WRITE_TO": "*", "PIECEWORK_QUEUES": "*"}
+os.environ.update(ANYWHERE)
+
 # A shell has what it starts in the background ignore this, and the programs that tests interrupt would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

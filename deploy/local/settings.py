@@ -17,6 +17,8 @@ from deploy.local.process import ROOT, STACK_VARIABLE
 from deploy.local.roles import LOGINS
 from services.platform.auth import new_secret
 
+BUCKET = "piecework"
+
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -80,11 +82,17 @@ class StackSettings(BaseSettings):
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         paths = [str(ROOT / "examples"), *filter(None, [inherited.get("PIECEWORK_PROCESSOR_PATH")])]
         # The emulator forgets its messages when it is killed, and then the user waits for them to be sent again.
-        defaults = {"PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES": "true", "PIECEWORK_RESEND_SECONDS": "10"}
+        defaults = {
+            "PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES": "true",
+            "PIECEWORK_RESEND_SECONDS": "10",
+            "PIECEWORK_READ_FROM": f"s3://{BUCKET}/",
+            "PIECEWORK_WRITE_TO": f"s3://{BUCKET}/",
+            "PIECEWORK_QUEUES": "*",
+        }
         fixed: dict[str, Any] = {
             STACK_VARIABLE: str(self.state),
             "PIECEWORK_AWS_ENDPOINT_URL": self.emulator.url,
-            "PIECEWORK_BUCKET": "piecework",
+            "PIECEWORK_BUCKET": BUCKET,
             "PIECEWORK_DRAIN_SECONDS": str(self.drain_seconds),
             "PIECEWORK_SCRATCH": str(self.state / "scratch"),
             "PIECEWORK_CACHE": str(self.state / "cache"),

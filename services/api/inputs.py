@@ -1,6 +1,6 @@
 """Checks the input of a job that starts now when it is submitted, before the scheduler or a task finds a fault."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from botocore.exceptions import ClientError, ParamValidationError
@@ -9,7 +9,8 @@ from services.api.connections import Connections
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
 from services.inputs.chunk import SplitError
-from services.inputs.spec import Input, ObjectsInput
+from services.inputs.reach import Reach, ReachableS3, place_of
+from services.inputs.spec import Input
 from services.inputs.split import look
 from services.platform.concurrency import map_at_most
 from services.platform.problems import invalid
@@ -37,15 +38,14 @@ async def check_inputs(api: Connections, spec: JobSpec) -> None:
     for number, source in enumerate(spec.inputs):
         field = f"input.{number}" if isinstance(spec.input, list) else "input"
         with naming(field, source):
-            await look(api.aws.s3, source)
+            await look(ReachableS3(api.aws.s3, Reach(api.settings), source), source)
 
 
 @contextmanager
 def naming(field: str, source: Input) -> Iterator[None]:
     """Turns a fault of the source's object or prefix into a 422 that blames the field with its URI."""
-    name = "prefix" if isinstance(source, ObjectsInput) else "uri"
-    uri = getattr(source, name, None)
-    with _blaming(field if uri is None else f"{field}.{name}", uri):
+    name, uri = place_of(source) or (None, None)
+    with _blaming(field if name is None else f"{field}.{name}", uri):
         yield
 
 
@@ -65,14 +65,18 @@ def _blaming(field: str, uri: str | None) -> Iterator[None]:
         raise invalid(field, uri, reason) from error
 
 
-async def check_declared_inputs(api: Connections, spec: JobSpec) -> None:
-    """Raises a 422 for a missing object that a stage's processor declares, and SpecError.
+async def find_declared_inputs(api: Connections, spec: JobSpec) -> dict[str, str]:
+    """The field of each object that a stage's processor declares, by its URI. Raises SpecError if the job can't run."""
+    async with api.transaction() as connection:
+        stages = await resolve_stages(connection, spec, api.settings)
+    return {uri: f"{stage.field}.inputs.{name}" for stage in stages for name, uri in stage.inputs.items()}
+
+
+async def check_declared_inputs(api: Connections, declared: Mapping[str, str]) -> None:
+    """Raises a 422 for a missing object that a stage's processor declares.
 
     An object that the API may not read is left to the tasks, since workers may have another role.
     """
-    async with api.transaction() as connection:
-        stages = await resolve_stages(connection, spec, api.settings)
-    declared = {uri: f"{stage.field}.inputs.{name}" for stage in stages for name, uri in stage.inputs.items()}
 
     async def find(uri: str) -> None:
         with _blaming(declared[uri], uri):

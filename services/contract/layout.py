@@ -30,6 +30,11 @@ class Layout:
     def _at(self, key: str) -> Location:
         return Location(self.bucket, f"{self.prefix}/{key}" if self.prefix else key)
 
+    @property
+    def root(self) -> Location:
+        """The prefix (empty, or ending in a slash) of all of this."""
+        return self._at("")
+
     def upload(self, upload_id: UUID, filename: str) -> Location:
         return self._at(f"uploads/{upload_id}/{filename}")
 

@@ -15,6 +15,10 @@ class SpecError(ValueError):
         self.fix = fix
 
 
+class PlaceRefused(SpecError):
+    """A job may not read or write the place, or use the queue, that the field names."""
+
+
 def explain(error: ValidationError) -> str:
     """Each bad field and what is wrong with it, in one line."""
     faults = [(each["loc"], each["msg"].removeprefix("Value error, ")) for each in error.errors()]

@@ -17,6 +17,7 @@ from services.engine.errors import SpecError, explain
 from services.engine.jobs import notify_jobs
 from services.engine.params import find_missing_in_command, find_missing_in_sql
 from services.engine.params_schema import check_params
+from services.engine.places import check_places
 from services.engine.spec import (
     COMPACT_PROCESSOR,
     OWN_PROCESSORS,
@@ -230,6 +231,8 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
         field = f"stages.{len(spec.stages) - 1}.fan_out"
         raise SpecError(field, True, "no stage comes after the last one to work on its items; leave it out")
     stages += await _resolve_merge(connection, spec, stages[-1])
+    declared = {f"{stage.field}.inputs.{name}": uri for stage in stages for name, uri in stage.inputs.items()}
+    await check_places(connection, spec, declared, settings)
     return stages
 
 

@@ -3,11 +3,12 @@
 import sys
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.contract.fields import DURATION, SIZE
 from services.contract.layout import Layout
+from services.contract.location import Location
 from services.contract.states import Isolation
 
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
@@ -15,6 +16,26 @@ LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], B
 Seconds = Annotated[PositiveFloat, DURATION]
 WholeSeconds = Annotated[PositiveInt, DURATION]
 Bytes = Annotated[PositiveInt, SIZE]
+
+ANYWHERE = "*"
+
+
+def _check_places(places: str) -> str:
+    for place in filter(None, map(str.strip, places.split(","))):
+        if place != ANYWHERE:
+            Location.parse(place if place.count("/") > 2 else f"{place}/")
+    return places
+
+
+def _check_queues(queues: str) -> str:
+    for arn in filter(None, map(str.strip, queues.split(","))):
+        if arn != ANYWHERE and not (arn.startswith("arn:") and arn.count(":") == 5):
+            raise ValueError(f"{arn!r} is not a queue's ARN; write arn:aws:sqs:region:account:name")
+    return queues
+
+
+Places = Annotated[str, AfterValidator(_check_places)]
+QueueNames = Annotated[str, AfterValidator(_check_queues)]
 
 _SECRETS = ("database_url", "bootstrap_api_key", "metrics_key")
 
@@ -36,6 +57,16 @@ class Settings(BaseSettings):
     )
     bucket: str = "piecework"
     prefix: str = Field("", description="key prefix inside the bucket, without leading and trailing slashes")
+
+    read_from: Places = Field(
+        "",
+        description="where jobs may read besides uploads and jobs' results: s3://bucket/prefix, separated by commas; "
+        "* is anywhere",
+    )
+    write_to: Places = Field("", description="where jobs may have results, in the same form; Piecework's own place is")
+    queues: QueueNames = Field(
+        "", description="queues of output_queue and of triggers: ARNs, possibly with *, separated by commas; * is any"
+    )
 
     stages_max: PositiveInt = 20
     items_max: PositiveInt = 10_000

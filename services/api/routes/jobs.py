@@ -12,7 +12,7 @@ from sqlmodel import col, select
 from services.api import tables
 from services.api.connections import Api, Connections, Session
 from services.api.idempotency import Submission
-from services.api.inputs import check_declared_inputs, check_inputs
+from services.api.inputs import check_declared_inputs, check_inputs, find_declared_inputs
 from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.queues import check_queue
@@ -136,12 +136,13 @@ async def submit_job(
     spec = apply_scope(creation.caller, spec)
 
     async def prepare() -> None:
+        declared = await find_declared_inputs(api, spec)
         await check_results_place(api, spec.results)
         if spec.output_queue is not None:
             await check_queue(api, spec.output_queue, "output_queue")
         if spec.run_at is None:
             await check_inputs(api, spec)
-            await check_declared_inputs(api, spec)
+            await check_declared_inputs(api, declared)
 
     async def create(connection: Connection) -> Job:
         if spec.run_at is not None:

@@ -15,8 +15,10 @@ from sqlmodel import col, select
 from services.api import tables
 from services.api.connections import Api, Connections, Session
 from services.api.idempotency import Submission
+from services.api.inputs import find_declared_inputs
 from services.api.pagination import Pages
 from services.api.problems import BODY
+from services.api.queues import check_queue
 from services.api.results_place import check_results_place
 from services.api.security import Caller, Submitter, Viewer, scope_filter
 from services.api.shapes.schedules import Schedule, SchedulePage, ScheduleSpec
@@ -112,7 +114,13 @@ async def create_schedule(
         return _show(dict(row))
 
     async def prepare() -> None:
+        try:
+            await find_declared_inputs(api, spec.job)
+        except SpecError as error:
+            raise invalid(f"job.{error.field}", error.value, error.fix) from error
         await check_results_place(api, spec.job.results, "job.results")
+        if spec.job.output_queue is not None:
+            await check_queue(api, spec.job.output_queue, "job.output_queue")
 
     return await creation.once(create, prepare=prepare)
 

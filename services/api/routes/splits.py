@@ -1,6 +1,7 @@
 """Preview how an input would be split, without running anything."""
 
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Body
 
@@ -11,12 +12,16 @@ from services.api.problems import BODY
 from services.api.security import Submitter
 from services.api.shapes.splits import Split, SplitPart, SplitSpec
 from services.api.strict_json import StrictRoute
-from services.contract.task_input import parse_input
+from services.contract.task_input import UnknownInput, parse_input
+from services.engine.places import check_inputs_reach, check_task_inputs
 from services.inputs.groups import describe_markers
+from services.inputs.reach import Reach, ReachableS3
 from services.inputs.sample import find_columns, spread
 from services.platform.problems import invalid, problems
 
 router = APIRouter(prefix="/splits", tags=["jobs"], route_class=StrictRoute)
+
+_NO_JOB = UUID(int=0)
 
 EXAMPLES: Any = {
     "array": {"summary": "An array job", "value": {"input": {"type": "range", "count": 10}}},
@@ -43,10 +48,16 @@ async def preview_split(
     if slots is None:
         raise invalid("pool", spec.pool, "there is no such pool")
     sources = spec.input if isinstance(spec.input, list) else [spec.input]
-    made = None
-    for number, source in enumerate(sources):
-        with naming(f"input.{number}" if isinstance(spec.input, list) else "input", source):
-            made = await preview(api.aws.s3, source, slots, spec.parts_max, made)
+    many = isinstance(spec.input, list)
+    fields = {f"input.{number}" if many else "input": source for number, source in enumerate(sources)}
+    await check_inputs_reach(api.database, fields, api.settings)
+    reach, made = Reach(api.settings), None
+    for field, source in fields.items():
+        with naming(field, source):
+            s3 = ReachableS3(api.aws.s3, reach, source)
+            made = await preview(s3, source, slots, spec.parts_max, made)
+            sampled = [known.to_json() for known in made.samples if not isinstance(known, UnknownInput)]
+            await check_task_inputs(api.database, _NO_JOB, [*made.parts, *sampled], api.settings)
     assert made is not None
     parts = [SplitPart(index=index, bytes=parse_input(part).bytes, input=part) for index, part in enumerate(made.parts)]
     return Split(

@@ -18,7 +18,7 @@ from services.api.queues import check_queue
 from services.api.security import Caller, Operator, Viewer, scope_filter
 from services.api.shapes.triggers import Trigger, TriggerPage, TriggerSpec
 from services.api.strict_json import StrictRoute
-from services.engine.errors import SpecError
+from services.engine.errors import PlaceRefused, SpecError
 from services.engine.ownership import of_template, require_read
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
@@ -72,6 +72,14 @@ def _is_told(field: str, filled: dict[str, Any]) -> bool:
         return False
 
 
+def _is_filled(field: str, template: dict[str, Any]) -> bool:
+    """Whether the template's field has a placeholder: its values are checked when they come."""
+    try:
+        return "{" in str(find_value(field, template))
+    except MissingValue:
+        return False
+
+
 async def _check_job(connection: Connection, api: Api, template: dict[str, Any]) -> None:
     """Raises a 422 for a template that no message can make valid."""
     try:
@@ -81,7 +89,7 @@ async def _check_job(connection: Connection, api: Api, template: dict[str, Any])
         fix = f"{error}; a template knows {', '.join(f'{{{name}}}' for name in _SAMPLE)} and {{message.…}}"
         raise invalid("job", "", fix) from error
     except SpecError as error:
-        if _is_told(error.field, filled):
+        if _is_told(error.field, filled) or (isinstance(error, PlaceRefused) and _is_filled(error.field, template)):
             return
         raise invalid(f"job.{error.field}", error.value, error.fix) from error
     except ValidationError as error:
@@ -111,6 +119,9 @@ async def create_trigger(
 
     async def prepare() -> None:
         await check_queue(api, spec.queue_url, "queue_url")
+        told = spec.job.get("output_queue")
+        if isinstance(told, str) and "{" not in told:
+            await check_queue(api, told, "job.output_queue")
 
     async def create(connection: Connection) -> Trigger:
         await _check_job(connection, api, spec.job)

@@ -15,6 +15,7 @@ from services.contract.location import Location
 from services.inputs.chunk import SplitError
 from services.inputs.listing import Entry
 from services.inputs.manifest.columns import decode_key
+from services.inputs.reach import OutOfReach
 from services.platform.s3_faults import fault_of
 
 Keys = Literal["plain", "url_encoded"]
@@ -47,6 +48,8 @@ async def _exists(s3: Any, location: Location) -> bool:
     """Whether the object is known to exist. (Without the right to list the bucket, a missing one is refused.)"""
     try:
         await s3.head_object(Bucket=location.bucket, Key=location.key)
+    except OutOfReach:
+        return False
     except ClientError as error:
         if fault_of(error) in ("missing", "refused", "misnamed"):
             return False

@@ -8,6 +8,8 @@ from typing import Any
 from asyncpg import Record
 from pydantic import TypeAdapter
 
+from services.engine.places import check_task_inputs
+from services.inputs.reach import Reach, ReachableS3
 from services.inputs.spec import Input
 from services.inputs.split import split_each, split_on_grid
 from services.scheduler import put_off
@@ -42,7 +44,10 @@ async def _plan_chunk(context: Context, job: Record) -> None:
     sources = job["input"] if isinstance(job["input"], list) else [job["input"]]
     splitting = split_on_grid if job["kind"] == "split" else split_each
     async with planning(context, job_id, 0, cursor, _where(sources, cursor)):
-        chunk = await splitting(context.aws.s3, _INPUTS.validate_python(sources, extra="ignore"), cursor, job["slots"])
+        inputs = _INPUTS.validate_python(sources, extra="ignore")
+        s3 = ReachableS3(context.aws.s3, Reach(context.settings), inputs[cursor["input"] if cursor else 0])
+        chunk = await splitting(s3, inputs, cursor, job["slots"])
+        await check_task_inputs(context.database, job_id, chunk.inputs, context.settings)
         await save_chunk(context, job_id, 0, chunk, cursor)
 
 

@@ -10,6 +10,7 @@ from asyncpg import Record
 
 from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.lost_outputs import name_maker
+from services.engine.places import check_task_inputs, refuse_unmade_items
 from services.inputs.chunk import Chunk, SplitError
 from services.platform.reads import ObjectLost, read_range, read_written
 from services.scheduler.loop import Context
@@ -60,6 +61,8 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
     parts = await asyncio.gather(*(listing.read(context.aws.s3) for listing in listings))
     taken = list(_cut(listings, parts))
     inputs = [orjson.loads(line) for _, lines, _ in taken for line in lines]
+    refuse_unmade_items(inputs)
+    await check_task_inputs(context.database, stage["job_id"], inputs, context.settings)
     at, _, read = taken[-1]
     last = last and len(taken) == len(listings)
     if read < at.end:

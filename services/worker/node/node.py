@@ -16,6 +16,7 @@ from services.engine import pools, transitions, workers
 from services.engine.pools import PoolQueues
 from services.engine.schema import check_schema
 from services.engine.workers import UnknownPool
+from services.inputs.reach import Reach as InputReach
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, UnknownSchema, connect_database, new_id
 from services.platform.settings import WorkerSettings
@@ -211,6 +212,7 @@ def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
     return Equipment(
         s3,
         layout,
+        InputReach(settings),
         cells.directory,
         cells,
         Packages(s3, layout, cache_directory(Path(settings.cache)), settings.packages_max, environment, cells),

@@ -13,6 +13,7 @@ from services.contract.task_error import TaskError
 from services.contract.task_input import GridSplit, Json, Split, UnknownInput
 from services.engine.attempt import ClaimedTask
 from services.inputs.chunk import SplitError
+from services.inputs.reach import Reach, ReachableS3
 from services.inputs.registry import load
 from services.inputs.spec import Input, StreamedObject
 from services.inputs.split import split
@@ -27,24 +28,27 @@ from services.worker.split.stream import cut_in_place, cut_into_objects
 _INPUT: TypeAdapter[Input] = TypeAdapter(Input)
 
 
-async def run_grid_split(meter: Meter, layout: Layout, task: ClaimedTask, directory: Path) -> tuple[Path, int]:
+async def run_grid_split(
+    meter: Meter, layout: Layout, reach: Reach, task: ClaimedTask, directory: Path
+) -> tuple[Path, int]:
     """Write piecework-items.jsonl, one task input a line, into the directory; returns its path and the count.
 
     Decompressed parts become objects next to the task's other outputs. Raises TaskError.
     """
     listing, count = directory / "piecework-items.jsonl", 0
     with listing.open("wb") as file:
-        async for item in _items(meter, layout, task, directory):
+        async for item in _items(meter, layout, reach, task, directory):
             file.write(orjson.dumps(item) + b"\n")
             count += 1
     return listing, count
 
 
-async def _items(meter: Meter, layout: Layout, task: ClaimedTask, directory: Path) -> AsyncIterator[Json]:
+async def _items(meter: Meter, layout: Layout, reach: Reach, task: ClaimedTask, directory: Path) -> AsyncIterator[Json]:
     """The inputs of the next stage. Raises TaskError."""
     match task.input:
         case Split() as work:
-            etag, items = None, _split_here(meter.s3, _INPUT.validate_python(work.source, extra="ignore"), work.slots)
+            source = _INPUT.validate_python(work.source, extra="ignore")
+            etag, items = None, _split_here(ReachableS3(meter.s3, reach, source), source, work.slots)
         case GridSplit() as work:
 
             def locate(filename: str) -> Location:

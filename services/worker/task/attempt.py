@@ -17,6 +17,7 @@ from services.contract.task_error import TaskError, describe
 from services.contract.task_output import TaskOutput
 from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput, StageWork
 from services.inputs.fetched import FetchedInput
+from services.inputs.reach import Reach as InputReach
 from services.inputs.registry import suffix_of
 from services.platform.database import storable
 from services.platform.threads import beside_loop, in_own_thread
@@ -50,6 +51,7 @@ class Equipment:
 
     s3: Any
     layout: Layout
+    reach: InputReach
     directory: Path
     cells: Cells
     packages: Packages
@@ -189,7 +191,9 @@ class _Attempt:
         """Run a split task: read every byte of the input."""
         meter, layout = Meter(self._equipment.s3), self._equipment.layout
         try:
-            listing, count = await run_grid_split(meter, layout, self._task, self.workspace.directory)
+            listing, count = await run_grid_split(
+                meter, layout, self._equipment.reach, self._task, self.workspace.directory
+            )
             outputs = Outputs(meter.s3, self.workspace.files, lambda name: layout.attempt(*self._key, name))
             return await outputs.put_items(listing, count, by_worker=True)
         finally:

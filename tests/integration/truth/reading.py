@@ -17,8 +17,10 @@ from services.engine.attempt import ClaimedTask
 from services.inputs.columns import Columns
 from services.inputs.fetched import FetchedInput
 from services.inputs.grid import needs_grid
+from services.inputs.reach import Reach
 from services.inputs.sample import find_columns
 from services.inputs.split import split_on_grid
+from services.platform.settings import Settings
 from services.worker.child.prepare import prepare
 from services.worker.child.records import apply_to_records
 from services.worker.child.rejects import Rejects
@@ -59,7 +61,9 @@ class Cutting:
             return await split_all_at(self.s3, uri=self.uri, **options)
         chunk = await split_on_grid(self.s3, [source], None, 2)
         directory = Path(tempfile.mkdtemp(dir=self.directory))
-        listing, _ = await run_grid_split(Meter(self.s3), Layout(self.bucket), _task(chunk.inputs[0]), directory)
+        listing, _ = await run_grid_split(
+            Meter(self.s3), Layout(self.bucket), Reach(Settings()), _task(chunk.inputs[0]), directory
+        )
         return [orjson.loads(line) for line in listing.read_bytes().splitlines()]
 
     async def read(self, parts: list[dict[str, Any]], *, sql: bool, declared: Columns | None = None) -> Result:

@@ -17,6 +17,7 @@ from services.contract.layout import Layout
 from services.contract.task_error import TaskError
 from services.contract.task_input import parse_input
 from services.engine.attempt import ClaimedTask
+from services.inputs.reach import Reach
 from services.inputs.split import split_on_grid
 from services.platform.aws import Aws
 from services.platform.decompress import Decompressor
@@ -72,7 +73,9 @@ class Splits:
     async def run(self, task_input: dict[str, Any]) -> list[bytes]:
         layout = Layout(self.bucket)
         self.meter = Meter(self.s3)
-        listing, count = await run_grid_split(self.meter, layout, self.task(task_input), self.directory)
+        listing, count = await run_grid_split(
+            self.meter, layout, Reach(Settings()), self.task(task_input), self.directory
+        )
         self.items = [orjson.loads(line) for line in listing.read_bytes().splitlines()]
         assert count == len(self.items)
         return [await self.part(number, item) for number, item in enumerate(self.items)]

@@ -1,0 +1,132 @@
+"""Checks that a job reads and writes only where it may, in S3 and in SQS, before anything is read."""
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+from uuid import UUID
+
+from services.contract.location import Location
+from services.engine.errors import PlaceRefused
+from services.engine.spec import JobSpec
+from services.inputs.reach import Folder, OutOfReach, Reach, place_of, refuse_reading, uris_of
+from services.inputs.spec import Input, ObjectsInput
+from services.platform.database import Connection, Database
+from services.platform.settings import ANYWHERE, Settings
+
+_QUEUE_PATH = re.compile(r"https?://[A-Za-z0-9.:-]+/(\d+)/([A-Za-z0-9_-]+(?:\.fifo)?)")
+
+# A job's outputs are its results if nothing merges them; those of other stages are told to its queue.
+_MAY_READ = """
+    SELECT j.job_id, j.spec ->> 'output_queue' IS NOT NULL AS told,
+        CASE WHEN coalesce(j.spec -> 'merge' ->> 'type', 'none') = 'none'
+            THEN (SELECT max(stage) FROM stages AS s WHERE s.job_id = j.job_id) END AS results_stage
+    FROM jobs AS j WHERE j.job_id = ANY($1::uuid[])"""
+
+
+async def may_read(connection: Connection | Database, folders: Iterable[Folder]) -> set[Folder]:
+    """Those of the users' folders that a job may read."""
+    wanted = set(folders)
+    of_jobs = [folder.id for folder in wanted if folder.kind != "upload"]
+    jobs = {row["job_id"]: row for row in await connection.fetch(_MAY_READ, of_jobs)} if of_jobs else {}
+
+    def may(folder: Folder) -> bool:
+        if folder.kind == "upload":
+            return True
+        if (job := jobs.get(folder.id)) is None:
+            return False
+        return folder.kind == "results" or bool(job["told"]) or folder.stage == job["results_stage"]
+
+    return {folder for folder in wanted if may(folder)}
+
+
+async def check_inputs_reach(
+    connection: Connection | Database, sources: Mapping[str, Input], settings: Settings
+) -> None:
+    """Raises PlaceRefused for the first input, by its field, that names what jobs may not read."""
+    places = {f"{field}.{named[0]}": (named[1], isinstance(source, ObjectsInput)) for field, source in sources.items()
+              if (named := place_of(source))}  # fmt: skip
+    await _check_readable(connection, places, settings)
+
+
+async def check_places(connection: Connection, spec: JobSpec, declared: Mapping[str, str], settings: Settings) -> None:
+    """Raises PlaceRefused for the first field of the job that reads or writes where no job may.
+
+    `declared` are the URIs of the objects that its processors declare, by their fields.
+    """
+    many = isinstance(spec.input, list)
+    sources = {f"input.{number}" if many else "input": source for number, source in enumerate(spec.inputs)}
+    await check_inputs_reach(connection, sources, settings)
+    await _check_readable(connection, {field: (uri, False) for field, uri in declared.items()}, settings)
+    if spec.results is not None and not Reach(settings).may_write(Location.parse(spec.results)):
+        fix = "results may not go there: leave it out, or have the operator add the place to PIECEWORK_WRITE_TO"
+        raise PlaceRefused("results", spec.results, fix)
+    if spec.output_queue is not None:
+        check_queue_allowed(spec.output_queue, "output_queue", settings)
+
+
+async def _check_readable(
+    connection: Connection | Database, places: Mapping[str, tuple[str, bool]], settings: Settings
+) -> None:
+    reach, folders = Reach(settings), {}
+    for field, (uri, prefix) in places.items():
+        place = Location.parse(uri)
+        if reach.may_read(place, prefix):
+            continue
+        if (folder := reach.folder_of(place)) is None:
+            raise _unreadable(field, uri)
+        folders[field] = folder
+    readable = await may_read(connection, folders.values())
+    for field, folder in folders.items():
+        if folder not in readable:
+            raise _unreadable(field, places[field][0])
+
+
+def _unreadable(field: str, uri: str) -> PlaceRefused:
+    fix = "jobs may not read this: upload the data, or have the operator add its place to PIECEWORK_READ_FROM"
+    return PlaceRefused(field, uri, fix)
+
+
+async def check_task_inputs(
+    database: Database, job_id: UUID, inputs: Iterable[Mapping[str, Any]], settings: Settings
+) -> None:
+    """Raises OutOfReach if tasks would read what is neither the job's own nor readable, as a manifest may name."""
+    reach, job = Reach(settings), settings.layout.job(job_id)
+    folders: dict[Folder, str] = {}
+    for task_input in inputs:
+        for uri in uris_of(task_input):
+            place = Location.parse(uri)
+            if (place.bucket == job.bucket and place.key.startswith(job.key)) or reach.may_read(place):
+                continue
+            if (folder := reach.folder_of(place)) is None:
+                raise refuse_reading(uri)
+            folders.setdefault(folder, uri)
+    if refused := folders.keys() - await may_read(database, folders):
+        raise refuse_reading(folders[min(refused, key=str)])
+
+
+def refuse_unmade_items(inputs: Iterable[Mapping[str, Any]]) -> None:
+    """Raises OutOfReach for items of a kind that only Piecework makes: user code can write its listing of items."""
+    for task_input in inputs:
+        if task_input.get("type") in ("outputs", "split"):
+            raise OutOfReach(f"a task listed an item of type {task_input['type']!r}, which only Piecework makes")
+
+
+def parse_queue(queue_url: str) -> tuple[str, str] | None:
+    """Account and name of the queue, if this is how SQS itself writes its URL."""
+    match = _QUEUE_PATH.fullmatch(queue_url)
+    return (match[1], match[2]) if match else None
+
+
+def check_queue_allowed(queue_url: str, field: str, settings: Settings) -> None:
+    """Raises PlaceRefused unless the operator allows this queue. Its region is always Piecework's own."""
+    if (named := parse_queue(queue_url)) is None:
+        raise PlaceRefused(field, queue_url, "write the queue's URL as SQS does: https://host/account/name")
+    allowed = [arn.strip() for arn in settings.queues.split(",") if arn.strip()]
+    patterns = (arn.split(":") for arn in allowed if arn != ANYWHERE)
+    if ANYWHERE not in allowed and not any(
+        fnmatchcase(named[0], account) and fnmatchcase(named[1], name) for *_, account, name in patterns
+    ):
+        raise PlaceRefused(
+            field, queue_url, "this queue may not be used: have the operator add its ARN to PIECEWORK_QUEUES"
+        )
