@@ -16,6 +16,8 @@ from piecework.config import load_config
 from piecework.packing import packed
 from piecework.shapes import (
     ApiKey,
+    AuditEntry,
+    AuditOutcome,
     CompletedUpload,
     CreatedApiKey,
     CreatedWebhookEndpoint,
@@ -51,6 +53,8 @@ from piecework.shapes import (
     Trigger,
     Upload,
     UploadedPart,
+    UploadState,
+    UploadSummary,
     WebhookEndpoint,
     Worker,
     WorkerState,
@@ -63,6 +67,7 @@ T = TypeVar("T")
 
 PAGE_MAX = 500
 CONNECT_SECONDS = 5.0
+COMPLETION_SECONDS = 900.0  # S3 copies the files of a directory
 
 Id = UUID | str
 JsonObject = Mapping[str, Any]  # a JSON object, as a shape or as one that was read from a file
@@ -148,10 +153,13 @@ class Client:
         name: str | None = None,
         label: Mapping[str, str] | None = None,
         schedule_id: Id | None = None,
+        created_by: str | None = None,
+        mine: bool = False,
     ) -> Listing[JobSummary]:
-        """Newest first; in any of these states, with all of these labels."""
+        """Newest first; in any of these states, with all of these labels, of this principal or of the key's own."""
         labels = [f"{key}:{value}" for key, value in (label or {}).items()]
-        return self._list(JobSummary, "/v1/jobs", state=state, name=name, label=labels, schedule_id=schedule_id)
+        filters = {"state": state, "name": name, "label": labels, "schedule_id": schedule_id, "created_by": created_by}
+        return self._list(JobSummary, "/v1/jobs", **filters, mine=mine or None)
 
     def get_job(self, job_id: Id) -> Job:
         return self._api.get(Job, f"/v1/jobs/{job_id}")
@@ -197,28 +205,45 @@ class Client:
         """Download result files, several at a time, into `directory`; each appears undamaged or not at all."""
         return self._objects.download(files, directory, progress)
 
-    def upload(self, path: Path, *, progress: ReportBytes | None = None) -> CompletedUpload:
+    def upload(self, path: Path, *, resume: Id | None = None, progress: ReportBytes | None = None) -> CompletedUpload:
         """Upload a local file, or all files of a directory, several at a time.
 
-        The answer's `uri` is what a job's input names; of a directory it is a prefix.
+        The answer's `uri` is what a job's input names; of a directory it is a prefix. `resume` is the id of an upload
+        that was cut off: of a large file, parts that S3 has already are not sent again.
         """
         if path.is_dir():
             files = files_in(path)
-            upload = self.create_upload(f"{path.resolve().name}/", sum(file.stat().st_size for file in files))
+            upload = self._begin(f"{path.resolve().name}/", sum(file.stat().st_size for file in files), resume)
             self._objects.send_files(files, path, upload, progress)
             return self.complete_upload(upload["upload_id"])
-        upload = self.create_upload(path.name, path.stat().st_size)
+        upload = self._begin(path.name, path.stat().st_size, resume)
         return self.complete_upload(upload["upload_id"], self._objects.send(path, upload, progress))
+
+    def _begin(self, filename: str, size: int, resume: Id | None) -> Upload:
+        return self.create_upload(filename, size) if resume is None else self.renew_upload(resume)
 
     def create_upload(self, filename: str, bytes: int | str, *, idempotency_key: str | None = None) -> Upload:
         """Announce an upload of that many bytes (`upload` does all three steps); `name/` is a directory."""
         return self._api.create(Upload, "/v1/uploads", {"filename": filename, "bytes": bytes}, idempotency_key)
 
     def complete_upload(self, upload_id: Id, parts: Iterable[UploadedPart] = ()) -> CompletedUpload:
-        """Put the sent parts together; files of a directory need no parts."""
-        return self._api.post(
-            CompletedUpload, f"/v1/uploads/{upload_id}/complete", {"parts": list(parts)}, repeatable=True
-        )
+        """Put the sent parts together; files of a directory need no parts. A large directory takes minutes."""
+        path, body = f"/v1/uploads/{upload_id}/complete", {"parts": list(parts)}
+        return self._api.post(CompletedUpload, path, body, repeatable=True, timeout_seconds=COMPLETION_SECONDS)
+
+    def renew_upload(self, upload_id: Id) -> Upload:
+        """Fresh links for an upload that runs, for the parts that S3 does not have yet."""
+        return self._api.post(Upload, f"/v1/uploads/{upload_id}/renew", repeatable=True)
+
+    def list_uploads(
+        self, *, state: UploadState | None = None, created_by: str | None = None
+    ) -> Listing[UploadSummary]:
+        """The key's principal's own, newest first; for operators and keys with `all`, everybody's."""
+        return self._list(UploadSummary, "/v1/uploads", state=state, created_by=created_by)
+
+    def abort_upload(self, upload_id: Id) -> None:
+        """End an upload, or delete a completed one, with all that it has left in S3."""
+        self._api.delete(f"/v1/uploads/{upload_id}")
 
     # Schedules
 
@@ -390,8 +415,44 @@ class Client:
         """Send a delivery again."""
         return self._api.post(Delivery, f"/v1/webhook-deliveries/{delivery_id}/redeliver")
 
-    def create_api_key(self, name: str, role: Role, *, idempotency_key: str | None = None) -> CreatedApiKey:
-        return self._api.create(CreatedApiKey, "/v1/api-keys", {"name": name, "role": role}, idempotency_key)
+    def create_api_key(
+        self,
+        name: str,
+        role: Role,
+        *,
+        principal: str | None = None,
+        all: bool = False,
+        shares: Sequence[str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        pools: Sequence[str] | None = None,
+        priority_max: int | None = None,
+        expires_at: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> CreatedApiKey:
+        """A key of `principal` (default: of its own name), with these limits."""
+        body: dict[str, Any] = {"name": name, "role": role, "principal": principal, "all": all or None}
+        body |= {"shares": shares, "labels": labels, "pools": pools}
+        body |= {"priority_max": priority_max, "expires_at": expires_at}
+        given = {field: value for field, value in body.items() if value is not None}
+        return self._api.create(CreatedApiKey, "/v1/api-keys", given, idempotency_key)
+
+    def get_me(self) -> ApiKey:
+        """The client's own key."""
+        return self._api.get(ApiKey, "/v1/me")
+
+    def list_audit(
+        self,
+        *,
+        principal: str | None = None,
+        action: str | None = None,
+        subject: str | None = None,
+        outcome: AuditOutcome | None = None,
+        since: str | None = None,
+        until: str | None = None,
+    ) -> Listing[AuditEntry]:
+        """Changes, newest first, from `since` and before `until` (ISO 8601 with a time zone)."""
+        filters = {"principal": principal, "action": action, "subject": subject, "outcome": outcome}
+        return self._list(AuditEntry, "/v1/audit", **filters, since=since, until=until)
 
     def list_api_keys(self) -> Listing[ApiKey]:
         return self._list(ApiKey, "/v1/api-keys")

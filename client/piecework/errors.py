@@ -50,11 +50,11 @@ class Invalid(ApiError):
 
 
 class Unauthorized(ApiError):
-    """401: no API key, or one that is unknown or revoked."""
+    """401: no API key, or one that is unknown, revoked or expired."""
 
 
 class Forbidden(ApiError):
-    """403: the key's role is too low."""
+    """403: the key's role is too low, or the thing is somebody else's."""
 
 
 class NotFound(ApiError):

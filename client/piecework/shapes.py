@@ -18,7 +18,9 @@ Outcome = Literal["succeeded", "failed", "lost", "timeout", "memory", "cancelled
 WorkerState = Literal["active", "draining", "stopped", "lost"]
 DeliveryState = Literal["pending", "delivered", "failed"]
 Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
-Role = Literal["viewer", "submitter", "operator"]
+Role = Literal["viewer", "submitter", "developer", "operator"]
+UploadState = Literal["running", "completed", "aborted"]
+AuditOutcome = Literal["done", "refused"]
 Misfire = Literal["run_once", "run_all", "skip"]
 Scalar = str | int | float | bool | None
 
@@ -194,6 +196,7 @@ class _JobFields(TypedDict):
     started_at: str | None
     finished_at: str | None
     error: Failure | None
+    created_by: str | None
 
 
 class Job(_JobFields):
@@ -291,8 +294,16 @@ class UploadForm(TypedDict):
     fields: dict[str, str]
 
 
+class UploadedPart(TypedDict):
+    """A sent part, with the ETag that S3 answered."""
+
+    number: int
+    etag: str
+
+
 class Upload(TypedDict):
-    """An announced upload: send each part to its presigned link, or each file of a directory by the form."""
+    """An announced upload: send each part to its presigned link, or each file of a directory by the form; S3 has those
+    that are `uploaded`."""
 
     upload_id: str
     uri: str
@@ -300,13 +311,20 @@ class Upload(TypedDict):
     part_bytes: int
     parts: list[UploadLink]
     form: NotRequired[UploadForm | None]
+    uploaded: NotRequired[list[UploadedPart]]
 
 
-class UploadedPart(TypedDict):
-    """A sent part, with the ETag that S3 answered."""
+class UploadSummary(TypedDict):
+    """An upload in a list."""
 
-    number: int
-    etag: str
+    upload_id: str
+    uri: str
+    bytes: int
+    state: UploadState
+    created_by: str | None
+    created_at: str
+    completed_at: str | None
+    aborted_at: str | None
 
 
 class CompletedUpload(TypedDict):
@@ -327,6 +345,7 @@ class Schedule(TypedDict):
     last_job_id: str | None
     error: str | None
     created_at: str
+    created_by: str | None
     job: JobSpec
     upcoming: list[str]
 
@@ -344,6 +363,7 @@ class Trigger(TypedDict):
     last_error: str | None
     last_error_at: str | None
     created_at: str
+    created_by: str | None
     job: dict[str, Any]
 
 
@@ -377,6 +397,7 @@ class Processor(TypedDict):
     description: str
     spec: ProcessorSpec
     created_at: str
+    created_by: str | None
 
 
 class Package(TypedDict):
@@ -440,6 +461,7 @@ class WebhookEndpoint(TypedDict):
     events: list[Event]
     enabled: bool
     created_at: str
+    created_by: str | None
 
 
 class CreatedWebhookEndpoint(WebhookEndpoint):
@@ -465,10 +487,21 @@ class Delivery(TypedDict):
 
 
 class ApiKey(TypedDict):
+    """Whose a key is, and what it may do."""
+
     key_id: str
     name: str
     role: Role
+    principal: str
+    all: bool
+    shares: list[str]
+    labels: dict[str, str]
+    pools: list[str]
+    priority_max: int | None
+    expires_at: str | None
+    last_used_at: str | None
     created_at: str
+    created_by: str | None
     revoked_at: str | None
 
 
@@ -476,6 +509,23 @@ class CreatedApiKey(ApiKey):
     """`secret` is the key itself and is shown only here."""
 
     secret: str
+
+
+class AuditEntry(TypedDict):
+    """A change, or a refused one: who, what, when, from where."""
+
+    audit_id: str
+    at: str
+    key_id: str | None
+    principal: str | None
+    role: str
+    action: str
+    outcome: AuditOutcome
+    subject_kind: str
+    subject: str | None
+    summary: dict[str, Any]
+    address: str | None
+    request_id: str | None
 
 
 class TaskCounts(Progress):

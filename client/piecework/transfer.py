@@ -1,7 +1,7 @@
 """Bytes between local files and S3, over presigned links: in parallel, with retries, never a half-written file."""
 
 import base64
-import itertools
+import hashlib
 import re
 import threading
 import zlib
@@ -40,23 +40,26 @@ class Transfers:
         self._tries = tries
 
     def send(self, path: Path, upload: Upload, progress: ReportBytes | None = None) -> list[UploadedPart]:
-        """Send every part of `path` to its link. Raises TransferError, and InputError if the file changes meanwhile."""
-        before = path.stat()
-        sizes = [part["bytes"] for part in upload["parts"]]
-        starts = itertools.accumulate(sizes, initial=0)
-        pieces = list(zip(upload["parts"], starts, strict=False))
-        report = progress or _ignore
+        """Send every part of `path` that has a link; returns all parts.
 
-        def send(piece: tuple[UploadLink, int], stop: threading.Event) -> UploadedPart:
-            part, start = piece
+        Raises TransferError, and InputError if the file changes meanwhile.
+        """
+        before = path.stat()
+        uploaded = upload.get("uploaded", [])
+        _check_uploaded(path, upload, uploaded)
+        report = progress or _ignore
+        report(before.st_size - sum(part["bytes"] for part in upload["parts"]))
+
+        def send(part: UploadLink, stop: threading.Event) -> UploadedPart:
+            start = (part["number"] - 1) * upload["part_bytes"]
             etag = self._repeat(lambda: self._send_part(path, part, start, stop, report), str(path), stop)
             return {"number": part["number"], "etag": etag}
 
-        sent = _in_parallel(send, pieces)
+        sent = _in_parallel(send, upload["parts"])
         after = path.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise InputError(f"{path}: {CHANGED}")
-        return sent
+        return [*uploaded, *sent]
 
     def put(self, path: Path, url: str, progress: ReportBytes | None = None) -> None:
         """Send a file to a link that takes it whole. Raises TransferError."""
@@ -230,6 +233,19 @@ def _check(response: httpx.Response) -> None:
     if response.status_code == httpx.codes.FORBIDDEN:
         message += "; the presigned link may have expired: ask for a new one"
     raise _Refused(message)
+
+
+def _check_uploaded(path: Path, upload: Upload, uploaded: list[UploadedPart]) -> None:
+    """Raises InputError unless the parts that S3 has are the file's: their ETags are MD5s (but for KMS keys)."""
+    with path.open("rb") as file:
+        for part in uploaded:
+            file.seek((part["number"] - 1) * upload["part_bytes"])
+            digest = hashlib.md5(file.read(upload["part_bytes"]), usedforsecurity=False).hexdigest()
+            if part["etag"].strip('"') != digest:
+                raise InputError(
+                    f"{path}: part {part['number']} is not what was uploaded: the file has changed since, or the "
+                    "bucket is encrypted by a key of KMS, which hides it; upload the file again without resuming"
+                )
 
 
 def files_in(directory: Path) -> list[Path]:

@@ -55,9 +55,18 @@ class Transport:
     def get(self, shape: type[T], path: str, **query: Any) -> T:
         return cast(T, self._call("GET", path, query=query))
 
-    def post(self, shape: type[T], path: str, body: Any = None, *, repeatable: bool = False) -> T:
-        """An order; `repeatable` if giving it twice does no more than giving it once."""
-        return cast(T, self._call("POST", path, body=body, repeatable=repeatable))
+    def post(
+        self,
+        shape: type[T],
+        path: str,
+        body: Any = None,
+        *,
+        repeatable: bool = False,
+        timeout_seconds: float | None = None,
+    ) -> T:
+        """An order; `repeatable` if giving it twice does no more than giving it once. `timeout_seconds` is for orders
+        that take longer than others."""
+        return cast(T, self._call("POST", path, body=body, repeatable=repeatable, timeout_seconds=timeout_seconds))
 
     def create(self, shape: type[T], path: str, body: Any, idempotency_key: str | None = None) -> T:
         """A creating POST: however often it is sent, it creates once."""
@@ -79,6 +88,7 @@ class Transport:
         body: Any = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         repeatable: bool = True,
+        timeout_seconds: float | None = None,
     ) -> Any:
         request = self._http.build_request(
             method,
@@ -86,6 +96,7 @@ class Transport:
             params={name: value for name, value in query.items() if value is not None},
             headers={**self._authorization, **headers, **({} if body is None else _JSON)},
             content=None if body is None else _encode(body),
+            timeout=httpx.USE_CLIENT_DEFAULT if timeout_seconds is None else timeout_seconds,
         )
         return self._read(self._send(request, repeatable))
 

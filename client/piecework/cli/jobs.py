@@ -72,12 +72,15 @@ def list_jobs(
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="With this label; repeatable.")] = None,
     schedule_id: Annotated[UUID | None, typer.Option("--schedule", help="Only jobs of this schedule.")] = None,
+    created_by: Annotated[str | None, typer.Option(help="Only this principal's jobs.")] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="Only your own jobs.")] = False,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List jobs, newest first."""
+    labels = parse_pairs("--label", label)
     listing = session.client.list_jobs(
-        state=state, name=name, label=parse_pairs("--label", label), schedule_id=schedule_id
+        state=state, name=name, label=labels, schedule_id=schedule_id, created_by=created_by, mine=mine
     )
     session.show_list(listing, everything, limit, lambda jobs: _show_jobs(session, jobs))
 
@@ -89,7 +92,7 @@ def _show_jobs(session: Session, jobs: list[JobSummary]) -> None:
     when = moment if session.out.width >= 120 else relative
     table(
         session.out,
-        ["JOB_ID", "~NAME", "STATE", ">DONE", ">?FAILED", "?CREATED"],
+        ["JOB_ID", "~NAME", "STATE", ">DONE", ">?FAILED", "?CREATED", "~?OWNER"],
         (
             (
                 job["job_id"],
@@ -98,6 +101,7 @@ def _show_jobs(session: Session, jobs: list[JobSummary]) -> None:
                 f"{job['progress']['succeeded']}/{job['progress']['tasks']}",
                 job["progress"]["failed"],
                 when(job["created_at"], now),
+                job.get("created_by"),  # an older server does not tell
             )
             for job in jobs
         ),
@@ -137,6 +141,7 @@ def _show_job(session: Session, job: Job) -> None:
             ("schedule", job["schedule_id"]),
             ("run at", moment(job["run_at"], now)),
             ("created", moment(job["created_at"], now)),
+            ("owner", job.get("created_by")),
             ("started", moment(job["started_at"], now)),
             ("finished", moment(job["finished_at"], now)),
         ],

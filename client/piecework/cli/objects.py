@@ -2,23 +2,28 @@
 
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
-from piecework.cli.options import JobId
-from piecework.cli.session import Session, command
+from piecework.cli.options import All, JobId, Limit
+from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
-from piecework.shapes import CompletedUpload, Results
+from piecework.shapes import CompletedUpload, Results, UploadState, UploadSummary
 
 
 def upload(
-    session: Session, path: Annotated[Path, typer.Argument(metavar="PATH", help="Local file or directory.")]
+    session: Session,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Local file or directory.")],
+    resume: Annotated[
+        UUID | None, typer.Option(metavar="UPLOAD_ID", help="Go on with this upload: see `piecework uploads list`.")
+    ] = None,
 ) -> None:
     """Upload a file, or all files of a directory, and print its S3 URI, for the input of a job."""
-    session.show(upload_path(session, path), lambda uploaded: print(uploaded["uri"]))
+    session.show(upload_path(session, path, resume), lambda uploaded: print(uploaded["uri"]))
 
 
-def upload_path(session: Session, path: Path) -> CompletedUpload:
+def upload_path(session: Session, path: Path, resume: UUID | None = None) -> CompletedUpload:
     """Upload a local file or directory, showing how far it is. Raises InputError if it is neither."""
     from piecework.meter import transfer_meter
     from piecework.transfer import files_in
@@ -31,7 +36,7 @@ def upload_path(session: Session, path: Path) -> CompletedUpload:
     else:
         raise InputError(f"{path}: there is no such file or directory")
     with transfer_meter(session.err, "uploading", what, total) as progress:
-        return session.client.upload(path, progress=progress)
+        return session.client.upload(path, resume=resume, progress=progress)
 
 
 def upload_inputs(session: Session, spec: dict[str, Any], directory: Path) -> None:
@@ -83,6 +88,49 @@ def _download(session: Session, found: Results, directory: Path) -> list[Path]:
         return session.client.download(files, directory, progress=progress)
 
 
+def list_uploads(
+    session: Session,
+    state: Annotated[UploadState | None, typer.Option(help="Only uploads in this state.")] = None,
+    created_by: Annotated[str | None, typer.Option(help="Only this principal's.")] = None,
+    everything: All = False,
+    limit: Limit = 50,
+) -> None:
+    """List your uploads (as an operator: everybody's), newest first."""
+    listing = session.client.list_uploads(state=state, created_by=created_by)
+    session.show_list(listing, everything, limit, lambda uploads: _show_uploads(session, uploads))
+
+
+def _show_uploads(session: Session, uploads: list[UploadSummary]) -> None:
+    from piecework.display import relative, size, table
+
+    now = session.client.now()
+    table(
+        session.out,
+        ["UPLOAD_ID", "~NAME", ">SIZE", "STATE", "~?OWNER", "?CREATED", "?URI"],
+        (
+            (
+                upload["upload_id"],
+                upload["uri"].rstrip("/").rpartition("/")[2],
+                size(upload["bytes"]),
+                upload["state"],
+                upload["created_by"],
+                relative(upload["created_at"], now),
+                upload["uri"],
+            )
+            for upload in uploads
+        ),
+    )
+
+
+def abort_upload(session: Session, upload_id: Annotated[UUID, typer.Argument(metavar="UPLOAD_ID")]) -> None:
+    """End an upload, or delete a completed one: nothing of it stays in S3."""
+    session.client.abort_upload(upload_id)
+    session.show_done(f"aborted {upload_id}")
+
+
 def register(app: typer.Typer) -> None:
     command(app, "upload")(upload)
+    uploads = group(app, "uploads", "What was uploaded.")
+    command(uploads, "list")(list_uploads)
+    command(uploads, "abort")(abort_upload)
     command(app, "results")(results)

@@ -26,7 +26,7 @@ def _show_list(session: Session, schedules: list[Schedule]) -> None:
     now = session.client.now()
     table(
         session.out,
-        ["SCHEDULE_ID", "~NAME", "CRON", "?TIME ZONE", "NEXT RUN", "~?ERROR"],
+        ["SCHEDULE_ID", "~NAME", "CRON", "?TIME ZONE", "NEXT RUN", "~?ERROR", "~?OWNER"],
         (
             (
                 schedule["schedule_id"],
@@ -35,6 +35,7 @@ def _show_list(session: Session, schedules: list[Schedule]) -> None:
                 schedule["time_zone"],
                 "paused" if schedule["paused"] else relative(schedule["next_run_at"], now),
                 schedule["error"] or "",
+                schedule.get("created_by"),
             )
             for schedule in schedules
         ),
@@ -80,6 +81,7 @@ def _show(session: Session, schedule: Schedule) -> None:
             ("last job", schedule["last_job_id"]),
             ("error", schedule["error"]),
             ("created", moment(schedule["created_at"], now)),
+            ("owner", schedule.get("created_by")),
         ],
     )
 

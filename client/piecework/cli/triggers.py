@@ -92,6 +92,7 @@ def _show(session: Session, trigger: Trigger) -> None:
             ("last error", moment(trigger["last_error_at"], now)),
             ("error", trigger["last_error"]),
             ("created", moment(trigger["created_at"], now)),
+            ("owner", trigger.get("created_by")),
         ],
     )
 

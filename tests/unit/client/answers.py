@@ -44,6 +44,7 @@ def job(state: str = "running", stages: list[Any] | None = None, **fields: Any) 
         "trigger_id": None,
         "run_at": None,
         "created_at": TIME,
+        "created_by": "anna",
         "started_at": TIME,
         "finished_at": LATER if state in ("succeeded", "failed", "cancelled") else None,
         "error": None,

@@ -72,6 +72,7 @@ TRIGGER = {
     "last_error": "message 1: {uri}: the message has no 'uri'",
     "last_error_at": "2026-01-31T16:00:00Z",
     "created_at": "2026-01-31T17:00:00Z",
+    "created_by": "anna",
     "job": {},
 }
 SCHEDULE = {
@@ -86,6 +87,7 @@ SCHEDULE = {
     "last_job_id": None,
     "error": None,
     "created_at": TIME,
+    "created_by": "anna",
     "job": job()["spec"],
     "upcoming": [LATER],
 }
@@ -95,6 +97,7 @@ PROCESSOR = {
     "description": "drops cancelled flights",
     "spec": {"records": "flights:clean", "command": None, "output": "clean.csv", "output_format": "csv"},
     "created_at": TIME,
+    "created_by": "anna",
 }
 ENDPOINT = {
     "endpoint_id": ID,
@@ -102,6 +105,7 @@ ENDPOINT = {
     "events": ["job.failed"],
     "enabled": True,
     "created_at": TIME,
+    "created_by": "anna",
 }
 DELIVERY = {
     "delivery_id": ID,
@@ -119,7 +123,46 @@ DELIVERY = {
     "delivered_at": None,
 }
 CLAIMS = {"type": "lines", "uri": "s3://b/claims.csv", "format": "csv"}
-API_KEY = {"key_id": ID, "name": "nightly", "role": "submitter", "created_at": TIME, "revoked_at": None}
+API_KEY = {
+    "key_id": ID,
+    "name": "nightly",
+    "role": "submitter",
+    "principal": "anna",
+    "all": False,
+    "shares": ["finance"],
+    "labels": {"team": "claims"},
+    "pools": ["large"],
+    "priority_max": 10,
+    "expires_at": None,
+    "last_used_at": TIME,
+    "created_at": TIME,
+    "created_by": "root",
+    "revoked_at": None,
+}
+UPLOAD = {
+    "upload_id": ID,
+    "uri": "s3://b/uploads/7/claims.csv",
+    "bytes": 5,
+    "state": "running",
+    "created_by": "anna",
+    "created_at": TIME,
+    "completed_at": None,
+    "aborted_at": None,
+}
+AUDIT_ENTRY = {
+    "audit_id": ID,
+    "at": TIME,
+    "key_id": ID,
+    "principal": "anna",
+    "role": "submitter",
+    "action": "cancel_job",
+    "outcome": "refused",
+    "subject_kind": "job",
+    "subject": JOB_ID,
+    "summary": {"reason": "it belongs to ben"},
+    "address": "203.0.113.7",
+    "request_id": None,
+}
 STATS = {
     "job_id": JOB_ID,
     "name": "flights",
@@ -266,8 +309,22 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     ("webhooks deliveries", "GET /v1/webhook-deliveries", page(DELIVERY), ["500", "the endpoint answered 500"]),
     (f"webhooks redeliver {ID}", f"POST /v1/webhook-deliveries/{ID}/redeliver", DELIVERY, [ID]),
     ("keys create nightly --role submitter", "POST /v1/api-keys", {**API_KEY, "secret": "pw_x"}, ["pw_x"]),
-    ("keys list", "GET /v1/api-keys", page(API_KEY), [ID, "nightly", "submitter"]),
+    (
+        "keys list",
+        "GET /v1/api-keys",
+        page(API_KEY),
+        [ID, "nightly", "submitter", "anna", "share finance, label team=claims, pool large, priority up to 10"],
+    ),
     (f"keys revoke {ID}", f"DELETE /v1/api-keys/{ID}", None, [f"revoked {ID}"]),
+    (
+        "whoami",
+        "GET /v1/me",
+        API_KEY,
+        ["anna", "submitter", "nightly", "share finance, label team=claims, pool large, priority up to 10"],
+    ),
+    ("audit", "GET /v1/audit", page(AUDIT_ENTRY), ["anna", "cancel_job", "refused", JOB_ID, "belongs to ben"]),
+    ("uploads list", "GET /v1/uploads", page(UPLOAD), [ID, "claims.csv", "running", "anna"]),
+    (f"uploads abort {ID}", f"DELETE /v1/uploads/{ID}", None, [f"aborted {ID}"]),
 ]
 each_command = pytest.mark.parametrize(
     ("arguments", "route", "shape", "seen"), COMMANDS, ids=[arguments for arguments, *_ in COMMANDS]
