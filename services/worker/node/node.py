@@ -1,6 +1,7 @@
 """The life of a node: register, work, drain, stop; and register again after a lost lease."""
 
 import asyncio
+import hashlib
 import os
 import socket
 from collections.abc import Sequence
@@ -209,13 +210,15 @@ class Node:
 def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
     """Raises ScratchUnusable."""
     layout, environment = settings.layout, base_environment(settings)
+    cache = cache_directory(Path(settings.cache))
+    seal_key = hashlib.sha256(settings.database_url.encode()).digest()  # all workers know it, and no task
     return Equipment(
         s3,
         layout,
         InputReach(settings),
         cells.directory,
         cells,
-        Packages(s3, layout, cache_directory(Path(settings.cache)), settings.packages_max, environment, cells),
+        Packages(s3, layout, cache, settings.packages_max, environment, cells, seal_key=seal_key),
         DeclaredInputs(s3, layout, cells.directory / "inputs", settings.inputs_bytes_max),
         settings.log_bytes_max,
         Share.of_node(settings.slots),

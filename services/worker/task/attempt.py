@@ -31,7 +31,7 @@ from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.inputs import fetch_input
 from services.worker.task.memory_watch import MemoryExceeded
 from services.worker.task.outputs import Outputs, missing_output
-from services.worker.task.packages import Packages, Runtime
+from services.worker.task.packages import PackageChanged, Packages, Runtime
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.share import Share
 from services.worker.task.task_log import hold_log_down, put_log
@@ -108,6 +108,9 @@ class _Attempt:
             if lost := self._find_lost(error):
                 finished.outcome, finished.lost = "released", lost
                 self._explain("input_lost", f"{error.message}: it is made again")
+        except PackageChanged as error:
+            finished.outcome = "released"  # nothing of it has run: the next attempt has the package made again
+            self._explain("processor_load", str(error))
         except MemoryExceeded as error:
             finished.outcome, finished.memory_bytes_peak = "memory", error.memory_bytes
             limit = self._equipment.share.explain_memory(self._stage.memory_bytes)

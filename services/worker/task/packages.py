@@ -5,13 +5,17 @@ while any of them uses it, and then until there are too many packages:
 
 {cache}/{sha256}/code     the pushed directory, under its own name
     {cache}/{sha256}/venv     a virtual environment with its requirements.txt, if it has one
+{cache}/{sha256}/seal     the seal of these two, which are read-only
 {cache}/{sha256}/ready    exists once the rest is complete; touched by each use
     {cache}/{sha256}.lock     shared lock while in use; exclusive lock to make or remove the package
+
+A package is checked when a worker first uses it, and before a child starts from it. One that was changed is made again.
 """
 
 import asyncio
 import fcntl
 import hashlib
+import hmac
 import lzma
 import os
 import shutil
@@ -21,15 +25,19 @@ import sysconfig
 import time
 import zipfile
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+import structlog
+
 from services.contract.layout import Layout
 from services.contract.task_error import TaskError
-from services.platform.transfer import download
+from services.platform.threads import beside_loop, in_own_thread
+from services.platform.transfer import download, object_bytes
 from services.worker.child.job import ProgramJob
 from services.worker.child.last_words import shown_lines
 from services.worker.isolation.cells import Cells
@@ -38,6 +46,10 @@ from services.worker.task.child_process import ChildProcess
 from services.worker.task.environment import installing_environment
 from services.worker.task.once import Once
 from services.worker.task.scratch import ScratchUnusable, remove_tree
+from services.worker.task.sealed import NotSealable, Sealed, make_read_only, read_sealed
+from services.worker.task.user_files import UserFiles
+
+log = structlog.get_logger()
 
 _BYTES_MAX = 2 << 30  # unpacked
 _FILES_MAX = 100_000
@@ -47,6 +59,10 @@ _LOCK_SECONDS = 0.1
 _LINES_SHOWN = 12
 _INSTALLER_SETTINGS = ("/etc/pip.conf", "/etc/uv", "/etc/xdg/pip", "/etc/xdg/uv")
 _INSTALLER_PATHS = ("PIP_CONFIG_FILE", "PIP_CERT", "PIP_FIND_LINKS", "UV_CONFIG_FILE", "UV_FIND_LINKS", "SSL_CERT_FILE")
+_LOG_BYTES_MAX = 1 << 20
+_DIRECTORY_BYTES_MAX = 64 << 20  # of an archive
+_CHECK_SECONDS = 10.0  # for as long a package that was found whole is not looked at again, unless a child starts
+_COMPILE = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)"
 
 # Errors of zipfile for an unreadable archive, and of a name that is both a file and a directory.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError)
@@ -61,24 +77,49 @@ class Runtime:
     environment: Mapping[str, str]
     package: Path | None = None
     home: Path | None = None  # of all that belongs to the package
+    check: Callable[[], Awaitable[None]] | None = None  # raises PackageChanged; before a child starts from it
+
+
+class PackageChanged(Exception):
+    """Somebody has changed the files of a package since they were unpacked: it is made again for its next use."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """When a package was last found to be as it was made."""
+
+    at: float
+    sealed: Sealed
 
 
 class Packages:
     """Keeps packages ready, at most `count_max` of them, and prepares missing ones.
 
-    `own` is the runtime of code without a package.
+    `own` is the runtime of code without a package. `seal_key` is a secret that all workers of the node share.
     """
 
     def __init__(
-        self, s3: Any, layout: Layout, cache: Path, count_max: int, environment: Mapping[str, str], cells: Cells
+        self,
+        s3: Any,
+        layout: Layout,
+        cache: Path,
+        count_max: int,
+        environment: Mapping[str, str],
+        cells: Cells,
+        *,
+        seal_key: bytes,
     ) -> None:
         self.own = Runtime(sys.executable, environment)
+        self._seal_key = seal_key
+        self._checks: dict[str, _Check] = {}
+        self._changed_at: dict[str, float] = {}
         self._s3 = s3
         self._layout = layout
         self._cache = cache
         self._count_max = count_max
         self._cells = cells
         self._making = Once(self._make)
+        self._reading = Once(self._read)
         self._failures: dict[str, tuple[float, TaskError]] = {}
 
     @asynccontextmanager
@@ -94,14 +135,43 @@ class Packages:
         while True:
             self._raise_failure(sha256)
             async with _locked(self._cache, sha256, fcntl.LOCK_SH):
-                if (home / "ready").exists():
+                if (home / "ready").exists() and await self._is_whole(home, _CHECK_SECONDS):
                     _stamp(home / "ready")
                     yield self._runtime(home)
                     return
             await self._making.get(sha256)
 
+    async def _check(self, home: Path) -> None:
+        """Raises PackageChanged."""
+        if not await self._is_whole(home):
+            raise PackageChanged(f"package {home.name[:12]}…: its files were changed since they were unpacked")
+
+    async def _is_whole(self, home: Path, seconds: float = 0.0) -> bool:
+        """Whether the package is as it was made; what was found within the last `seconds` still counts."""
+        known = self._checks.get(home.name)
+        if known and time.monotonic() < known.at + seconds:
+            return True
+        changed = await in_own_thread(known.sealed.find_change) if known else str(home)
+        if known and changed is None:
+            self._checks[home.name] = _Check(time.monotonic(), known.sealed)
+            return True
+        self._checks.pop(home.name, None)
+        sealed = await self._reading.get(home)  # another worker may have made it again
+        if sealed is None:
+            log.error("package changed: it is made again", package=home.name, found=changed)
+            return False
+        self._checks[home.name] = _Check(time.monotonic(), sealed)
+        return True
+
+    async def _read(self, home: Path) -> Sealed | None:
+        try:
+            return await in_own_thread(_read_whole, home, self._seal_key)
+        finally:
+            self._reading.forget(home)
+
     async def close(self) -> None:
         await self._making.close()
+        await self._reading.close()
 
     def _raise_failure(self, sha256: str) -> None:
         failed_at, failure = self._failures.get(sha256, (0.0, None))
@@ -112,10 +182,14 @@ class Packages:
         home = self._cache / sha256
         try:
             async with asyncio.timeout(_INSTALL_SECONDS), _locked(self._cache, sha256, fcntl.LOCK_EX):
-                if not (home / "ready").exists():
-                    await asyncio.to_thread(remove_tree, home)
+                was_made = (home / "ready").exists()
+                if not (was_made and await self._is_whole(home)):
+                    self._count_change(sha256, was_made)
+                    await in_own_thread(remove_tree, home)
                     home.mkdir()
                     await self._fill(home, sha256)
+                    sealed = await in_own_thread(_seal, home, self._seal_key)
+                    self._checks[sha256] = _Check(time.monotonic(), sealed)
                     _stamp(home / "ready")
         except TimeoutError:
             raise self._failed(sha256, f"was not ready within {_INSTALL_SECONDS:g} seconds") from None
@@ -125,48 +199,65 @@ class Packages:
             self._making.forget(sha256)  # between the locks it may be removed, and made again
         await asyncio.to_thread(_remove_oldest, self._cache, self._count_max)
 
+    def _count_change(self, sha256: str, was_made: bool) -> None:
+        """Raises TaskError if a package has changed twice in a short time: it would never stay whole."""
+        now, before = time.monotonic(), self._changed_at.get(sha256)
+        if not was_made:
+            return
+        self._changed_at[sha256] = now
+        if before is not None and now < before + _AGAIN_SECONDS:
+            message = "its files change while tasks use it; tasks may write to their directory and to TMPDIR only"
+            raise TaskError("processor_load", message)
+
     def _failed(self, sha256: str, message: str) -> TaskError:
         error = TaskError("processor_load", f"package {sha256[:12]}…: {message}")
         self._failures[sha256] = time.monotonic(), error
         return error
 
     async def _fill(self, home: Path, sha256: str) -> None:
-        archive = home / "package.zip"
+        archive, source = home / "package.zip", self._layout.package(sha256)
+        size = await object_bytes(self._s3, source, None)
+        if size > _BYTES_MAX:
+            raise TaskError("processor_load", f"it has {size} bytes, at most {_BYTES_MAX} are allowed")
         with archive.open("wb") as file:
-            await download(self._s3, self._layout.package(sha256), file)
-        await asyncio.to_thread(_unpack, archive, sha256, home / "code")
+            await download(self._s3, source, file, end=size)
+        await in_own_thread(_unpack, archive, sha256, home / "code")
         await asyncio.to_thread(_open_to_tasks, home)
+        python = self.own.python
         if (_pushed(home) / "requirements.txt").exists():
             (home / "venv").mkdir()
             for command in _install_commands(home / "venv"):
                 await self._run(command, home)
-            await asyncio.to_thread(_open_to_tasks, home)
+            python = str(home / "venv" / "bin" / "python")
+        if any((home / "code").rglob("*.py")):  # now: children can't keep what they compile
+            await self._run([python, "-c", _COMPILE, str(home / "code")], home)
 
     async def _run(self, command: Sequence[str], home: Path) -> None:
-        """Run a program in the package's directory: it may write the package's environment, and use the network.
+        """Run a program in the package's directory: it may write the package, and use the network.
 
         Raises TaskError with its last lines of output.
         """
         installing = home / "install"
-        await asyncio.to_thread(remove_tree, installing)
+        await in_own_thread(remove_tree, installing)
         installing.mkdir()
-        log = installing / "log.txt"
+        printed = installing / "log.txt"
         environment = installing_environment(self.own.environment)
-        reach = Reach(readable=(home, *_installers(self.own.environment)), writable=(home / "venv", installing))
+        written = (installing, *(place for place in (home / "code", home / "venv") if place.exists()))
+        reach = Reach(readable=(home, *_installers(self.own.environment)), writable=written)
         child = await ChildProcess.start(self._cells, environment, self.own.python, reach)
         job: ProgramJob = {
             "kind": "program",
             "arguments": list(command),
             "directory": str(_pushed(home)),
             "environment": {**environment, "TMPDIR": str(child.cell.tmp)},
-            "log": str(log),
+            "log": str(printed),
         }
         try:
             answer = await child.run(job)
         finally:
             await child.kill()
         if "error" in answer:
-            lines = list(filter(None, shown_lines(log.read_bytes())))
+            lines = list(filter(None, shown_lines(await beside_loop(_read_log, printed))))
             said = "\n".join(lines[-_LINES_SHOWN:]) or answer["error"]["message"]
             raise TaskError("processor_load", f"its requirements can't be installed:\n{said}")
 
@@ -178,11 +269,50 @@ class Packages:
         environment, package, venv = dict(self.own.environment), _pushed(home), home / "venv"
         path = [str(package), str(package.parent), environment.get("PYTHONPATH")]
         environment["PYTHONPATH"] = ":".join(filter(None, path))
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # root could, and would change the package
+        check = partial(self._check, home)
         if not venv.exists():
-            return Runtime(self.own.python, environment, package, home)
+            return Runtime(self.own.python, environment, package, home, check)
         environment["VIRTUAL_ENV"] = str(venv)
         environment["PATH"] = f"{venv / 'bin'}:{environment.get('PATH', os.defpath)}"
-        return Runtime(str(venv / "bin" / "python"), environment, package, home)
+        return Runtime(str(venv / "bin" / "python"), environment, package, home, check)
+
+
+def _seal(home: Path, key: bytes) -> Sealed:
+    """Close a complete package. Raises TaskError."""
+    home.chmod(0o755)
+    remove_tree(home / "install")
+    (home / "package.zip").unlink(missing_ok=True)
+    try:
+        make_read_only(home / "code", home / "venv")
+        sealed = read_sealed(key, home / "code", home / "venv")
+        (home / "seal").write_text(sealed.seal)
+        return sealed
+    except NotSealable as error:
+        raise TaskError("processor_load", f"{error}") from None
+
+
+def _read_whole(home: Path, key: bytes) -> Sealed | None:
+    """The package as it is; None unless its seal is right."""
+    try:
+        sealed = read_sealed(key, home / "code", home / "venv")
+        stored = (home / "seal").read_bytes()
+    except (OSError, NotSealable):
+        return None
+    return sealed if hmac.compare_digest(sealed.seal.encode(), stored) else None
+
+
+def _read_log(path: Path) -> bytes:
+    """The end of what an installer printed; it runs code of packages, which may have replaced the file."""
+    files = UserFiles(path.parent)
+    try:
+        file = files.open(path)
+        if file is None:
+            return b""
+        with file:
+            return os.pread(file.fileno(), _LOG_BYTES_MAX, max(0, os.fstat(file.fileno()).st_size - _LOG_BYTES_MAX))
+    finally:
+        files.close()
 
 
 def _pushed(home: Path) -> Path:
@@ -213,10 +343,11 @@ def _install_commands(venv: Path) -> list[list[str]]:
     """Install with uv if this interpreter's environment has it, else with the standard library's venv and pip."""
     python, beside = str(venv / "bin" / "python"), sysconfig.get_path("scripts")
     install = ["install", "--quiet", "--require-hashes", "-r", "requirements.txt"]
+    alone = ["--link-mode", "copy", "--compile-bytecode"]  # not linked to uv's cache, which tasks may write to
     if uv := shutil.which("uv", path=f"{beside}:{os.environ.get('PATH', os.defpath)}"):
         return [
             [uv, "venv", "--quiet", "--python", sys.executable, str(venv)],
-            [uv, "pip", *install, "--python", python],
+            [uv, "pip", *install, *alone, "--python", python],
         ]
     return [
         [sys.executable, "-m", "venv", str(venv)],
@@ -231,6 +362,7 @@ def _unpack(archive: Path, sha256: str, target: Path) -> None:
     if found != sha256:
         raise TaskError("processor_load", f"the object's SHA-256 is {found}")
     try:
+        _check_directory(archive)
         with zipfile.ZipFile(archive) as package:
             entries = package.infolist()
             if len(entries) > _FILES_MAX or sum(entry.file_size for entry in entries) > _BYTES_MAX:
@@ -241,6 +373,36 @@ def _unpack(archive: Path, sha256: str, target: Path) -> None:
     except _DAMAGED as error:
         raise TaskError("processor_load", f"it can't be unpacked: {error}") from None
     archive.unlink()
+
+
+def _check_directory(archive: Path) -> None:
+    """Count an archive's entries, as `zipfile` reads them into memory all at once. Raises TaskError and BadZipFile.
+
+    The end of the directory (PKWARE's APPNOTE.TXT, 4.3.12 to 4.3.16) says how long it is; its count may lie.
+    """
+    with archive.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        begin = max(0, size - 65_557)
+        file.seek(begin)
+        tail = file.read()
+        at = tail.rfind(b"PK\5\6")
+        if at < 0 or len(tail) < at + 22:
+            raise zipfile.BadZipFile("File is not a zip file")
+        length, end = int.from_bytes(tail[at + 12 : at + 16], "little"), begin + at
+        if length == 0xFFFFFFFF or tail[at - 20 : at - 16] == b"PK\6\7":  # ZIP64: one more record is before the two
+            end -= 76
+            file.seek(max(0, end))
+            length = int.from_bytes(file.read(56)[40:48], "little")
+        file.seek(max(0, end - length))
+        count = 0
+        while (head := file.read(46))[:4] == b"PK\1\2":
+            count += 1
+            if count > _FILES_MAX:
+                raise TaskError("processor_load", f"more than {_FILES_MAX} files are in it")
+            lengths = (int.from_bytes(head[place : place + 2], "little") for place in (28, 30, 32))
+            file.seek(sum(lengths), os.SEEK_CUR)
+        if length > _DIRECTORY_BYTES_MAX:
+            raise TaskError("processor_load", f"its directory has {length} bytes")
 
 
 def _extract(package: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
@@ -298,9 +460,10 @@ def _remove_oldest(cache: Path, count_max: int) -> None:
 def cache_directory(path: Path) -> Path:
     """Make the directory. Nobody else may write to it, since its code is run. Raises ScratchUnusable."""
     try:
-        path.mkdir(mode=0o711, parents=True, exist_ok=True)
-        path.chmod(path.stat().st_mode | 0o011)  # isolated tasks may pass, and not look around
+        path.mkdir(parents=True, exist_ok=True)
         found = path.stat()
+        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) in (0o700, 0o750, 0o755):
+            path.chmod(0o711)  # tasks of other users reach the packages that they know, and see no others
     except OSError as error:
         raise ScratchUnusable(f"can't use the directory in PIECEWORK_CACHE: {error}") from None
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:

@@ -43,7 +43,8 @@ class WarmChildren:
     ) -> dict[str, Any]:
         """Do a job, for which the child gets the directory `workspace`.
 
-        ChildProcess.run documents results, errors, and `killed`; ChildProcess.start what else it raises.
+        ChildProcess.run documents results, errors, and `killed`; ChildProcess.start what else it raises. Raises
+        PackageChanged.
         """
         child = self._children.pop(served, None)
         if child is not None and not _may_serve(child, memory_bytes_max):
@@ -52,6 +53,8 @@ class WarmChildren:
         if child is None:
             while len(self._children) >= CHILDREN_MAX:
                 await self._children.pop(next(iter(self._children))).kill()
+            if runtime.check:
+                await runtime.check()
             child = await ChildProcess.start(self._cells, runtime.environment, runtime.python, served.reach)
         answer = await child.run(job, memory_bytes_max, killed, workspace)
         if child.clean:

@@ -4,10 +4,11 @@ import base64
 import fcntl
 import hashlib
 import io
+import os
 import stat
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ import pytest
 from services.contract.layout import Layout
 from services.contract.task_error import TaskError
 from services.worker.isolation.cells import Cells
-from services.worker.task.packages import Packages, _unpack, cache_directory
+from services.worker.task import packages
+from services.worker.task.packages import PackageChanged, Packages, _unpack, cache_directory
 from tests.integration.worker.conftest import InProcessGrid
 
 ITEM = {"type": "item", "value": 1}
@@ -72,7 +74,9 @@ def ready_in(cache: str) -> list[Path]:
 def worker_of(grid: InProcessGrid, count_max: int) -> Packages:
     """A worker of the node, as far as packages go."""
     cache = cache_directory(Path(grid.settings.cache))
-    return Packages(grid.aws.s3, Layout(grid.settings.bucket), cache, count_max, {}, Cells("process", cache.parent))
+    key = hashlib.sha256(grid.settings.database_url.encode()).digest()
+    cells = Cells("process", cache.parent)
+    return Packages(grid.aws.s3, Layout(grid.settings.bucket), cache, count_max, {}, cells, seal_key=key)
 
 
 MODULE = """
@@ -137,6 +141,125 @@ async def test_of_too_many_packages_those_used_longest_ago_go_but_none_in_use(gr
     await use(worker_of(grid, 2), a)
     await use(worker_of(grid, 2), c)
     assert {ready.parent.name for ready in cache.glob("*/ready")} == {a, c}, "b was used before a"
+
+
+def one_of(home: Path, pattern: str) -> Path:
+    (found,) = home.glob(pattern)
+    return found
+
+
+def modes(tree: Path) -> dict[str, int]:
+    """The permissions of all that is in a tree, and of itself, but links."""
+    return {str(path): path.stat().st_mode & 0o777 for path in [tree, *tree.rglob("*")] if not path.is_symlink()}
+
+
+def change(path: Path, text: str) -> None:
+    """As a task that runs as the worker's user could, with the file's old times put back."""
+    found = path.stat()
+    path.parent.chmod(0o755)
+    path.chmod(0o644)
+    path.write_text(text)
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+@pytest.mark.parametrize("file", ["code/fees/pricing.py", "venv/lib/python3.*/site-packages/feetable.py"])
+async def test_a_package_that_a_task_changed_is_made_again_before_it_is_used(
+    grid: InProcessGrid, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = "import feetable\ndef run(input, output):\n    return {'rate': feetable.RATE, 'by': 'me'}\n"
+    sha256 = await push(grid, package({"pricing.py": body}))
+    home = Path(grid.settings.cache, sha256)
+    processor = {"callable": "pricing:run", "package": sha256}
+    first, second = await grid.submit(processor, [ITEM]), await grid.submit(processor, [ITEM] * 3)
+    async with grid.node():
+        await grid.dispatch(first)
+        await grid.ended(first)
+    change(one_of(home, file), "RATE = 'poisoned'\ndef run(input, output):\n    return {'by': 'poison'}\n")
+    async with grid.node():
+        await grid.dispatch(second)
+        await grid.ended(second)
+    values = [task["output"]["value"] for job_id in (first, second) for task in await grid.tasks(job_id)]
+    assert values == [{"rate": 7, "by": "me"}] * 4
+    assert "package changed: it is made again" in capsys.readouterr().out
+
+
+async def test_a_package_that_is_changed_while_a_worker_knows_it_is_made_again(grid: InProcessGrid) -> None:
+    sha256 = await push(grid, archive({"code.py": "N = 1\n"}))
+    worker, other = worker_of(grid, 2), worker_of(grid, 2)
+    async with worker.holding(sha256) as runtime, other.holding(sha256):
+        assert runtime.package and runtime.check
+        await runtime.check()
+        code = runtime.package / "code.py"
+        change(code, "N = 2\n")
+        with pytest.raises(PackageChanged, match="its files were changed since they were unpacked"):
+            await runtime.check()
+    async with worker.holding(sha256) as runtime:
+        assert code.read_text() == "N = 1\n"
+    async with other.holding(sha256) as runtime:
+        assert runtime.check
+        await runtime.check()  # made again by another worker of the node: whole, though its facts are new
+
+
+async def test_a_package_whose_tasks_keep_changing_it_says_so(grid: InProcessGrid) -> None:
+    sha256 = await push(grid, archive({"code.py": "N = 1\n"}))
+    worker = worker_of(grid, 2)
+    for _ in range(2):
+        with suppress(PackageChanged):
+            async with worker.holding(sha256) as runtime:
+                assert runtime.package and runtime.check
+                change(runtime.package / "code.py", "N = 2\n")
+                await runtime.check()
+    with pytest.raises(TaskError, match="its files change while tasks use it"):
+        async with worker.holding(sha256):
+            pass
+
+
+async def test_another_user_can_read_a_package_and_nobody_is_meant_to_write_to_it(grid: InProcessGrid) -> None:
+    sha256 = await push(grid, package({"pricing.py": MODULE, "bin/tool": "#!/bin/sh\n"}))
+    async with worker_of(grid, 2).holding(sha256):
+        pass
+    found = modes(Path(grid.settings.cache))
+    home = f"{grid.settings.cache}/{sha256}"
+    assert (found[grid.settings.cache], found[home]) == (0o711, 0o755)
+    inside = {path: mode for path, mode in found.items() if path.startswith((f"{home}/code", f"{home}/venv"))}
+    assert set(inside.values()) == {0o555, 0o444}
+    assert [path for path in inside if "/code/fees/__pycache__/pricing." in path], "compiled in advance"
+
+
+async def test_a_package_that_is_too_large_is_not_fetched(grid: InProcessGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_BYTES_MAX", 1000)
+    sha256 = await push(grid, b"x" * 1001)
+    with pytest.raises(TaskError, match="it has 1001 bytes, at most 1000 are allowed"):
+        async with worker_of(grid, 2).holding(sha256):
+            pass
+    assert not [path for path in modes(Path(grid.settings.cache)) if path.endswith("package.zip")]
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_the_entries_of_an_archive_are_counted_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lies: bool
+) -> None:
+    data = bytearray(archive({f"{number}.py": "" for number in range(100)}))
+    monkeypatch.setattr(packages, "_FILES_MAX", 99)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    if lies:
+        data[-22 + 8 : -22 + 12] = (1).to_bytes(2, "little") * 2
+    (tmp_path / "p.zip").write_bytes(data)
+    with pytest.raises(TaskError, match="more than 99 files are in it"):
+        _unpack(tmp_path / "p.zip", hashlib.sha256(data).hexdigest(), tmp_path / "code")
+
+
+def test_the_entries_of_a_large_archive_are_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of more than 65,535 entries is a ZIP64."""
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as file:
+        for number in range(65_600):
+            file.writestr(zipfile.ZipInfo(f"{number}"), b"")
+    packages._check_directory(tmp_path / "p.zip")
+    monkeypatch.setattr(packages, "_FILES_MAX", 65_599)
+    with pytest.raises(TaskError, match="more than 65599 files are in it"):
+        packages._check_directory(tmp_path / "p.zip")
 
 
 async def test_a_task_that_waits_too_long_for_its_package_leaves_it_to_the_next(grid: InProcessGrid) -> None:
