@@ -8,21 +8,29 @@ gone, their tasks fail with that reason.
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import structlog
 from botocore.exceptions import ClientError
 
 from services.contract.layout import Layout
 from services.contract.location import Location
+from services.contract.task_error import TaskError
 from services.platform.s3_faults import S3_ERRORS, error_code, fault_of
+from services.platform.threads import beside_loop, in_own_thread
 from services.platform.transfer import download, input_error
 from services.worker.task.once import Once
 from services.worker.task.scratch import remove_tree
+from services.worker.task.sealed import Facts, facts_of
+
+log = structlog.get_logger()
 
 _PINS_MAX = 10_000
+_TRIES = 3
 
 
 class _Version(NamedTuple):
@@ -30,8 +38,17 @@ class _Version(NamedTuple):
     etag: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fetched:
+    path: Path
+    facts: Facts
+
+
 class DeclaredInputs:
-    """A cache on disk of at most `bytes_max` bytes, not counting files in use. The least recently used go first."""
+    """A cache on disk of at most `bytes_max` bytes, not counting files in use. The least recently used go first.
+
+    A file that somebody has changed since it was fetched is fetched again.
+    """
 
     def __init__(self, s3: Any, layout: Layout, directory: Path, bytes_max: int) -> None:
         self._s3 = s3
@@ -41,6 +58,8 @@ class DeclaredInputs:
         self._pins = Once(self._pin)
         self._pinned: dict[tuple[UUID, str], None] = {}
         self._files = Once(self._fetch)
+        self._current: dict[_Version, _Fetched] = {}
+        self._count = 0  # of fetches: each has a directory of its own
         self._holders: Counter[_Version] = Counter()
         self._sizes: dict[_Version, int] = {}  # sizes of the cached files, least recently used first
 
@@ -57,12 +76,12 @@ class DeclaredInputs:
                 version = _Version(uri, await self._pinned_etag(job_id, uri))
                 self._holders[version] += 1
                 held.append(version)
-                paths[name] = await self._files.get(version)
+                paths[name] = (await self._unchanged(version)).path
                 self._sizes[version] = self._sizes.pop(version)
             yield paths
         finally:
             self._holders.subtract(held)
-            self._evict()
+            await self._evict()
 
     async def close(self) -> None:
         await self._pins.close()
@@ -112,8 +131,24 @@ class DeclaredInputs:
             raise
         return True
 
-    async def _fetch(self, version: _Version) -> Path:
-        directory, source = self._directory_of(version), Location.parse(version.uri)
+    async def _unchanged(self, version: _Version) -> _Fetched:
+        """Raises TaskError."""
+        for _ in range(_TRIES):
+            fetched = await self._files.get(version)
+            if await beside_loop(_is_unchanged, fetched):
+                return fetched
+            if self._current.get(version) is fetched:  # otherwise another task has found it, and fetches it again
+                log.error("declared input changed: it is fetched again", uri=version.uri)
+                del self._current[version]
+                self._sizes.pop(version, None)
+                self._files.forget(version)
+                await in_own_thread(remove_tree, fetched.path.parent)
+        message = f"the worker's copy of {version.uri} changes while tasks use it; tasks may not write to their inputs"
+        raise TaskError("input_changed", message)
+
+    async def _fetch(self, version: _Version) -> _Fetched:
+        self._count += 1
+        directory, source = self._directory / f"{self._count}", Location.parse(version.uri)
         directory.mkdir(parents=True)
         name = PurePosixPath(source.key).name
         path = directory / (name if name not in ("", "..") else "input")
@@ -121,22 +156,29 @@ class DeclaredInputs:
             with path.open("xb") as file:
                 self._sizes[version] = await download(self._s3, source, file, etag=version.etag)
             path.chmod(0o444)
+            directory.chmod(0o755)
         except BaseException:
             remove_tree(directory)
             raise
-        return path
+        self._current[version] = _Fetched(path, facts_of(path))
+        return self._current[version]
 
-    def _directory_of(self, version: _Version) -> Path:
-        return self._directory / _digest("\n".join(version))
-
-    def _evict(self) -> None:
+    async def _evict(self) -> None:
         self._holders = +self._holders
         for version in [version for version in self._sizes if version not in self._holders]:
             if sum(self._sizes.values()) <= self._bytes_max:
                 return
+            if version not in self._sizes or self._holders[version] > 0:
+                continue  # since the last removal
             del self._sizes[version]
             self._files.forget(version)
-            remove_tree(self._directory_of(version))
+            await in_own_thread(remove_tree, self._current.pop(version).path.parent)
+
+
+def _is_unchanged(fetched: _Fetched) -> bool:
+    with suppress(OSError):
+        return facts_of(fetched.path) == fetched.facts
+    return False
 
 
 def _digest(text: str) -> str:

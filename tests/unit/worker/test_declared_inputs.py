@@ -1,6 +1,7 @@
 """The cache of declared inputs: what is fetched how often, what stays, what goes."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,38 @@ async def test_a_fetch_that_failed_leaves_nothing_and_is_tried_again(
     store.broken = False
     await use(inputs, "a")
     assert store.fetched == ["a", "a"]
+
+
+async def test_a_file_that_a_task_changed_is_fetched_again(
+    inputs: DeclaredInputs, store: Store, tmp_path: Path
+) -> None:
+    async with inputs.holding(JOB, {"a": "s3://b/a"}) as paths:
+        poison(paths["a"])
+        async with inputs.holding(JOB, {"a": "s3://b/a"}) as again:
+            assert read(again["a"]) == b"half"
+    assert (store.fetched, there(tmp_path)) == (["a", "a"], ["a"])
+    await use(inputs, "a", "b")
+    assert store.fetched == ["a", "a", "b"]
+
+
+async def test_two_tasks_that_find_a_change_fetch_once(inputs: DeclaredInputs, store: Store) -> None:
+    async with inputs.holding(JOB, {"a": "s3://b/a"}) as paths:
+        poison(paths["a"])
+    await asyncio.gather(*(use(inputs, "a") for _ in range(5)))
+    assert store.fetched == ["a", "a"]
+
+
+def poison(path: Path) -> None:
+    """With the file's old times put back."""
+    found = path.stat()
+    path.chmod(0o644)
+    path.write_bytes(b"evil")
+    path.chmod(0o444)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 async def test_closing_ends_what_is_under_way(inputs: DeclaredInputs, store: Store, tmp_path: Path) -> None:
