@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_plus
@@ -11,9 +12,11 @@ import orjson
 from services.contract.location import Location
 from services.engine.templates import MissingValue, find_value
 
+EVENTS_MAX = 1000  # of one message, whose jobs are submitted together; S3 tells of one object in each
+
 
 class UnreadableMessage(ValueError):
-    """The body is not a JSON object; the message says so."""
+    """The body is not a JSON object, or tells of too many; the message says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,9 @@ def read_events(
     value = _unwrap(body)
     if value.get("Event") == "s3:TestEvent" or not all(_has(value, *field) for field in (match or {}).items()):
         return []
-    created = list(_created_objects(value))
+    created = list(islice(_created_objects(value), EVENTS_MAX + 1))
+    if len(created) > EVENTS_MAX:
+        raise UnreadableMessage(f"a message tells of more than {EVENTS_MAX} objects")
     if created or prefix or suffix:
         return [
             Event(f"{uri} {version}", _object_values(Location.parse(uri), facts) | {"message": value})

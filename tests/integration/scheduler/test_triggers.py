@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -126,6 +127,9 @@ async def test_a_scheduler_that_dies_before_it_deletes_the_message_submits_once(
     assert len(await listening.jobs()) == 1
 
 
+DEEP = created("s3://b/k") | {"deep": json.loads("[" * 900 + "]" * 900)}
+
+
 @pytest.mark.parametrize(
     ("job", "body", "error"),
     [
@@ -139,6 +143,8 @@ async def test_a_scheduler_that_dies_before_it_deletes_the_message_submits_once(
         (JOB | {"stages": [{"processor": "{message.p}"}]}, created("s3://b/k") | {"p": "none"}, "no such processor"),
         (JOB, {"Records": ["no event"]}, "no attribute"),
         (JOB, {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": 5}}]}, "int"),
+        (JOB, created("s3://b/k", sequencer=secrets.token_hex(20_000)), "index row"),
+        (JOB | {"stages": [{"processor": "noop", "params": {"p": "{message}"}}]}, DEEP, "depth exceeded"),
         (JOB | {"labels": {"l": "{message.l}"}}, created("s3://b/k") | {"l": "a\0b"}, "message"),
     ],
 )

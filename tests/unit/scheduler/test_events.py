@@ -79,3 +79,9 @@ def test_a_template_is_filled_in_every_string_and_names_what_is_missing() -> Non
     assert filled == {"input": {"uri": "s3://in/a.csv"}, "n": 7, "l": ["s3://in/a.csv.x", 1, "{NOT} {}"]}
     with pytest.raises(MissingValue, match=r"\{message.a\}: the message has no 'a'"):
         fill_template("{message.a}", {"message": {}})
+
+
+def test_a_message_tells_of_a_bounded_number_of_objects() -> None:
+    assert len(uris({"Records": [s3_event(f"{number}") for number in range(1000)]})) == 1000
+    with pytest.raises(UnreadableMessage, match="more than 1000 objects"):
+        uris({"Records": [s3_event(f"{number}") for number in range(1001)]})
