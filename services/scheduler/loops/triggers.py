@@ -26,8 +26,8 @@ MESSAGES_MAX = 10  # SQS gives no more at once
 LISTENS_AT_ONCE = 32  # of the client's connections to SQS: dispatch must not wait for one
 
 # Faults of the message (or the template): it comes back until the queue's redrive policy removes it.
-# (Of a message of another shape than its kind promises, or a very deep one, the reading itself breaks; Postgres stores no
-# NUL characters, and no long text in an index.)
+# (Of a message of another shape than its kind promises, or a very deep one, the reading itself breaks; Postgres stores
+# no NUL characters, and no long text in an index.)
 _UNUSABLE = (
     *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError),
     *(asyncpg.DataError, asyncpg.ProgramLimitExceededError),

@@ -247,7 +247,7 @@ class _Attempt:
         outputs = Outputs(self._equipment.s3, files, lambda name: self._equipment.layout.attempt(*self._key, name))
         try:
             made = await self._put_output(outputs, input, paths.output, answer)
-            if spec.requires_output and not (made.items or await beside_loop(files.has_file, paths.output)):
+            if spec.requires_output and not (made.items or await self._has_output(paths)):
                 missing = partial(missing_output, files, paths.output, self.workspace.work)
                 raise await beside_loop(missing, in_directory=spec.output_directory)
             further = await outputs.put_further(paths.outputs)
@@ -255,6 +255,10 @@ class _Attempt:
         finally:
             self.finished.bytes_out = outputs.bytes
         return replace(made, files=further, rejects=rejects, value=answer.get("value"))
+
+    async def _has_output(self, paths: Paths) -> bool:
+        is_directory = self._stage.spec.output_directory
+        return not is_directory and await beside_loop(self.workspace.files.has_file, paths.output)
 
     async def _put_output(
         self, outputs: Outputs, input: FetchedInput, output: Path, answer: Mapping[str, Any]
