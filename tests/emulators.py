@@ -23,7 +23,7 @@ from services.platform.effects import Effect, Moment
 SERVICES = Path(aws.__file__).parents[1]
 NAMES = ("ministack", "moto")
 
-_CLIENTS = ("s3", "sqs", "autoscaling")  # of services.platform.aws.Aws
+_CLIENTS = ("s3", "sqs", "autoscaling", "secretsmanager", "ssm")  # of services.platform.aws
 
 
 class Moto(Emulator):

@@ -13,6 +13,12 @@ def as_role(database_url: str, service: str) -> str:
     return f"postgresql://{LOGINS[service]}:{credentials.partition(':')[2]}@{place}"
 
 
+def as_owner(database_url: str) -> str:
+    """The same database for the superuser, who owns it."""
+    credentials, _, place = database_url.removeprefix("postgresql://").rpartition("@")
+    return f"postgresql://postgres:{credentials.partition(':')[2]}@{place}"
+
+
 async def let_in(connection: asyncpg.Connection, database_url: str) -> None:
     """The users exist; `connection` is the superuser's."""
     password = urlsplit(database_url).password or ""

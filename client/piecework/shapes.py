@@ -384,6 +384,7 @@ class ProcessorSpec(TypedDict, total=False):
     output_format: Literal["jsonl", "csv", "parquet"]
     filters: bool
     environment: dict[str, str]
+    secrets: dict[str, str] | None
     idempotent: bool
     params_schema: dict[str, Any] | None
     network: bool

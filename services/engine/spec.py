@@ -15,6 +15,7 @@ from services.contract.fields import (
     Strict,
     VariableName,
 )
+from services.contract.secret import SecretReference
 from services.inputs.columns import check_type
 from services.inputs.spec import Input, Inputs, Resplit
 
@@ -217,6 +218,12 @@ class ProcessorSpec(Strict):
     )
     filters: bool = Field(False, description="the processor drops records on purpose: record counts need not add up")
     environment: Annotated[dict[VariableName, Argument], Field(max_length=NAMES_MAX)] = {}
+    secrets: Annotated[dict[VariableName, SecretReference], Field(max_length=100)] | None = Field(
+        None,
+        description="variables whose values the worker fetches, by reference: the ARN of a secret of AWS Secrets "
+        "Manager (`#KEY` for one key of its JSON) or of an SSM parameter, `file:NAME`, `env:NAME`",
+        examples=[{"DB_PASSWORD": "arn:aws:secretsmanager:eu-central-1:123456789012:secret:claims-db#password"}],
+    )
     idempotent: bool = Field(
         False,
         description="a task may run twice at the same time without harm; a task that takes far longer than its "
@@ -263,6 +270,8 @@ class ProcessorSpec(Strict):
         names = [name.upper() for name in (*self.inputs, *self.outputs)]  # as in PIECEWORK_INPUT_NAME
         if len(set(names)) < len(names):
             raise ValueError(f"inputs and outputs must have different names, got {[*self.inputs, *self.outputs]}")
+        if both := self.environment.keys() & (self.secrets or {}):
+            raise ValueError(f"secrets and environment both set {', '.join(sorted(both))}; leave one out")
         filenames = [self.output, *self.outputs.values()]
         if self.kind in ("records", "sql"):
             filenames.append(f"{self.output}.{self.output_format}")  # if the output's name does not tell it

@@ -1,4 +1,4 @@
-"""Clients for S3, SQS and Auto Scaling, on AWS or on an emulator."""
+"""Clients for AWS or an emulator: those of S3, SQS and Auto Scaling stay open, others are opened when needed."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -35,7 +35,13 @@ def _parse_time(value: Any) -> datetime:
     return parsed
 
 
-_KINDS: dict[str, effects.Kind] = {"s3": "s3", "sqs": "sqs", "auto-scaling": "autoscaling"}
+_KINDS: dict[str, effects.Kind] = {
+    "s3": "s3",
+    "sqs": "sqs",
+    "auto-scaling": "autoscaling",
+    "secrets-manager": "secretsmanager",
+    "ssm": "ssm",
+}
 
 
 def _tell(event_name: str, **_: Any) -> None:
@@ -89,3 +95,12 @@ async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
             return await stack.enter_async_context(context)
 
         yield Aws(await client("s3", s3_config), await client("sqs", sqs_config), await client("autoscaling", config))
+
+
+@asynccontextmanager
+async def open_client(service: str, settings: Settings, region: str | None) -> AsyncIterator[Any]:
+    """A client of a service that is rarely called, for the time of the context; None is the process's region."""
+    config = AioConfig(retries={"mode": "standard", "max_attempts": 3}, connect_timeout=5, read_timeout=10)
+    context = _session().client(service, endpoint_url=settings.aws_endpoint_url, region_name=region, config=config)
+    async with context as client:
+        yield client

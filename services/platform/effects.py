@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
-Kind = Literal["sql", "s3", "sqs", "autoscaling", "http", "process"]
+Kind = Literal["sql", "s3", "sqs", "autoscaling", "secretsmanager", "ssm", "http", "process"]
 Moment = Literal["before", "after"]
 
 

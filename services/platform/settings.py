@@ -136,6 +136,7 @@ class WorkerSettings(Settings):
         10_737_418_240, description="disk space for the objects that processors declare as inputs"
     )
     processor_path: str = Field("", description="directories put on PYTHONPATH of user code, colon-separated")
+    secrets: str = Field("/run/secrets", description="directory of the files that processors name as secrets")
     task_environment: str = Field(
         "",
         description="variables of the worker's environment that tasks inherit beside the usual ones, comma-separated; "

@@ -84,6 +84,7 @@ def _show(session: Session, processor: ProcessorDetail) -> None:
             ("output format", spec.get("output_format") if kind in ("records", "sql") else None),
             ("filters", "yes" if spec.get("filters") else None),
             ("environment", ", ".join(f"{key}={value}" for key, value in (spec.get("environment") or {}).items())),
+            ("secrets", ", ".join(f"{key}={place}" for key, place in (spec.get("secrets") or {}).items())),
             ("idempotent", "yes" if spec.get("idempotent") else None),
             ("network", "no" if spec.get("network") is False else None),
             ("share children", "yes" if spec.get("share_children") else None),
@@ -133,6 +134,10 @@ class ProcessorOptions:
         typer.Option(help="Of a records function or SQL; csv also for other output that begins with a header line."),
     ] = None
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Environment; repeatable.")] = None
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=REFERENCE", help="Secret, by the ARN of AWS, file:NAME or env:NAME; repeatable."),
+    ] = None
     idempotent: Annotated[
         bool | None,
         typer.Option("--idempotent", help="A task may run twice at once: late ones get a backup attempt elsewhere."),
@@ -167,6 +172,7 @@ class ProcessorOptions:
             "inputs": {name: uri or None for name, _, uri in inputs},
             "outputs": parse_pairs("--further-output", fields.pop("further_output", None)),
             "environment": parse_pairs("--env", fields.pop("env", None)),
+            "secrets": parse_pairs("--secret", fields.pop("secret", None)),
             "params_schema": read_mapping(self.params_schema) if self.params_schema else None,
             "allow_options": fields.pop("allow_option", None),
         }

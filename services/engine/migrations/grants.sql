@@ -56,7 +56,7 @@ GRANT SELECT, UPDATE (started_at) ON jobs TO piecework_worker;
 GRANT SELECT, INSERT, UPDATE ON lost_outputs TO piecework_worker;
 GRANT SELECT ON pools TO piecework_worker;
 GRANT SELECT ON processors TO piecework_worker;
-GRANT SELECT, INSERT ON queue_messages TO piecework_worker;
+GRANT INSERT ON queue_messages TO piecework_worker;
 GRANT SELECT, INSERT, UPDATE ON stage_counters TO piecework_worker;
 GRANT SELECT, UPDATE ON stages TO piecework_worker;
 GRANT SELECT, INSERT, UPDATE ON tasks TO piecework_worker;

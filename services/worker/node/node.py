@@ -34,6 +34,7 @@ from services.worker.task.environment import base_environment
 from services.worker.task.levels import strongest_cells
 from services.worker.task.packages import Packages, cache_directory
 from services.worker.task.scratch import scratch_directory
+from services.worker.task.secrets import Secrets
 from services.worker.task.share import Share
 
 log = structlog.get_logger()
@@ -220,6 +221,7 @@ def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
         cells,
         Packages(s3, layout, cache, settings.packages_max, environment, cells, seal_key=seal_key),
         DeclaredInputs(s3, layout, cells.directory / "inputs", settings.inputs_bytes_max),
+        Secrets(settings),
         settings.log_bytes_max,
         Share.of_node(settings.slots),
     )

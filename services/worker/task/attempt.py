@@ -29,10 +29,12 @@ from services.worker.split.run import run_grid_split
 from services.worker.task.child_job import child_job
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.inputs import fetch_input
+from services.worker.task.masking import Mask
 from services.worker.task.memory_watch import MemoryExceeded
 from services.worker.task.outputs import Outputs, missing_output
 from services.worker.task.packages import PackageChanged, Packages, Runtime
 from services.worker.task.paths import Paths, Workspace
+from services.worker.task.secrets import Secrets
 from services.worker.task.share import Share
 from services.worker.task.task_log import hold_log_down, put_log
 from services.worker.task.turn import Turn
@@ -56,6 +58,7 @@ class Equipment:
     cells: Cells
     packages: Packages
     inputs: DeclaredInputs
+    secrets: Secrets
     log_bytes_max: int
     share: Share
 
@@ -88,6 +91,7 @@ class _Attempt:
         self._task = task
         self._stage = stage
         self._turn = turn
+        self._mask = Mask()
         self._timeout = asyncio.timeout(stage.timeout_seconds)
         self._key = (task.job_id, task.stage, task.index, task.attempt)
         # Short: the path of a socket in its TMPDIR has 108 bytes.
@@ -137,7 +141,7 @@ class _Attempt:
         return lost
 
     def _explain(self, type: str, message: str) -> None:
-        self.finished.error = {"type": type, "message": storable(message)}
+        self.finished.error = {"type": type, "message": storable(self._mask.text(message))}
 
     async def _work(self) -> None:
         self.workspace.make()
@@ -155,11 +159,14 @@ class _Attempt:
     async def _run(self, runtime: Runtime, inputs: Mapping[str, Path]) -> None:
         input = await fetch_input(self._equipment.s3, self._task, self.workspace.directory)
         self.finished.bytes_in = input.bytes
+        secrets = await self._equipment.secrets.resolve(self._stage.spec.secrets or {})
+        self._mask = Mask(secrets.values())
         paths = self._paths(input, inputs, runtime.package)
         job = child_job(
             self._task,
             self._stage,
             environment=runtime.environment,
+            secrets=secrets,
             workspace=self.workspace,
             input=input,
             paths=paths,
@@ -254,7 +261,7 @@ class _Attempt:
             rejects = await outputs.put(self.workspace.rejects) if answer.get("records_rejected") else None
         finally:
             self.finished.bytes_out = outputs.bytes
-        return replace(made, files=further, rejects=rejects, value=answer.get("value"))
+        return replace(made, files=further, rejects=rejects, value=self._mask.value(answer.get("value")))
 
     async def _has_output(self, paths: Paths) -> bool:
         is_directory = self._stage.spec.output_directory
@@ -280,7 +287,8 @@ class _Attempt:
 
     async def put_log(self) -> None:
         location = self._equipment.layout.log(*self._key)
-        if await put_log(self._equipment.s3, self.workspace, location, self._equipment.log_bytes_max):
+        bytes_max = self._equipment.log_bytes_max
+        if await put_log(self._equipment.s3, self.workspace, location, bytes_max, self._mask):
             self.finished.log = location.uri
 
 

@@ -22,6 +22,7 @@ def child_job(
     stage: StageWork,
     *,
     environment: Mapping[str, str],
+    secrets: Mapping[str, str],
     workspace: Workspace,
     input: FetchedInput,
     paths: Paths,
@@ -30,9 +31,12 @@ def child_job(
     """Raises TaskError (processor_load) if a placeholder of the command has no value, or one that it may not have."""
     job: TaskJob = {
         "directory": str(workspace.work),
-        "environment": task_environment(
-            {**environment, "TMPDIR": str(workspace.tmp)}, task, stage, paths, directory=workspace.work, share=share
-        ),
+        "environment": {
+            **task_environment(
+                {**environment, "TMPDIR": str(workspace.tmp)}, task, stage, paths, directory=workspace.work, share=share
+            ),
+            **secrets,
+        },
         "log": str(workspace.log),
         "input": str(paths.input),
         "output": str(paths.output),

@@ -13,6 +13,7 @@ from services.contract.location import Location
 from services.contract.task_error import TaskError
 from services.platform.threads import beside_loop
 from services.worker.child import linux
+from services.worker.task.masking import NOTHING, Mask
 from services.worker.task.paths import Workspace
 from services.worker.task.user_files import Reading, UserFiles
 
@@ -36,10 +37,10 @@ def free_middle(files: UserFiles, path: Path, bytes_max: int) -> None:
             linux.free_range(file.fileno(), bytes_max, os.fstat(file.fileno()).st_size - bytes_max)
 
 
-async def put_log(s3: Any, workspace: Workspace, target: Location, bytes_max: int) -> bool:
+async def put_log(s3: Any, workspace: Workspace, target: Location, bytes_max: int, mask: Mask = NOTHING) -> bool:
     """Upload the log unless it is empty; True if it was stored. A failure does not fail the attempt."""
     try:
-        body = await beside_loop(shorten_log, workspace.files, workspace.log, bytes_max)
+        body = await beside_loop(shorten_log, workspace.files, workspace.log, bytes_max, mask)
         if not body:
             return False
         async with asyncio.timeout(_PUT_SECONDS):
@@ -52,8 +53,8 @@ async def put_log(s3: Any, workspace: Workspace, target: Location, bytes_max: in
     return True
 
 
-def shorten_log(files: UserFiles, path: Path, bytes_max: int) -> bytes:
-    """The log. If it is longer than `bytes_max`: its beginning, a line that says so, and its end."""
+def shorten_log(files: UserFiles, path: Path, bytes_max: int, mask: Mask = NOTHING) -> bytes:
+    """The log, masked. If it is longer than `bytes_max`: its beginning, a line that says so, and its end."""
     opened = files.open(path)
     if opened is None:
         return b""
@@ -61,9 +62,9 @@ def shorten_log(files: UserFiles, path: Path, bytes_max: int) -> bytes:
         size, half = file.seek(0, os.SEEK_END), bytes_max // 2
         file.seek(0)
         if size <= bytes_max:
-            return file.read(size)
+            return mask.log(file.read(size))[0]
         head = file.read(half)
         file.seek(size - half)
-        tail = file.read(half)
+        head, tail = mask.log(head, file.read(half))
     left_out = f"\n[piecework: {size - 2 * half} bytes left out here, log_bytes_max is {bytes_max}]\n"
     return head + left_out.encode() + tail

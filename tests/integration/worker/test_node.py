@@ -21,6 +21,7 @@ from services.platform import effects
 from tests.groups import create_group
 from tests.integration.worker.conftest import InProcessGrid
 from tests.invariants import assert_invariants
+from tests.roles import as_owner
 from tests.until import until
 
 ITEM = {"type": "item", "value": 1}
@@ -63,7 +64,7 @@ async def queue_empties(grid: InProcessGrid) -> None:
 async def database_away(grid: InProcessGrid) -> AsyncIterator[None]:
     """Every connection of the node's is cut, and none can be made."""
     name = await grid.database.fetchval("SELECT current_database()")
-    connection = await asyncpg.connect(grid.settings.database_url, database="postgres")
+    connection = await asyncpg.connect(as_owner(grid.settings.database_url), database="postgres")
     await connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
     await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
     yield

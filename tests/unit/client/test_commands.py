@@ -602,7 +602,7 @@ def test_options_can_say_all_that_a_processors_file_can(run: Run, service: Servi
     options = (
         "--command run --callable a:b --records a:c --sql q --builtin noop --package abc --input fees "
         "--input a=s3://b/a --output o --output-directory --output-optional --further-output log=log.csv "
-        "--output-format csv --filters --env A=1 --idempotent --no-network --share-children "
+        "--output-format csv --filters --env A=1 --secret B=env:B --idempotent --no-network --share-children "
         "--params-schema schema.json --description words --allow-option x"
     )
     assert run("processors", "register", "clean", *options.split()).exit_code == 0
@@ -611,6 +611,7 @@ def test_options_can_say_all_that_a_processors_file_can(run: Run, service: Servi
     assert (body["inputs"], body["outputs"]) == ({"fees": None, "a": "s3://b/a"}, {"log": "log.csv"})
     assert body["output_required"] is False
     assert body["network"] is False
+    assert body["secrets"] == {"B": "env:B"}
 
 
 def test_a_processor_is_registered_from_a_file(run: Run, service: Service) -> None:
