@@ -46,6 +46,7 @@ class Transfers:
         """
         before = path.stat()
         uploaded = upload.get("uploaded", [])
+        _check_announced(path, before.st_size, upload, uploaded)
         _check_uploaded(path, upload, uploaded)
         report = progress or _ignore
         report(before.st_size - sum(part["bytes"] for part in upload["parts"]))
@@ -233,6 +234,17 @@ def _check(response: httpx.Response) -> None:
     if response.status_code == httpx.codes.FORBIDDEN:
         message += "; the presigned link may have expired: ask for a new one"
     raise _Refused(message)
+
+
+def _check_announced(path: Path, size: int, upload: Upload, uploaded: list[UploadedPart]) -> None:
+    """Raises InputError unless the upload, which may be an earlier one, is for a file of this size."""
+    before_last = (len(upload["parts"]) + len(uploaded) - 1) * upload["part_bytes"]
+    last = {part["number"]: part["bytes"] for part in upload["parts"]}.get(len(upload["parts"]) + len(uploaded))
+    fits = size - before_last == last if last is not None else 0 < size - before_last <= upload["part_bytes"]
+    if not fits:
+        raise InputError(
+            f"{path}: it has {size:,} bytes, for which this upload was not begun; upload it without resuming"
+        )
 
 
 def _check_uploaded(path: Path, upload: Upload, uploaded: list[UploadedPart]) -> None:

@@ -41,6 +41,17 @@ async def test_health_readiness_and_metrics_need_no_key(anonymous: httpx.AsyncCl
         assert (await anonymous.get(path)).status_code == 200
 
 
+async def test_metrics_ask_for_a_key_if_a_setting_says_so(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"metrics_key": "prometheus"}))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://stats") as client,
+    ):
+        for headers in ({}, {"Authorization": "Bearer other"}):
+            assert (await client.get("/metrics", headers=headers)).status_code == 401
+        assert (await client.get("/metrics", headers={"Authorization": "Bearer prometheus"})).status_code == 200
+
+
 async def test_it_serves_before_its_database_is_there(settings: Settings) -> None:
     gone = settings.database_url.replace("/shared?", "/gone?")
     app = create_app(settings.model_copy(update={"database_url": gone}))

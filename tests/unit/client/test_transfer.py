@@ -1,6 +1,7 @@
 """Uploads and downloads over presigned links that break."""
 
 import base64
+import hashlib
 import os
 import zlib
 from pathlib import Path
@@ -48,6 +49,60 @@ def test_a_file_arrives_in_parts(client: Client, service: Service, file: Path) -
     assert service.requests("POST", "/v1/uploads")[0].body == {"filename": "claims.csv", "bytes": file.stat().st_size}
     parts = [{"number": number, "etag": f'"{number}"'} for number in (1, 2, 3)]
     assert service.requests("POST", "/v1/uploads/u/complete")[0].body == {"parts": parts}
+
+
+def renew(service: Service, file: Path, *uploaded: int) -> None:
+    """An upload of the file goes on; S3 has these parts, with their MD5s as ETags."""
+    expect_upload(service, file.stat().st_size)
+    parts = [
+        {"number": number, "bytes": min(PART, file.stat().st_size - start), "url": f"{service.url}/part/{number}"}
+        for number, start in enumerate(range(0, file.stat().st_size, PART), start=1)
+        if number not in uploaded
+    ]
+    content = file.read_bytes()
+    there = [
+        {"number": number, "etag": f'"{hashlib.md5(content[(number - 1) * PART : number * PART]).hexdigest()}"'}
+        for number in uploaded
+    ]
+    upload = {"upload_id": "u", "uri": "s3://b/u/claims.csv", "part_bytes": PART, "parts": parts, "uploaded": there}
+    service.on("POST", "/v1/uploads/u/renew", answer(upload))
+
+
+@pytest.mark.parametrize("uploaded", [(), (1,), (2, 3), (1, 2, 3)])
+def test_a_resumed_upload_sends_what_is_missing(
+    uploaded: tuple[int, ...], client: Client, service: Service, file: Path
+) -> None:
+    renew(service, file, *uploaded)
+    moved: list[int] = []
+
+    client.upload(file, resume="u", progress=moved.append)
+
+    assert [bool(service.requests("PUT", f"/part/{n}")) for n in (1, 2, 3)] == [n not in uploaded for n in (1, 2, 3)]
+    sent = service.requests("POST", "/v1/uploads/u/complete")[0].body["parts"]
+    assert sorted(part["number"] for part in sent) == [1, 2, 3]
+    assert sum(moved) == file.stat().st_size
+
+
+@pytest.mark.parametrize("uploaded", [(), (1,), (2, 3), (1, 2, 3)])
+@pytest.mark.parametrize("change", [-1, 1, 5 * PART], ids=["shorter", "longer", "much longer"])
+def test_a_file_of_another_size_does_not_resume_an_upload(
+    uploaded: tuple[int, ...], change: int, client: Client, service: Service, file: Path
+) -> None:
+    renew(service, file, *uploaded)
+    os.truncate(file, file.stat().st_size + change)
+
+    with pytest.raises(InputError, match="without resuming"):
+        client.upload(file, resume="u")
+    assert not service.requests("POST", "/v1/uploads/u/complete")
+
+
+def test_a_part_that_the_file_no_longer_has_ends_a_resumed_upload(client: Client, service: Service, file: Path) -> None:
+    renew(service, file, 1)
+    with file.open("r+b") as content:
+        content.write(b"changed")
+
+    with pytest.raises(InputError, match="part 1 is not what was uploaded"):
+        client.upload(file, resume="u")
 
 
 def test_an_empty_file_arrives(client: Client, service: Service, tmp_path: Path) -> None:
