@@ -30,6 +30,8 @@ from piecework.shapes import (
     JobState,
     JobStats,
     JobSummary,
+    KeyQuotas,
+    KeyUse,
     Misfire,
     Package,
     Page,
@@ -44,6 +46,9 @@ from piecework.shapes import (
     Role,
     Scalar,
     Schedule,
+    Share,
+    ShareQuotas,
+    ShareUse,
     Split,
     Task,
     TaskDetail,
@@ -459,6 +464,31 @@ class Client:
 
     def revoke_api_key(self, key_id: Id) -> None:
         self._api.delete(f"/v1/api-keys/{key_id}")
+
+    # Quotas
+
+    def get_own_quotas(self) -> KeyUse:
+        """What this key may use, and uses."""
+        return self._api.get(KeyUse, "/v1/quotas")
+
+    def get_key_quotas(self, key_id: Id) -> KeyUse:
+        return self._api.get(KeyUse, f"/v1/api-keys/{key_id}/quotas")
+
+    def set_key_quotas(self, key_id: Id, spec: KeyQuotas | JsonObject) -> KeyUse:
+        """Give a key quotas of its own; those that are not given are the grid's again."""
+        return self._api.put(KeyUse, f"/v1/api-keys/{key_id}/quotas", spec)
+
+    def list_shares(self) -> Listing[Share]:
+        """Those that have quotas of their own."""
+        return self._list(Share, "/v1/shares")
+
+    def get_share(self, name: str) -> ShareUse:
+        """What the jobs of a share may use together, and use."""
+        return self._api.get(ShareUse, f"/v1/shares/{_segment(name)}")
+
+    def set_share(self, name: str, spec: ShareQuotas | JsonObject) -> ShareUse:
+        """Give a share quotas of its own; those that are not given are the grid's again."""
+        return self._api.put(ShareUse, f"/v1/shares/{_segment(name)}", spec)
 
     # Statistics
 

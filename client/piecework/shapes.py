@@ -529,6 +529,47 @@ class AuditEntry(TypedDict):
     request_id: str | None
 
 
+class KeyQuotas(TypedDict):
+    requests_per_second: float | None
+    jobs_max: int | None
+    tasks_max: int | None
+    schedules_max: int | None
+    triggers_max: int | None
+    upload_bytes_max: int | None
+    upload_bytes_day_max: int | None
+
+
+class ShareQuotas(TypedDict):
+    jobs_max: int | None
+    tasks_max: int | None
+    priority_max: int | None
+
+
+class Quota(TypedDict):
+    """`used` is null of a rate, and of a limit of each job."""
+
+    name: str
+    limit: float
+    used: float | None
+
+
+class KeyUse(TypedDict):
+    """The key's quotas: those of its own, and all that hold."""
+
+    name: str
+    own: KeyQuotas
+    quotas: list[Quota]
+
+
+class Share(TypedDict):
+    name: str
+    own: ShareQuotas
+
+
+class ShareUse(Share):
+    quotas: list[Quota]
+
+
 class TaskCounts(Progress):
     """Tasks of a stage or a job by state, and how many there are."""
 

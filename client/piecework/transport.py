@@ -20,6 +20,7 @@ T = TypeVar("T")
 BACKOFF_SECONDS = 0.25
 RETRY_AFTER_SECONDS_MAX = 10.0
 _TEMPORARY = frozenset({502, 503, 504})
+_REFUSED = 429  # too many requests: this one was not looked at
 _JSON = {"Content-Type": "application/json"}
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -33,7 +34,7 @@ class Transport:
     """One service. Safe for several threads.
 
     On connection errors and on 502, 503, 504 a request is tried `tries` times; a POST that neither creates (creating
-    ones carry an Idempotency-Key) nor is said to be repeatable only if it can't have been received.
+    ones carry an Idempotency-Key) nor is said to be repeatable only if it can't have been received, or got a 429.
     """
 
     def __init__(self, http: httpx.Client, service: str, url: str, api_key: str | None, tries: int) -> None:
@@ -111,7 +112,8 @@ class Transport:
                 if last or not (repeatable or isinstance(error, _NOT_SENT)):
                     raise TransportError(self._unreachable(error)) from error
             else:
-                if last or not repeatable or response.status_code not in _TEMPORARY:
+                again = response.status_code == _REFUSED or (repeatable and response.status_code in _TEMPORARY)
+                if last or not again:
                     return response
                 pause = _retry_after(response)
             failures += 1

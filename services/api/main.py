@@ -20,6 +20,7 @@ from services.api.routes import (
     packages,
     pools,
     processors,
+    quotas,
     results,
     schedules,
     splits,
@@ -37,6 +38,7 @@ from services.platform.database import UNREADY
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems, problems
 from services.platform.process import hide_environment
+from services.platform.rates import Rates
 from services.platform.settings import ApiSettings, read_settings
 from services.platform.version import VERSION
 
@@ -64,6 +66,7 @@ TAGS = [
     {"name": "webhooks", "description": webhooks.__doc__},
     {"name": "API keys", "description": api_keys.__doc__},
     {"name": "audit", "description": audit.__doc__},
+    {"name": "quotas", "description": quotas.__doc__},
     {"name": "health", "description": health.__doc__},
 ]
 
@@ -93,6 +96,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         settings: ApiSettings = app.state.settings
         async with connect(settings) as connections:
             app.state.connections = connections
+            app.state.rates = Rates(settings.requests_per_second, settings.failures_per_second)
             beginning = asyncio.create_task(_begin(connections, settings.bootstrap_api_key))
             yield
             beginning.cancel()
@@ -111,7 +115,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)
     install_problems(app, describe)
     app.add_middleware(AccessLog)
-    v1 = APIRouter(prefix="/v1", responses=problems(401, 403, 422, 500, 503))
+    v1 = APIRouter(prefix="/v1", responses=problems(401, 403, 422, 429, 500, 503))
     for resource in (
         jobs,
         splits,
@@ -127,6 +131,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         webhooks,
         api_keys,
         audit,
+        quotas,
     ):
         v1.include_router(resource.router)
     app.include_router(v1)

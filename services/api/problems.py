@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from services.engine.errors import Conflict, NotFound, SpecError
+from services.engine.quotas import QuotaExceeded
 from services.platform import problems
 from services.platform.problems import ProblemError
 
@@ -24,6 +25,8 @@ def describe(request: Request, error: BaseException) -> ProblemError:
             return ProblemError(404, "not-found", str(error))
         case Conflict():
             return problems.conflict(str(error))
+        case QuotaExceeded():
+            return ProblemError(409, "quota-exceeded", str(error))
         case SpecError():
             return problems.invalid(error.field, error.value, error.fix)
         case PoolTimeout():

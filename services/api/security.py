@@ -33,6 +33,7 @@ KINDS = {
     "webhook-endpoints": "webhook endpoint",
     "webhook-deliveries": "webhook delivery",
     "api-keys": "API key",
+    "shares": "share",
 }
 
 

@@ -81,6 +81,8 @@ class Schedule(SQLModel, table=True):
     error: str | None = None
     created_at: datetime = Field(sa_type=_UTC)
     created_by: str | None = None
+    key_id: UUID | None = None
+    put_off_at: datetime | None = Field(None, sa_type=_UTC)
 
 
 class Trigger(SQLModel, table=True):
@@ -102,6 +104,7 @@ class Trigger(SQLModel, table=True):
     last_error_at: datetime | None = Field(None, sa_type=_UTC)
     created_at: datetime = Field(sa_type=_UTC)
     created_by: str | None = None
+    key_id: UUID | None = None
 
 
 class Job(SQLModel, table=True):
@@ -125,6 +128,8 @@ class Job(SQLModel, table=True):
     started_at: datetime | None = Field(None, sa_type=_UTC)
     finished_at: datetime | None = Field(None, sa_type=_UTC)
     created_by: str | None = None
+    key_id: UUID | None = None
+    tasks_known: int = Field(0, sa_type=BigInteger)
 
 
 class Stage(SQLModel, table=True):
@@ -300,6 +305,17 @@ class ApiKey(SQLModel, table=True):
     expires_at: datetime | None = Field(None, sa_type=_UTC)
     last_used_at: datetime | None = Field(None, sa_type=_UTC)
     created_by: str | None = None
+    quotas: dict[str, Any] = Field(sa_type=JSONB)
+
+
+class Share(SQLModel, table=True):
+    """A share with quotas of its own; others have those of the settings."""
+
+    __tablename__ = "shares"
+
+    name: str = Field(primary_key=True)
+    quotas: dict[str, Any] = Field(sa_type=JSONB)
+    created_at: datetime = Field(sa_type=_UTC)
 
 
 class Upload(SQLModel, table=True):
@@ -316,6 +332,7 @@ class Upload(SQLModel, table=True):
     created_by: str | None = None
     final_uri: str | None = None
     aborted_at: datetime | None = Field(None, sa_type=_UTC)
+    key_id: UUID | None = None
 
 
 class AuditEntry(SQLModel, table=True):

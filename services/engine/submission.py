@@ -18,6 +18,7 @@ from services.engine.jobs import notify_jobs
 from services.engine.params import find_missing_in_command, find_missing_in_sql
 from services.engine.params_schema import check_params
 from services.engine.places import check_places
+from services.engine.quotas import check_job
 from services.engine.spec import (
     COMPACT_PROCESSOR,
     OWN_PROCESSORS,
@@ -266,9 +267,9 @@ async def _resolve_merge(connection: Connection, spec: JobSpec, last: _ResolvedS
 
 _INSERT_JOB = """
     INSERT INTO jobs (job_id, name, spec, state, priority, share, labels, schedule_id, trigger_id, trigger_message,
-        run_at, started_at, created_by)
+        run_at, started_at, created_by, key_id, tasks_known)
     VALUES ($1, $2, $3, CASE WHEN $4 THEN 'scheduled' ELSE 'running' END, $5, $6, $7, $8, $9, $10, $11,
-        CASE WHEN NOT $4 THEN now() END, $12)"""
+        CASE WHEN NOT $4 THEN now() END, $12, $13, $14)"""
 
 # The last line of each list is for workers of the release before, which do not read `options`.
 _INSERT_STAGES = """
@@ -358,14 +359,19 @@ async def submit_job(
     trigger_id: UUID | None = None,
     trigger_message: str | None = None,
     created_by: str | None = None,
+    key_id: UUID | None = None,
 ) -> UUID:
     """Record a job of the principal `created_by` inside the caller's transaction; it starts at once unless
     `spec.run_at` is set.
 
     `schedule_id` and `run_at` are those of the schedule's run, `trigger_id` and `trigger_message` say which message
-    made a trigger submit it: a second job for the same one raises asyncpg.UniqueViolationError. Raises SpecError.
+    made a trigger submit it: a second job for the same one raises asyncpg.UniqueViolationError. It counts towards the
+    quotas of its share and of the key `key_id`. Raises SpecError, QuotaExceeded.
     """
     resolved = await resolve_stages(connection, spec, settings)
+    arrays = list(_arrays(resolved, spec.inputs))
+    tasks = sum(len(array.numbers) if array else 1 for array in arrays)
+    await check_job(connection, settings, key_id, spec.share, priority=spec.priority, tasks=tasks)
     job_id = new_id()
     await connection.execute(
         _INSERT_JOB,
@@ -381,11 +387,13 @@ async def submit_job(
         trigger_message,
         run_at or spec.run_at,
         created_by,
+        key_id,
+        tasks,
     )
     following = [*resolved[1:], None]
     rows = [
         _stage_row(number, stage, after, array, columns_due=_columns_due(spec, resolved, number))
-        for number, stage, after, array in zip(count(), resolved, following, _arrays(resolved, spec.inputs))
+        for number, stage, after, array in zip(count(), resolved, following, arrays)
     ]
     await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows)
     if spec.run_at is None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.platform.auth import Forbidden, Unauthorized
 from services.platform.database import UNMIGRATED, UNREADY, UnknownSchema
+from services.platform.rates import TooManyRequests
 
 MEDIA_TYPE = "application/problem+json"
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110's; those of Python depend on its version
@@ -181,6 +182,8 @@ def describe(request: Request, error: BaseException) -> ProblemError:
             return ProblemError(401, "unauthorized", str(error), headers={"WWW-Authenticate": "Bearer"})
         case Forbidden():
             return ProblemError(403, "forbidden", str(error))
+        case TooManyRequests():
+            return ProblemError(429, "too-many-requests", str(error), headers=error.headers)
         case asyncpg.UntranslatableCharacterError() | asyncpg.CharacterNotInRepertoireError():
             return ProblemError(422, "invalid-request", "a text holds the NUL character (\\u0000); remove it")
         case _ if isinstance(error, UNMIGRATED):

@@ -7,8 +7,9 @@ from fastapi import Path, Request
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, Field
 
-from services.platform.auth import Key, authenticate
+from services.platform.auth import Key, Unauthorized, authenticate
 from services.platform.database import Database
+from services.platform.rates import Rates
 from services.platform.version import VERSION
 
 JobId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
@@ -27,7 +28,16 @@ def bearer(description: str) -> HTTPBearer:
 
 
 async def caller(request: Request, database: Database) -> Key:
-    """The key that the request carries, named in the access log. Raises Unauthorized."""
-    key = await authenticate(database, request.headers.get("authorization"))
+    """The key that the request carries, named in the access log. Raises Unauthorized, TooManyRequests."""
+    rates: Rates = request.app.state.rates
+    address = request.client.host if request.client else ""
+    authorization = request.headers.get("authorization")
+    rates.admit(address, authorization)
+    try:
+        key = await authenticate(database, authorization)
+    except Unauthorized:
+        rates.fail(address, authorization)
+        raise
     request.state.key_name = key.name
+    await rates.count(database, key.key_id, authorization)
     return key

@@ -74,9 +74,19 @@ class Settings(BaseSettings):
         200.0, description="of each API key to each process; ten seconds' worth may come at once"
     )
     failures_per_second: PositiveFloat = Field(
-        5.0, description="requests without a good API key, from each address; ten seconds' worth may come at once"
+        10.0, description="requests without a good API key, from each address; ten seconds' worth may come at once"
     )
     memory_bytes_max: Bytes = Field(1_099_511_627_776, description="highest memory_bytes that a stage may have")
+    key_jobs_max: PositiveInt = Field(
+        5_000, description="jobs of a key that have not ended, unless it has its own quota"
+    )
+    key_tasks_max: PositiveInt = Field(1_000_000_000, description="tasks of these jobs")
+    key_schedules_max: PositiveInt = 200
+    key_triggers_max: PositiveInt = 100
+    key_upload_bytes_max: Bytes = Field(10 * 2**40, description="of a key's uploads that are not completed")
+    key_upload_bytes_day_max: Bytes = Field(50 * 2**40, description="of all its uploads of the last 24 hours")
+    share_jobs_max: PositiveInt = Field(20_000, description="jobs of a share that have not ended, whatever their keys")
+    share_tasks_max: PositiveInt = Field(4_000_000_000, description="tasks of these jobs")
 
     lease_seconds: Seconds = Field(30.0, description="a worker without a heartbeat for this long loses its tasks")
     heartbeat_seconds: Seconds = 5.0

@@ -14,6 +14,7 @@ from services.platform.database import Database, connect_database
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems
 from services.platform.process import hide_environment
+from services.platform.rates import Rates
 from services.platform.settings import Settings, read_settings
 from services.platform.version import VERSION
 from services.stats.rollup import keep_rolled_up
@@ -47,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
     )
+    app.state.rates = Rates(settings.requests_per_second, settings.failures_per_second)
     install_problems(app)
     app.add_middleware(AccessLog)
     app.include_router(stats)

@@ -33,7 +33,7 @@ TheSettings = Annotated[Settings, Depends(_settings)]
 Minutes = Annotated[int, Query(ge=1, le=MINUTES_MAX, description="length of the window, which ends now")]
 OfPool = Annotated[str | None, Query(max_length=100, description="name of a pool; all of them if absent")]
 
-stats = APIRouter(prefix="/v1", dependencies=[Depends(require_viewer)], responses=problems(401, 422, 503))
+stats = APIRouter(prefix="/v1", dependencies=[Depends(require_viewer)], responses=problems(401, 422, 429, 503))
 watch = APIRouter(tags=["service"])
 
 

@@ -11,6 +11,7 @@ from piecework.cli import (
     keys,
     objects,
     processors,
+    quotas,
     schedules,
     split,
     stats,
@@ -44,5 +45,20 @@ def piecework(
     """Submit and watch batch jobs on a Piecework grid, and run the grid itself."""
 
 
-for module in (submit, split, jobs, tasks, objects, stats, schedules, triggers, processors, grid, webhooks, keys):
+COMMANDS = (
+    submit,
+    split,
+    jobs,
+    tasks,
+    objects,
+    stats,
+    schedules,
+    triggers,
+    processors,
+    grid,
+    webhooks,
+    keys,
+    quotas,
+)
+for module in COMMANDS:
     module.register(app)

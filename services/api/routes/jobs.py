@@ -23,6 +23,7 @@ from services.api.strict_json import StrictRoute
 from services.contract.states import JobState
 from services.engine import jobs, ownership, submission
 from services.engine.progress import Progress, count_progress, is_slowed, tasks_known
+from services.engine.quotas import check_retry
 from services.engine.records import check_records
 from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
@@ -120,7 +121,7 @@ async def load_job(connection: Connection | Database, job_id: UUID) -> Job:
     operation_id="submit_job",
     status_code=201,
     response_model=Job,
-    responses=problems(*BODY, 502),
+    responses=problems(*BODY, 409, 502),
     summary="Submit a job",
 )
 async def submit_job(
@@ -151,7 +152,11 @@ async def submit_job(
                 fix = f"this time has passed (it is {now:%Y-%m-%dT%H:%M:%SZ}); give a later one, or none to start now"
                 raise invalid("run_at", spec.run_at.isoformat(), fix)
         job_id = await submission.submit_job(
-            connection, spec, settings=api.settings, created_by=creation.caller.principal
+            connection,
+            spec,
+            settings=api.settings,
+            created_by=creation.caller.principal,
+            key_id=creation.caller.key_id,
         )
         await creation.caller.record(connection, job_id, name=spec.name, share=spec.share, priority=spec.priority)
         return await load_job(connection, job_id)
@@ -258,4 +263,9 @@ async def resume_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
 @router.post("/{job_id}/retry", operation_id="retry_job", responses=problems(404, 409), summary="Retry a job")
 async def retry_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
     """Run the failed and cancelled tasks of a failed or cancelled job again; results of the others are kept."""
-    return await _order(caller, api, job_id, jobs.retry_job)
+
+    async def retry(connection: Connection, job_id: UUID) -> None:
+        await check_retry(connection, api.settings, job_id)
+        await jobs.retry_job(connection, job_id)
+
+    return await _order(caller, api, job_id, retry)

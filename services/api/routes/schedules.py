@@ -26,6 +26,7 @@ from services.api.strict_json import StrictRoute
 from services.engine.errors import SpecError
 from services.engine.jobs import notify_jobs
 from services.engine.ownership import Thing, of_template, require_control, require_read
+from services.engine.quotas import check_schedule
 from services.engine.scope import apply_scope
 from services.engine.submission import resolve_stages
 from services.platform.cron import due_times, next_time
@@ -53,8 +54,8 @@ EXAMPLES: Any = {
 }
 
 _INSERT = """
-    INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *"""
+    INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING *"""
 
 _FIND = "SELECT *, now() AS now FROM schedules WHERE schedule_id = $1 FOR UPDATE"
 
@@ -93,6 +94,7 @@ async def create_schedule(
             await resolve_stages(connection, job, api.settings)
         except SpecError as error:
             raise invalid(f"job.{error.field}", error.value, error.fix) from error
+        await check_schedule(connection, api.settings, creation.caller.key_id)
         now = await connection.fetchval("SELECT now()")
         try:
             row = await connection.fetchrow(
@@ -105,6 +107,7 @@ async def create_schedule(
                 job.model_dump(mode="json"),
                 next_time(spec.cron, spec.time_zone, now),
                 creation.caller.principal,
+                creation.caller.key_id,
             )
         except asyncpg.UniqueViolationError as error:
             raise conflict(f"there is a schedule named {spec.name!r}; delete it or choose another name") from error

@@ -20,6 +20,7 @@ from services.api.shapes.triggers import Trigger, TriggerPage, TriggerSpec
 from services.api.strict_json import StrictRoute
 from services.engine.errors import PlaceRefused, SpecError
 from services.engine.ownership import of_template, require_read
+from services.engine.quotas import check_trigger
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
 from services.engine.templates import AnyField, MissingValue, fill_template, find_value
@@ -60,8 +61,8 @@ _SAMPLE = {
 }
 
 _INSERT = """
-    INSERT INTO triggers (trigger_id, name, queue_url, prefix, suffix, match, job, created_by)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING *"""
+    INSERT INTO triggers (trigger_id, name, queue_url, prefix, suffix, match, job, created_by, key_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING *"""
 
 
 def _is_told(field: str, filled: dict[str, Any]) -> bool:
@@ -125,7 +126,9 @@ async def create_trigger(
 
     async def create(connection: Connection) -> Trigger:
         await _check_job(connection, api, spec.job)
-        values = (spec.name, spec.queue_url, spec.prefix, spec.suffix, spec.match, spec.job, creation.caller.principal)
+        await check_trigger(connection, api.settings, creation.caller.key_id)
+        owner = (creation.caller.principal, creation.caller.key_id)
+        values = (spec.name, spec.queue_url, spec.prefix, spec.suffix, spec.match, spec.job, *owner)
         try:
             row = await connection.fetchrow(_INSERT, new_id(), *values)
         except asyncpg.UniqueViolationError as error:

@@ -32,6 +32,7 @@ from services.api.shapes.uploads import (
 from services.api.strict_json import StrictRoute
 from services.contract.location import Location
 from services.engine.ownership import Thing, require_control
+from services.engine.quotas import check_upload
 from services.platform.database import Connection, new_id
 from services.platform.multipart import delete_all
 from services.platform.problems import conflict, invalid, not_found, problems
@@ -54,7 +55,8 @@ COMPLETE_EXAMPLES: Any = {
 }
 
 _INSERT = """
-    INSERT INTO uploads (upload_id, uri, final_uri, bytes, multipart_id, created_by) VALUES ($1, $2, $3, $4, $5, $6)"""
+    INSERT INTO uploads (upload_id, uri, final_uri, bytes, multipart_id, created_by, key_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)"""
 
 _COMPLETE = """
     UPDATE uploads SET completed_at = now() WHERE upload_id = $1 AND completed_at IS NULL AND aborted_at IS NULL"""
@@ -67,7 +69,7 @@ LINKS_PER_STEP = 50  # signing is pure computation; other requests get their tur
     operation_id="create_upload",
     status_code=201,
     response_model=Upload,
-    responses=problems(*BODY, 502),
+    responses=problems(*BODY, 409, 502),
     summary="Begin an upload",
 )
 async def create_upload(
@@ -87,6 +89,8 @@ async def create_upload(
 
     async def prepare() -> None:
         nonlocal shown
+        async with api.transaction() as connection:  # and again in that of the insert
+            await check_upload(connection, api.settings, creation.caller.key_id, spec.bytes)
         row["multipart_id"] = None
         if not location.key.endswith("/") and len(part_sizes(spec.bytes)) > 1:
             answer = await api.aws.s3.create_multipart_upload(Bucket=location.bucket, Key=location.key)
@@ -98,7 +102,8 @@ async def create_upload(
 
     async def create(connection: Connection) -> Upload:
         assert shown is not None
-        await connection.execute(_INSERT, *row.values(), creation.caller.principal)
+        await check_upload(connection, api.settings, creation.caller.key_id, spec.bytes)
+        await connection.execute(_INSERT, *row.values(), creation.caller.principal, creation.caller.key_id)
         await creation.caller.record(connection, upload_id, filename=spec.filename, bytes=spec.bytes)
         return shown
 

@@ -18,6 +18,7 @@ GRANT SELECT, UPDATE ON lost_outputs TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON pools TO piecework_api;
 GRANT SELECT, INSERT ON processors TO piecework_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON schedules TO piecework_api;
+GRANT SELECT, INSERT, UPDATE ON shares TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON stage_counters TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON stages TO piecework_api;
 GRANT SELECT, UPDATE ON tasks TO piecework_api;
@@ -29,6 +30,7 @@ GRANT SELECT, UPDATE ON workers TO piecework_api;
 GRANT SELECT ON running_stages TO piecework_api;
 
 -- The scheduler: jobs and tasks on their way, what is due, and what has expired. It makes partitions by a function.
+GRANT SELECT (key_id, name, quotas) ON api_keys TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON attempts TO piecework_scheduler;
 GRANT SELECT, INSERT, DELETE ON audit_log TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON bundles TO piecework_scheduler;
@@ -39,6 +41,7 @@ GRANT SELECT, UPDATE ON pools TO piecework_scheduler;
 GRANT SELECT ON processors TO piecework_scheduler;
 GRANT SELECT, INSERT, DELETE ON queue_messages TO piecework_scheduler;
 GRANT SELECT, UPDATE ON schedules TO piecework_scheduler;
+GRANT SELECT ON shares TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON stage_counters TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON stages TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON tasks TO piecework_scheduler;

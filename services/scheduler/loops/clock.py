@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from services.engine.audit import record_submission
 from services.engine.jobs import notify_jobs, start_due_jobs
+from services.engine.quotas import QuotaExceeded
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
 from services.platform.cron import next_time
@@ -22,19 +23,26 @@ JOBS_MAX = 100  # per step
 # A run that starts this late counts as missed: the schedule's misfire policy decides.
 MISFIRE_GRACE = timedelta(seconds=60)
 
+PUT_OFF_SECONDS = 30.0  # a due run that is over a quota is tried again after this long
+
 # Most steps find nothing: this takes one statement and no transaction.
 _ANY_DUE = """
     SELECT EXISTS (SELECT FROM jobs WHERE state = 'scheduled' AND run_at <= now())
-        OR EXISTS (SELECT FROM schedules WHERE NOT paused AND next_run_at <= now())"""
+        OR EXISTS (
+            SELECT FROM schedules WHERE NOT paused AND next_run_at <= now()
+              AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second'))"""
 
 _DUE = """
-    SELECT schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, now() AS now FROM schedules
-    WHERE NOT paused AND next_run_at <= now() ORDER BY next_run_at LIMIT 1 FOR UPDATE SKIP LOCKED"""
+    SELECT schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id, error, now() AS now
+    FROM schedules
+    WHERE NOT paused AND next_run_at <= now()
+      AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second')
+    ORDER BY next_run_at LIMIT 1 FOR UPDATE SKIP LOCKED"""
 
 
 async def step(context: Context) -> bool:
     """Start due jobs and run due schedules, each in one transaction."""
-    if not await context.database.fetchval(_ANY_DUE):
+    if not await context.database.fetchval(_ANY_DUE, PUT_OFF_SECONDS):
         return False
     async with context.database.acquire() as connection:
         async with connection.transaction():
@@ -42,7 +50,7 @@ async def step(context: Context) -> bool:
             if started:
                 await notify_jobs(connection)
         async with connection.transaction():
-            schedule = await connection.fetchrow(_DUE)
+            schedule = await connection.fetchrow(_DUE, PUT_OFF_SECONDS)
             if schedule is not None:
                 await _run_schedule(connection, context, schedule)
     return schedule is not None or started == JOBS_MAX
@@ -70,6 +78,8 @@ async def _run_schedule(connection: Connection, context: Context, schedule: Any)
         await _pause(connection, schedule["schedule_id"], str(invalid))
         return
     job_id, error = None, None
+    if not times:
+        error = schedule["error"]  # of a run that was put off, and now counts as missed
     for time in times:
         try:
             async with connection.transaction():
@@ -80,10 +90,14 @@ async def _run_schedule(connection: Connection, context: Context, schedule: Any)
                     schedule_id=schedule["schedule_id"],
                     run_at=time,
                     created_by=schedule["created_by"],
+                    key_id=schedule["key_id"],
                 )
                 await record_submission(connection, schedule["created_by"], job_id, schedule=schedule["name"])
         except asyncpg.UniqueViolationError:
             continue  # this run has its job already
+        except QuotaExceeded as exceeded:
+            await _put_off(connection, schedule, time, job_id, str(exceeded))
+            return
         except Exception as invalid:
             if passes(invalid) and not isinstance(invalid, ValidationError):
                 raise
@@ -91,13 +105,25 @@ async def _run_schedule(connection: Connection, context: Context, schedule: Any)
             log.warning("schedule failed", schedule=str(schedule["schedule_id"]), error=repr(invalid))
     await connection.execute(
         "UPDATE schedules SET next_run_at = $2, last_run_at = coalesce($3, last_run_at), "
-        "last_job_id = coalesce($4, last_job_id), error = $5 WHERE schedule_id = $1",
+        "last_job_id = coalesce($4, last_job_id), error = $5, put_off_at = NULL WHERE schedule_id = $1",
         schedule["schedule_id"],
         next_run_at,
         times[-1] if times else None,
         job_id,
         error,
     )
+
+
+_PUT_OFF = """
+    UPDATE schedules SET put_off_at = now(), next_run_at = $2, last_job_id = coalesce($3, last_job_id), error = $4
+    WHERE schedule_id = $1"""
+
+
+async def _put_off(connection: Connection, schedule: Any, time: datetime, job_id: UUID | None, why: str) -> None:
+    """The run at `time` and those after it stay due. If they are late by then, the misfire policy decides."""
+    log.warning("schedule put off", schedule=str(schedule["schedule_id"]), error=why)
+    error = f"the run of {time:%Y-%m-%dT%H:%M:%SZ} is put off: {why}"
+    await connection.execute(_PUT_OFF, schedule["schedule_id"], time, job_id, error)
 
 
 async def _pause(connection: Connection, schedule_id: UUID, error: str) -> None:

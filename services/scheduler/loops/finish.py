@@ -3,6 +3,8 @@
 Counters decide, and the decision is repeated under the job's lock, so that it takes effect once.
 """
 
+import time
+from collections import deque
 from uuid import UUID
 
 import structlog
@@ -15,9 +17,16 @@ from services.scheduler.loop import Context
 
 log = structlog.get_logger()
 
-TASKS_MAX = 10_000  # cancelled per job and step
+TASKS_MAX = 2_000  # cancelled at once
+ENDING_SECONDS = 0.5  # of a step: the end of other jobs need not wait longer, however many are cancelled, or how huge
 
-_ENDING = "SELECT job_id, state FROM jobs WHERE state IN ('cancelling', 'failing')"
+# The one with the least to cancel comes first.
+_ENDING = """
+    SELECT j.job_id, j.state FROM jobs AS j CROSS JOIN LATERAL (
+        SELECT coalesce(sum(c.ready + c.queued + c.running), 0) AS tasks FROM stage_counters AS c
+        WHERE c.job_id = j.job_id
+    ) AS rest
+    WHERE j.state IN ('cancelling', 'failing') ORDER BY rest.tasks, j.job_id"""
 
 _RUNNING = "SELECT job_id, stage, planned, task_count, tolerated_failures, succeeded, failed FROM running_stages"
 
@@ -48,10 +57,15 @@ async def step(context: Context) -> bool:
     stages = await context.database.fetch(_RUNNING)
     for stage in filter(_is_over, stages):
         await _end_stage(context, stage["job_id"], stage["stage"])
-    ending = await context.database.fetch(_ENDING)
-    for job in ending:
-        await _end(context, job["job_id"], job["state"])
-    return bool(stages or ending)
+    ending = deque(await context.database.fetch(_ENDING))
+    busy, until = bool(stages or ending), time.monotonic() + ENDING_SECONDS
+    while ending:
+        job = ending.popleft()
+        if not await _end(context, job["job_id"], job["state"]):
+            ending.append(job)
+        if time.monotonic() >= until:
+            break
+    return busy
 
 
 def _has_failed(stage: Record) -> bool:
@@ -105,11 +119,12 @@ async def _finish_stage(connection: Connection, stage: Record) -> None:
     log.info("stage finished", job=str(stage["job_id"]), stage=stage["stage"], state=target)
 
 
-async def _end(context: Context, job_id: UUID, state: str) -> None:
-    """Cancel in many small steps, so that the end of other jobs need not wait for a huge one."""
+async def _end(context: Context, job_id: UUID, state: str) -> bool:
+    """Cancel some more tasks of the job; when none is left it ends, and this is True."""
     async with context.database.acquire() as connection:
         if not await cancel_tasks(connection, job_id, TASKS_MAX):
-            return
+            return False
         target = "failed" if state == "failing" else "cancelled"
         if await end_job(connection, job_id, source=state, target=target, settings=context.settings):
             log.info("job ended", job=str(job_id), state=target)
+        return True

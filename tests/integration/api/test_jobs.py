@@ -20,7 +20,7 @@ async def test_a_submitted_job_runs_at_once_and_shows_its_stages(submitter: http
     assert (job["name"], job["state"], job["labels"]) == ("hello", "running", {"team": "claims"})
     [stage] = job["stages"]
     assert (stage["name"], stage["processor"], stage["state"]) == ("stage-0", "noop@1", "running")
-    assert (stage["task_count"], stage["planned"]) == (None, False)
+    assert (stage["task_count"], stage["planned"], stage["progress"]["waiting"]) == (3, False, 3)
     assert await ok(submitter.get(f"/v1/jobs/{job['job_id']}")) == job
 
 

@@ -15,7 +15,7 @@ ROLES: dict[str, set[str]] = {
         "list_jobs", "get_job", "list_tasks", "get_task", "get_task_log", "get_results", "list_schedules",
         "get_schedule", "list_processors", "get_processor", "list_pools", "get_pool", "list_workers", "get_worker",
         "list_triggers", "get_trigger", "list_webhook_endpoints", "get_webhook_endpoint",
-        "list_webhook_deliveries", "get_me",
+        "list_webhook_deliveries", "get_me", "get_own_quotas", "list_shares", "get_share",
     },
     "submitter": {
         "submit_job", "cancel_job", "pause_job", "resume_job", "retry_job", "create_schedule", "delete_schedule",
@@ -28,6 +28,7 @@ ROLES: dict[str, set[str]] = {
         "drain_worker",
         "create_trigger", "delete_trigger", "pause_trigger", "resume_trigger",
         "create_webhook_endpoint", "delete_webhook_endpoint", "redeliver", "create_api_key", "revoke_api_key",
+        "get_key_quotas", "set_key_quotas", "set_share",
     },
 }  # fmt: skip
 RANKED: list[Role] = ["viewer", "submitter", "developer", "operator"]

@@ -224,3 +224,55 @@ async def test_a_schedule_that_does_not_know_its_next_time_is_paused_and_says_wh
     assert (row["paused"], row["next_run_at"], await runs(play, broken)) == (True, None, [])
     assert next(iter(changes.values())) in row["error"]
     assert len(await runs(play, fine)) == 1
+
+
+# Quotas.
+
+
+async def limit_jobs(play: Play, jobs_max: int) -> None:
+    await play.database.execute(
+        "INSERT INTO shares (name, quotas) VALUES ('default', $1) ON CONFLICT (name) DO UPDATE SET quotas = $1",
+        {"jobs_max": jobs_max},
+    )
+
+
+async def end_put_off(play: Play) -> None:
+    await play.database.execute("UPDATE schedules SET put_off_at = put_off_at - interval '1 hour'")
+
+
+async def test_a_run_over_a_quota_is_put_off_and_says_so_and_holds_up_no_other(context: Context, play: Play) -> None:
+    await limit_jobs(play, 1)
+    full = await add_schedule(play, hours_late=3, misfire="run_all")
+    elsewhere = await add_schedule(play, job=JOB | {"share": "elsewhere"})
+
+    await tick(context)
+
+    assert len(await runs(play, full)) == 1
+    assert len(await runs(play, elsewhere)) == 1
+    assert "is put off: the share 'default' has the quota jobs_max = 1" in (await schedule(play, full))["error"]
+    await limit_jobs(play, 10)
+    await tick(context)
+    assert len(await runs(play, full)) == 1, "not again at once"
+    await end_put_off(play)
+    await tick(context)
+    now = await on_the_hour(play)
+    assert await runs(play, full) == [now - timedelta(hours=n) for n in (3, 2, 1, 0)], "none is lost"
+    row = await schedule(play, full)
+    assert (row["error"], row["put_off_at"]) == (None, None)
+
+
+async def test_a_run_that_was_put_off_until_it_counts_as_missed_says_why(context: Context, play: Play) -> None:
+    await limit_jobs(play, 0)
+    now = await play.database.fetchval("SELECT date_trunc('minute', now())")
+    late = await add_schedule(play, misfire="skip", cron="* * * * *", next_run_at=now)
+    await tick(context)
+    why = (await schedule(play, late))["error"]
+    assert "is put off" in why
+
+    hour_ago = now - timedelta(hours=1)
+    await play.database.execute("UPDATE schedules SET next_run_at = $1, cron = '0 0 1 1 *'", hour_ago)
+    await end_put_off(play)
+    await tick(context)
+
+    assert await runs(play, late) == []
+    assert (await schedule(play, late))["error"] == why

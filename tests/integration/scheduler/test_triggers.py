@@ -228,3 +228,28 @@ async def test_a_queue_that_can_not_be_read_is_told_and_holds_up_no_other(contex
 
     assert "can't read the queue" in (await gone.row())["last_error"]
     assert len(await good.jobs()) == 1
+
+
+async def test_a_message_that_is_over_a_quota_stays_in_the_queue_until_there_is_room(
+    context: Context, play: Play
+) -> None:
+    quotas = "INSERT INTO shares (name, quotas) VALUES ('default', $1) ON CONFLICT (name) DO UPDATE SET quotas = $1"
+    await context.database.execute(quotas, {"jobs_max": 0})
+    job = {"name": "told", "input": {"type": "range", "count": 3}, "stages": [{"processor": "noop"}]}
+    listening = await listen(context, job)
+    await listening.send({"any": "thing"})
+
+    for _ in range(5):
+        await triggers.step(context)
+
+    assert await listening.jobs() == []
+    assert (
+        "messages stay in the queue: the share 'default' has the quota jobs_max = 0"
+        in (await listening.row())["last_error"]
+    )
+    await context.database.execute(quotas, {"jobs_max": 1, "tasks_max": 2})
+    await triggers.step(context)
+    assert await listening.left() == 1
+    assert (
+        "stays in the queue: the share 'default' has the quota tasks_max = 2" in (await listening.row())["last_error"]
+    )

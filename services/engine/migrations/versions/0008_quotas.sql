@@ -2,7 +2,7 @@
 -- Null: not known before it is planned.
 ALTER TABLE stages ADD COLUMN tasks_expected bigint;
 
--- Whether so many tasks of a stage are due that no more need be made yet: `ready_max`, or 100 for each slot of its pool.
+-- Whether enough tasks of a stage are due, so that no more need be made yet: `ready_max`, or 100 for each slot of its pool.
 -- Never of a stage whose first task waits for its last one: behind a barrier, or while its columns are not found.
 -- Tasks that wait for a backoff or for a lost output don't count: they may wait for the very stage that makes more.
 CREATE FUNCTION is_full(of_job uuid, of_stage smallint, ready_max bigint) RETURNS boolean
