@@ -529,7 +529,7 @@ class AuditEntry(TypedDict):
     request_id: str | None
 
 
-class KeyQuotas(TypedDict):
+class KeyQuotas(TypedDict, total=False):
     requests_per_second: float | None
     jobs_max: int | None
     tasks_max: int | None
@@ -539,7 +539,7 @@ class KeyQuotas(TypedDict):
     upload_bytes_day_max: int | None
 
 
-class ShareQuotas(TypedDict):
+class ShareQuotas(TypedDict, total=False):
     jobs_max: int | None
     tasks_max: int | None
     priority_max: int | None

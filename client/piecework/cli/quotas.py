@@ -106,7 +106,8 @@ def _show(session: Session, use: KeyUse | ShareUse) -> None:
 def _show_shares(session: Session, shares: list[Share]) -> None:
     from piecework.display import table
 
-    rows = [(s["name"], s["own"]["jobs_max"], s["own"]["tasks_max"], s["own"]["priority_max"]) for s in shares]
+    owns = [(share["name"], share["own"]) for share in shares]
+    rows = [(name, own.get("jobs_max"), own.get("tasks_max"), own.get("priority_max")) for name, own in owns]
     table(session.out, ["~SHARE", ">?JOBS MAX", ">?TASKS MAX", ">?PRIORITY MAX"], rows)
 
 

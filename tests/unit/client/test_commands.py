@@ -59,6 +59,15 @@ POOL = {
     "tasks_queued": 5,
     "tasks_running": 4,
 }
+QUOTAS = {
+    "name": "nightly",
+    "own": {"jobs_max": 10, "tasks_max": None},
+    "quotas": [
+        {"name": "jobs_max", "limit": 10, "used": 3},
+        {"name": "tasks_max", "limit": 1_000_000_000, "used": 12_345_678},
+        {"name": "requests_per_second", "limit": 0.5, "used": None},
+    ],
+}
 TRIGGER = {
     "trigger_id": ID,
     "name": "incoming",
@@ -315,6 +324,10 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         page(API_KEY),
         [ID, "nightly", "submitter", "anna", "share finance, label team=claims, pool large, priority up to 10"],
     ),
+    ("quotas show", "GET /v1/quotas", QUOTAS, ["1,000,000,000", "12,345,678", "0.5", "own", "default"]),
+    (f"quotas key {ID}", f"GET /v1/api-keys/{ID}/quotas", QUOTAS, ["jobs_max", "10", "3"]),
+    ("shares list", "GET /v1/shares", page({"name": "claims", "own": {"jobs_max": 77}}), ["claims", "77"]),
+    ("shares show claims", "GET /v1/shares/claims", QUOTAS, ["jobs_max", "10", "3"]),
     (f"keys revoke {ID}", f"DELETE /v1/api-keys/{ID}", None, [f"revoked {ID}"]),
     (
         "whoami",
@@ -627,6 +640,30 @@ def test_a_processor_is_registered_from_a_file(run: Run, service: Service) -> No
     other = run("processors", "register", "other", "clean.yaml")
     assert other.exit_code == 2
     assert "name: the file says 'clean', the command 'other'" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "quotas"),
+    [
+        (["--tasks-max", "5"], {"jobs_max": 10, "tasks_max": 5}),
+        (["--jobs-max", "5"], {"jobs_max": 5}),
+        (["--reset", "--tasks-max", "5"], {"tasks_max": 5}),
+        (["--reset"], {}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [(["quotas", "set", ID], f"/v1/api-keys/{ID}/quotas"), (["shares", "set", "claims"], "/v1/shares/claims")],
+)
+def test_quotas_that_are_not_given_stay_unless_they_are_reset(
+    command: list[str], path: str, options: list[str], quotas: dict[str, int], run: Run, service: Service
+) -> None:
+    service.on("GET", path, answer(QUOTAS))
+    service.on("PUT", path, answer(QUOTAS))
+
+    assert "jobs_max" in run(*command, *options).stdout
+
+    assert service.asked[-1].body == quotas
 
 
 def test_a_pool_is_put(run: Run, service: Service) -> None:
