@@ -1,10 +1,11 @@
 """Quotas: how much of the grid a key, and a share, may use at a time.
 
 The settings say how much, unless an operator has given the key or the share quotas of its own. What counts is counted
-in the transaction that adds to it, under a lock of the key and of the share: of two submissions that come at once and
-have room for one, one is refused.
+in the transaction that adds to it; where it may become tight, under a lock of the key and of the share. So of two
+submissions that come at once and have room for one, one is refused.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,6 +15,10 @@ from pydantic import BaseModel, Field
 from services.contract.fields import Strict
 from services.platform.database import Connection, Database
 from services.platform.settings import Settings
+
+# Submissions that can run at the same moment, a generous bound: each has a connection. Together they take no more than
+# half of a quota if each wants less than this part of it. So up to half of a quota is given without a lock.
+AT_ONCE = 500
 
 Limit = Annotated[int, Field(ge=0, le=2**53)] | None
 
@@ -88,23 +93,27 @@ async def check_job(
     connection: Connection, settings: Settings, key_id: UUID | None, share: str, *, priority: int, tasks: int
 ) -> None:
     """Raises QuotaExceeded unless one more job of that many tasks has room. Holds the place until the commit."""
-    await connection.execute(_LOCK, [*([f"key {key_id}"] if key_id else []), f"share {share}"])
-    await look_for_room(connection, settings, key_id, share, priority=priority, tasks=tasks)
+    if not await look_for_room(connection, settings, key_id, share, priority=priority, tasks=tasks):
+        await connection.execute(_LOCK, [*([f"key {key_id}"] if key_id else []), f"share {share}"])
+        await look_for_room(connection, settings, key_id, share, priority=priority, tasks=tasks)
 
 
 async def look_for_room(
     connection: Connection | Database, settings: Settings, key_id: UUID | None, share: str, *, priority: int, tasks: int
-) -> None:
-    """Raises QuotaExceeded like `check_job`, but holds nothing: the room may be gone the next moment."""
+) -> bool:
+    """Raises QuotaExceeded like `check_job`, but holds nothing. True if there is room for whatever comes at once."""
     rows = await connection.fetch(_USED, key_id, share)
+    plenty = True
     for row in rows:
         limits = _limits(settings, row["whose"], row["quotas"])
-        _require(row["whose"], "jobs_max", limits["jobs_max"], row["jobs"], 1, _JOBS_FIX)
-        _require(row["whose"], "tasks_max", limits["tasks_max"], row["tasks"], tasks, _JOBS_FIX)
+        for name, used, wanted in (("jobs_max", row["jobs"], 1), ("tasks_max", row["tasks"], tasks)):
+            _require(row["whose"], name, limits[name], used, wanted, _JOBS_FIX)
+            plenty &= used <= limits[name] / 2 and wanted <= limits[name] / (2 * AT_ONCE)
     priority_max = rows[-1]["quotas"].get("priority_max")
     if priority_max is not None and priority > priority_max:
         fix = "submit it with a lower priority, or have an operator raise the quota"
         raise QuotaExceeded(rows[-1]["whose"], "priority_max", priority_max, 0, priority, fix)
+    return plenty
 
 
 _ENDED = """
@@ -164,16 +173,21 @@ def share_limits(settings: Settings, own: Mapping[str, Any]) -> dict[str, Any]:
     return default | dict(own)
 
 
+def _two_days_ago() -> UUID:
+    """The id (UUIDv7) of a row that was made then: all later ones are after it in the primary key."""
+    return UUID(int=int((time.time() - 2 * 86_400) * 1000) << 80)
+
+
 _UPLOADS = """
     SELECT coalesce(sum(bytes) FILTER (WHERE completed_at IS NULL), 0)::bigint AS open,
         coalesce(sum(bytes), 0)::bigint AS day
-    FROM uploads WHERE key_id = $1 AND created_at > now() - interval '24 hours'"""
+    FROM uploads WHERE key_id = $1 AND created_at > now() - interval '24 hours' AND upload_id > $2"""
 
 
 async def check_upload(connection: Connection, settings: Settings, key_id: UUID, size: int) -> None:
     """Raises QuotaExceeded unless the key may upload that many bytes more."""
     whose, limits = await _hold_key(connection, settings, key_id)
-    used = await connection.fetchrow(_UPLOADS, key_id)
+    used = await connection.fetchrow(_UPLOADS, key_id, _two_days_ago())
     assert used is not None
     fix = "complete your uploads, wait until they are a day old, or have an operator raise the quota"
     _require(whose, "upload_bytes_max", limits["upload_bytes_max"], used["open"], size, fix)
@@ -191,7 +205,7 @@ _USE_OF_KEY = """
     ) AS j CROSS JOIN (
         SELECT coalesce(sum(bytes) FILTER (WHERE completed_at IS NULL), 0)::bigint AS upload_bytes_max,
             coalesce(sum(bytes), 0)::bigint AS upload_bytes_day_max
-        FROM uploads WHERE key_id = $1 AND created_at > now() - interval '24 hours'
+        FROM uploads WHERE key_id = $1 AND created_at > now() - interval '24 hours' AND upload_id > $2
     ) AS u"""
 
 _USE_OF_SHARE = """
@@ -208,7 +222,7 @@ async def quotas_of_key(
     connection: Connection | Database, settings: Settings, key_id: UUID, own: Mapping[str, Any]
 ) -> list[Quota]:
     """What a key with these quotas of its own may use, and uses."""
-    used = await connection.fetchrow(_USE_OF_KEY, key_id)
+    used = await connection.fetchrow(_USE_OF_KEY, key_id, _two_days_ago())
     return _quotas(key_limits(settings, own), dict(used or {}))
 
 

@@ -8,18 +8,20 @@ import pytest
 from fastapi import FastAPI
 
 from services.api.main import create_app
+from services.engine import quotas
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
 from tests.integration.api.conftest import Keys, array_job, client_of, ok
+from tests.integration.engine.play import until_blocked
 
 pytestmark = pytest.mark.usefixtures("grid")
 
 
-async def limit_key(operator: httpx.AsyncClient, name: str, **quotas: float) -> str:
+async def limit_key(operator: httpx.AsyncClient, name: str, **limits: float) -> str:
     keys = (await ok(operator.get("/v1/api-keys")))["items"]
     [key_id] = [key["key_id"] for key in keys if key["name"] == name]
-    await ok(operator.put(f"/v1/api-keys/{key_id}/quotas", json=quotas))
+    await ok(operator.put(f"/v1/api-keys/{key_id}/quotas", json=limits))
     return str(key_id)
 
 
@@ -86,6 +88,22 @@ async def test_two_submissions_at_once_do_not_both_take_the_last_place(
     responses = await asyncio.gather(*(submitter.post("/v1/jobs", json=array_job()) for _ in range(12)))
 
     assert sorted(response.status_code for response in responses) == [201] * 3 + [409] * 9
+
+
+async def test_submissions_wait_for_each_other_only_where_a_quota_may_become_tight(
+    operator: httpx.AsyncClient, submitter: httpx.AsyncClient, database: Database
+) -> None:
+    async def posted() -> int:
+        async with asyncio.timeout(20):
+            return (await submitter.post("/v1/jobs", json=array_job())).status_code
+
+    async with database.acquire() as connection, connection.transaction():
+        await connection.execute(quotas._LOCK, ["share default"])  # another submission, that takes its time
+        assert await posted() == 201
+        await limit_key(operator, "test-submitter", jobs_max=3)
+        waiting = asyncio.create_task(posted())
+        await until_blocked(database)
+    assert await waiting == 201
 
 
 async def test_schedules_and_uploads_are_limited(operator: httpx.AsyncClient, submitter: httpx.AsyncClient) -> None:

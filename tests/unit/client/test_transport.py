@@ -60,6 +60,12 @@ def test_an_order_that_may_have_been_received_is_not_repeated(
     assert len(service.asked) == 1
 
 
+def test_an_order_that_came_too_fast_is_repeated_for_it_was_not_looked_at(client: Client, service: Service) -> None:
+    service.on("POST", f"{JOB}/retry", problem(429), answer({"job_id": "j"}))
+    client.retry_job("j")
+    assert len(service.asked) == 2
+
+
 def test_patience_ends(client: Client, service: Service) -> None:
     service.on("GET", JOB, problem(503, "the database is away"))
     with pytest.raises(ServerError, match="the database is away"):

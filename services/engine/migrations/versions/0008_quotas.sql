@@ -39,9 +39,3 @@ ALTER TABLE schedules
     ADD COLUMN put_off_at timestamptz;  -- when a due run last was over a quota; null: it ran since
 ALTER TABLE triggers ADD COLUMN key_id uuid;
 ALTER TABLE uploads ADD COLUMN key_id uuid;
-
-CREATE INDEX jobs_active_key ON jobs (key_id) INCLUDE (tasks_known)
-    WHERE state NOT IN ('succeeded', 'failed', 'cancelled');
-CREATE INDEX jobs_active_share ON jobs (share) INCLUDE (tasks_known)
-    WHERE state NOT IN ('succeeded', 'failed', 'cancelled');
-CREATE INDEX uploads_key ON uploads (key_id, created_at);
