@@ -8,7 +8,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo up down status run test storm lint bench bench-ab bench-peers lock clean
+.PHONY: help setup dev demo up down status run test storm lint audit sbom digests bench bench-ab bench-peers lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+)(%?):.*## (.*)/  make \1\2\t\3/; s/%/NAME/' | expand -t 20
@@ -50,6 +50,23 @@ lint: .venv/.dev  ## run ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+audit: .venv/.dev  ## list licences and known vulnerabilities (make audit REQUIRED=1: fail if these can't be checked)
+	@$(BIN)/python -m deploy.audit $(if $(REQUIRED),--required)
+
+sbom: .venv/.dev  ## write sbom.cdx.json, what the server's image installs (CycloneDX)
+	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
+		$(BIN)/uv venv --quiet --clear --python $(BIN)/python "$$directory" && \
+		$(BIN)/uv pip install --quiet --python "$$directory/bin/python" --require-hashes -r requirements/server.txt && \
+		$(BIN)/cyclonedx-py environment --output-reproducible -o sbom.cdx.json "$$directory/bin/python"
+	@echo "Written: sbom.cdx.json"
+
+digests:  ## pin the base images to what their tags name now (needs docker with buildx)
+	@for image in python:3.11-slim postgres:17; do \
+		digest=$$(docker buildx imagetools inspect $$image --format '{{.Manifest.Digest}}') || exit; \
+		sed -i.old "s|$$image@sha256:[0-9a-f]*|$$image@$$digest|" deploy/docker/Dockerfile docker-compose.yml || exit; \
+		rm -f deploy/docker/Dockerfile.old docker-compose.yml.old; \
+	done
+
 bench: .venv/.bench  ## measure throughput, latency, memory, CPU, AWS requests (a long one: make bench SUITES=tenmillion)
 	@$(BIN)/python -m bench $(SUITES)
 
@@ -61,7 +78,7 @@ bench-peers: .venv/.bench $(PEERS)/.installed  ## the same beside Celery, Dramat
 
 lock: .venv/.python  ## compile requirements/*.txt (with the newest versions: make lock UPGRADE=1)
 	@$(LOCK) requirements/dev.in -o requirements/dev.txt
-	@for name in server client compose local; do \
+	@for name in server client compose local audit; do \
 		$(LOCK) requirements/$$name.in -c requirements/dev.txt -o requirements/$$name.txt || exit; done
 	@$(LOCK) examples/media/requirements.in -c requirements/dev.txt -o examples/media/requirements.txt
 	@$(LOCK) requirements/bench.in -c requirements/dev.txt -o requirements/bench.txt
