@@ -59,7 +59,9 @@ def test_the_bill_of_materials_names_each_package_of_this_environment(tmp_path: 
     """By the command that `make sbom` and the image's build use."""
     bill = tmp_path / "sbom.cdx.json"
     program = Path(sys.executable).parent / "cyclonedx-py"
-    subprocess.run([program, "environment", "--output-reproducible", "-o", bill, sys.executable], check=True)
+    subprocess.run(
+        [program, "environment", "--output-reproducible", "--no-validate", "-o", bill, sys.executable], check=True
+    )
     made = json.loads(bill.read_text())
     assert made["bomFormat"] == "CycloneDX"
     duckdb = next(component for component in made["components"] if component["name"] == "duckdb")
