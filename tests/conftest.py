@@ -167,6 +167,7 @@ def quick_settings(database_url: str, emulator: Emulator, bucket: str) -> ApiSet
         loop_seconds=0.02,
         idle_seconds=0.1,
         webhook_private_addresses=True,
+        secret_key="of the tests alone, long enough to be one",
     )
 
 

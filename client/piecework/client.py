@@ -402,6 +402,13 @@ class Client:
     def get_webhook_endpoint(self, endpoint_id: Id) -> WebhookEndpoint:
         return self._api.get(WebhookEndpoint, f"/v1/webhook-endpoints/{endpoint_id}")
 
+    def rotate_webhook_secret(
+        self, endpoint_id: Id, *, overlap_seconds: float | str = 86_400
+    ) -> CreatedWebhookEndpoint:
+        """Sign with a new secret, and for the overlap (seconds, or text such as "2h") with the one before, too."""
+        path = f"/v1/webhook-endpoints/{endpoint_id}/rotate"
+        return self._api.post(CreatedWebhookEndpoint, path, {"overlap_seconds": overlap_seconds})
+
     def delete_webhook_endpoint(self, endpoint_id: Id) -> None:
         self._api.delete(f"/v1/webhook-endpoints/{endpoint_id}")
 

@@ -463,6 +463,7 @@ class WebhookEndpoint(TypedDict):
     enabled: bool
     created_at: str
     created_by: str | None
+    previous_until: str | None
 
 
 class CreatedWebhookEndpoint(WebhookEndpoint):

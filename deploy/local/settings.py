@@ -77,6 +77,17 @@ class StackSettings(BaseSettings):
         except (FileNotFoundError, ValueError, KeyError):
             return new_secret()
 
+    def _secret_key(self) -> str:
+        """What makes the webhooks' secrets: made once, and readable by its owner only."""
+        path = self.state / "secret.key"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".new")
+            draft.touch(mode=0o600)
+            draft.write_text(new_secret())
+            draft.replace(path)
+        return path.read_text()
+
     def environment(self) -> dict[str, str]:
         """The environment of all the stack's processes: this process's, without any way to a real AWS account."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -105,8 +116,9 @@ class StackSettings(BaseSettings):
         return {**defaults, **inherited, **AWS_ENVIRONMENT, **fixed}
 
     def service_environment(self, service: str) -> dict[str, str]:
-        """What a service has beside that: its own way into the database."""
-        return {"PIECEWORK_DATABASE_URL": self.postgres.url(user=LOGINS[service])}
+        """What a service has beside that: its own way into the database; who signs webhooks, their key."""
+        signs = {"PIECEWORK_SECRET_KEY": self._secret_key()} if service in ("api", "scheduler") else {}
+        return {"PIECEWORK_DATABASE_URL": self.postgres.url(user=LOGINS[service]), **signs}
 
     def provision_environment(self, api_key: str) -> dict[str, str]:
         """The same for deploy.local.provision, which owns the database and makes the users and the first key."""

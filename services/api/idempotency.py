@@ -5,8 +5,9 @@ request leaves its key free, and a concurrent duplicate waits for the first requ
 """
 
 import hashlib
+import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from asyncpg import Record
 from fastapi import Depends, Header, Request, Response
@@ -53,22 +54,27 @@ class Creation:
         *,
         prepare: Callable[[], Awaitable[None]] | None = None,
         secret_field: str | None = None,
+        restore: Callable[[dict[str, Any]], BaseModel] | None = None,
     ) -> Response:
         """Run `create` in a transaction and answer 201 with its result, or repeat the answer of the first request.
 
         `prepare` runs first, unless the request is a repetition, so that no connection is held during calls to S3. The
-        `secret_field` of an answer is not stored; a repetition of such a request gets a 409.
+        `secret_field` of an answer is not stored: a repetition of such a request gets a 409, unless the secret can be
+        told again by `restore`, from what is stored.
         """
         if prepare is not None and (self._name is None or await self._stored(self._api.database) is None):
             await prepare()
         async with self._api.transaction() as connection:
             if self._name is not None and (stored := await self._claim(connection)) is not None:
+                replayed = {"Idempotency-Replayed": "true"}
+                if restore is not None:
+                    again = restore(json.loads(stored["response"])).model_dump_json()
+                    return Response(again, stored["status_code"], replayed, "application/json")
                 if secret_field is not None:
                     raise conflict(
                         f"this Idempotency-Key has created {stored['response']}; its {secret_field} was shown once "
                         "and is not stored; revoke it and create another with a new Idempotency-Key"
                     )
-                replayed = {"Idempotency-Replayed": "true"}
                 return Response(stored["response"], stored["status_code"], replayed, "application/json")
             created = await create(connection)
             if self._name is not None:

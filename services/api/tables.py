@@ -263,6 +263,9 @@ class WebhookEndpoint(SQLModel, table=True):
     enabled: bool = True
     created_at: datetime = Field(sa_type=_UTC)
     created_by: str | None = None
+    generation: int = 0
+    secret_digest: str | None = None
+    previous_until: datetime | None = Field(None, sa_type=_UTC)
 
 
 class WebhookDelivery(SQLModel, table=True):

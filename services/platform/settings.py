@@ -37,7 +37,17 @@ def _check_queues(queues: str) -> str:
 Places = Annotated[str, AfterValidator(_check_places)]
 QueueNames = Annotated[str, AfterValidator(_check_queues)]
 
-_SECRETS = ("database_url", "bootstrap_api_key", "metrics_key")
+
+def _check_ports(ports: str) -> str:
+    if not all(port.strip().isdecimal() and 0 < int(port) < 65_536 for port in ports.split(",")):
+        raise ValueError("write numbers of ports, such as 80,443,8443")
+    return ports
+
+
+Ports = Annotated[str, AfterValidator(_check_ports)]
+SecretKey = Annotated[Annotated[str, Field(min_length=32)] | None, BeforeValidator(lambda value: value or None)]
+
+_SECRETS = ("database_url", "bootstrap_api_key", "secret_key", "metrics_key")
 
 
 class Settings(BaseSettings):
@@ -109,13 +119,24 @@ class Settings(BaseSettings):
     scale_out_seconds: Seconds = Field(60.0, description="add nodes until the backlog takes at most this long")
     scale_in_seconds: Seconds = Field(120.0, description="drain a surplus node that is idle for this long")
 
-    webhook_private_addresses: bool = Field(False, description="allow webhooks to private and loopback addresses")
+    secret_key: SecretKey = Field(
+        None,
+        description="what makes webhook secrets: random text of 32 characters or more, the same for API and schedulers",
+    )
+    webhook_private_addresses: bool = Field(
+        False, description="allow webhooks to private and loopback addresses, at any port"
+    )
+    webhook_ports: Ports = Field("80,443,8443", description="ports that webhooks may go to, separated by commas")
     webhook_hours: PositiveFloat = 24.0
 
     audit_days: Annotated[int, Field(ge=7)] = Field(400, description="how long the audit log is kept")
     metrics_key: str | None = Field(None, description="the bearer that /metrics asks for; unset: none")
 
     log_level: LogLevel = "INFO"
+
+    def webhooks_may_use(self, port: int) -> bool:
+        """Whether webhooks may go to this port."""
+        return self.webhook_private_addresses or port in map(int, self.webhook_ports.split(","))
 
     @property
     def layout(self) -> Layout:

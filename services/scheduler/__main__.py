@@ -29,8 +29,8 @@ from services.scheduler.loops import (
     scale,
     stragglers,
     triggers,
-    webhooks,
 )
+from services.scheduler.loops.webhooks import Deliverer
 from services.scheduler.merges.merge import Merger
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 HOUR_SECONDS = 3600.0
 
 
-def make_loops(settings: Settings, merger: Merger) -> list[Loop]:
+def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer) -> list[Loop]:
     """Every loop, with its pauses and what wakes it."""
     busy, idle = settings.loop_seconds, settings.idle_seconds
     jobs, deliveries = frozenset([JOBS_CHANNEL]), frozenset([WEBHOOKS_CHANNEL])
@@ -55,7 +55,7 @@ def make_loops(settings: Settings, merger: Merger) -> list[Loop]:
         Loop("stragglers", stragglers.step, busy_seconds=min(idle, 1.0), idle_seconds=idle),
         Loop("outbox", outbox.step, busy_seconds=busy, idle_seconds=min(idle, 1.0), channels=jobs),
         Loop("triggers", triggers.step, busy_seconds=0.0, idle_seconds=idle),
-        Loop("webhooks", webhooks.step, busy_seconds=busy, idle_seconds=idle, channels=deliveries),
+        Loop("webhooks", deliverer.step, busy_seconds=busy, idle_seconds=idle, channels=deliveries),
         Loop("scale", scale.step, busy_seconds=busy, idle_seconds=settings.scale_seconds),
         Loop("maintain", maintain.step, busy_seconds=1.0, idle_seconds=HOUR_SECONDS),
     ]
@@ -63,8 +63,8 @@ def make_loops(settings: Settings, merger: Merger) -> list[Loop]:
 
 async def run(settings: Settings) -> None:
     """Run the loops until cancelled."""
-    merger = Merger()
-    loops = make_loops(settings, merger)
+    merger, deliverer = Merger(), Deliverer()
+    loops = make_loops(settings, merger, deliverer)
     database = await connect_database(settings.database_url, settings.database_connections_max + len(loops))
     async with connect_aws(settings) as aws:
         context = Context(database, aws, settings)
@@ -77,6 +77,7 @@ async def run(settings: Settings) -> None:
                     group.create_task(loop.run(context), name=loop.name)
         finally:
             await merger.stop()
+            await deliverer.stop()
             database.terminate()
 
 

@@ -38,6 +38,7 @@ ALLOWED = {
     ("platform/aws.py", "aioboto3.Session"),
     ("platform/aws.py", "aiobotocore.session.get_session"),  # that session's core, on whose events the gate listens
     ("scheduler/loops/webhooks.py", "httpx.AsyncClient"),
+    ("scheduler/loops/webhooks.py", "httpx.Limits"),
     ("worker/task/child_process.py", "asyncio.create_subprocess_exec"),
     ("worker/task/child_process.py", "asyncio.subprocess.Process"),
     ("worker/task/child_process.py", "asyncio.subprocess.DEVNULL"),

@@ -7,6 +7,7 @@ UNDONE = {
     "0011": "ALTER FUNCTION create_attempts_partitions() SECURITY INVOKER RESET ALL; "
     "GRANT EXECUTE ON FUNCTION create_attempts_partitions() TO PUBLIC",
     "0010": "ALTER TABLE workers DROP COLUMN isolation",
+    "0009": "ALTER TABLE webhook_endpoints DROP generation, DROP secret_digest, DROP previous_until",
     "0008": "DROP FUNCTION is_full; ALTER TABLE stages DROP COLUMN tasks_expected; DROP TABLE shares; "
     "ALTER TABLE api_keys DROP COLUMN quotas; ALTER TABLE jobs DROP COLUMN key_id, DROP COLUMN tasks_known; "
     "ALTER TABLE schedules DROP COLUMN key_id, DROP COLUMN put_off_at; "

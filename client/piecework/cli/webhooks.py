@@ -68,6 +68,7 @@ def show(session: Session, endpoint_id: EndpointId) -> None:
 def _show(session: Session, endpoint: WebhookEndpoint) -> None:
     from piecework.display import facts, moment
 
+    until = endpoint.get("previous_until")
     facts(
         session.out,
         [
@@ -76,7 +77,22 @@ def _show(session: Session, endpoint: WebhookEndpoint) -> None:
             ("events", ", ".join(endpoint["events"])),
             ("enabled", "yes" if endpoint["enabled"] else "no"),
             ("created", moment(endpoint["created_at"], session.client.now())),
+            ("old secret until", until and moment(until, session.client.now())),
         ],
+    )
+
+
+def rotate(
+    session: Session,
+    endpoint_id: EndpointId,
+    overlap: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long both secrets sign; 0 if the old one has leaked.")
+    ] = "24h",
+) -> None:
+    """Replace an endpoint's secret; prints the new one."""
+    session.show(
+        session.client.rotate_webhook_secret(endpoint_id, overlap_seconds=overlap),
+        lambda endpoint: _show_new(session, endpoint),
     )
 
 
@@ -132,6 +148,7 @@ def register(app: typer.Typer) -> None:
     command(webhooks, "create")(create)
     command(webhooks, "list")(list_endpoints)
     command(webhooks, "show")(show)
+    command(webhooks, "rotate")(rotate)
     command(webhooks, "delete")(delete)
     command(webhooks, "deliveries")(list_deliveries)
     command(webhooks, "redeliver")(redeliver)

@@ -1,7 +1,5 @@
 """Notify other systems when jobs end."""
 
-import base64
-import secrets
 import socket
 import unicodedata
 from typing import Annotated, Any
@@ -21,6 +19,7 @@ from services.api.shapes.webhooks import (
     CreatedWebhookEndpoint,
     Delivery,
     DeliveryPage,
+    Rotation,
     WebhookEndpoint,
     WebhookEndpointPage,
     WebhookEndpointSpec,
@@ -28,9 +27,11 @@ from services.api.shapes.webhooks import (
 from services.api.strict_json import StrictRoute
 from services.contract.states import DeliveryState
 from services.engine.ownership import Thing, require_read
+from services.engine.webhooks import derive_secret, digest_of, require_key
 from services.platform.addresses import is_public
 from services.platform.database import WEBHOOKS_CHANNEL, Connection, new_id, notify
-from services.platform.problems import invalid, not_found, problems
+from services.platform.problems import conflict, invalid, not_found, problems
+from services.platform.settings import Settings
 
 router = APIRouter(tags=["webhooks"], route_class=StrictRoute)
 
@@ -44,24 +45,44 @@ EXAMPLES: Any = {
     },
 }
 
-SECRET_BYTES = 32
+ROTATIONS: Any = {
+    "day": {"summary": "Both secrets sign for a day", "value": {"overlap_seconds": 86_400}},
+    "now": {"summary": "The secret has leaked: drop it at once", "value": {"overlap_seconds": 0}},
+}
+
+_INSERT = """
+    INSERT INTO webhook_endpoints (endpoint_id, url, secret, events, generation, secret_digest, created_by)
+    VALUES ($1, $2, '', $3, 1, $4, $5) RETURNING *"""
+
+_ROTATING = """
+    SELECT generation, previous_until, coalesce(previous_until > now(), false) AS overlapping FROM webhook_endpoints
+    WHERE endpoint_id = $1 FOR UPDATE"""
+
+# A secret that a release before has stored stays for the overlap, in which that release's schedulers sign with it.
+_ROTATE = """
+    UPDATE webhook_endpoints SET generation = generation + 1, secret_digest = $2,
+        secret = CASE WHEN generation = 0 AND $3 > 0 THEN secret ELSE '' END,
+        previous_until = CASE WHEN $3 > 0 THEN now() + $3 * interval '1 second' END
+    WHERE endpoint_id = $1 RETURNING *"""
 
 
-def check_url(url: str, private_allowed: bool) -> None:
+def check_url(url: str, settings: Settings) -> None:
     """Raises a 422 for `url`. Host names are resolved when a webhook is sent, so only literal addresses are checked."""
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError as error:
         raise invalid("url", url, f"this is not a URL ({error}); write https://host/path") from error
     if parts.username is not None or parts.password is not None:
         raise invalid("url", _without_credentials(parts), "a webhook URL must not have a user or password; remove them")
     if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
         raise invalid("url", url, "write an absolute URL with http or https, such as https://example.com/piecework")
-    if not private_allowed and _is_private(host):
+    if not settings.webhook_private_addresses and _is_private(host):
         raise invalid(
             "url", url, "webhooks may only go to public addresses, unless the operator of Piecework allows others"
         )
+    if not settings.webhooks_may_use({"http": 80, "https": 443}[parts.scheme] if port is None else port):
+        raise invalid("url", url, f"webhooks may only go to the ports {settings.webhook_ports}: use one of them")
 
 
 def _without_credentials(parts: SplitResult) -> str:
@@ -97,26 +118,53 @@ async def create_webhook_endpoint(
 ) -> Response:
     """Send the events of all jobs to a URL, signed according to Standard Webhooks, with retries until it answers 2xx.
 
-    The answer's `secret` verifies the signatures. It is shown only once; with an Idempotency-Key, also when the request
-    is repeated.
+    The answer's `secret` verifies the signatures. It is shown only once, and not stored: it is derived again for each
+    message. With an Idempotency-Key, it is also shown when the request is repeated.
     """
-    check_url(spec.url, api.settings.webhook_private_addresses)
+    check_url(spec.url, api.settings)
+    key, endpoint_id = require_key(api.settings.secret_key), new_id()
 
     async def create(connection: Connection) -> CreatedWebhookEndpoint:
-        row = await connection.fetchrow(
-            "INSERT INTO webhook_endpoints (endpoint_id, url, secret, events, created_by) VALUES ($1, $2, $3, $4, $5) "
-            "RETURNING *",
-            new_id(),
-            spec.url,
-            f"whsec_{base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()}",
-            list(dict.fromkeys(spec.events)),
-            creation.caller.principal,
-        )
-        assert row is not None
-        await creation.caller.record(connection, row["endpoint_id"], host=urlsplit(spec.url).hostname)
-        return CreatedWebhookEndpoint.model_validate(dict(row))
+        secret = derive_secret(key, endpoint_id, 1)
+        events = list(dict.fromkeys(spec.events))
+        owner = creation.caller.principal
+        row = await connection.fetchrow(_INSERT, endpoint_id, spec.url, events, digest_of(secret), owner)
+        await creation.caller.record(connection, endpoint_id, host=urlsplit(spec.url).hostname)
+        return CreatedWebhookEndpoint.model_validate({**(row or {}), "secret": secret})
 
-    return await creation.once(create)
+    def restore(stored: dict[str, Any]) -> CreatedWebhookEndpoint:
+        secret = derive_secret(key, UUID(stored["endpoint_id"]), 1)
+        return CreatedWebhookEndpoint.model_validate(stored | {"secret": secret})
+
+    return await creation.once(create, secret_field="secret", restore=restore)
+
+
+@router.post(
+    "/webhook-endpoints/{endpoint_id}/rotate",
+    operation_id="rotate_webhook_secret",
+    responses=problems(*BODY, 404, 409),
+    summary="Replace a webhook endpoint's secret",
+)
+async def rotate_webhook_secret(
+    caller: Operator, api: Api, endpoint_id: EndpointId, rotation: Annotated[Rotation, Body(openapi_examples=ROTATIONS)]
+) -> CreatedWebhookEndpoint:
+    """Sign with a new secret, which is shown only once.
+
+    For `overlap_seconds`, each message has two signatures, by the new secret and by the one before, so that a receiver
+    can be given the new one without losing a message. Meanwhile only a rotation without overlap is possible.
+    """
+    key = require_key(api.settings.secret_key)
+    async with api.transaction() as connection:
+        row = await connection.fetchrow(_ROTATING, endpoint_id)
+        if row is None:
+            raise not_found("webhook endpoint", endpoint_id)
+        if row["overlapping"] and rotation.overlap_seconds:
+            until = f"{row['previous_until']:%Y-%m-%dT%H:%M:%SZ}"
+            raise conflict(f"the secret before the newest one is valid until {until}: wait, or give overlap_seconds 0")
+        secret = derive_secret(key, endpoint_id, row["generation"] + 1)
+        rotated = await connection.fetchrow(_ROTATE, endpoint_id, digest_of(secret), rotation.overlap_seconds)
+        await caller.record(connection, endpoint_id, overlap_seconds=rotation.overlap_seconds)
+    return CreatedWebhookEndpoint.model_validate({**(rotated or {}), "secret": secret})
 
 
 @router.get("/webhook-endpoints", operation_id="list_webhook_endpoints", summary="List webhook endpoints")

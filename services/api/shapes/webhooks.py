@@ -8,7 +8,7 @@ from pydantic import Field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.contract.fields import Strict
+from services.contract.fields import DURATION, Strict
 from services.contract.states import JOB_EVENTS, DeliveryState, JobEvent
 
 
@@ -21,6 +21,14 @@ class WebhookEndpointSpec(Strict):
     )
 
 
+class Rotation(Strict):
+    """How a secret is replaced."""
+
+    overlap_seconds: Annotated[float, Field(ge=0, le=2_592_000), DURATION] = Field(
+        86_400.0, description="how long messages are signed with both secrets; 0 drops the one before at once"
+    )
+
+
 class WebhookEndpoint(Row):
     """A receiver of webhooks."""
 
@@ -30,6 +38,9 @@ class WebhookEndpoint(Row):
     enabled: bool
     created_at: datetime
     created_by: str | None = Field(description="the principal that made it; null: before there were any")
+    previous_until: datetime | None = Field(
+        description="until when messages are also signed with the secret before the last rotation"
+    )
 
 
 class CreatedWebhookEndpoint(WebhookEndpoint):

@@ -25,7 +25,7 @@ GRANT SELECT, UPDATE ON tasks TO piecework_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON triggers TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON uploads TO piecework_api;
 GRANT SELECT, UPDATE ON webhook_deliveries TO piecework_api;
-GRANT SELECT, INSERT, DELETE ON webhook_endpoints TO piecework_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_endpoints TO piecework_api;
 GRANT SELECT, UPDATE ON workers TO piecework_api;
 GRANT SELECT ON running_stages TO piecework_api;
 
@@ -47,7 +47,7 @@ GRANT SELECT, INSERT, UPDATE ON stages TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON tasks TO piecework_scheduler;
 GRANT SELECT, UPDATE ON triggers TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_deliveries TO piecework_scheduler;
-GRANT SELECT ON webhook_endpoints TO piecework_scheduler;
+GRANT SELECT, UPDATE (secret) ON webhook_endpoints TO piecework_scheduler;
 GRANT SELECT, UPDATE, DELETE ON workers TO piecework_scheduler;
 GRANT SELECT ON running_stages, stages_to_chain TO piecework_scheduler;
 GRANT EXECUTE ON FUNCTION create_attempts_partitions() TO piecework_scheduler;

@@ -24,11 +24,16 @@ _EXPIRED = (
 _EXPIRE_AUDIT = """
     DELETE FROM audit_log WHERE ctid IN (
         SELECT ctid FROM audit_log WHERE at < now() - $2 * interval '1 day' LIMIT $1)"""
+# A secret that a release before has stored signs until the end of its rotation's overlap.
+_FORGET_SECRETS = """
+    UPDATE webhook_endpoints SET secret = ''
+    WHERE generation > 0 AND secret <> '' AND (previous_until IS NULL OR previous_until < now())"""
 
 
 async def step(context: Context) -> bool:
     """One round; True if there was more to delete than one round takes."""
     await context.database.execute("SELECT create_attempts_partitions()")
+    await context.database.execute(_FORGET_SECRETS)
     statuses = [await context.database.execute(statement, ROWS_MAX) for statement in _EXPIRED]
     statuses.append(await context.database.execute(_EXPIRE_AUDIT, ROWS_MAX, context.settings.audit_days))
     return f"DELETE {ROWS_MAX}" in statuses

@@ -34,6 +34,47 @@ async def test_the_secret_is_shown_once_and_signs(operator: httpx.AsyncClient) -
     assert (await ok(operator.get("/v1/webhook-endpoints")))["items"][1] == shown
 
 
+async def test_a_secret_is_stored_nowhere(operator: httpx.AsyncClient, database: Database) -> None:
+    body, once = {"url": "https://example.com/hook"}, {"idempotency-key": "once"}
+    created = await ok(operator.post("/v1/webhook-endpoints", json=body, headers=once))
+    path = f"/v1/webhook-endpoints/{created['endpoint_id']}/rotate"
+    rotated = await ok(operator.post(path, json={}))
+
+    for table in ("webhook_endpoints", "idempotency_keys"):
+        rows = await database.fetch(f"SELECT to_jsonb(t)::text AS text FROM {table} AS t")
+        for secret in (created["secret"], rotated["secret"]):
+            assert rows and all(secret.removeprefix("whsec_") not in row["text"] for row in rows)
+    again = await operator.post("/v1/webhook-endpoints", json=body, headers=once)
+    assert again.headers["idempotency-replayed"] == "true" and again.json() == created  # derived again, not stored
+
+
+async def test_a_secret_is_rotated_with_an_overlap(operator: httpx.AsyncClient) -> None:
+    created = await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/hook"}))
+    path = f"/v1/webhook-endpoints/{created['endpoint_id']}/rotate"
+
+    rotated = await ok(operator.post(path, json={"overlap_seconds": "1h"}))
+    early = await operator.post(path, json={"overlap_seconds": 60})
+    leaked = await ok(operator.post(path, json={"overlap_seconds": 0}))
+
+    assert len({created["secret"], rotated["secret"], leaked["secret"]}) == 3
+    until = datetime.fromisoformat(rotated["previous_until"]) - datetime.now(UTC)
+    assert timedelta(minutes=59) < until <= timedelta(hours=1)
+    assert early.status_code == 409 and "overlap_seconds 0" in early.json()["detail"]
+    assert leaked["previous_until"] is None
+    shown = await ok(operator.get(f"/v1/webhook-endpoints/{created['endpoint_id']}"))
+    assert "secret" not in shown and shown["previous_until"] is None
+    assert (await operator.post(f"/v1/webhook-endpoints/{uuid4()}/rotate", json={})).status_code == 404
+    assert (await operator.post(path, json={"overlap_seconds": -1})).status_code == 422
+
+
+async def test_without_a_key_no_secret_is_made(settings: Settings, aws: Aws, database: Database) -> None:
+    keyless = create_app(settings.model_copy(update={"secret_key": None}))
+    async with keyless.router.lifespan_context(keyless), await Keys(database, keyless).client("operator") as client:
+        response = await client.post("/v1/webhook-endpoints", json={"url": "https://example.com/hook"})
+
+    assert response.status_code == 409 and "PIECEWORK_SECRET_KEY" in response.json()["detail"]
+
+
 async def test_bad_endpoints_are_refused_by_field(operator: httpx.AsyncClient) -> None:
     for url in ("ftp://example.com", "example.com", "https://", "https://a b.com/", "https://[::1", "http://x:99999/"):
         response = await operator.post("/v1/webhook-endpoints", json={"url": url})
@@ -61,6 +102,9 @@ async def test_private_addresses_are_refused_unless_allowed(
             assert response.status_code == 422, host
         for host in ("example.com", "93.184.216.34", "[2606:4700::1111]", "[64:ff9b::808:808]"):
             assert (await client.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201
+        for port, status in ((80, 201), (443, 201), (8443, 201), (22, 422), (6379, 422), (0, 422)):
+            url = f"https://example.com:{port}/"
+            assert (await client.post("/v1/webhook-endpoints", json={"url": url})).status_code == status, url
     for host in private:
         assert (await operator.post("/v1/webhook-endpoints", json={"url": f"http://{host}/"})).status_code == 201
 

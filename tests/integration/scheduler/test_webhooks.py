@@ -13,14 +13,16 @@ import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from services.engine import jobs
+from services.engine.webhooks import derive_secret, digest_of
 from services.platform.database import new_id
 from services.platform.version import VERSION
 from services.scheduler.loop import Context
-from services.scheduler.loops import webhooks
+from services.scheduler.loops import maintain, webhooks
 from tests.conftest import free_port
 from tests.integration.engine.play import Play
 from tests.integration.scheduler.conftest import drive
 
+KEY = "of the tests alone, long enough to be one"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -104,11 +106,22 @@ async def make_due(play: Play) -> None:
     await play.database.execute("UPDATE webhook_deliveries SET next_try_at = now()")
 
 
+async def step(context: Context) -> bool:
+    """Steps until nothing is due; what the last one gave."""
+    deliverer = webhooks.Deliverer()
+    try:
+        while more := await deliverer.step(context):
+            await deliverer.settle()
+        return more
+    finally:
+        await deliverer.stop()
+
+
 async def test_the_receiver_gets_the_event_signed(context: Context, play: Play, receiver: Receiver) -> None:
     await add_endpoint(play, receiver.url)
     [job_id] = await end_jobs(play)
 
-    assert not await webhooks.step(context)
+    assert not await step(context)
 
     row = await delivery(play)
     assert (row["state"], row["status_code"], row["tries"], row["error"]) == ("delivered", 204, 1, None)
@@ -137,7 +150,7 @@ async def test_a_job_end_is_delivered_once_to_each_endpoint_by_however_many_sche
         )
 
     async def both(_: Context) -> bool:
-        await asyncio.gather(webhooks.step(context), webhooks.step(other))
+        await asyncio.gather(step(context), step(other))
         return True
 
     await drive(context, both, until=all_delivered)
@@ -170,18 +183,18 @@ async def test_anything_but_success_is_tried_again_and_recorded(
     await add_endpoint(play, receiver.url)
     await end_jobs(play)
 
-    await webhooks.step(context)
+    await step(context)
 
     row = await delivery(play)
     assert (row["state"], row["tries"], row["status_code"]) == ("pending", 1, status_code)
     assert why in row["error"]
     assert [request.path for request in receiver.requests] == ["/hook"]  # a redirect is not followed
-    await webhooks.step(context)
+    await step(context)
     assert len(receiver.requests) == 1  # not before its time
 
     receiver.answer = OK
     await make_due(play)
-    await webhooks.step(context)
+    await step(context)
 
     row = await delivery(play)
     assert (row["state"], row["tries"], row["status_code"], row["error"]) == ("delivered", 2, 204, None)
@@ -196,7 +209,7 @@ async def test_tries_come_ever_later_until_it_is_given_up(context: Context, play
     pauses = []
     for _ in range(12):
         await make_due(play)
-        await webhooks.step(context)
+        await step(context)
         row = await delivery(play)
         pauses.append((row["next_try_at"] - row["now"]).total_seconds())
         assert "ConnectError" in row["error"]
@@ -207,10 +220,10 @@ async def test_tries_come_ever_later_until_it_is_given_up(context: Context, play
     await play.database.execute(
         "UPDATE webhook_deliveries SET give_up_at = now() + interval '1 minute', next_try_at = now()"
     )
-    await webhooks.step(context)
+    await step(context)
     assert (await delivery(play))["state"] == "failed"
     await make_due(play)
-    assert not await webhooks.step(context)
+    assert not await step(context)
     assert (await delivery(play))["tries"] == 13
 
 
@@ -220,21 +233,21 @@ async def test_a_scheduler_that_dies_while_it_sends_costs_only_time(
     receiver.answer = None
     await add_endpoint(play, receiver.url)
     await end_jobs(play)
-    step = asyncio.create_task(webhooks.step(context))
+    stepping = asyncio.create_task(step(context))
 
     async def received() -> bool:
         return bool(receiver.requests)
 
     await drive(context, until=received)
-    step.cancel()
-    await asyncio.wait({step})
+    stepping.cancel()
+    await asyncio.wait({stepping})
 
     row = await delivery(play)
     assert (row["state"], row["tries"]) == ("pending", 1)
     assert row["next_try_at"] - row["now"] <= timedelta(seconds=webhooks.LEASE_SECONDS)
     receiver.answer = OK
     await make_due(play)
-    await webhooks.step(context)
+    await step(context)
     assert (await delivery(play))["state"] == "delivered"
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
 
@@ -245,7 +258,7 @@ async def test_an_endless_answer_is_not_read(context: Context, play: Play, recei
     await add_endpoint(play, receiver.url)
     await end_jobs(play)
 
-    await webhooks.step(context)
+    await step(context)
 
     assert (await delivery(play))["state"] == "delivered"
 
@@ -262,7 +275,7 @@ async def test_an_endpoint_that_can_not_work_holds_up_no_other(
     await add_endpoint(play, receiver.url)
     await end_jobs(play)
 
-    await webhooks.step(context)
+    await step(context)
 
     rows = await play.database.fetch("SELECT endpoint_id, state, error FROM webhook_deliveries")
     states = {row["endpoint_id"] == broken: (row["state"], row["error"] is None) for row in rows}
@@ -284,7 +297,7 @@ async def test_private_addresses_are_refused_unless_allowed(
     await add_endpoint(play, f"http://{host}:{receiver.port}/")
     await end_jobs(play)
 
-    await webhooks.step(strict)
+    await step(strict)
 
     row = await delivery(play)
     assert row["state"] == "pending"
@@ -315,7 +328,7 @@ async def test_a_name_with_one_private_address_is_refused(
     await end_jobs(play)
     with monkeypatch.context() as resolving:
         resolve_to(resolving, "93.184.216.34", address)
-        await webhooks.step(strict)
+        await step(strict)
 
     assert f"hooks.example.com is {address}, not a public address" in (await delivery(play))["error"]
 
@@ -327,7 +340,7 @@ async def test_a_request_goes_to_the_address_that_was_checked_and_names_its_host
     await end_jobs(play)
     with monkeypatch.context() as resolving:
         asked = resolve_to(resolving, "127.0.0.1")
-        await webhooks.step(context)
+        await step(context)
         assert asked() == 1
 
     assert (await delivery(play))["state"] == "delivered"
@@ -342,10 +355,10 @@ async def test_the_next_try_goes_to_the_next_address(
     await end_jobs(play)
     with monkeypatch.context() as resolving:
         resolve_to(resolving, "127.0.0.2", "127.0.0.1")  # nobody listens at the first
-        await webhooks.step(context)
+        await step(context)
         assert (await delivery(play))["state"] == "pending"
         await make_due(play)
-        await webhooks.step(context)
+        await step(context)
 
     assert (await delivery(play))["state"] == "delivered"
 
@@ -359,8 +372,121 @@ async def test_an_endpoint_may_have_an_ipv6_address(context: Context, play: Play
     await add_endpoint(play, f"http://[::1]:{receiver.port}/")
     await end_jobs(play)
 
-    await webhooks.step(context)
+    await step(context)
 
     assert (await delivery(play))["state"] == "delivered"
     assert receiver.requests[0].headers["host"] == f"[::1]:{receiver.port}"
     await servers.aclose()  # type: ignore[attr-defined]
+
+
+# Slow receivers, and secrets.
+
+
+async def test_slow_receivers_hold_up_no_other(context: Context, play: Play, receiver: Receiver) -> None:
+    silent = Receiver(answer=None)
+    async for slow in serve(silent):
+        for number in range(16):
+            await add_endpoint(play, f"{slow.url}/{number}")
+        await end_jobs(play, webhooks.ENDPOINT_AT_ONCE * 2)
+        await add_endpoint(play, receiver.url)
+        [job_id] = await end_jobs(play)
+        deliverer = webhooks.Deliverer()
+
+        async def delivered() -> bool:
+            return bool(receiver.requests)
+
+        await drive(context, deliverer.step, until=delivered)
+
+        assert orjson.loads(receiver.requests[0].body)["data"]["job_id"] == str(job_id)
+        paths = [request.path for request in silent.requests]
+        assert max(map(paths.count, paths)) <= webhooks.ENDPOINT_AT_ONCE
+        assert len(set(paths)) == 16
+        await deliverer.stop()
+
+
+async def derived(play: Play, url: str, generation: int = 1, **columns: Any) -> UUID:
+    """An endpoint of this release."""
+    endpoint_id = await add_endpoint(play, url, columns.get("secret", ""))
+    digest = digest_of(derive_secret(KEY, endpoint_id, generation))
+    await play.database.execute(
+        "UPDATE webhook_endpoints SET generation = $2, secret_digest = $3, previous_until = now() + $4::interval "
+        "WHERE endpoint_id = $1",
+        endpoint_id,
+        generation,
+        digest,
+        columns.get("overlap"),
+    )
+    return endpoint_id
+
+
+async def signed_with(play: Play, context: Context, receiver: Receiver, *secrets: str) -> list[bool]:
+    """Which of the secrets verify the next message, and no other signature is there."""
+    await end_jobs(play)
+    await step(context)
+    request = receiver.requests[-1]
+    verified = []
+    for secret in secrets:
+        try:
+            Webhook(secret).verify(request.body, request.headers)
+            verified.append(True)
+        except WebhookVerificationError:
+            verified.append(False)
+    assert len(request.headers["webhook-signature"].split()) == sum(verified)
+    return verified
+
+
+async def test_a_derived_secret_signs_and_both_do_while_they_overlap(
+    context: Context, play: Play, receiver: Receiver
+) -> None:
+    endpoint_id = await derived(play, receiver.url, generation=2, overlap=timedelta(hours=1))
+    first, second = (derive_secret(KEY, endpoint_id, generation) for generation in (1, 2))
+
+    assert await signed_with(play, context, receiver, first, second) == [True, True]
+    await play.database.execute("UPDATE webhook_endpoints SET previous_until = now() - interval '1 second'")
+    assert await signed_with(play, context, receiver, first, second) == [False, True]
+
+
+async def test_a_secret_that_a_release_before_stored_signs_until_the_overlap_ends_and_is_forgotten(
+    context: Context, play: Play, receiver: Receiver
+) -> None:
+    endpoint_id = await add_endpoint(play, receiver.url)
+    assert await signed_with(play, context, receiver, SECRET) == [True]
+    await play.database.execute("DELETE FROM webhook_endpoints")
+
+    endpoint_id = await derived(play, receiver.url, secret=SECRET, overlap=timedelta(hours=1))
+    new = derive_secret(KEY, endpoint_id, 1)
+    await maintain.step(context)
+    assert await signed_with(play, context, receiver, SECRET, new) == [True, True]
+    await play.database.execute("UPDATE webhook_endpoints SET previous_until = now() - interval '1 second'")
+    assert await signed_with(play, context, receiver, SECRET, new) == [False, True]
+    await maintain.step(context)
+    assert await play.database.fetchval("SELECT secret FROM webhook_endpoints") == ""
+
+
+@pytest.mark.parametrize("key", [None, "another key, which is long enough too"])
+async def test_nothing_is_signed_with_another_key(
+    context: Context, play: Play, receiver: Receiver, key: str | None
+) -> None:
+    await derived(play, receiver.url)
+    await end_jobs(play)
+
+    await step(replace(context, settings=context.settings.model_copy(update={"secret_key": key})))
+
+    assert "PIECEWORK_SECRET_KEY" in (await delivery(play))["error"]
+    assert receiver.requests == []
+    await make_due(play)
+    await step(context)
+    assert (await delivery(play))["state"] == "delivered"
+
+
+async def test_webhooks_go_to_few_ports_of_public_addresses(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = replace(context, settings=context.settings.model_copy(update={"webhook_private_addresses": False}))
+    await add_endpoint(play, "https://hooks.example.com:6379/")
+    await end_jobs(play)
+    with monkeypatch.context() as resolving:
+        resolve_to(resolving, "93.184.216.34")
+        await step(strict)
+
+    assert "PIECEWORK_WEBHOOK_PORTS" in (await delivery(play))["error"]

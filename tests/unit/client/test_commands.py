@@ -115,6 +115,7 @@ ENDPOINT = {
     "enabled": True,
     "created_at": TIME,
     "created_by": "anna",
+    "previous_until": None,
 }
 DELIVERY = {
     "delivery_id": ID,
@@ -313,6 +314,12 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         f"GET /v1/webhook-endpoints/{ID}",
         ENDPOINT,
         [ID, "https://example.org/hook", "job.failed"],
+    ),
+    (
+        f"webhooks rotate {ID} --overlap 1h",
+        f"POST /v1/webhook-endpoints/{ID}/rotate",
+        {**ENDPOINT, "secret": "whsec_y"},
+        ["whsec_y"],
     ),
     (f"webhooks delete {ID}", f"DELETE /v1/webhook-endpoints/{ID}", None, [f"deleted {ID}"]),
     ("webhooks deliveries", "GET /v1/webhook-deliveries", page(DELIVERY), ["500", "the endpoint answered 500"]),

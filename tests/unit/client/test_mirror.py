@@ -24,6 +24,7 @@ NO_SHAPE = {
     "PackageSpec",
     "Problem",
     "ProcessorRegistration",
+    "Rotation",
     "ScheduleSpec",
     "SplitSpec",
     "TriggerSpec",
