@@ -39,6 +39,7 @@ from services.platform.logs import configure_logs
 from services.platform.problems import install_problems, problems
 from services.platform.process import hide_environment
 from services.platform.rates import Rates
+from services.platform.security_headers import SecurityHeaders
 from services.platform.settings import ApiSettings, read_settings
 from services.platform.version import VERSION
 
@@ -109,12 +110,13 @@ def create_app(settings: ApiSettings) -> FastAPI:
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=lifespan,
-        swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
+        swagger_ui_parameters={"displayRequestDuration": True},  # a key is not kept in the browser
     )
     app.state.settings = settings
     app.add_middleware(BodyLimit, bytes_max=settings.body_bytes_max)
     install_problems(app, describe)
     app.add_middleware(AccessLog)
+    app.add_middleware(SecurityHeaders)
     v1 = APIRouter(prefix="/v1", responses=problems(401, 403, 422, 429, 500, 503))
     for resource in (
         jobs,

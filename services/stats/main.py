@@ -15,6 +15,7 @@ from services.platform.logs import configure_logs
 from services.platform.problems import install_problems
 from services.platform.process import hide_environment
 from services.platform.rates import Rates
+from services.platform.security_headers import SecurityHeaders
 from services.platform.settings import Settings, read_settings
 from services.platform.version import VERSION
 from services.stats.rollup import keep_rolled_up
@@ -46,11 +47,12 @@ def create_app(settings: Settings) -> FastAPI:
         version=VERSION,
         description="How jobs, workers and pools do. Every figure is rolled up as attempts end; reading one is cheap.",
         lifespan=lifespan,
-        swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
+        swagger_ui_parameters={"displayRequestDuration": True},  # a key is not kept in the browser
     )
     app.state.rates = Rates(settings.requests_per_second, settings.failures_per_second)
     install_problems(app)
     app.add_middleware(AccessLog)
+    app.add_middleware(SecurityHeaders)
     app.include_router(stats)
     app.include_router(watch)
     return app

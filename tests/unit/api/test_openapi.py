@@ -1,6 +1,7 @@
 """The OpenAPI document and its pages."""
 
 import re
+from importlib import import_module
 from typing import Any
 
 import httpx
@@ -134,3 +135,17 @@ def test_whatever_a_request_takes_has_a_bound(document: dict[str, Any]) -> None:
             found |= unbounded(operation["requestBody"]["content"]["application/json"]["schema"], document, name)
 
     assert sorted(found) == []
+
+
+@pytest.mark.parametrize("service", ["api", "stats"])
+async def test_browsers_frame_nothing_sniff_nothing_and_keep_no_key(service: str) -> None:
+    served = import_module(f"services.{service}.main").create_app(Settings())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://service") as client:
+        for path in ("/docs", "/redoc", "/openapi.json", "/healthz", "/nowhere"):
+            response = await client.get(path)
+            policy = response.headers["content-security-policy"]
+            assert response.headers["x-content-type-options"] == "nosniff", path
+            assert response.headers["referrer-policy"] == "no-referrer"
+            assert "frame-ancestors 'none'" in policy and "default-src 'none'" in policy
+            assert ("script-src" in policy) == (path in ("/docs", "/redoc"))
+            assert 'persistAuthorization": true' not in response.text
