@@ -139,7 +139,7 @@ def test_whatever_a_request_takes_has_a_bound(document: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("service", ["api", "stats"])
 async def test_browsers_frame_nothing_sniff_nothing_and_keep_no_key(service: str) -> None:
-    served = import_module(f"services.{service}.main").create_app(Settings())
+    served = import_module(f"services.{service}.main").create_app(ApiSettings())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://service") as client:
         for path in ("/docs", "/redoc", "/openapi.json", "/healthz", "/nowhere"):
             response = await client.get(path)
