@@ -19,6 +19,12 @@ def database_url(own_database_url: str) -> str:
     return own_database_url
 
 
+@pytest.fixture(autouse=True)
+def no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks wait at a gate of files outside of their own directories, which a sandbox would keep them from."""
+    monkeypatch.setenv("PIECEWORK_ISOLATION", "process")
+
+
 @pytest.fixture
 async def grid(settings: Settings, database: Database, aws: Aws, tmp_path: Path) -> AsyncIterator[ProcessGrid]:
     quick = settings.model_copy(update={"lease_seconds": 2.0, "heartbeat_seconds": 0.2, "resend_seconds": 1.0})

@@ -172,6 +172,12 @@ def code(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def tells_outside(grid: InProcessGrid) -> None:
+    """The tasks tell of themselves in files outside of their own directories, which a sandbox would keep them from."""
+    grid.settings = grid.settings.model_copy(update={"isolation": "process"})
+
+
+@pytest.fixture
 async def grid(database: Database, aws: Aws, settings: Settings, tmp_path: Path, code: Path) -> InProcessGrid:
     worker = WorkerSettings(
         **settings.model_dump(exclude={"database_url", "lease_seconds", "heartbeat_seconds"}),

@@ -4,6 +4,8 @@ import asyncio
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 from services.contract.task_input import Item
 from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.spec import ProcessorSpec
@@ -16,6 +18,8 @@ from services.worker.task.warm_children import WarmChildren
 from tests.integration.worker.conftest import InProcessGrid
 from tests.integration.worker.test_node import runs
 from tests.until import until
+
+pytestmark = pytest.mark.usefixtures("tells_outside")
 
 
 def until_told(started: Path, go: Path) -> list[str]:

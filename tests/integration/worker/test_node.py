@@ -24,6 +24,8 @@ from tests.invariants import assert_invariants
 from tests.roles import as_owner
 from tests.until import until
 
+pytestmark = pytest.mark.usefixtures("tells_outside")
+
 ITEM = {"type": "item", "value": 1}
 
 
@@ -327,7 +329,8 @@ async def message_is_passed_on(grid: InProcessGrid) -> None:
 
 
 async def start(grid: InProcessGrid, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    names = ("database_url", "aws_endpoint_url", "bucket", "scratch", "heartbeat_seconds", "receive_wait_seconds")
+    names = ["database_url", "aws_endpoint_url", "bucket", "scratch", "heartbeat_seconds", "receive_wait_seconds"]
+    names.append("isolation")
     settings = {f"PIECEWORK_{name.upper()}": str(getattr(grid.settings, name)) for name in names}
     return await asyncio.create_subprocess_exec(
         sys.executable,
