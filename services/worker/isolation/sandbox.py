@@ -23,7 +23,7 @@ _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
 def run(plan: "Plan", view: "SandboxPlan") -> "NoReturn":
-    """Run the plan's program in a sandbox, and end as it ended. Raises OSError if there can be no sandbox."""
+    """Run the plan's program in a sandbox, and end as it ended. Raises OSError if a sandbox can't be made."""
     go, let_go = os.pipe()
     told, tell = os.pipe()
     first = kernel.clone(_NAMESPACES | (0 if plan["network"] else kernel.NETWORK))
