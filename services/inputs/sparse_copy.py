@@ -25,7 +25,7 @@ class SparseCopy:
     async def begin(cls, s3: Any, source: Location, etag: str | None, path: Path) -> Self:
         """Create an empty copy. Raises TaskError."""
         size = await object_bytes(s3, source, etag)
-        with path.open("wb") as file:
+        with path.open("xb") as file:
             file.truncate(size)
         return cls(s3, source, etag, path, size)
 

@@ -11,7 +11,7 @@ from services.platform.transfer import download
 async def fetch(s3: Any, part: AvroBlocks, directory: Path) -> FetchedInput:
     """Raises TaskError and OSError."""
     path = directory / "input.avro"
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         for start, end in ((0, part.header_end), (part.start, part.end)):
             await download(s3, part.location, file, etag=part.etag, start=start, end=end)
     size = part.header_end + part.end - part.start

@@ -21,7 +21,7 @@ async def fetch(s3: Any, part: ByteRange | CompressedBlocks, directory: Path) ->
 async def _fetch_range(s3: Any, part: ByteRange, directory: Path) -> FetchedInput:
     path = directory / f"input{part_suffix(part.location.key, part.format)}"
     header = (part.header or "").encode()
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(header)
         size = await download(s3, part.location, file, etag=part.etag, start=part.start, end=part.end, crc32=part.crc32)
     place = part.source or Place(part.location, part.start)
@@ -32,7 +32,7 @@ async def _fetch_range(s3: Any, part: ByteRange, directory: Path) -> FetchedInpu
 async def _fetch_blocks(s3: Any, part: CompressedBlocks, directory: Path) -> FetchedInput:
     (start, skip), (end, tail) = part.start, part.end
     compressed, index, header = directory / "source.blocks", directory / "blocks.index", part.header or ""
-    with compressed.open("wb") as file:
+    with compressed.open("xb") as file:
         size = await download(s3, part.location, file, etag=part.etag, start=start, end=part.read_end)
     decompress = {
         "source": str(compressed),

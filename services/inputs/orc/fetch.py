@@ -20,7 +20,7 @@ async def fetch(s3: Any, part: NumberedBlocks, directory: Path) -> FetchedInput:
     check_numbers(part, len(tail.stripes))
     stripes = tail.stripes[part.first : part.first + part.count]
     start, end = stripes[0].start, stripes[-1].end
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(MAGIC)
         size = await download(s3, location, file, etag=part.etag, start=start, end=end)
         file.write(make_tail(tail, stripes, len(MAGIC) - start))

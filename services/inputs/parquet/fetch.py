@@ -20,7 +20,7 @@ async def fetch(s3: Any, part: NumberedBlocks, directory: Path) -> FetchedInput:
     tail = await asyncio.to_thread(parse_tail, location.uri, await copy.fetch_footer(footer_bytes))
     check_numbers(part, len(tail.row_groups))
     moved = []
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(MAGIC)
         for group in map(tail.row_group, part.numbers):
             moved.append((group, file.tell() - group.start))

@@ -15,7 +15,7 @@ async def fetch(s3: Any, part: ByteRange, directory: Path) -> FetchedInput:
     """Raises TaskError and OSError. The child checks the cuts, unless a walk has found them."""
     path = directory / f"input{part_suffix(part.location.key, part.format)}"
     header, footer = (part.header or "").encode(), part.options.get("footer")
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         file.write(header)
         size = await download(s3, part.location, file, etag=part.etag, start=part.start, end=part.end, crc32=part.crc32)
         file.write((footer or "").encode())

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import os
 import socket
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from services.inputs.reach import Reach as InputReach
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, UnknownSchema, connect_database, new_id
 from services.platform.settings import WorkerSettings
+from services.platform.threads import in_own_thread
 from services.worker.isolation.cells import Cells
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
@@ -64,7 +65,7 @@ class Node:
     async def run(self) -> None:
         """Work until drained. Raises UnknownPool, ScratchUnusable and IsolationUnusable."""
         async with AsyncExitStack() as stack:
-            directory = stack.enter_context(scratch_directory(Path(self._settings.scratch)))
+            directory = await stack.enter_async_context(_scratch(Path(self._settings.scratch)))
             aws = await stack.enter_async_context(connect_aws(self._settings))
             cells = await strongest_cells(self._settings, directory)
             self._isolation = cells.isolation
@@ -206,6 +207,17 @@ class Node:
         except TimeoutError:
             log.error("stopped with unreported attempts: the lease is over", attempts=completer.backlog)
         raise _Drained
+
+
+@asynccontextmanager
+async def _scratch(root: Path) -> AsyncIterator[Path]:
+    """A `scratch_directory`, made and removed beside the loop: what dead workers left may be large."""
+    scratch = scratch_directory(root)
+    directory = await in_own_thread(scratch.__enter__)
+    try:
+        yield directory
+    finally:
+        await in_own_thread(scratch.__exit__, None, None, None)
 
 
 def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:

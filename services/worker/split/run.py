@@ -36,7 +36,7 @@ async def run_grid_split(
     Decompressed parts become objects next to the task's other outputs. Raises TaskError.
     """
     listing, count = directory / "piecework-items.jsonl", 0
-    with listing.open("wb") as file:
+    with listing.open("xb") as file:
         async for item in _items(meter, layout, reach, task, directory):
             file.write(orjson.dumps(item) + b"\n")
             count += 1

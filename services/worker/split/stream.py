@@ -152,7 +152,7 @@ class _PartFiles:
         if not text:
             return
         if self._file is None:
-            self._file = self._path().open("wb")
+            self._file = self._path().open("xb")
         self._file.write(text)
         if self._file.tell() > self._part_bytes + self._record_bytes_max:
             at = (self._begin.position if self._begin else 0) + self._part_bytes

@@ -84,7 +84,7 @@ def _sources(value: TaskInput, input: FetchedInput, workspace: Workspace) -> dic
         case ObjectGroup(objects):
             listed = [(number, object_.location.uri) for number, object_ in enumerate(objects)]
         case Outputs():
-            with workspace.listing.open("rb") as lines:
+            with workspace.listing.open("rb") as lines:  # the worker has made it, before any of the task's code runs
                 outputs = [ListedOutput.from_json(orjson.loads(line)) for line in lines]
             listed = [(output.index, output.location.uri) for output in outputs if output.location]
         case _:

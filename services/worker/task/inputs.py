@@ -74,7 +74,7 @@ def input_filename(number: int, uri: str) -> str:
 
 async def _fetch_object(s3: Any, object_: WholeObject, directory: Path) -> FetchedInput:
     path = directory / f"input{suffix_of(object_.location.key)}"
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         size = await _download(s3, object_, file)
     return FetchedInput(path, size, source={"uri": object_.location.uri, "byte": 0})
 
@@ -91,7 +91,7 @@ async def _fetch_objects(s3: Any, objects: Sequence[WholeObject], directory: Pat
 
     async def fetch(numbered: tuple[int, WholeObject]) -> None:
         number, object_ = numbered
-        with (target / input_filename(number, object_.location.key)).open("wb") as file:
+        with (target / input_filename(number, object_.location.key)).open("xb") as file:
             sizes.append(await _download(s3, object_, file))
 
     await for_each(enumerate(objects), _PARTS_AT_ONCE, fetch)
@@ -99,14 +99,15 @@ async def _fetch_objects(s3: Any, objects: Sequence[WholeObject], directory: Pat
 
 
 def _write_value(value: Any, path: Path) -> FetchedInput:
-    return FetchedInput(path, path.write_bytes(orjson.dumps(value)))
+    with path.open("xb") as file:
+        return FetchedInput(path, file.write(orjson.dumps(value)))
 
 
 async def _fetch_outputs(s3: Any, outputs: Outputs, directory: Path) -> FetchedInput:
     """A directory with one file for each line of the listing. A TaskError names all of the objects that are missing."""
     listing, target = directory / "listing.jsonl", directory / "input"
     target.mkdir()
-    with listing.open("wb") as file:
+    with listing.open("xb") as file:
         await download(s3, outputs.location, file, crc32=outputs.crc32)
     sizes: list[int] = []
 
@@ -131,7 +132,7 @@ async def _fetch_output(s3: Any, output: ListedOutput, directory: Path) -> int:
     """Fetch one task's output: its object, or its small value as JSON."""
     if output.location is None:
         return _write_value(output.value, directory / input_filename(output.index, "value.json")).bytes
-    with (directory / input_filename(output.index, output.location.uri)).open("wb") as file:
+    with (directory / input_filename(output.index, output.location.uri)).open("xb") as file:
         return await download(s3, output.location, file, crc32=output.crc32)
 
 

@@ -45,7 +45,7 @@ from services.worker.isolation.reach import Reach
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.environment import installing_environment
 from services.worker.task.once import Once
-from services.worker.task.scratch import ScratchUnusable, remove_tree
+from services.worker.task.scratch import ScratchUnusable, open_lock, remove_tree
 from services.worker.task.sealed import NotSealable, Sealed, make_read_only, read_sealed
 from services.worker.task.user_files import UserFiles
 
@@ -59,7 +59,7 @@ _LOCK_SECONDS = 0.1
 _LINES_SHOWN = 12
 _INSTALLER_SETTINGS = ("/etc/pip.conf", "/etc/uv", "/etc/xdg/pip", "/etc/xdg/uv")
 _INSTALLER_PATHS = ("PIP_CONFIG_FILE", "PIP_CERT", "PIP_FIND_LINKS", "UV_CONFIG_FILE", "UV_FIND_LINKS", "SSL_CERT_FILE")
-_LOG_BYTES_MAX = 1 << 20
+_READ_BYTES = 1 << 20
 _DIRECTORY_BYTES_MAX = 64 << 20  # of an archive
 _CHECK_SECONDS = 10.0  # for as long a package that was found whole is not looked at again, unless a child starts
 _COMPILE = "import compileall, sys; compileall.compile_dir(sys.argv[1], quiet=2)"
@@ -197,7 +197,7 @@ class Packages:
             raise self._failed(sha256, error.message) from None
         finally:
             self._making.forget(sha256)  # between the locks it may be removed, and made again
-        await asyncio.to_thread(_remove_oldest, self._cache, self._count_max)
+        await in_own_thread(_remove_oldest, self._cache, self._count_max)
 
     def _count_change(self, sha256: str, was_made: bool) -> None:
         """Raises TaskError if a package has changed twice in a short time: it would never stay whole."""
@@ -257,7 +257,7 @@ class Packages:
         finally:
             await child.kill()
         if "error" in answer:
-            lines = list(filter(None, shown_lines(await beside_loop(_read_log, printed))))
+            lines = list(filter(None, shown_lines(await beside_loop(_read_end, printed))))
             said = "\n".join(lines[-_LINES_SHOWN:]) or answer["error"]["message"]
             raise TaskError("processor_load", f"its requirements can't be installed:\n{said}")
 
@@ -296,21 +296,21 @@ def _read_whole(home: Path, key: bytes) -> Sealed | None:
     """The package as it is; None unless its seal is right."""
     try:
         sealed = read_sealed(key, home / "code", home / "venv")
-        stored = (home / "seal").read_bytes()
-    except (OSError, NotSealable):
+        stored = _read_end(home / "seal")
+    except (OSError, NotSealable, TaskError):
         return None
     return sealed if hmac.compare_digest(sealed.seal.encode(), stored) else None
 
 
-def _read_log(path: Path) -> bytes:
-    """The end of what an installer printed; it runs code of packages, which may have replaced the file."""
+def _read_end(path: Path) -> bytes:
+    """The end of a file that code of a package may have replaced; empty if there is none. Raises TaskError."""
     files = UserFiles(path.parent)
     try:
         file = files.open(path)
         if file is None:
             return b""
         with file:
-            return os.pread(file.fileno(), _LOG_BYTES_MAX, max(0, os.fstat(file.fileno()).st_size - _LOG_BYTES_MAX))
+            return os.pread(file.fileno(), _READ_BYTES, max(0, os.fstat(file.fileno()).st_size - _READ_BYTES))
     finally:
         files.close()
 
@@ -424,7 +424,7 @@ def _extract(package: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> 
 @asynccontextmanager
 async def _locked(cache: Path, sha256: str, kind: int) -> AsyncIterator[None]:
     """Hold a package's lock, shared or exclusive as `kind` says (`flock`), across all workers of the node."""
-    with (cache / f"{sha256}.lock").open("a") as file:
+    with open_lock(cache / f"{sha256}.lock") as file:
         while not _lock(file, kind):  # noqa: ASYNC110 (another process holds it)
             await asyncio.sleep(_LOCK_SECONDS)
         yield
@@ -451,7 +451,7 @@ def _remove_oldest(cache: Path, count_max: int) -> None:
         with suppress(FileNotFoundError):  # another worker has just removed it
             used.append((ready.stat().st_mtime_ns, ready))
     for _, ready in sorted(used)[:-count_max]:
-        with (cache / f"{ready.parent.name}.lock").open("a") as file:
+        with open_lock(cache / f"{ready.parent.name}.lock") as file:
             if _lock(file, fcntl.LOCK_EX):
                 ready.unlink(missing_ok=True)  # first: a partly removed package is not ready
                 remove_tree(ready.parent)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
 from services.worker.task.user_files import DIRECTORY
 
@@ -53,7 +55,7 @@ def remove_tree(directory: Path) -> None:
             finally:
                 os.close(inside)
             os.rmdir(directory.name, dir_fd=parent)
-        except NotADirectoryError:
+        except OSError:  # it may not be a directory, but a file or a link
             os.unlink(directory.name, dir_fd=parent)
         finally:
             os.close(parent)
@@ -124,8 +126,22 @@ def _permit(name: str, parent: int) -> None:
             os.close(found)
 
 
+def open_lock(path: Path) -> BinaryIO:
+    """A file to be locked with flock(2); made if there is none, or if a task has put something else there.
+
+    Raises OSError.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            remove_tree(path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
+
+
 def _remove_leftovers(root: Path) -> None:
-    for directory in filter(Path.is_dir, root.iterdir()):
+    with os.scandir(root) as entries:
+        found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for directory in found:
         with suppress(BlockingIOError), _locked(directory / "lock", fcntl.LOCK_NB):
             remove_tree(directory)
 
@@ -133,6 +149,6 @@ def _remove_leftovers(root: Path) -> None:
 @contextmanager
 def _locked(path: Path, flags: int = 0) -> Iterator[None]:
     """Hold the lock on a file. With LOCK_NB, raises BlockingIOError if another process has it."""
-    with path.open("a") as file:
+    with open_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX | flags)
         yield

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -319,6 +320,20 @@ def test_leftovers_of_dead_processes_are_removed_those_of_the_living_are_not(tmp
         with scratch_directory(tmp_path):
             assert not leftovers[0].exists()
             assert (living / "file").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_what_a_task_put_in_place_of_a_lock_holds_no_worker_up(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    left = tmp_path / "left"
+    left.mkdir()
+    make(left / "lock")
+    make(tmp_path / "lock")
+    (tmp_path / "link").symlink_to("/etc")
+    with scratch_directory(tmp_path) as directory:
+        assert directory.exists()
+    assert not left.exists()
+    assert (tmp_path / "lock").is_file()
+    assert not (tmp_path / "lock").is_symlink()
 
 
 def test_a_scratch_directory_that_can_not_be_used_is_told(tmp_path: Path) -> None:
