@@ -37,12 +37,13 @@ class DatabaseProxy:
     def __init__(self, server_url: str) -> None:
         self._socket = f"{parse_qs(urlsplit(server_url).query)['host'][0]}/.s.PGSQL.5432"
         self._database = urlsplit(server_url).path
+        self._credentials = urlsplit(server_url).netloc.rpartition("@")[0]
         self._links: dict[Link, None] = {}  # in the order in which they were opened
 
     async def start(self) -> None:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = self._listener.sockets[0].getsockname()[1]
-        self.url = f"postgresql://postgres@127.0.0.1:{port}{self._database}?sslmode=disable"
+        self.url = f"postgresql://{self._credentials}@127.0.0.1:{port}{self._database}?sslmode=disable"
 
     def stop(self) -> None:
         self._listener.close()

@@ -21,6 +21,7 @@ from services.platform.database import UNAVAILABLE, Connection, Database, connec
 from services.platform.settings import Settings
 from tests.conftest import free_port
 from tests.grid import PROCESSORS
+from tests.roles import as_role, let_in
 from tests.storm.aws_proxy import AwsProxy
 from tests.storm.database_proxy import DatabaseProxy
 from tests.storm.journal import Journal
@@ -120,6 +121,8 @@ async def running_grid(plan: Plan, data: Path, logs: Path, journal: Journal) -> 
             settings = plan.settings(database_proxy.url, aws_proxy.url)
             direct = settings.model_copy(update={"database_url": url, "aws_endpoint_url": emulator.url})
             async with connect_aws(direct) as aws, await connect_database(url) as database:
+                async with database.acquire() as connection:
+                    await let_in(connection, url)
                 await aws.s3.create_bucket(Bucket=settings.bucket)
                 queue, dead = [(await aws.sqs.create_queue(QueueName=name))["QueueUrl"] for name in ("queue", "dead")]
                 workers = _services("worker", plan.workers, settings, data, logs, **plan.worker_settings)
@@ -157,6 +160,7 @@ async def _proxies(
 def _services(kind: str, count: int, settings: Settings, data: Path, logs: Path, **more: Any) -> list[Service]:
     values = settings.model_dump(exclude_none=True) | more
     values |= {"processor_path": PROCESSORS, "scratch": data / "scratch"}
+    values |= {"database_url": as_role(settings.database_url, kind)}
     environment = os.environ | {f"PIECEWORK_{name.upper()}": str(value) for name, value in values.items()}
     names = [f"{kind}-{number}" for number in range(1, count + 1)]
     return [Service(name, f"services.{kind}", environment, logs / f"{name}.log") for name in names]
