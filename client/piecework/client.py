@@ -241,10 +241,10 @@ class Client:
         return self._api.post(Upload, f"/v1/uploads/{upload_id}/renew", repeatable=True)
 
     def list_uploads(
-        self, *, state: UploadState | None = None, created_by: str | None = None
+        self, *, state: UploadState | None = None, created_by: str | None = None, mine: bool = False
     ) -> Listing[UploadSummary]:
         """The key's principal's own, newest first; for operators and keys with `all`, everybody's."""
-        return self._list(UploadSummary, "/v1/uploads", state=state, created_by=created_by)
+        return self._list(UploadSummary, "/v1/uploads", state=state, created_by=created_by, mine=mine or None)
 
     def abort_upload(self, upload_id: Id) -> None:
         """End an upload, or delete a completed one, with all that it has left in S3."""
@@ -266,8 +266,9 @@ class Client:
         body = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire, "job": job}
         return self._api.create(Schedule, "/v1/schedules", body, idempotency_key)
 
-    def list_schedules(self) -> Listing[Schedule]:
-        return self._list(Schedule, "/v1/schedules")
+    def list_schedules(self, *, created_by: str | None = None, mine: bool = False) -> Listing[Schedule]:
+        """Newest first; of this principal or of the key's own."""
+        return self._list(Schedule, "/v1/schedules", created_by=created_by, mine=mine or None)
 
     def get_schedule(self, schedule_id: Id) -> Schedule:
         return self._api.get(Schedule, f"/v1/schedules/{schedule_id}")
@@ -303,8 +304,9 @@ class Client:
         body["job"] = job
         return self._api.create(Trigger, "/v1/triggers", body, idempotency_key)
 
-    def list_triggers(self) -> Listing[Trigger]:
-        return self._list(Trigger, "/v1/triggers")
+    def list_triggers(self, *, created_by: str | None = None, mine: bool = False) -> Listing[Trigger]:
+        """Newest first; of this principal or of the key's own."""
+        return self._list(Trigger, "/v1/triggers", created_by=created_by, mine=mine or None)
 
     def get_trigger(self, trigger_id: Id) -> Trigger:
         return self._api.get(Trigger, f"/v1/triggers/{trigger_id}")

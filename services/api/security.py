@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Request, Security
+from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, SecurityScopes
 
 from services.api.connections import Api
@@ -99,6 +99,22 @@ def scope_filter(key: Key, share: Any, labels: Any) -> list[Any]:
     """Conditions on columns (of SQLAlchemy): only rows in the scope of the key. The SQL of `ownership.may_read`."""
     conditions = [share.in_(key.shares)] if key.shares else []
     return [*conditions, labels.contains(dict(key.labels))] if key.labels else conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Dependency: whose things a list is to have."""
+
+    created_by: Annotated[str | None, Query(max_length=200, description="a principal: only what belongs to it")] = None
+    mine: Annotated[bool, Query(description="only what belongs to the key's own principal")] = False
+
+    def filter(self, caller: Key, column: Any) -> list[Any]:
+        """Conditions on the column (of SQLAlchemy) that says whose a row is."""
+        names = [*([] if self.created_by is None else [self.created_by]), *([caller.principal] if self.mine else [])]
+        return [column == name for name in names]
+
+
+OfOwners = Annotated[Owners, Depends()]
 
 
 def describe_changes(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,11 @@ def require_read(key: Key, thing: Thing) -> None:
 def require_control(key: Key, thing: Thing) -> None:
     """Raises NotFound, and Forbidden, which says whose it is."""
     require_read(key, thing)
+    require_owner(key, thing)
+
+
+def require_owner(key: Key, thing: Thing) -> None:
+    """The same of a thing that everybody sees. Raises Forbidden."""
     if may_control(key, thing):
         return
     key.require("submitter")

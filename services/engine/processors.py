@@ -5,7 +5,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from services.engine.errors import SpecError
+from services.engine.ownership import Thing, require_owner
 from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
+from services.platform.auth import Key
 from services.platform.database import Connection
 
 _LATER = ("network", "share_children")  # options that the first releases do not know, with a default other than null
@@ -26,20 +28,24 @@ def _stored(spec: ProcessorSpec) -> dict[str, Any]:
 
 
 async def register_processor(
-    connection: Connection, name: str, spec: ProcessorSpec, description: str = "", *, created_by: str | None = None
+    connection: Connection, name: str, spec: ProcessorSpec, description: str = "", *, by: Key | None = None
 ) -> int:
     """Add a processor's next version inside the caller's transaction; returns its number.
 
-    If the newest version already says the same, its number is returned. Raises SpecError.
+    If the newest version already says the same, its number is returned. Jobs that name no version run the newest, so
+    only who controls that one may add another: `by` is the key that asks. Raises SpecError, Forbidden.
     """
     if name.startswith(OWN_PROCESSORS):
         raise SpecError("name", name, f"names that begin with {OWN_PROCESSORS} are Piecework's own; choose another")
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('processor ' || $1, 0))", name)
     newest = await connection.fetchrow(
-        "SELECT version, spec, description FROM processors WHERE name = $1 ORDER BY version DESC LIMIT 1", name
+        "SELECT version, spec, description, created_by FROM processors WHERE name = $1 ORDER BY version DESC LIMIT 1",
+        name,
     )
     if newest is not None and newest["description"] == description and _says(newest["spec"], spec):
         return int(newest["version"])
+    if newest is not None and by is not None:
+        require_owner(by, Thing("processor", name, newest["created_by"]))
     version = newest["version"] + 1 if newest is not None else 1
     await connection.execute(
         "INSERT INTO processors (name, version, spec, description, created_by) VALUES ($1, $2, $3, $4, $5)",
@@ -47,6 +53,6 @@ async def register_processor(
         version,
         _stored(spec),
         description,
-        created_by,
+        by and by.principal,
     )
     return int(version)

@@ -8,7 +8,7 @@ from uuid import UUID
 import typer
 
 from piecework.cli import exits
-from piecework.cli.options import All, JobId, Limit
+from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
 from piecework.cli.session import Session, command, describe_columns, parse_pairs
 from piecework.errors import PieceworkError
 from piecework.shapes import Job, JobState, JobSummary, Stage, StageRecords, Task
@@ -72,8 +72,8 @@ def list_jobs(
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="With this label; repeatable.")] = None,
     schedule_id: Annotated[UUID | None, typer.Option("--schedule", help="Only jobs of this schedule.")] = None,
-    created_by: Annotated[str | None, typer.Option(help="Only this principal's jobs.")] = None,
-    mine: Annotated[bool, typer.Option("--mine", help="Only your own jobs.")] = False,
+    created_by: CreatedBy = None,
+    mine: Mine = False,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, JobId, Limit
+from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
 from piecework.shapes import CompletedUpload, Results, UploadState, UploadSummary
@@ -91,12 +91,13 @@ def _download(session: Session, found: Results, directory: Path) -> list[Path]:
 def list_uploads(
     session: Session,
     state: Annotated[UploadState | None, typer.Option(help="Only uploads in this state.")] = None,
-    created_by: Annotated[str | None, typer.Option(help="Only this principal's.")] = None,
+    created_by: CreatedBy = None,
+    mine: Mine = False,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List your uploads (as an operator: everybody's), newest first."""
-    listing = session.client.list_uploads(state=state, created_by=created_by)
+    listing = session.client.list_uploads(state=state, created_by=created_by, mine=mine)
     session.show_list(listing, everything, limit, lambda uploads: _show_uploads(session, uploads))
 
 

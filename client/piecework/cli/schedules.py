@@ -7,16 +7,18 @@ from uuid import UUID
 import typer
 
 from piecework.cli.objects import upload_inputs
-from piecework.cli.options import All, Limit
+from piecework.cli.options import All, CreatedBy, Limit, Mine
 from piecework.cli.session import Session, command, group
 from piecework.shapes import Misfire, Schedule
 
 ScheduleId = Annotated[UUID, typer.Argument(metavar="SCHEDULE_ID")]
 
 
-def list_schedules(session: Session, everything: All = False, limit: Limit = 50) -> None:
+def list_schedules(
+    session: Session, created_by: CreatedBy = None, mine: Mine = False, everything: All = False, limit: Limit = 50
+) -> None:
     """List schedules, newest first."""
-    listing = session.client.list_schedules()
+    listing = session.client.list_schedules(created_by=created_by, mine=mine)
     session.show_list(listing, everything, limit, lambda schedules: _show_list(session, schedules))
 
 

@@ -6,16 +6,18 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, Limit
+from piecework.cli.options import All, CreatedBy, Limit, Mine
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.shapes import Trigger
 
 TriggerId = Annotated[UUID, typer.Argument(metavar="TRIGGER_ID")]
 
 
-def list_triggers(session: Session, everything: All = False, limit: Limit = 50) -> None:
+def list_triggers(
+    session: Session, created_by: CreatedBy = None, mine: Mine = False, everything: All = False, limit: Limit = 50
+) -> None:
     """List triggers, newest first."""
-    listing = session.client.list_triggers()
+    listing = session.client.list_triggers(created_by=created_by, mine=mine)
     session.show_list(listing, everything, limit, lambda triggers: _show_list(session, triggers))
 
 

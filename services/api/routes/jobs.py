@@ -17,7 +17,7 @@ from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.queues import check_queue
 from services.api.results_place import check_results_place
-from services.api.security import Caller, Submitter, Viewer, scope_filter
+from services.api.security import Caller, OfOwners, Submitter, Viewer, scope_filter
 from services.api.shapes.jobs import Job, JobPage, JobSummary, sum_progress
 from services.api.strict_json import StrictRoute
 from services.contract.states import JobState
@@ -192,6 +192,7 @@ async def list_jobs(
     api: Api,
     session: Session,
     pages: Pages,
+    owners: OfOwners,
     state: Annotated[list[JobState], Query(description="any of these states", max_length=100)] = [],  # noqa: B006
     name: Annotated[str | None, Query(max_length=100)] = None,
     label: Annotated[
@@ -199,16 +200,11 @@ async def list_jobs(
         Query(description="`key:value`; all of these labels", max_length=20),
     ] = [],  # noqa: B006
     schedule_id: UUID | None = None,
-    created_by: Annotated[str | None, Query(max_length=200, description="a principal: only its jobs")] = None,
-    mine: Annotated[bool, Query(description="only jobs of the key's own principal")] = False,
 ) -> JobPage:
     """Jobs, newest first. A key with shares or labels sees only jobs that have them."""
     job = tables.Job
-    statement = select(job).where(*scope_filter(caller, col(job.share), col(job.labels)))
-    if created_by is not None:
-        statement = statement.where(job.created_by == created_by)
-    if mine:
-        statement = statement.where(job.created_by == caller.principal)
+    scope = scope_filter(caller, col(job.share), col(job.labels))
+    statement = select(job).where(*scope, *owners.filter(caller, job.created_by))
     if state:
         statement = statement.where(col(job.state).in_(state))
     if name is not None:

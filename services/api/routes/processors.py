@@ -86,16 +86,16 @@ async def register_processor(
 ) -> Response:
     """Add a version. Jobs that are submitted keep the version they were submitted with.
 
-    If the newest version already says the same, nothing is registered: the answer has that version's number.
+    If the newest version already says the same, nothing is registered: the answer has that version's number. Another
+    principal's processor gets no version of yours, unless the key has `all`.
     """
     if registration.params_schema is not None:
         await asyncio.to_thread(check_schema, registration.params_schema)
     spec = ProcessorSpec.model_validate(registration.model_dump(exclude={"name", "description"}))
 
     async def create(connection: Connection) -> Processor:
-        principal = creation.caller.principal
         version = await processors.register_processor(
-            connection, registration.name, spec, registration.description, created_by=principal
+            connection, registration.name, spec, registration.description, by=creation.caller
         )
         await creation.caller.record(connection, f"{registration.name}@{version}", kind=spec.kind, package=spec.package)
         row = await connection.fetchrow(_VERSION, registration.name, version)

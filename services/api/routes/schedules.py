@@ -20,7 +20,7 @@ from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.queues import check_queue
 from services.api.results_place import check_results_place
-from services.api.security import Caller, Submitter, Viewer, scope_filter
+from services.api.security import Caller, OfOwners, Submitter, Viewer, scope_filter
 from services.api.shapes.schedules import Schedule, SchedulePage, ScheduleSpec
 from services.api.strict_json import StrictRoute
 from services.engine.errors import SpecError
@@ -129,11 +129,12 @@ async def create_schedule(
 
 
 @router.get("", operation_id="list_schedules", summary="List schedules")
-async def list_schedules(caller: Viewer, session: Session, pages: Pages) -> SchedulePage:
+async def list_schedules(caller: Viewer, session: Session, pages: Pages, owners: OfOwners) -> SchedulePage:
     """Schedules, newest first. A key with shares or labels sees only those whose jobs have them."""
     schedule = tables.Schedule
     job = col(schedule.job)
-    statement = select(schedule).where(*scope_filter(caller, job["share"].astext, job["labels"]))
+    scope = scope_filter(caller, job["share"].astext, job["labels"])
+    statement = select(schedule).where(*scope, *owners.filter(caller, schedule.created_by))
     rows, next_cursor = await pages.fetch(session, statement, schedule.schedule_id, newest_first=True)
     return SchedulePage(items=[_show(row.model_dump()) for row in rows], next_cursor=next_cursor)
 

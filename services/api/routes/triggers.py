@@ -15,7 +15,7 @@ from services.api.idempotency import Registration
 from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.queues import check_queue
-from services.api.security import Caller, Operator, Viewer, scope_filter
+from services.api.security import Caller, OfOwners, Operator, Viewer, scope_filter
 from services.api.shapes.triggers import Trigger, TriggerPage, TriggerSpec
 from services.api.strict_json import StrictRoute
 from services.engine.errors import PlaceRefused, SpecError
@@ -141,13 +141,12 @@ async def create_trigger(
 
 
 @router.get("", operation_id="list_triggers", summary="List triggers")
-async def list_triggers(caller: Viewer, session: Session, pages: Pages) -> TriggerPage:
+async def list_triggers(caller: Viewer, session: Session, pages: Pages, owners: OfOwners) -> TriggerPage:
     """Triggers, newest first. A key with shares or labels sees only those whose jobs have them."""
     trigger = tables.Trigger
     job = col(trigger.job)
-    statement = select(trigger).where(
-        *scope_filter(caller, func.coalesce(job["share"].astext, "default"), job["labels"])
-    )
+    scope = scope_filter(caller, func.coalesce(job["share"].astext, "default"), job["labels"])
+    statement = select(trigger).where(*scope, *owners.filter(caller, trigger.created_by))
     rows, next_cursor = await pages.fetch(session, statement, trigger.trigger_id, newest_first=True)
     return TriggerPage(items=[Trigger.model_validate(row.model_dump()) for row in rows], next_cursor=next_cursor)
 

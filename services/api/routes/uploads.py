@@ -15,7 +15,7 @@ from services.api.idempotency import Submission
 from services.api.links import part_link, upload_form, upload_link
 from services.api.pagination import Pages
 from services.api.problems import BODY
-from services.api.security import Caller, Submitter
+from services.api.security import Caller, OfOwners, Submitter
 from services.api.shapes.uploads import (
     CompletedUpload,
     Upload,
@@ -166,18 +166,16 @@ async def list_uploads(
     caller: Submitter,
     session: Session,
     pages: Pages,
+    owners: OfOwners,
     state: Annotated[UploadState | None, Query(description="only uploads in this state")] = None,
-    created_by: Annotated[str | None, Query(max_length=200, description="a principal: only its uploads")] = None,
 ) -> UploadPage:
     """The uploads of the key's principal, newest first; for operators and keys with `all`, everybody's."""
     upload = tables.Upload
-    statement = select(upload)
+    statement = select(upload).where(*owners.filter(caller, upload.created_by))
     if not caller.has_role("operator") and (caller.is_scoped or not caller.all):
         statement = statement.where(upload.created_by == caller.principal)
     if state is not None:
         statement = statement.where(_STATES[state])
-    if created_by is not None:
-        statement = statement.where(upload.created_by == created_by)
     rows, next_cursor = await pages.fetch(session, statement, upload.upload_id, newest_first=True)
     return UploadPage(items=[_summarize(row) for row in rows], next_cursor=next_cursor)
 

@@ -208,6 +208,26 @@ async def test_a_developer_registers_processors_and_runs_no_grid(app: FastAPI, o
     assert processor["created_by"] == "anna"
 
 
+async def test_a_processor_gets_versions_from_its_owner_only(app: FastAPI, operator: httpx.AsyncClient) -> None:
+    async def register(client: httpx.AsyncClient, description: str) -> httpx.Response:
+        spec = {"name": "mine", "builtin": "noop", "description": description}
+        return await client.post("/v1/processors", json=spec)
+
+    async with (
+        await key_of(operator, app, role="developer", principal="anna") as anna,
+        await key_of(operator, app, role="developer", principal="ben") as ben,
+        await key_of(operator, app, role="developer", principal="ben", shares=["finance"]) as scoped,
+        await key_of(operator, app, role="developer", principal="ben", all=True) as keeper,
+    ):
+        assert (await register(anna, "1")).status_code == 201
+        for other in (ben, scoped):
+            refused = await register(other, "2")
+            assert refused.status_code == 403 and "the processor mine belongs to anna" in refused.json()["detail"]
+            assert (await register(other, "1")).json()["version"] == 1, "nothing would change"
+        assert (await register(anna, "2")).json()["version"] == 2
+        assert (await register(keeper, "3")).json()["version"] == 3
+
+
 async def test_keys_of_the_release_before_control_what_they_did(
     app: FastAPI, operator: httpx.AsyncClient, database: Database
 ) -> None:
