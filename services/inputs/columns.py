@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any
 
 from services.contract.task_error import Malformed
@@ -29,7 +29,6 @@ _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _INTEGER_DIGITS_MAX = 4300  # Python makes no integer of more
 _FLOAT_INTEGER_MAX = 1 << 53
-_EXACT = Context(prec=5000)  # loses no digit of a number that JSON text of a usual size holds
 
 
 def check_type(value: Any, depth: int = 0) -> Type:
@@ -173,7 +172,6 @@ def _same(value: int) -> bool:
 
 def _decimal_of(precision: int, scale: int) -> Convert:
     kind = f"decimal({precision},{scale})"
-    limit = Decimal(10) ** (precision - scale)
 
     def convert(value: Any) -> Decimal | None:
         if value is None:
@@ -183,10 +181,19 @@ def _decimal_of(precision: int, scale: int) -> Convert:
         if type(value) is int and value.bit_length() > 200:
             raise misfit(value, kind)
         number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
-        exponent = number.normalize(_EXACT).as_tuple().exponent
-        if not number.is_finite() or abs(number) >= limit or (isinstance(exponent, int) and -exponent > scale):
+        sign, digits, exponent = number.as_tuple()
+        if not isinstance(exponent, int):  # NaN or an infinity
             raise misfit(value, kind)
-        return number
+        if not number:
+            return number if -scale <= exponent <= 0 else Decimal(0)
+        if number.adjusted() >= precision - scale:
+            raise misfit(value, kind)
+        if -exponent <= scale:
+            return number
+        kept = len("".join(map(str, digits)).rstrip("0"))
+        if -(exponent + len(digits) - kept) > scale:
+            raise misfit(value, kind)
+        return Decimal((sign, digits[:kept], exponent + len(digits) - kept))
 
     return convert
 

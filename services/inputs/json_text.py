@@ -14,6 +14,7 @@ import orjson
 from services.contract.task_error import Malformed
 from services.inputs.nanoseconds import duration_text
 
+DEPTH_MAX = 200  # of values: what takes them apart, here or in a function, goes into each level
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789.", b"0000000000")
 _MANY_DIGITS = b"0" * 17  # a float keeps any number of 15 digits; with the point and a zero before it, 17 characters
 _FLOAT_DIGITS = 17  # of these every float can be told from the next
@@ -28,6 +29,24 @@ def parse_json(raw: bytes) -> Any:
     Uses orjson, which is several times as fast, and the standard reader for what orjson refuses or rounds. Of two equal
     keys the last one counts. Raises Malformed.
     """
+    value = _parse(raw)
+    if raw.count(b"[") + raw.count(b"{") > DEPTH_MAX and _is_deep(value):
+        raise Malformed(f"not JSON that can be read: more than {DEPTH_MAX} lists and objects within each other")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects are within each other more than DEPTH_MAX times."""
+    level, depth = [value], 0
+    while level := [each for each in level if type(each) is list or type(each) is dict]:
+        if depth == DEPTH_MAX:
+            return True
+        level = [inner for each in level for inner in (each.values() if type(each) is dict else each)]
+        depth += 1
+    return False
+
+
+def _parse(raw: bytes) -> Any:
     if keeps_digits(raw):
         try:
             return orjson.loads(raw)

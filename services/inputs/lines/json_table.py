@@ -13,14 +13,13 @@ from typing import Any, BinaryIO
 
 from services.contract.task_error import Malformed
 from services.inputs.columns import Type, decimal_digits
-from services.inputs.json_text import keeps_digits
+from services.inputs.json_text import DEPTH_MAX, keeps_digits
 from services.inputs.lines.files import compression_of, open_file, reading, whole_line
 from services.inputs.lines.records import JsonLines
 from services.inputs.record_size import LongRecord, size_of
 from services.inputs.table import Layout, Reject, TableWriter, arrow_type, write_records
 
 BLOCK_BYTES = 4 << 20
-_DEPTH_MAX = 400  # less than our reader takes, and than pyarrow's parser has stack for
 _NO_NUMBER = re.compile(rb"[\[:,]\s*-?(?:NaN|Inf)")  # pyarrow takes them for numbers
 
 
@@ -138,7 +137,7 @@ def _is_usual(block: bytes, lines: int) -> bool:
 
 
 def _may_be_deep(line: bytes) -> bool:
-    return len(line) > 2 * _DEPTH_MAX and line.count(b"[") + line.count(b"{") > _DEPTH_MAX
+    return len(line) > 2 * DEPTH_MAX and line.count(b"[") + line.count(b"{") > DEPTH_MAX
 
 
 class _Lines:
