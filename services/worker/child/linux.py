@@ -61,7 +61,7 @@ def has_children() -> bool:
     """Whether this process has live descendants."""
     for thread in os.listdir("/proc/self/task") if _linux else ():  # noqa: PTH208  # after every task: quicker so
         with contextlib.suppress(OSError):
-            if _read(f"/proc/self/task/{thread}/children"):
+            if read(f"/proc/self/task/{thread}/children"):
                 return True
     return False
 
@@ -69,7 +69,7 @@ def has_children() -> bool:
 def memory() -> tuple[int, int]:
     """Resident memory of this process in bytes (0 where it is unknown), and its peak since the last reset."""
     try:
-        status = _read("/proc/self/status")
+        status = read("/proc/self/status")
         return _status_bytes(status, b"VmRSS:"), _status_bytes(status, b"VmHWM:")
     except (OSError, IndexError):  # not every kernel tells
         return 0, memory_bytes_of(resource.getrusage(resource.RUSAGE_SELF))
@@ -100,7 +100,7 @@ def _status_bytes(status: bytes, field: bytes) -> int:
     return int(status.partition(field)[2].split(None, 1)[0]) * 1024
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
     """A small file of the kernel's; without Python's buffers, as this is done after every task."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

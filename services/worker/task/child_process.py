@@ -121,7 +121,7 @@ class ChildProcess:
         cpu_seconds_before = self._processes.program_cpu_seconds()
         try:
             if workspace is not None:
-                self._given = await asyncio.to_thread(self.cell.give, workspace)
+                self._given = await self._give(workspace)
             answer = await self._answer(job, memory_bytes_max)
             self._take_back()
             return answer
@@ -131,6 +131,11 @@ class ChildProcess:
                 killed["memory_bytes_peak"] = self._processes.memory_bytes()
             await self.kill()
             raise
+
+    async def _give(self, workspace: Path) -> Given:
+        if self.cell.uid is None:
+            return self.cell.give(workspace)
+        return await asyncio.to_thread(self.cell.give, workspace)  # each file gets another owner
 
     def _take_back(self) -> None:
         given, self._given = self._given, None

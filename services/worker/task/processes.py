@@ -7,11 +7,12 @@ import contextlib
 import os
 import signal
 import subprocess
-from pathlib import Path
+from functools import cached_property
 from typing import ClassVar
 
 import psutil
 
+from services.worker.child import linux
 from services.worker.isolation.cells import Cell
 from services.worker.task.memory_watch import tree_memory_bytes
 
@@ -36,7 +37,7 @@ class Processes:
         """CPU time of the child's program and of its children that have ended; 0 while it is being started."""
         if self._program is None:
             with contextlib.suppress(psutil.NoSuchProcess, IndexError):
-                self._program = psutil.Process(self._program_pid())
+                self._program = psutil.Process(self._program_pid)
         return _cpu_seconds(self._program) if self._program else 0.0
 
     def cpu_seconds(self) -> float:
@@ -55,7 +56,7 @@ class Processes:
         """
         if self._cell.isolation == "sandbox":
             try:
-                return len(_children(self._first_pid())) != 1 or bool(_children(self._program_pid()))
+                return _children(self._first_pid) != [self._program_pid] or bool(_children(self._program_pid))
             except IndexError:
                 return True
         orphans = set(_children(os.getpid())) - self._started
@@ -99,16 +100,20 @@ class Processes:
     def _all(self) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess, IndexError):
             if self._cell.isolation == "sandbox":
-                return psutil.Process(self._first_pid()).children(recursive=True)
+                return psutil.Process(self._first_pid).children(recursive=True)
             root = psutil.Process(self.pid)
             return [root, *root.children(recursive=True)]
         return []
 
+    @cached_property
     def _first_pid(self) -> int:
+        """Raises IndexError while there is none."""
         return _children(self.pid)[0]
 
+    @cached_property
     def _program_pid(self) -> int:
-        return _children(self._first_pid())[0] if self._cell.isolation == "sandbox" else self.pid
+        """Raises IndexError while there is none."""
+        return _children(self._first_pid)[0] if self._cell.isolation == "sandbox" else self.pid
 
 
 def _children(pid: int) -> list[int]:
@@ -117,7 +122,7 @@ def _children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208  # after every task: quicker so
             with contextlib.suppress(OSError):
-                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_bytes().split())
+                found += map(int, linux.read(f"/proc/{pid}/task/{thread}/children").split())
     return found
 
 

@@ -329,16 +329,8 @@ async def message_is_passed_on(grid: InProcessGrid) -> None:
 
 
 async def start(grid: InProcessGrid, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    names = [
-        "database_url",
-        "aws_endpoint_url",
-        "bucket",
-        "scratch",
-        "isolation",
-        "heartbeat_seconds",
-        "receive_wait_seconds",
-    ]
-    settings = {f"PIECEWORK_{name.upper()}": str(getattr(grid.settings, name)) for name in names}
+    names = ("database_url", "aws_endpoint_url", "bucket", "scratch", "heartbeat_seconds", "receive_wait_seconds")
+    settings = {f"PIECEWORK_{name.upper()}": str(getattr(grid.settings, name)) for name in (*names, "isolation")}
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
