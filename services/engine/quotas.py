@@ -179,7 +179,7 @@ def _two_days_ago() -> UUID:
 
 
 _UPLOADS = """
-    SELECT coalesce(sum(bytes) FILTER (WHERE completed_at IS NULL), 0)::bigint AS open,
+    SELECT coalesce(sum(bytes) FILTER (WHERE completed_at IS NULL AND aborted_at IS NULL), 0)::bigint AS open,
         coalesce(sum(bytes), 0)::bigint AS day
     FROM uploads WHERE key_id = $1 AND created_at > now() - interval '24 hours' AND upload_id > $2"""
 
@@ -189,7 +189,7 @@ async def check_upload(connection: Connection, settings: Settings, key_id: UUID,
     whose, limits = await _hold_key(connection, settings, key_id)
     used = await connection.fetchrow(_UPLOADS, key_id, _two_days_ago())
     assert used is not None
-    fix = "complete your uploads, wait until they are a day old, or have an operator raise the quota"
+    fix = "complete or abort your uploads, wait until they are a day old, or have an operator raise the quota"
     _require(whose, "upload_bytes_max", limits["upload_bytes_max"], used["open"], size, fix)
     fix = "wait until earlier uploads are a day old, or have an operator raise the quota"
     _require(whose, "upload_bytes_day_max", limits["upload_bytes_day_max"], used["day"], size, fix)
@@ -203,7 +203,8 @@ _USE_OF_KEY = """
         SELECT count(*) AS jobs_max, coalesce(sum(tasks_known), 0)::bigint AS tasks_max
         FROM jobs WHERE key_id = $1 AND state NOT IN ('succeeded', 'failed', 'cancelled')
     ) AS j CROSS JOIN (
-        SELECT coalesce(sum(bytes) FILTER (WHERE completed_at IS NULL), 0)::bigint AS upload_bytes_max,
+        SELECT coalesce(sum(bytes) FILTER (WHERE completed_at IS NULL AND aborted_at IS NULL), 0)::bigint
+                AS upload_bytes_max,
             coalesce(sum(bytes), 0)::bigint AS upload_bytes_day_max
         FROM uploads WHERE key_id = $1 AND created_at > now() - interval '24 hours' AND upload_id > $2
     ) AS u"""

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Path
-from sqlmodel import select
+from sqlmodel import col, select
 
 from services.api import tables
 from services.api.connections import Api, Connections, Session
@@ -68,9 +68,12 @@ async def set_key_quotas(
 
 
 @router.get("/shares", operation_id="list_shares", summary="List shares with quotas")
-async def list_shares(_key: Viewer, session: Session, pages: Pages) -> SharePage:
-    """Shares that have quotas of their own, by name."""
-    rows, next_cursor = await pages.fetch(session, select(tables.Share), tables.Share.name)
+async def list_shares(caller: Viewer, session: Session, pages: Pages) -> SharePage:
+    """Shares that have quotas of their own, by name. A key with shares sees only these."""
+    statement = select(tables.Share)
+    if caller.shares:
+        statement = statement.where(col(tables.Share.name).in_(caller.shares))
+    rows, next_cursor = await pages.fetch(session, statement, tables.Share.name)
     items = [Share(name=row.name, own=ShareQuotas.model_validate(row.quotas, extra="ignore")) for row in rows]
     return SharePage(items=items, next_cursor=next_cursor)
 
@@ -81,9 +84,11 @@ async def _show_share(api: Connections, name: str) -> ShareUse:
     return ShareUse(name=name, own=ShareQuotas.model_validate(own, extra="ignore"), quotas=quotas)
 
 
-@router.get("/shares/{name}", operation_id="get_share", summary="Quotas of a share")
-async def get_share(_key: Viewer, api: Api, name: ShareName) -> ShareUse:
+@router.get("/shares/{name}", operation_id="get_share", responses=problems(404), summary="Quotas of a share")
+async def get_share(caller: Viewer, api: Api, name: ShareName) -> ShareUse:
     """What the jobs of a share may use together, and use. Any name that jobs may give is a share."""
+    if caller.shares and name not in caller.shares:
+        raise not_found("share", name)
     return await _show_share(api, name)
 
 

@@ -130,6 +130,10 @@ class Subjects:
         key = await ok(self.operator.post("/v1/api-keys", json={"name": "x", "role": "viewer"}))
         return {"key_id": key["key_id"]}
 
+    async def _shares(self, _: str) -> dict[str, str]:
+        await ok(self.operator.put(f"/v1/shares/{SHARE}", json={}))
+        return {"name": SHARE}
+
     def _body(self, operation: str, ids: dict[str, str]) -> Any:
         name = f"n-{uuid4().hex}"
         return {
@@ -145,4 +149,7 @@ class Subjects:
             "set_pool_capacity": {"min": 0, "max": 1},
             "create_webhook_endpoint": {"url": "https://example.com/x"},
             "create_api_key": {"name": name, "role": "viewer"},
+            "set_key_quotas": {"jobs_max": 1000},
+            "set_share": {"jobs_max": 1000},
+            "rotate_webhook_secret": {},
         }.get(operation)
