@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from services.engine.jobs import cancel_job
 from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.engine.submission import submit_job
@@ -62,5 +63,46 @@ async def test_ten_tasks_are_done_while_a_million_wait(
         assert await seconds_of_work(grid, huge, small, "min(started_at)") < 2.0
         assert await seconds_of_work(grid, huge, small, "max(finished_at)") < 4.0
         assert (await grid.job(huge))["state"] == "running"
+    finally:
+        grid.stop()
+
+
+async def test_a_task_is_done_at_once_beside_huge_jobs_of_tasks_that_take_no_time(
+    settings: Settings, database: Database, aws: Aws, tmp_path: Any
+) -> None:
+    grid = ProcessGrid(settings, database, aws, tmp_path)
+    await grid.prepare()
+    async with database.acquire() as connection, connection.transaction():
+        await register_processor(connection, "noop", ProcessorSpec(builtin="noop"))
+    chain = [{"name": f"s{n}", "processor": "noop"} for n in range(20)]
+    grid.start_scheduler()
+    grid.start_worker()
+    try:
+        huge = [await submit(grid, 10_000_000, stages=chain, share=f"share-{n}") for n in range(3)]
+        done = "SELECT job_id, count(*) FROM attempts GROUP BY job_id"
+        busy = "SELECT count(*) = 3 AND min(n) > 1000 FROM (SELECT count(*) AS n FROM attempts GROUP BY job_id) AS j"
+        await until(lambda: database.fetchval(busy))
+        small = await submit(grid, 1, stages=chain[:1], share="small")
+
+        assert (await grid.ended(small))["state"] == "succeeded"
+
+        counts = {row["job_id"]: row["count"] for row in await database.fetch(done)}
+        assert min(counts[job_id] for job_id in huge) > max(counts.values()) / 4
+        started = "SELECT count(*) FROM attempts WHERE started_at BETWEEN $1 AND $2"
+        waited = await database.fetchrow(
+            "SELECT j.created_at, min(t.started_at) AS started_at FROM jobs AS j JOIN tasks AS t USING (job_id) "
+            "WHERE job_id = $1 GROUP BY j.created_at",
+            small,
+        )
+        assert waited is not None
+        assert await database.fetchval(started, *waited) < 20_000, "a few windows of a worker with two slots"
+        ready = (
+            "SELECT max(n) FROM (SELECT count(*) AS n FROM tasks WHERE ready_at IS NOT NULL GROUP BY job_id, stage) s"
+        )
+        assert await database.fetchval(ready) < 20_000
+        for job_id in huge:
+            async with database.acquire() as connection:
+                await cancel_job(connection, job_id)
+        assert [(await grid.ended(job_id))["state"] for job_id in huge] == ["cancelled"] * 3
     finally:
         grid.stop()
