@@ -25,6 +25,7 @@ from services.platform.reads import PinnedObject
 TASKS_MAX = 64
 BYTES_MAX = 16 << 20
 _TEXT_BYTES_MAX = 16 << 20  # of what is decompressed
+_TEXT_PER_BYTE = 8  # and at most as many bytes of it as this for each that was to be read
 _READS_AT_ONCE = 8
 _PLACES = 4  # in an object that is not read whole
 _CSV = ("csv", "tsv")
@@ -118,7 +119,9 @@ async def _sample(s3: Any, input: TaskInput, budget: int) -> list[Sample]:
             start, skip = input.start
             compression = "gzip" if input.compression == "bgzip" else input.compression
             found = await PinnedObject.find(s3, input.location.uri)
-            text = _decompressed(await found.read(start, min(input.read_end, start + budget)), compression)
+            text = _decompressed(
+                await found.read(start, min(input.read_end, start + budget)), compression, budget + skip
+            )
             return [Sample(format, (input.header or "").encode() + _whole_lines(text[skip:]), input.options)]
         case ObjectGroup(objects):
             chosen = [objects[number] for number in spread(len(objects), max(1, min(len(objects), budget >> 14)))]
@@ -137,7 +140,7 @@ async def _sample_object(s3: Any, location: Location, budget: int) -> list[Sampl
     object_ = await PinnedObject.find(s3, location.uri)
     content = recognise(await object_.read(0, HEAD_BYTES))
     if content is not None and content.compression:
-        data = _decompressed(await object_.read(0, budget), content.compression)
+        data = _decompressed(await object_.read(0, budget), content.compression, budget)
         return [Sample(format.name, data if object_.size <= budget else _whole_lines(data))]
     if content is not None:
         return []  # it tells its columns, or the tasks refuse it
@@ -171,12 +174,12 @@ def _whole_lines(data: bytes, *, drop_first: bool = False) -> bytes:
     return data[begin : data.rfind(b"\n") + 1]
 
 
-def _decompressed(data: bytes, compression: str) -> bytes:
-    """The text of the beginning of a stream."""
-    text = bytearray()
+def _decompressed(data: bytes, compression: str, budget: int) -> bytes:
+    """The text of the beginning of a stream, some of it: all samples are in memory at once."""
+    text, enough = bytearray(), min(_TEXT_BYTES_MAX, _TEXT_PER_BYTE * budget)
     with suppress(DamagedStream):
         for piece in Decompressor(compression).feed(data):
             text += piece
-            if len(text) > _TEXT_BYTES_MAX:
+            if len(text) > enough:
                 break
-    return bytes(text)
+    return bytes(text[:enough])

@@ -38,6 +38,7 @@ ROW_BYTES_MAX = 1_048_576  # of text: no manifest has longer ones, and a page mu
 GROUP_BYTES_MAX = 536_870_912  # of the columns read of a row group, or of a stripe, compressed
 _WINDOW_BYTES = 4_194_304
 _BATCH_ROWS = 10_000
+_TEXTS_MAX = 4  # compressed files that are kept open between two pages
 
 
 class ManifestError(SplitError):
@@ -116,14 +117,16 @@ async def _read_text(object_: PinnedObject, position: int) -> tuple[bytes, int |
 
 
 async def _read_compressed(object_: PinnedObject, position: int) -> tuple[bytes, int | None]:
-    """Like `_read_text`, for decompressed bytes: everything before `position` is decompressed again and skipped."""
-    page = _Page(object_, position)
-    for start in range(0, object_.size, _WINDOW_BYTES):
-        window = await object_.read(start, start + _WINDOW_BYTES)
-        if end := await asyncio.to_thread(page.feed, window):
-            return bytes(page.text[:end]), position + end
-    page.finish()
-    return bytes(page.text), None
+    """Like `_read_text`, for decompressed bytes. A page that follows one of the last read goes on where that ended."""
+    text = next((each for each in _texts if each.may_read(object_, position)), None)
+    if text is None:
+        text = _Text(object_)
+    else:
+        _texts.remove(text)
+    page = await text.read(object_, position)
+    _texts.append(text)
+    del _texts[:-_TEXTS_MAX]
+    return page
 
 
 def _check_row(object_: PinnedObject, text: bytes | bytearray, position: int) -> None:
@@ -133,35 +136,61 @@ def _check_row(object_: PinnedObject, text: bytes | bytearray, position: int) ->
         raise ManifestError(message)
 
 
-class _Page:
-    """Lines from a decompressed offset. Decompresses only what they need, so a zip bomb can't fill memory."""
+class _Text:
+    """The text of a compressed file, read forwards, a page of whole lines at a time.
 
-    def __init__(self, object_: PinnedObject, position: int) -> None:
-        self.text = bytearray()
-        self._object = object_
-        self._position = position
-        self._skip = position
+    Decompresses only what a page needs, so a zip bomb can't fill memory.
+    """
+
+    def __init__(self, object_: PinnedObject) -> None:
+        self._object = (object_.location, object_.etag)
+        self._last: tuple[int, tuple[bytes, int | None]] | None = None  # page, by its position
+        self._begin = 0  # of what is held, in the text
+        self._held = bytearray()
+        self._read = 0  # compressed bytes
         self._decompressor = Decompressor("gzip")
+        self._pieces: Iterator[bytes] = iter(())
 
-    def feed(self, window: bytes) -> int:
-        """The end of the page's last line; 0 until it is known."""
-        try:
-            for piece in self._decompressor.feed(window):
-                self.text += piece[self._skip :]
-                self._skip = max(0, self._skip - len(piece))
-                if len(self.text) > PAGE_BYTES:
-                    if end := self.text.rfind(b"\n", 0, PAGE_BYTES) + 1 or self.text.find(b"\n") + 1:
-                        return end
-                    _check_row(self._object, self.text, self._position)
-        except DamagedStream as error:
-            raise ManifestError(f"{self._object.location.uri}: {error}") from None
-        return 0
+    def may_read(self, object_: PinnedObject, position: int) -> bool:
+        """Whether this is the next page, or the last one again."""
+        known = (self._begin, self._last[0]) if self._last else ()
+        return self._object == (object_.location, object_.etag) and position in known
 
-    def finish(self) -> None:
+    async def read(self, object_: PinnedObject, position: int) -> tuple[bytes, int | None]:
+        """The page at a position, and the position of the next. Raises ManifestError."""
+        if self._last is not None and self._last[0] == position:
+            return self._last[1]
         try:
-            self._decompressor.finish()
+            while not (end := await asyncio.to_thread(self._fill, object_, position)) and self._read < object_.size:
+                window = await object_.read(self._read, self._read + _WINDOW_BYTES)
+                self._read += len(window)
+                self._pieces = self._decompressor.feed(window)
+            if not end:
+                self._decompressor.finish()
         except DamagedStream as error:
-            raise ManifestError(f"{self._object.location.uri}: {error}") from None
+            raise ManifestError(f"{object_.location.uri}: {error}") from None
+        page = bytes(self._held[:end] if end else self._held)
+        del self._held[: len(page)]
+        self._begin = position + len(page)
+        self._last = (position, (page, self._begin if end else None))
+        return self._last[1]
+
+    def _fill(self, object_: PinnedObject, position: int) -> int:
+        """Hold the text from the position on; returns the end of the page's last line, 0 until it is known."""
+        while True:
+            if len(self._held) > PAGE_BYTES:
+                if end := self._held.rfind(b"\n", 0, PAGE_BYTES) + 1 or self._held.find(b"\n") + 1:
+                    return end
+                _check_row(object_, self._held, position)
+            if (piece := next(self._pieces, None)) is None:
+                return 0
+            self._held += piece
+            passed = min(len(self._held), position - self._begin)
+            del self._held[:passed]
+            self._begin += passed
+
+
+_texts: list[_Text] = []  # the last ones read, the latest at the end
 
 
 def _parse(source: ManifestInput, file: ManifestFile, text: bytes, position: int) -> tuple[ManifestFile, list[Entry]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from services.inputs.varint import read_varint
 
 _HEADER_BYTES = 3
-_BYTES_MAX = 268_435_456
+_BYTES_MAX = 67_108_864
 _KINDS = ("none", "zlib", "snappy", "LZO", "lz4", "zstd", "Brotli")  # by number, of the enum CompressionKind
 
 

@@ -7,6 +7,7 @@ from services.inputs.varint import read_varint, write_varint
 
 _SIZE_OF_FIXED = {1: 8, 5: 4}  # by wire type
 _VARINT, _BYTES = 0, 2
+_FIELDS_MAX = 1_000_000  # each takes many times its bytes as an object
 
 
 class Field(NamedTuple):
@@ -19,9 +20,11 @@ class Field(NamedTuple):
 
 def fields(message: bytes) -> Iterator[Field]:
     """The fields of a message, in its order. Raises ValueError if it is not one."""
-    position = 0
+    position = count = 0
     while position < len(message):
-        start = position
+        start, count = position, count + 1
+        if count > _FIELDS_MAX:
+            raise ValueError(f"it has more than {_FIELDS_MAX} fields")
         key, position = read_varint(message, position)
         number, wire_type = key >> 3, key & 7
         value: int | bytes

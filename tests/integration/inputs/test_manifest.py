@@ -19,6 +19,7 @@ from services.inputs.manifest import rows as manifest_rows
 from services.inputs.manifest import split as manifest
 from services.inputs.split import split
 from services.platform.aws import Aws
+from services.platform.reads import PinnedObject
 from tests.integration.inputs.conftest import INPUT, split_all
 from tests.integration.scheduler.conftest import Bucket
 
@@ -68,6 +69,30 @@ async def test_a_manifest_in_any_format_of_many_pages(
     tasks = await split_all(aws, type="manifest", uri=uri, objects_per_task=12)
     assert [len(task["objects"]) for task in tasks] == [12, 12, 12, 12, 2]
     assert [o["uri"] for task in tasks for o in task["objects"]] == [f"s3://data/{key}" for key in KEYS]
+
+
+async def test_each_byte_of_a_compressed_manifest_is_read_once(
+    aws: Aws, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From page to page, and from chunk to chunk, it goes on where it was."""
+    read: list[int] = []
+
+    async def counting(object_: PinnedObject, start: int, end: int) -> bytes:
+        data = await original(object_, start, end)
+        read.append(len(data))
+        return data
+
+    original = PinnedObject.read
+    monkeypatch.setattr(PinnedObject, "read", counting)
+    monkeypatch.setattr(manifest_rows, "PAGE_BYTES", 200)
+    monkeypatch.setattr(manifest_rows, "_WINDOW_BYTES", 50)
+    monkeypatch.setattr(manifest, "TASKS_PER_CHUNK", 3)
+    data = gzip.compress(CSV.encode())
+    uri = await bucket.put("once.csv.gz", data)
+    read.clear()
+
+    assert await listed(aws, uri) == KEYS
+    assert sum(read) == len(data)
 
 
 @pytest.mark.parametrize("format", ["CSV", "ORC", "Parquet"])

@@ -63,3 +63,25 @@ async def test_text_and_what_tells_its_columns(aws: Aws, bucket: Bucket) -> None
         "b": ["float64"],
     }
     assert await columns(aws, type="range", count=3) is None
+
+
+async def test_samples_of_compressed_objects_have_a_limit_together(
+    aws: Aws, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are all in memory at once."""
+    sizes: list[int] = []
+
+    def noting(*arguments: Any) -> bytes:
+        text = original(*arguments)
+        sizes.append(len(text))
+        return text
+
+    original = sample._decompressed
+    monkeypatch.setattr(sample, "_decompressed", noting)
+    data = gzip.compress((b'{"a": "' + b"x" * 100_000 + b'"}\n') * 160)
+    for number in range(32):
+        await bucket.put(f"bombs/{number}.jsonl.gz", data)
+
+    assert await columns(aws, type="objects", prefix=f"s3://{bucket.name}/bombs/") == {"a": "text"}
+    assert len(sizes) == 32
+    assert sum(sizes) <= 8 * sample.BYTES_MAX

@@ -166,3 +166,9 @@ def test_damage_is_refused_or_does_not_matter(data: st.DataObject) -> None:
 
 
 DAMAGED = {kind: orc(TABLE.slice(0, 500), compression=kind) for kind in KINDS}
+
+
+def test_a_footer_of_tiny_fields_is_refused_before_they_fill_memory() -> None:
+    """A few bytes compress to millions of fields, each of which is an object in memory."""
+    with pytest.raises(ValueError, match="more than 1000000 fields"):
+        sum(1 for _ in fields(integer(1, 0) * 1_000_001))
