@@ -46,7 +46,7 @@ class Processes:
     def memory_bytes(self, enough: int = 0) -> int:
         """Their memory; what they share counts once if the sum is more than `enough`."""
         with contextlib.suppress(IndexError):
-            return tree_memory_bytes(self._first_pid() if self._cell.isolation == "sandbox" else self.pid, enough)
+            return tree_memory_bytes(self._first_pid if self._cell.isolation == "sandbox" else self.pid, enough)
         return 0
 
     def has_strays(self, marks: Marks) -> bool:
