@@ -12,10 +12,10 @@ from services.platform.logs import configure_logs
 from services.platform.process import forbid_dumps, hide_environment
 from services.platform.settings import WorkerSettings, read_settings
 from services.platform.version import VERSION
-from services.worker.child import linux
 from services.worker.isolation.errors import IsolationUnusable
 from services.worker.node.node import Node
 from services.worker.node.watchdog import watching
+from services.worker.task.processes import Processes
 from services.worker.task.scratch import ScratchUnusable
 
 try:
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 async def _run(settings: WorkerSettings) -> None:
-    linux.adopt_orphans()  # so that what a task has sent away is found
+    Processes.adopt_orphans()
     node = Node(settings)
     loop = asyncio.get_running_loop()
 

@@ -72,11 +72,14 @@ class ChildProcess:
         Raises TaskError if its tasks can't be isolated as `reach` says, IsolationUnusable, and OSError.
         """
         cell = await asyncio.to_thread(cells.make, reach or Reach(), environment)
+        Processes.starting += 1
         try:
             return await cls._start_in(cell, environment, python)
         except BaseException:
             await asyncio.to_thread(cell.close)
             raise
+        finally:
+            Processes.starting -= 1
 
     @classmethod
     async def _start_in(cls, cell: Cell, environment: Mapping[str, str], python: str) -> "ChildProcess":

@@ -25,6 +25,8 @@ Marks = set[tuple[str, str]]  # variables of the environment
 class Processes:
     """All processes of a child; `pid` is the one that the worker has started. Those that have just ended count as 0."""
 
+    adopts_orphans: ClassVar[bool] = False
+    starting: ClassVar[int] = 0  # children that are not known here yet
     _started: ClassVar[set[int]] = set()  # by this worker, for any child
 
     def __init__(self, pid: int, cell: Cell) -> None:
@@ -32,6 +34,12 @@ class Processes:
         self._started.add(pid)
         self._cell = cell
         self._program: psutil.Process | None = None
+
+    @classmethod
+    def adopt_orphans(cls) -> None:
+        """Make what tasks have sent away children of this process, so that it is found. For a process of nothing else."""
+        linux.adopt_orphans()
+        cls.adopts_orphans = True
 
     def program_cpu_seconds(self) -> float:
         """CPU time of the child's program and of its children that have ended; 0 while it is being started."""
@@ -60,7 +68,7 @@ class Processes:
             except IndexError:
                 return True
         orphans = set(_children(os.getpid())) - self._started
-        return any(_is_of(psutil.Process(pid), marks, self._cell.uid) for pid in orphans if psutil.pid_exists(pid))
+        return any(_is_of(pid, marks, self._cell.uid) for pid in orphans)
 
     def kill(self, *, alive: bool) -> list[psutil.Process]:
         """Kill all that can be found at once; `alive` says whether the process `pid` is. For `kill_rest` to end."""
@@ -81,8 +89,19 @@ class Processes:
         psutil.wait_procs(trackers, _TRACKER_SECONDS)
         if self._cell.uid is not None:
             _kill_all_of(self._cell.uid)
-        orphans = [process for process in psutil.process_iter() if _is_of(process, marks, self._cell.uid)]
-        psutil.wait_procs([orphan for orphan in orphans if orphan.pid != self.pid and _kill(orphan)], _TRACKER_SECONDS)
+        for pid in psutil.pids():
+            if pid != self.pid and _is_of(pid, marks, self._cell.uid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Those that the worker has adopted; never a child of its own, whose end is awaited elsewhere."""
+        found = _children(os.getpid())
+        if self.adopts_orphans and not self.starting:
+            for pid in set(found) - self._started:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
 
     def forget(self) -> None:
         """They have all ended."""
@@ -166,10 +185,12 @@ def _kill_session(session_id: int) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _is_of(process: psutil.Process, marks: Marks, uid: int | None) -> bool:
-    """Whether a process is of the child with these marks or this user: an orphan may be in a session of its own."""
+def _is_of(pid: int, marks: Marks, uid: int | None) -> bool:
+    """Whether a live process is of the child with these marks or this user: it may be in a session of its own."""
     with contextlib.suppress(psutil.Error):
-        return process.uids().real == uid if uid is not None else bool(marks & process.environ().items())
+        process = psutil.Process(pid)
+        of_child = process.uids().real == uid if uid is not None else bool(marks & process.environ().items())
+        return of_child and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 

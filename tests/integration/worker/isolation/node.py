@@ -16,7 +16,6 @@ from uuid import UUID
 
 from services.contract.task_error import TaskError
 from services.platform.settings import WorkerSettings
-from services.worker.child import linux
 from services.worker.isolation import kernel, sandbox
 from services.worker.isolation.cells import Cells
 from services.worker.isolation.errors import IsolationUnusable
@@ -24,6 +23,7 @@ from services.worker.isolation.reach import Reach
 from services.worker.task.levels import strongest_cells
 from services.worker.task.packages import Runtime
 from services.worker.task.paths import Workspace
+from services.worker.task.processes import Processes
 from services.worker.task.warm_children import Served, WarmChildren
 
 _numbers = itertools.count()
@@ -42,7 +42,7 @@ def show_interpreter() -> None:
 
 
 async def serve(level: str, directory: Path) -> None:
-    linux.adopt_orphans()
+    Processes.adopt_orphans()
     try:
         cells = await strongest_cells(WorkerSettings(isolation=level, processes_max=256), directory / "node")
     except IsolationUnusable as error:
