@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import io
 import os
+import shutil
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -200,6 +201,32 @@ async def test_a_package_that_is_changed_while_a_worker_knows_it_is_made_again(g
     async with other.holding(sha256) as runtime:
         assert runtime.check
         await runtime.check()  # made again by another worker of the node: whole, though its facts are new
+
+
+def replace_by_copy(home: Path, text: str) -> None:
+    """Put a link to a changed copy in a package's place, and a pipe in that of its lock and its seal."""
+    copy = home.with_name("copy")
+    shutil.copytree(home, copy, symlinks=True)
+    change(copy / "code" / "code.py", text)
+    (copy / "seal").unlink()
+    os.mkfifo(copy / "seal")
+    home.rename(home.with_name("moved"))
+    home.symlink_to(copy)
+    lock = home.with_name(f"{home.name}.lock")
+    lock.unlink()
+    os.mkfifo(lock)
+
+
+async def test_a_link_in_place_of_a_package_is_not_used_and_a_pipe_in_place_of_its_lock_holds_nobody_up(
+    grid: InProcessGrid,
+) -> None:
+    sha256 = await push(grid, archive({"code.py": "N = 1\n"}))
+    async with worker_of(grid, 2).holding(sha256):
+        pass
+    replace_by_copy(Path(grid.settings.cache, sha256), "N = 2\n")
+    async with worker_of(grid, 2).holding(sha256) as runtime:
+        assert runtime.package
+        assert one_of(runtime.package, "code.py").read_text() == "N = 1\n"
 
 
 async def test_a_package_whose_tasks_keep_changing_it_says_so(grid: InProcessGrid) -> None:
