@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from services.contract.location import Location
@@ -62,7 +63,7 @@ async def check_places(connection: Connection, spec: JobSpec, declared: Mapping[
         fix = "results may not go there: leave it out, or have the operator add the place to PIECEWORK_WRITE_TO"
         raise PlaceRefused("results", spec.results, fix)
     if spec.output_queue is not None:
-        check_queue_allowed(spec.output_queue, "output_queue", settings)
+        await check_queue(connection, spec.output_queue, "output_queue", settings)
 
 
 async def _check_readable(
@@ -118,8 +119,14 @@ def parse_queue(queue_url: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match else None
 
 
-def check_queue_allowed(queue_url: str, field: str, settings: Settings) -> None:
-    """Raises PlaceRefused unless the operator allows this queue. Its region is always Piecework's own."""
+_POOLS = "SELECT name, queue_url, dead_letter_url FROM pools"
+
+
+async def check_queue(connection: Connection | Database, queue_url: str, field: str, settings: Settings) -> None:
+    """Raises PlaceRefused unless the operator allows this queue, or if it is a pool's, however that one is spelled.
+
+    Account and name are compared, which are all that differs between ARNs: the region is always Piecework's own.
+    """
     if (named := parse_queue(queue_url)) is None:
         raise PlaceRefused(field, queue_url, "write the queue's URL as SQS does: https://host/account/name")
     allowed = [arn.strip() for arn in settings.queues.split(",") if arn.strip()]
@@ -127,6 +134,10 @@ def check_queue_allowed(queue_url: str, field: str, settings: Settings) -> None:
     if ANYWHERE not in allowed and not any(
         fnmatchcase(named[0], account) and fnmatchcase(named[1], name) for *_, account, name in patterns
     ):
-        raise PlaceRefused(
-            field, queue_url, "this queue may not be used: have the operator add its ARN to PIECEWORK_QUEUES"
-        )
+        fix = "jobs may not use this queue: have the operator add its ARN to PIECEWORK_QUEUES"
+        raise PlaceRefused(field, queue_url, fix)
+    for pool in await connection.fetch(_POOLS):
+        if any(urlsplit(url).path.strip("/").split("/")[-2:] == [*named]
+               for url in (pool["queue_url"], pool["dead_letter_url"])):  # fmt: skip
+            fix = f"this queue belongs to the pool {pool['name']}; name one of your own"
+            raise PlaceRefused(field, queue_url, fix)

@@ -103,8 +103,13 @@ class Deliverer:
         for delivery in due:
             task = asyncio.create_task(_deliver(context, self._open(), delivery))
             self._running[task] = delivery["endpoint_id"]
-            task.add_done_callback(self._running.pop)
+            task.add_done_callback(self._end)
         return len(due)
+
+    def _end(self, delivery: asyncio.Task[None]) -> None:
+        del self._running[delivery]
+        if not delivery.cancelled() and (error := delivery.exception()):  # it is tried again when its lease ends
+            log.warning("delivery not recorded", error=repr(error))
 
     def _open(self) -> httpx.AsyncClient:
         if self._client is None:

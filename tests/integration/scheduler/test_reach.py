@@ -90,3 +90,15 @@ async def test_a_schedule_of_before_is_held_to_it_too(context: Context, play: Pl
 
     assert CLOSED in await context.database.fetchval("SELECT error FROM schedules")
     assert await context.database.fetchval("SELECT count(*) FROM jobs") == 0
+
+
+async def test_a_message_does_not_name_a_pools_queue(context: Context, play: Play) -> None:
+    job = {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}], "output_queue": "{message.to}"}
+    listening = await listen(context, job)
+    pooled = listening.queue.url.rpartition("/")[0] + "/in-pool"
+    await context.database.execute("UPDATE pools SET dead_letter_url = $1", f"{pooled}/?x")
+    for url, why in ((pooled, "belongs to the pool"), (pooled.replace("in-pool", "other"), "PIECEWORK_QUEUES")):
+        await listening.send({"to": url})
+        await triggers.step(context)
+        assert why in (await listening.row())["last_error"]
+    assert await listening.jobs() == []

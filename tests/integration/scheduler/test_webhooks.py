@@ -393,14 +393,13 @@ async def test_slow_receivers_hold_up_no_other(context: Context, play: Play, rec
         deliverer = webhooks.Deliverer()
 
         async def delivered() -> bool:
-            return bool(receiver.requests)
+            return bool(receiver.requests) and len({request.path for request in silent.requests}) == 16
 
         await drive(context, deliverer.step, until=delivered)
 
         assert orjson.loads(receiver.requests[0].body)["data"]["job_id"] == str(job_id)
         paths = [request.path for request in silent.requests]
         assert max(map(paths.count, paths)) <= webhooks.ENDPOINT_AT_ONCE
-        assert len(set(paths)) == 16
         await deliverer.stop()
 
 
