@@ -24,7 +24,8 @@ def _says(stored: Any, spec: ProcessorSpec) -> bool:
 def _stored(spec: ProcessorSpec) -> dict[str, Any]:
     """Without options that say nothing: a worker of an earlier release refuses all that it does not know."""
     silent = {name for name in _LATER if getattr(spec, name) == ProcessorSpec.model_fields[name].default}
-    return spec.model_dump(mode="json", exclude_none=True, exclude=silent)
+    values = spec.model_dump(mode="json", exclude=silent)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 async def register_processor(

@@ -37,7 +37,7 @@ class Processes:
 
     @classmethod
     def adopt_orphans(cls) -> None:
-        """Make what tasks have sent away children of this process, so that it is found. For a process of nothing else."""
+        """Make what tasks have sent away children of this process, so that it is found and reaped."""
         linux.adopt_orphans()
         cls.adopts_orphans = True
 
