@@ -1,5 +1,6 @@
 """Everything that a request handler needs: the database (by two libraries), AWS, the settings."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from services.platform.database import Connection, Database, connect_database, s
 from services.platform.settings import ApiSettings
 
 AWS_TRIES = 2  # a user is waiting: better an early 503, which clients retry
+UPLOADS_ENDING_MAX = 16  # at the same time, in one process
 ACQUIRE_SECONDS = 10.0  # how long a request waits for a free connection before it gets a 503
 
 
@@ -25,6 +27,7 @@ class Connections:
     database: Database
     engine: AsyncEngine
     aws: Aws
+    uploads_ending: asyncio.Semaphore  # each takes a connection of its own
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -46,7 +49,7 @@ async def connect(settings: ApiSettings) -> AsyncIterator[Connections]:
     )
     try:
         async with connect_aws(settings, AWS_TRIES) as aws:
-            yield Connections(settings, database, engine, aws)
+            yield Connections(settings, database, engine, aws, asyncio.Semaphore(UPLOADS_ENDING_MAX))
     finally:
         await engine.dispose()
         await database.close()

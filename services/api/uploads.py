@@ -32,12 +32,13 @@ async def alone(api: Connections, upload_id: UUID) -> AsyncIterator[None]:
 
     The lock is a session's, on a connection of its own: an open transaction would hold up the roll-up for minutes.
     """
-    connection = await connect_alone(api.settings.database_url)
-    try:
-        await connection.execute("SELECT pg_advisory_lock(hashtextextended('upload ' || $1, 0))", str(upload_id))
-        yield
-    finally:
-        connection.terminate()
+    async with api.uploads_ending:
+        connection = await connect_alone(api.settings.database_url)
+        try:
+            await connection.execute("SELECT pg_advisory_lock(hashtextextended('upload ' || $1, 0))", str(upload_id))
+            yield
+        finally:
+            await connection.close()
 
 
 async def list_parts(api: Connections, place: Location, multipart_id: str) -> list[UploadedPart]:

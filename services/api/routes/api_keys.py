@@ -29,6 +29,10 @@ _INSERT = """
     SELECT $1, $2, $3, name, role, principal, "all", shares, labels, pools, priority_max, expires_at
     FROM json_populate_recordset(NULL::api_keys, $4::json) RETURNING *"""
 
+_LASTING_OPERATORS = """
+    SELECT key_id FROM api_keys WHERE role = 'operator' AND revoked_at IS NULL AND expires_at IS NULL
+    ORDER BY key_id FOR UPDATE"""
+
 EXAMPLES: Any = {
     "submitter": {"summary": "For a system that submits jobs", "value": {"name": "nightly", "role": "submitter"}},
     "person": {
@@ -89,14 +93,13 @@ async def list_api_keys(_caller: Operator, session: Session, pages: Pages) -> Ap
     summary="Revoke an API key",
 )
 async def revoke_api_key(caller: Operator, api: Api, key_id: KeyId) -> None:
-    """Revoke a key; it stops working at once. The last operator's key can't be revoked. Safe to repeat."""
+    """Revoke a key; it stops working at once. The last operator's key that does not expire stays. Safe to
+    repeat."""
     async with api.transaction() as connection:
-        # Locks all operators' keys in one order, so that two of them can't revoke each other at the same time.
-        operators = await connection.fetch(
-            "SELECT key_id FROM api_keys WHERE role = 'operator' AND revoked_at IS NULL ORDER BY key_id FOR UPDATE"
-        )
+        # Locks the operators' keys in one order, so that two of them can't revoke each other at the same time.
+        operators = await connection.fetch(_LASTING_OPERATORS)
         if [row["key_id"] for row in operators] == [key_id]:
-            raise conflict("this is the last operator's key; create another one before you revoke it")
+            raise conflict("this is the last operator's key that does not expire; create another one first")
         status = await connection.execute(
             "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1", key_id
         )

@@ -213,8 +213,8 @@ async def complete_upload(
 ) -> CompletedUpload:
     """Join the parts and check that the object, or the directory, has the announced size. Safe to repeat.
 
-    From now on, its links change nothing that a job reads. Large directories take a while: S3 copies some hundred files
-    a second. If the answer is lost meanwhile, the same request continues.
+    From now on, its links change nothing that a job reads. Large directories take a while, since S3 copies each file.
+    If the answer is lost meanwhile, the same request continues.
     """
     await _controlled(caller, api, upload_id)
     async with uploads.alone(api, upload_id):

@@ -1,6 +1,7 @@
 """API keys over HTTP."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import httpx
@@ -29,6 +30,8 @@ async def test_a_new_key_opens_the_api_until_it_is_revoked(app: FastAPI, operato
 async def test_the_last_operators_key_stays(operator: httpx.AsyncClient) -> None:
     [own] = (await ok(operator.get("/v1/api-keys")))["items"]
 
+    soon = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    await ok(operator.post("/v1/api-keys", json={"name": "x", "role": "operator", "expires_at": soon}))
     refused = await operator.delete(f"/v1/api-keys/{own['key_id']}")
     await ok(operator.post("/v1/api-keys", json={"name": "other", "role": "operator"}))
 
