@@ -17,7 +17,7 @@ from services.scheduler.loop import Context
 
 log = structlog.get_logger()
 
-TASKS_MAX = 2_000  # cancelled at once
+TASKS_MAX = 5_000  # cancelled at once
 ENDING_SECONDS = 0.5  # of a step: the end of other jobs need not wait longer, however many are cancelled, or how huge
 
 # The one with the least to cancel comes first.
