@@ -195,3 +195,17 @@ async def test_a_release_does_not_work_on_an_older_schema(database_url: str, rev
 
     for part in (revision or "no revision", NEEDED_REVISION, "python -m services.engine.migrate"):
         assert part in str(raised.value)
+
+
+async def test_keys_that_exist_go_on_controlling_what_they_did(database_url: str) -> None:
+    await go_back(database_url, "0006")
+    async with connected(database_url) as connection:
+        await connection.execute(
+            "INSERT INTO api_keys (key_id, name, role, key_hash) VALUES (gen_random_uuid(), 'k', 'submitter', 'x')"
+        )
+
+    await migrate(database_url)
+
+    async with connected(database_url) as connection:
+        key = await connection.fetchrow('SELECT principal, "all", shares, expires_at FROM api_keys')
+    assert tuple(key) == ("k", True, [], None)
