@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from botocore.exceptions import ClientError, ParamValidationError
 
 from services.api.connections import Connections
+from services.engine.places import Reader
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
 from services.inputs.chunk import SplitError
@@ -65,10 +66,10 @@ def _blaming(field: str, uri: str | None) -> Iterator[None]:
         raise invalid(field, uri, reason) from error
 
 
-async def find_declared_inputs(api: Connections, spec: JobSpec) -> dict[str, str]:
+async def find_declared_inputs(api: Connections, spec: JobSpec, reader: Reader) -> dict[str, str]:
     """The field of each object that a stage's processor declares, by its URI. Raises SpecError if the job can't run."""
     async with api.transaction() as connection:
-        stages = await resolve_stages(connection, spec, api.settings)
+        stages = await resolve_stages(connection, spec, api.settings, reader)
     return {uri: f"{stage.field}.inputs.{name}" for stage in stages for name, uri in stage.inputs.items()}
 
 

@@ -11,6 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, SecurityScopes
 
 from services.api.connections import Api
 from services.engine import audit, ownership
+from services.engine.places import Reader
 from services.platform.auth import Forbidden, Key
 from services.platform.database import Connection, Database, storable
 from services.platform.routes import bearer, caller
@@ -52,6 +53,11 @@ class Caller(Key):
         """Write to the audit log what this request changes, in the transaction of the change."""
         actor = audit.Actor(self.role, self.principal, self.key_id, self.address, self.request_id)
         await audit.record(connection, actor, self.action, self.kind, subject, summary, outcome)
+
+    @property
+    def reader(self) -> Reader:
+        """For whom its jobs read."""
+        return Reader(self.principal, self.key_id)
 
     async def require_control_of_job(self, connection: Connection, job_id: UUID) -> None:
         """Raises NotFound, Forbidden."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,22 +19,47 @@ from services.platform.settings import ANYWHERE, Settings
 _QUEUE_PATH = re.compile(r"https?://[A-Za-z0-9.:-]+/(\d+)/([A-Za-z0-9_-]+(?:\.fifo)?)")
 
 # A job's outputs are its results if nothing merges them; those of other stages are told to its queue.
-_MAY_READ = """
+_OF_JOBS = """
     SELECT j.job_id, j.spec ->> 'output_queue' IS NOT NULL AS told,
         CASE WHEN coalesce(j.spec -> 'merge' ->> 'type', 'none') = 'none'
             THEN (SELECT max(stage) FROM stages AS s WHERE s.job_id = j.job_id) END AS results_stage
-    FROM jobs AS j WHERE j.job_id = ANY($1::uuid[])"""
+    FROM jobs AS j
+    WHERE j.job_id = ANY($1::uuid[]) AND ($2::text IS NULL OR j.created_by = $2 OR EXISTS (
+        SELECT FROM api_keys AS k
+        WHERE k.key_id = $3 AND (k.shares = '{}' OR j.share = ANY (k.shares)) AND j.labels @> k.labels))"""
+
+_OF_UPLOADS = """
+    SELECT u.upload_id FROM uploads AS u
+    WHERE u.upload_id = ANY($1::uuid[]) AND ($2::text IS NULL OR u.created_by IS NULL OR u.created_by = $2 OR EXISTS (
+        SELECT FROM api_keys AS k
+        WHERE k.key_id = $3 AND (k."all" OR k.role = 'operator') AND k.shares = '{}' AND k.labels = '{}'))"""
+
+_READER = "SELECT created_by, key_id FROM jobs WHERE job_id = $1"
 
 
-async def may_read(connection: Connection | Database, folders: Iterable[Folder]) -> set[Folder]:
-    """Those of the users' folders that a job may read."""
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """For whom a job reads: a principal, and the key that submitted it or made its schedule or trigger.
+
+    Without a principal, for everybody: the job, or its schedule, is older than principals.
+    """
+
+    principal: str | None = None
+    key_id: UUID | None = None
+
+
+async def may_read(connection: Connection | Database, folders: Iterable[Folder], reader: Reader) -> set[Folder]:
+    """Those of the users' folders that a job of the reader may read: its own uploads, and results that its key sees."""
     wanted = set(folders)
     of_jobs = [folder.id for folder in wanted if folder.kind != "upload"]
-    jobs = {row["job_id"]: row for row in await connection.fetch(_MAY_READ, of_jobs)} if of_jobs else {}
+    of_uploads = [folder.id for folder in wanted if folder.kind == "upload"]
+    who = (reader.principal, reader.key_id)
+    jobs = {row["job_id"]: row for row in await connection.fetch(_OF_JOBS, of_jobs, *who)} if of_jobs else {}
+    uploads = {row["upload_id"] for row in await connection.fetch(_OF_UPLOADS, of_uploads, *who)} if of_uploads else ()
 
     def may(folder: Folder) -> bool:
         if folder.kind == "upload":
-            return True
+            return folder.id in uploads
         if (job := jobs.get(folder.id)) is None:
             return False
         return folder.kind == "results" or bool(job["told"]) or folder.stage == job["results_stage"]
@@ -42,23 +68,25 @@ async def may_read(connection: Connection | Database, folders: Iterable[Folder])
 
 
 async def check_inputs_reach(
-    connection: Connection | Database, sources: Mapping[str, Input], settings: Settings
+    connection: Connection | Database, sources: Mapping[str, Input], settings: Settings, reader: Reader
 ) -> None:
     """Raises PlaceRefused for the first input, by its field, that names what jobs may not read."""
     places = {f"{field}.{named[0]}": (named[1], isinstance(source, ObjectsInput)) for field, source in sources.items()
               if (named := place_of(source))}  # fmt: skip
-    await _check_readable(connection, places, settings)
+    await _check_readable(connection, places, settings, reader)
 
 
-async def check_places(connection: Connection, spec: JobSpec, declared: Mapping[str, str], settings: Settings) -> None:
+async def check_places(
+    connection: Connection, spec: JobSpec, declared: Mapping[str, str], settings: Settings, reader: Reader
+) -> None:
     """Raises PlaceRefused for the first field of the job that reads or writes where no job may.
 
     `declared` are the URIs of the objects that its processors declare, by their fields.
     """
     many = isinstance(spec.input, list)
     sources = {f"input.{number}" if many else "input": source for number, source in enumerate(spec.inputs)}
-    await check_inputs_reach(connection, sources, settings)
-    await _check_readable(connection, {field: (uri, False) for field, uri in declared.items()}, settings)
+    await check_inputs_reach(connection, sources, settings, reader)
+    await _check_readable(connection, {field: (uri, False) for field, uri in declared.items()}, settings, reader)
     if spec.results is not None and not Reach(settings).may_write(Location.parse(spec.results)):
         fix = "results may not go there: leave it out, or have the operator add the place to PIECEWORK_WRITE_TO"
         raise PlaceRefused("results", spec.results, fix)
@@ -67,7 +95,7 @@ async def check_places(connection: Connection, spec: JobSpec, declared: Mapping[
 
 
 async def _check_readable(
-    connection: Connection | Database, places: Mapping[str, tuple[str, bool]], settings: Settings
+    connection: Connection | Database, places: Mapping[str, tuple[str, bool]], settings: Settings, reader: Reader
 ) -> None:
     reach, folders = Reach(settings), {}
     for field, (uri, prefix) in places.items():
@@ -77,7 +105,7 @@ async def _check_readable(
         if (folder := reach.folder_of(place)) is None:
             raise _unreadable(field, uri)
         folders[field] = folder
-    readable = await may_read(connection, folders.values())
+    readable = await may_read(connection, folders.values(), reader)
     for field, folder in folders.items():
         if folder not in readable:
             raise _unreadable(field, places[field][0])
@@ -89,9 +117,16 @@ def _unreadable(field: str, uri: str) -> PlaceRefused:
 
 
 async def check_task_inputs(
-    database: Database, job_id: UUID, inputs: Iterable[Mapping[str, Any]], settings: Settings
+    database: Database,
+    job_id: UUID,
+    inputs: Iterable[Mapping[str, Any]],
+    settings: Settings,
+    reader: Reader | None = None,
 ) -> None:
-    """Raises OutOfReach if tasks would read what is neither the job's own nor readable, as a manifest may name."""
+    """Raises OutOfReach if tasks would read what is neither the job's own nor readable, as a manifest may name.
+
+    The reader is the job's.
+    """
     reach, job = Reach(settings), settings.layout.job(job_id)
     folders: dict[Folder, str] = {}
     for task_input in inputs:
@@ -102,7 +137,12 @@ async def check_task_inputs(
             if (folder := reach.folder_of(place)) is None:
                 raise refuse_reading(uri)
             folders.setdefault(folder, uri)
-    if refused := folders.keys() - await may_read(database, folders):
+    if not folders:
+        return
+    if reader is None:
+        job_row = await database.fetchrow(_READER, job_id)
+        reader = Reader(*job_row) if job_row else Reader()
+    if refused := folders.keys() - await may_read(database, folders, reader):
         raise refuse_reading(folders[min(refused, key=str)])
 
 

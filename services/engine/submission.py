@@ -17,7 +17,7 @@ from services.engine.errors import SpecError, explain
 from services.engine.jobs import notify_jobs
 from services.engine.params import find_missing_in_command, find_missing_in_sql
 from services.engine.params_schema import check_params
-from services.engine.places import check_places
+from services.engine.places import Reader, check_places
 from services.engine.quotas import check_job
 from services.engine.spec import (
     COMPACT_PROCESSOR,
@@ -200,7 +200,9 @@ def _beside(stage: StageSpec, name: str, taken: list[StageSpec], **fields: Any) 
     return StageSpec.model_validate({**stage.model_dump(include=kept), "name": free, **fields})
 
 
-async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settings) -> list[_ResolvedStage]:
+async def resolve_stages(
+    connection: Connection, spec: JobSpec, settings: Settings, reader: Reader
+) -> list[_ResolvedStage]:
     """The job's stages, including a split and a reduce, with the processors' versions fixed. Raises SpecError."""
     if len(spec.stages) > settings.stages_max:
         raise SpecError("stages", len(spec.stages), f"a job has at most {settings.stages_max} stages")
@@ -233,7 +235,7 @@ async def resolve_stages(connection: Connection, spec: JobSpec, settings: Settin
         raise SpecError(field, True, "no stage comes after the last one to work on its items; leave it out")
     stages += await _resolve_merge(connection, spec, stages[-1])
     declared = {f"{stage.field}.inputs.{name}": uri for stage in stages for name, uri in stage.inputs.items()}
-    await check_places(connection, spec, declared, settings)
+    await check_places(connection, spec, declared, settings, reader)
     return stages
 
 
@@ -368,7 +370,7 @@ async def submit_job(
     made a trigger submit it: a second job for the same one raises asyncpg.UniqueViolationError. It counts towards the
     quotas of its share and of the key `key_id`. Raises SpecError, QuotaExceeded.
     """
-    resolved = await resolve_stages(connection, spec, settings)
+    resolved = await resolve_stages(connection, spec, settings, Reader(created_by, key_id))
     arrays = list(_arrays(resolved, spec.inputs))
     tasks = sum(len(array.numbers) if array else 1 for array in arrays)
     await check_job(connection, settings, key_id, spec.share, priority=spec.priority, tasks=tasks)

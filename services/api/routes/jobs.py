@@ -137,7 +137,7 @@ async def submit_job(
     spec = apply_scope(creation.caller, spec)
 
     async def prepare() -> None:
-        declared = await find_declared_inputs(api, spec)
+        declared = await find_declared_inputs(api, spec, creation.caller.reader)
         await check_results_place(api, spec.results)
         if spec.output_queue is not None:
             await check_queue(api, spec.output_queue, "output_queue")

@@ -91,7 +91,7 @@ async def create_schedule(
             raise invalid("job.run_at", spec.job.run_at.isoformat(), "the cron expression says when; remove run_at")
         try:
             job = apply_scope(creation.caller, spec.job)
-            await resolve_stages(connection, job, api.settings)
+            await resolve_stages(connection, job, api.settings, creation.caller.reader)
         except SpecError as error:
             raise invalid(f"job.{error.field}", error.value, error.fix) from error
         await check_schedule(connection, api.settings, creation.caller.key_id)
@@ -118,7 +118,7 @@ async def create_schedule(
 
     async def prepare() -> None:
         try:
-            await find_declared_inputs(api, spec.job)
+            await find_declared_inputs(api, spec.job, creation.caller.reader)
         except SpecError as error:
             raise invalid(f"job.{error.field}", error.value, error.fix) from error
         await check_results_place(api, spec.job.results, "job.results")

@@ -38,7 +38,7 @@ EXAMPLES: Any = {
 
 @router.post("", operation_id="preview_split", responses=problems(*BODY, 502), summary="Preview a split")
 async def preview_split(
-    _key: Submitter, api: Api, spec: Annotated[SplitSpec, Body(openapi_examples=EXAMPLES)]
+    caller: Submitter, api: Api, spec: Annotated[SplitSpec, Body(openapi_examples=EXAMPLES)]
 ) -> Split:
     """The first parts that an input would be cut into, and their total number.
 
@@ -50,14 +50,14 @@ async def preview_split(
     sources = spec.input if isinstance(spec.input, list) else [spec.input]
     many = isinstance(spec.input, list)
     fields = {f"input.{number}" if many else "input": source for number, source in enumerate(sources)}
-    await check_inputs_reach(api.database, fields, api.settings)
+    await check_inputs_reach(api.database, fields, api.settings, caller.reader)
     reach, made = Reach(api.settings), None
     for field, source in fields.items():
         with naming(field, source):
             s3 = ReachableS3(api.aws.s3, reach, source)
             made = await preview(s3, source, slots, spec.parts_max, made)
             sampled = [known.to_json() for known in made.samples if not isinstance(known, UnknownInput)]
-            await check_task_inputs(api.database, _NO_JOB, [*made.parts, *sampled], api.settings)
+            await check_task_inputs(api.database, _NO_JOB, [*made.parts, *sampled], api.settings, caller.reader)
     assert made is not None
     parts = [SplitPart(index=index, bytes=parse_input(part).bytes, input=part) for index, part in enumerate(made.parts)]
     return Split(

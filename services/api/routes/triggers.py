@@ -20,6 +20,7 @@ from services.api.shapes.triggers import Trigger, TriggerPage, TriggerSpec
 from services.api.strict_json import StrictRoute
 from services.engine.errors import PlaceRefused, SpecError
 from services.engine.ownership import of_template, require_read
+from services.engine.places import Reader
 from services.engine.quotas import check_trigger
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
@@ -81,11 +82,11 @@ def _is_filled(field: str, template: dict[str, Any]) -> bool:
         return False
 
 
-async def _check_job(connection: Connection, api: Api, template: dict[str, Any]) -> None:
+async def _check_job(connection: Connection, api: Api, template: dict[str, Any], reader: Reader) -> None:
     """Raises a 422 for a template that no message can make valid."""
     try:
         filled = fill_template(template, _SAMPLE | {"message": AnyField()})
-        await resolve_stages(connection, JobSpec.model_validate(filled), api.settings)
+        await resolve_stages(connection, JobSpec.model_validate(filled), api.settings, reader)
     except MissingValue as error:
         fix = f"{error}; a template knows {', '.join(f'{{{name}}}' for name in _SAMPLE)} and {{message.…}}"
         raise invalid("job", "", fix) from error
@@ -125,7 +126,7 @@ async def create_trigger(
             await check_queue(api, told, "job.output_queue")
 
     async def create(connection: Connection) -> Trigger:
-        await _check_job(connection, api, spec.job)
+        await _check_job(connection, api, spec.job, creation.caller.reader)
         await check_trigger(connection, api.settings, creation.caller.key_id)
         owner = (creation.caller.principal, creation.caller.key_id)
         values = (spec.name, spec.queue_url, spec.prefix, spec.suffix, spec.match, spec.job, *owner)

@@ -30,7 +30,7 @@ GRANT SELECT, UPDATE ON workers TO piecework_api;
 GRANT SELECT ON running_stages TO piecework_api;
 
 -- The scheduler: jobs and tasks on their way, what is due, and what has expired. It makes partitions by a function.
-GRANT SELECT (key_id, name, quotas) ON api_keys TO piecework_scheduler;
+GRANT SELECT (key_id, name, quotas, role, "all", shares, labels) ON api_keys TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON attempts TO piecework_scheduler;
 GRANT SELECT, INSERT, DELETE ON audit_log TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON bundles TO piecework_scheduler;
@@ -46,6 +46,7 @@ GRANT SELECT, INSERT, UPDATE ON stage_counters TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON stages TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON tasks TO piecework_scheduler;
 GRANT SELECT, UPDATE ON triggers TO piecework_scheduler;
+GRANT SELECT (upload_id, created_by) ON uploads TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_deliveries TO piecework_scheduler;
 GRANT SELECT, UPDATE (secret) ON webhook_endpoints TO piecework_scheduler;
 GRANT SELECT, UPDATE, DELETE ON workers TO piecework_scheduler;

@@ -9,7 +9,7 @@ import pytest
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.integration.api.conftest import array_job, ok
+from tests.integration.api.conftest import Keys, array_job, ok
 from tests.integration.api.test_bad_input import blamed
 
 pytestmark = pytest.mark.usefixtures("grid")
@@ -25,8 +25,11 @@ async def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def filled(settings: Settings, aws: Aws) -> str:
-    """The other bucket, whose every object exists."""
+async def filled(settings: Settings, aws: Aws, database: Database) -> str:
+    """The other bucket, whose every object exists. The upload is the submitter's."""
+    uri = f"s3://{settings.bucket}/uploads/{UPLOAD}/a.csv"
+    insert = "INSERT INTO uploads (upload_id, uri, bytes, created_by) VALUES ($1, $2, 8, 'test-submitter')"
+    await database.execute(insert, UPLOAD, uri)
     other = f"{settings.bucket}-data"
     await aws.s3.create_bucket(Bucket=other)
     keys = ("open/a.csv", "open-not/a.csv", "closed/a.csv")
@@ -80,6 +83,29 @@ async def test_a_job_reads_only_what_it_may(submitter: httpx.AsyncClient, operat
     own = f"s3://{settings.bucket}"
     for uri in (f"s3://{filled}/open/a.csv", f"{own}/own.csv", f"{own}/uploads/{UPLOAD}/a.csv"):
         await ok(submitter.post("/v1/jobs", json=array_job(input={"type": "lines", "uri": uri})))
+
+
+async def test_an_upload_is_read_by_its_owners_jobs_and_results_by_whoever_sees_the_job(
+    submitter: httpx.AsyncClient, keys: Keys, settings: Settings, aws: Aws, filled: str
+) -> None:
+    own = f"s3://{settings.bucket}"
+    job = await ok(submitter.post("/v1/jobs", json=array_job(share="finance")))
+    await aws.s3.put_object(Bucket=settings.bucket, Key=f"jobs/{job['job_id']}/results/a.csv", Body=b"a\n1\n")
+    upload, results = f"{own}/uploads/{UPLOAD}/a.csv", f"{own}/jobs/{job['job_id']}/results/a.csv"
+    for limits, reads_upload, reads_results in (
+        ({"name": "other"}, False, True),
+        ({"name": "other", "all": True}, True, True),
+        ({"name": "other", "shares": ["hr"]}, False, False),
+        ({"name": "other", "shares": ["hr"], "all": True}, False, False),
+        ({"name": "other", "shares": ["finance"]}, False, True),
+        ({"name": "second key", "principal": "test-submitter", "shares": ["hr"]}, True, True),
+    ):
+        async with await keys.client("submitter", **limits) as client:
+            for uri, may in ((upload, reads_upload), (results, reads_results)):
+                for path, body in (("splits", {}), ("jobs", array_job())):
+                    source = {"input": {"type": "lines", "uri": uri}}
+                    response = await client.post(f"/v1/{path}", json=body | source)
+                    assert response.is_success if may else blamed(response)[:2] == ("input.uri", uri), (limits, uri)
 
 
 async def test_a_prefix_is_not_wider_than_what_a_job_may_read(
@@ -170,7 +196,7 @@ async def test_by_default_a_job_reads_uploads_and_results_and_no_queue(
 ) -> None:
     closed: dict[str, Any] = {"read_from": "", "write_to": "", "queues": ""}
     for name, value in closed.items():
-        object.__setattr__(settings, name, value)
+        setattr(app.state.settings, name, value)
     for field, job in {
         "input.uri": array_job(input={"type": "lines", "uri": f"s3://{settings.bucket}/own.csv"}),
         "results": array_job(results=f"s3://{settings.bucket}/exports/"),
