@@ -140,11 +140,13 @@ async def test_a_long_listing_is_read_piece_by_piece_and_two_schedulers_plan_eac
     await assert_invariants(play.database, job_id)
 
 
+@pytest.mark.parametrize("items", [1, 7, 5_000])
 @pytest.mark.parametrize("chunk_bytes", [30, 200, 1000, 100_000])
 async def test_no_item_is_lost_between_listings_of_different_lengths(
-    context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+    context: Context, play: Play, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, items: int
 ) -> None:
     monkeypatch.setattr(items_plan, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(items_plan, "ITEMS_PER_CHUNK", items)
     job_id = await play.submit(stages=FAN_OUT)
     await play.plan(job_id, 6)
     worker_id = await play.register()
