@@ -48,16 +48,17 @@ print(before, readable())
 LOOKING = """
 import asyncio, os, psutil
 from services.platform.process import forbid_dumps, hide_environment
-from services.worker.task import child_process
+from services.worker.task import memory_watch, processes
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 hide_environment()
 forbid_dumps()
 async def main():
     child = await asyncio.create_subprocess_exec("sleep", "100", env={"PATH": os.defpath, "MARK": "mine"})
-    print(child_process._tree_memory_bytes(child.pid) > 0, psutil.Process(child.pid).environ().get("MARK"))
+    print(memory_watch.tree_memory_bytes(child.pid) > 0, psutil.Process(child.pid).environ().get("MARK"))
     print(psutil.Process().memory_info().rss > 0, child.pid in [found.pid for found in psutil.Process().children()])
-    child_process._kill_marked({("MARK", "mine")})
+    print(processes._is_of(child.pid, {("MARK", "mine")}, None))
+    child.kill()
     print(await child.wait())
 asyncio.run(main())
 """
@@ -93,4 +94,4 @@ def test_no_other_process_of_the_same_user_reads_one_that_forbids_dumps() -> Non
 
 def test_a_process_that_forbids_dumps_runs_and_sees_its_children_as_before() -> None:
     output, _ = python(LOOKING).communicate()
-    assert output.split() == ["True", "mine", "True", "True", "-9"]
+    assert output.split() == ["True", "mine", "True", "True", "True", "-9"]
