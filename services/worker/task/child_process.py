@@ -136,9 +136,9 @@ class ChildProcess:
             raise
 
     async def _give(self, workspace: Path) -> Given:
-        if self.cell.uid is None:
-            return self.cell.give(workspace)
-        return await asyncio.to_thread(self.cell.give, workspace)  # each file gets another owner
+        if (workspace / "input").is_dir():  # of any number of files, each of which may get another owner
+            return await asyncio.to_thread(self.cell.give, workspace)
+        return self.cell.give(workspace)
 
     def _take_back(self) -> None:
         given, self._given = self._given, None
