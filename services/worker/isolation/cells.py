@@ -92,8 +92,8 @@ class Cells:
         """Give back what only one living child can have."""
         if cell.uid is not None and self._uids is not None:
             self._uids.give_back(cell.uid)
-        if cell.cgroup is not None:
-            cell.cgroup.remove()
+        if cell.cgroup is not None and self._cgroups is not None:
+            self._cgroups.end(cell.cgroup)
 
 
 class Cell:

@@ -9,6 +9,8 @@ import itertools
 import os
 from pathlib import Path
 
+import psutil
+
 _CONTROLLERS = ("memory", "pids", "cpu")
 _numbers = itertools.count()
 
@@ -38,10 +40,15 @@ class Cgroup:
         with contextlib.suppress(OSError):
             (self.directory / "cgroup.kill").write_text("1")
 
-    def remove(self) -> None:
-        """Once its processes have ended."""
-        with contextlib.suppress(OSError):
+    def remove(self) -> bool:
+        """False if that must be tried again: the kernel may not have forgotten its last process yet."""
+        try:
             self.directory.rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
 
     def _set(self, name: str, value: str) -> None:
         with contextlib.suppress(OSError):  # the controller is not passed on to us
@@ -53,6 +60,7 @@ class Cgroups:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._ended: list[Cgroup] = []
 
     @classmethod
     def find(cls) -> "Cgroups | None":
@@ -62,17 +70,31 @@ class Cgroups:
             if own is None or not os.access(own, os.W_OK):
                 return None
             cgroups = cls(own)
-            cgroups.make().remove()
+            cgroups.end(cgroups.make())
             _pass_on_controllers(own)
+            cgroups._end_leftovers()
         except OSError:
             return None
         return cgroups
 
     def make(self) -> Cgroup:
         """Raises OSError."""
+        self._ended = [cgroup for cgroup in self._ended if not cgroup.remove()]
         directory = self._directory / f"piecework-{os.getpid()}-{next(_numbers)}"
         directory.mkdir()
         return Cgroup(directory)
+
+    def end(self, cgroup: Cgroup) -> None:
+        """Kill what is left in it, and remove it."""
+        cgroup.kill()
+        if not cgroup.remove():
+            self._ended.append(cgroup)
+
+    def _end_leftovers(self) -> None:
+        """Those of workers that have died."""
+        for directory in self._directory.glob("piecework-*-*"):
+            if not psutil.pid_exists(int(directory.name.split("-")[1])):
+                self.end(Cgroup(directory))
 
 
 def _own_directory() -> Path | None:
