@@ -52,8 +52,8 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def fleets(settings: Settings, tmp_path: Path, base_release: Path) -> Iterator[tuple[Fleet, Fleet]]:
-    """The services of the release before, and of this one."""
-    extra = {"processor_path": PROCESSORS, "receive_wait_seconds": 1}
+    """The services of the release before, and of this one. Tasks wait at a gate outside of their own directories."""
+    extra = {"processor_path": PROCESSORS, "receive_wait_seconds": 1, "isolation": "process"}
     old = Fleet(base_release, settings, tmp_path / "old", **extra)
     new = Fleet(ROOT, settings, tmp_path / "new", **extra)
     yield old, new
