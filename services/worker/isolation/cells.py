@@ -22,12 +22,12 @@ from typing import NamedTuple
 
 from services.contract.states import Isolation
 from services.contract.task_error import TaskError
-from services.worker.isolation import reach as places
+from services.worker.isolation import view as views
 from services.worker.isolation.cgroups import Cgroup, Cgroups
 from services.worker.isolation.errors import IsolationUnusable
 from services.worker.isolation.plan import Plan, SandboxPlan
-from services.worker.isolation.reach import Reach
 from services.worker.isolation.uids import Uids
+from services.worker.isolation.view import View
 
 _LAUNCH = (
     "import sys; sys.path.insert(0, {root!r}); from services.worker.isolation.launcher import launch; launch({plan!r})"
@@ -72,9 +72,9 @@ class Cells:
                 raise IsolationUnusable("only a worker that runs as root can run tasks as other users")
             directory.chmod(0o711)  # tasks may pass, and not look around
 
-    def make(self, reach: Reach, environment: Mapping[str, str]) -> "Cell":
+    def make(self, view: View, environment: Mapping[str, str]) -> "Cell":
         """A cell for a child that starts with this environment. Raises IsolationUnusable, TaskError and OSError."""
-        if not reach.network and not self.takes_network:
+        if not view.network and not self.takes_network:
             raise TaskError(
                 "processor_load",
                 "the processor says network: false, and this worker can't take the network from its tasks: its "
@@ -82,7 +82,7 @@ class Cells:
             )
         return Cell(
             self,
-            reach,
+            view,
             environment,
             uid=self._uids.take() if self._uids else None,
             cgroup=self._cgroups.make() if self._cgroups else None,
@@ -100,13 +100,13 @@ class Cell:
     """One child's. `tmp` and `home` are its TMPDIR and HOME as it sees them; without a `home`, it has the worker's."""
 
     def __init__(
-        self, cells: Cells, reach: Reach, environment: Mapping[str, str], *, uid: int | None, cgroup: Cgroup | None
+        self, cells: Cells, view: View, environment: Mapping[str, str], *, uid: int | None, cgroup: Cgroup | None
     ) -> None:
         self.isolation: Isolation = cells.isolation
         self.uid = uid
         self.cgroup = cgroup
         self._cells = cells
-        self._reach = reach
+        self._view = view
         self._environment = environment
         self.private = Path(tempfile.mkdtemp(prefix="c-", dir=cells.directory))
         self.tmp, self.home = self.private, self.private if self.isolation == "uid" else None
@@ -117,7 +117,7 @@ class Cell:
                 (self.private / name).chmod(mode)
         if uid is not None:
             in_sandbox = (self.private / "node" / "home", self.private / "tmp")
-            for directory in (*((self.private,) if self.isolation == "uid" else in_sandbox), *reach.writable):
+            for directory in (*((self.private,) if self.isolation == "uid" else in_sandbox), *view.writable):
                 _give(directory, uid)
 
     @property
@@ -135,7 +135,7 @@ class Cell:
             "arguments": list(arguments),
             "cgroup": str(self.cgroup.directory) if self.cgroup else None,
             "uid": self.uid,
-            "network": self._reach.network,
+            "network": self._view.network,
             "processes_max": limits.processes_max,
             "file_bytes_max": limits.file_bytes_max,
             "sandbox": self._sandbox() if self.isolation == "sandbox" else None,
@@ -148,15 +148,15 @@ class Cell:
         node = str(self._cells.directory)
         return {
             "base": str(self.private / "root"),
-            "readable": places.readable_places(self._reach, self._environment, self._cells.readable),
+            "readable": views.readable_places(self._view, self._environment, self._cells.readable),
             "writable": [
                 (str(self.private / "node"), node),
                 (str(self.private / "tmp"), "/tmp"),  # its own
-                *((str(path), str(path)) for path in self._reach.writable),
+                *((str(path), str(path)) for path in self._view.writable),
             ],
-            "links": places.links(),
+            "links": views.links(),
             "files": _accounts(os.geteuid() if self.uid is None else self.uid, self.home),
-            "devices": places.devices(),
+            "devices": views.devices(),
             "shared_memory_bytes": self._cells.limits.shared_memory_bytes,
         }
 
@@ -183,7 +183,7 @@ class Cell:
     def close(self) -> None:
         """Remove its files, once its processes have ended."""
         if self.uid is not None:
-            for directory in self._reach.writable:
+            for directory in self._view.writable:
                 _give(directory, os.geteuid())
         shutil.rmtree(self.private, ignore_errors=True)
         self._cells.close(self)

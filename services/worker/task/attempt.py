@@ -17,13 +17,13 @@ from services.contract.task_error import TaskError, describe
 from services.contract.task_output import TaskOutput
 from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput, StageWork
 from services.inputs.fetched import FetchedInput
-from services.inputs.reach import Reach as InputReach
+from services.inputs.reach import Reach
 from services.inputs.registry import suffix_of
 from services.platform.database import storable
 from services.platform.threads import beside_loop, in_own_thread
 from services.worker.child.job import ChildJob
 from services.worker.isolation.cells import Cells
-from services.worker.isolation.reach import Reach
+from services.worker.isolation.view import View
 from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
 from services.worker.task.child_job import child_job
@@ -53,7 +53,7 @@ class Equipment:
 
     s3: Any
     layout: Layout
-    reach: InputReach
+    reach: Reach
     directory: Path
     cells: Cells
     packages: Packages
@@ -176,7 +176,7 @@ class _Attempt:
             None if self._stage.spec.share_children else self._task.job_id,
             self._stage.processor,
             self._stage.processor_version,
-            Reach((*((runtime.home,) if runtime.home else ()), *inputs.values()), network=self._stage.spec.network),
+            View((*((runtime.home,) if runtime.home else ()), *inputs.values()), network=self._stage.spec.network),
         )
         async with self._in_slot() as children:
             answer = await self._ask_child(children, served, runtime, job)

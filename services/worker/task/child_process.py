@@ -19,7 +19,7 @@ from services.worker.child import frames
 from services.worker.child.commands import killed_by
 from services.worker.child.job import ChildJob
 from services.worker.isolation.cells import Cell, Cells, Given
-from services.worker.isolation.reach import Reach
+from services.worker.isolation.view import View
 from services.worker.task.answer import BYTES_MAX, read_answer
 from services.worker.task.memory_watch import MemoryExceeded, MemoryWatch
 from services.worker.task.processes import Processes
@@ -65,13 +65,13 @@ class ChildProcess:
 
     @classmethod
     async def start(
-        cls, cells: Cells, environment: Mapping[str, str], python: str = sys.executable, reach: Reach | None = None
+        cls, cells: Cells, environment: Mapping[str, str], python: str = sys.executable, view: View | None = None
     ) -> "ChildProcess":
         """Start a child in a cell of its own, and in its own session, so that it gets no signals of the terminal.
 
-        Raises TaskError if its tasks can't be isolated as `reach` says, IsolationUnusable, and OSError.
+        Raises TaskError if its tasks can't be isolated as `view` says, IsolationUnusable, and OSError.
         """
-        cell = await asyncio.to_thread(cells.make, reach or Reach(), environment)
+        cell = await asyncio.to_thread(cells.make, view or View(), environment)
         Processes.starting += 1
         try:
             return await cls._start_in(cell, environment, python)

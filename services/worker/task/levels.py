@@ -13,8 +13,8 @@ from services.worker.child.job import ProgramJob
 from services.worker.isolation.cells import Cells, Limits
 from services.worker.isolation.cgroups import Cgroups
 from services.worker.isolation.errors import IsolationUnusable
-from services.worker.isolation.reach import Reach
 from services.worker.isolation.uids import Uids
+from services.worker.isolation.view import View
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.environment import base_environment
 from services.worker.task.paths import Workspace
@@ -51,7 +51,7 @@ async def _try(level: Isolation, settings: WorkerSettings, directory: Path) -> C
     if level == "process":  # which asks nothing of the machine
         return cells
     if level not in _proven:
-        await _do_a_job(cells, settings, Reach())
+        await _do_a_job(cells, settings, View())
         _proven[level] = cells.takes_network and (level != "uid" or await _takes_network(cells, settings))
     cells.takes_network = _proven[level]
     return cells
@@ -60,16 +60,16 @@ async def _try(level: Isolation, settings: WorkerSettings, directory: Path) -> C
 async def _takes_network(cells: Cells, settings: WorkerSettings) -> bool:
     """A namespace of the network takes a right that not every root has."""
     try:
-        await _do_a_job(cells, settings, Reach(network=False))
+        await _do_a_job(cells, settings, View(network=False))
     except (TaskError, OSError):
         return False
     return True
 
 
-async def _do_a_job(cells: Cells, settings: WorkerSettings, reach: Reach) -> None:
+async def _do_a_job(cells: Cells, settings: WorkerSettings, view: View) -> None:
     workspace = Workspace(cells.directory / "probe")
     environment = base_environment(settings)
-    child = await ChildProcess.start(cells, environment, reach=reach)
+    child = await ChildProcess.start(cells, environment, view=view)
     try:
         workspace.make()
         job: ProgramJob = {

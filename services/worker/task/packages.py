@@ -41,7 +41,7 @@ from services.platform.transfer import download, object_bytes
 from services.worker.child.job import ProgramJob
 from services.worker.child.last_words import shown_lines
 from services.worker.isolation.cells import Cells
-from services.worker.isolation.reach import Reach
+from services.worker.isolation.view import View
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.environment import installing_environment
 from services.worker.task.once import Once
@@ -243,8 +243,8 @@ class Packages:
         printed = installing / "log.txt"
         environment = installing_environment(self.own.environment)
         written = (installing, *(place for place in (home / "code", home / "venv") if place.exists()))
-        reach = Reach(readable=(home, *_installers(self.own.environment)), writable=written)
-        child = await ChildProcess.start(self._cells, environment, self.own.python, reach)
+        view = View(readable=(home, *_installers(self.own.environment)), writable=written)
+        child = await ChildProcess.start(self._cells, environment, self.own.python, view)
         job: ProgramJob = {
             "kind": "program",
             "arguments": list(command),

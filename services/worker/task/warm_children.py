@@ -7,7 +7,7 @@ from uuid import UUID
 
 from services.worker.child.job import ChildJob
 from services.worker.isolation.cells import Cells
-from services.worker.isolation.reach import Reach
+from services.worker.isolation.view import View
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.packages import Runtime
 
@@ -17,12 +17,12 @@ CHILDREN_MAX = 4
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Whom a child serves: the tasks of a processor's version in one job (None: in all jobs), with the same reach."""
+    """Whom a child serves: the tasks of a processor's version in one job (None: in all jobs), with the same view."""
 
     job_id: UUID | None
     processor: str
     version: int
-    reach: Reach = field(default_factory=Reach)
+    view: View = field(default_factory=View)
 
 
 class WarmChildren:
@@ -55,7 +55,7 @@ class WarmChildren:
                 await self._children.pop(next(iter(self._children))).kill()
             if runtime.check:
                 await runtime.check()
-            child = await ChildProcess.start(self._cells, runtime.environment, runtime.python, served.reach)
+            child = await ChildProcess.start(self._cells, runtime.environment, runtime.python, served.view)
         answer = await child.run(job, memory_bytes_max, killed, workspace)
         if child.clean:
             self._children[served] = child

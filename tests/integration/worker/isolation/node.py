@@ -19,7 +19,7 @@ from services.platform.settings import WorkerSettings
 from services.worker.isolation import kernel, sandbox
 from services.worker.isolation.cells import Cells
 from services.worker.isolation.errors import IsolationUnusable
-from services.worker.isolation.reach import Reach
+from services.worker.isolation.view import View
 from services.worker.task.levels import strongest_cells
 from services.worker.task.packages import Runtime
 from services.worker.task.paths import Workspace
@@ -58,8 +58,8 @@ async def serve(level: str, directory: Path) -> None:
 async def answer(cells: Cells, slot: WarmChildren, code: Path, asked: dict[str, Any]) -> Any:
     number = next(_numbers)
     (code / f"{asked['module']}.py").write_text(asked["code"])
-    reach = Reach(tuple(map(Path, asked["readable"])), network=asked["network"])
-    served = Served(UUID(int=asked["job"]) if asked["job"] else None, asked["module"], 1, reach)
+    view = View(tuple(map(Path, asked["readable"])), network=asked["network"])
+    served = Served(UUID(int=asked["job"]) if asked["job"] else None, asked["module"], 1, view)
     runtime = Runtime(sys.executable, {"PATH": os.environ["PATH"], "PYTHONPATH": str(code), "HOME": "/root"})
     workspace = Workspace(cells.directory / f"task-{number}")
     workspace.make()

@@ -1,4 +1,4 @@
-"""What a child may reach outside of its own directory, and what of it the launcher shows in a sandbox."""
+"""What a child may see outside of its own directory."""
 
 import os
 import site
@@ -26,8 +26,8 @@ _SERVICES = Path(__file__).parents[2]  # our own modules
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """What the tasks of a child may reach. `readable` and `writable` are files and directories besides the system's."""
+class View:
+    """What the tasks of a child may see, and whether they have the network. `readable` and `writable` are files and directories besides the system's."""
 
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
@@ -39,7 +39,7 @@ def links() -> list[tuple[str, str]]:
     return [(path, str(Path(path).readlink())) for path in _SYSTEM if Path(path).is_symlink()]
 
 
-def readable_places(reach: Reach, environment: Mapping[str, str], further: Sequence[str]) -> list[tuple[str, str]]:
+def readable_places(view: View, environment: Mapping[str, str], further: Sequence[str]) -> list[tuple[str, str]]:
     """(place outside, place inside) of all that a child may read, without what lies in another of them.
 
     The environment names directories of programs and of Python's modules; `further` are the operator's.
@@ -52,7 +52,7 @@ def readable_places(reach: Reach, environment: Mapping[str, str], further: Seque
     ]
     places = {path: path for path in _of_system()}
     places |= {path: path for path in named if path.startswith("/") and Path(path).exists()}
-    places |= {str(path): str(path) for path in reach.readable}
+    places |= {str(path): str(path) for path in view.readable}
     outside = {inside: os.path.realpath(source) for inside, source in places.items()}
     linked = dict(links())
     return [(outside[inside], inside) for inside in _outermost(outside) if not _within(inside, linked)]
