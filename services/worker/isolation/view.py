@@ -27,7 +27,10 @@ _SERVICES = Path(__file__).parents[2]  # our own modules
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the tasks of a child may see, and whether they have the network. `readable` and `writable` are files and directories besides the system's."""
+    """What the tasks of a child may see, and whether they have the network.
+
+    `readable` and `writable` are files and directories besides the system's.
+    """
 
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
