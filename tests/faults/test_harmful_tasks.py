@@ -147,5 +147,6 @@ async def test_a_job_whose_tasks_all_fail_ends_after_a_few_of_them(grid: Process
         "SELECT state, count(*) FROM tasks WHERE job_id = $1 GROUP BY state", job["job_id"]
     )
     counts = {row["state"]: row["count"] for row in states}
-    assert counts["failed"] + counts["cancelled"] == 50_000
+    assert counts.keys() == {"failed", "cancelled"}
     assert counts["failed"] < 500
+    assert counts["cancelled"] < 50_000  # the others were never made

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -33,6 +34,9 @@ def main(target: Path) -> int:
     job, directory = json.loads((HERE / "job.json").read_text()), Path.cwd()
     if (HERE / "files").is_dir():
         shutil.copytree(HERE / "files", directory, dirs_exist_ok=True)
+        for path in (directory, *directory.rglob("*")):  # a package is read-only, and its copy must not be
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | stat.S_IWUSR)
     brought = {path: _stamp(path) for path in _files_in(directory)}
     with tempfile.TemporaryDirectory() as private:
         environment = _environment(job, Path(private))

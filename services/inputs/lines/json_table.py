@@ -156,7 +156,7 @@ class _Lines:
 
     def write(self, block: bytes) -> None:
         for line in (block,) if isinstance(block, LongRecord) else io.BytesIO(block):
-            text = line if line is block else line.removeprefix(codecs.BOM_UTF8)
+            text = line if isinstance(line, LongRecord) else line.removeprefix(codecs.BOM_UTF8)
             self.skip(line[: len(line) - len(text)], 0)
             self._write(text)
             self.skip(text, 0)
