@@ -118,7 +118,7 @@ def test_no_service_shows_a_key_or_a_password_in_its_environment(stack: LocalSta
     processes = [process for root in roots for process in (root, *root.children(recursive=True))]
     assert len(processes) > len(services)  # and a worker
     for process in processes:
-        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # a worker's first look at its machine has ended
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # a worker's first try has ended
             shown = Path(f"/proc/{process.pid}/environ").read_text()
             assert not [secret for secret in secrets if secret in shown], process.cmdline()
 
