@@ -183,7 +183,9 @@ class WorkerSettings(Settings):
     )
     readable: str = Field("", description="further directories that isolated tasks may read, colon-separated")
     processes_max: PositiveInt = Field(4096, description="processes and threads of an isolated child and its programs")
-    file_bytes_max: Bytes | None = Field(None, description="largest file that a task may write; unset: no limit")
+    file_bytes_max: Annotated[PositiveInt | None, SIZE] = Field(
+        None, description="largest file that a task may write; unset: no limit"
+    )
     drain_seconds: Seconds = Field(100.0, description="time that running tasks have to end after SIGTERM")
     log_bytes_max: Bytes = 1_048_576
     receive_wait_seconds: Annotated[int, Field(ge=1, le=20), DURATION] = 20

@@ -33,6 +33,7 @@ def run(plan: "Plan", view: "SandboxPlan") -> "NoReturn":
         _be_first(plan, view, go, tell)
     os.close(go)
     os.close(tell)
+    _close_all_but(let_go, told)
     _map_users(first, plan["uid"])
     os.write(let_go, b"g")  # it stays open: its end tells the first process of ours
     status = os.read(told, 16)
@@ -59,12 +60,24 @@ def _be_first(plan: "Plan", view: "SandboxPlan", go: int, tell: int) -> "NoRetur
         if _has_ended(go):
             os._exit(_FAILED)
         seccomp.filter_calls()
-        os.write(tell, str(_reap(_start(plan["arguments"]))).encode())
+        program = _start(plan["arguments"])
+        _close_all_but(tell)
+        os.write(tell, str(_reap(program)).encode())
     except OSError as error:
         print(f"no sandbox: {error}", file=sys.stderr, flush=True)
         os.write(tell, str(_FAILED << 8).encode())
     finally:
         os._exit(0)
+
+
+def _close_all_but(*kept: int) -> None:
+    """Leave the program's connection to the program alone: the worker sees when that one closes it."""
+    for descriptor in sorted(map(int, os.listdir("/proc/self/fd"))):
+        if descriptor > 2 and descriptor not in kept:
+            try:  # noqa: SIM105  # contextlib takes long to import
+                os.close(descriptor)
+            except OSError:  # the listing's own
+                pass
 
 
 def _has_ended(pipe: int) -> bool:

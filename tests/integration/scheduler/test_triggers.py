@@ -230,6 +230,7 @@ async def test_a_queue_that_can_not_be_read_is_told_and_holds_up_no_other(contex
     assert len(await good.jobs()) == 1
 
 
+@pytest.mark.both_emulators("ChangeMessageVisibility")
 async def test_a_message_that_is_over_a_quota_stays_in_the_queue_until_there_is_room(
     context: Context, play: Play
 ) -> None:

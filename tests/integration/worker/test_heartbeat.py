@@ -7,6 +7,7 @@ from uuid import uuid4
 import asyncpg
 
 from services.engine import workers
+from services.worker.isolation.cells import Cells
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.heartbeat import Heartbeat
@@ -24,7 +25,7 @@ async def test_a_beat_under_way_ends_with_the_heartbeat(grid: InProcessGrid, tmp
     await workers.register_worker(
         grid.database, worker_id=worker_id, pool="default", hostname="h", instance_id=None, pid=1, slots=1
     )
-    equipment = equip(grid.settings, grid.aws.s3, tmp_path)
+    equipment = equip(grid.settings, grid.aws.s3, Cells("process", tmp_path))
     heartbeat = Heartbeat(
         database=grid.database,
         worker_id=worker_id,

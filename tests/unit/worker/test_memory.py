@@ -64,7 +64,7 @@ def test_who_runs_out_of_memory_is_told_how_to_get_more() -> None:
 async def test_the_kernel_takes_a_task_before_its_worker(run: Run, work: Path) -> None:
     await run("command", arguments=["sh", "-c", f"cat /proc/self/oom_score_adj > {work}/own"])
     assert (work / "own").read_text() == "1000\n"
-    assert linux._read("/proc/self/oom_score_adj") != b"1000\n"
+    assert linux.read("/proc/self/oom_score_adj") != b"1000\n"
 
 
 async def test_a_task_shorter_than_a_pause_is_not_looked_at(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

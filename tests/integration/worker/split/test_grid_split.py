@@ -73,6 +73,7 @@ class Splits:
     async def run(self, task_input: dict[str, Any]) -> list[bytes]:
         layout = Layout(self.bucket)
         self.meter = Meter(self.s3)
+        (self.directory / "piecework-items.jsonl").unlink(missing_ok=True)  # of the attempt before
         listing, count = await run_grid_split(
             self.meter, layout, Reach(Settings()), self.task(task_input), self.directory
         )
