@@ -126,7 +126,10 @@ async def test_an_input_larger_than_the_disk_fails_its_attempt(grid: ProcessGrid
         await grid.aws.s3.put_object(Bucket=grid.settings.bucket, Key=f"parts/{number:02}", Body=body)
     prefix = Location(grid.settings.bucket, "parts/").uri
     job_id = await submit(
-        grid, "segfault", input={"type": "objects", "prefix": prefix}, stage={"params": {"index": -1}}
+        grid,
+        "segfault",
+        input={"type": "objects", "prefix": prefix},
+        stage={"params": {"index": -1}, "retry": {"max_attempts": 2, "backoff_seconds": 2}},  # the disk is full for all
     )
 
     task = await harmful_task(grid, job_id)
