@@ -27,7 +27,7 @@ def create(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="It sees only jobs with this label; its own get it.")
     ] = None,
     pool: Annotated[list[str] | None, typer.Option(help="It submits only to this pool; repeatable.")] = None,
-    priority_max: Annotated[int | None, typer.Option(help="The highest priority of its jobs.")] = None,
+    priority_max: Annotated[int | None, typer.Option(help="The highest priority of its jobs (0 unless --all).")] = None,
     expires_at: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends: 2027-01-31T00:00:00Z.")] = None,
 ) -> None:
     """Make an API key and print it."""

@@ -46,7 +46,11 @@ class ApiKeySpec(Strict):
     pools: Annotated[list[Name], Field(max_length=20)] = Field(
         [], description="submits only to these pools (the first one unless a stage says which); empty: any"
     )
-    priority_max: Annotated[int, Field(ge=-100, le=100)] | None = Field(None, description="the highest of its jobs")
+    priority_max: Annotated[int, Field(ge=-100, le=100)] | None = Field(
+        None,
+        description="the highest of its jobs; absent: 0, since a higher one goes before the jobs of all others, or any "
+        "if the key has `all`",
+    )
     expires_at: AwareDatetime | None = Field(None, description="when it ends; absent: never")
 
     @model_validator(mode="after")
@@ -58,7 +62,10 @@ class ApiKeySpec(Strict):
 
     def columns(self) -> dict[str, Any]:
         """The row's values but for its id and its hash."""
-        return self.model_dump() | {"principal": self.principal or self.name}
+        priority_max = self.priority_max
+        if priority_max is None and self.role in ("submitter", "developer") and not self.all:
+            priority_max = 0
+        return self.model_dump() | {"principal": self.principal or self.name, "priority_max": priority_max}
 
 
 class ApiKey(Row):

@@ -243,3 +243,14 @@ async def test_keys_of_the_release_before_control_what_they_did(
         await ok(old.post(f"/v1/jobs/{job['job_id']}/cancel"))
 
     assert (me["principal"], me["all"]) == ("old", True)
+
+
+async def test_a_new_key_goes_before_no_other_unless_it_is_given_a_priority(
+    app: FastAPI, operator: httpx.AsyncClient
+) -> None:
+    limited: list[dict[str, Any]] = [{}, {"role": "developer"}]
+    for limits, may in [(each, False) for each in limited] + [({"priority_max": 5}, True), ({"all": True}, True)]:
+        async with await key_of(operator, app, **limits) as client:
+            response = await client.post("/v1/jobs", json=array_job(priority=5))
+            assert response.is_success == may, response.text
+            await ok(client.post("/v1/jobs", json=array_job()))
