@@ -2,6 +2,7 @@
 
 import gzip
 import random
+import shutil
 import struct
 import threading
 from collections.abc import Iterator
@@ -73,7 +74,8 @@ class Splits:
     async def run(self, task_input: dict[str, Any]) -> list[bytes]:
         layout = Layout(self.bucket)
         self.meter = Meter(self.s3)
-        (self.directory / "piecework-items.jsonl").unlink(missing_ok=True)  # of the attempt before
+        shutil.rmtree(self.directory)  # of the attempt before
+        self.directory.mkdir()
         listing, count = await run_grid_split(
             self.meter, layout, Reach(Settings()), self.task(task_input), self.directory
         )
