@@ -2,7 +2,7 @@
 
 The links of an upload outlive it, up to `link_seconds`, and nothing that a job reads may change by them. A large file
 is safe: once its parts are joined, S3 knows their links no more. What one PUT or a form writes goes to a place of its
-own (`Layout.incoming`), and completion copies it inside S3 to where jobs read it, which no link can write. Such a file
+own (`Layout.uploading`), and completion copies it inside S3 to where jobs read it, which no link can write. Such a file
 has at most 64 MiB; of a directory many are copied at once, and what an earlier try has copied is not copied again.
 """
 
@@ -138,7 +138,7 @@ async def copy_all(api: Connections, entries: Sequence[dict[str, Any]], source: 
 
 async def remove(api: Connections, upload_id: UUID) -> None:
     """Delete all objects of an upload."""
-    for place in (api.settings.layout.incoming(upload_id, ""), api.settings.layout.upload(upload_id, "")):
+    for place in (api.settings.layout.uploading(upload_id, ""), api.settings.layout.upload(upload_id, "")):
         await delete_all(api.aws.s3, place)
 
 

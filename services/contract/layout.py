@@ -38,9 +38,9 @@ class Layout:
     def upload(self, upload_id: UUID, filename: str) -> Location:
         return self._at(f"uploads/{upload_id}/{filename}")
 
-    def incoming(self, upload_id: UUID, filename: str) -> Location:
+    def uploading(self, upload_id: UUID, filename: str) -> Location:
         """Where links that outlive the upload write; jobs read nothing there."""
-        return self._at(f"incoming/{upload_id}/{filename}")
+        return self._at(f"uploading/{upload_id}/{filename}")
 
     def owner(self, location: Location) -> tuple[str, UUID] | None:
         """Whose place it is, as (uploads, upload_id) or (jobs, job_id); None if it is not a place of either."""

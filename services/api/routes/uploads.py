@@ -96,7 +96,7 @@ async def create_upload(
             answer = await api.aws.s3.create_multipart_upload(Bucket=location.bucket, Key=location.key)
             row["multipart_id"] = answer["UploadId"]
         else:
-            place = api.settings.layout.incoming(upload_id, spec.filename)
+            place = api.settings.layout.uploading(upload_id, spec.filename)
             row.update(uri=place.uri, final_uri=location.uri)
         shown = await _show(api, row)
 
@@ -227,7 +227,7 @@ async def complete_upload(
                 await connection.execute(_COMPLETE, upload_id)
                 await caller.record(connection, upload_id, bytes=row["bytes"])
             # What a crash leaves here, and what a link still writes, goes by the bucket's lifecycle rule.
-            await delete_all(api.aws.s3, api.settings.layout.incoming(upload_id, ""))
+            await delete_all(api.aws.s3, api.settings.layout.uploading(upload_id, ""))
     return CompletedUpload(upload_id=upload_id, uri=row["final_uri"] or row["uri"], bytes=row["bytes"])
 
 

@@ -54,7 +54,7 @@ def refused(settings: Settings, other: str) -> list[str]:
         f"{own}/jobs/{UPLOAD}/results/a.csv",  # of no job
         f"{own}/jobs/{UPLOAD}/pins/a",
         f"{own}/uploads/a.csv",
-        f"{own}/incoming/{UPLOAD}/a.csv",  # which links can still write
+        f"{own}/uploading/{UPLOAD}/a.csv",  # which links can still write
     ]
 
 

@@ -188,7 +188,7 @@ async def test_an_object_that_is_missing_or_has_another_size_is_refused(
     path = f"/v1/uploads/{upload['upload_id']}/complete"
 
     missing = await submitter.post(path, json={})
-    place = Location(settings.bucket, f"incoming/{upload['upload_id']}/a.txt")
+    place = Location(settings.bucket, f"uploading/{upload['upload_id']}/a.txt")
     await aws.s3.put_object(Bucket=place.bucket, Key=place.key, Body=b"abc")
     short = await submitter.post(path, json={})
     await put(upload, b"abcde")
