@@ -7,7 +7,6 @@ from uuid import UUID
 from services.contract.location import Location
 
 SCHEDULER = -1  # in the place of a task's index: what schedulers make
-_OWNED = re.compile(r"(?P<kind>uploads|jobs)/(?P<id>[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})/")
 _MADE = re.compile(r"(\d+)/(?:(\d+)-(\d+)/.+|joined|inputs/.+)")
 
 
@@ -41,14 +40,6 @@ class Layout:
     def uploading(self, upload_id: UUID, filename: str) -> Location:
         """Where links that outlive the upload write; jobs read nothing there."""
         return self._at(f"uploading/{upload_id}/{filename}")
-
-    def owner(self, location: Location) -> tuple[str, UUID] | None:
-        """Whose place it is, as (uploads, upload_id) or (jobs, job_id); None if it is not a place of either."""
-        home = self._at("")
-        if location.bucket != home.bucket or not location.key.startswith(home.key):
-            return None
-        found = _OWNED.match(location.key.removeprefix(home.key))
-        return (found["kind"], UUID(found["id"])) if found else None
 
     def job(self, job_id: UUID) -> Location:
         """The prefix (ends in a slash) of everything that a job writes."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from services.contract.layout import Layout
-from services.contract.location import Location
 from services.engine.errors import NotFound
 from services.platform.auth import Forbidden, Key
 from services.platform.database import Connection, Database
@@ -86,20 +84,6 @@ async def require_job(connection: Connection | Database, key: Key, job_id: UUID)
     """Raises NotFound unless the job is there for this key, which costs nothing for a key that sees all."""
     if key.is_scoped:
         require_read(key, await find_job(connection, job_id))
-
-
-async def find_place(connection: Connection | Database, layout: Layout, place: Location) -> Thing | None:
-    """The upload or the job that a place in Piecework's own bucket belongs to; None if it is neither's."""
-    match layout.owner(place):
-        case ("uploads", UUID() as upload_id):
-            row = await connection.fetchrow("SELECT created_by FROM uploads WHERE upload_id = $1", upload_id)
-            return None if row is None else Thing("upload", upload_id, row["created_by"])
-        case ("jobs", UUID() as job_id):
-            try:
-                return await find_job(connection, job_id)
-            except NotFound:
-                return None
-    return None
 
 
 def of_template(kind: str, name: object, created_by: str | None, job: Mapping[str, Any]) -> Thing:
