@@ -62,7 +62,7 @@ class Splits:
     def __init__(self, s3: Any, bucket: str, directory: Path) -> None:
         self.s3 = s3
         self.bucket = bucket
-        self.directory = directory
+        self.directory = directory / "attempt"
         self.items: list[dict[str, Any]] = []
 
     async def __call__(self, name: str, data: bytes, **source: Any) -> list[bytes]:
@@ -74,7 +74,7 @@ class Splits:
     async def run(self, task_input: dict[str, Any]) -> list[bytes]:
         layout = Layout(self.bucket)
         self.meter = Meter(self.s3)
-        shutil.rmtree(self.directory)  # of the attempt before
+        shutil.rmtree(self.directory, ignore_errors=True)  # of the attempt before
         self.directory.mkdir()
         listing, count = await run_grid_split(
             self.meter, layout, Reach(Settings()), self.task(task_input), self.directory
