@@ -5,7 +5,7 @@ While a task runs, the input of the next is fetched and the output of the last i
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from services.worker.task.warm_children import WarmChildren
 log = structlog.get_logger()
 
 _OPEN_MAX = 3  # attempts per slot: one is about to run, one runs, one has run
+_IDLE_SECONDS = 60.0  # that a child is kept without a job
 
 
 class Slots:
@@ -69,6 +70,7 @@ class Slots:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._release_stale())
+                group.create_task(_end_idle_children(slots))
                 for _ in range(_OPEN_MAX * self.count):
                     group.create_task(self._serve())
         finally:
@@ -159,6 +161,13 @@ class Slots:
         if finished.outcome != "succeeded":
             log.info("attempt failed", **_names(task), outcome=finished.outcome, error=finished.error)
         return finished
+
+
+async def _end_idle_children(slots: Sequence[WarmChildren]) -> None:
+    while True:
+        await asyncio.sleep(_IDLE_SECONDS / 5)
+        for slot in slots:
+            await slot.end_idle(_IDLE_SECONDS)
 
 
 def _finished(task: ClaimedTask, outcome: ReportedOutcome, seconds: float = 0.0) -> AttemptReport:

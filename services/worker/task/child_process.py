@@ -6,6 +6,7 @@ import socket
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +63,7 @@ class ChildProcess:
         self._marks = {("TMPDIR", str(cell.tmp))}  # variables that only its descendants have
         self.memory_bytes = 0  # resident memory at its last answer
         self.clean = True  # its last job has left nothing behind that the next could meet
+        self.answered_at = time.monotonic()
 
     @classmethod
     async def start(
@@ -127,6 +129,7 @@ class ChildProcess:
                 self._given = await self._give(workspace)
             answer = await self._answer(job, memory_bytes_max)
             self._take_back()
+            self.answered_at = time.monotonic()
             return answer
         except BaseException:
             if killed is not None and self.alive:

@@ -1,5 +1,6 @@
 """A slot's child processes, kept between tasks so that a processor's imports stay warm."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from services.worker.isolation.view import View
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.packages import Runtime
 
-# Stages of a job are pipelined, so a slot alternates between a few processors; each keeps a child of its own.
-CHILDREN_MAX = 4
+# Stages of a job are pipelined and jobs take turns, so a slot alternates between processors of several jobs. Each keeps
+# a child of its own: starting one costs more than most tasks do.
+CHILDREN_MAX = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class WarmChildren:
 
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
-        self._children: dict[Served, ChildProcess] = {}  # least recently used first
+        self._children: dict[Served, ChildProcess] = {}  # least recently used first; not those that do a job
 
     async def run(
         self,
@@ -62,6 +64,14 @@ class WarmChildren:
         else:  # the processes, threads and open files that a task leaves behind end with it
             await child.kill()
         return answer
+
+    async def end_idle(self, idle_seconds: float) -> None:
+        """End the children without a job for so long: they hold what a job has loaded that may have ended."""
+        used_before = time.monotonic() - idle_seconds
+        for served, child in list(self._children.items()):
+            if child.answered_at <= used_before and self._children.get(served) is child:
+                del self._children[served]
+                await child.kill()
 
     async def close(self) -> None:
         while self._children:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from services.worker.task.warm_children import WarmChildren
 from tests.unit.worker.conftest import Run
 
 MODULE = """
@@ -183,3 +184,26 @@ async def test_a_time_zone_in_the_environment_counts(run: Run) -> None:
         environment = {"PATH": os.environ["PATH"], "TZ": zone}
         answer = await run("callable", function="user_code:find", params={"code": code}, environment=environment)
         assert answer["value"]["found"] == repr(name)
+
+
+async def test_a_child_without_a_job_ends_after_a_while(run: Run, child: WarmChildren) -> None:
+    def kept(pid: int) -> bool:
+        return Path(f"/proc/{pid}").exists()
+
+    pid = (await run("callable", function="user_code:do", params={"code": ""}))["value"]["pid"]
+    await child.end_idle(60.0)
+    assert kept(pid)
+    await child.end_idle(0.0)
+    assert not kept(pid)
+    assert (await run("callable", function="user_code:do", params={"code": ""}))["value"]["pid"] != pid
+
+
+async def test_many_processors_that_take_turns_keep_a_child_each(run: Run) -> None:
+    async def pids() -> list[int]:
+        runs = [
+            await run("callable", function="user_code:do", params={"code": ""}, processor=(f"p{n}", 1))
+            for n in range(9)
+        ]
+        return [done["value"]["pid"] for done in runs]
+
+    assert await pids() == await pids()
