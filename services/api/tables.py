@@ -40,6 +40,23 @@ class WorkerPool(SQLModel, table=True):
     paused: bool = False
     scaled_at: datetime | None = Field(None, sa_type=_UTC)
     created_at: datetime = Field(sa_type=_UTC)
+    scaling_error: str | None = None
+    scaling_error_since: datetime | None = Field(None, sa_type=_UTC)
+    instances: int | None = None
+    instances_missing: int = 0
+    instances_missing_since: datetime | None = Field(None, sa_type=_UTC)
+    replacements: int = 0
+    replace_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class Instance(SQLModel, table=True):
+    """An instance of a pool's Auto Scaling group; `missing_since` if it has no live worker."""
+
+    __tablename__ = "instances"
+
+    instance_id: str = Field(primary_key=True)
+    pool: str
+    missing_since: datetime | None = Field(None, sa_type=_UTC)
 
 
 class Worker(SQLModel, table=True):
@@ -61,6 +78,7 @@ class Worker(SQLModel, table=True):
     idle_since: datetime | None = Field(None, sa_type=_UTC)
     release: str | None = None
     isolation: str | None = None
+    quarantine: str | None = None
 
 
 class Schedule(SQLModel, table=True):
@@ -215,6 +233,7 @@ class StageCounter(SQLModel, table=True):
     cancelled: int = Field(0, sa_type=BigInteger)
     attempts: int = Field(0, sa_type=BigInteger)
     busy_seconds: float = Field(0, sa_type=Double)
+    wasted_seconds: float = Field(0, sa_type=Double)
     records_in: int = Field(0, sa_type=BigInteger)
     records_out: int = Field(0, sa_type=BigInteger)
     records_rejected: int = Field(0, sa_type=BigInteger)
