@@ -108,10 +108,18 @@ def every_attempt_is_on_record_once(rows: Rows) -> Iterator[str | None]:
             yield None if times == (attempt in ended) else f"attempt {attempt} of {key} is {times} times on record"
 
 
+def _end(attempt: Row) -> str:
+    unfit = attempt["outcome"] == "released" and (attempt["error"] or {}).get("type") == "node_unfit"
+    return "lost" if unfit else str(attempt["outcome"])
+
+
 def failures_and_losses_are_on_record(rows: Rows) -> Iterator[str | None]:
-    """A task counts no more than it had: fewer after a retry by the user's order, and of attempts that raced."""
+    """A task counts no more than it had: fewer after a retry by the user's order, and of attempts that raced.
+
+    What a node could not run is a loss.
+    """
     for key, task in rows.tasks.items():
-        ends = Counter(attempt["outcome"] for attempt in rows.attempts.get(key, ()))
+        ends = Counter(map(_end, rows.attempts.get(key, ())))
         failed = sum(ends[outcome] for outcome in COUNTED if outcome != "succeeded")
         right = task["losses"] <= ends["lost"] and task["failures"] <= failed
         yield None if right else f"{key} counts {task['losses']} losses, {task['failures']} failures of {dict(ends)}"

@@ -33,6 +33,8 @@ _BACKOFF_SECONDS = 1.0
 _BACKOFF_SECONDS_MAX = 30.0
 _STEADY_SECONDS = 60.0  # a worker that ran this long was well: its next restart is a quick one again
 _DRAINED_SECONDS = 10.0  # one that ended in order was drained: its instance is given time to leave the group
+_UNFIT_SECONDS = 30.0  # one whose node is unfit: its instance is given time to be replaced, then ever more
+_UNFIT_SECONDS_MAX = 600.0
 _GRACE_SECONDS = 5.0  # beyond its drain, before a worker is killed
 
 log = structlog.get_logger()
@@ -118,7 +120,7 @@ class Fleet:
 
     async def _keep_worker(self, instance: Instance) -> None:
         """Run the instance's worker, again and again, until cancelled: then drain it."""
-        backoff = _BACKOFF_SECONDS
+        backoff, unfit = _BACKOFF_SECONDS, _UNFIT_SECONDS
         while True:
             process = await self._start_worker(instance)
             started = time.monotonic()
@@ -129,8 +131,11 @@ class Fleet:
                 raise
             if time.monotonic() - started > _STEADY_SECONDS:
                 backoff = _BACKOFF_SECONDS
-            pause = _DRAINED_SECONDS if code == 0 else backoff
-            backoff = min(2 * backoff, _BACKOFF_SECONDS_MAX)
+            if code == os.EX_TEMPFAIL:
+                pause, unfit = unfit, min(2 * unfit, _UNFIT_SECONDS_MAX)
+            else:
+                pause = _DRAINED_SECONDS if code == 0 else backoff
+                backoff = min(2 * backoff, _BACKOFF_SECONDS_MAX)
             log.warning("worker ended", instance=instance.instance_id, exit_code=code, again_in_seconds=pause)
             await asyncio.sleep(pause)
 

@@ -23,7 +23,8 @@ class MessageError(ValueError):
 class Message:
     """A bundle: tasks `first … first + count - 1` of one stage.
 
-    `suspect` says that its only task may kill its workers. `backup_of` is the worker that already runs it.
+    `suspect` says that its only task may kill its workers. `backup_of` is the worker that already runs it, `avoid` one
+    that could not.
     """
 
     bundle_id: UUID
@@ -33,6 +34,7 @@ class Message:
     count: int
     suspect: bool = False
     backup_of: UUID | None = None
+    avoid: UUID | None = None
 
     def encode(self) -> str:
         value = {old: str(getattr(self, new)) for new, old in _IDS} | {"stage": self.stage}
@@ -41,6 +43,8 @@ class Message:
             value["suspect"] = True
         if self.backup_of is not None:
             value["backup_of"] = str(self.backup_of)
+        if self.avoid is not None:
+            value["avoid"] = str(self.avoid)
         return orjson.dumps(value).decode()
 
     @classmethod
@@ -48,7 +52,9 @@ class Message:
         """Raises MessageError if `body` is not JSON, or if a field is missing, of another type or out of its bounds."""
         try:
             value = orjson.loads(body)
-            backup_of = None if value.get("backup_of") is None else UUID(value["backup_of"])
+            backup_of, avoid = (
+                None if value.get(name) is None else UUID(value[name]) for name in ("backup_of", "avoid")
+            )
             bundle_id, job_id = (UUID(value[new] if new in value else value[old]) for new, old in _IDS)
             stage, first, count = (value[name] for name in ("stage", "first", "count"))
             suspect = value.get("suspect", False)
@@ -59,7 +65,7 @@ class Message:
         _check("first", first, 0, _INDEX_MAX + 1 - count)
         if type(suspect) is not bool:
             raise MessageError(f"not a Piecework message: suspect = {suspect!r:.100} is not true or false")
-        return cls(bundle_id, job_id, stage, first, count, suspect, backup_of)
+        return cls(bundle_id, job_id, stage, first, count, suspect, backup_of, avoid)
 
 
 def _check(name: str, value: object, least: int, most: int) -> None:

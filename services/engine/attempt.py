@@ -62,7 +62,8 @@ class LostOutput:
 class AttemptReport:
     """How one attempt ended, as its worker saw it; durations in seconds, sizes in bytes.
 
-    `lost` is what of its input earlier tasks must make again: then it is released.
+    `lost` is what of its input earlier tasks must make again: then it is released. So it is if the node could not run
+    it: `losses_max` then says after how many losses the task fails all the same.
     """
 
     job_id: UUID
@@ -74,6 +75,7 @@ class AttemptReport:
     output: dict[str, Any] | None = None  # as TaskOutput writes it
     error: dict[str, Any] | None = None
     retryable: bool = True
+    losses_max: int | None = None
     exit_code: int | None = None
     bytes_in: int = 0
     bytes_out: int = 0

@@ -100,7 +100,8 @@ async def plan_outputs(
 # dispatch: ready → queued, in bundles of neighbouring tasks. FOR SHARE on the job orders it against pause and cancel.
 # Second tries come first: a job that can't succeed then fails early, and a job's end does not wait for them.
 # A task that has lost a worker gets its own bundle: if it kills its workers, its neighbours must not fail with it.
-# After a second loss it is a suspect. A worker runs one suspect at a time, so it can't take other tasks down with it.
+# Another worker tries it, if there is one (`avoid`). After a second loss it is a suspect. A worker runs one suspect at
+# a time, so it can't take other tasks down with it.
 # What is in flight is counted here, under the caller's lock of the pool: a stage's `running_max` holds whoever queues.
 _DISPATCH = """
     WITH job AS (
@@ -121,11 +122,15 @@ _DISPATCH = """
         UPDATE tasks AS t SET state = 'queued', ready_at = NULL, queued_at = now()
         FROM (TABLE again UNION ALL TABLE fresh) AS p
         WHERE t.job_id = p.job_id AND t.stage = p.stage AND t.index = p.index
-        RETURNING t.job_id, t.stage, t.index, t.losses > 0 AS alone, t.losses >= 2 AS suspect
+        RETURNING t.job_id, t.stage, t.index, t.losses > 0 AS alone, t.losses >= 2 AS suspect,
+            CASE WHEN t.losses > 0 AND EXISTS (
+                SELECT FROM workers AS w WHERE w.pool = $5 AND w.state = 'active' AND w.worker_id <> t.worker_id
+            ) THEN t.worker_id END AS avoid
     ), islands AS (
-        SELECT index, alone, suspect, index - row_number() OVER (PARTITION BY alone ORDER BY index) AS island FROM moved
+        SELECT index, alone, suspect, avoid, index - row_number() OVER (PARTITION BY alone ORDER BY index) AS island
+        FROM moved
     ), ranked AS (
-        SELECT index, alone, suspect, island, (row_number() OVER (PARTITION BY alone, island ORDER BY index) - 1)
+        SELECT index, alone, suspect, avoid, island, (row_number() OVER (PARTITION BY alone, island ORDER BY index) - 1)
             / CASE WHEN alone THEN 1 ELSE $4 END AS chunk FROM islands
     ), counted AS (
         INSERT INTO stage_counters AS c (job_id, stage, ready, queued)
@@ -133,10 +138,11 @@ _DISPATCH = """
         ON CONFLICT (job_id, stage, slot) DO UPDATE SET
             ready = c.ready + excluded.ready, queued = c.queued + excluded.queued
     )
-    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, suspect)
-    SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + $6 * interval '1 second', bool_or(suspect)
+    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, suspect, avoid)
+    SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + $6 * interval '1 second', bool_or(suspect),
+        (array_agg(avoid))[1]
     FROM ranked GROUP BY alone, island, chunk
-    RETURNING bundle_id, job_id, stage, first, count, suspect"""
+    RETURNING bundle_id, job_id, stage, first, count, suspect, avoid"""
 
 
 async def dispatch(
@@ -162,10 +168,10 @@ async def dispatch(
 
 
 # resend: an unclaimed bundle whose message may be lost is offered again, each time after a longer wait. The message of
-# a bundle that a worker has put off does not count as lost.
+# a bundle that a worker has put off does not count as lost. By then any worker will do: nobody else has taken it.
 _RESEND = """
     UPDATE bundles AS b SET
-        sends = least(b.sends + 1, 32767),
+        sends = least(b.sends + 1, 32767), avoid = NULL,
         send_at = now() + $1 * 2 ^ greatest(0, least(b.sends - b.put_off, 6)) * interval '1 second'
     FROM (
         SELECT bundle_id FROM bundles WHERE worker_id IS NULL AND send_at <= now()
@@ -197,7 +203,7 @@ _CLAIM = """
         UPDATE bundles AS b SET worker_id = $1, claimed_at = now()
         FROM (
             SELECT bundle_id FROM bundles WHERE bundle_id = ANY($2::uuid[]) AND worker_id IS NULL
-              AND backup_of IS DISTINCT FROM $1
+              AND backup_of IS DISTINCT FROM $1 AND avoid IS DISTINCT FROM $1
             ORDER BY bundle_id FOR UPDATE
         ) AS offered WHERE b.bundle_id = offered.bundle_id
         RETURNING b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of
@@ -267,7 +273,8 @@ async def drop_orphan(connection: Connection | Database, bundle_id: UUID) -> Non
 # A chained stage's success makes the task of the same index in the next stage, in the same statement. (If that is
 # there, the success replaces one whose output was lost.)
 # If two attempts race (backup_worker_id is set), one that does not succeed leaves the task to the other, and is not a
-# failure of the task. If the backup wins or goes on, its columns and those of the first attempt are swapped.
+# failure of the task. If a node could not run it (losses_max is set), this counts as a loss, as if the worker had died.
+# If the backup wins or goes on, its columns and those of the first attempt are swapped.
 # d holds the reports, by field name. (`dropped` comes first only for the order of locks: bundles first.)
 _COMPLETE = """
     WITH dropped AS (
@@ -280,7 +287,8 @@ _COMPLETE = """
         SELECT d.*, d.outcome = 'succeeded' AS won,
             s.pool, s.chains, s.output_queue, s.max_attempts, s.backoff_seconds, s.backoff_max_seconds
         FROM json_to_recordset($3::json) AS d (job_id uuid, stage smallint, index integer, attempt smallint,
-            outcome text, run_seconds float8, output jsonb, error jsonb, retryable boolean, exit_code integer,
+            outcome text, run_seconds float8, output jsonb, error jsonb, retryable boolean, losses_max smallint,
+            exit_code integer,
             bytes_in bigint, bytes_out bigint, records_in bigint, records_out bigint, records_rejected bigint,
             records_filtered bigint, records_added bigint, cpu_seconds float8, memory_bytes_peak bigint, log text)
         JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
@@ -290,19 +298,22 @@ _COMPLETE = """
             state = CASE
                 WHEN d.won THEN 'succeeded'
                 WHEN t.backup_worker_id IS NOT NULL THEN 'running'
+                WHEN t.losses + 1 >= d.losses_max THEN 'failed'
                 WHEN d.outcome = 'released' OR d.retryable AND t.failures + 1 < d.max_attempts THEN 'ready'
                 ELSE 'failed' END,
             failures = t.failures
                 + (NOT d.won AND d.outcome <> 'released' AND t.backup_worker_id IS NULL)::integer,
+            losses = t.losses + (d.losses_max IS NOT NULL AND t.backup_worker_id IS NULL)::integer,
             ready_at = CASE
-                WHEN d.won OR t.backup_worker_id IS NOT NULL THEN NULL
+                WHEN d.won OR t.backup_worker_id IS NOT NULL OR t.losses + 1 >= d.losses_max THEN NULL
+                WHEN d.losses_max IS NOT NULL THEN now() + 2 ^ t.losses * (0.5 + random() / 2) * interval '1 second'
                 WHEN d.outcome = 'released' THEN now()
                 WHEN d.retryable AND t.failures + 1 < d.max_attempts THEN
                     now() + least(d.backoff_max_seconds, d.backoff_seconds * 2 ^ t.failures)
                         * (0.5 + random() / 2) * interval '1 second'
                 END,
             finished_at = CASE
-                WHEN d.won THEN now()
+                WHEN d.won OR t.backup_worker_id IS NULL AND t.losses + 1 >= d.losses_max THEN now()
                 WHEN t.backup_worker_id IS NOT NULL OR d.outcome = 'released' THEN NULL
                 WHEN d.retryable AND t.failures + 1 < d.max_attempts THEN NULL
                 ELSE now() END,
@@ -361,7 +372,7 @@ _COMPLETE = """
         UNION ALL SELECT job_id, stage, 'ready', NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM successors
     ), counted AS (
         INSERT INTO stage_counters AS c (job_id, stage, slot, ready, running, succeeded, failed, attempts, busy_seconds,
-            records_in, records_out, records_rejected, records_filtered, records_added)
+            wasted_seconds, records_in, records_out, records_rejected, records_filtered, records_added)
         SELECT job_id, stage, $2::smallint,
             count(*) FILTER (WHERE state = 'ready'),
             -count(*) FILTER (WHERE outcome IS NOT NULL AND state <> 'running'),
@@ -369,6 +380,7 @@ _COMPLETE = """
             count(*) FILTER (WHERE state = 'failed'),
             count(*) FILTER (WHERE outcome <> 'released'),
             coalesce(sum(run_seconds), 0),
+            coalesce(sum(run_seconds) FILTER (WHERE outcome <> 'succeeded'), 0),
             coalesce(sum(records_in) FILTER (WHERE state = 'succeeded'), 0),
             coalesce(sum(records_out) FILTER (WHERE state = 'succeeded'), 0),
             coalesce(sum(records_rejected) FILTER (WHERE state = 'succeeded'), 0),
@@ -382,6 +394,7 @@ _COMPLETE = """
             failed = c.failed + excluded.failed,
             attempts = c.attempts + excluded.attempts,
             busy_seconds = c.busy_seconds + excluded.busy_seconds,
+            wasted_seconds = c.wasted_seconds + excluded.wasted_seconds,
             records_in = c.records_in + excluded.records_in,
             records_out = c.records_out + excluded.records_out,
             records_rejected = c.records_rejected + excluded.records_rejected,
@@ -710,20 +723,21 @@ _RUN_AGAIN = """
         FROM again AS g
         WHERE a.job_id = g.job_id AND a.stage = g.stage AND a.index = g.index AND a.attempt = g.attempt
           AND a.outcome = 'succeeded'
-        RETURNING a.job_id, a.stage, a.records_in, a.records_out, a.records_rejected, a.records_filtered,
-            a.records_added
+        RETURNING a.job_id, a.stage, a.run_seconds, a.records_in, a.records_out, a.records_rejected,
+            a.records_filtered, a.records_added
     ), reopened AS (
         UPDATE stages AS s SET state = 'running', finished_at = NULL, retry_budget = s.retry_budget + 2 * g.tasks
         FROM (SELECT job_id, stage, count(*) AS tasks FROM again GROUP BY job_id, stage) AS g
         WHERE s.job_id = g.job_id AND s.stage = g.stage
     ), counted AS (
-        INSERT INTO stage_counters AS c (job_id, stage, ready, succeeded, records_in, records_out, records_rejected,
-            records_filtered, records_added)
-        SELECT job_id, stage, count(*), -count(*), -sum(records_in), -sum(records_out), -sum(records_rejected),
-            -sum(records_filtered), -sum(records_added)
+        INSERT INTO stage_counters AS c (job_id, stage, ready, succeeded, wasted_seconds, records_in, records_out,
+            records_rejected, records_filtered, records_added)
+        SELECT job_id, stage, count(*), -count(*), sum(run_seconds), -sum(records_in), -sum(records_out),
+            -sum(records_rejected), -sum(records_filtered), -sum(records_added)
         FROM explained GROUP BY job_id, stage ORDER BY job_id, stage
         ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready,
-            succeeded = c.succeeded + excluded.succeeded, records_in = c.records_in + excluded.records_in,
+            succeeded = c.succeeded + excluded.succeeded, wasted_seconds = c.wasted_seconds + excluded.wasted_seconds,
+            records_in = c.records_in + excluded.records_in,
             records_out = c.records_out + excluded.records_out,
             records_rejected = c.records_rejected + excluded.records_rejected,
             records_filtered = c.records_filtered + excluded.records_filtered,

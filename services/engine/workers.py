@@ -5,8 +5,10 @@ from uuid import UUID
 
 from services.contract.states import Isolation
 from services.engine.errors import Conflict, NotFound
-from services.platform.database import Connection, Database
+from services.platform.database import Connection, Database, storable
 from services.platform.version import VERSION
+
+REASON_MAX = 2000  # characters of why a worker is out of service
 
 
 class UnknownPool(LookupError):
@@ -54,6 +56,11 @@ _STOP = """
     WHERE worker_id = $1 AND state IN ('active', 'draining')"""
 
 
+_QUARANTINE = """
+    UPDATE workers SET state = 'draining', quarantine = $2
+    WHERE worker_id = $1 AND state IN ('active', 'draining')"""
+
+
 async def register_worker(
     connection: Connection | Database,
     *,
@@ -81,6 +88,11 @@ async def heartbeat(connection: Connection | Database, worker_id: UUID, busy: in
 async def stop_worker(connection: Connection | Database, worker_id: UUID) -> None:
     """Mark a worker that has ended in good order as stopped. Bundles that it still holds are reaped."""
     await connection.execute(_STOP, worker_id)
+
+
+async def quarantine_worker(connection: Connection | Database, worker_id: UUID, reason: str) -> None:
+    """Drain a worker whose node can't run tasks, and say why: the scheduler replaces its instance."""
+    await connection.execute(_QUARANTINE, worker_id, storable(reason)[:REASON_MAX])
 
 
 async def drain_worker(connection: Connection, worker_id: UUID) -> None:

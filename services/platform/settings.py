@@ -118,6 +118,9 @@ class Settings(BaseSettings):
     scale_seconds: Seconds = Field(5.0, description="pause between two checks of a pool's capacity")
     scale_out_seconds: Seconds = Field(60.0, description="add nodes until the backlog takes at most this long")
     scale_in_seconds: Seconds = Field(120.0, description="drain a surplus node that is idle for this long")
+    register_seconds: Seconds = Field(
+        600.0, description="an instance of a pool's group without a live worker for this long is replaced"
+    )
 
     secret_key: SecretKey = Field(
         None,
@@ -160,6 +163,12 @@ class WorkerSettings(Settings):
     instance_id: str | None = Field(None, description="EC2 instance, so that a drained node can terminate itself")
     scratch: str = Field("/tmp/piecework", description="directory of the tasks' private working directories")
     cache: str = Field("/tmp/piecework-cache", description="directory of the packages' code and environments")
+    node_faults_max: PositiveInt = Field(
+        3, description="attempts in a row that this node could not run, after which it takes itself out of service"
+    )
+    disk_bytes_min: Bytes = Field(
+        64 << 20, description="free disk space without which a node is unfit; on a small disk, a twentieth of it"
+    )
     packages_max: PositiveInt = Field(
         50, description="packages kept in the cache; beyond that, the least recently used are removed if they are idle"
     )

@@ -21,15 +21,15 @@ _idle: list[SimpleQueue[Callable[[], None]]] = []
 
 
 async def beside_loop(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Do short work in a thread of its own. Raises TaskError (output_unavailable), retryable, if it takes minutes."""
+    """Do short work in a thread of its own. Raises TaskError (node_unfit) if it takes minutes."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS) as limit:
             return await in_own_thread(work, *args, **kwargs)
     except TimeoutError:
         if not limit.expired():
             raise
-        message = f"the worker's file system has not answered for {_ANSWER_SECONDS:g} seconds"
-        raise TaskError("output_unavailable", message) from None
+        message = f"its file system has not answered for {_ANSWER_SECONDS:g} seconds"
+        raise TaskError("node_unfit", message) from None
 
 
 async def in_own_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

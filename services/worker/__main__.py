@@ -13,7 +13,7 @@ from services.platform.process import forbid_dumps, hide_environment
 from services.platform.settings import WorkerSettings, read_settings
 from services.platform.version import VERSION
 from services.worker.isolation.errors import IsolationUnusable
-from services.worker.node.node import Node
+from services.worker.node.node import Node, NodeUnfit
 from services.worker.node.watchdog import watching
 from services.worker.task.processes import Processes
 from services.worker.task.scratch import ScratchUnusable
@@ -25,7 +25,11 @@ except ImportError:
 
 
 def main() -> int:
-    """Run a node. Exit codes: 0 drained, 2 it can't start as configured, 70 it hung, 130 interrupted twice."""
+    """Run a node.
+
+    Exit codes: 0 drained, 2 it can't start as configured, 70 it hung, 75 its machine can't run tasks (EX_TEMPFAIL,
+    sysexits.h), 130 interrupted twice.
+    """
     parser = argparse.ArgumentParser(prog="python -m services.worker", description=__doc__)
     parser.add_argument("--pool", help="the pool to work for (PIECEWORK_POOL)")
     parser.add_argument("--slots", help="tasks to run at once (PIECEWORK_SLOTS)")
@@ -42,6 +46,9 @@ def main() -> int:
     except (UnknownPool, ScratchUnusable, IsolationUnusable) as error:
         print(error, file=sys.stderr)
         return 2
+    except NodeUnfit as error:
+        print(error, file=sys.stderr)
+        return os.EX_TEMPFAIL
     return 0
 
 

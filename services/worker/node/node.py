@@ -20,6 +20,7 @@ from services.engine.workers import UnknownPool
 from services.inputs.reach import Reach as InputReach
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, UnknownSchema, connect_database, new_id
+from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import WorkerSettings
 from services.platform.threads import in_own_thread
 from services.worker.isolation.cells import Cells
@@ -27,12 +28,14 @@ from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.heartbeat import Heartbeat, LeaseLost
 from services.worker.node.outage import Outage
+from services.worker.node.quarantine import Quarantine
 from services.worker.node.receiver import Receiver
 from services.worker.node.slots import Slots
 from services.worker.task.attempt import Equipment
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.environment import base_environment
 from services.worker.task.levels import strongest_cells
+from services.worker.task.node_health import NodeHealth
 from services.worker.task.packages import Packages, cache_directory
 from services.worker.task.scratch import scratch_directory
 from services.worker.task.secrets import Secrets
@@ -48,6 +51,10 @@ class _Drained(Exception):
     """The node is drained: nothing is left to run or to report."""
 
 
+class NodeUnfit(Exception):
+    """The node can't run tasks; the message says why. Its supervisor may start it again after a while."""
+
+
 class Node:
     """One worker process. Call `run` once; `drain` ends it in good order."""
 
@@ -56,6 +63,7 @@ class Node:
         self._isolation: Isolation | None = None  # not known yet
         self._draining = asyncio.Event()
         self._ordered = False  # the grid ordered the drain, not this machine
+        self._quarantine: str | None = None  # why the node is out of service
         self._left: list[tuple[UUID, Sequence[UUID]]] = []  # lost registrations and what they held
 
     def drain(self) -> None:
@@ -63,7 +71,7 @@ class Node:
         self._draining.set()
 
     async def run(self) -> None:
-        """Work until drained. Raises UnknownPool, ScratchUnusable and IsolationUnusable."""
+        """Work until drained. Raises UnknownPool, ScratchUnusable, IsolationUnusable and NodeUnfit."""
         async with AsyncExitStack() as stack:
             directory = await stack.enter_async_context(_scratch(Path(self._settings.scratch)))
             aws = await stack.enter_async_context(connect_aws(self._settings))
@@ -72,10 +80,28 @@ class Node:
             equipment = equip(self._settings, aws.s3, cells)
             stack.push_async_callback(equipment.inputs.close)
             stack.push_async_callback(equipment.packages.close)
+            if (fault := await equipment.health.find_fault(0.0)) is not None:
+                raise NodeUnfit(f"the node can't run tasks: {fault}")
+            await self._reach_s3_unless_draining(aws.s3)
             while not self._draining.is_set():
                 await self._run_registered(aws, equipment)
+            if self._quarantine is not None:  # the scheduler ends the instance, unless it has one that can't
+                raise NodeUnfit(f"the node is out of service: {self._quarantine}")
             if self._ordered and self._settings.instance_id is not None:
                 await _terminate_instance(aws, self._settings.instance_id)
+
+    async def _reach_s3_unless_draining(self, s3: Any) -> None:
+        """Wait until this node reaches S3: until then it would only take tasks from others."""
+        outage = Outage("S3")
+        while not self._draining.is_set():
+            try:
+                await s3.head_bucket(Bucket=self._settings.bucket)
+            except S3_ERRORS as error:
+                if fault_of(error) == "passing":
+                    await outage.failed(error)
+                    continue  # any other answer is one: the bucket's policy need not allow this request
+            outage.passed()
+            return
 
     async def _run_registered(self, aws: Aws, equipment: Equipment) -> None:
         """Work from one registration until drained or until the lease is lost."""
@@ -148,7 +174,14 @@ class Node:
         structlog.contextvars.bind_contextvars(worker=str(worker_id))
         bundles = Bundles()
         completer = Completer(database, worker_id, bundles)
-        slots = Slots(settings.slots, _WAIT_BUNDLES_MAX * settings.bundle_seconds, equipment, bundles, completer)
+        slots = Slots(
+            settings.slots,
+            _WAIT_BUNDLES_MAX * settings.bundle_seconds,
+            equipment,
+            bundles,
+            completer,
+            Quarantine(settings.node_faults_max, self._begin_quarantine),
+        )
         receiver = Receiver(
             database=database,
             sqs=aws.sqs,
@@ -182,6 +215,11 @@ class Node:
         except* _Drained:
             await _stop(database, worker_id)
 
+    def _begin_quarantine(self, reason: str) -> None:
+        log.error("node out of service", reason=reason)
+        self._quarantine = reason
+        self.drain()
+
     def _drain_by_order(self) -> None:
         if not self._draining.is_set():  # otherwise the database only repeats what we have told it
             self._ordered = True
@@ -200,7 +238,8 @@ class Node:
         log.info("draining", running=slots.busy, by_order=self._ordered)
         receiver.stop()
         await asyncio.wait({receiving})
-        await asyncio.gather(_announce_drain(database, worker_id), slots.end(self._settings.drain_seconds))
+        announced = _announce_drain(database, worker_id, self._quarantine)
+        await asyncio.gather(announced, slots.end(self._settings.drain_seconds))
         try:
             async with asyncio.timeout(self._settings.lease_seconds):
                 await completer.flushed()
@@ -236,14 +275,19 @@ def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
         Secrets(settings),
         settings.log_bytes_max,
         Share.of_node(settings.slots),
+        NodeHealth(cells.directory, cache, settings.disk_bytes_min),
+        settings.losses_max,
     )
 
 
-async def _announce_drain(database: Database, worker_id: UUID) -> None:
+async def _announce_drain(database: Database, worker_id: UUID, quarantine: str | None) -> None:
     """Tell the others not to count on this worker's slots; if that fails, they find out soon enough."""
     try:
         async with asyncio.timeout(_STOP_SECONDS), database.acquire() as connection:
-            await workers.drain_worker(connection, worker_id)
+            if quarantine is not None:
+                await workers.quarantine_worker(connection, worker_id, quarantine)
+            else:
+                await workers.drain_worker(connection, worker_id)
     except Exception as error:
         log.info("drain not announced", error=repr(error))
 

@@ -198,8 +198,8 @@ class Receiver:
         await self._delete(done + [handles[bundle_id] for bundle_id in offers])
 
     def _must_pass(self, message: Message, offers: Iterable[Message]) -> bool:
-        """Whether only another worker may take it: a backup of a task that runs here, or a second suspect."""
-        if message.backup_of == self._worker_id:
+        """Whether only another worker may take it: what runs here or could not, or a second suspect."""
+        if self._worker_id in (message.backup_of, message.avoid):
             return True
         return message.suspect and (self._bundles.hold_suspect or any(offer.suspect for offer in offers))
 

@@ -17,7 +17,9 @@ from services.engine.attempt import AttemptReport, ClaimedTask
 from services.worker.node.bundles import Bundle, Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.pace import Pace
-from services.worker.task.attempt import Equipment, run_attempt
+from services.worker.node.quarantine import Quarantine
+from services.worker.task.attempt import Equipment, release, run_attempt
+from services.worker.task.node_health import is_of_node
 from services.worker.task.turn import Turn
 from services.worker.task.warm_children import WarmChildren
 
@@ -30,12 +32,19 @@ _IDLE_SECONDS = 60.0  # that a child is kept without a job
 class Slots:
     """Runs what `bundles` holds and reports it to the completer.
 
-    `pace` learns how long tasks take here. `progress` is set whenever tasks have ended. A task that waits longer than
-    `wait_seconds_max` is released: its bundle takes longer than expected, and other workers may be free.
+    `pace` learns how long tasks take here, `quarantine` whether they can run here at all. `progress` is set whenever
+    tasks have ended. A task that waits longer than `wait_seconds_max` is released: its bundle takes longer than
+    expected, and other workers may be free.
     """
 
     def __init__(
-        self, count: int, wait_seconds_max: float, equipment: Equipment, bundles: Bundles, completer: Completer
+        self,
+        count: int,
+        wait_seconds_max: float,
+        equipment: Equipment,
+        bundles: Bundles,
+        completer: Completer,
+        quarantine: Quarantine,
     ) -> None:
         self.count = count
         self.pace = Pace()
@@ -44,6 +53,7 @@ class Slots:
         self._equipment = equipment
         self._bundles = bundles
         self._completer = completer
+        self._quarantine = quarantine
         self._open: dict[asyncio.Task[AttemptReport], tuple[Bundle, Turn]] = {}
         self._free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
         self._entrance = asyncio.Semaphore(count)  # of attempts that do not run yet
@@ -132,14 +142,14 @@ class Slots:
             else:
                 finished = [await self._attempt(bundle, tasks[0])]
                 seconds = finished[0].run_seconds
-            if finished[0].outcome != "released":
+            if finished[0].outcome == "succeeded":
                 self.pace.learn((bundle.stage.job_id, bundle.stage.stage), seconds, len(tasks))
             self._completer.report(bundle, finished)
             self.progress.set()
 
     async def _attempt(self, bundle: Bundle, task: ClaimedTask) -> AttemptReport:
         """Run an attempt that can be killed by itself; if killed, it counts as released."""
-        turn = Turn(self._free, self._entrance.release, self.progress.set)
+        turn, began = Turn(self._free, self._entrance.release, self.progress.set), time.monotonic()
         attempt = asyncio.create_task(run_attempt(self._equipment, task, bundle.stage, turn))
         self._open[attempt] = bundle, turn
         try:
@@ -152,15 +162,21 @@ class Slots:
                 self._entrance.release()
         if attempt.cancelled():
             return _finished(task, "released", turn.working_seconds)
-        if (error := attempt.exception()) is not None:
-            log.error("attempt broke", **_names(task), exc_info=error)
-            failed = _finished(task, "failed", turn.working_seconds)
-            failed.error = {"type": "exception", "message": f"the worker broke: {describe(error)}"}
-            return failed
-        finished = attempt.result()
+        finished = self._broken(task, turn, error) if (error := attempt.exception()) else attempt.result()
+        self._quarantine.note(finished, began)
         if finished.outcome != "succeeded":
             log.info("attempt failed", **_names(task), outcome=finished.outcome, error=finished.error)
         return finished
+
+    def _broken(self, task: ClaimedTask, turn: Turn, error: BaseException) -> AttemptReport:
+        """The report of an attempt that made none itself."""
+        log.error("attempt broke", **_names(task), exc_info=error)
+        failed = _finished(task, "failed", turn.working_seconds)
+        if is_of_node(error):
+            release(failed, describe(error), self._equipment.losses_max)
+        else:
+            failed.error = {"type": "exception", "message": f"the worker broke: {describe(error)}"}
+        return failed
 
 
 async def _end_idle_children(slots: Sequence[WarmChildren]) -> None:

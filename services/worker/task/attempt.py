@@ -1,7 +1,7 @@
 """One attempt of a task, from its input to the worker's report."""
 
 import asyncio
-import errno
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,14 +23,18 @@ from services.platform.database import storable
 from services.platform.threads import beside_loop, in_own_thread
 from services.worker.child.job import ChildJob
 from services.worker.isolation.cells import Cells
+from services.worker.isolation.errors import IsolationUnusable
 from services.worker.isolation.view import View
 from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
 from services.worker.task.child_job import child_job
+from services.worker.task.child_process import NotStarted
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.inputs import fetch_input
+from services.worker.task.levels import do_a_job
 from services.worker.task.masking import Mask
 from services.worker.task.memory_watch import MemoryExceeded
+from services.worker.task.node_health import FULL, NodeHealth, is_of_node
 from services.worker.task.outputs import Outputs, missing_output
 from services.worker.task.packages import PackageChanged, Packages, Runtime
 from services.worker.task.paths import Paths, Workspace
@@ -61,6 +65,8 @@ class Equipment:
     secrets: Secrets
     log_bytes_max: int
     share: Share
+    health: NodeHealth
+    losses_max: int
 
 
 async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork, turn: Turn) -> AttemptReport:
@@ -71,6 +77,7 @@ async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork,
         await attempt.put_log()
     finally:
         await _remove(attempt.workspace)
+    await attempt.acquit()
     attempt.finished.run_seconds = turn.working_seconds
     return attempt.finished
 
@@ -91,6 +98,9 @@ class _Attempt:
         self._task = task
         self._stage = stage
         self._turn = turn
+        self._began = time.monotonic()
+        self._node_fault: str | None = None  # why the worker could not do its own part
+        self._doubtful = False  # the node may be why the task's program did not start
         self._mask = Mask()
         self._timeout = asyncio.timeout(stage.timeout_seconds)
         self._key = (task.job_id, task.stage, task.index, task.attempt)
@@ -109,6 +119,9 @@ class _Attempt:
         except TaskError as error:
             finished.retryable, finished.exit_code = error.retryable, error.exit_code
             self._explain(error.type, error.message)
+            self._doubtful = isinstance(error, NotStarted) or error.type == "processor_load"
+            if error.type == "node_unfit":
+                self._node_fault = error.message
             if lost := self._find_lost(error):
                 finished.outcome, finished.lost = "released", lost
                 self._explain("input_lost", f"{error.message}: it is made again")
@@ -123,12 +136,30 @@ class _Attempt:
             if self._timeout.expired():
                 finished.outcome = "timeout"
                 self._explain("timeout", f"did not end within timeout_seconds = {self._stage.timeout_seconds:g}")
-            elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            elif isinstance(error, OSError) and error.errno in FULL:
                 self._explain("disk_full", f"the worker's disk is full: {error}")
+            elif is_of_node(error):
+                self._node_fault = describe(error)
             else:
                 job_id, stage, index, number = self._key
                 log.exception("attempt broke", job=str(job_id), stage=stage, index=index, attempt=number)
                 self._explain("exception", f"the worker broke: {describe(error)}")
+
+    async def acquit(self) -> None:
+        """Release an attempt that has failed because of its node. Its files are removed by now."""
+        if self.finished.outcome != "failed":
+            return
+        found = await self._equipment.health.find_fault(self._began)
+        if fault := self._node_fault or found or (self._doubtful and await self._child_fault()):
+            release(self.finished, self._mask.text(fault), self._equipment.losses_max)
+
+    async def _child_fault(self) -> str | None:
+        """Why a child that belongs to no task can't do a job here either."""
+        try:
+            await do_a_job(self._equipment.cells, self._equipment.packages.own.environment, View())
+        except (IsolationUnusable, TaskError, OSError) as error:
+            return f"no child can work here: {error}"
+        return None
 
     def _find_lost(self, error: TaskError) -> list[LostOutput]:
         """What earlier tasks must make again; nothing if something is gone that no task has made."""
@@ -183,7 +214,8 @@ class _Attempt:
         self._measure(answer)
         if error := answer.get("error"):
             message = _naming_objects(error, input, {inputs[name]: uri for name, uri in self._stage.inputs.items()})
-            raise TaskError(error["type"], message, retryable=answer["retryable"], exit_code=answer["exit_code"])
+            type = "exception" if error["type"] == "node_unfit" else error["type"]  # not for user code to say
+            raise TaskError(type, message, retryable=answer["retryable"], exit_code=answer["exit_code"])
         self.finished.output = (await self._put_outputs(input, paths, answer)).to_json()
 
     @asynccontextmanager
@@ -290,6 +322,13 @@ class _Attempt:
         bytes_max = self._equipment.log_bytes_max
         if await put_log(self._equipment.s3, self.workspace, location, bytes_max, self._mask):
             self.finished.log = location.uri
+
+
+def release(finished: AttemptReport, fault: str, losses_max: int) -> None:
+    """Make this the report of an attempt that the node could not run."""
+    finished.outcome, finished.retryable, finished.losses_max = "released", True, losses_max
+    before = f"; the attempt failed: {finished.error['message']}" if finished.error else ""
+    finished.error = {"type": "node_unfit", "message": storable(f"the worker's node is unfit: {fault}{before}")}
 
 
 def _naming_objects(error: Mapping[str, str], input: FetchedInput, declared: Mapping[Path, str]) -> str:

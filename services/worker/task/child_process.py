@@ -38,6 +38,10 @@ _DISCONNECTED = (EOFError, ConnectionError)
 _SAID_MAX = 500  # bytes shown of what a child says that could not start
 
 
+class NotStarted(TaskError):
+    """The child ended itself before its first answer, and said why: its node may be at fault."""
+
+
 class ChildProcess:
     """One running child in its cell. It does one job at a time; after any exception from `run` it is gone."""
 
@@ -60,6 +64,7 @@ class ChildProcess:
         self._given: Given | None = None  # the directory of the task that runs
         self._end: asyncio.Future[None] | None = None
         self._said = said  # what it said before its first job
+        self._answered = False
         self._marks = {("TMPDIR", str(cell.tmp))}  # variables that only its descendants have
         self.memory_bytes = 0  # resident memory at its last answer
         self.clean = True  # its last job has left nothing behind that the next could meet
@@ -161,6 +166,7 @@ class ChildProcess:
             if memory_bytes_max and cgroup and cgroup.out_of_memory_kills > killed_before:
                 raise MemoryExceeded(memory_bytes_max, memory_bytes_max)
             if answer.done() and not isinstance(answer.exception(), _DISCONNECTED):
+                self._answered = True
                 self.memory_bytes, self.clean = answer.result()["memory_bytes"], answer.result()["clean"]
                 self.clean = self.clean and not self._processes.has_strays(self._marks)
                 return answer.result()
@@ -199,7 +205,8 @@ class ChildProcess:
             return TaskError("crash", killed_by(-code), exit_code=128 - code)
         said = os.pread(self._said.fileno(), _SAID_MAX, max(0, os.fstat(self._said.fileno()).st_size - _SAID_MAX))
         why = f": {said.decode(errors='replace').strip()}" if said else ""
-        return TaskError("crash", f"the process ended itself with exit code {code}{why}", exit_code=code)
+        kind = NotStarted if said and not self._answered else TaskError
+        return kind("crash", f"the process ended itself with exit code {code}{why}", exit_code=code)
 
     async def kill(self) -> None:
         """End the child and all its descendants at once."""

@@ -4,6 +4,8 @@ sandbox: a child sees nothing of the machine but what its tasks need; uid: it is
 it is a process of the worker's user.
 """
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from services.contract.states import ISOLATIONS, Isolation
@@ -51,7 +53,7 @@ async def _try(level: Isolation, settings: WorkerSettings, directory: Path) -> C
     if level == "process":  # which asks nothing of the machine
         return cells
     if level not in _proven:
-        await _do_a_job(cells, settings, View())
+        await do_a_job(cells, base_environment(settings), View())
         _proven[level] = cells.takes_network and (level != "uid" or await _takes_network(cells, settings))
     cells.takes_network = _proven[level]
     return cells
@@ -60,15 +62,15 @@ async def _try(level: Isolation, settings: WorkerSettings, directory: Path) -> C
 async def _takes_network(cells: Cells, settings: WorkerSettings) -> bool:
     """A namespace of the network takes a right that not every root has."""
     try:
-        await _do_a_job(cells, settings, View(network=False))
+        await do_a_job(cells, base_environment(settings), View(network=False))
     except (TaskError, OSError):
         return False
     return True
 
 
-async def _do_a_job(cells: Cells, settings: WorkerSettings, view: View) -> None:
-    workspace = Workspace(cells.directory / "probe")
-    environment = base_environment(settings)
+async def do_a_job(cells: Cells, environment: Mapping[str, str], view: View) -> None:
+    """Start a child and have it run a program. Raises IsolationUnusable, TaskError and OSError."""
+    workspace = Workspace(cells.directory / f"probe-{time.monotonic_ns()}")
     child = await ChildProcess.start(cells, environment, view=view)
     try:
         workspace.make()
@@ -76,7 +78,7 @@ async def _do_a_job(cells: Cells, settings: WorkerSettings, view: View) -> None:
             "kind": "program",
             "arguments": ["/bin/sh", "-c", ": > ../output/done"],
             "directory": str(workspace.work),
-            "environment": environment | {"TMPDIR": str(workspace.tmp)},
+            "environment": {**environment, "TMPDIR": str(workspace.tmp)},
             "log": str(workspace.log),
         }
         answer = await child.run(job, workspace=workspace.directory)

@@ -8,6 +8,7 @@ regular file with no other name (fstat(2)). Who reads the file goes on with that
 These calls may block on a file system that does not answer: await them with `beside_loop` (platform/threads).
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from services.contract.task_error import TaskError
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _NAME_BYTES_MAX = 1024  # of a file below the directory: S3 allows no longer keys
+
+_OF_NODE = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})  # no task is at fault
 
 _KINDS = {
     stat.S_IFREG: "a regular file",
@@ -35,7 +38,8 @@ class UserFiles:
     """The files below a directory, which is held by its descriptor: it may be renamed while it is in use.
 
     Paths that are given begin with the directory's name at the start. Each method raises TaskError (output_invalid),
-    not retryable, for what is not a regular file or a directory, and if the task took the rights to it.
+    not retryable, for what is not a regular file or a directory, and if the task took the rights to it. An OSError is
+    the node's fault.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -158,8 +162,10 @@ def _open(name: PurePosixPath, place: int, write: bool) -> FileIO | None:
         raise
 
 
-def _refusal(name: PurePosixPath, place: int, wanted: str, error: OSError) -> TaskError:
+def _refusal(name: PurePosixPath, place: int, wanted: str, error: OSError) -> TaskError | OSError:
     """Why a name can't be opened: most often, because it is something else than what is wanted."""
+    if error.errno in _OF_NODE:
+        return error
     try:
         found = os.stat(name.name, dir_fd=place, follow_symlinks=False)
     except OSError:

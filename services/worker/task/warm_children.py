@@ -81,4 +81,5 @@ class WarmChildren:
 
 def _may_serve(child: ChildProcess, memory_bytes_max: int | None) -> bool:
     """A task with a memory limit needs a child in which earlier tasks have not leaked too much."""
-    return child.alive and (memory_bytes_max is None or child.memory_bytes <= memory_bytes_max / 2)
+    has_room = memory_bytes_max is None or child.memory_bytes <= memory_bytes_max / 2
+    return child.alive and has_room and child.cell.private.exists()  # its directory may have been swept away

@@ -12,6 +12,7 @@ from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.heartbeat import Heartbeat
 from services.worker.node.node import equip
+from services.worker.node.quarantine import Quarantine
 from services.worker.node.slots import Slots
 from tests.integration.worker.conftest import InProcessGrid
 
@@ -32,7 +33,14 @@ async def test_a_beat_under_way_ends_with_the_heartbeat(grid: InProcessGrid, tmp
         heartbeat_seconds=0.1,
         lease_seconds=60.0,
         bundles=bundles,
-        slots=Slots(1, 1.0, equipment, bundles, Completer(grid.database, worker_id, bundles)),
+        slots=Slots(
+            1,
+            1.0,
+            equipment,
+            bundles,
+            Completer(grid.database, worker_id, bundles),
+            Quarantine(1, lambda _: None),
+        ),
         drain=lambda: None,
     )
     blocker = await asyncpg.connect(grid.settings.database_url)

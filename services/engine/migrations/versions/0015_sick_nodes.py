@@ -1,4 +1,4 @@
-"""Sick nodes: quarantined workers, instances without a worker, task times of successes; in the SQL file of this name."""
+"""Quarantined workers, instances without a worker, task times of successes; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
