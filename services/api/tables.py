@@ -101,6 +101,8 @@ class Schedule(SQLModel, table=True):
     created_by: str | None = None
     key_id: UUID | None = None
     put_off_at: datetime | None = Field(None, sa_type=_UTC)
+    runs_skipped: int = Field(0, sa_type=BigInteger)
+    last_skipped_at: datetime | None = Field(None, sa_type=_UTC)
 
 
 class Trigger(SQLModel, table=True):
@@ -123,6 +125,8 @@ class Trigger(SQLModel, table=True):
     created_at: datetime = Field(sa_type=_UTC)
     created_by: str | None = None
     key_id: UUID | None = None
+    unreadable_since: datetime | None = Field(None, sa_type=_UTC)
+    lag_seconds: float | None = Field(None, sa_type=Double)
 
 
 class Job(SQLModel, table=True):
@@ -190,6 +194,8 @@ class Stage(SQLModel, table=True):
     result: dict[str, Any] | None = Field(None, sa_type=JSONB)
     started_at: datetime | None = Field(None, sa_type=_UTC)
     finished_at: datetime | None = Field(None, sa_type=_UTC)
+    merge_id: UUID | None = None
+    merge_until: datetime | None = Field(None, sa_type=_UTC)
 
 
 class Task(SQLModel, table=True):
@@ -285,6 +291,13 @@ class WebhookEndpoint(SQLModel, table=True):
     generation: int = 0
     secret_digest: str | None = None
     previous_until: datetime | None = Field(None, sa_type=_UTC)
+    failures: int = 0
+    failing_since: datetime | None = Field(None, sa_type=_UTC)
+    pauses: int = 0
+    paused_until: datetime | None = Field(None, sa_type=_UTC)
+    last_error: str | None = None
+    disabled_at: datetime | None = Field(None, sa_type=_UTC)
+    disabled_reason: str | None = None
 
 
 class WebhookDelivery(SQLModel, table=True):

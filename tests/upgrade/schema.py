@@ -21,6 +21,8 @@ END;
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0024": "DROP INDEX webhook_deliveries_created, webhook_deliveries_endpoint, webhook_deliveries_job, "
+    "webhook_deliveries_pending, webhook_deliveries_give_up",
     "0015": _SUMS_OF_0002
     + """
         DROP TABLE instances;
@@ -31,6 +33,13 @@ UNDONE = {
         ALTER TABLE pools DROP COLUMN scaling_error, DROP COLUMN scaling_error_since, DROP COLUMN instances,
             DROP COLUMN instances_missing, DROP COLUMN instances_missing_since, DROP COLUMN replacements,
             DROP COLUMN replace_at""",
+    "0014": """
+        DROP TABLE clock, schedulers;
+        ALTER TABLE triggers DROP COLUMN unreadable_since, DROP COLUMN lag_seconds;
+        ALTER TABLE schedules DROP COLUMN runs_skipped, DROP COLUMN last_skipped_at;
+        ALTER TABLE stages DROP COLUMN merge_id, DROP COLUMN merge_until;
+        ALTER TABLE webhook_endpoints DROP COLUMN failures, DROP COLUMN failing_since, DROP COLUMN pauses,
+            DROP COLUMN paused_until, DROP COLUMN last_error, DROP COLUMN disabled_at, DROP COLUMN disabled_reason""",
     "0011": "ALTER FUNCTION create_attempts_partitions() SECURITY INVOKER RESET ALL; "
     "GRANT EXECUTE ON FUNCTION create_attempts_partitions() TO PUBLIC",
     "0010": "ALTER TABLE workers DROP COLUMN isolation",

@@ -35,6 +35,7 @@ GRANT SELECT (key_id, name, quotas, role, "all", shares, labels) ON api_keys TO 
 GRANT SELECT, INSERT, UPDATE ON attempts TO piecework_scheduler;
 GRANT SELECT, INSERT, DELETE ON audit_log TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON bundles TO piecework_scheduler;
+GRANT SELECT, UPDATE ON clock TO piecework_scheduler;
 GRANT SELECT, DELETE ON idempotency_keys TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON instances TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON jobs TO piecework_scheduler;
@@ -42,6 +43,7 @@ GRANT SELECT, INSERT, UPDATE ON lost_outputs TO piecework_scheduler;
 GRANT SELECT, UPDATE ON pools TO piecework_scheduler;
 GRANT SELECT ON processors TO piecework_scheduler;
 GRANT SELECT, INSERT, DELETE ON queue_messages TO piecework_scheduler;
+GRANT SELECT, INSERT, UPDATE, DELETE ON schedulers TO piecework_scheduler;
 GRANT SELECT, UPDATE ON schedules TO piecework_scheduler;
 GRANT SELECT ON shares TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON stage_counters TO piecework_scheduler;
@@ -50,7 +52,9 @@ GRANT SELECT, INSERT, UPDATE ON tasks TO piecework_scheduler;
 GRANT SELECT, UPDATE ON triggers TO piecework_scheduler;
 GRANT SELECT (upload_id, created_by) ON uploads TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_deliveries TO piecework_scheduler;
-GRANT SELECT, UPDATE (secret) ON webhook_endpoints TO piecework_scheduler;
+GRANT SELECT, UPDATE (
+    secret, enabled, failures, failing_since, pauses, paused_until, last_error, disabled_at, disabled_reason
+) ON webhook_endpoints TO piecework_scheduler;
 GRANT SELECT, UPDATE, DELETE ON workers TO piecework_scheduler;
 GRANT SELECT ON running_stages, stages_to_chain TO piecework_scheduler;
 GRANT EXECUTE ON FUNCTION create_attempts_partitions() TO piecework_scheduler;
