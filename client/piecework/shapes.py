@@ -22,6 +22,42 @@ Role = Literal["viewer", "submitter", "developer", "operator"]
 UploadState = Literal["running", "completed", "aborted"]
 AuditOutcome = Literal["done", "refused"]
 Misfire = Literal["run_once", "run_all", "skip"]
+ReasonCode = Literal[
+    "job_paused",
+    "no_scheduler",
+    "loop_failing",
+    "pool_paused",
+    "queue_unreachable",
+    "no_workers",
+    "scaling_failed",
+    "instances_missing",
+    "no_fitting_worker",
+    "slowed",
+    "planning_put_off",
+    "merge_put_off",
+    "group_at_maximum",
+    "messages_not_taken",
+    "lost_output",
+    "retry_at",
+    "running_max",
+    "scheduled",
+    "workers_starting",
+    "lower_priority",
+    "workers_busy",
+    "barrier",
+    "split",
+    "previous_stage",
+    "next_stage_full",
+    "columns",
+    "planning",
+    "merge_waits",
+    "merging",
+    "ending",
+    "starting",
+    "records_uneven",
+    "failures_tolerated",
+    "objects_left_out",
+]
 Scalar = str | int | float | bool | None
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
@@ -136,6 +172,16 @@ StageRecords = TypedDict(
 """Records of a stage; `balanced`: in + added = out + rejected + filtered (None: what went in was not counted)."""
 
 
+class Reason(TypedDict):
+    """Why a job or a stage waits, is slow, or has results that need a look."""
+
+    code: ReasonCode
+    message: str
+    stage: NotRequired[int | None]
+    since: NotRequired[str | None]
+    details: NotRequired[dict[str, Any]]
+
+
 class Stage(TypedDict):
     stage: int
     name: str
@@ -147,6 +193,7 @@ class Stage(TypedDict):
     planned: bool
     progress: Progress
     slowed: bool
+    reasons: list[Reason]
     records: StageRecords
     columns: dict[str, Any]
     started_at: str | None
@@ -202,11 +249,13 @@ class _JobFields(TypedDict):
 class Job(_JobFields):
     spec: JobSpec
     stages: list[Stage]
+    reasons: list[Reason]
     warnings: list[str]
 
 
 class JobSummary(_JobFields):
     progress: JobProgress
+    reasons: list[ReasonCode]
 
 
 class Task(TypedDict):

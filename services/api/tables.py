@@ -39,6 +39,9 @@ class WorkerPool(SQLModel, table=True):
     slots: int = 2
     paused: bool = False
     scaled_at: datetime | None = Field(None, sa_type=_UTC)
+    paused_at: datetime | None = Field(None, sa_type=_UTC)
+    queue_error: str | None = None
+    queue_error_at: datetime | None = Field(None, sa_type=_UTC)
     created_at: datetime = Field(sa_type=_UTC)
     scaling_error: str | None = None
     scaling_error_since: datetime | None = Field(None, sa_type=_UTC)
@@ -152,6 +155,7 @@ class Job(SQLModel, table=True):
     created_by: str | None = None
     key_id: UUID | None = None
     tasks_known: int = Field(0, sa_type=BigInteger)
+    paused_at: datetime | None = Field(None, sa_type=_UTC)
 
 
 class Stage(SQLModel, table=True):
@@ -182,6 +186,9 @@ class Stage(SQLModel, table=True):
     task_count: int = Field(0, sa_type=BigInteger)
     tasks_expected: int | None = Field(None, sa_type=BigInteger)
     put_off_at: datetime | None = Field(None, sa_type=_UTC)
+    put_off_since: datetime | None = Field(None, sa_type=_UTC)
+    put_off_error: str | None = None
+    tasks_at: datetime | None = Field(None, sa_type=_UTC)
     columns_due: bool = False
     max_attempts: int
     backoff_seconds: float = Field(sa_type=Double)
@@ -274,6 +281,8 @@ class Attempt(SQLModel, table=True):
     cpu_seconds: float = Field(0, sa_type=Double)
     memory_bytes_peak: int = Field(0, sa_type=BigInteger)
     log: str | None = None
+    fetch_seconds: float | None = Field(None, sa_type=Double)
+    put_seconds: float | None = Field(None, sa_type=Double)
 
 
 class WebhookEndpoint(SQLModel, table=True):

@@ -42,6 +42,9 @@ async def start_due_jobs(connection: Connection, jobs_max: int) -> int:
 # Orders of users.
 
 
+_MOVE = "UPDATE jobs SET state = $2, paused_at = CASE WHEN $2 = 'paused' THEN now() END WHERE job_id = $1"
+
+
 async def _move_job(connection: Connection, job_id: UUID, order: str, sources: tuple[str, ...], target: str) -> None:
     """Lock the job and change its state. Raises NotFound, Conflict."""
     state: str | None = await connection.fetchval("SELECT state FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
@@ -49,7 +52,7 @@ async def _move_job(connection: Connection, job_id: UUID, order: str, sources: t
         raise NotFound(f"no job has the id {job_id}")
     if state not in sources:
         raise Conflict(f"a job that is {state} can't be {order}; it must be {' or '.join(sources)}")
-    await connection.execute("UPDATE jobs SET state = $2 WHERE job_id = $1", job_id, target)
+    await connection.execute(_MOVE, job_id, target)
     await notify_jobs(connection)
 
 

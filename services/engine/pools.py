@@ -21,8 +21,14 @@ async def load_pool(connection: Connection | Database, name: str) -> PoolQueues 
     return None if row is None else PoolQueues(**row)
 
 
+# A pool that is paused already stays so since then.
+_SET_PAUSED = """
+    UPDATE pools SET paused = $2, paused_at = CASE WHEN NOT $2 THEN NULL WHEN paused THEN paused_at ELSE now() END
+    WHERE name = $1"""
+
+
 async def _set_pool_paused(connection: Connection, name: str, paused: bool) -> None:
-    status = await connection.execute("UPDATE pools SET paused = $2 WHERE name = $1", name, paused)
+    status = await connection.execute(_SET_PAUSED, name, paused)
     if status == "UPDATE 0":
         raise NotFound(f"no pool is named {name!r}")
 
@@ -47,7 +53,8 @@ async def register_pool(
     """Add a pool, or change its queues and group; its capacity and pause do not change."""
     await connection.execute(
         "INSERT INTO pools (name, queue_url, dead_letter_url, group_name, slots) VALUES ($1, $2, $3, $4, $5) "
-        "ON CONFLICT (name) DO UPDATE SET queue_url = $2, dead_letter_url = $3, group_name = $4, slots = $5",
+        "ON CONFLICT (name) DO UPDATE SET queue_url = $2, dead_letter_url = $3, group_name = $4, slots = $5, "
+        "queue_error = NULL, queue_error_at = NULL",
         name,
         queue_url,
         dead_letter_url,

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.contract.states import RECORD_COUNTS
+from services.engine.reasons.reason import Reason, ReasonCode
 from services.inputs.groups import describe_markers
 
 
@@ -29,26 +30,34 @@ class StageRecords(BaseModel):
     )
 
 
-def check_records(stages: Sequence[Mapping[str, Any]]) -> tuple[list[StageRecords], list[str]]:
-    """The records of a job's stages, in order, and a sentence for each count that does not add up.
+def check_records(stages: Sequence[Mapping[str, Any]]) -> tuple[list[StageRecords], list[Reason]]:
+    """The records of a job's stages, in order, and a reason to look at them for each count that does not add up.
 
     Of each stage: name, kind, state, tasks_from, its stage_sums, `filters` of its processor's specification, and how
     many marker objects of its input were `left_out`.
     """
-    records, warnings = [], []
+    records: list[StageRecords] = []
+    reasons: list[Reason] = []
     for number, stage in enumerate(stages):
         counted = stage["kind"] == "map" and stage["records_in"] > 0  # else they are made there, or not counted
         wrong = [_gap(stage), number and _break(stages[number - 1], stage)] if counted else []
         left_out = describe_markers(stage["left_out"]) if stage["left_out"] else None
-        uneven, other = (_say(stage, sentences) for sentences in (wrong, [_tolerated(stage), left_out]))
+        uneven = _say(stage, number, "records_uneven", wrong)
+        tolerated = _say(stage, number, "failures_tolerated", [_tolerated(stage)])
         sums = {name.removeprefix("records_"): stage[name] for name in RECORD_COUNTS}
         records.append(StageRecords.model_validate({**sums, "balanced": not uneven if counted else None}))
-        warnings += uneven + other
-    return records, warnings
+        reasons += uneven + tolerated + _say(stage, number, "objects_left_out", [left_out])
+    return records, reasons
 
 
-def _say(stage: Mapping[str, Any], sentences: Sequence[str | int | None]) -> list[str]:
-    return [f"stage {stage['name']}: {sentence}" for sentence in sentences if sentence]
+def _say(
+    stage: Mapping[str, Any], number: int, code: ReasonCode, sentences: Sequence[str | int | None]
+) -> list[Reason]:
+    return [
+        Reason(code=code, message=f"stage {stage['name']}: {sentence}", stage=number)
+        for sentence in sentences
+        if sentence
+    ]
 
 
 def _has_ended(stage: Mapping[str, Any]) -> bool:

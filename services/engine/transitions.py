@@ -243,20 +243,27 @@ async def claim(connection: Connection | Database, worker_id: UUID, bundle_ids: 
 
 # put off: a worker can't run the bundle, but a newer one may. The bundle stays unclaimed: there is no attempt of it.
 _PUT_OFF = """
-    UPDATE bundles SET put_off = least(put_off + 1, 32767),
+    UPDATE bundles SET put_off = least(put_off + 1, 32767), put_off_error = $4,
         send_at = now() + least($2 * 2 ^ least(put_off, 30), $3) * interval '1 second'
     WHERE bundle_id = $1 AND worker_id IS NULL
     RETURNING put_off"""
 
 
 async def put_off(
-    connection: Connection | Database, bundle_id: UUID, *, seconds_first: float, seconds_max: float
+    connection: Connection | Database,
+    bundle_id: UUID,
+    *,
+    seconds_first: float,
+    seconds_max: float,
+    why: str | None = None,
 ) -> int | None:
-    """Offer an unclaimed bundle again after a wait that doubles each time. The caller deletes its message.
+    """Offer an unclaimed bundle again after a wait that doubles each time, and note what this worker lacks.
+
+    The caller deletes its message.
 
     Returns how often it was put off so far; None if it is claimed or gone.
     """
-    times: int | None = await connection.fetchval(_PUT_OFF, bundle_id, seconds_first, seconds_max)
+    times: int | None = await connection.fetchval(_PUT_OFF, bundle_id, seconds_first, seconds_max, why)
     return times
 
 

@@ -32,6 +32,7 @@ from services.scheduler.loops import (
 )
 from services.scheduler.loops.webhooks import Deliverer
 from services.scheduler.merges.merge import Merger
+from services.scheduler.noted import keep_noting
 
 log = structlog.get_logger()
 
@@ -73,6 +74,7 @@ async def run(settings: Settings) -> None:
             log.info("scheduler started", loops=[loop.name for loop in loops])
             async with asyncio.TaskGroup() as group:
                 group.create_task(listen(settings.database_url, loops))
+                group.create_task(keep_noting(database, loops))
                 for loop in loops:
                     group.create_task(loop.run(context), name=loop.name)
         finally:

@@ -1,6 +1,7 @@
 """One shape for every loop of the scheduler: a repeated step. Pauses are short under load, and NOTIFY ends them."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 from pydantic import ValidationError
 
 from services.platform.aws import Aws
-from services.platform.database import UNAVAILABLE, Database, connect_alone
+from services.platform.database import UNAVAILABLE, Database, connect_alone, storable
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import Settings
 from services.scheduler.turns import Turns
@@ -20,6 +21,7 @@ log = structlog.get_logger()
 
 BACKOFF_SECONDS_FIRST = 0.1
 BACKOFF_SECONDS_MAX = 5.0
+ERROR_LENGTH_MAX = 1000  # of what is kept
 # Faults that pass by themselves: the database restarts, AWS throttles or can't be reached.
 PASSING = (*UNAVAILABLE, *S3_ERRORS)
 
@@ -44,6 +46,7 @@ class Context:
     aws: Aws
     settings: Settings
     turns: defaultdict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))  # of dispatch, by pool
+    queues_taking: dict[str, float] = field(default_factory=dict)  # when it was last noted, by URL
 
 
 Step = Callable[[Context], Awaitable[bool]]
@@ -59,6 +62,8 @@ class Loop:
     idle_seconds: float
     channels: frozenset[str] = frozenset()
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    stepped_at: float | None = None  # by the clock of `time.monotonic`: its last step that went well
+    error: str | None = None  # of its last step
 
     async def run(self, context: Context) -> None:
         """Repeat the step until cancelled. Errors are logged, and the step is retried with growing pauses.
@@ -72,11 +77,13 @@ class Loop:
             self.wake.clear()
             try:
                 pause = self.busy_seconds if await self.step(context) else self.idle_seconds
+                self.stepped_at, self.error = time.monotonic(), None
                 if failures:
                     log.info("loop recovered", loop=self.name, failures=failures)
                 failures = 0
             except Exception as error:
                 failures += 1
+                self.error = storable(repr(error))[:ERROR_LENGTH_MAX]
                 pause = min(BACKOFF_SECONDS_FIRST * 2 ** min(failures, 10), BACKOFF_SECONDS_MAX)
                 if failures == 1 or not isinstance(error, PASSING):
                     log.warning(

@@ -6,11 +6,19 @@ stage. So stages that are put off again and again never delay those that can pro
 
 from uuid import UUID
 
-from services.platform.database import Database
+from services.platform.database import Database, storable
 
 PUT_OFF_SECONDS = 1.0
+ERROR_LENGTH_MAX = 1000
 
 
-async def put_off(database: Database, job_id: UUID, stage: int) -> None:
-    """Put the stage off: it waits for its next turn."""
-    await database.execute("UPDATE stages SET put_off_at = now() WHERE job_id = $1 AND stage = $2", job_id, stage)
+_PUT_OFF = """
+    UPDATE stages SET put_off_at = now(), put_off_error = $3,
+        put_off_since = CASE WHEN put_off_at IS NULL THEN now() ELSE coalesce(put_off_since, put_off_at) END
+    WHERE job_id = $1 AND stage = $2"""
+
+
+async def put_off(database: Database, job_id: UUID, stage: int, error: Exception) -> None:
+    """Put the stage off: it waits for its next turn, and its job says why."""
+    why = storable(f"{error}" or repr(error))[:ERROR_LENGTH_MAX]
+    await database.execute(_PUT_OFF, job_id, stage, why)

@@ -23,6 +23,13 @@ END;
 UNDONE = {
     "0024": "DROP INDEX webhook_deliveries_created, webhook_deliveries_endpoint, webhook_deliveries_job, "
     "webhook_deliveries_pending, webhook_deliveries_give_up",
+    "0016": "DROP TABLE scheduler_loops; ALTER TABLE jobs DROP COLUMN paused_at; "
+    "ALTER TABLE pools DROP COLUMN paused_at, DROP COLUMN queue_error, DROP COLUMN queue_error_at; "
+    "ALTER TABLE stages DROP COLUMN put_off_since, DROP COLUMN put_off_error, DROP COLUMN tasks_at; "
+    "ALTER TABLE bundles DROP COLUMN queued_at, DROP COLUMN put_off_error; "
+    "ALTER TABLE attempts DROP COLUMN fetch_seconds, DROP COLUMN put_seconds; "
+    "ALTER TABLE stage_stats DROP COLUMN fetch_seconds, DROP COLUMN put_seconds, DROP COLUMN last_finished_at, "
+    "DROP COLUMN last_index",
     "0015": _SUMS_OF_0002
     + """
         DROP TABLE instances;

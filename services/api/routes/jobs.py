@@ -20,10 +20,13 @@ from services.api.results_place import check_results_place
 from services.api.security import Caller, OfOwners, Submitter, Viewer, scope_filter
 from services.api.shapes.jobs import Job, JobPage, JobSummary, sum_progress
 from services.api.strict_json import StrictRoute
-from services.contract.states import JobState
+from services.contract.states import TERMINAL, JobState
 from services.engine import jobs, ownership, submission
 from services.engine.progress import Progress, count_progress, is_slowed, tasks_known
 from services.engine.quotas import check_retry
+from services.engine.reasons.explain import explain
+from services.engine.reasons.facts import read_facts
+from services.engine.reasons.reason import codes_of, warnings_of
 from services.engine.records import check_records
 from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
@@ -94,18 +97,23 @@ _JOB = """
     FROM jobs AS j WHERE j.job_id = $1"""
 
 
-async def load_job(connection: Connection | Database, job_id: UUID) -> Job:
-    """Raises a 404."""
+async def load_job(
+    connection: Connection | Database, job_id: UUID, *, ready_tasks_max: int = 10_000, named: bool = True
+) -> Job:
+    """The job, and why it waits; `named`: other jobs that it waits for may be named. Raises a 404."""
     row = await connection.fetchrow(_JOB, job_id)
     if row is None:
         raise not_found("job", job_id)
-    records, warnings = check_records(row["stages"])
+    records, of_records = check_records(row["stages"])
+    facts = await read_facts(connection, [] if row["state"] in TERMINAL else [job_id], ready_tasks_max)
+    reasons = [*explain(facts, named=named).get(job_id, []), *of_records]
     stages = [
         stage
         | {
             "progress": progress,
             "task_count": sum(dict(progress).values()) if known else None,
             "slowed": is_slowed(stage),
+            "reasons": [reason for reason in reasons if reason.stage == stage["stage"]],
             "records": counted,
             "columns": (stage["found_columns"] or {}) | stage["declared_columns"],
         }
@@ -113,7 +121,13 @@ async def load_job(connection: Connection | Database, job_id: UUID) -> Job:
             row["stages"], count_progress(row["stages"]), tasks_known(row["stages"]), records, strict=True
         )
     ]
-    return Job.model_validate({**row, "stages": stages, "warnings": warnings})
+    return Job.model_validate({**row, "stages": stages, "reasons": reasons, "warnings": warnings_of(reasons)})
+
+
+async def _show(connection: Connection | Database, api: Connections, caller: Caller, job_id: UUID) -> Job:
+    """As much as the caller may see."""
+    limit = api.settings.ready_tasks_max
+    return await load_job(connection, job_id, ready_tasks_max=limit, named=not caller.is_scoped)
 
 
 @router.post(
@@ -159,7 +173,7 @@ async def submit_job(
             key_id=creation.caller.key_id,
         )
         await creation.caller.record(connection, job_id, name=spec.name, share=spec.share, priority=spec.priority)
-        return await load_job(connection, job_id)
+        return await _show(connection, api, creation.caller, job_id)
 
     return await creation.once(create, prepare=prepare)
 
@@ -215,8 +229,14 @@ async def list_jobs(
         statement = statement.where(col(job.labels).contains({key: value}))
     rows, next_cursor = await pages.fetch(session, statement, job.job_id, newest_first=True)
     progress = await _progress(api.database, [row.job_id for row in rows])
+    unfinished = [row.job_id for row in rows if row.state not in TERMINAL]
+    reasons = explain(await read_facts(api.database, unfinished, api.settings.ready_tasks_max))
     items = [
-        JobSummary.model_validate(row.model_dump() | {"progress": sum_progress(progress[row.job_id])}) for row in rows
+        JobSummary.model_validate(
+            row.model_dump()
+            | {"progress": sum_progress(progress[row.job_id]), "reasons": codes_of(reasons.get(row.job_id, []))}
+        )
+        for row in rows
     ]
     return JobPage(items=items, next_cursor=next_cursor)
 
@@ -225,7 +245,7 @@ async def list_jobs(
 async def get_job(caller: Viewer, api: Api, job_id: JobId) -> Job:
     """A job with its stages and their exact progress."""
     await ownership.require_job(api.database, caller, job_id)
-    return await load_job(api.database, job_id)
+    return await _show(api.database, api, caller, job_id)
 
 
 async def _order(
@@ -235,7 +255,7 @@ async def _order(
         await caller.require_control_of_job(connection, job_id)
         await order(connection, job_id)
         await caller.record(connection, job_id)
-        return await load_job(connection, job_id)
+        return await _show(connection, api, caller, job_id)
 
 
 @router.post("/{job_id}/cancel", operation_id="cancel_job", responses=problems(404, 409), summary="Cancel a job")

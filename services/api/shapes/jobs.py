@@ -11,6 +11,7 @@ from services.api.pagination import Page
 from services.api.shapes.row import Row, Stored
 from services.contract.states import TASK_STATES, JobState, Outcome, StageKind, StageState, TaskState
 from services.engine.progress import Progress
+from services.engine.reasons.reason import Reason, ReasonCode
 from services.engine.records import StageRecords
 from services.engine.spec import JobSpec
 
@@ -40,6 +41,7 @@ class Stage(BaseModel):
     planned: bool = Field(description="whether all tasks are known")
     progress: Progress
     slowed: bool = Field(description="most attempts fail, so the stage's tasks get only a tenth of the pool's slots")
+    reasons: list[Reason] = Field(description="those of the job's reasons that are about this stage")
     records: StageRecords
     columns: dict[str, Any] = Field(
         description="types of columns: those declared, and those that SQL finds in samples of the whole input",
@@ -79,6 +81,7 @@ class JobSummary(_JobFields):
     """A job in a list."""
 
     progress: JobProgress
+    reasons: list[ReasonCode] = Field(description="why it waits; the job itself explains them")
 
 
 class Job(_JobFields):
@@ -86,8 +89,13 @@ class Job(_JobFields):
 
     spec: Stored[JobSpec]
     stages: list[Stage]
+    reasons: list[Reason] = Field(
+        description="why the job waits or is slow, and what its results need; empty if all is well. "
+        "What somebody can do something about comes first"
+    )
     warnings: list[str] = Field(
-        description="record counts that do not add up, or records missing because failed tasks were tolerated",
+        description="the messages of the reasons that are about results: record counts that do not add up, or records "
+        "missing because failed tasks were tolerated",
         examples=[["stage clean: 100 records in, 98 out, 0 rejected: 2 are unaccounted for"]],
     )
 

@@ -29,6 +29,7 @@ GRANT SELECT, UPDATE ON webhook_deliveries TO piecework_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON webhook_endpoints TO piecework_api;
 GRANT SELECT, UPDATE ON workers TO piecework_api;
 GRANT SELECT ON running_stages TO piecework_api;
+GRANT SELECT ON scheduler_loops TO piecework_api;
 
 -- The scheduler: jobs and tasks on their way, what is due, and what has expired. It makes partitions by a function.
 GRANT SELECT (key_id, name, quotas, role, "all", shares, labels) ON api_keys TO piecework_scheduler;
@@ -57,6 +58,7 @@ GRANT SELECT, UPDATE (
 ) ON webhook_endpoints TO piecework_scheduler;
 GRANT SELECT, UPDATE, DELETE ON workers TO piecework_scheduler;
 GRANT SELECT ON running_stages, stages_to_chain TO piecework_scheduler;
+GRANT SELECT, INSERT, UPDATE ON scheduler_loops TO piecework_scheduler;
 GRANT EXECUTE ON FUNCTION create_attempts_partitions() TO piecework_scheduler;
 
 -- A worker: the tasks that it runs, and what they leave. No keys, no webhooks, no schedules.
@@ -78,8 +80,10 @@ GRANT SELECT ON attempts TO piecework_stats;
 GRANT SELECT ON bundles TO piecework_stats;
 GRANT SELECT ON instances TO piecework_stats;
 GRANT SELECT ON jobs TO piecework_stats;
+GRANT SELECT ON lost_outputs TO piecework_stats;
 GRANT SELECT ON pools TO piecework_stats;
 GRANT SELECT, INSERT, UPDATE ON pool_stats TO piecework_stats;
+GRANT SELECT ON scheduler_loops TO piecework_stats;
 GRANT SELECT ON stage_counters TO piecework_stats;
 GRANT SELECT, INSERT, UPDATE, DELETE ON stage_minutes TO piecework_stats;
 GRANT SELECT, INSERT, UPDATE ON stage_stats TO piecework_stats;

@@ -46,7 +46,7 @@ async def _find(context: Context, stage: Record) -> None:
         columns = await _sample(context, stage)
     except Exception as error:
         if passes(error):
-            await put_off.put_off(context.database, *key)
+            await put_off.put_off(context.database, *key, error)
             log.warning("columns put off", job=str(key[0]), stage=key[1], error=repr(error))
             return
         log.info("columns not found", job=str(key[0]), stage=key[1], error=repr(error))

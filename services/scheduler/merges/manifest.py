@@ -12,6 +12,7 @@ import orjson
 from services.contract.location import Location
 from services.contract.states import RECORD_COUNTS
 from services.contract.task_output import StoredObject, TaskOutput
+from services.engine.reasons.reason import warnings_of
 from services.engine.records import check_records
 from services.platform.aws import Aws
 from services.platform.database import Database
@@ -60,12 +61,12 @@ async def _manifest(database: Database, job: Mapping[str, Any], stage: int, file
 
 async def _arithmetic(database: Database, job_id: UUID) -> Facts:
     stages = [dict(row) for row in await database.fetch(_STAGES, job_id)]
-    records, warnings = check_records(stages)
+    records, reasons = check_records(stages)
     said = [
         {name: stage[name] for name in ("stage", "name", "kind", "processor")} | {"records": record.model_dump()}
         for stage, record in zip(stages, records, strict=True)
     ]
-    return {"stages": said, "warnings": warnings}
+    return {"stages": said, "warnings": warnings_of(reasons)}
 
 
 async def _parts(database: Database, job_id: UUID, stage: int) -> AsyncIterator[Facts]:

@@ -85,7 +85,7 @@ class Merger:
             else:
                 log.exception("merge broke", job=str(job["job_id"]))
             with suppress(*UNAVAILABLE):  # then the loop waits for the database itself
-                await put_off.put_off(context.database, job["job_id"], job["stage"])
+                await put_off.put_off(context.database, job["job_id"], job["stage"], error)
         finally:
             del self._running[job["job_id"]]
 

@@ -34,7 +34,8 @@ _LOCK = """
 _SAVE = """
     UPDATE stages SET plan_cursor = $3, planned = $4, task_count = task_count + $5, state = 'running',
         tasks_expected = coalesce(ceil((task_count + $5) / $6::float8), tasks_expected),
-        put_off_at = NULL, started_at = coalesce(started_at, now())
+        put_off_at = NULL, started_at = coalesce(started_at, now()),
+        tasks_at = coalesce(tasks_at, CASE WHEN $5 > 0 THEN now() END)
     WHERE job_id = $1 AND stage = $2"""
 
 
@@ -122,7 +123,7 @@ async def planning(
     except Exception as error:
         if passes(error):
             log.warning("plan put off", job=str(job_id), stage=stage, error=repr(error))
-            await put_off(context.database, job_id, stage)
+            await put_off(context.database, job_id, stage, error)
         else:
             await _fail(context, job_id, stage, _explain(error, where), cursor)
 

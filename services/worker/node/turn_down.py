@@ -20,7 +20,7 @@ _TIMES_MAX = 64  # about an hour
 async def turn_down(database: Database, worker_id: UUID, message: Message, why: str) -> None:
     """Put the bundle off. After too many times, fail its tasks, so that the job tells its user why."""
     times = await transitions.put_off(
-        database, message.bundle_id, seconds_first=_SECONDS_FIRST, seconds_max=_SECONDS_MAX
+        database, message.bundle_id, seconds_first=_SECONDS_FIRST, seconds_max=_SECONDS_MAX, why=why
     )
     if times is None:
         return

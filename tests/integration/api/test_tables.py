@@ -15,7 +15,7 @@ _UNMODELLED = {("attempts", "txid")}  # only the roll-up's SQL knows of it
 # The tables that the API does not list: only the SQL of services knows of them.
 _UNLISTED = {
     *("alembic_version", "schema_compatibility"),
-    *("bundles", "lost_outputs", "queue_messages", "idempotency_keys"),
+    *("bundles", "lost_outputs", "scheduler_loops", "queue_messages", "idempotency_keys"),
     *("clock", "schedulers"),
     *("stats_watermark", "stage_stats", "pool_stats", "stage_minutes", "worker_minutes"),
 }

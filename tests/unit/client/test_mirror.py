@@ -16,13 +16,15 @@ from tests.unit.client.openapi import SCHEMAS, Operation, is_page, name_of, name
 OPERATIONS = list(operations())
 NAMED = named_in([[one.description.get("requestBody"), one.description["responses"]] for one in OPERATIONS])
 
-# Schemas without a shape: errors are exceptions, pages are Page[…], and these requests' fields are parameters.
+# Schemas without a shape: errors are exceptions, pages are Page[…], codes are a Literal, and these requests' fields are
+# parameters.
 NO_SHAPE = {
     "ApiKeySpec",
     "Capacity",
     "FieldError",
     "PackageSpec",
     "Problem",
+    "ReasonCode",
     "ProcessorRegistration",
     "Rotation",
     "ScheduleSpec",

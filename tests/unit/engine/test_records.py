@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from services.engine.reasons.reason import warnings_of
 from services.engine.records import check_records
 
 
@@ -43,9 +44,10 @@ def stage(name: str = "clean", **changes: Any) -> dict[str, Any]:
 def test_a_stage_comes_out_even_or_says_what_is_missing(
     records: dict[str, Any], balanced: bool | None, said: str | None
 ) -> None:
-    [checked], warnings = check_records([stage(**records)])
+    [checked], reasons = check_records([stage(**records)])
     assert checked.balanced is balanced
-    assert [warning.startswith(f"stage clean: {said}") for warning in warnings] == ([True] if said else [])
+    assert [reason.message.startswith(f"stage clean: {said}") for reason in reasons] == ([True] if said else [])
+    assert {reason.code for reason in reasons} <= {"records_uneven"}
     assert checked.model_dump()["in"] == records.get("into", 0)
 
 
@@ -69,9 +71,9 @@ def test_what_came_out_of_a_stage_goes_into_the_next(
     first: dict[str, Any], second: dict[str, Any], balanced: bool
 ) -> None:
     stages = [stage(**({"into": 10, "out": 10} | first)), stage("price", **(EVEN | second))]
-    checked, warnings = check_records(stages)
+    checked, reasons = check_records(stages)
     assert checked[1].balanced is balanced
-    said = [warning for warning in warnings if "tolerated" not in warning]
+    said = [reason.message for reason in reasons if reason.code != "failures_tolerated"]
     assert said == ([] if balanced else ["stage price: 9 records in, but 10 came out of stage clean"])
 
 
@@ -90,6 +92,6 @@ def test_what_came_out_of_a_stage_goes_into_the_next(
 def test_tasks_that_failed_in_a_stage_that_ended_well_are_said_and_its_other_records_come_out_even(
     facts: dict[str, Any], said: str | None
 ) -> None:
-    [checked], warnings = check_records([stage(into=10, out=10, **facts)])
-    assert warnings == ([said] if said else [])
+    [checked], reasons = check_records([stage(into=10, out=10, **facts)])
+    assert warnings_of(reasons) == ([said] if said else [])
     assert checked.balanced
