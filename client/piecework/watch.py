@@ -19,6 +19,7 @@ from piecework.display import STYLES, duration, number, parse_time, relative
 from piecework.errors import ServerError, TransportError
 from piecework.meter import RenderColumn
 from piecework.shapes import FINAL_STATES, Job, Stage
+from piecework.waits import alarms, why
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 1.0
@@ -26,6 +27,7 @@ UNCHANGED_LINE_SECONDS = 10.0
 OUTAGE_PAUSE_SECONDS = 1.0
 FIRST_ANSWER_SECONDS = 30.0
 RATE_WINDOW_SECONDS = 30.0
+ALARMS_SHOWN = 3
 
 
 class View(Protocol):
@@ -119,6 +121,7 @@ class _Stages:
                 "waiting": progress["waiting"],
                 "state": stage["state"],
                 "slowed": stage["slowed"],
+                "why": why(stage),
                 "elapsed": _elapsed(stage, now),
             }
             bar = self._bars.get(stage["stage"])
@@ -167,7 +170,8 @@ class LiveBars:
         )
         headline.append(_job_time(self._job, self._client.now()), "dim")
         headline.no_wrap = True
-        return Group(headline, self._stages.progress.get_renderable())
+        said = [Text(message, "yellow") for message in alarms(self._job)[:ALARMS_SHOWN]]
+        return Group(headline, self._stages.progress.get_renderable(), *said)
 
 
 class Lines:
@@ -179,6 +183,7 @@ class Lines:
         self._stages = _Stages(console)
         self._shown: tuple[object, ...] = ()
         self._shown_at = float("-inf")
+        self._alarms: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -191,12 +196,20 @@ class Lines:
     def show(self, job: Job) -> None:
         now = self._client.now()
         self._stages.update(job, now)
-        facts = (job["state"], *((stage["state"], *stage["progress"].values()) for stage in job["stages"]))
+        facts = (
+            job["state"],
+            *((stage["state"], *stage["progress"].values()) for stage in job["stages"]),
+            *alarms(job),
+        )
         waited = time.monotonic() - self._shown_at
         changed = facts != self._shown and waited >= LINE_SECONDS
         if changed or waited >= UNCHANGED_LINE_SECONDS or job["state"] in FINAL_STATES:
             self._shown, self._shown_at = facts, time.monotonic()
             self.say(" | ".join([f"{job['name']} {job['state']} {_job_time(job, now)}", *self._stages.lines()]))
+            for message in alarms(job):
+                if message not in self._alarms:
+                    self.say(f"waits: {message}")
+            self._alarms = alarms(job)
 
     def say(self, message: str) -> None:
         self._console.file.write(message + "\n")
@@ -225,11 +238,14 @@ def _pace(bar: Bar) -> str:
 
 def _activity(bar: Bar) -> str:
     fields = bar.fields
+    reason = f": {fields['why']}" if fields["why"] else ""
     if fields["state"] != "running":
-        return str(fields["state"])
+        return f"{fields['state']}{reason if fields['state'] == 'waiting' else ''}"
     counts = [(fields["running"], "running"), (fields["queued"], "queued"), (fields["waiting"], "waiting")]
-    activity = [f"{count:,} {what}" for count, what in counts if count]
-    return ", ".join([*activity, "slowed down: most attempts fail"] if fields["slowed"] else activity)
+    activity = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+    if fields["slowed"]:
+        return ", ".join(filter(None, [activity, "slowed down: most attempts fail"]))
+    return f"{activity}{reason}" if fields["queued"] or not fields["running"] else activity
 
 
 def _line(bar: Bar) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from piecework.cli import exits
 from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
 from piecework.cli.session import Session, command, describe_columns, parse_pairs
 from piecework.errors import PieceworkError
-from piecework.shapes import Job, JobState, JobSummary, Stage, StageRecords, Task
+from piecework.shapes import Job, JobState, JobSummary, Reason, Stage, StageRecords, Task
 
 FAILURES_SHOWN = 3
 
@@ -87,12 +88,13 @@ def list_jobs(
 
 def _show_jobs(session: Session, jobs: list[JobSummary]) -> None:
     from piecework.display import moment, relative, state, table
+    from piecework.waits import why
 
     now = session.client.now()
     when = moment if session.out.width >= 120 else relative
     table(
         session.out,
-        ["JOB_ID", "~NAME", "STATE", ">DONE", ">?FAILED", "?CREATED", "~?OWNER"],
+        ["JOB_ID", "~NAME", "STATE", ">DONE", ">?FAILED", "?WHY", "?CREATED", "~?OWNER"],
         (
             (
                 job["job_id"],
@@ -100,6 +102,7 @@ def _show_jobs(session: Session, jobs: list[JobSummary]) -> None:
                 state(job["state"]),
                 f"{job['progress']['succeeded']}/{job['progress']['tasks']}",
                 job["progress"]["failed"],
+                why(job) or None,
                 when(job["created_at"], now),
                 job.get("created_by"),  # an older server does not tell
             )
@@ -117,6 +120,7 @@ def _show_job(session: Session, job: Job) -> None:
     from rich.text import Text
 
     from piecework.display import facts, moment, state, table
+    from piecework.waits import waits, why
 
     now = session.client.now()
     inputs, merge = job["spec"]["input"], job["spec"].get("merge")
@@ -129,6 +133,7 @@ def _show_job(session: Session, job: Job) -> None:
             ("error", f"{job['error']['type']}: {job['error']['message']}" if job["error"] else None),
             *(("input", _describe_input(source)) for source in (inputs if isinstance(inputs, list) else [inputs])),
             ("merge", merge.get("type") if merge else None),
+            *(("waits", Text(_describe_reason(reason, now), "yellow")) for reason in waits(job.get("reasons", []))),
             *(("warning", Text(warning, "yellow")) for warning in job["warnings"]),
             ("labels", ", ".join(f"{key}={value}" for key, value in job["labels"].items())),
             ("priority", job["priority"] or None),
@@ -159,6 +164,7 @@ def _show_job(session: Session, job: Job) -> None:
             ">CANCELLED",
             ">RUNNING",
             ">QUEUED",
+            "?WHY",
             ">?WAITING",
             "?RECORDS",
         ],
@@ -173,12 +179,20 @@ def _show_job(session: Session, job: Job) -> None:
                 stage["progress"]["cancelled"],
                 stage["progress"]["running"],
                 stage["progress"]["queued"] + stage["progress"]["ready"],
+                why(stage) or None,
                 stage["progress"]["waiting"],
                 _describe_records(stage["records"]),
             )
             for stage in job["stages"]
         ),
     )
+
+
+def _describe_reason(reason: Reason, now: datetime) -> str:
+    from piecework.display import moment
+
+    since = reason.get("since")
+    return f"{reason['message']}; since {moment(since, now)}" if since else reason["message"]
 
 
 def _describe_records(records: StageRecords) -> str | None:

@@ -23,6 +23,7 @@ def stage(
         "task_count": task_count,
         "planned": task_count is not None,
         "slowed": False,
+        "reasons": [],
         "columns": {},
         "records": dict.fromkeys(("in", "out", "rejected", "filtered", "added"), 0) | {"balanced": None},
         "progress": NO_TASKS | progress,
@@ -54,6 +55,7 @@ def job(state: str = "running", stages: list[Any] | None = None, **fields: Any) 
             "merge": {"type": "none"},
         },
         "stages": [stage()] if stages is None else stages,
+        "reasons": [],
         "warnings": [],
         **fields,
     }

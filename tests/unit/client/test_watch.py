@@ -56,6 +56,31 @@ def test_a_stage_that_is_slowed_down_says_why(run: Run, service: Service) -> Non
     assert "1 running, slowed down: most attempts fail" in run("watch", JOB_ID).stderr
 
 
+NO_WORKERS = {
+    "code": "no_workers",
+    "message": "stage clean: pool gpu has no workers",
+    "stage": 0,
+    "since": "2026-01-31T16:00:00Z",
+    "details": {"pool": "gpu"},
+}
+
+
+def test_a_job_that_waits_says_why_once_while_that_stays_so(run: Run, service: Service) -> None:
+    waiting = job(stages=[stage(queued=3) | {"reasons": [NO_WORKERS]}], reasons=[NO_WORKERS])
+    service.on("GET", JOB, answer(waiting), answer(waiting), answer(DONE))
+    lines = run("watch", JOB_ID).stderr.splitlines()
+    assert lines[0].endswith("3 queued: no workers")
+    assert [line for line in lines if line.startswith("waits: ")] == ["waits: stage clean: pool gpu has no workers"]
+
+
+def test_what_passes_in_any_job_is_told_in_a_word(run: Run, service: Service) -> None:
+    busy = NO_WORKERS | {"code": "workers_busy", "message": "stage clean: all 4 slots of pool gpu are in use"}
+    waiting = job(stages=[stage(queued=3) | {"reasons": [busy]}], reasons=[busy])
+    service.on("GET", JOB, answer(waiting), answer(DONE))
+    first, _ = run("watch", JOB_ID).stderr.splitlines()
+    assert first.endswith("3 queued: workers busy")
+
+
 def test_without_a_terminal_progress_is_lines_on_stderr(run: Run, service: Service) -> None:
     service.on("GET", JOB, answer(HALF), answer(DONE))
     result = run("watch", JOB_ID)
