@@ -85,7 +85,7 @@ async def _run_scheduler(load: Load, url: str, queue: socket.socket) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(keep_rolled_up(await connect_database(_named(url, "roll-up"), 2)))
         loops = [loop for loop in make_loops(settings, Merger(), Deliverer()) if loop.name != "merge"]  # there is no S3
-        group.create_task(listen(url, loops))
+        group.create_task(listen(settings, loops))
         for loop in loops:
             pool = await connect_database(_named(url, f"scheduler: {loop.name}"), 2)
             group.create_task(loop.run(Context(pool, Aws(None, sqs, None), settings)))

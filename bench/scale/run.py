@@ -22,7 +22,7 @@ from services.engine.pools import register_pool
 from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.engine.submission import submit_job
-from services.platform.database import Database, connect_database
+from services.platform.database import LONG_SECONDS, Database, connect_database
 
 _FULL = 0.97  # of the slots at work: the fleet is up
 _STALLED_SECONDS = 60.0  # without more slots at work: the database is its limit
@@ -64,7 +64,7 @@ async def _simulate(load: Load, server: EmbeddedPostgres, queue: Path) -> dict[s
         for number in range(load.processes)
     ]
     processes = [scheduler, *players]
-    pool = await connect_database(url, 2)
+    pool = await connect_database(url, 2, seconds=LONG_SECONDS)
     try:
         for process in processes:
             process.start()
@@ -90,7 +90,7 @@ async def _simulate(load: Load, server: EmbeddedPostgres, queue: Path) -> dict[s
 
 async def _submit(load: Load, url: str) -> None:
     """The pool and the jobs, which share the tasks evenly."""
-    pool = await connect_database(url)
+    pool = await connect_database(url, seconds=LONG_SECONDS)
     settings = load.settings(url)
     async with pool.acquire() as connection, connection.transaction():
         await register_pool(connection, POOL, queue_url="", dead_letter_url="", group_name=None, slots=load.slots)

@@ -4,19 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from sqlalchemy import event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.platform.aws import Aws, connect_aws
-from services.platform.database import Connection, Database, connect_database, sqlalchemy_url
+from services.platform.database import Connection, Database, connect_alone, connect_database, sqlalchemy_url
 from services.platform.settings import ApiSettings
 
 AWS_TRIES = 2  # a user is waiting: better an early 503, which clients retry
 UPLOADS_ENDING_MAX = 16  # at the same time, in one process
-ACQUIRE_SECONDS = 10.0  # how long a request waits for a free connection before it gets a 503
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +34,29 @@ class Connections:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection in a transaction that commits when the block ends well."""
-        async with self.database.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+        async with self.database.acquire() as connection, connection.transaction():
             yield connection
+
+
+def _probe(connection: Any, *_: Any) -> None:
+    """What SQLAlchemy's own pre-ping does, but without waiting long for an answer."""
+    if not connection.run_async(lambda driver: driver.answers()):
+        raise InvalidatePoolError
 
 
 @asynccontextmanager
 async def connect(settings: ApiSettings) -> AsyncIterator[Connections]:
     """Connects only on first use, so that the API can start before its database."""
-    database = await connect_database(settings.database_url, settings.database_connections_max)
+    url, seconds = settings.database_url, settings.database_seconds
+    database = await connect_database(url, settings.database_connections_max, seconds=seconds)
     engine = create_async_engine(
-        sqlalchemy_url(settings.database_url),
+        sqlalchemy_url(url),
+        async_creator=partial(connect_alone, url, seconds),
         pool_size=settings.database_connections_max,
         max_overflow=0,
-        pool_timeout=ACQUIRE_SECONDS,
-        pool_pre_ping=True,
+        pool_timeout=seconds,
     )
+    event.listen(engine.sync_engine, "checkout", _probe)
     try:
         async with connect_aws(settings, AWS_TRIES) as aws:
             yield Connections(settings, database, engine, aws, asyncio.Semaphore(UPLOADS_ENDING_MAX))

@@ -34,6 +34,7 @@ from services.engine.schema import wait_for_schema
 from services.platform.access_log import AccessLog
 from services.platform.auth import register_bootstrap_key
 from services.platform.aws import require_region
+from services.platform.concurrency import is_cancelled
 from services.platform.database import UNREADY
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems, problems
@@ -78,7 +79,7 @@ log = structlog.get_logger()
 
 async def _begin(connections: Connections, bootstrap_key: str | None) -> None:
     """Wait for the database and its schema; then register the bootstrap key, if there is one."""
-    while True:
+    while not is_cancelled():
         await wait_for_schema(connections.database)
         try:
             if bootstrap_key and await register_bootstrap_key(connections.database, bootstrap_key):

@@ -6,6 +6,7 @@ own (`Layout.uploading`), and completion copies it inside S3 to where jobs read 
 has at most 64 MiB; of a directory many are copied at once, and what an earlier try has copied is not copied again.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,13 +18,16 @@ from services.api.connections import Connections
 from services.api.shapes.uploads import UploadedPart
 from services.contract.location import Location
 from services.platform.concurrency import map_at_most
-from services.platform.database import connect_alone
+from services.platform.database import LONG_SECONDS, Connection, connect_alone
 from services.platform.multipart import delete_all
 from services.platform.problems import conflict, invalid
 from services.platform.s3_faults import LOST, error_code, fault_of
 
 COPIES_AT_ONCE = 32
 COPIES_PER_STEP = 1_000
+LOCK_PAUSE_SECONDS = 0.1
+
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('upload ' || $1, 0))"
 
 
 @asynccontextmanager
@@ -33,12 +37,21 @@ async def alone(api: Connections, upload_id: UUID) -> AsyncIterator[None]:
     The lock is a session's, on a connection of its own: an open transaction would hold up the roll-up for minutes.
     """
     async with api.uploads_ending:
-        connection = await connect_alone(api.settings.database_url)
+        connection = await connect_alone(api.settings.database_url, api.settings.database_seconds)
         try:
-            await connection.execute("SELECT pg_advisory_lock(hashtextextended('upload ' || $1, 0))", str(upload_id))
+            await _lock(connection, upload_id)
             yield
         finally:
             await connection.close()
+
+
+async def _lock(connection: Connection, upload_id: UUID) -> None:
+    """Raises TimeoutError while another request ends the upload for very long."""
+    async with asyncio.timeout(LONG_SECONDS):
+        while True:
+            if await connection.fetchval(_LOCK, str(upload_id)):
+                return
+            await asyncio.sleep(LOCK_PAUSE_SECONDS)
 
 
 async def list_parts(api: Connections, place: Location, multipart_id: str) -> list[UploadedPart]:

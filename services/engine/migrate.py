@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.engine.roles import set_up_roles
 from services.engine.schema import NEEDED_REVISION
-from services.platform.database import sqlalchemy_url
+from services.platform.database import connect_alone, sqlalchemy_url
 from services.platform.settings import Settings, read_settings
 
 _LOCK = 7_277_001  # any constant: only one process migrates at a time
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 async def migrate(database_url: str, say: Say = lambda line: None) -> None:
     """Apply all outstanding migrations; `say` gets one line per migration and per wait."""
-    engine = create_async_engine(sqlalchemy_url(database_url))
+    engine = create_async_engine(sqlalchemy_url(database_url), async_creator=partial(_connect, database_url))
     try:
         async with engine.connect() as connection:
             await _wait_for_others(connection, say)
@@ -52,6 +52,11 @@ async def migrate(database_url: str, say: Say = lambda line: None) -> None:
                 say(advice)
     finally:
         await engine.dispose()
+
+
+async def _connect(database_url: str) -> asyncpg.Connection:
+    """An index may take long; the server's time-outs limit everything else."""
+    return await connect_alone(database_url, command_timeout=None)
 
 
 async def _wait_for_others(connection: AsyncConnection, say: Say) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import structlog
 
+from services.platform.concurrency import is_cancelled
 from services.platform.database import UNREADY, Connection, Database, UnknownSchema
 
 log = structlog.get_logger()
@@ -18,6 +19,7 @@ _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 NEEDED_REVISION = max(path.name.partition("_")[0] for path in _VERSIONS.glob("*.py"))
 
 _RETRY_SECONDS = 1.0
+READY_SECONDS = 1.5
 
 
 async def check_schema(database: Connection | Database) -> None:
@@ -39,10 +41,33 @@ async def check_schema(database: Connection | Database) -> None:
         )
 
 
+_asking: set[asyncio.Task[None]] = set()
+
+
+async def check_ready(database: Database) -> None:
+    """As `check_schema`, but within READY_SECONDS, whatever the database does: raises TimeoutError.
+
+    What has been asked goes on by itself: to break it off takes time, too.
+    """
+    asking = asyncio.create_task(check_schema(database))
+    _asking.add(asking)
+    asking.add_done_callback(_forget)
+    done, _ = await asyncio.wait({asking}, timeout=READY_SECONDS)
+    if not done:
+        raise TimeoutError(f"no answer within {READY_SECONDS:g} s")
+    asking.result()
+
+
+def _forget(asking: asyncio.Task[None]) -> None:
+    _asking.discard(asking)
+    if not asking.cancelled():
+        asking.exception()  # who asked may have gone
+
+
 async def wait_for_schema(database: Database) -> None:
     """Return once the database is up and has its schema. Logs what it waits for, once."""
     said: set[type[BaseException]] = set()
-    while True:
+    while not is_cancelled():
         try:
             await check_schema(database)
         except UNREADY as error:
@@ -52,3 +77,4 @@ async def wait_for_schema(database: Database) -> None:
         else:
             return
         await asyncio.sleep(_RETRY_SECONDS)
+    raise asyncio.CancelledError

@@ -25,7 +25,7 @@ from uuid import UUID
 from services.contract.message import Message
 from services.contract.task_input import parse_input
 from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput
-from services.platform.database import Connection, Database
+from services.platform.database import LONG_SECONDS, Connection, Database
 
 # Shards of stage_counters (column `slot`): the scheduler uses 0, the column's default; workers use the ones after it.
 _WORKER_SHARDS = 63
@@ -501,7 +501,7 @@ async def _give_back(
     held_by: UUID | None = None,
 ) -> int:
     """End the attempts of these bundles with this outcome; returns how many."""
-    count: int = await connection.fetchval(_GIVE_BACK, outcome, losses_max, bundle_ids, held_by)
+    count: int = await connection.fetchval(_GIVE_BACK, outcome, losses_max, bundle_ids, held_by, timeout=LONG_SECONDS)
     return count
 
 
@@ -517,7 +517,7 @@ async def reap_dead_workers(connection: Connection | Database, losses_max: int) 
 
     A loss is not a failure of the task, but after `losses_max` losses the task fails: it may kill its workers.
     """
-    bundles = await connection.fetch(_HELD_BY_DEAD)
+    bundles = await connection.fetch(_HELD_BY_DEAD, timeout=LONG_SECONDS)
     if not bundles:
         return 0
     return await _give_back(connection, "lost", [row["bundle_id"] for row in bundles], losses_max=losses_max)
@@ -568,7 +568,7 @@ _WITHDRAW = """
 
 async def withdraw(connection: Connection, *, job_id: UUID | None = None, pool: str | None = None) -> int:
     """Take back bundles that are queued but not claimed; their messages become duplicates that claim nothing."""
-    count: int = await connection.fetchval(_WITHDRAW, job_id, pool)
+    count: int = await connection.fetchval(_WITHDRAW, job_id, pool, timeout=LONG_SECONDS)
     return count
 
 
@@ -825,5 +825,5 @@ _RETRY = """
 
 async def retry_tasks(connection: Connection, job_id: UUID) -> int:
     """Make the failed and cancelled tasks of a job's running stages ready again; returns how many."""
-    count: int = await connection.fetchval(_RETRY, job_id)
+    count: int = await connection.fetchval(_RETRY, job_id, timeout=LONG_SECONDS)
     return count

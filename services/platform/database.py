@@ -1,6 +1,13 @@
-"""Connections to Postgres: an asyncpg pool for the engine's SQL, JSON as Python values."""
+"""Connections to Postgres: an asyncpg pool for the engine's SQL, JSON as Python values.
 
-from contextlib import AbstractContextManager
+Nothing here waits without limit, whether the server is away, stands still, or a connection has fallen silent. And no
+process that stands still holds up the others: the server ends its session.
+"""
+
+import asyncio
+import os
+import socket
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +18,6 @@ from uuid_utils.compat import uuid7
 from services.platform import effects
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
-Database = asyncpg.Pool
 
 JOBS_CHANNEL = "piecework_jobs"  # a job or schedule changed: scheduler loops wake
 WEBHOOKS_CHANNEL = "piecework_webhooks"  # a delivery was recorded
@@ -31,6 +37,9 @@ UNAVAILABLE: tuple[type[BaseException], ...] = (
     asyncpg.SerializationError,
     asyncpg.ReadOnlySQLTransactionError,  # a failover: this server is a standby now
     asyncpg.InvalidCachedStatementError,  # a migration has changed a table: the statement was prepared before
+    asyncpg.LockNotAvailableError,  # somebody else holds the row or the table for too long
+    asyncpg.QueryCanceledError,  # the statement took too long
+    asyncpg.IdleInTransactionSessionTimeoutError,  # this process stood still within a transaction
 )
 
 
@@ -65,6 +74,32 @@ _PLANNER = {
     "jit": "off",
 }
 
+SECONDS = 10.0  # to connect, to get a connection from a pool, and of a statement, unless it is known to be long
+LONG_SECONDS = 60.0  # of a statement that is known to be long, such as the retry of a job of a million tasks
+PROBE_SECONDS = 2.0  # for the server to answer when asked whether it is there
+_TRUSTED_SECONDS = 2.0  # a connection that was idle for longer is probed before it is used
+_CLOSE_SECONDS = 2.0  # to close connections in good order
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes: tcp(7)
+
+
+def _limits(seconds: float) -> dict[str, str]:
+    """What a session may do to others: settings of the server, in milliseconds; keepalives in seconds.
+
+    https://www.postgresql.org/docs/current/runtime-config-client.html
+    """
+    limits = {
+        "idle_in_transaction_session_timeout": seconds,  # a frozen process holds its locks for this long
+        "lock_timeout": 0.8 * seconds,  # less than the client waits, so that the error says what it was
+        "statement_timeout": max(LONG_SECONDS, seconds),  # whatever the client does
+        "tcp_user_timeout": 2 * seconds,
+    }
+    return {name: str(round(1000 * value)) for name, value in limits.items()} | {
+        "tcp_keepalives_idle": str(_KEEPALIVE["TCP_KEEPIDLE"]),
+        "tcp_keepalives_interval": str(_KEEPALIVE["TCP_KEEPINTVL"]),
+        "tcp_keepalives_count": str(_KEEPALIVE["TCP_KEEPCNT"]),
+    }
+
 
 def new_id() -> UUID:
     """A UUIDv7 (RFC 9562): unique, and ordered by creation time."""
@@ -82,8 +117,36 @@ def _plain(value: Any) -> str:
     raise TypeError(f"a {type(value).__name__} can't be written as JSON")
 
 
-class _Gated(asyncpg.Connection):
+class GatedConnection(asyncpg.Connection):
     """A connection whose effects pass the gate: statements that stand alone, and COMMIT for those of a transaction."""
+
+    idle_since = 0.0  # the loop's time
+
+    async def answers(self) -> bool:
+        """Whether the server answers on this connection."""
+        try:
+            await super().execute("SELECT 1", timeout=PROBE_SECONDS)
+        except UNAVAILABLE:
+            return False
+        return True
+
+    async def reset(self, *, timeout: float | None = None) -> None:
+        """The pool calls this when the connection comes back."""
+        await super().reset(timeout=timeout)
+        self.idle_since = asyncio.get_running_loop().time()
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """In good order if the server answers soon, else at once."""
+        with suppress(TimeoutError):
+            await super().close(timeout=_CLOSE_SECONDS if timeout is None else min(timeout, _CLOSE_SECONDS))
+
+    async def _cancel(self, waiter: Any, cancel_waiter: Any = None) -> None:
+        """asyncpg asks the server to cancel a statement that took too long; who waits for that has waited enough."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROBE_SECONDS / 2):
+                await super()._cancel(waiter, cancel_waiter)  # type: ignore[misc]
+        if cancel_waiter is not None and not cancel_waiter.done() and not self.is_closed():
+            self.terminate()
 
     def _passing(self, query: str) -> AbstractContextManager[None]:
         return effects.passing("sql") if effects.watched() and self._has_effect(query) else effects.UNSEEN
@@ -129,19 +192,84 @@ async def _prepare(connection: asyncpg.Connection) -> None:
         await connection.set_type_codec(name, encoder=dump_json, decoder=orjson.loads, schema="pg_catalog")
 
 
-async def connect_database(url: str, connections_max: int = 10, connections_min: int = 0) -> Database:
-    """Open a pool. It connects only when needed, so that a service can start before its database."""
-    pool = asyncpg.create_pool(
-        url,
-        min_size=connections_min,
-        max_size=connections_max,
-        init=_prepare,
-        connection_class=_Gated,
-        command_timeout=60,
-        timeout=10,
-        server_settings=_PLANNER,
-    )
-    return await pool
+class Database(asyncpg.Pool):
+    """A pool. Whoever asks for a connection gets one on which the server answers, or a TimeoutError."""
+
+    def __init__(self, url: str, connections_max: int, connections_min: int, seconds: float) -> None:
+        self._seconds = seconds
+        super().__init__(
+            url,
+            min_size=connections_min,
+            max_size=connections_max,
+            max_queries=50_000,
+            max_inactive_connection_lifetime=300.0,
+            connect=_connect,
+            init=_prepare,
+            loop=None,
+            connection_class=GatedConnection,
+            record_class=asyncpg.Record,
+            **_options(seconds, _PLANNER),
+        )
+
+    async def _acquire(self, timeout: float | None) -> Any:
+        async with asyncio.timeout(timeout or self._seconds):
+            while True:
+                proxy = await super()._acquire(None)  # type: ignore[misc]
+                connection: GatedConnection = proxy._con
+                idle = asyncio.get_running_loop().time() - connection.idle_since
+                if idle < _TRUSTED_SECONDS or await self._answers(connection):
+                    return proxy
+
+    @staticmethod
+    async def _answers(connection: GatedConnection) -> bool:
+        """Whether it does; if not, or if nobody waits for it any more, the connection is gone."""
+        try:
+            answers = await connection.answers()
+        except BaseException:
+            connection.terminate()
+            raise
+        if not answers:
+            connection.terminate()
+        return answers
+
+    async def close(self) -> None:
+        """Close all connections, or drop those that don't close soon."""
+        with suppress(*UNAVAILABLE):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await super().close()
+
+
+def _options(seconds: float, settings: dict[str, str]) -> dict[str, Any]:
+    """How to open a connection, by keyword of asyncpg.connect."""
+    return {"timeout": seconds, "command_timeout": seconds, "server_settings": _limits(seconds) | settings}
+
+
+async def _connect(*place: Any, **options: Any) -> Any:
+    connection = await asyncpg.connect(*place, **options)
+    _keep_alive(connection._transport.get_extra_info("socket"), options["timeout"])
+    connection.idle_since = asyncio.get_running_loop().time()
+    return connection
+
+
+def _keep_alive(transport_socket: Any, seconds: float) -> None:
+    """Have the system end the connection when the other side is gone without a word: after 30 s, 20 with data sent."""
+    if transport_socket.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    with socket.socket(fileno=os.dup(transport_socket.fileno())) as same:  # uvloop's own can't set options
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (_KEEPALIVE | {"TCP_USER_TIMEOUT": round(2000 * seconds)}).items():
+            if hasattr(socket, name):  # not all systems have each
+                same.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+async def connect_database(
+    url: str, connections_max: int = 10, connections_min: int = 0, *, seconds: float = SECONDS
+) -> Database:
+    """Open a pool. It connects only when needed, so that a service can start before its database.
+
+    A statement takes `seconds` at most unless its caller names a `timeout`, of LONG_SECONDS at most.
+    """
+    return await Database(url, connections_max, connections_min, seconds)
 
 
 async def notify(connection: Connection, channel: str) -> None:
@@ -154,9 +282,14 @@ def sqlalchemy_url(url: str) -> str:
     return url.replace("postgresql://", "postgresql+asyncpg://", 1)
 
 
-async def connect_alone(url: str) -> asyncpg.Connection:
-    """Open a connection outside any pool, to LISTEN on."""
-    return await asyncpg.connect(url, timeout=10, connection_class=_Gated)
+async def connect_alone(url: str, seconds: float = SECONDS, **options: Any) -> GatedConnection:
+    """Open a connection outside any pool, as to LISTEN on; its planner is as the server has it.
+
+    `options` of asyncpg.connect override those that limit statements.
+    """
+    options = _options(seconds, {}) | options
+    connection: GatedConnection = await _connect(url, connection_class=GatedConnection, **options)
+    return connection
 
 
 def storable(text: str) -> str:

@@ -61,6 +61,10 @@ class Settings(BaseSettings):
 
     database_url: str = Field("postgresql://postgres@127.0.0.1:5432/piecework", pattern="^postgresql://")
     database_connections_max: PositiveInt = 10
+    database_seconds: Annotated[Seconds, Field(ge=1, le=60)] = Field(
+        10.0,
+        description="how long a statement may take, or a process that stands still in a transaction may hold up others",
+    )
 
     aws_endpoint_url: str | None = Field(
         None, pattern="^https?://", description="S3, SQS and Auto Scaling emulator; unset for AWS"

@@ -66,14 +66,15 @@ async def run(settings: Settings) -> None:
     """Run the loops until cancelled."""
     merger, deliverer = Merger(), Deliverer()
     loops = make_loops(settings, merger, deliverer)
-    database = await connect_database(settings.database_url, settings.database_connections_max + len(loops))
+    connections = settings.database_connections_max + len(loops)
+    database = await connect_database(settings.database_url, connections, seconds=settings.database_seconds)
     async with connect_aws(settings) as aws:
         context = Context(database, aws, settings)
         try:
             await wait_for_schema(database)
             log.info("scheduler started", loops=[loop.name for loop in loops])
             async with asyncio.TaskGroup() as group:
-                group.create_task(listen(settings.database_url, loops))
+                group.create_task(listen(settings, loops))
                 group.create_task(keep_noting(database, loops))
                 for loop in loops:
                     group.create_task(loop.run(context), name=loop.name)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -12,6 +13,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 from pydantic import ValidationError
 
 from services.platform.aws import Aws
+from services.platform.concurrency import is_cancelled
 from services.platform.database import UNAVAILABLE, Database, connect_alone, storable
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import Settings
@@ -66,14 +68,9 @@ class Loop:
     error: str | None = None  # of its last step
 
     async def run(self, context: Context) -> None:
-        """Repeat the step until cancelled. Errors are logged, and the step is retried with growing pauses.
-
-        asyncpg may raise an error of its own in CancelledError's place.
-        """
+        """Repeat the step until cancelled. Errors are logged, and the step is retried with growing pauses."""
         failures = 0
-        this = asyncio.current_task()
-        assert this is not None
-        while not this.cancelling():
+        while not is_cancelled():
             self.wake.clear()
             try:
                 pause = self.busy_seconds if await self.step(context) else self.idle_seconds
@@ -102,8 +99,11 @@ class Loop:
             pass
 
 
-async def listen(database_url: str, loops: list[Loop]) -> None:
-    """Wake loops when one of their channels is notified. While the database is down, they only poll."""
+async def listen(settings: Settings, loops: list[Loop]) -> None:
+    """Wake loops when one of their channels is notified. While the database is down, they only poll.
+
+    A connection that has nothing to say may have fallen silent for good: it is asked now and then.
+    """
     channels = frozenset[str]().union(*(loop.channels for loop in loops))
 
     def notified(connection: object, pid: int, channel: str, payload: object) -> None:
@@ -111,9 +111,9 @@ async def listen(database_url: str, loops: list[Loop]) -> None:
             if channel in loop.channels:
                 loop.wake.set()
 
-    while True:
+    while not is_cancelled():
         try:
-            connection = await connect_alone(database_url)
+            connection = await connect_alone(settings.database_url, settings.database_seconds)
             try:
                 lost = asyncio.Event()
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
@@ -121,7 +121,12 @@ async def listen(database_url: str, loops: list[Loop]) -> None:
                     await connection.add_listener(channel, notified)
                 for loop in loops:
                     loop.wake.set()
-                await lost.wait()
+                while not lost.is_set():
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(settings.database_seconds):
+                            await lost.wait()
+                    if not await connection.answers():
+                        break
             finally:
                 connection.terminate()
         except _DATABASE as error:

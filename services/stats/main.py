@@ -34,7 +34,9 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.settings = settings
-        app.state.database = await connect_database(settings.database_url, settings.database_connections_max)
+        app.state.database = await connect_database(
+            settings.database_url, settings.database_connections_max, seconds=settings.database_seconds
+        )
         rolling = asyncio.create_task(_roll_up(app.state.database))
         yield
         rolling.cancel()

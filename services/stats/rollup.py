@@ -12,7 +12,8 @@ from typing import Any
 
 import structlog
 
-from services.platform.database import Database
+from services.platform.concurrency import is_cancelled
+from services.platform.database import LONG_SECONDS, Database
 from services.stats.histogram import INNER_BOUNDS
 
 ATTEMPTS_MAX = 20_000  # of one roll-up, give or take one transaction's
@@ -147,7 +148,7 @@ async def roll_up(database: Database, attempts_max: int = ATTEMPTS_MAX) -> int |
             )
         end: int = limit["horizon"] if limit["last"] is None else limit["last"] + 1
         count: int = await connection.fetchval(
-            _ROLL_UP, watermark["txid"], end, INNER_BOUNDS, float(RETENTION_DAYS * 86_400)
+            _ROLL_UP, watermark["txid"], end, INNER_BOUNDS, float(RETENTION_DAYS * 86_400), timeout=LONG_SECONDS
         )
         await connection.execute(_MOVE, end, *_freshness(watermark, end, limit["own"], limit["began_at"]))
         return count
@@ -182,7 +183,7 @@ async def prune(database: Database, retention_days: int = RETENTION_DAYS, rows_m
     for statement in _PRUNE:
         deleted = rows_max
         while deleted == rows_max:
-            status = await database.execute(statement, retention_days, rows_max)
+            status = await database.execute(statement, retention_days, rows_max, timeout=LONG_SECONDS)
             deleted = int(status.removeprefix("DELETE "))
             total += deleted
     return total
@@ -192,7 +193,7 @@ async def keep_rolled_up(database: Database) -> None:
     """Roll up for ever: at once while there is a backlog, every second while attempts come in, else more rarely."""
     clock = asyncio.get_running_loop().time
     prune_at = clock()
-    while True:
+    while not is_cancelled():
         count: int | None = None
         try:
             count = await roll_up(database)

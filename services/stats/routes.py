@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from services.engine.schema import check_schema
+from services.engine.schema import check_ready
 from services.platform.auth import require_bearer
 from services.platform.database import Database
 from services.platform.problems import problems
@@ -99,6 +99,7 @@ async def healthz() -> Health:
 
 @watch.get("/readyz", operation_id="readyz", summary="Can it answer?", responses=problems(503))
 async def readyz(database: TheDatabase) -> Health:
-    """Answers 503 while the database is away, or its schema is not one that this release works on."""
-    await check_schema(database)
+    """Answers within 2 seconds: 503 while the database is away or silent, no connection to it is free, or its schema is
+    not one that this release works on."""
+    await check_ready(database)
     return Health()

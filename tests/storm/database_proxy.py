@@ -25,6 +25,10 @@ class Link:
         self.server.transport.abort()
         self.flowing.set()
 
+    def silence(self) -> None:
+        """Nothing passes any more, in either direction, and nobody is told."""
+        self.flowing.clear()
+
 
 def cut(links: Iterable[Link]) -> None:
     for link in list(links):
@@ -39,6 +43,7 @@ class DatabaseProxy:
         self._database = urlsplit(server_url).path
         self._credentials = urlsplit(server_url).netloc.rpartition("@")[0]
         self._links: dict[Link, None] = {}  # in the order in which they were opened
+        self.frozen = False  # whether new connections are silent, too
 
     async def start(self) -> None:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -55,6 +60,12 @@ class DatabaseProxy:
         random.Random(draw).shuffle(links)
         return links[: max(1, round(share * len(links)))]
 
+    def silence(self) -> int:
+        """All open connections fall silent, while new ones work; returns how many."""
+        for link in self._links:
+            link.silence()
+        return len(self._links)
+
     async def _serve(self, reader: asyncio.StreamReader, service: asyncio.StreamWriter) -> None:
         try:
             replies, server = await asyncio.open_unix_connection(self._socket)
@@ -62,7 +73,8 @@ class DatabaseProxy:
             service.transport.abort()
             return
         link = Link(service, server)
-        link.flowing.set()
+        if not self.frozen:
+            link.flowing.set()
         self._links[link] = None
         pumps = [asyncio.create_task(_pump(link, reader, server)), asyncio.create_task(_pump(link, replies, service))]
         try:

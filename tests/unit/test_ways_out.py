@@ -34,7 +34,7 @@ METHODS = re.compile(
 # The gate's own places, and what needs none.
 ALLOWED = {
     ("platform/database.py", "asyncpg.connect"),
-    ("platform/database.py", "asyncpg.create_pool"),
+    ("platform/database.py", "socket.socket"),  # that of such a connection, to set its options
     ("platform/aws.py", "aioboto3.Session"),
     ("platform/aws.py", "aiobotocore.session.get_session"),  # that session's core, on whose events the gate listens
     ("scheduler/loops/webhooks.py", "httpx.AsyncClient"),

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from services.api.connections import Api
-from services.engine.schema import check_schema
+from services.engine.schema import check_ready
 from services.platform.problems import problems
 from services.platform.routes import Health
 
@@ -18,6 +18,7 @@ async def healthz() -> Health:
 
 @router.get("/readyz", operation_id="readyz", responses=problems(503), summary="Can it serve requests?")
 async def readyz(api: Api) -> Health:
-    """Answers 503 while the database is away, or its schema is not one that this release works on."""
-    await check_schema(api.database)
+    """Answers within 2 seconds: 503 while the database is away or silent, no connection to it is free, or its schema is
+    not one that this release works on."""
+    await check_ready(api.database)
     return Health()

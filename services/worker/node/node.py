@@ -19,6 +19,7 @@ from services.engine.schema import check_schema
 from services.engine.workers import UnknownPool
 from services.inputs.reach import Reach as InputReach
 from services.platform.aws import Aws, connect_aws
+from services.platform.concurrency import is_cancelled
 from services.platform.database import Database, UnknownSchema, connect_database, new_id
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import WorkerSettings
@@ -105,7 +106,10 @@ class Node:
 
     async def _run_registered(self, aws: Aws, equipment: Equipment) -> None:
         """Work from one registration until drained or until the lease is lost."""
-        database = await connect_database(self._settings.database_url, self._settings.database_connections_max)
+        settings = self._settings
+        database = await connect_database(
+            settings.database_url, settings.database_connections_max, seconds=settings.database_seconds
+        )
         try:
             worker_id = new_id()
             queues = await self._register_unless_draining(database, worker_id)
@@ -132,7 +136,7 @@ class Node:
     async def _register(self, database: Database, worker_id: UUID) -> PoolQueues:
         """Register; try until the database, which may be down or not migrated yet, accepts. Raises UnknownPool."""
         outage, schema = Outage("database"), Outage("schema")
-        while True:
+        while not is_cancelled():
             try:
                 queues = await self._try_to_register(database, worker_id)
             except UnknownPool:
@@ -145,6 +149,7 @@ class Node:
                 outage.passed()
                 schema.passed()
                 return queues
+        raise asyncio.CancelledError
 
     async def _try_to_register(self, database: Database, worker_id: UUID) -> PoolQueues:
         await check_schema(database)

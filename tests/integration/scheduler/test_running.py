@@ -74,13 +74,13 @@ async def test_a_job_runs_from_its_input_to_its_results(
 
 
 async def test_a_notification_wakes_the_loops_of_its_channel_and_a_lost_connection_is_made_again(
-    context: Context, database_url: str
+    context: Context,
 ) -> None:
     async def nothing(_: Context) -> bool:
         return False
 
     mine, others = (Loop(name, nothing, HOUR, HOUR, frozenset([name])) for name in (JOBS_CHANNEL, "other"))
-    listening = asyncio.create_task(listen(database_url, [mine, others]))
+    listening = asyncio.create_task(listen(context.settings, [mine, others]))
     try:
         for _ in range(2):
             await asyncio.wait_for(mine.wake.wait(), 10)  # whatever came before it listened
