@@ -2,12 +2,17 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 from services.contract.location import Location
 
 SCHEDULER = -1  # in the place of a task's index: what schedulers make
+ALL_STAGES = -1  # in the place of a stage
 _MADE = re.compile(r"(\d+)/(?:(\d+)-(\d+)/.+|joined|inputs/.+)")
+_LOG = re.compile(r"\d+/\d+-\d+/log\.txt")
+
+Part = Literal["interim", "results", "records"]  # of what a job has in S3, each kept for a time of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +47,60 @@ class Layout:
         return self._at(f"uploading/{upload_id}/{filename}")
 
     def job(self, job_id: UUID) -> Location:
-        """The prefix (ends in a slash) of everything that a job writes."""
+        """The prefix (ends in a slash) of what is kept of a job: results, logs. A release before had all there."""
         return self._at(f"jobs/{job_id}/")
 
-    def attempt(self, job_id: UUID, stage: int, index: int, attempt: int, filename: str) -> Location:
-        return self._at(f"jobs/{job_id}/{stage}/{index}-{attempt}/{filename}")
+    def interim(self, job_id: UUID) -> Location:
+        """The prefix (ends in a slash) of what stages of a job hand to each other."""
+        return self._at(f"interim/{job_id}/")
+
+    def prefixes(self, job_id: UUID) -> tuple[Location, Location]:
+        """Both, of everything that a job writes here."""
+        return self.job(job_id), self.interim(job_id)
+
+    def is_of_job(self, job_id: UUID, location: Location) -> bool:
+        """Whether the job itself has made the object."""
+        return any(
+            location.bucket == prefix.bucket and location.key.startswith(prefix.key) for prefix in self.prefixes(job_id)
+        )
+
+    def attempt(
+        self, job_id: UUID, stage: int, index: int, attempt: int, filename: str, *, interim: bool = False
+    ) -> Location:
+        """What an attempt makes; `interim`: only later stages and the merge need it."""
+        return self._at(f"{'interim' if interim else 'jobs'}/{job_id}/{stage}/{index}-{attempt}/{filename}")
 
     def maker(self, job_id: UUID, location: Location) -> Maker | None:
-        """Who made an object of the job's interim data; None if it is not a part of that."""
-        job = self.job(job_id)
-        if location.bucket != job.bucket or not location.key.startswith(job.key):
+        """Who made an object that stages hand to each other; None of any other object."""
+        if not self.is_of_job(job_id, location):
             return None
-        made = _MADE.fullmatch(location.key.removeprefix(job.key))
+        made = _MADE.fullmatch(self._place(job_id, location.key))
         if made is None:
             return None
         stage, index, attempt = made.groups()
         return Maker(int(stage), SCHEDULER if index is None else int(index), int(attempt or 0))
+
+    def _place(self, job_id: UUID, key: str) -> str:
+        """The key below the job's prefix."""
+        job, interim = self.prefixes(job_id)
+        return key.removeprefix(job.key).removeprefix(interim.key)
+
+    def part_of(self, job_id: UUID, key: str, results_stage: int | None) -> Part:
+        """To which part of a job an object with this key belongs, wherever its release has put it.
+
+        `results_stage` is the stage whose outputs are results, since nothing merges them; ALL_STAGES: each is.
+        """
+        if key.startswith(self.interim(job_id).key):
+            return "interim"
+        place = self._place(job_id, key)
+        if place.startswith("results/"):
+            return "results"
+        if place.startswith("pins/") or _LOG.fullmatch(place):
+            return "records"
+        made = _MADE.fullmatch(place)
+        if made and made[2] and results_stage in (ALL_STAGES, int(made[1])):
+            return "results"
+        return "interim"
 
     def log(self, job_id: UUID, stage: int, index: int, attempt: int) -> Location:
         return self.attempt(job_id, stage, index, attempt, "log.txt")
@@ -72,15 +115,15 @@ class Layout:
 
     def outputs(self, job_id: UUID, stage: int, index: int, writer_id: UUID) -> Location:
         """One writer's listing of the outputs that a task of a reduce works on: JSON lines."""
-        return self._at(f"jobs/{job_id}/{stage}/inputs/{index}-{writer_id}.jsonl")
+        return self._at(f"interim/{job_id}/{stage}/inputs/{index}-{writer_id}.jsonl")
 
     def joined(self, job_id: UUID, stage: int) -> Location:
         """The outputs of a stage as one object, which the next stage splits again."""
-        return self._at(f"jobs/{job_id}/{stage}/joined")
+        return self._at(f"interim/{job_id}/{stage}/joined")
 
     def sections(self, job_id: UUID, stage: int, filename: str) -> Location:
         """The prefix (ends in a slash) of interim objects while the stage's outputs are joined into `filename`."""
-        return self._at(f"jobs/{job_id}/{stage}/sections/{filename}/")
+        return self._at(f"interim/{job_id}/{stage}/sections/{filename}/")
 
     def result(self, job_id: UUID, filename: str, place: str | None = None) -> Location:
         """A result, under the job's id in the user's own `place` (s3://bucket/prefix/) if there is one."""

@@ -127,12 +127,12 @@ async def check_task_inputs(
 
     The reader is the job's.
     """
-    reach, job = Reach(settings), settings.layout.job(job_id)
+    reach = Reach(settings)
     folders: dict[Folder, str] = {}
     for task_input in inputs:
         for uri in uris_of(task_input):
             place = Location.parse(uri)
-            if (place.bucket == job.bucket and place.key.startswith(job.key)) or reach.may_read(place):
+            if settings.layout.is_of_job(job_id, place) or reach.may_read(place):
                 continue
             if (folder := reach.folder_of(place)) is None:
                 raise refuse_reading(uri)

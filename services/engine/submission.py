@@ -25,6 +25,7 @@ from services.engine.spec import (
     SPLIT_PROCESSOR,
     ConcatMerge,
     JobSpec,
+    NoMerge,
     ParquetMerge,
     ProcessorSpec,
     ReduceMerge,
@@ -323,6 +324,11 @@ def _columns_due(spec: JobSpec, stages: list[_ResolvedStage], number: int) -> bo
     return stage.spec.resplit is not None or not typed
 
 
+def _is_interim(spec: JobSpec, following: _ResolvedStage | None) -> bool:
+    """Whether only later stages and the merge need a stage's outputs: users are not told of them."""
+    return spec.output_queue is None and (following is not None or not isinstance(spec.merge, NoMerge))
+
+
 def _stage_row(
     number: int,
     stage: _ResolvedStage,
@@ -330,9 +336,11 @@ def _stage_row(
     array: RangeInput | None,
     *,
     columns_due: bool,
+    interim: bool,
 ) -> dict[str, Any]:
     """The stage's columns by name."""
     options = stage.spec.model_dump(mode="json", include=set(StageOptions.model_fields)) | {"inputs": stage.inputs}
+    found = {"array": array and array.model_dump(mode="json"), "running_max": stage.spec.running_max}
     own = {"name", "pool", "resplit", "barrier", "timeout_seconds", "tolerated_failures"}
     return {
         "stage": number,
@@ -344,7 +352,7 @@ def _stage_row(
         "chains": following is not None and following.tasks_from == "successes",
         "columns_due": columns_due,
         "tasks_expected": len(array.numbers) if array and stage.tasks_from == "input" else None,
-        "options": options | {"array": array and array.model_dump(mode="json"), "running_max": stage.spec.running_max},
+        "options": options | found | {"interim": interim},
         **options,
         **stage.spec.retry.model_dump(),
         **stage.spec.model_dump(mode="json", include=own),
@@ -394,7 +402,14 @@ async def submit_job(
     )
     following = [*resolved[1:], None]
     rows = [
-        _stage_row(number, stage, after, array, columns_due=_columns_due(spec, resolved, number))
+        _stage_row(
+            number,
+            stage,
+            after,
+            array,
+            columns_due=_columns_due(spec, resolved, number),
+            interim=_is_interim(spec, after),
+        )
         for number, stage, after, array in zip(count(), resolved, following, arrays)
     ]
     await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows)

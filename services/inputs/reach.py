@@ -14,7 +14,7 @@ from services.inputs.chunk import SplitError
 from services.inputs.spec import Input, ObjectsInput
 from services.platform.settings import ANYWHERE, Settings
 
-_FOLDERS = ("jobs/", "uploads/", "uploading/", "packages/")  # services/contract/layout.py
+_FOLDERS = ("jobs/", "interim/", "uploads/", "uploading/", "packages/")  # services/contract/layout.py
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OF_USERS = re.compile(rf"(?:(uploads)|(jobs))/({_UUID})/(?:(results)/|(\d+)/\d+-\d+/)?")
 

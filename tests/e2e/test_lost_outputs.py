@@ -72,12 +72,9 @@ class StagedGrid:
     async def damage(self, job_id: UUID, *prefixes: str) -> int:
         """Delete, cut off and overwrite all interim objects under these prefixes of a job's; returns how many."""
         s3, bucket, count = self.aws.s3, self.settings.bucket, 0
-        job = self.settings.layout.job(job_id).key
         for prefix in prefixes:
-            listing = await s3.list_objects_v2(Bucket=bucket, Prefix=job + prefix)
+            listing = await s3.list_objects_v2(Bucket=bucket, Prefix=self.settings.layout.interim(job_id).key + prefix)
             for entry in listing.get("Contents", []):
-                if entry["Key"].endswith("/log.txt"):
-                    continue
                 key = {"Bucket": bucket, "Key": entry["Key"]}
                 body = await (await s3.get_object(**key))["Body"].read()
                 await s3.delete_object(**key)

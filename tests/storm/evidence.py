@@ -54,9 +54,10 @@ async def gather(grid: StormGrid, works: dict[UUID, Work]) -> Evidence:
 
 async def _list_objects(aws: Aws, bucket: str) -> dict[str, int]:
     sizes = {}
-    async for page in aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="jobs/"):
-        for entry in page.get("Contents", []):
-            sizes[Location(bucket, entry["Key"]).uri] = entry["Size"]
+    for prefix in ("jobs/", "interim/"):
+        async for page in aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", []):
+                sizes[Location(bucket, entry["Key"]).uri] = entry["Size"]
     return sizes
 
 

@@ -9,6 +9,7 @@ from asyncpg import Record
 from botocore.exceptions import ClientError
 
 from services.contract.layout import SCHEDULER
+from services.contract.location import Location
 from services.contract.task_input import Outputs
 from services.contract.task_output import TaskOutput
 from services.engine import lost_outputs
@@ -27,6 +28,8 @@ _OUTPUTS_MAX = 2**31 - 1
 
 _OUTPUT = "SELECT output_as_input(output) FROM tasks WHERE job_id = $1 AND stage = $2 AND index = $3"
 _INPUTS = "SELECT index, input FROM tasks WHERE job_id = $1 AND stage = $2 AND index BETWEEN $3 AND $4 ORDER BY index"
+
+_JOINED = "SELECT result FROM stages WHERE job_id = $1 AND stage = $2"
 
 
 class _CannotRenew(Exception):
@@ -93,9 +96,10 @@ async def _list_again(context: Context, reader: Record) -> dict[str, Any]:
 
 
 async def _check_joined(context: Context, reader: Record) -> dict[str, Any]:
-    """The same input: joined outputs have a fixed place, and the same ETag if they are the same."""
-    input: dict[str, Any] = reader["input"]
-    joined = context.settings.layout.joined(reader["job_id"], reader["maker_stage"])
+    """The same input, where the outputs are now: they have the same ETag if they are the same."""
+    result = await context.database.fetchval(_JOINED, reader["job_id"], reader["maker_stage"])
+    joined = Location.parse(result["files"][0]["uri"])
+    input: dict[str, Any] = reader["input"] | {"uri": joined.uri}
     try:
         head = await context.aws.s3.head_object(Bucket=joined.bucket, Key=joined.key)
     except ClientError as error:
@@ -138,8 +142,8 @@ class _Attempts:
     def __init__(self, context: Context, reader: Record) -> None:
         stage, index = reader["maker_stage"], reader["maker_index"]
         self.name = name_maker(stage, index)
-        place = context.settings.layout.job(reader["job_id"]).uri
-        self._made = re.compile(f"{re.escape(place)}{stage}/{index}-[0-9]+/")
+        places = "|".join(re.escape(place.uri) for place in context.settings.layout.prefixes(reader["job_id"]))
+        self._made = re.compile(f"(?:{places}){stage}/{index}-[0-9]+/")
 
     def has_made(self, input: dict[str, Any]) -> bool:
         """Whether the object that the input names is one of theirs."""

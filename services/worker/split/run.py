@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from services.contract.layout import Layout
 from services.contract.location import Location
 from services.contract.task_error import TaskError
 from services.contract.task_input import GridSplit, Json, Split, UnknownInput
@@ -29,31 +28,29 @@ _INPUT: TypeAdapter[Input] = TypeAdapter(Input)
 
 
 async def run_grid_split(
-    meter: Meter, layout: Layout, reach: Reach, task: ClaimedTask, directory: Path
+    meter: Meter, locate: Callable[[str], Location], reach: Reach, task: ClaimedTask, directory: Path
 ) -> tuple[Path, int]:
     """Write piecework-items.jsonl, one task input a line, into the directory; returns its path and the count.
 
-    Decompressed parts become objects next to the task's other outputs. Raises TaskError.
+    Decompressed parts become objects, which `locate` places by their names. Raises TaskError.
     """
     listing, count = directory / "piecework-items.jsonl", 0
     with listing.open("xb") as file:
-        async for item in _items(meter, layout, reach, task, directory):
+        async for item in _items(meter, locate, reach, task, directory):
             file.write(orjson.dumps(item) + b"\n")
             count += 1
     return listing, count
 
 
-async def _items(meter: Meter, layout: Layout, reach: Reach, task: ClaimedTask, directory: Path) -> AsyncIterator[Json]:
+async def _items(
+    meter: Meter, locate: Callable[[str], Location], reach: Reach, task: ClaimedTask, directory: Path
+) -> AsyncIterator[Json]:
     """The inputs of the next stage. Raises TaskError."""
     match task.input:
         case Split() as work:
             source = _INPUT.validate_python(work.source, extra="ignore")
             etag, items = None, _split_here(ReachableS3(meter.s3, reach, source), source, work.slots)
         case GridSplit() as work:
-
-            def locate(filename: str) -> Location:
-                return layout.attempt(task.job_id, task.stage, task.index, task.attempt, filename)
-
             etag, items = work.etag, _split_on_grid(meter, work, directory, locate)
         case UnknownInput(reason):
             raise TaskError("input_invalid", reason, retryable=False)

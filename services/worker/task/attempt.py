@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from services.contract.layout import Layout
+from services.contract.location import Location
 from services.contract.states import RECORD_COUNTS
 from services.contract.task_error import TaskError, describe
 from services.contract.task_output import TaskOutput
@@ -231,16 +232,20 @@ class _Attempt:
 
     async def _split(self) -> TaskOutput:
         """Run a split task: read every byte of the input."""
-        meter, layout = Meter(self._equipment.s3), self._equipment.layout
+        meter = Meter(self._equipment.s3)
         try:
             listing, count = await run_grid_split(
-                meter, layout, self._equipment.reach, self._task, self.workspace.directory
+                meter, self._place, self._equipment.reach, self._task, self.workspace.directory
             )
-            outputs = Outputs(meter.s3, self.workspace.files, lambda name: layout.attempt(*self._key, name))
+            outputs = Outputs(meter.s3, self.workspace.files, self._place)
             return await outputs.put_items(listing, count, by_worker=True)
         finally:
             self.finished.bytes_in, self.finished.bytes_out = meter.bytes_in, meter.bytes_out
             self.finished.cpu_seconds = meter.cpu_seconds
+
+    def _place(self, filename: str) -> Location:
+        """Where an output goes."""
+        return self._equipment.layout.attempt(*self._key, filename, interim=self._stage.interim)
 
     def _paths(self, input: FetchedInput, inputs: Mapping[str, Path], package: Path | None) -> Paths:
         spec, workspace = self._stage.spec, self.workspace
@@ -283,7 +288,7 @@ class _Attempt:
     async def _put_outputs(self, input: FetchedInput, paths: Paths, answer: Mapping[str, Any]) -> TaskOutput:
         """Upload what the processor has made."""
         spec, files = self._stage.spec, self.workspace.files
-        outputs = Outputs(self._equipment.s3, files, lambda name: self._equipment.layout.attempt(*self._key, name))
+        outputs = Outputs(self._equipment.s3, files, self._place)
         try:
             made = await self._put_output(outputs, input, paths.output, answer)
             if spec.requires_output and not (made.items or await self._has_output(paths)):

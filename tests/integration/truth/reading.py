@@ -4,6 +4,7 @@ import json
 import tempfile
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -61,8 +62,13 @@ class Cutting:
             return await split_all_at(self.s3, uri=self.uri, **options)
         chunk = await split_on_grid(self.s3, [source], None, 2)
         directory = Path(tempfile.mkdtemp(dir=self.directory))
+        task = _task(chunk.inputs[0])
         listing, _ = await run_grid_split(
-            Meter(self.s3), Layout(self.bucket), Reach(Settings()), _task(chunk.inputs[0]), directory
+            Meter(self.s3),
+            partial(Layout(self.bucket).attempt, task.job_id, 0, 0, 1),
+            Reach(Settings()),
+            task,
+            directory,
         )
         return [orjson.loads(line) for line in listing.read_bytes().splitlines()]
 

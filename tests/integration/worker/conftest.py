@@ -154,8 +154,10 @@ class InProcessGrid:
         return [json.loads(line) for line in (await self.get(uri)).splitlines()]
 
     async def keys(self) -> list[str]:
-        answer = await self.aws.s3.list_objects_v2(Bucket=self.settings.bucket, Prefix="jobs/")
-        return [entry["Key"] for entry in answer.get("Contents", [])]
+        """Of all that jobs have written."""
+        s3, bucket = self.aws.s3, self.settings.bucket
+        answers = [await s3.list_objects_v2(Bucket=bucket, Prefix=prefix) for prefix in ("interim/", "jobs/")]
+        return [entry["Key"] for answer in answers for entry in answer.get("Contents", [])]
 
 
 def etag(body: bytes) -> str:
