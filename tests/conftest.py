@@ -19,6 +19,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from services.engine.migrate import migrate
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, connect_database
+from services.platform.health import VITALS
 from services.platform.settings import ApiSettings, Settings
 from tests import emulators
 from tests.roles import let_in
@@ -144,6 +145,13 @@ def emulator(request: pytest.FixtureRequest) -> Emulator:
     """The AWS of the test; each kind is started once a session, when the first test needs it."""
     emulator: Emulator = request.getfixturevalue(getattr(request, "param", "ministack"))
     return emulator
+
+
+@pytest.fixture(autouse=True)
+def well() -> Iterator[None]:
+    """No test's process is ill of what another one did to it."""
+    yield
+    VITALS.forget_all()
 
 
 @pytest.fixture(autouse=True)

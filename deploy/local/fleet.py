@@ -140,7 +140,7 @@ class Fleet:
             await asyncio.sleep(pause)
 
     async def _start_worker(self, instance: Instance) -> Process:
-        identity = {"PIECEWORK_INSTANCE_ID": instance.instance_id}
+        identity = {"PIECEWORK_INSTANCE_ID": instance.instance_id, "PIECEWORK_HEALTH_PORT": "0"}
         log_file = self._logs / f"worker-{instance.instance_id}.log"
         # Killed with the fleet, as instances are with their power: nothing is left without a watcher.
         return await spawn(self._command(instance), log=log_file, environment={**os.environ, **identity})

@@ -41,6 +41,13 @@ class StackSettings(BaseSettings):
     def logs(self) -> Path:
         return self.state / "logs"
 
+    @cached_property
+    def scheduler_port(self) -> int:
+        """Where the scheduler answers probes and has its metrics: any free port."""
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return int(listener.getsockname()[1])
+
     @property
     def api_url(self) -> str:
         return f"http://127.0.0.1:{self.api_port}"

@@ -90,6 +90,7 @@ class Stack:
             "processes": {name: process.pid for name, process in self._supervisor.processes.items()},
             "api_url": self._settings.api_url,
             "stats_url": self._settings.stats_url,
+            "scheduler_url": f"http://127.0.0.1:{self._settings.scheduler_port}",
             "emulator_url": self._settings.emulator.url,
         }
         draft = self._settings.state / "stack.json.new"
@@ -137,7 +138,10 @@ class Stack:
             "scheduler",
             [sys.executable, "-m", "services.scheduler"],
             _at_once,
-            environment=self._settings.service_environment("scheduler"),
+            environment={
+                **self._settings.service_environment("scheduler"),
+                "PIECEWORK_HEALTH_PORT": str(self._settings.scheduler_port),
+            },
         )
 
     def _fleet(self) -> Service:

@@ -9,6 +9,7 @@ import structlog
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 
+from services.api.aws_watch import look_at_aws
 from services.api.body_limit import BodyLimit
 from services.api.connections import Connections, connect
 from services.api.problems import describe
@@ -100,10 +101,12 @@ def create_app(settings: ApiSettings) -> FastAPI:
             app.state.connections = connections
             app.state.rates = Rates(settings.requests_per_second, settings.failures_per_second)
             beginning = asyncio.create_task(_begin(connections, settings.bootstrap_api_key))
+            looking = asyncio.create_task(look_at_aws(connections))
             yield
-            beginning.cancel()
-            with suppress(asyncio.CancelledError):
-                await beginning
+            for task in (beginning, looking):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
 
     app = FastAPIOffline(
         title="Piecework",

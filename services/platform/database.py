@@ -16,6 +16,7 @@ import orjson
 from uuid_utils.compat import uuid7
 
 from services.platform import effects
+from services.platform.metrics import MeasuredPool
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -192,7 +193,7 @@ async def _prepare(connection: asyncpg.Connection) -> None:
         await connection.set_type_codec(name, encoder=dump_json, decoder=orjson.loads, schema="pg_catalog")
 
 
-class Database(asyncpg.Pool):
+class Database(MeasuredPool):
     """A pool. Whoever asks for a connection gets one on which the server answers, or a TimeoutError."""
 
     def __init__(self, url: str, connections_max: int, connections_min: int, seconds: float) -> None:
@@ -214,7 +215,7 @@ class Database(asyncpg.Pool):
     async def _acquire(self, timeout: float | None) -> Any:
         async with asyncio.timeout(timeout or self._seconds):
             while True:
-                proxy = await super()._acquire(None)  # type: ignore[misc]
+                proxy: Any = await super()._acquire(None)
                 connection: GatedConnection = proxy._con
                 idle = asyncio.get_running_loop().time() - connection.idle_since
                 if idle < _TRUSTED_SECONDS or await self._answers(connection):

@@ -1,14 +1,16 @@
-"""What the routes of both HTTP services share: a job's id, the caller's key, health."""
+"""What the routes of both HTTP services share: a job's id, the caller's key, health, metrics."""
 
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import Path, Request
+from fastapi import Path, Request, Response
 from fastapi.security import HTTPBearer
+from prometheus_client.registry import Collector
 from pydantic import BaseModel, Field
 
-from services.platform.auth import Key, Unauthorized, authenticate
+from services.platform.auth import Key, Unauthorized, authenticate, require_bearer
 from services.platform.database import Database
+from services.platform.metrics import expose
 from services.platform.rates import Rates
 from services.platform.version import VERSION
 
@@ -20,6 +22,17 @@ class Health(BaseModel):
 
     status: Literal["ok"] = "ok"
     version: str = Field(VERSION, description="the release that the service runs")
+    warnings: list[str] | None = Field(
+        None, description="what does not work, although the service answers: S3 or SQS can't be reached, for example"
+    )
+
+
+def metrics_response(request: Request, metrics_key: str | None, further: Collector | None = None) -> Response:
+    """What Prometheus scrapes: the process's metrics, and `further` ones. Raises Unauthorized."""
+    if metrics_key is not None:
+        require_bearer(request.headers.get("authorization"), metrics_key)
+    body, content_type = expose(request.headers.get("accept", ""), further)
+    return Response(body, media_type=content_type)
 
 
 def bearer(description: str) -> HTTPBearer:

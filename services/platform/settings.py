@@ -47,6 +47,10 @@ def _check_ports(ports: str) -> str:
 Ports = Annotated[str, AfterValidator(_check_ports)]
 SecretKey = Annotated[Annotated[str, Field(min_length=32)] | None, BeforeValidator(lambda value: value or None)]
 
+HealthPort = Annotated[
+    Annotated[int, Field(ge=0, le=65_535)] | None, BeforeValidator(lambda value: None if value == "" else value)
+]
+
 _SECRETS = ("database_url", "bootstrap_api_key", "secret_key", "metrics_key")
 
 
@@ -138,6 +142,10 @@ class Settings(BaseSettings):
 
     audit_days: Annotated[int, Field(ge=7)] = Field(400, description="how long the audit log is kept")
     metrics_key: str | None = Field(None, description="the bearer that /metrics asks for; unset: none")
+
+    health_host: str = Field("127.0.0.1", description="where scheduler and worker answer probes; 0.0.0.0 is anywhere")
+    health_port: HealthPort = Field(None, description="0 is any free one; unset: they answer none")
+    hung_seconds: Seconds = Field(120.0, description="a loop whose step takes longer hangs: /healthz says so")
 
     log_level: LogLevel = "INFO"
 

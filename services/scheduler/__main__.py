@@ -10,6 +10,7 @@ import uvloop
 from services.engine.schema import wait_for_schema
 from services.platform.aws import connect_aws, require_region
 from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_database
+from services.platform.health import VITALS, serving
 from services.platform.logs import configure_logs
 from services.platform.process import hide_environment
 from services.platform.settings import Settings, read_settings
@@ -68,10 +69,12 @@ async def run(settings: Settings) -> None:
     loops = make_loops(settings, merger, deliverer)
     connections = settings.database_connections_max + len(loops)
     database = await connect_database(settings.database_url, connections, seconds=settings.database_seconds)
-    async with connect_aws(settings) as aws:
+    VITALS.waits_for = "the database, or its schema, is not there yet"
+    async with serving(settings), connect_aws(settings) as aws:
         context = Context(database, aws, settings)
         try:
             await wait_for_schema(database)
+            VITALS.waits_for = None
             log.info("scheduler started", loops=[loop.name for loop in loops])
             async with asyncio.TaskGroup() as group:
                 group.create_task(listen(settings, loops))
@@ -81,6 +84,7 @@ async def run(settings: Settings) -> None:
         finally:
             await merger.stop()
             await deliverer.stop()
+            VITALS.forget_all()
             database.terminate()
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from services.platform.aws import Aws
 from services.platform.concurrency import is_cancelled
 from services.platform.database import UNAVAILABLE, Database, connect_alone, storable
+from services.platform.health import VITALS
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import Settings
 from services.scheduler.turns import Turns
@@ -70,16 +71,20 @@ class Loop:
     async def run(self, context: Context) -> None:
         """Repeat the step until cancelled. Errors are logged, and the step is retried with growing pauses."""
         failures = 0
+        pulse = VITALS.pulse(self.name, self.idle_seconds)
         while not is_cancelled():
             self.wake.clear()
             try:
-                pause = self.busy_seconds if await self.step(context) else self.idle_seconds
+                with pulse.step():
+                    pause = self.busy_seconds if await self.step(context) else self.idle_seconds
+                pulse.succeeded()
                 self.stepped_at, self.error = time.monotonic(), None
                 if failures:
                     log.info("loop recovered", loop=self.name, failures=failures)
                 failures = 0
             except Exception as error:
                 failures += 1
+                pulse.failed(error, passes=passes(error))
                 self.error = storable(repr(error))[:ERROR_LENGTH_MAX]
                 pause = min(BACKOFF_SECONDS_FIRST * 2 ** min(failures, 10), BACKOFF_SECONDS_MAX)
                 if failures == 1 or not isinstance(error, PASSING):

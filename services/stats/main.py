@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from services.engine.schema import wait_for_schema
 from services.platform.access_log import AccessLog
 from services.platform.database import Database, connect_database
+from services.platform.health import VITALS
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems
 from services.platform.process import hide_environment
@@ -42,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
         rolling.cancel()
         with suppress(asyncio.CancelledError):
             await rolling
+        VITALS.forget("roll-up")
         await app.state.database.close()
 
     app: FastAPI = FastAPIOffline(

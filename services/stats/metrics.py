@@ -6,9 +6,7 @@ Counters come from pool_stats, so they survive restarts and never go back. No la
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from services.contract.states import TASK_STATES
@@ -53,14 +51,10 @@ class Scrape(Collector):
         return self._metrics
 
 
-async def scrape(database: Database, accept: str) -> tuple[bytes, str]:
-    """The metrics in the format that an `Accept` header asks for, and its content type."""
+async def scrape(database: Database) -> Scrape:
+    """What the database knows now."""
     async with database.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        metrics = await _read(connection)
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Scrape(metrics))
-    encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+        return Scrape(await _read(connection))
 
 
 async def _read(connection: Connection) -> list[Metric]:

@@ -14,6 +14,7 @@ import structlog
 
 from services.platform.concurrency import is_cancelled
 from services.platform.database import LONG_SECONDS, Database
+from services.platform.health import VITALS
 from services.stats.histogram import INNER_BOUNDS
 
 ATTEMPTS_MAX = 20_000  # of one roll-up, give or take one transaction's
@@ -192,15 +193,19 @@ async def prune(database: Database, retention_days: int = RETENTION_DAYS, rows_m
 async def keep_rolled_up(database: Database) -> None:
     """Roll up for ever: at once while there is a backlog, every second while attempts come in, else more rarely."""
     clock = asyncio.get_running_loop().time
+    pulse = VITALS.pulse("roll-up", IDLE_SECONDS)
     prune_at = clock()
     while not is_cancelled():
         count: int | None = None
         try:
-            count = await roll_up(database)
-            if clock() >= prune_at:
-                await prune(database)
-                prune_at = clock() + PRUNE_SECONDS
+            with pulse.step():
+                count = await roll_up(database)
+                if clock() >= prune_at:
+                    await prune(database)
+                    prune_at = clock() + PRUNE_SECONDS
+            pulse.succeeded()
         except Exception as error:  # the database may be away; whatever it is, the next round tries again
+            pulse.failed(error)
             log.warning("roll-up failed", error=repr(error))
         if count is None or count < ATTEMPTS_MAX:
             await asyncio.sleep(BUSY_SECONDS if count else IDLE_SECONDS)

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from services.engine.schema import check_ready
-from services.platform.auth import require_bearer
 from services.platform.database import Database
-from services.platform.problems import problems
-from services.platform.routes import Health, JobId
+from services.platform.health import VITALS
+from services.platform.problems import ProblemError, problems
+from services.platform.routes import Health, JobId, metrics_response
 from services.platform.settings import Settings
 from services.stats import grid_stats, job_stats
 from services.stats.metrics import scrape
@@ -85,21 +85,38 @@ async def get_timeline(database: TheDatabase, pool: OfPool = None, minutes: Minu
 async def metrics(request: Request, database: TheDatabase, settings: TheSettings) -> Response:
     """Text or OpenMetrics, as `Accept` asks. Nothing here names a job, so no key is needed, unless the operator has set
     `PIECEWORK_METRICS_KEY`: then it is the bearer."""
-    if settings.metrics_key is not None:
-        require_bearer(request.headers.get("authorization"), settings.metrics_key)
-    body, content_type = await scrape(database, request.headers.get("accept", ""))
-    return Response(body, media_type=content_type)
+    return metrics_response(request, settings.metrics_key, await scrape(database))
 
 
-@watch.get("/healthz", operation_id="healthz", summary="Is the process alive?")
+@watch.get(
+    "/healthz",
+    operation_id="healthz",
+    response_model_exclude_none=True,
+    responses=problems(503),
+    summary="Is the process alive?",
+)
 async def healthz() -> Health:
-    """Answers as long as the process does."""
+    """Answers as long as the process does, and 503 if its roll-up hangs."""
+    _refuse(VITALS.hung())
     return Health()
 
 
-@watch.get("/readyz", operation_id="readyz", summary="Can it answer?", responses=problems(503))
+@watch.get(
+    "/readyz",
+    operation_id="readyz",
+    response_model_exclude_none=True,
+    responses=problems(503),
+    summary="Can it answer?",
+)
 async def readyz(database: TheDatabase) -> Health:
-    """Answers within 2 seconds: 503 while the database is away or silent, no connection to it is free, or its schema is
-    not one that this release works on."""
+    """Answers within 2 seconds: 503 while the database is away or silent, no connection to it is free, its schema is
+    not one that this release works on, or the roll-up fails: then the figures are old."""
     await check_ready(database)
+    _refuse(VITALS.unready())
     return Health()
+
+
+def _refuse(errors: list[str]) -> None:
+    """Raises a 503 that says what is wrong."""
+    if errors:
+        raise ProblemError(503, "unready", "; ".join(errors))

@@ -8,6 +8,7 @@ import sys
 
 from services.engine.workers import UnknownPool
 from services.platform.aws import require_region
+from services.platform.health import serving
 from services.platform.logs import configure_logs
 from services.platform.process import forbid_dumps, hide_environment
 from services.platform.settings import WorkerSettings, read_settings
@@ -64,7 +65,8 @@ async def _run(settings: WorkerSettings) -> None:
     loop.add_signal_handler(signal.SIGTERM, node.drain)
     loop.add_signal_handler(signal.SIGINT, interrupt)
     with watching(settings.lease_seconds):
-        await node.run()
+        async with serving(settings):
+            await node.run()
 
 
 if __name__ == "__main__":

@@ -46,6 +46,17 @@ def test_without_the_generated_passwords_compose_refuses_in_one_line_that_says_w
     assert [name for name, uses in used.items() if not name.endswith("_PORT") and (":-" in dict(uses))] == []
 
 
+@pytest.mark.parametrize("service", LOGINS)
+def test_each_service_is_probed_where_it_answers(services: dict[str, Any], service: str) -> None:
+    image = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
+    told = re.search(r"PIECEWORK_HEALTH_PORT=(\d+)", image)
+    asked = re.search(r"http://127\.0\.0\.1:(\d+)(/\w+)", services[service]["healthcheck"]["test"][-1])
+    assert told is not None and asked is not None
+    command = services[service]["command"]
+    port = command[command.index("--port") + 1] if "--port" in command else told[1]
+    assert (asked[1], asked[2]) == (port, "/readyz" if "--port" in command else "/healthz")
+
+
 def test_passwords_differ_and_are_long(generated: dict[str, str]) -> None:
     assert len(set(generated.values())) == len(generated) == 7
     assert min(map(len, generated.values())) >= 48

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 WAYS_OUT = re.compile(
-    r"""asyncpg\.(.*\.)?(connect|create_pool) | psycopg.* | sqlite3.* | sqlalchemy.*\.create_(async_)?engine
+    r"""asyncpg\.(.*\.)?(connect|create_pool) | services\.platform\.metrics\.MeasuredPool
+    | psycopg.* | sqlite3.* | sqlalchemy.*\.create_(async_)?engine
     | aioboto3\..* | boto3.* | (aio)?botocore\.(session|client|endpoint|httpsession).*
     | httpx\.(?!URL|Request$|Response$).* | aiohttp\.(?!ClientError$).* | requests.* | urllib3.* | urllib\.request.*
     | http\.client.* | (smtp|ftp|imap|pop|telnet)lib.* | websockets.* | xmlrpc.*
@@ -35,6 +36,7 @@ METHODS = re.compile(
 ALLOWED = {
     ("platform/database.py", "asyncpg.connect"),
     ("platform/database.py", "socket.socket"),  # that of such a connection, to set its options
+    ("platform/database.py", "services.platform.metrics.MeasuredPool"),
     ("platform/aws.py", "aioboto3.Session"),
     ("platform/aws.py", "aiobotocore.session.get_session"),  # that session's core, on whose events the gate listens
     ("scheduler/loops/webhooks.py", "httpx.AsyncClient"),

@@ -44,7 +44,7 @@ class Heartbeat:
         self._bundles = bundles
         self._slots = slots
         self._drain = drain
-        self._outage = Outage("heartbeat")
+        self._outage = Outage("heartbeat", self._pause_seconds)
         self._beaten_at = asyncio.get_running_loop().time()  # monotonic, from before the request
 
     async def run(self) -> NoReturn:

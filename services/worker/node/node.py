@@ -21,6 +21,7 @@ from services.inputs.reach import Reach as InputReach
 from services.platform.aws import Aws, connect_aws
 from services.platform.concurrency import is_cancelled
 from services.platform.database import Database, UnknownSchema, connect_database, new_id
+from services.platform.health import VITALS
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import WorkerSettings
 from services.platform.threads import in_own_thread
@@ -69,11 +70,14 @@ class Node:
 
     def drain(self) -> None:
         """Take no more work, finish what runs, and stop."""
+        VITALS.waits_for = "the worker drains: it takes no more tasks"
         self._draining.set()
 
     async def run(self) -> None:
         """Work until drained. Raises UnknownPool, ScratchUnusable, IsolationUnusable and NodeUnfit."""
+        VITALS.waits_for = "the worker has not registered yet"
         async with AsyncExitStack() as stack:
+            stack.callback(VITALS.forget_all)
             directory = await stack.enter_async_context(_scratch(Path(self._settings.scratch)))
             aws = await stack.enter_async_context(connect_aws(self._settings))
             cells = await strongest_cells(self._settings, directory)
@@ -107,6 +111,8 @@ class Node:
     async def _run_registered(self, aws: Aws, equipment: Equipment) -> None:
         """Work from one registration until drained or until the lease is lost."""
         settings = self._settings
+        if not self._draining.is_set():
+            VITALS.waits_for = "the worker has not registered yet"
         database = await connect_database(
             settings.database_url, settings.database_connections_max, seconds=settings.database_seconds
         )
@@ -206,6 +212,8 @@ class Node:
             slots=slots,
             drain=self._drain_by_order,
         )
+        if not self._draining.is_set():
+            VITALS.waits_for = None
         log.info("registered", pool=settings.pool, slots=settings.slots, isolation=self._isolation)
         try:
             async with asyncio.TaskGroup() as group:
@@ -219,6 +227,8 @@ class Node:
             self._left.append((worker_id, list(bundles.ids)))
         except* _Drained:
             await _stop(database, worker_id)
+        finally:
+            VITALS.forget("heartbeat")  # it has a period
 
     def _begin_quarantine(self, reason: str) -> None:
         log.error("node out of service", reason=reason)

@@ -19,6 +19,7 @@ from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.pools import PoolQueues
 from services.engine.stages import StageGone, StageUnreadable
 from services.platform.database import Database
+from services.platform.health import watched
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.outage import Outage
@@ -153,6 +154,7 @@ class Receiver:
             working.cancel()
             await asyncio.wait({working, stopping})
 
+    @watched("receive")
     async def _receive(self, wanted: int) -> list[dict[str, Any]]:
         """The next messages: empty after the long poll or when SQS can't be reached."""
         try:
@@ -230,6 +232,7 @@ class Receiver:
                 await turn_down(self._database, self._worker_id, message, str(error))
         return stages
 
+    @watched("claim")
     async def _claim(self, offers: dict[UUID, Message]) -> bool:
         """Claim the bundles and queue their tasks; False if the database can't be reached.
 

@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from deploy.local.postgres import EmbeddedPostgres
+from services.api import aws_watch
 from services.api.main import create_app
 from services.platform.aws import Aws
 from services.platform.database import Database
@@ -20,6 +21,7 @@ from services.platform.settings import Settings
 from services.platform.version import VERSION
 from tests.conftest import free_port
 from tests.integration.api.conftest import Keys, array_job, client_of, ok
+from tests.until import until
 
 
 async def test_without_a_database_all_is_503_but_healthz(settings: Settings) -> None:
@@ -31,6 +33,27 @@ async def test_without_a_database_all_is_503_but_healthz(settings: Settings) -> 
             assert response.status_code == 503
             assert response.headers["content-type"] == "application/problem+json"
             assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.mark.usefixtures("grid")
+async def test_an_api_without_s3_or_sqs_answers_and_readyz_says_so(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aws_watch, "LOOK_SECONDS", 0.05)
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    app = create_app(settings.model_copy(update={"aws_endpoint_url": nowhere}))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+
+        async def warned() -> str:
+            response = await client.get("/readyz")
+            assert response.status_code == 200
+            return "; ".join(response.json().get("warnings", []))
+
+        async def both() -> bool:
+            said = await warned()
+            return "S3 has failed" in said and "SQS has failed" in said
+
+        await until(both)
 
 
 async def test_a_database_that_is_not_migrated_is_not_ready(settings: Settings, postgres: EmbeddedPostgres) -> None:

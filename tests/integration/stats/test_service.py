@@ -1,13 +1,17 @@
 """The service itself: who may ask, what it says when it can't answer, its documentation."""
 
+from typing import Any
+
 import httpx
 import pytest
 
 from services.platform.database import Database
 from services.platform.settings import Settings
 from services.platform.version import VERSION
+from services.stats import rollup
 from services.stats.main import create_app
 from tests.integration.stats.conftest import catch_up, insert_attempts
+from tests.until import until
 
 JOB_ID = "01970000-0000-7000-8000-000000000000"
 PATHS = (
@@ -65,6 +69,25 @@ async def test_it_serves_before_its_database_is_there(settings: Settings) -> Non
             assert response.status_code == 503
             assert response.headers["content-type"] == "application/problem+json"
             assert int(response.headers["retry-after"]) > 0
+
+
+async def test_it_is_not_ready_while_its_roll_up_fails(
+    anonymous: httpx.AsyncClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollup, "IDLE_SECONDS", 0.01)
+    await until(lambda: answers(anonymous, 200))
+    await database.execute("UPDATE stats_watermark SET txid = '1000000000000'")  # as after a restore from a dump
+    problem = await until(lambda: answers(anonymous, 503))
+    assert "roll-up has failed" in problem["detail"] and "below the roll-up's watermark" in problem["detail"]
+    assert (await anonymous.get("/healthz")).status_code == 200
+    await database.execute("UPDATE stats_watermark SET txid = '0'")
+    await until(lambda: answers(anonymous, 200))
+
+
+async def answers(client: httpx.AsyncClient, status: int) -> Any:
+    """What /readyz says, once it has that status."""
+    response = await client.get("/readyz")
+    return response.json() if response.status_code == status else None
 
 
 async def test_it_rolls_up_and_prunes_by_itself(settings: Settings, database: Database) -> None:
