@@ -17,7 +17,7 @@ lock in one order, so that no two wait for each other: jobs, bundles (by id, or 
 tasks by key, counters by key.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -25,6 +25,7 @@ from uuid import UUID
 from services.contract.message import Message
 from services.contract.task_input import parse_input
 from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput
+from services.engine.months import ALL, months_of
 from services.platform.database import LONG_SECONDS, Connection, Database
 
 # Shards of stage_counters (column `slot`): the scheduler uses 0, the column's default; workers use the ones after it.
@@ -111,17 +112,20 @@ _DISPATCH = """
             SELECT c.queued + c.running FROM stage_sums($1, $2::smallint) AS c))) END AS tasks
     ), again AS MATERIALIZED (
         SELECT job_id, stage, index FROM tasks
-        WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND ready_at <= now() AND (failures > 0 OR losses > 0)
+        WHERE job_id = $1 AND EXISTS (SELECT FROM job) AND stage = $2 AND ready_at <= now()
+          AND (failures > 0 OR losses > 0)
         ORDER BY ready_at LIMIT (SELECT tasks FROM room) FOR UPDATE SKIP LOCKED
     ), fresh AS MATERIALIZED (
         SELECT job_id, stage, index FROM tasks
-        WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND ready_at <= now() AND failures = 0 AND losses = 0
+        WHERE job_id = $1 AND EXISTS (SELECT FROM job) AND stage = $2 AND ready_at <= now()
+          AND failures = 0 AND losses = 0
         ORDER BY ready_at, index LIMIT (SELECT tasks FROM room) - (SELECT count(*) FROM again)
         FOR UPDATE SKIP LOCKED
     ), moved AS (
         UPDATE tasks AS t SET state = 'queued', ready_at = NULL, queued_at = now()
         FROM (TABLE again UNION ALL TABLE fresh) AS p
         WHERE t.job_id = p.job_id AND t.stage = p.stage AND t.index = p.index
+          AND t.job_id >= ANY($8) AND t.job_id < ANY($9)
         RETURNING t.job_id, t.stage, t.index, t.losses > 0 AS alone, t.losses >= 2 AS suspect,
             CASE WHEN t.losses > 0 AND EXISTS (
                 SELECT FROM workers AS w WHERE w.pool = $5 AND w.state = 'active' AND w.worker_id <> t.worker_id
@@ -162,8 +166,8 @@ async def dispatch(
 
     A crash before they are sent costs `resend_seconds`: after that, `resend` offers the bundles again.
     """
-    limits = (tasks_max, bundle_tasks_max)
-    rows = await connection.fetch(_DISPATCH, job_id, stage, *limits, pool, resend_seconds, running_max)
+    rest = (tasks_max, bundle_tasks_max, pool, resend_seconds, running_max)
+    rows = await connection.fetch(_DISPATCH, job_id, stage, *rest, *months_of([job_id]))
     return [Message(**row) for row in rows]
 
 
@@ -204,6 +208,7 @@ _CLAIM = """
         FROM (
             SELECT bundle_id FROM bundles WHERE bundle_id = ANY($2::uuid[]) AND worker_id IS NULL
               AND backup_of IS DISTINCT FROM $1 AND avoid IS DISTINCT FROM $1
+              AND job_id >= ANY($4) AND job_id < ANY($5)
             ORDER BY bundle_id FOR UPDATE
         ) AS offered WHERE b.bundle_id = offered.bundle_id
         RETURNING b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of
@@ -212,13 +217,14 @@ _CLAIM = """
             started_at = now(), backup_attempt = NULL, backup_worker_id = NULL, backup_started_at = NULL
         FROM bundle AS b
         WHERE t.job_id = b.job_id AND t.stage = b.stage AND t.index >= b.first AND t.index < b.first + b.count
-          AND t.state = 'queued' AND b.backup_of IS NULL
+          AND t.state = 'queued' AND b.backup_of IS NULL AND t.job_id >= ANY($4) AND t.job_id < ANY($5)
         RETURNING b.bundle_id, t.job_id, t.stage, t.index, t.attempt, t.input
     ), backed_up AS (
         UPDATE tasks AS t SET backup_attempt = t.attempt + 1, backup_worker_id = $1, backup_started_at = now()
         FROM bundle AS b
         WHERE t.job_id = b.job_id AND t.stage = b.stage AND t.index = b.first
           AND t.state = 'running' AND t.worker_id = b.backup_of AND t.backup_attempt IS NULL
+          AND t.job_id >= ANY($4) AND t.job_id < ANY($5)
         RETURNING b.bundle_id, t.job_id, t.stage, t.index, t.backup_attempt, t.input
     ), counted AS (
         INSERT INTO stage_counters AS c (job_id, stage, slot, queued, running)
@@ -232,9 +238,18 @@ _CLAIM = """
     ORDER BY job_id, stage, index"""
 
 
-async def claim(connection: Connection | Database, worker_id: UUID, bundle_ids: Sequence[UUID]) -> list[ClaimedTask]:
-    """Claim the tasks of the bundles that are unclaimed; the others (duplicates, cancelled) give nothing."""
-    rows = await connection.fetch(_CLAIM, worker_id, bundle_ids, _shard(worker_id))
+async def claim(
+    connection: Connection | Database,
+    worker_id: UUID,
+    bundle_ids: Sequence[UUID],
+    job_ids: Iterable[UUID] | None = None,
+) -> list[ClaimedTask]:
+    """Claim the tasks of the bundles that are unclaimed; the others (duplicates, cancelled) give nothing.
+
+    `job_ids` are the bundles' jobs: with them, it takes half the time.
+    """
+    months = ALL if job_ids is None else months_of(job_ids)
+    rows = await connection.fetch(_CLAIM, worker_id, bundle_ids, _shard(worker_id), *months)
     return [
         ClaimedTask(bundle_id, job_id, stage, index, attempt, parse_input(value))
         for bundle_id, job_id, stage, index, attempt, value in rows
@@ -343,6 +358,7 @@ _COMPLETE = """
         FROM d
         WHERE t.job_id = d.job_id AND t.stage = d.stage AND t.index = d.index AND t.state = 'running'
           AND (t.attempt = d.attempt AND t.worker_id = $1 OR t.backup_attempt = d.attempt AND t.backup_worker_id = $1)
+          AND t.job_id >= ANY($5) AND t.job_id < ANY($6)
         RETURNING d.*, t.state, t.backup_attempt AS loser, t.backup_worker_id AS loser_worker_id,
             t.backup_started_at AS loser_started_at
     ), successors AS (
@@ -421,7 +437,8 @@ async def complete(
     Returns how many attempts still held their task. The others were lost or cancelled, and change nothing.
     """
     reports = sorted(finished, key=_key)
-    accepted: int = await connection.fetchval(_COMPLETE, worker_id, _shard(worker_id), reports, bundles_done)
+    months = months_of({report.job_id for report in reports})
+    accepted: int = await connection.fetchval(_COMPLETE, worker_id, _shard(worker_id), reports, bundles_done, *months)
     return accepted
 
 

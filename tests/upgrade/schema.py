@@ -1,6 +1,19 @@
 """The schemas of earlier revisions."""
 
+import re
+from pathlib import Path
+
 import asyncpg
+
+from services.engine import migrations
+
+
+def made_in(migration: str, *what: str) -> str:
+    """The statements of a migration that make these functions or views."""
+    script = (Path(migrations.__file__).parent / "versions" / f"{migration}.sql").read_text()
+    statements = [re.search(rf"CREATE {name}\b.*?(?:\nEND;|\nEND \$\$;|;\n\n)", script, re.DOTALL) for name in what]
+    return "\n".join(found[0] for found in statements if found)
+
 
 _SUMS_OF_0002 = """
 CREATE OR REPLACE FUNCTION stage_sums(of_job uuid, of_stage smallint) RETURNS TABLE (
@@ -47,6 +60,42 @@ UNDONE = {
         ALTER TABLE stages DROP COLUMN merge_id, DROP COLUMN merge_until;
         ALTER TABLE webhook_endpoints DROP COLUMN failures, DROP COLUMN failing_since, DROP COLUMN pauses,
             DROP COLUMN paused_until, DROP COLUMN last_error, DROP COLUMN disabled_at, DROP COLUMN disabled_reason""",
+    "0012": """
+        CREATE FUNCTION undo(name text, partitioning text, options text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+            EXECUTE format('ALTER TABLE %1$I RENAME TO %1$s_by_month', name);
+            EXECUTE format('CREATE TABLE %1$I (LIKE %1$s_by_month INCLUDING ALL EXCLUDING INDEXES) %2$s %3$s',
+                name, partitioning, options);
+            EXECUTE format('CREATE TABLE kept AS TABLE %1$s_by_month; DROP TABLE %1$s_by_month CASCADE', name);
+        END $$;
+        DROP FUNCTION stage_sums, is_full CASCADE;
+        SELECT undo('tasks', '', 'WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02,
+            autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0.05)');
+        INSERT INTO tasks TABLE kept; DROP TABLE kept;
+        SELECT undo('stage_counters', '', 'WITH (fillfactor = 50)');
+        INSERT INTO stage_counters TABLE kept; DROP TABLE kept;
+        SELECT undo('stage_stats', '', 'WITH (fillfactor = 50)');
+        INSERT INTO stage_stats TABLE kept; DROP TABLE kept;
+        SELECT undo('attempts', 'PARTITION BY RANGE (finished_at)', '');
+        CREATE TABLE attempts_default PARTITION OF attempts DEFAULT;
+        INSERT INTO attempts TABLE kept; DROP TABLE kept;
+        DROP FUNCTION undo;
+        ALTER TABLE tasks ADD PRIMARY KEY (job_id, stage, index);
+        CREATE INDEX tasks_ready ON tasks (job_id, stage, ready_at, index) WHERE ready_at IS NOT NULL;
+        CREATE INDEX tasks_again ON tasks (job_id, stage, ready_at)
+            WHERE ready_at IS NOT NULL AND (failures > 0 OR losses > 0);
+        ALTER TABLE stage_counters ADD PRIMARY KEY (job_id, stage, slot);
+        ALTER TABLE stage_stats ADD PRIMARY KEY (job_id, stage, outcome);
+        CREATE INDEX attempts_task ON attempts (job_id, stage, index);
+        CREATE INDEX attempts_txid ON attempts (txid);
+        DROP FUNCTION create_attempts_partitions, make_partitions, drop_partitions, make_partition, jobs_need_rows;
+        DROP VIEW job_partitions;
+        DROP FUNCTION first_job_at, partitioned_tables;
+        """
+    + made_in("0001_initial", "FUNCTION create_attempts_partitions")
+    + "SELECT create_attempts_partitions(); REVOKE EXECUTE ON FUNCTION create_attempts_partitions() FROM PUBLIC; "
+    "ALTER FUNCTION create_attempts_partitions() SECURITY DEFINER SET search_path = public, pg_temp;"
+    + made_in("0002_functions", "FUNCTION stage_sums", "VIEW running_stages")
+    + made_in("0008_quotas", "FUNCTION is_full"),
     "0011": "ALTER FUNCTION create_attempts_partitions() SECURITY INVOKER RESET ALL; "
     "GRANT EXECUTE ON FUNCTION create_attempts_partitions() TO PUBLIC",
     "0010": "ALTER TABLE workers DROP COLUMN isolation",

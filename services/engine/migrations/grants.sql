@@ -60,6 +60,8 @@ GRANT SELECT, UPDATE, DELETE ON workers TO piecework_scheduler;
 GRANT SELECT ON running_stages, stages_to_chain TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON scheduler_loops TO piecework_scheduler;
 GRANT EXECUTE ON FUNCTION create_attempts_partitions() TO piecework_scheduler;
+GRANT SELECT ON job_partitions TO piecework_scheduler;
+GRANT EXECUTE ON FUNCTION create_attempts_partitions(), make_partitions(), drop_partitions() TO piecework_scheduler;
 
 -- A worker: the tasks that it runs, and what they leave. No keys, no webhooks, no schedules.
 GRANT SELECT, INSERT, UPDATE ON attempts TO piecework_worker;

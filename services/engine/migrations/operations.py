@@ -16,6 +16,20 @@ def run_script(migration: str) -> None:
     adapted.run_async(lambda connection: connection.execute(script))
 
 
+def run_parts(migration: str) -> None:
+    """Run the parts of the SQL file beside the migration, each in a transaction of its own: none holds a lock for long.
+
+    Any part may fail for a table in use, and then the migration begins again: each must be repeatable. A part that is
+    one DO block may commit within it.
+    """
+    with op.get_context().autocommit_block():
+        op.execute("SET statement_timeout = 0")  # what takes long, a scan, holds nobody up
+        adapted = op.get_bind().connection.dbapi_connection
+        assert adapted is not None
+        for part in Path(migration).with_suffix(".sql").read_text().split("\n-- next part\n"):
+            adapted.run_async(lambda connection, part=part: connection.execute(part))
+
+
 def build_index(name: str, on: str, *, unique: bool = False) -> None:
     """Build an index CONCURRENTLY; `on` is what follows ON in CREATE INDEX. Not for partitioned tables.
 

@@ -1,6 +1,14 @@
-"""Maintain: create partitions for coming months, and delete rows that are no longer needed, a few at a time."""
+"""Maintain: make partitions for coming months, drop those of past ones, and delete rows that are no longer needed.
+
+Partitions are made and dropped by functions with their owner's rights (migration 0012), which give up on a table that
+is in use for long: the next round tries again.
+"""
+
+import structlog
 
 from services.scheduler.loop import Context
+
+log = structlog.get_logger()
 
 ROWS_MAX = 5_000  # deleted per statement
 
@@ -32,8 +40,15 @@ _FORGET_SECRETS = """
 
 async def step(context: Context) -> bool:
     """One round; True if there was more to delete than one round takes."""
-    await context.database.execute("SELECT create_attempts_partitions()")
+    await _keep_partitions(context)
     await context.database.execute(_FORGET_SECRETS)
     statuses = [await context.database.execute(statement, ROWS_MAX) for statement in _EXPIRED]
     statuses.append(await context.database.execute(_EXPIRE_AUDIT, ROWS_MAX, context.settings.audit_days))
     return f"DELETE {ROWS_MAX}" in statuses
+
+
+async def _keep_partitions(context: Context) -> None:
+    if lacking := await context.database.fetchval("SELECT make_partitions()"):
+        log.warning("partitions could not be made: their tables are in use", lacking=lacking)
+    for row in await context.database.fetch("SELECT drop_partitions() AS name"):
+        log.info("partition dropped", partition=row["name"])

@@ -241,7 +241,8 @@ class Receiver:
         self._bundles.claiming = frozenset(offers)
         try:
             stages = await self._load_stages(offers)
-            tasks = await transitions.claim(self._database, self._worker_id, list(stages))
+            jobs = {stage.job_id for stage in stages.values()}
+            tasks = await transitions.claim(self._database, self._worker_id, list(stages), jobs)
             self._database_outage.passed()
             bundles: defaultdict[UUID, list[ClaimedTask]] = defaultdict(list)
             for task in tasks:

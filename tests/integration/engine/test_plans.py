@@ -50,6 +50,11 @@ async def claim(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
     assert await transitions.claim(connection, worker_id, await bundle_ids(connection, "worker_id IS NULL"))
 
 
+async def claim_of_the_job(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
+    bundles = await bundle_ids(connection, "worker_id IS NULL")
+    assert await transitions.claim(connection, worker_id, bundles, {job_id})
+
+
 async def complete(connection: Connection, job_id: UUID, worker_id: UUID) -> None:
     rows = await connection.fetch("SELECT index FROM tasks WHERE state = 'running'")
     tasks = [attempt.ClaimedTask(new_id(), job_id, 0, row["index"], 1, {}) for row in rows]
@@ -87,6 +92,7 @@ FULL_KEY = ("job_id", "stage", "index")
 TRANSITIONS: list[tuple[Transition, tuple[str, ...]]] = [
     (dispatch, FULL_KEY),
     (claim, FULL_KEY),
+    (claim_of_the_job, FULL_KEY),
     (complete, FULL_KEY),
     (abandon, FULL_KEY),
     (reap, FULL_KEY),
@@ -114,8 +120,9 @@ async def test_a_transition_reads_no_task_but_its_own(
         for statement in changing:
             [plan] = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.query}", *statement.args)
             for node in nodes(plan["Plan"]):
-                assert (node["Node Type"], node.get("Relation Name")) != ("Seq Scan", "tasks"), statement.query
-                if node.get("Index Name") == "tasks_pkey":
+                relation = node.get("Relation Name", "")
+                assert not (node["Node Type"] == "Seq Scan" and relation.startswith("tasks")), statement.query
+                if node.get("Index Name") == f"{relation}_pkey" and relation.startswith("tasks"):
                     assert all(column in node["Index Cond"] for column in key), node
 
 
@@ -137,5 +144,29 @@ async def test_the_planner_puts_a_functions_body_in_the_place_of_its_call(
 
 async def test_a_stages_counters_are_found_by_its_key(young_pool: Database, job_id: UUID) -> None:
     [plan] = await young_pool.fetchval(f"EXPLAIN (FORMAT JSON) {FUNCTIONS[0][1]}")
-    [scan] = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "stage_counters"]
-    assert scan["Index Cond"] == "((job_id = s.job_id) AND (stage = s.stage))"
+    scans = [node for node in nodes(plan["Plan"]) if node.get("Relation Name", "").startswith("stage_counters")]
+    assert {scan["Index Cond"] for scan in scans} == {"((job_id = s.job_id) AND (stage = s.stage))"}
+
+
+@pytest.mark.parametrize("transition", [dispatch, claim_of_the_job, complete])
+async def test_what_is_done_all_the_time_is_planned_for_the_months_of_its_jobs(
+    young_pool: Database, job_id: UUID, transition: Transition
+) -> None:
+    statements: list[asyncpg.connection.LoggedQuery] = []
+    async with young_pool.acquire() as connection:
+        worker_id = await connection.fetchval("SELECT worker_id FROM workers")
+        undo = connection.transaction()
+        await undo.start()
+        connection.add_query_logger(statements.append)
+        await transition(connection, job_id, worker_id)
+        connection.remove_query_logger(statements.append)
+        await undo.rollback()
+
+        [statement] = [statement for statement in statements if "UPDATE tasks" in statement.query]
+        [plan] = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement.query}", *statement.args)
+
+    read = {node.get("Relation Name", "") for node in nodes(plan["Plan"])}
+    month = await young_pool.fetchval(
+        "SELECT partition FROM job_partitions WHERE of_table = 'tasks' AND $1 >= first_job AND $1 < until_job", job_id
+    )
+    assert {name for name in read if name.startswith("tasks_")} == {month}

@@ -109,7 +109,8 @@ async def test_each_statement_of_the_engine_may_be_run_by_a_service(database_url
         "SELECT * FROM uploads",
         "UPDATE jobs SET spec = '{}'",
         "INSERT INTO processors (name, version, spec) VALUES ('mine', 1, '{}')",
-        "SELECT create_attempts_partitions()",
+        "SELECT make_partitions()",
+        "SELECT drop_partitions()",
         "CREATE TABLE mine (id integer)",
         "COPY jobs TO PROGRAM 'id'",
         "ALTER ROLE piecework_worker_login SUPERUSER",
@@ -124,16 +125,18 @@ async def test_a_worker_is_refused_what_it_does_not_need(database_url: str, stat
             await worker.execute(statement)
 
 
-async def test_the_scheduler_makes_partitions_though_it_may_make_no_tables(own_database_url: str) -> None:
+@pytest.mark.parametrize("function", ["make_partitions", "create_attempts_partitions"])
+async def test_the_scheduler_makes_partitions_though_it_may_make_no_tables(
+    own_database_url: str, function: str
+) -> None:
     async with connected(own_database_url) as owner, connected(as_role(own_database_url, "scheduler")) as scheduler:
-        partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'attempts'::regclass"
+        partitions = "SELECT count(*) FROM job_partitions WHERE of_table = 'attempts'"
         before = await owner.fetchval(partitions)
         newest = await owner.fetchval(
-            "SELECT max(inhrelid::regclass::text) FROM pg_inherits "
-            "WHERE inhparent = 'attempts'::regclass AND inhrelid::regclass::text <> 'attempts_default'"
+            "SELECT max(partition) FROM job_partitions WHERE of_table = 'attempts' AND month <> 'first'"
         )
         await owner.execute(f"DROP TABLE {newest}")
-        await scheduler.execute("SELECT create_attempts_partitions()")
+        await scheduler.execute(f"SELECT {function}()")
         assert await owner.fetchval(partitions) == before
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await scheduler.execute("CREATE TABLE mine (id integer)")

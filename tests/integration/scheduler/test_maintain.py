@@ -10,12 +10,11 @@ from services.scheduler.loops import maintain
 from tests.integration.engine.play import Play
 from tests.integration.engine.test_plans import nodes
 
+TABLES = ("attempts", "tasks", "stage_counters", "stage_stats")
+
 
 async def partitions(context: Context) -> set[str]:
-    rows = await context.database.fetch(
-        "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'attempts'::regclass"
-    )
-    return {row["name"] for row in rows}
+    return {row["partition"] for row in await context.database.fetch("SELECT partition FROM job_partitions")}
 
 
 async def tell(context: Context, queue_url: str, created_at: datetime, messages: int = 1) -> None:
@@ -28,11 +27,11 @@ async def tell(context: Context, queue_url: str, created_at: datetime, messages:
     )
 
 
-async def test_attempts_have_a_partition_for_this_month_and_the_next_two(context: Context, play: Play) -> None:
+async def test_tasks_have_a_partition_for_this_month_and_the_next_twelve(context: Context, play: Play) -> None:
     now: datetime = await context.database.fetchval("SELECT now() AT TIME ZONE 'UTC'")
-    months = [divmod(now.year * 12 + now.month - 1 + n, 12) for n in range(3)]
-    expected = {"attempts_default", *(f"attempts_{year}_{month + 1:02}" for year, month in months)}
-    for name in sorted(expected - {"attempts_default"})[:2]:
+    months = [divmod(now.year * 12 + now.month - 1 + n, 12) for n in range(13)]
+    expected = {f"{table}_{year}_{month + 1:02}" for table in TABLES for year, month in months}
+    for name in sorted(expected)[:2]:
         await context.database.execute(f"DROP TABLE {name}")
 
     for _ in range(2):
@@ -42,7 +41,10 @@ async def test_attempts_have_a_partition_for_this_month_and_the_next_two(context
     job_id = await play.submit()
     await play.plan(job_id, 3)
     await play.run_all(job_id)
-    assert await context.database.fetchval("SELECT count(*) FROM attempts_default") == 0
+    for table in TABLES:
+        assert await context.database.fetchval(f"SELECT count(*) FROM {table}_default") == 0
+    assert await context.database.fetchval(f"SELECT count(*) FROM tasks_{now:%Y_%m}") == 3
+    assert await context.database.fetchval(f"SELECT count(*) FROM attempts_{now:%Y_%m}") == 3
 
 
 async def test_expired_rows_are_removed_and_the_others_kept(context: Context, play: Play) -> None:

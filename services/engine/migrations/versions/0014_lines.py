@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import run_script
 
 revision = "0014"
-down_revision = "0011"
+down_revision = "0012"
 
 
 def upgrade() -> None:
