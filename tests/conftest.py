@@ -17,6 +17,7 @@ from hypothesis import settings as hypothesis_settings
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.postgres import EmbeddedPostgres
 from services.engine.migrate import migrate
+from services.platform import effects
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, connect_database
 from services.platform.health import VITALS
@@ -97,6 +98,22 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     database = await connect_database(database_url)
     yield database
     await database.close()
+
+
+@pytest.fixture(autouse=True)
+def no_request_within_a_transaction() -> Iterator[None]:
+    """Whoever needs what a transaction has locked would wait for S3 or SQS."""
+    made: list[effects.Effect] = []
+
+    def refuse(effect: effects.Effect, begun_by: str) -> None:
+        if begun_by != "elsewhere":  # a test may do what it likes in its own
+            made.append(effect)
+            raise AssertionError(f"{effect} within a transaction of {begun_by}")
+
+    effects.watch_transactions(refuse)
+    yield
+    effects.watch_transactions(None)
+    assert made == [], "requests within a transaction"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -589,6 +589,20 @@ async def withdraw(connection: Connection, *, job_id: UUID | None = None, pool: 
     return count
 
 
+_RELEASED_AT_ONCE = 1_000
+
+_HELD = "SELECT bundle_id FROM bundles WHERE worker_id IS NOT NULL"
+
+
+async def release_all(connection: Connection) -> int:
+    """Take back all that is queued or running, whoever runs it; returns how many attempts this ends."""
+    for row in await connection.fetch("SELECT name FROM pools"):
+        await connection.fetchval(_WITHDRAW, None, row["name"], timeout=None)
+    bundles = [row["bundle_id"] for row in await connection.fetch(_HELD)]
+    portions = [bundles[at : at + _RELEASED_AT_ONCE] for at in range(0, len(bundles), _RELEASED_AT_ONCE)]
+    return sum([await _give_back(connection, "released", portion) for portion in portions])
+
+
 # cancel: every task of an ending job that is not terminal → cancelled, in bundles or ready.
 _LOCK_ENDING = "SELECT job_id FROM jobs WHERE job_id = $1 AND state IN ('cancelling', 'failing') FOR UPDATE"
 

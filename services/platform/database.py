@@ -122,6 +122,7 @@ class GatedConnection(asyncpg.Connection):
     """A connection whose effects pass the gate: statements that stand alone, and COMMIT for those of a transaction."""
 
     idle_since = 0.0  # the loop's time
+    _transaction = effects.Transaction("")
 
     async def answers(self) -> bool:
         """Whether the server answers on this connection."""
@@ -164,8 +165,15 @@ class GatedConnection(asyncpg.Connection):
         return ""
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-        with self._passing(query):
-            return await super().execute(query, *args, timeout=timeout)
+        try:
+            with self._passing(query):
+                status = await super().execute(query, *args, timeout=timeout)
+        finally:
+            if query in ("COMMIT;", "ROLLBACK;"):  # as asyncpg says it; a savepoint's end is none
+                self._transaction.is_open = False
+        if query.startswith("BEGIN"):
+            self._transaction = effects.begin()
+        return status
 
     async def executemany(self, command: str, args: Any, *, timeout: float | None = None) -> None:
         with self._passing(command):

@@ -1,11 +1,14 @@
 """The one gate through which a process touches the world outside: each side effect passes here, before and after.
 
 A watcher sees them all, and can count them or die between any two. Without a watcher, a passage costs one comparison.
+Another one is told of requests made while the task has a transaction open: there should be none, since whoever needs
+what the transaction has locked would wait for somebody else's service.
 """
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
@@ -27,8 +30,21 @@ class Effect:
 
 UNSEEN = nullcontext()  # the passage if there is no watcher
 Watcher = Callable[[Moment, Effect], None]
+Refuser = Callable[[Effect, str], None]
 
 _watcher: Watcher | None = None
+_refuser: Refuser | None = None
+
+
+@dataclass(slots=True)
+class Transaction:
+    """One that a task has begun; what the task starts meanwhile is within it, too."""
+
+    begun_by: str  # as an effect's name
+    is_open: bool = True
+
+
+_transaction: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
 # The frames between a statement and the function it comes from are these modules' and asyncpg's.
 _GATE = ("services.platform.effects", "services.platform.database")
 
@@ -39,19 +55,45 @@ def watch(watcher: Watcher | None) -> None:
     _watcher = watcher
 
 
+def watch_transactions(refuser: Refuser | None) -> None:
+    """Have this told of each request to another service that is made within a transaction, and of who has begun that.
+
+    It may raise.
+    """
+    global _refuser
+    _refuser = refuser
+
+
+def begin() -> Transaction:
+    """The current task has begun a transaction; its end is for the caller to note."""
+    transaction = Transaction("" if _refuser is None else _calling_function())
+    _transaction.set(transaction)
+    return transaction
+
+
+def _refuse_in_transaction(effect: Effect) -> None:
+    transaction = _transaction.get()
+    if _refuser is not None and transaction is not None and transaction.is_open:
+        _refuser(effect, transaction.begun_by)
+
+
 def watched() -> bool:
     """Whether there is a watcher; without one, a caller need not work out what to report."""
     return _watcher is not None
 
 
 def tell(moment: Moment, kind: Kind, name: str) -> None:
-    """One half of a passage, for places where a `with` can't hold both."""
+    """One half of a passage, for places where a `with` can't hold both: that of a request."""
+    if _refuser is not None and moment == "before":
+        _refuse_in_transaction(Effect(kind, name))
     if _watcher is not None:
         _watcher(moment, Effect(kind, name))
 
 
 def passing(kind: Kind, name: str | None = None) -> AbstractContextManager[None]:
     """The passage of an effect, which happens within the context. Its name is, unless given, the calling function's."""
+    if _refuser is not None and kind == "http":
+        _refuse_in_transaction(Effect(kind, name or _calling_function()))
     return UNSEEN if _watcher is None else _passage(_watcher, Effect(kind, name or _calling_function()))
 
 

@@ -1,7 +1,7 @@
 """The roll-up: adds each attempt once to the totals of its stage and pool and to the minutes it ran in.
 
-An attempt's row carries its transaction's id. Transactions below the snapshot's xmin have all ended, so the rows
-between the watermark and xmin are complete and never seen again, in whatever order their transactions committed.
+An attempt's row carries its transaction's id. Transactions before the oldest one that runs have all ended, so the rows
+between the watermark and it are complete and never seen again, in whatever order their transactions committed.
 The totals and the watermark change in one transaction, under the watermark's lock: a crash undoes both, and a second
 instance of the service skips what the first one does.
 """
@@ -30,10 +30,9 @@ _LOCK = "SELECT txid, rolled_up_at, mark_txid, mark_at FROM stats_watermark FOR 
 
 # A statement of its own, after the lock: its snapshot is newer than that of whoever moved the watermark last.
 _HORIZON = """
-    SELECT pg_current_xact_id() AS own, pg_snapshot_xmin(snapshot) AS horizon, now() AS began_at,
-        (SELECT txid FROM attempts WHERE txid >= $1 AND txid < pg_snapshot_xmin(snapshot)
-         ORDER BY txid OFFSET $2 LIMIT 1) AS last
-    FROM pg_current_snapshot() AS snapshot"""
+    SELECT pg_current_xact_id() AS own, oldest AS horizon, now() AS began_at,
+        (SELECT txid FROM attempts WHERE txid >= $1 AND txid < oldest ORDER BY txid OFFSET $2 LIMIT 1) AS last
+    FROM oldest_transaction() AS oldest"""
 
 # An attempt's time is spread over the minutes it ran in: a task of two hours is not a burst in its last minute. No
 # attempt, whatever its row says, makes more minutes than are kept ($4 seconds). Busy time is what workers measured: a
@@ -145,7 +144,7 @@ async def roll_up(database: Database, attempts_max: int = ATTEMPTS_MAX) -> int |
         if limit["horizon"] < watermark["txid"]:
             raise WatermarkAhead(
                 f"transaction {limit['own']} is below the roll-up's watermark {watermark['txid']}: after a restore "
-                'from a dump, run the statements that docs/operations.md has under "Backups"'
+                "from a dump, run `python -m services.engine.restore`"
             )
         end: int = limit["horizon"] if limit["last"] is None else limit["last"] + 1
         count: int = await connection.fetchval(

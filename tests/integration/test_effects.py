@@ -89,3 +89,23 @@ async def test_each_try_of_a_call_is_told(settings: Settings, seen: Seen) -> Non
         async with connect_aws(settings.model_copy(update={"aws_endpoint_url": url})) as aws:
             await aws.s3.head_object(Bucket="bucket", Key="key")
     assert names(seen) == ["HeadObject"] * 3
+
+
+async def test_a_request_within_a_transaction_is_told_with_who_has_begun_it(
+    database: Database, aws: Aws, seen: Seen
+) -> None:
+    told: list[tuple[str, str]] = []
+    effects.watch_transactions(lambda effect, begun_by: told.append((effect.name, begun_by)))
+
+    async with database.acquire() as connection:
+        async with connection.transaction():
+            async with connection.transaction():
+                await connection.execute("SELECT 1")
+            await asyncio.gather(aws.s3.list_buckets())  # also what it starts
+        await aws.s3.list_buckets()
+        with pytest.raises(ZeroDivisionError):
+            async with connection.transaction():
+                raise ZeroDivisionError
+        await aws.s3.list_buckets()
+
+    assert told == [("ListBuckets", "elsewhere")]

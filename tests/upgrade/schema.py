@@ -36,6 +36,10 @@ END;
 UNDONE = {
     "0024": "DROP INDEX webhook_deliveries_created, webhook_deliveries_endpoint, webhook_deliveries_job, "
     "webhook_deliveries_pending, webhook_deliveries_give_up",
+    "0018": """
+        DROP FUNCTION restore_grid;
+        DROP FUNCTION continue_attempts;
+        DROP FUNCTION oldest_transaction;""",
     "0016": "DROP TABLE scheduler_loops; ALTER TABLE jobs DROP COLUMN paused_at; "
     "ALTER TABLE pools DROP COLUMN paused_at, DROP COLUMN queue_error, DROP COLUMN queue_error_at; "
     "ALTER TABLE stages DROP COLUMN put_off_since, DROP COLUMN put_off_error, DROP COLUMN tasks_at; "

@@ -3,14 +3,21 @@
 The order is that of the transactions that recorded them. A row is sent once no older transaction is running.
 """
 
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
 import orjson
 from asyncpg import Record
 
 from services.platform.concurrency import map_at_most
+from services.platform.database import UNAVAILABLE, Connection
 from services.scheduler.loop import Context
 from services.scheduler.queues import batches, send_entries
 
-MESSAGES_MAX = 100  # of a queue, per transaction
+MESSAGES_MAX = 100  # of a queue, under one lock
+SEND_SECONDS = 10.0  # of one request
+LOCK_SECONDS = 15.0  # a session that says nothing for this long has lost the lock; more than a request takes
 QUEUES_AT_ONCE = 4  # each holds a connection, and the other loops need some too when SQS is slow
 _REFUSED = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})  # characters that SQS refuses, as escaped in JSON
 
@@ -24,11 +31,17 @@ _QUEUES = """
     )
     SELECT queue_url FROM queue WHERE queue_url IS NOT NULL"""
 
-_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('queue ' || $1, 0))"
+# A session's lock, since no transaction waits for SQS. A process that stands still loses it with its session.
+_LOCK = """
+    SELECT set_config('idle_session_timeout', $2, false) <> '' AND pg_try_advisory_lock(
+        hashtextextended('queue ' || $1, 0))"""
+_UNLOCK = """
+    SELECT set_config('idle_session_timeout', '0', false),
+        CASE WHEN $2 THEN pg_advisory_unlock(hashtextextended('queue ' || $1, 0)) END"""
 
 _NEXT = """
     SELECT txid, message_id, job_id, body FROM queue_messages
-    WHERE queue_url = $1 AND txid < pg_snapshot_xmin(pg_current_snapshot())
+    WHERE queue_url = $1 AND txid < oldest_transaction()
     ORDER BY txid, message_id LIMIT $2"""
 
 _SENT = """
@@ -44,25 +57,33 @@ async def step(context: Context) -> bool:
 
 async def _tell(context: Context, queue_url: str) -> bool:
     """Send under a lock, or the order would be lost; False if the queue does not take its messages."""
-    async with context.database.acquire() as connection, connection.transaction():
-        if not await connection.fetchval(_LOCK, queue_url):
-            return False
-        rows = await connection.fetch(_NEXT, queue_url, MESSAGES_MAX)
-        sent = await _send(context, queue_url, rows)
-        await connection.execute(_SENT, queue_url, [row["txid"] for row in sent], [row["message_id"] for row in sent])
-        return len(sent) == len(rows)
+    async with context.database.acquire() as connection:
+        locked = False
+        try:
+            locked = await connection.fetchval(_LOCK, queue_url, str(round(1000 * LOCK_SECONDS)))
+            if not locked:
+                return False
+            rows = await connection.fetch(_NEXT, queue_url, MESSAGES_MAX)
+            for batch in batches(rows):
+                if not await _send(context, connection, queue_url, batch):
+                    return False
+            return True
+        finally:
+            with suppress(*UNAVAILABLE):  # the lock is gone with its session
+                await connection.fetchval(_UNLOCK, queue_url, locked)
 
 
-async def _send(context: Context, queue_url: str, rows: list[Record]) -> list[Record]:
-    """Send ten after ten, until the queue refuses some; returns those that it took."""
-    sent: list[Record] = []
-    for batch in batches(rows):
-        entries = [_entry(queue_url, number, row) for number, row in enumerate(batch)]
+async def _send(context: Context, connection: Connection, queue_url: str, batch: Sequence[Record]) -> bool:
+    """Send one request's messages, and forget those that the queue took; whether it took all.
+
+    To forget them on the lock's own connection shows that the lock is still held.
+    """
+    entries = [_entry(queue_url, number, row) for number, row in enumerate(batch)]
+    async with asyncio.timeout(SEND_SECONDS):
         failed = await send_entries(context, queue_url, entries)
-        sent += [row for number, row in enumerate(batch) if number not in failed]
-        if failed:
-            break
-    return sent
+    sent = [row for number, row in enumerate(batch) if number not in failed]
+    await connection.execute(_SENT, queue_url, [row["txid"] for row in sent], [row["message_id"] for row in sent])
+    return not failed
 
 
 def _entry(queue_url: str, number: int, row: Record) -> dict[str, str]:

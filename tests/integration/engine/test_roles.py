@@ -71,6 +71,8 @@ async def test_each_role_may_do_what_is_documented_and_nothing_else(database_url
 def statements(directory: Path) -> Iterator[tuple[str, str]]:
     """Each statement that the modules below have, and where it is."""
     for path in sorted(directory.rglob("*.py")):
+        if path.name == "restore.py":  # a command of the tables' owner
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and STATEMENT.match(node.value):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value

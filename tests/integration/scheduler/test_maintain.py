@@ -1,5 +1,6 @@
 """Maintenance: room for the months to come, and nothing kept that nobody needs."""
 
+import asyncio
 from datetime import datetime, timedelta
 
 import pytest
@@ -45,6 +46,38 @@ async def test_tasks_have_a_partition_for_this_month_and_the_next_twelve(context
         assert await context.database.fetchval(f"SELECT count(*) FROM {table}_default") == 0
     assert await context.database.fetchval(f"SELECT count(*) FROM tasks_{now:%Y_%m}") == 3
     assert await context.database.fetchval(f"SELECT count(*) FROM attempts_{now:%Y_%m}") == 3
+
+
+async def test_a_long_reader_at_a_rollover_stops_nobody(context: Context, play: Play) -> None:
+    newest = max(name for name in await partitions(context) if name.startswith("attempts_2"))
+    await context.database.execute(f"DROP TABLE {newest}")
+    job_id = await play.submit()
+    await play.plan(job_id, 3)
+    async with context.database.acquire() as reader, reader.transaction():  # as pg_dump, which reads every table
+        await reader.execute("SELECT FROM attempts LIMIT 1")
+        async with asyncio.timeout(5):
+            await maintain.step(context)  # the rest of its round goes on, too
+            await play.run_all(job_id)
+        assert newest not in await partitions(context)
+
+    await maintain.step(context)
+
+    assert newest in await partitions(context)
+
+
+async def test_rows_in_the_default_partition_do_not_stop_the_months_after_theirs(context: Context) -> None:
+    before, newest = sorted(name for name in await partitions(context) if name.startswith("attempts_2"))[-2:]
+    await context.database.execute(f"DROP TABLE {before}; DROP TABLE {newest}")
+    await context.database.execute(
+        "INSERT INTO attempts (job_id, stage, index, attempt, pool, outcome, started_at, finished_at, run_seconds) "
+        "SELECT first_job_at(at), 0, 0, 1, 'default', 'lost', at, at, 0 "
+        f"FROM to_timestamp('{before}', '\"attempts_\"YYYY_MM') AS at"
+    )
+
+    await maintain.step(context)
+
+    assert newest in await partitions(context)
+    assert before not in await partitions(context)
 
 
 async def test_expired_rows_are_removed_and_the_others_kept(context: Context, play: Play) -> None:
