@@ -9,7 +9,8 @@ from services.contract.location import Location
 class TaskError(Exception):
     """An attempt failed for a known reason: `type` is one of the task error types, `message` is for its user.
 
-    `gone` names the objects that are missing, or no longer what was written to them.
+    `gone` names the objects that are missing, or no longer what was written to them. If it is `excused`, neither the
+    task nor its input is at fault: the attempt does not count as a failure but is released, and the task put off.
     """
 
     def __init__(
@@ -20,6 +21,7 @@ class TaskError(Exception):
         retryable: bool = True,
         exit_code: int | None = None,
         gone: Sequence[Location] = (),
+        excused: bool = False,
     ) -> None:
         super().__init__(message)
         self.type = type
@@ -27,6 +29,7 @@ class TaskError(Exception):
         self.retryable = retryable
         self.exit_code = exit_code
         self.gone = tuple(gone)
+        self.excused = excused
 
     def as_reply(self) -> dict[str, Any]:
         return {

@@ -7,7 +7,7 @@ client gives its HTTP status in the code's place.
 from typing import Literal
 
 import aiohttp
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 Fault = Literal["missing", "archived", "refused", "misnamed", "changed", "passing"]
 
@@ -27,6 +27,7 @@ _CODES: dict[Fault, tuple[str, ...]] = {
     ),
     "changed": ("PreconditionFailed", "412", "InvalidRange", "416"),
 }
+_BUSY = ("RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests", "429")  # with other codes than 5xx
 _FAULTS: dict[str, Fault] = {code: fault for fault, codes in _CODES.items() for code in codes}
 
 
@@ -37,4 +38,14 @@ def error_code(error: BaseException) -> str:
 
 def fault_of(error: BaseException) -> Fault:
     """Why S3 refused; `passing` if another try may succeed, as is assumed for an unknown code."""
+    if isinstance(error, ParamValidationError):  # the client's own refusal of a name that can't be one
+        return "misnamed"
     return _FAULTS.get(error_code(error), "passing")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether S3 was not there, not well or too busy, whatever it was asked: nobody who asked is at fault."""
+    if not isinstance(error, ClientError):
+        return fault_of(error) == "passing"
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status >= 500 or error_code(error) in _BUSY

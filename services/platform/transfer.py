@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 from services.contract.location import Location
 from services.contract.task_error import TaskError, describe
 from services.contract.task_output import StoredObject
-from services.platform.s3_faults import S3_ERRORS, error_code, fault_of
+from services.platform.s3_faults import S3_ERRORS, error_code, fault_of, is_outage
 from services.platform.threads import beside_loop
 
 T = TypeVar("T")
@@ -171,7 +171,8 @@ def input_error(source: Location, etag: str | None, error: BaseException, versio
         case "changed":
             message = f"{source.uri} is no longer the object it was when the job began (ETag {etag})"
             return TaskError("input_changed", message, retryable=False, gone=[source])
-    return TaskError("input_unavailable", f"{source.uri} can't be read: {describe(error)}")
+    message = f"{source.uri} can't be read: {describe(error)}"
+    return TaskError("input_unavailable", message, excused=is_outage(error))
 
 
 async def upload(s3: Any, file: OpenFile, target: Location) -> StoredObject:
@@ -186,7 +187,8 @@ async def upload(s3: Any, file: OpenFile, target: Location) -> StoredObject:
                 put = _put(s3, file, size, target) if size <= _PART_BYTES else _put_parts(s3, file, size, target)
                 parts, etag = await put
     except S3_ERRORS as error:
-        raise TaskError("output_unavailable", f"{target.uri} can't be written: {describe(error)}") from None
+        message = f"{target.uri} can't be written: {describe(error)}"
+        raise TaskError("output_unavailable", message, excused=is_outage(error)) from None
     return StoredObject(target, parts.bytes, parts.crc32, etag=etag)
 
 

@@ -48,6 +48,7 @@ from services.worker.task.warm_children import Served, WarmChildren
 log = structlog.get_logger()
 
 _REMOVE_SECONDS = 30.0
+_EXCUSED_MAX = 100  # attempts of a task, some hours; after that, what is nobody's fault counts as a failure, too
 # Fields that the child's answer and AttemptReport share.
 _MEASURES = ("exit_code", *RECORD_COUNTS, "cpu_seconds", "memory_bytes_peak")
 
@@ -123,6 +124,8 @@ class _Attempt:
             self._doubtful = isinstance(error, NotStarted) or error.type == "processor_load"
             if error.type == "node_unfit":
                 self._node_fault = error.message
+            if error.excused and self._task.attempt <= _EXCUSED_MAX:
+                finished.outcome = "released"
             if lost := self._find_lost(error):
                 finished.outcome, finished.lost = "released", lost
                 self._explain("input_lost", f"{error.message}: it is made again")

@@ -154,4 +154,4 @@ def _refusal(text: str, error: ClientError) -> str:
 
 def _failure(name: str, reference: str, reason: str, *, retryable: bool) -> TaskError:
     message = f"the secret {name} ({reference}) is not available: {reason}"
-    return TaskError("secret_unavailable", message, retryable=retryable)
+    return TaskError("secret_unavailable", message, retryable=retryable, excused=retryable)
