@@ -109,16 +109,6 @@ async def _work(load: Load, settings: Settings, pools: Pools, sqs: Any, worker_i
     bundles = Bundles()
     completer = Completer(pools.complete, worker_id, bundles)
     slots = SleepingSlots(load, bundles, completer)
-    receiver = Receiver(
-        database=pools.claim,
-        sqs=sqs,
-        queues=PoolQueues("", ""),
-        worker_id=worker_id,
-        wait_seconds=20,
-        bundles=bundles,
-        slots=slots,  # type: ignore[arg-type]
-        completer=completer,
-    )
     heartbeat = Heartbeat(
         database=pools.heartbeat,
         worker_id=worker_id,
@@ -127,6 +117,17 @@ async def _work(load: Load, settings: Settings, pools: Pools, sqs: Any, worker_i
         bundles=bundles,
         slots=slots,  # type: ignore[arg-type]
         drain=lambda: None,
+    )
+    receiver = Receiver(
+        database=pools.claim,
+        database_outage=heartbeat.outage,
+        sqs=sqs,
+        queues=PoolQueues("", ""),
+        worker_id=worker_id,
+        wait_seconds=20,
+        bundles=bundles,
+        slots=slots,  # type: ignore[arg-type]
+        completer=completer,
     )
     async with asyncio.TaskGroup() as group:
         for part in (receiver, slots, completer, heartbeat):

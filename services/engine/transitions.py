@@ -193,11 +193,16 @@ async def resend(
     return [(row["pool"], Message(**{k: v for k, v in row.items() if k != "pool"})) for row in rows]
 
 
+# The first time at once; while the queue is away, ever more slowly, so that a minute after its return all are offered.
+_MARK_UNSENT = """
+    UPDATE bundles SET send_at = now()
+        + least(60, 2 ^ least(sends - 1, 6) - 1) * (0.5 + random() / 2) * interval '1 second'
+    WHERE bundle_id = ANY($1::uuid[]) AND worker_id IS NULL"""
+
+
 async def mark_unsent(connection: Connection | Database, bundle_ids: Sequence[UUID]) -> None:
-    """SQS did not take the messages of these bundles: offer them again at the next `resend`."""
-    await connection.execute(
-        "UPDATE bundles SET send_at = now() WHERE bundle_id = ANY($1::uuid[]) AND worker_id IS NULL", bundle_ids
-    )
+    """SQS did not take the messages of these bundles: `resend` offers them again soon."""
+    await connection.execute(_MARK_UNSENT, bundle_ids)
 
 
 # claim: queued → running. Only the first claim of a bundle finds it unclaimed; attempt + 1 fences every earlier one.
@@ -294,6 +299,8 @@ async def drop_orphan(connection: Connection | Database, bundle_id: UUID) -> Non
 # complete: running → succeeded, failed, or ready again. An attempt that no longer holds its task updates nothing.
 # A chained stage's success makes the task of the same index in the next stage, in the same statement. (If that is
 # there, the success replaces one whose output was lost.)
+# A released attempt that tells why (its `error`) could not work where or when it was: its task waits, for 2 s after the
+# first attempt, up to a minute after later ones.
 # If two attempts race (backup_worker_id is set), one that does not succeed leaves the task to the other, and is not a
 # failure of the task. If a node could not run it (losses_max is set), this counts as a loss, as if the worker had died.
 # If the backup wins or goes on, its columns and those of the first attempt are swapped.
@@ -329,7 +336,8 @@ _COMPLETE = """
             ready_at = CASE
                 WHEN d.won OR t.backup_worker_id IS NOT NULL OR t.losses + 1 >= d.losses_max THEN NULL
                 WHEN d.losses_max IS NOT NULL THEN now() + 2 ^ t.losses * (0.5 + random() / 2) * interval '1 second'
-                WHEN d.outcome = 'released' THEN now()
+                WHEN d.outcome = 'released' THEN now() + CASE WHEN d.error IS NULL THEN 0
+                    ELSE least(60, 2 ^ least(d.attempt, 6)) * (0.5 + random() / 2) END * interval '1 second'
                 WHEN d.retryable AND t.failures + 1 < d.max_attempts THEN
                     now() + least(d.backoff_max_seconds, d.backoff_seconds * 2 ^ t.failures)
                         * (0.5 + random() / 2) * interval '1 second'
@@ -546,10 +554,12 @@ async def abandon(connection: Connection | Database, worker_id: UUID, bundle_ids
 
 
 # overdue: a worker that sends heartbeats but hangs. Its own timeout comes first; this is the safety net, with slack.
+# Time in which the database was away does not count: what has ended meanwhile is still to be reported.
 _OVERDUE = """
     SELECT b.bundle_id FROM bundles AS b JOIN stages AS s USING (job_id, stage)
     WHERE b.worker_id IS NOT NULL
-      AND b.claimed_at < now() - (s.timeout_seconds * b.count + $1) * interval '1 second' LIMIT 1000"""
+      AND b.claimed_at < now() - (s.timeout_seconds * b.count + $1) * interval '1 second'
+      AND seen_seconds(b.claimed_at) > s.timeout_seconds * b.count + $1 LIMIT 1000"""
 
 
 async def reap_overdue(connection: Connection | Database, slack_seconds: float, losses_max: int) -> int:

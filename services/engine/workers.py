@@ -23,14 +23,37 @@ class Heartbeat:
     bundle_ids: frozenset[UUID]
 
 
+# The part of a lease that may pass between two looks of the schedulers; what is longer was an outage.
+_LOOK_SHARE = 1 / 6
+
+# Only one row, written by one statement: it is right with any number of schedulers, and if one of them stands still.
+_LOOK = """
+    UPDATE database_watch SET seen_at = greatest(seen_at, now()),
+        unseen = CASE WHEN now() - seen_at > $1 * interval '1 second'
+            THEN unseen * tstzmultirange(tstzrange(now() - interval '7 days', NULL))
+                + tstzmultirange(tstzrange(seen_at + $1 * interval '1 second', now()))
+            ELSE unseen END
+    RETURNING extract(epoch FROM now() - (SELECT seen_at FROM database_watch))::float8 - $1"""
+
+
+async def look(connection: Connection | Database, lease_seconds: float) -> float:
+    """Note that this scheduler sees the database. Returns for how many seconds no scheduler did before, else 0.
+
+    Whoever decides by leases looks first, several times a lease: time in which nobody has looked counts for none.
+    """
+    unseen: float | None = await connection.fetchval(_LOOK, lease_seconds * _LOOK_SHARE)
+    return max(0.0, unseen or 0.0)
+
+
 _MARK_LOST = """
     UPDATE workers SET state = 'lost', busy = 0, stopped_at = now()
     WHERE state IN ('active', 'draining') AND heartbeat_at < now() - $1 * interval '1 second'
+      AND seen_seconds(heartbeat_at) > $1
     RETURNING worker_id"""
 
 
 async def mark_lost_workers(connection: Connection | Database, lease_seconds: float) -> list[UUID]:
-    """Mark workers as lost whose last heartbeat is older than the lease."""
+    """Mark workers as lost that were silent for longer than the lease while schedulers saw the database."""
     return [row["worker_id"] for row in await connection.fetch(_MARK_LOST, lease_seconds)]
 
 

@@ -1,8 +1,9 @@
-"""Sending messages: ten a request, some requests at once. What SQS does not take is offered again by `reap`.
+"""Sending messages: ten a request, some requests at once. What SQS does not take, the loop resend offers again.
 
 The pool's row says that its queue takes no messages, and since when, so that jobs can tell why they wait.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import TypeVar
@@ -23,6 +24,7 @@ T = TypeVar("T")
 MESSAGES_PER_REQUEST = 10  # the limit of SendMessageBatch
 REQUESTS_AT_ONCE = 8
 RECOVERED_SECONDS = 5.0  # a queue that takes messages is noted once in this time: another scheduler may have lost it
+SEND_SECONDS = 10.0  # that a request may take with all its tries: a silent queue must not hold up the others for long
 
 _REFUSED = """
     UPDATE pools SET queue_error = $2, queue_error_at = coalesce(queue_error_at, now())
@@ -59,10 +61,12 @@ def batches(messages: Sequence[T]) -> Iterator[Sequence[T]]:
 async def send_entries(context: Context, queue_url: str, entries: list[dict[str, str]]) -> dict[int, str]:
     """Send one request's entries; returns the numbers, which are their ids, of those that SQS did not take, and why."""
     try:
-        answer = await context.aws.sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
+        async with asyncio.timeout(SEND_SECONDS):
+            answer = await context.aws.sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
     except (ClientError, BotoCoreError, OSError) as error:
-        log.warning("messages not sent", queue=queue_url, error=str(error))
-        return dict.fromkeys(range(len(entries)), str(error))
+        why = str(error) or repr(error)
+        log.warning("messages not sent", queue=queue_url, error=why)
+        return dict.fromkeys(range(len(entries)), why)
     if failed := answer.get("Failed"):
         log.warning("messages not sent", queue=queue_url, error=failed[0].get("Message"))
     return {int(entry["Id"]): str(entry.get("Message", entry.get("Code"))) for entry in failed or []}

@@ -36,13 +36,17 @@ def cut(links: Iterable[Link]) -> None:
 
 
 class DatabaseProxy:
-    """Listens on a port of this machine; hands everything on to the server's Unix socket."""
+    """Listens on a port of this machine; hands everything on to the server's Unix socket.
+
+    It may refuse new connections, or take them and be silent.
+    """
 
     def __init__(self, server_url: str) -> None:
         self._socket = f"{parse_qs(urlsplit(server_url).query)['host'][0]}/.s.PGSQL.5432"
         self._database = urlsplit(server_url).path
         self._credentials = urlsplit(server_url).netloc.rpartition("@")[0]
-        self._links: dict[Link, None] = {}  # in the order in which they were opened
+        self.links: dict[Link, None] = {}  # in the order in which they were opened
+        self.refuse = False
         self.frozen = False  # whether new connections are silent, too
 
     async def start(self) -> None:
@@ -52,22 +56,24 @@ class DatabaseProxy:
 
     def stop(self) -> None:
         self._listener.close()
-        cut(self._links)
+        cut(self.links)
 
     def choose(self, share: float, draw: float) -> list[Link]:
         """About that share of the open connections, one at least if there are any."""
-        links = list(self._links)
+        links = list(self.links)
         random.Random(draw).shuffle(links)
         return links[: max(1, round(share * len(links)))]
 
     def silence(self) -> int:
         """All open connections fall silent, while new ones work; returns how many."""
-        for link in self._links:
+        for link in self.links:
             link.silence()
-        return len(self._links)
+        return len(self.links)
 
     async def _serve(self, reader: asyncio.StreamReader, service: asyncio.StreamWriter) -> None:
         try:
+            if self.refuse:
+                raise ConnectionRefusedError
             replies, server = await asyncio.open_unix_connection(self._socket)
         except OSError:  # the server is down
             service.transport.abort()
@@ -75,14 +81,14 @@ class DatabaseProxy:
         link = Link(service, server)
         if not self.frozen:
             link.flowing.set()
-        self._links[link] = None
+        self.links[link] = None
         pumps = [asyncio.create_task(_pump(link, reader, server)), asyncio.create_task(_pump(link, replies, service))]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()
-            del self._links[link]
+            del self.links[link]
             service.close()
             server.close()
 

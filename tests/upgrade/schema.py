@@ -36,6 +36,7 @@ END;
 UNDONE = {
     "0024": "DROP INDEX webhook_deliveries_created, webhook_deliveries_endpoint, webhook_deliveries_job, "
     "webhook_deliveries_pending, webhook_deliveries_give_up",
+    "0019": "DROP FUNCTION seen_seconds; DROP TABLE database_watch",
     "0018": """
         DROP FUNCTION restore_grid;
         DROP FUNCTION continue_attempts;

@@ -37,6 +37,7 @@ GRANT SELECT, INSERT, UPDATE ON attempts TO piecework_scheduler;
 GRANT SELECT, INSERT, DELETE ON audit_log TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON bundles TO piecework_scheduler;
 GRANT SELECT, UPDATE ON clock TO piecework_scheduler;
+GRANT SELECT, UPDATE ON database_watch TO piecework_scheduler;
 GRANT SELECT, DELETE ON idempotency_keys TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON instances TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON jobs TO piecework_scheduler;

@@ -13,12 +13,14 @@ from services.engine import lost_outputs, transitions
 from services.engine.attempt import AttemptReport
 from services.platform.database import Database
 from services.worker.node.bundles import Bundle, Bundles
-from services.worker.node.outage import Outage
+from services.worker.node.outage import Outage, in_time
 
 log = structlog.get_logger()
 
 _GATHER_SECONDS = 0.005
 _ATTEMPTS_MAX = 5000  # in one transaction
+_FLUSH_SECONDS = 10.0  # that a transaction may take; twice as long after each one that took longer
+_FLUSH_SECONDS_MAX = 60.0
 
 # The database will never accept these values, however often they are sent.
 _UNSTORABLE = (ValueError, TypeError, asyncpg.DataError)
@@ -41,7 +43,8 @@ class Completer:
         self._reports: deque[_Report] = deque()
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
-        self._outage = Outage("database")
+        self._outage = Outage("reports to the database")
+        self._flushing: Sequence[AttemptReport] = ()
 
     def report(self, bundle: Bundle, finished: Sequence[AttemptReport]) -> None:
         """Add ended attempts of a bundle; they are ignored if the bundle is no longer held."""
@@ -59,7 +62,9 @@ class Completer:
             await self._filled.wait()
             await asyncio.sleep(_GATHER_SECONDS)
             finished, bundles_done = self._take()
+            self._flushing = finished
             await self._flush(finished, bundles_done)
+            self._flushing = ()
             self._bundles.drop(bundles_done)
             self.backlog -= len(finished)
             if not self._reports:
@@ -69,6 +74,11 @@ class Completer:
         """Wait until everything is reported."""
         if self.backlog:
             await self._emptied.wait()
+
+    @property
+    def unreported(self) -> list[AttemptReport]:
+        """What the database has not got yet, or has not said that it has."""
+        return [*self._flushing, *(attempt for report in self._reports for attempt in report.finished)]
 
     def _take(self) -> tuple[list[AttemptReport], list[UUID]]:
         """The oldest reports, as many as fit into one transaction. A bundle ends together with its last attempts."""
@@ -85,12 +95,14 @@ class Completer:
 
     async def _flush(self, finished: Sequence[AttemptReport], bundles_done: Sequence[UUID]) -> None:
         """Report until the database has the reports; `complete` may be repeated."""
+        seconds = _FLUSH_SECONDS
         while True:
             try:
-                for report in finished:
-                    if report.lost:
-                        await lost_outputs.lose_inputs(self._database, self._worker_id, report)
-                accepted = await transitions.complete(self._database, self._worker_id, finished, bundles_done)
+                accepted = await in_time(self._complete(finished, bundles_done), seconds)
+            except TimeoutError as error:
+                seconds = min(2 * seconds, _FLUSH_SECONDS_MAX)
+                await self._database.expire_connections()
+                await self._outage.failed(error)
             except _UNSTORABLE as error:
                 return await self._flush_apart(finished, bundles_done, error)
             except Exception as error:
@@ -99,6 +111,12 @@ class Completer:
                 self._outage.passed()
                 log.debug("completed", attempts=len(finished), accepted=accepted)
                 return None
+
+    async def _complete(self, finished: Sequence[AttemptReport], bundles_done: Sequence[UUID]) -> int:
+        for report in finished:
+            if report.lost:
+                await lost_outputs.lose_inputs(self._database, self._worker_id, report)
+        return await transitions.complete(self._database, self._worker_id, finished, bundles_done)
 
     async def _flush_apart(
         self, finished: Sequence[AttemptReport], bundles_done: Sequence[UUID], error: Exception

@@ -1,4 +1,8 @@
-"""Keeps the worker's lease, and acts on the database's answers."""
+"""Keeps the worker's lease, and acts on the database's answers.
+
+While the database can't be reached, attempts run on: only its answer ends them. If nobody else reaches it either, their
+tasks can't be given away; and if others do, what this worker reports is fenced by the numbers of its attempts.
+"""
 
 import asyncio
 import logging
@@ -11,20 +15,22 @@ import structlog
 from services.engine import transitions, workers
 from services.platform.database import Database
 from services.worker.node.bundles import Bundles
-from services.worker.node.outage import Outage
+from services.worker.node.outage import Outage, in_time
 from services.worker.node.slots import Slots
 
 log = structlog.get_logger()
 
-_LEASE_USED = 0.8  # of the lease: after that, the worker stops itself before others take its tasks
-
 
 class LeaseLost(Exception):
-    """This worker has lost its tasks, or is about to."""
+    """The database says that this worker has lost its tasks."""
 
 
 class Heartbeat:
-    """Sends heartbeats until the lease is lost. While the database says draining, each one calls `drain`."""
+    """Sends heartbeats until the lease is lost. While the database says draining, each one calls `drain`.
+
+    `outage` is the node's view of its database. A pause, a try and the pause after it are together shorter than the
+    lease, so that the worker is back in time when the database is.
+    """
 
     def __init__(
         self,
@@ -40,46 +46,33 @@ class Heartbeat:
         self._database = database
         self._worker_id = worker_id
         self._pause_seconds = min(heartbeat_seconds, lease_seconds / 3)
-        self._lease_seconds = _LEASE_USED * lease_seconds
+        self._try_seconds = lease_seconds / 6  # as long as a heartbeat's pause, by default
+        self.outage = Outage("database", self._try_seconds, period_seconds=self._pause_seconds)
         self._bundles = bundles
         self._slots = slots
         self._drain = drain
-        self._outage = Outage("heartbeat", self._pause_seconds)
-        self._beaten_at = asyncio.get_running_loop().time()  # monotonic, from before the request
 
     async def run(self) -> NoReturn:
         """Raises LeaseLost."""
         while True:
-            await self._beat_in_time()
+            await self._beat()
             await asyncio.sleep(self._pause_seconds)
 
-    async def _beat_in_time(self) -> None:
-        beat = asyncio.ensure_future(self._beat())
-        deadline = self._beaten_at + self._lease_seconds
-        try:
-            done, _ = await asyncio.wait({beat}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-        finally:
-            beat.cancel()  # without waiting: a hanging connection must not keep the tasks running
-        if not done:
-            raise LeaseLost(f"no heartbeat reached the database for {self._lease_seconds:g} s")
-        beat.result()
-
     async def _beat(self) -> None:
-        """Try until one heartbeat succeeds, or until cancelled: asyncpg may replace CancelledError by its own error."""
-        this = asyncio.current_task()
-        assert this is not None
-        while not this.cancelling():
-            asked_at, held = asyncio.get_running_loop().time(), self._bundles.ids
+        """Try until the database answers: each try has its own time, and after a failure a new connection."""
+        while True:
+            held = self._bundles.ids
             try:
-                answer = await workers.heartbeat(self._database, self._worker_id, self._slots.busy)
-                self._beaten_at = asked_at
-                self._outage.passed()
+                beat = workers.heartbeat(self._database, self._worker_id, self._slots.busy)
+                answer = await in_time(beat, self._try_seconds)
+                self.outage.passed()
                 await self._obey(answer, held)
                 return
             except LeaseLost:
                 raise
             except Exception as error:
-                await self._outage.failed(error)
+                await self._database.expire_connections()
+                await self.outage.failed(error)
 
     async def _obey(self, answer: workers.Heartbeat, held: frozenset[UUID]) -> None:
         """`held` are the bundles held before the heartbeat: the answer may not include later claims."""
@@ -91,7 +84,8 @@ class Heartbeat:
             self._slots.kill(gone)
         if unknown := answer.bundle_ids - self._bundles.ids - self._bundles.claiming:
             # The reply of their claim was lost. Or they have ended since the heartbeat; then this gives nothing back.
-            tasks = await transitions.abandon(self._database, self._worker_id, list(unknown))
+            abandoning = transitions.abandon(self._database, self._worker_id, list(unknown))
+            tasks = await in_time(abandoning, self._try_seconds)
             log.log(logging.WARNING if tasks else logging.DEBUG, "unknown bundles abandoned", tasks=tasks)
         if answer.state == "draining":
             self._drain()

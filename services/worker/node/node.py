@@ -14,6 +14,7 @@ import structlog
 
 from services.contract.states import Isolation
 from services.engine import pools, transitions, workers
+from services.engine.attempt import AttemptReport
 from services.engine.pools import PoolQueues
 from services.engine.schema import check_schema
 from services.engine.workers import UnknownPool
@@ -29,7 +30,7 @@ from services.worker.isolation.cells import Cells
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.heartbeat import Heartbeat, LeaseLost
-from services.worker.node.outage import Outage
+from services.worker.node.outage import Outage, in_time
 from services.worker.node.quarantine import Quarantine
 from services.worker.node.receiver import Receiver
 from services.worker.node.slots import Slots
@@ -46,7 +47,10 @@ from services.worker.task.share import Share
 log = structlog.get_logger()
 
 _WAIT_BUNDLES_MAX = 5  # a task that waits as long as this many bundles should take is released
+_REGISTER_SECONDS = 30.0  # of a try
 _STOP_SECONDS = 5.0
+_REPORT_SECONDS_MIN = 10.0  # to report what ended last, though the time to drain is over
+_NAMED_MAX = 100  # attempts in a line of the log
 
 
 class _Drained(Exception):
@@ -124,9 +128,9 @@ class Node:
             else:
                 await self._work(database, aws, equipment, worker_id, queues)
         finally:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_STOP_SECONDS):
-                    await database.close()
+            with suppress(Exception):
+                await in_time(database.close(), _STOP_SECONDS)
+            database.terminate()
 
     async def _register_unless_draining(self, database: Database, worker_id: UUID) -> PoolQueues | None:
         registering = asyncio.create_task(self._register(database, worker_id))
@@ -144,7 +148,7 @@ class Node:
         outage, schema = Outage("database"), Outage("schema")
         while not is_cancelled():
             try:
-                queues = await self._try_to_register(database, worker_id)
+                queues = await in_time(self._try_to_register(database, worker_id), _REGISTER_SECONDS)
             except UnknownPool:
                 raise
             except UnknownSchema as error:
@@ -193,16 +197,6 @@ class Node:
             completer,
             Quarantine(settings.node_faults_max, self._begin_quarantine),
         )
-        receiver = Receiver(
-            database=database,
-            sqs=aws.sqs,
-            queues=queues,
-            worker_id=worker_id,
-            wait_seconds=settings.receive_wait_seconds,
-            bundles=bundles,
-            slots=slots,
-            completer=completer,
-        )
         heartbeat = Heartbeat(
             database=database,
             worker_id=worker_id,
@@ -211,6 +205,17 @@ class Node:
             bundles=bundles,
             slots=slots,
             drain=self._drain_by_order,
+        )
+        receiver = Receiver(
+            database=database,
+            database_outage=heartbeat.outage,
+            sqs=aws.sqs,
+            queues=queues,
+            worker_id=worker_id,
+            wait_seconds=settings.receive_wait_seconds,
+            bundles=bundles,
+            slots=slots,
+            completer=completer,
         )
         if not self._draining.is_set():
             VITALS.waits_for = None
@@ -228,7 +233,7 @@ class Node:
         except* _Drained:
             await _stop(database, worker_id)
         finally:
-            VITALS.forget("heartbeat")  # it has a period
+            VITALS.forget("database")  # it has a period
 
     def _begin_quarantine(self, reason: str) -> None:
         log.error("node out of service", reason=reason)
@@ -253,13 +258,15 @@ class Node:
         log.info("draining", running=slots.busy, by_order=self._ordered)
         receiver.stop()
         await asyncio.wait({receiving})
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._settings.drain_seconds
         announced = _announce_drain(database, worker_id, self._quarantine)
         await asyncio.gather(announced, slots.end(self._settings.drain_seconds))
         try:
-            async with asyncio.timeout(self._settings.lease_seconds):
+            async with asyncio.timeout_at(max(ends_at, loop.time() + _REPORT_SECONDS_MIN)):
                 await completer.flushed()
         except TimeoutError:
-            log.error("stopped with unreported attempts: the lease is over", attempts=completer.backlog)
+            _tell_unreported(completer.unreported)
         raise _Drained
 
 
@@ -295,14 +302,24 @@ def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
     )
 
 
+def _tell_unreported(attempts: Sequence[AttemptReport]) -> None:
+    """Name what is lost: these tasks run again, once this worker counts as lost."""
+    named = [f"{a.job_id}/{a.stage}/{a.index} attempt {a.attempt} {a.outcome}" for a in attempts[:_NAMED_MAX]]
+    log.error("stopped while the database was away: attempts not reported", count=len(attempts), attempts=named)
+
+
 async def _announce_drain(database: Database, worker_id: UUID, quarantine: str | None) -> None:
     """Tell the others not to count on this worker's slots; if that fails, they find out soon enough."""
-    try:
-        async with asyncio.timeout(_STOP_SECONDS), database.acquire() as connection:
+
+    async def announce() -> None:
+        async with database.acquire() as connection:
             if quarantine is not None:
                 await workers.quarantine_worker(connection, worker_id, quarantine)
             else:
                 await workers.drain_worker(connection, worker_id)
+
+    try:
+        await in_time(announce(), _STOP_SECONDS)
     except Exception as error:
         log.info("drain not announced", error=repr(error))
 
@@ -310,8 +327,7 @@ async def _announce_drain(database: Database, worker_id: UUID, quarantine: str |
 async def _stop(database: Database, worker_id: UUID) -> None:
     """Sign off; if that fails, the lease expires."""
     try:
-        async with asyncio.timeout(_STOP_SECONDS):
-            await workers.stop_worker(database, worker_id)
+        await in_time(workers.stop_worker(database, worker_id), _STOP_SECONDS)
     except Exception as error:
         log.warning("not marked as stopped", error=repr(error))
     else:

@@ -22,7 +22,7 @@ from services.platform.database import Database
 from services.platform.health import watched
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
-from services.worker.node.outage import Outage
+from services.worker.node.outage import Outage, in_time
 from services.worker.node.pace import StageKey
 from services.worker.node.slots import Slots
 from services.worker.node.stages import Stages
@@ -34,8 +34,9 @@ _MESSAGES_MAX = 10  # most messages of one receive (SQS)
 _BACKLOG_MAX = 20_000  # unreported attempts; beyond that, take no more work
 _STOCK_SECONDS = 0.5  # stock of short tasks, so that slots never starve between two receives
 _SHORT_SECONDS = 1.0
-_CLAIM_SECONDS = 20.0  # time for tries to claim, well within the queue's visibility timeout (30 s)
+_CLAIM_SECONDS = 10.0  # that a claim may take; all tries end well within the queue's visibility timeout (30 s)
 _PASS_SECONDS = 1  # delay before another worker gets a message that this one must not take
+_OUTAGE_SECONDS = 10  # delay before anybody gets a message that could not be claimed: receives are counted (DLQ)
 _SMOOTHING = 0.2  # weight of the newest message in a moving average
 
 T = TypeVar("T")
@@ -89,6 +90,7 @@ class Receiver:
         self,
         *,
         database: Database,
+        database_outage: Outage,
         sqs: Any,
         queues: PoolQueues,
         worker_id: UUID,
@@ -110,7 +112,7 @@ class Receiver:
         self._last_stage: StageKey | None = None  # of the last message: the next one is likely to be of it too
         self._stopped = asyncio.Event()
         self._queue_outage = Outage("queue")
-        self._database_outage = Outage("database")
+        self._database_outage = database_outage
 
     def stop(self) -> None:
         """Take no more. If a receive is cut off, its messages are offered again later."""
@@ -120,7 +122,9 @@ class Receiver:
         """Run until stopped."""
         while not self._stopped.is_set():
             self._slots.progress.clear()
-            if self._completer.backlog >= _BACKLOG_MAX:
+            if not self._database_outage.over.is_set():
+                await self._unless_stopped(self._database_outage.over.wait())
+            elif self._completer.backlog >= _BACKLOG_MAX:
                 await self._unless_stopped(self._completer.flushed())
             elif wanted := self._wanted():
                 messages = await self._unless_stopped(self._receive(wanted))
@@ -169,7 +173,7 @@ class Receiver:
         return messages
 
     async def _accept(self, received: Sequence[dict[str, Any]]) -> None:
-        """Claim the wanted messages and delete them; hand the others back.
+        """Claim the wanted messages and delete them; hand the others back, and all of them if the database is away.
 
         A claim may be repeated, whether or not the last one succeeded.
         """
@@ -194,10 +198,13 @@ class Receiver:
         await self._hand_back([handles[bundle_id] for bundle_id in returned])
         await self._hand_back(passed, _PASS_SECONDS)
         give_up_at = asyncio.get_running_loop().time() + _CLAIM_SECONDS
+        offered = [handles[bundle_id] for bundle_id in offers]
         while offers and not await self._claim(offers):
             if self._stopped.is_set() or asyncio.get_running_loop().time() > give_up_at:
-                return  # the messages come back
-        await self._delete(done + [handles[bundle_id] for bundle_id in offers])
+                await self._hand_back(offered, _OUTAGE_SECONDS)
+                offered = []
+                break
+        await self._delete(done + offered)
 
     def _must_pass(self, message: Message, offers: Iterable[Message]) -> bool:
         """Whether only another worker may take it: what runs here or could not, or a second suspect."""
@@ -240,9 +247,10 @@ class Receiver:
         """
         self._bundles.claiming = frozenset(offers)
         try:
-            stages = await self._load_stages(offers)
+            stages = await in_time(self._load_stages(offers), _CLAIM_SECONDS)
             jobs = {stage.job_id for stage in stages.values()}
-            tasks = await transitions.claim(self._database, self._worker_id, list(stages), jobs)
+            claiming = transitions.claim(self._database, self._worker_id, list(stages), jobs)
+            tasks = await in_time(claiming, _CLAIM_SECONDS)
             self._database_outage.passed()
             bundles: defaultdict[UUID, list[ClaimedTask]] = defaultdict(list)
             for task in tasks:

@@ -12,7 +12,7 @@ from services.contract.message import Message
 from services.engine import jobs, pools, transitions, workers
 from services.platform.database import Connection
 from services.scheduler.loop import Context
-from services.scheduler.loops import dispatch, finish, reap
+from services.scheduler.loops import dispatch, finish, reap, resend
 from tests.integration.engine.play import HOLD, Play, add_pool, finished
 from tests.integration.scheduler.conftest import Queue
 from tests.invariants import assert_invariants
@@ -320,7 +320,7 @@ async def test_what_sqs_does_not_take_is_sent_again_at_once(context: Context, pl
     assert len(await offered(play)) == 3
 
     await play.database.execute("UPDATE pools SET queue_url = $1", queue.url)
-    await reap.step(context)
+    await resend.step(context)
 
     messages = [Message.decode(body) for body in await queue.receive()]
     assert len(await play.claim(await play.register(), messages)) == 3
@@ -342,7 +342,7 @@ async def test_single_messages_that_sqs_refuses_are_sent_again(
         await dispatch.step(context)
     assert len(await queue.receive()) == 1
 
-    await reap.step(context)
+    await resend.step(context)
 
     assert len(await queue.receive()) == 3
 
@@ -353,8 +353,8 @@ async def test_a_pool_whose_queue_is_gone_holds_up_no_other(context: Context, pl
     job_id = await submit(play, 2)
 
     await dispatch.step(context)
-    await reap.step(context)
-    await reap.step(context)
+    await resend.step(context)
+    await resend.step(context)
 
     assert {Message.decode(body).job_id for body in await queue.receive()} == {job_id}
 
@@ -373,12 +373,12 @@ async def test_a_scheduler_that_dies_before_it_sends_costs_only_time(
         dying.setattr(dispatch, "send", die)
         with pytest.raises(Killed):
             await dispatch.step(context)
-    await reap.step(context)
+    await resend.step(context)
     assert await queue.receive() == []
     await assert_invariants(play.database, job_id)
 
     await play.database.execute("UPDATE bundles SET send_at = now()")  # resend_seconds later
-    await reap.step(context)
+    await resend.step(context)
 
     messages = [Message.decode(body) for body in await queue.receive()]
     assert len(await play.claim(await play.register(), messages)) == 3

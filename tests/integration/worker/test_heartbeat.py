@@ -31,7 +31,7 @@ async def test_a_beat_under_way_ends_with_the_heartbeat(grid: InProcessGrid, tmp
         database=grid.database,
         worker_id=worker_id,
         heartbeat_seconds=0.1,
-        lease_seconds=60.0,
+        lease_seconds=600.0,
         bundles=bundles,
         slots=Slots(
             1,

@@ -14,10 +14,13 @@ import asyncpg
 import orjson
 import psutil
 import pytest
+import structlog
 
 from services.contract.message import Message
 from services.engine import jobs, transitions, workers
 from services.platform import effects
+from services.worker.node import node as node_module
+from services.worker.node import receiver
 from tests.groups import create_group
 from tests.integration.worker.conftest import InProcessGrid
 from tests.invariants import assert_invariants
@@ -266,18 +269,62 @@ async def test_a_short_absence_of_the_database_loses_nothing(grid: InProcessGrid
     await assert_invariants(grid.database, job_id)
 
 
-async def test_a_worker_that_can_not_beat_stops_its_tasks_before_its_lease_ends(
+async def test_attempts_run_on_while_the_database_is_away_for_longer_than_the_lease(
     grid: InProcessGrid, tmp_path: Path
 ) -> None:
-    job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
+    job_id = await grid.submit(sleeper(4, tmp_path / "pid"), [ITEM])
     await grid.dispatch(job_id)
-    async with grid.node(lease_seconds=1.0, drain_seconds=0.2):
+    async with grid.node(lease_seconds=1.0):
         pid = await runs(grid, tmp_path / "pid")
         async with database_away(grid):
             await is_gone(grid, pid)
-        await grid.until("SELECT count(*) = 2 FROM workers")
-        await grid.until("SELECT count(*) = 1 FROM tasks WHERE job_id = $1 AND state = 'ready'", job_id)
+            assert not await grid.queue_depth()
+        await grid.ended(job_id)
+        assert await grid.database.fetchval("SELECT count(*) FROM workers") == 1
+    assert [(attempt["attempt"], attempt["outcome"]) for attempt in await grid.attempts(job_id)] == [(1, "succeeded")]
+    assert (await grid.attempts(job_id))[0]["run_seconds"] > 3
     await assert_invariants(grid.database, job_id)
+
+
+async def test_messages_that_come_while_the_database_is_away_are_handed_back_once(
+    grid: InProcessGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait, rather than be received again and again until the queue takes them for bad ones."""
+    monkeypatch.setattr(receiver, "_CLAIM_SECONDS", 0.2)
+    seen: list[str] = []
+    effects.watch(lambda moment, effect: seen.append(effect.name) if moment == "before" else None)
+    async with grid.node(lease_seconds=1.0):
+        await grid.until("SELECT count(*) = 1 FROM workers")
+        async with database_away(grid):
+            await grid.send(Message(uuid4(), uuid4(), 0, 0, 1).encode())
+            await until(lambda: "ChangeMessageVisibilityBatch" in seen)
+            since = len(seen)
+            with structlog.testing.capture_logs() as logs:
+                await grid.send(Message(uuid4(), uuid4(), 0, 0, 1).encode())
+                await asyncio.sleep(3 * grid.settings.receive_wait_seconds)
+            assert "ReceiveMessage" not in seen[since:], "nothing can be claimed"
+            assert logs == [], "it has said so"
+        await until(lambda: "DeleteMessageBatch" in seen[since:])
+    effects.watch(None)
+
+
+async def test_a_drain_ends_in_time_while_the_database_is_away_and_names_what_is_lost(
+    grid: InProcessGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "_REPORT_SECONDS_MIN", 0.5)
+    monkeypatch.setattr(node_module, "_STOP_SECONDS", 0.5)
+    job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
+    await grid.dispatch(job_id)
+    with structlog.testing.capture_logs() as logs:
+        async with grid.node(drain_seconds=1.0) as node:
+            await runs(grid, tmp_path / "pid")
+            async with database_away(grid):
+                began_at = asyncio.get_running_loop().time()
+                node.drain()
+                await until(lambda: any("attempts not reported" in line["event"] for line in logs))
+                assert asyncio.get_running_loop().time() - began_at < 10
+    (line,) = [line for line in logs if "attempts not reported" in line["event"]]
+    assert line["attempts"] == [f"{job_id}/0/0 attempt 1 released"]
 
 
 async def test_tasks_that_wait_too_long_are_released_to_others(grid: InProcessGrid, tmp_path: Path) -> None:
