@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from botocore.exceptions import ClientError
 
+from services.engine import workers
 from services.scheduler.loop import Context
 from services.scheduler.loops import scale
 from tests.groups import create_group
@@ -44,9 +45,25 @@ async def read_group(context: Context, group: str) -> tuple[int, int, int]:
 
 async def look(context: Context) -> None:
     """Look at all pools, as if scale_seconds had passed."""
-    await context.database.execute("UPDATE pools SET scaled_at = NULL")
+    await context.database.execute("UPDATE pools SET scaled_at = now() - interval '30 seconds'")
     while await scale.step(context):
         pass
+
+
+async def instances_of(context: Context, group: str) -> list[str]:
+    answer = await context.aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])
+    return [each["InstanceId"] for each in answer["AutoScalingGroups"][0]["Instances"]]
+
+
+async def pass_time(play: Play, seconds: float) -> None:
+    """What was seen of the instances, and done about them, was so long ago."""
+    ago = f"interval '{seconds} seconds'"
+    await play.database.execute(f"UPDATE instances SET missing_since = missing_since - {ago}")
+    await play.database.execute(f"UPDATE pools SET replace_at = replace_at - {ago}")
+
+
+async def read_pool(play: Play) -> dict[str, Any]:
+    return dict(await play.database.fetchrow("SELECT * FROM pools WHERE name = 'default'"))
 
 
 async def submit(play: Play, tasks: int, **changes: Any) -> UUID:
@@ -57,15 +74,15 @@ async def submit(play: Play, tasks: int, **changes: Any) -> UUID:
 
 async def add_workers(play: Play, *idle_seconds: float | None) -> list[UUID]:
     """Workers of `default`, idle for this many seconds; None: busy."""
-    workers = [await play.register() for _ in idle_seconds]
-    for worker_id, seconds in zip(workers, idle_seconds, strict=True):
+    added = [await play.register() for _ in idle_seconds]
+    for worker_id, seconds in zip(added, idle_seconds, strict=True):
         await play.database.execute(
             "UPDATE workers SET busy = ($2::float8 IS NULL)::integer, idle_since = now() - $2 * interval '1 second' "
             "WHERE worker_id = $1",
             worker_id,
             seconds,
         )
-    return workers
+    return added
 
 
 async def draining(play: Play) -> list[UUID]:
@@ -162,9 +179,9 @@ async def test_surplus_nodes_are_drained_when_idle_for_long_enough(
 
 async def test_no_more_are_drained_than_are_too_many(context: Context, play: Play, add_group: AddGroup) -> None:
     await add_group(minimum=2, desired=4)
-    workers = await add_workers(play, 600, 700, 800, 900)
+    added = await add_workers(play, 600, 700, 800, 900)
     await look(context)
-    assert sorted(await draining(play)) == sorted(workers[2:])
+    assert sorted(await draining(play)) == sorted(added[2:])
     for _ in range(3):
         await look(context)
     assert len(await draining(play)) == 2
@@ -217,3 +234,193 @@ async def test_a_group_that_is_gone_or_refuses_holds_up_no_other(
 
     assert failures == 1
     assert (await read_group(context, fine))[2] == 1
+
+
+async def test_the_pool_tells_how_many_of_its_instances_have_no_worker_and_since_when(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(minimum=3)
+    await look(context)
+    await look(context)
+    first, *others = await instances_of(context, group)
+    pool = await read_pool(play)
+    assert (pool["instances"], pool["instances_missing"], pool["scaling_error"]) == (3, 3, None)
+    missing_since = pool["instances_missing_since"]
+    assert missing_since is not None
+
+    await play.register(instance_id=first)
+    await look(context)
+
+    pool = await read_pool(play)
+    assert (pool["instances"], pool["instances_missing"]) == (3, 2)
+    assert pool["instances_missing_since"] == missing_since
+    named = await play.database.fetch("SELECT instance_id FROM instances WHERE missing_since IS NOT NULL")
+    assert sorted(row["instance_id"] for row in named) == sorted(others)
+    for instance_id in others:
+        await play.register(instance_id=instance_id)
+    await look(context)
+    pool = await read_pool(play)
+    assert (pool["instances_missing"], pool["instances_missing_since"]) == (0, None)
+
+
+async def test_instances_that_never_register_are_replaced_and_those_of_live_workers_stay(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(minimum=3)
+    await look(context)
+    await look(context)
+    live, *dead = await instances_of(context, group)
+    await play.register(instance_id=live)
+    await pass_time(play, context.settings.register_seconds - 1)
+    await look(context)
+    assert set(await instances_of(context, group)) == {live, *dead}
+
+    await pass_time(play, 2)
+    await look(context)
+
+    there = await instances_of(context, group)
+    assert live in there and not set(dead) & set(there)
+    assert len(there) == 3 and (await read_group(context, group))[2] == 3
+
+
+async def test_an_image_that_never_works_is_tried_ever_more_slowly_until_it_works(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(minimum=2)
+    await look(context)
+    patience, rounds, pauses = context.settings.register_seconds, 0, []
+    before: set[str] = set()
+    for _ in range(200):
+        await look(context)
+        if set(there := await instances_of(context, group)) != before:
+            rounds, before = rounds + 1, set(there)
+            pauses.append(await play.database.fetchval("SELECT extract(epoch FROM replace_at - now()) FROM pools"))
+        await pass_time(play, patience / 4)
+    assert rounds <= 22  # 200 looks that are 150 s apart are 8.3 hours
+    assert pauses[1] == pytest.approx(60, abs=5) and pauses[-1] == pytest.approx(3600, abs=5)
+    assert (await read_pool(play))["replacements"] == rounds - 1
+
+    for instance_id in await instances_of(context, group):
+        await play.register(instance_id=instance_id)
+    await pass_time(play, 3600 + patience)
+    await look(context)
+
+    assert set(await instances_of(context, group)) == before
+    assert (await read_pool(play))["replacements"] == 0
+
+
+async def test_too_many_instances_lose_the_dead_first_and_keep_as_many_live_workers_as_are_wanted(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(maximum=4, desired=4)
+    await submit(play, 2)  # one node is wanted
+    await look(context)
+    live, *_dead = await instances_of(context, group)
+    [worker_id] = await add_workers(play, 10_000)
+    await play.database.execute("UPDATE workers SET instance_id = $1", live)
+    await look(context)
+    assert await draining(play) == [], "the others may never come"
+
+    await pass_time(play, context.settings.register_seconds)
+    await look(context)
+
+    assert await instances_of(context, group) == [live]
+    assert (await read_group(context, group))[2] == 1
+    assert await draining(play) == [] and worker_id
+
+
+async def test_an_instance_whose_drained_worker_could_not_end_it_is_ended(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(minimum=0, desired=1)
+    [instance_id] = await instances_of(context, group)
+    worker_id = await play.register(instance_id=instance_id)
+    await look(context)
+    await play.database.execute("UPDATE workers SET state = 'stopped' WHERE worker_id = $1", worker_id)
+    await look(context)
+    assert await instances_of(context, group) == [instance_id]
+
+    await pass_time(play, context.settings.register_seconds)
+    await look(context)
+
+    assert await instances_of(context, group) == []
+    assert (await read_group(context, group))[2] == 0
+
+
+async def test_an_instance_whose_worker_took_itself_out_of_service_is_replaced_at_once(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(minimum=2)
+    await look(context)
+    sick, well = await instances_of(context, group)
+    worker_id, _ = await play.register(instance_id=sick), await play.register(instance_id=well)
+    await workers.quarantine_worker(play.database, worker_id, "its disk is full")
+    await look(context)
+    assert set(await instances_of(context, group)) == {sick, well}, "its last tasks may still run"
+
+    await workers.stop_worker(play.database, worker_id)
+    await look(context)
+
+    there = await instances_of(context, group)
+    assert well in there and sick not in there and len(there) == 2
+
+
+async def test_no_instance_is_replaced_for_the_time_in_which_nobody_looked(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(minimum=2)
+    await look(context)
+    await look(context)
+    before = await instances_of(context, group)
+    await pass_time(play, context.settings.register_seconds)
+    await play.database.execute("UPDATE pools SET scaled_at = now() - interval '1 hour'")
+    await scale.step(context)
+    await look(context)
+    assert await instances_of(context, group) == before
+
+
+async def test_without_the_instances_of_workers_none_is_replaced_and_the_pool_says_why(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(minimum=3)
+    await look(context)
+    await look(context)
+    before = await instances_of(context, group)
+    await play.register()
+    await pass_time(play, context.settings.register_seconds)
+
+    await look(context)
+
+    assert await instances_of(context, group) == before
+    pool = await read_pool(play)
+    assert pool["instances_missing"] == 2
+    assert "PIECEWORK_INSTANCE_ID" in pool["scaling_error"]
+
+
+async def test_a_pool_says_why_it_is_not_scaled(
+    context: Context, play: Play, add_group: AddGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = await add_group(name="no-such-group")
+    await look(context)
+    pool = await read_pool(play)
+    assert pool["scaling_error"] == f"there is no Auto Scaling group {group} in this account and region"
+    since = pool["scaling_error_since"]
+    await look(context)
+    assert (await read_pool(play))["scaling_error_since"] == since
+
+    group = await add_group()
+    refused = ClientError({"Error": {"Code": "AccessDenied", "Message": "not yours"}}, "SetDesiredCapacity")
+
+    async def refuse(**_: Any) -> Any:
+        raise refused
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context.aws.autoscaling, "set_desired_capacity", refuse)
+        await submit(play, 100)
+        with pytest.raises(ClientError):
+            await look(context)
+    assert "not yours" in (await read_pool(play))["scaling_error"]
+
+    await look(context)
+    pool = await read_pool(play)
+    assert (pool["scaling_error"], pool["scaling_error_since"]) == (None, None)

@@ -16,7 +16,7 @@ async def test_a_file_system_that_does_not_answer_costs_one_thread(monkeypatch: 
     with pytest.raises(TaskError, match=r"has not answered for 0\.01 seconds") as failed:
         await beside_loop(answer.wait)
     answer.set()
-    assert (failed.value.type, failed.value.retryable) == ("output_unavailable", True)
+    assert (failed.value.type, failed.value.retryable) == ("node_unfit", True)
     assert await asyncio.to_thread(lambda: True)
 
 
