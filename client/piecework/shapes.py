@@ -488,6 +488,13 @@ class Pool(TypedDict):
     tasks_ready: int
     tasks_queued: int
     tasks_running: int
+    instances: int | None
+    instances_missing: int
+    instances_missing_since: str | None
+    replacements: int
+    replace_at: str | None
+    scaling_error: str | None
+    scaling_error_since: str | None
 
 
 class Worker(TypedDict):
@@ -503,6 +510,7 @@ class Worker(TypedDict):
     started_at: str
     heartbeat_at: str
     stopped_at: str | None
+    quarantine: str | None
 
 
 class WebhookEndpoint(TypedDict):

@@ -1,6 +1,8 @@
 """Settings of every service, read from `PIECEWORK_…` environment variables; secrets reach only those who use them."""
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
@@ -167,14 +169,32 @@ class ApiSettings(Settings):
     link_seconds: WholeSeconds = Field(3600, description="how long presigned links stay valid")
 
 
+def _state_directory() -> Path:
+    """Where a worker keeps its files, and nobody cleans up as in /tmp: for all users, or else for its own.
+
+    https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    for_all = Path("/var/lib/piecework")
+    if os.access(for_all if for_all.exists() else for_all.parent, os.W_OK):
+        return for_all
+    given = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".local" / "state") / "piecework"
+
+
 class WorkerSettings(Settings):
     """One worker node."""
 
     pool: str = "default"
     slots: PositiveInt = 2
     instance_id: str | None = Field(None, description="EC2 instance, so that a drained node can terminate itself")
-    scratch: str = Field("/tmp/piecework", description="directory of the tasks' private working directories")
-    cache: str = Field("/tmp/piecework-cache", description="directory of the packages' code and environments")
+    scratch: str = Field(
+        default_factory=lambda: str(_state_directory() / "scratch"),
+        description="directory of the tasks' private working directories",
+    )
+    cache: str = Field(
+        default_factory=lambda: str(_state_directory() / "cache"),
+        description="directory of the packages' code and environments",
+    )
     node_faults_max: PositiveInt = Field(
         3, description="attempts in a row that this node could not run, after which it takes itself out of service"
     )

@@ -1,5 +1,6 @@
 """`piecework pools` and `piecework workers`: the grid itself."""
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -55,9 +56,10 @@ def show_pool(session: Session, name: PoolName) -> None:
 
 
 def _show_pool(session: Session, pool: Pool) -> None:
-    from piecework.display import facts
+    from piecework import display
 
-    facts(
+    now = session.client.now()
+    display.facts(
         session.out,
         [
             ("pool", pool["name"]),
@@ -67,10 +69,24 @@ def _show_pool(session: Session, pool: Pool) -> None:
             ("tasks", f"{pool['tasks_running']} running, {pool['tasks_queued']} queued, {pool['tasks_ready']} ready"),
             ("slots", f"{pool['slots']} a worker"),
             ("group", pool["group_name"]),
+            ("instances", _describe_instances(pool, now)),
+            ("not scaled", pool["scaling_error"]),
             ("queue", pool["queue_url"]),
             ("dead letters", pool["dead_letter_url"]),
         ],
     )
+
+
+def _describe_instances(pool: Pool, now: datetime) -> str | None:
+    from piecework import display
+
+    if not pool["instances_missing"]:
+        return None if pool["instances"] is None else str(pool["instances"])
+    told = f"{pool['instances_missing']} without a worker since {display.moment(pool['instances_missing_since'], now)}"
+    if pool["replacements"]:
+        next_at = display.moment(pool["replace_at"], now)
+        told += f"; rounds of replacements: {pool['replacements']}, the next at {next_at}"
+    return f"{pool['instances']}, {told}"
 
 
 def _describe_capacity(pool: Pool) -> str:
@@ -134,9 +150,13 @@ def _show_workers(session: Session, workers: list[Worker]) -> None:
     from piecework import display
 
     now = session.client.now()
+    quarantined = any(worker["quarantine"] for worker in workers)
     display.table(
         session.out,
-        ["WORKER_ID", "~POOL", "STATE", ">BUSY", "ISOLATION", "~?HOST", "?LAST SEEN"],
+        [
+            *("WORKER_ID", "~POOL", "STATE", ">BUSY", "ISOLATION", "~?HOST", "?LAST SEEN"),
+            *(["~OUT OF SERVICE"] if quarantined else []),
+        ],
         (
             (
                 worker["worker_id"],
@@ -146,6 +166,7 @@ def _show_workers(session: Session, workers: list[Worker]) -> None:
                 worker["isolation"],
                 worker["hostname"],
                 display.relative(worker["heartbeat_at"], now),
+                *([worker["quarantine"]] if quarantined else []),
             )
             for worker in workers
         ),
@@ -175,6 +196,7 @@ def _show_worker(session: Session, worker: Worker) -> None:
             ("started", display.moment(worker["started_at"], now)),
             ("last seen", display.moment(worker["heartbeat_at"], now)),
             ("stopped", display.moment(worker["stopped_at"], now)),
+            ("out of service", worker["quarantine"]),
         ],
     )
 

@@ -74,6 +74,13 @@ class Pool(Row):
     tasks_ready: int
     tasks_queued: int
     tasks_running: int
+    instances: int | None = Field(description="of its group, those that start included; null: not scaled, or unknown")
+    instances_missing: int = Field(description="instances without a live worker: they start, or never will")
+    instances_missing_since: datetime | None = Field(description="since when the first of them has none")
+    replacements: int = Field(description="rounds of replaced instances, one soon after another")
+    replace_at: datetime | None = Field(description="no further instance is replaced before")
+    scaling_error: str | None = Field(description="why its group can't be read or changed; null: it can")
+    scaling_error_since: datetime | None
 
 
 class PoolPage(Page[Pool]):
@@ -95,6 +102,7 @@ class Worker(Row):
     started_at: datetime
     heartbeat_at: datetime
     stopped_at: datetime | None
+    quarantine: str | None = Field(description="why it took itself out of service; null: it did not")
 
 
 class WorkerPage(Page[Worker]):

@@ -152,3 +152,28 @@ async def test_a_killed_fleet_leaves_no_worker_behind(settings: Settings, group:
     process.wait()
 
     await until(lambda: not any(psutil.pid_exists(pid) for pid in nodes.started().values()))
+
+
+async def test_a_worker_whose_node_is_unfit_is_started_again_ever_more_slowly(
+    aws: Aws, settings: Settings, group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.Event().wait() if len(pauses) == 7 else None
+
+    def unfit(_: Instance) -> Sequence[str]:
+        return [sys.executable, "-S", "-c", f"raise SystemExit({os.EX_TEMPFAIL})"]
+
+    node = Fleet(aws.autoscaling, tmp_path, FleetSettings(**settings.model_dump()), unfit)
+    monkeypatch.setattr("deploy.local.fleet.asyncio.sleep", sleep)
+    keeping = asyncio.create_task(node._keep_worker(Instance("i-1", "default")))
+
+    async def paused() -> bool:
+        return len(pauses) == 7
+
+    while not await paused():
+        await asyncio.wait({keeping}, timeout=0.05)
+    keeping.cancel()
+    assert pauses == [30, 60, 120, 240, 480, 600, 600]

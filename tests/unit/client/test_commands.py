@@ -41,6 +41,7 @@ WORKER = {
     "started_at": TIME,
     "heartbeat_at": LATER,
     "stopped_at": None,
+    "quarantine": None,
 }
 POOL = {
     "name": "default",
@@ -58,6 +59,13 @@ POOL = {
     "tasks_ready": 10,
     "tasks_queued": 5,
     "tasks_running": 4,
+    "instances": 3,
+    "instances_missing": 0,
+    "instances_missing_since": None,
+    "replacements": 0,
+    "replace_at": None,
+    "scaling_error": None,
+    "scaling_error_since": None,
 }
 QUOTAS = {
     "name": "nightly",
@@ -292,10 +300,26 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     ),
     ("pools list", "GET /v1/pools", page(POOL), ["default", "active", "4/6"]),
     ("pools show default", "GET /v1/pools/default", POOL, ["3 desired, between 1 and 5", "http://sqs/q"]),
+    (
+        "pools show default",
+        "GET /v1/pools/default",
+        {
+            **POOL,
+            "instances": 8,
+            "instances_missing": 7,
+            "instances_missing_since": TIME,
+            "replacements": 2,
+            "replace_at": LATER,
+            "scaling_error": "there is no Auto Scaling group grid",
+        },
+        ["8, 7 without a worker since", "rounds of replacements: 2, the next at", "no Auto Scaling group grid"],
+    ),
     ("pools pause default", "POST /v1/pools/default/pause", POOL, ["default paused"]),
     ("pools resume default", "POST /v1/pools/default/resume", POOL, ["default active"]),
     ("workers list", "GET /v1/workers", page(WORKER), [WORKER_ID, "node-1", "1/2", "active"]),
+    ("workers list", "GET /v1/workers", page({**WORKER, "quarantine": "disk full"}), ["OUT OF SERVICE", "disk full"]),
     (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", WORKER, ["1 of 2 busy", "sandbox", "42"]),
+    (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", {**WORKER, "quarantine": "disk full"}, ["disk full"]),
     (
         f"workers drain {WORKER_ID}",
         f"POST /v1/workers/{WORKER_ID}/drain",
