@@ -411,6 +411,10 @@ class Client:
         path = f"/v1/webhook-endpoints/{endpoint_id}/rotate"
         return self._api.post(CreatedWebhookEndpoint, path, {"overlap_seconds": overlap_seconds})
 
+    def enable_webhook_endpoint(self, endpoint_id: Id) -> WebhookEndpoint:
+        """Send to a disabled or paused endpoint again, at once."""
+        return self._api.post(WebhookEndpoint, f"/v1/webhook-endpoints/{endpoint_id}/enable")
+
     def delete_webhook_endpoint(self, endpoint_id: Id) -> None:
         self._api.delete(f"/v1/webhook-endpoints/{endpoint_id}")
 

@@ -393,6 +393,8 @@ class Schedule(TypedDict):
     last_run_at: str | None
     last_job_id: str | None
     error: str | None
+    runs_skipped: int
+    last_skipped_at: str | None
     created_at: str
     created_by: str | None
     job: JobSpec
@@ -411,6 +413,8 @@ class Trigger(TypedDict):
     last_message_at: str | None
     last_error: str | None
     last_error_at: str | None
+    unreadable_since: str | None
+    lag_seconds: float | None
     created_at: str
     created_by: str | None
     job: dict[str, Any]
@@ -518,6 +522,12 @@ class WebhookEndpoint(TypedDict):
     url: str
     events: list[Event]
     enabled: bool
+    failures: int
+    failing_since: str | None
+    paused_until: str | None
+    last_error: str | None
+    disabled_at: str | None
+    disabled_reason: str | None
     created_at: str
     created_by: str | None
     previous_until: str | None

@@ -1,4 +1,5 @@
-"""The secrets that sign webhooks (https://www.standardwebhooks.com). They are derived when needed, and not stored."""
+"""Endpoints of webhooks: the secrets that sign (https://www.standardwebhooks.com), derived when needed and not stored;
+and the end of an endpoint that takes no more."""
 
 import base64
 import hashlib
@@ -7,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+import structlog
+from asyncpg import Record
+
+from services.engine import audit
 from services.engine.errors import Conflict
+from services.platform.database import Connection
+
+log = structlog.get_logger()
 
 _SALT = b"piecework webhooks"
 
@@ -55,3 +63,28 @@ def signing_secrets(endpoint: Mapping[str, Any], key: str | None) -> list[str]:
         return [newest]
     before = endpoint["secret"] if generation == 1 else derive_secret(key, endpoint["endpoint_id"], generation - 1)
     return [newest, before] if before else [newest]
+
+
+_DISABLE = """
+    UPDATE webhook_endpoints SET enabled = false, disabled_at = now(), disabled_reason = $2
+    WHERE endpoint_id = $1 AND enabled RETURNING created_by"""
+
+_ENABLE = """
+    UPDATE webhook_endpoints SET enabled = true, disabled_at = NULL, disabled_reason = NULL, failures = 0,
+        failing_since = NULL, pauses = 0, paused_until = NULL, last_error = NULL
+    WHERE endpoint_id = $1 RETURNING *"""
+
+
+async def disable(connection: Connection, endpoint_id: UUID, reason: str) -> None:
+    """Send nothing more to the endpoint; what waits for it fails, with the reason. The scheduler says so in the log."""
+    endpoint = await connection.fetchrow(_DISABLE, endpoint_id, reason)
+    if endpoint is not None:
+        actor = audit.Actor("scheduler", endpoint["created_by"])
+        summary = {"reason": reason}
+        await audit.record(connection, actor, "disable_webhook_endpoint", "webhook endpoint", endpoint_id, summary)
+        log.warning("webhook endpoint disabled", endpoint=str(endpoint_id), reason=reason)
+
+
+async def enable(connection: Connection, endpoint_id: UUID) -> Record | None:
+    """Send to the endpoint again, at once: its failures are forgiven. None if there is no such endpoint."""
+    return await connection.fetchrow(_ENABLE, endpoint_id)

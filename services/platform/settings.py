@@ -141,6 +141,9 @@ class Settings(BaseSettings):
     )
     webhook_ports: Ports = Field("80,443,8443", description="ports that webhooks may go to, separated by commas")
     webhook_hours: PositiveFloat = 24.0
+    webhook_disable_days: PositiveFloat = Field(
+        5.0, description="an endpoint that has failed for so long, without a success, is disabled"
+    )
 
     audit_days: Annotated[int, Field(ge=7)] = Field(400, description="how long the audit log is kept")
     metrics_key: str | None = Field(None, description="the bearer that /metrics asks for; unset: none")

@@ -32,7 +32,7 @@ from services.scheduler.loops import (
     stragglers,
     triggers,
 )
-from services.scheduler.loops.webhooks import Deliverer
+from services.scheduler.loops.webhooks import Deliverer, give_up
 from services.scheduler.merges.merge import Merger
 from services.scheduler.noted import keep_noting
 
@@ -59,7 +59,15 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer) -> list
         Loop("stragglers", stragglers.step, busy_seconds=min(idle, 1.0), idle_seconds=idle),
         Loop("outbox", outbox.step, busy_seconds=busy, idle_seconds=min(idle, 1.0), channels=jobs),
         Loop("triggers", triggers.step, busy_seconds=0.0, idle_seconds=idle),
-        Loop("webhooks", deliverer.step, busy_seconds=busy, idle_seconds=idle, channels=deliveries),
+        Loop(
+            "webhooks",
+            deliverer.step,
+            busy_seconds=0.0,
+            idle_seconds=min(idle, 1.0),
+            channels=deliveries,
+            wake=deliverer.ended,
+        ),
+        Loop("webhooks_given_up", give_up, busy_seconds=busy, idle_seconds=idle),
         Loop("scale", scale.step, busy_seconds=busy, idle_seconds=settings.scale_seconds),
         Loop("maintain", maintain.step, busy_seconds=1.0, idle_seconds=HOUR_SECONDS),
     ]

@@ -28,7 +28,7 @@ def _show_list(session: Session, schedules: list[Schedule]) -> None:
     now = session.client.now()
     table(
         session.out,
-        ["SCHEDULE_ID", "~NAME", "CRON", "?TIME ZONE", "NEXT RUN", "~?ERROR", "~?OWNER"],
+        ["SCHEDULE_ID", "~NAME", "CRON", "?TIME ZONE", "NEXT RUN", ">?SKIPPED", "~?ERROR", "~?OWNER"],
         (
             (
                 schedule["schedule_id"],
@@ -36,6 +36,7 @@ def _show_list(session: Session, schedules: list[Schedule]) -> None:
                 schedule["cron"],
                 schedule["time_zone"],
                 "paused" if schedule["paused"] else relative(schedule["next_run_at"], now),
+                schedule.get("runs_skipped"),
                 schedule["error"] or "",
                 schedule.get("created_by"),
             )
@@ -81,6 +82,8 @@ def _show(session: Session, schedule: Schedule) -> None:
             *(("next run", moment(time, now)) for time in schedule["upcoming"]),
             ("last run", moment(schedule["last_run_at"], now)),
             ("last job", schedule["last_job_id"]),
+            ("skipped runs", schedule.get("runs_skipped") or None),
+            ("last skipped", moment(schedule.get("last_skipped_at"), now)),
             ("error", schedule["error"]),
             ("created", moment(schedule["created_at"], now)),
             ("owner", schedule.get("created_by")),

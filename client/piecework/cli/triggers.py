@@ -33,7 +33,7 @@ def _show_list(session: Session, triggers: list[Trigger]) -> None:
                 trigger["trigger_id"],
                 trigger["name"],
                 trigger["queue_url"].rpartition("/")[2],
-                "paused" if trigger["paused"] else "active",
+                _state(trigger),
                 relative(trigger["last_message_at"], now),
                 relative(trigger["last_error_at"], now),
                 trigger["last_error"] or "",
@@ -41,6 +41,12 @@ def _show_list(session: Session, triggers: list[Trigger]) -> None:
             for trigger in triggers
         ),
     )
+
+
+def _state(trigger: Trigger) -> str:
+    if trigger["paused"]:
+        return "paused"
+    return "unreadable" if trigger.get("unreadable_since") else "active"
 
 
 def create(
@@ -76,7 +82,7 @@ def show(session: Session, trigger_id: TriggerId) -> None:
 
 
 def _show(session: Session, trigger: Trigger) -> None:
-    from piecework.display import facts, moment
+    from piecework.display import duration, facts, moment
 
     now = session.client.now()
     facts(
@@ -88,8 +94,10 @@ def _show(session: Session, trigger: Trigger) -> None:
             ("prefix", trigger["prefix"] or None),
             ("suffix", trigger["suffix"] or None),
             *(("match", f"{field}={value}") for field, value in trigger["match"].items()),
-            ("state", "paused" if trigger["paused"] else "active"),
+            ("state", _state(trigger)),
+            ("unreadable since", moment(trigger.get("unreadable_since"), now)),
             ("last message", moment(trigger["last_message_at"], now)),
+            ("it had waited", duration(trigger.get("lag_seconds"))),
             ("last job", trigger["last_job_id"]),
             ("last error", moment(trigger["last_error_at"], now)),
             ("error", trigger["last_error"]),

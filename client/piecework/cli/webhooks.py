@@ -46,18 +46,25 @@ def _show_endpoints(session: Session, endpoints: list[WebhookEndpoint]) -> None:
     now = session.client.now()
     table(
         session.out,
-        ["ENDPOINT_ID", "~URL", "~?EVENTS", "?ENABLED", "?CREATED"],
+        ["ENDPOINT_ID", "~URL", "~?EVENTS", "?ENABLED", "?CREATED", "~?ERROR"],
         (
             (
                 endpoint["endpoint_id"],
                 endpoint["url"],
                 ", ".join(endpoint["events"]),
-                "yes" if endpoint["enabled"] else "no",
+                _enabled(endpoint),
                 relative(endpoint["created_at"], now),
+                endpoint.get("disabled_reason") or endpoint.get("last_error") or "",
             )
             for endpoint in endpoints
         ),
     )
+
+
+def _enabled(endpoint: WebhookEndpoint) -> str:
+    if not endpoint["enabled"]:
+        return "no"
+    return "paused" if endpoint.get("paused_until") else "yes"
 
 
 def show(session: Session, endpoint_id: EndpointId) -> None:
@@ -68,16 +75,27 @@ def show(session: Session, endpoint_id: EndpointId) -> None:
 def _show(session: Session, endpoint: WebhookEndpoint) -> None:
     from piecework.display import facts, moment
 
-    until = endpoint.get("previous_until")
+    now = session.client.now()
+
+    def at(name: str) -> str | None:
+        time = cast("str | None", endpoint.get(name))
+        return time and moment(time, now)
+
     facts(
         session.out,
         [
             ("endpoint", endpoint["endpoint_id"]),
             ("url", endpoint["url"]),
             ("events", ", ".join(endpoint["events"])),
-            ("enabled", "yes" if endpoint["enabled"] else "no"),
-            ("created", moment(endpoint["created_at"], session.client.now())),
-            ("old secret until", until and moment(until, session.client.now())),
+            ("enabled", _enabled(endpoint)),
+            ("disabled", at("disabled_at")),
+            ("reason", endpoint.get("disabled_reason")),
+            ("paused until", at("paused_until")),
+            ("failing since", at("failing_since")),
+            ("failed tries", endpoint.get("failures") or None),
+            ("error", endpoint.get("last_error")),
+            ("created", at("created_at")),
+            ("old secret until", at("previous_until")),
         ],
     )
 
@@ -94,6 +112,12 @@ def rotate(
         session.client.rotate_webhook_secret(endpoint_id, overlap_seconds=overlap),
         lambda endpoint: _show_new(session, endpoint),
     )
+
+
+def enable(session: Session, endpoint_id: EndpointId) -> None:
+    """Send to a disabled or paused endpoint again, at once."""
+    endpoint = session.client.enable_webhook_endpoint(endpoint_id)
+    session.show(endpoint, lambda endpoint: print(f"{endpoint['endpoint_id']} enabled"))
 
 
 def delete(session: Session, endpoint_id: EndpointId) -> None:
@@ -149,6 +173,7 @@ def register(app: typer.Typer) -> None:
     command(webhooks, "list")(list_endpoints)
     command(webhooks, "show")(show)
     command(webhooks, "rotate")(rotate)
+    command(webhooks, "enable")(enable)
     command(webhooks, "delete")(delete)
     command(webhooks, "deliveries")(list_deliveries)
     command(webhooks, "redeliver")(redeliver)

@@ -27,7 +27,7 @@ from services.api.shapes.webhooks import (
 from services.api.strict_json import StrictRoute
 from services.contract.states import DeliveryState
 from services.engine.ownership import Thing, require_read
-from services.engine.webhooks import derive_secret, digest_of, require_key
+from services.engine.webhooks import derive_secret, digest_of, enable, require_key
 from services.platform.addresses import is_public
 from services.platform.database import WEBHOOKS_CHANNEL, Connection, new_id, notify
 from services.platform.problems import conflict, invalid, not_found, problems
@@ -64,6 +64,10 @@ _ROTATE = """
         secret = CASE WHEN generation = 0 AND $3 > 0 THEN secret ELSE '' END,
         previous_until = CASE WHEN $3 > 0 THEN now() + $3 * interval '1 second' END
     WHERE endpoint_id = $1 RETURNING *"""
+
+_ENDPOINT_OF = """
+    SELECT e.endpoint_id, e.enabled FROM webhook_deliveries AS d JOIN webhook_endpoints AS e USING (endpoint_id)
+    WHERE d.delivery_id = $1 FOR SHARE OF e"""
 
 
 def check_url(url: str, settings: Settings) -> None:
@@ -194,6 +198,27 @@ async def get_webhook_endpoint(caller: Viewer, session: Session, endpoint_id: En
     return WebhookEndpoint.model_validate(row)
 
 
+@router.post(
+    "/webhook-endpoints/{endpoint_id}/enable",
+    operation_id="enable_webhook_endpoint",
+    responses=problems(404),
+    summary="Enable a webhook endpoint",
+)
+async def enable_webhook_endpoint(caller: Operator, api: Api, endpoint_id: EndpointId) -> WebhookEndpoint:
+    """Send to a disabled or paused endpoint again, at once.
+
+    An endpoint is disabled when it answers 410 Gone, or has failed for days. Deliveries that have failed meanwhile can
+    be delivered again one by one; events while it was disabled have none.
+    """
+    async with api.transaction() as connection:
+        row = await enable(connection, endpoint_id)
+        if row is None:
+            raise not_found("webhook endpoint", endpoint_id)
+        await caller.record(connection, endpoint_id, host=urlsplit(row["url"]).hostname)
+        await notify(connection, WEBHOOKS_CHANNEL)
+    return WebhookEndpoint.model_validate(dict(row))
+
+
 @router.delete(
     "/webhook-endpoints/{endpoint_id}",
     operation_id="delete_webhook_endpoint",
@@ -240,12 +265,18 @@ async def list_webhook_deliveries(
 @router.post(
     "/webhook-deliveries/{delivery_id}/redeliver",
     operation_id="redeliver",
-    responses=problems(404),
+    responses=problems(404, 409),
     summary="Deliver a webhook again",
 )
 async def redeliver(caller: Operator, api: Api, delivery_id: DeliveryId) -> Delivery:
-    """Send a delivery again at once, with the full retry time of a new one. The receiver sees the same id."""
+    """Send a delivery again at once, with the full retry time of a new one. The receiver sees the same id.
+
+    If its endpoint is paused, it is sent when the pause ends; if it is disabled, enable it first.
+    """
     async with api.transaction() as connection:
+        endpoint = await connection.fetchrow(_ENDPOINT_OF, delivery_id)
+        if endpoint is not None and not endpoint["enabled"]:
+            raise conflict(f"the endpoint {endpoint['endpoint_id']} is disabled: enable it first")
         row = await connection.fetchrow(
             "UPDATE webhook_deliveries SET state = 'pending', next_try_at = now(), delivered_at = NULL, "
             "give_up_at = now() + $2 * interval '1 hour' WHERE delivery_id = $1 RETURNING *",

@@ -42,6 +42,8 @@ class Schedule(Row):
     last_run_at: datetime | None
     last_job_id: UUID | None
     error: str | None = Field(description="why the last run could not be submitted")
+    runs_skipped: int = Field(description="runs that were missed while no scheduler ran, and not made up for")
+    last_skipped_at: datetime | None = Field(description="when the last of them was due")
     created_at: datetime
     created_by: str | None = Field(description="the principal that it belongs to; null: made before there were any")
     job: Stored[JobSpec]

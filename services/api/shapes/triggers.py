@@ -63,6 +63,10 @@ class Trigger(Row):
     last_error_at: datetime | None = Field(
         description="when that was; if it is before `last_message_at`, a message has been accepted since"
     )
+    unreadable_since: datetime | None = Field(
+        description="since when its queue can't be read, as `last_error` says; null: it was read the last time"
+    )
+    lag_seconds: float | None = Field(description="how long the last message that was received waited in its queue")
     created_at: datetime
     created_by: str | None = Field(description="the principal that it belongs to; null: made before there were any")
     job: dict[str, Any]

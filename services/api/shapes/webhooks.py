@@ -35,7 +35,15 @@ class WebhookEndpoint(Row):
     endpoint_id: UUID
     url: str
     events: list[JobEvent]
-    enabled: bool
+    enabled: bool = Field(description="false: nothing is sent; `disabled_reason` says why")
+    failures: int = Field(description="tries that have failed since the last one that went well")
+    failing_since: datetime | None = Field(description="when the first of them failed")
+    paused_until: datetime | None = Field(
+        description="it fails, or asked for time: nothing is sent until then; then one delivery, to see if it answers"
+    )
+    last_error: str | None = Field(description="of the last try, if it failed")
+    disabled_at: datetime | None
+    disabled_reason: str | None = Field(description="it answered 410 Gone, or failed for days")
     created_at: datetime
     created_by: str | None = Field(description="the principal that made it; null: before there were any")
     previous_until: datetime | None = Field(

@@ -27,7 +27,8 @@ ROLES: dict[str, set[str]] = {
         "list_api_keys", "list_audit", "put_pool", "set_pool_capacity", "pause_pool", "resume_pool",
         "drain_worker",
         "create_trigger", "delete_trigger", "pause_trigger", "resume_trigger",
-        "create_webhook_endpoint", "rotate_webhook_secret", "delete_webhook_endpoint", "redeliver",
+        "create_webhook_endpoint", "rotate_webhook_secret", "enable_webhook_endpoint", "delete_webhook_endpoint",
+        "redeliver",
         "create_api_key", "revoke_api_key", "get_key_quotas", "set_key_quotas", "set_share",
     },
 }  # fmt: skip

@@ -5,13 +5,15 @@ import base64
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import pytest
 from standardwebhooks.webhooks import Webhook
 
 from services.api.main import create_app
+from services.engine.webhooks import disable
 from services.platform.aws import Aws
 from services.platform.database import WEBHOOKS_CHANNEL, Database
 from services.platform.settings import Settings
@@ -167,3 +169,53 @@ async def test_a_deleted_endpoint_takes_its_deliveries_along(operator: httpx.Asy
 
     assert (await ok(operator.get("/v1/webhook-deliveries")))["items"] == []
     assert (await operator.delete(f"/v1/webhook-endpoints/{endpoint}")).status_code == 404
+
+
+async def test_a_disabled_endpoint_says_why_and_is_enabled_again(
+    operator: httpx.AsyncClient, database: Database
+) -> None:
+    created = await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/hook"}))
+    endpoint_id = created["endpoint_id"]
+    delivery_id = await database.fetchval(
+        "INSERT INTO webhook_deliveries (delivery_id, endpoint_id, job_id, event, payload, state) "
+        "VALUES (gen_random_uuid(), $1, gen_random_uuid(), 'job.failed', '{}', 'failed') RETURNING delivery_id",
+        endpoint_id,
+    )
+    await database.execute("UPDATE webhook_endpoints SET failures = 9, failing_since = now(), paused_until = now()")
+    async with database.acquire() as connection:
+        await disable(connection, UUID(endpoint_id), "it answered 410 Gone")
+
+    shown = await ok(operator.get(f"/v1/webhook-endpoints/{endpoint_id}"))
+    refused = await operator.post(f"/v1/webhook-deliveries/{delivery_id}/redeliver")
+    assert (shown["enabled"], shown["failures"], shown["disabled_reason"]) == (False, 9, "it answered 410 Gone")
+    assert refused.status_code == 409 and "enable it first" in refused.json()["detail"]
+
+    enabled = await ok(operator.post(f"/v1/webhook-endpoints/{endpoint_id}/enable"))
+    assert enabled == {name: value for name, value in created.items() if name != "secret"}
+    assert (await ok(operator.post(f"/v1/webhook-deliveries/{delivery_id}/redeliver")))["state"] == "pending"
+    entries = await database.fetch("SELECT action FROM audit_log WHERE subject = $1 ORDER BY audit_id", endpoint_id)
+    assert [entry["action"] for entry in entries] == [
+        f"{action}_webhook_endpoint" for action in ("create", "disable", "enable")
+    ]
+    assert (await operator.post(f"/v1/webhook-endpoints/{uuid4()}/enable")).status_code == 404
+
+
+@pytest.mark.parametrize("column", [None, "endpoint_id", "job_id"])
+async def test_lists_of_deliveries_are_read_in_their_order(
+    operator: httpx.AsyncClient, database: Database, column: str | None
+) -> None:
+    await ok(operator.post("/v1/webhook-endpoints", json={"url": "https://example.com/hook"}))
+    await database.execute(
+        "INSERT INTO webhook_deliveries (delivery_id, endpoint_id, job_id, event, payload, state, created_at) "
+        "SELECT gen_random_uuid(), endpoint_id, gen_random_uuid(), 'job.failed', '{}', 'failed', "
+        "now() - n * interval '1 second' FROM generate_series(1, 3000) AS n, webhook_endpoints"
+    )
+    await database.execute("ANALYZE webhook_deliveries")
+    where = f"WHERE {column} = (SELECT {column} FROM webhook_deliveries LIMIT 1)" if column else ""
+
+    plan = await database.fetch(
+        f"EXPLAIN SELECT * FROM webhook_deliveries {where} ORDER BY created_at DESC, delivery_id DESC LIMIT 51"
+    )
+
+    lines = "\n".join(row[0] for row in plan)
+    assert "Index Scan Backward" in lines and "Sort" not in lines, lines

@@ -79,6 +79,12 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield receiver
 
 
+@pytest.fixture
+async def silent() -> AsyncIterator[Receiver]:
+    async for silent in serve(Receiver(answer=None)):
+        yield silent
+
+
 async def add_endpoint(play: Play, url: str, secret: str = SECRET) -> UUID:
     endpoint_id = new_id()
     await play.database.execute(
@@ -103,7 +109,9 @@ async def delivery(play: Play) -> dict[str, Any]:
 
 
 async def make_due(play: Play) -> None:
+    """The delivery's pause is over, and that of its endpoint."""
     await play.database.execute("UPDATE webhook_deliveries SET next_try_at = now()")
+    await play.database.execute("UPDATE webhook_endpoints SET paused_until = now() WHERE paused_until IS NOT NULL")
 
 
 async def step(context: Context) -> bool:
@@ -217,9 +225,8 @@ async def test_tries_come_ever_later_until_it_is_given_up(context: Context, play
     for pause, expected in zip(pauses, [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600], strict=True):
         assert expected * 0.75 < pause <= expected * 1.2
 
-    await play.database.execute(
-        "UPDATE webhook_deliveries SET give_up_at = now() + interval '1 minute', next_try_at = now()"
-    )
+    await play.database.execute("UPDATE webhook_deliveries SET give_up_at = now() + interval '1 minute'")
+    await make_due(play)
     await step(context)
     assert (await delivery(play))["state"] == "failed"
     await make_due(play)
@@ -489,3 +496,199 @@ async def test_webhooks_go_to_few_ports_of_public_addresses(
         await step(strict)
 
     assert "PIECEWORK_WEBHOOK_PORTS" in (await delivery(play))["error"]
+
+
+# Endpoints that fail.
+
+
+async def endpoint_of(play: Play, endpoint_id: UUID) -> dict[str, Any]:
+    row = await play.database.fetchrow(
+        "SELECT *, now() AS now FROM webhook_endpoints WHERE endpoint_id = $1", endpoint_id
+    )
+    return dict(row or {})
+
+
+async def states_of(play: Play, endpoint_id: UUID) -> dict[tuple[str, str | None], int]:
+    """The number of the endpoint's deliveries by state and error."""
+    rows = await play.database.fetch(
+        "SELECT state, error, count(*) FROM webhook_deliveries WHERE endpoint_id = $1 GROUP BY 1, 2", endpoint_id
+    )
+    return {(row["state"], row["error"]): row["count"] for row in rows}
+
+
+async def end_pauses(play: Play) -> None:
+    await play.database.execute("UPDATE webhook_endpoints SET paused_until = now() WHERE paused_until IS NOT NULL")
+
+
+def answering(status: str, *headers: str) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", "Content-Length: 0", *headers, "", ""]).encode()
+
+
+async def test_a_live_endpoint_gets_all_while_a_silent_one_holds_what_it_has(
+    context: Context, play: Play, receiver: Receiver, silent: Receiver
+) -> None:
+    await add_endpoint(play, silent.url)
+    live = await add_endpoint(play, receiver.url)
+    await end_jobs(play, 80)
+    deliverer = webhooks.Deliverer()
+
+    async def delivered() -> bool:
+        return await states_of(play, live) == {("delivered", None): 80}
+
+    await drive(context, deliverer.step, until=delivered)
+
+    assert len(receiver.requests) == 80
+    assert len(silent.requests) <= webhooks.ENDPOINT_AT_ONCE  # and not one of them has ended
+    await deliverer.stop()
+
+
+async def test_new_deliveries_find_places_however_many_endpoints_fail(
+    context: Context, play: Play, receiver: Receiver, silent: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "DELIVERIES_AT_ONCE", 4)
+    monkeypatch.setattr(webhooks, "_CROWDED", 2)
+    monkeypatch.setattr(webhooks, "FAILING_AT_ONCE", 2)
+    for number in range(6):
+        await add_endpoint(play, f"{silent.url}/{number}")
+    await play.database.execute("UPDATE webhook_endpoints SET failures = 1")
+    await end_jobs(play)
+    deliverer = webhooks.Deliverer()
+    await deliverer.step(context)
+    live = await add_endpoint(play, receiver.url)
+    await end_jobs(play, 5)
+
+    async def delivered() -> bool:
+        return await states_of(play, live) == {("delivered", None): 5}
+
+    await drive(context, deliverer.step, until=delivered)
+
+    assert len(silent.requests) <= 2
+    await deliverer.stop()
+
+
+async def test_an_endpoint_that_fails_in_a_row_is_paused_then_tried_by_one_delivery(
+    context: Context, other: Context, play: Play, receiver: Receiver
+) -> None:
+    receiver.answer = answering("500 Oops")
+    endpoint_id = await add_endpoint(play, receiver.url)
+    await end_jobs(play, 30)
+
+    await step(context)
+
+    tried = len(receiver.requests)
+    assert webhooks.FAILURES_MAX <= tried <= webhooks.ENDPOINT_AT_ONCE
+    row = await endpoint_of(play, endpoint_id)
+    assert (row["failures"], row["pauses"], row["last_error"]) == (tried, 1, "answered 500")
+    assert row["failing_since"] is not None
+    pauses = [row["paused_until"] - row["now"]]
+    for probes in (1, 2):
+        await end_pauses(play)
+        await asyncio.gather(step(context), step(other))
+        assert len(receiver.requests) == tried + probes
+        row = await endpoint_of(play, endpoint_id)
+        pauses.append(row["paused_until"] - row["now"])
+    for pause, expected in zip(pauses, (10, 20, 40), strict=True):
+        assert timedelta(seconds=expected - 5) < pause <= timedelta(seconds=expected)
+
+    receiver.answer = OK
+    await end_pauses(play)
+    await make_due(play)
+    await step(context)
+
+    assert await states_of(play, endpoint_id) == {("delivered", None): 30}
+    row = await endpoint_of(play, endpoint_id)
+    assert (row["failures"], row["failing_since"], row["paused_until"], row["last_error"]) == (0, None, None, None)
+
+
+async def test_an_endpoint_that_is_gone_is_disabled_and_what_waits_for_it_says_so(
+    context: Context, play: Play, receiver: Receiver
+) -> None:
+    receiver.answer = answering("410 Gone")
+    gone = await add_endpoint(play, receiver.url)
+    await end_jobs(play, 20)
+
+    await step(context)
+    while await webhooks.give_up(context):
+        pass
+
+    row = await endpoint_of(play, gone)
+    assert (row["enabled"], row["disabled_reason"]) == (False, "it answered 410 Gone")
+    assert row["disabled_at"] is not None
+    states = await states_of(play, gone)
+    assert {state for state, _ in states} == {"failed"} and sum(states.values()) == 20
+    why = "not sent: the endpoint is disabled: it answered 410 Gone"
+    assert {error for _, error in states} == {"answered 410", why}
+    [entry] = await play.database.fetch("SELECT * FROM audit_log WHERE action = 'disable_webhook_endpoint'")
+    assert (entry["subject"], entry["role"]) == (str(gone), "scheduler")
+    assert entry["summary"] == {"reason": "it answered 410 Gone"}
+    tried = len(receiver.requests)
+    await end_jobs(play)
+    await step(context)
+    assert (len(receiver.requests), sum((await states_of(play, gone)).values())) == (tried, 20)
+
+
+async def test_an_endpoint_that_fails_for_days_is_disabled(context: Context, play: Play, receiver: Receiver) -> None:
+    receiver.answer = answering("500 Oops")
+    endpoint_id = await add_endpoint(play, receiver.url)
+    await end_jobs(play)
+    await step(context)
+    await play.database.execute(
+        "UPDATE webhook_endpoints SET failing_since = now() - $1 * interval '1 day'",
+        context.settings.webhook_disable_days,
+    )
+    for failures in range(2, webhooks.FAILURES_MAX + 1):
+        assert (await endpoint_of(play, endpoint_id))["enabled"], "a few failures in many days are not enough"
+        await make_due(play)
+        await step(context)
+        assert (await endpoint_of(play, endpoint_id))["failures"] == failures
+
+    row = await endpoint_of(play, endpoint_id)
+    assert not row["enabled"]
+    assert "it has failed since" in row["disabled_reason"] and "answered 500" in row["disabled_reason"]
+
+
+async def test_what_is_late_for_a_paused_endpoint_is_given_up(context: Context, play: Play, receiver: Receiver) -> None:
+    paused, well = await add_endpoint(play, receiver.url), await add_endpoint(play, receiver.url)
+    await end_jobs(play, 3)
+    await play.database.execute("UPDATE webhook_deliveries SET give_up_at = now() - interval '1 second'")
+    await play.database.execute(
+        "UPDATE webhook_endpoints SET failures = 9, paused_until = now() + interval '1 minute' WHERE endpoint_id = $1",
+        paused,
+    )
+
+    assert await webhooks.give_up(context)
+    assert not await webhooks.give_up(context)
+
+    assert await states_of(play, paused) == {("failed", "given up while the endpoint was paused"): 3}
+    assert await states_of(play, well) == {("pending", None): 3}
+
+
+@pytest.mark.parametrize("status", ["429 Slow down", "503 Busy"])
+async def test_an_endpoint_that_asks_for_time_gets_it(
+    context: Context, play: Play, receiver: Receiver, status: str
+) -> None:
+    receiver.answer = answering(status, "Retry-After: 3000")
+    endpoint_id = await add_endpoint(play, receiver.url)
+    await end_jobs(play)
+
+    await step(context)
+
+    row, endpoint = await delivery(play), await endpoint_of(play, endpoint_id)
+    for time in (row["next_try_at"], endpoint["paused_until"]):
+        assert timedelta(seconds=2900) < time - row["now"] <= timedelta(seconds=3000)
+    receiver.answer = OK
+    await end_jobs(play)
+    await step(context)
+    assert len(receiver.requests) == 1
+
+
+async def test_a_scheduler_without_the_key_does_not_blame_the_endpoint(
+    context: Context, play: Play, receiver: Receiver
+) -> None:
+    endpoint_id = await derived(play, receiver.url)
+    await end_jobs(play, webhooks.FAILURES_MAX * 2)
+
+    await step(replace(context, settings=context.settings.model_copy(update={"secret_key": None})))
+
+    row = await endpoint_of(play, endpoint_id)
+    assert (row["failures"], row["paused_until"]) == (0, None)
