@@ -4,6 +4,7 @@ import asyncio
 import base64
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -624,6 +625,145 @@ async def test_many_merges_that_are_always_put_off_hold_up_no_other(
 
     assert (await finish_job(context, play, lucky, merger.step))["state"] == "succeeded"
     assert {(await play.job(job_id))["state"] for job_id in unlucky} == {"running"}
+
+
+def hold_manifests(monkeypatch: pytest.MonkeyPatch, held: set[UUID]) -> tuple[list[UUID], asyncio.Event]:
+    """The merges of these jobs stand still before their manifest; gives those that do, and what lets them go on."""
+    standing: list[UUID] = []
+    go_on = asyncio.Event()
+
+    async def hold(pool: Any, aws: Any, target: Location, job: dict[str, Any], *facts: Any) -> Any:
+        if job["job_id"] in held and not go_on.is_set():
+            standing.append(job["job_id"])
+            await go_on.wait()
+        return await write_manifest(pool, aws, target, job, *facts)
+
+    monkeypatch.setattr(merge_module, "write_manifest", hold)
+    return standing, go_on
+
+
+async def merging_jobs(context: Context, play: Play, bucket: Bucket, layout: Layout, count: int) -> list[UUID]:
+    """Jobs that wait for their merge."""
+    merging = [await concatenated(play, bucket, layout, [b"a%d" % n, b"b"]) for n in range(count)]
+    while len(await play.database.fetch("SELECT FROM stages WHERE state = 'merging'")) < count:
+        await finish.step(context)
+    return merging
+
+
+async def test_schedulers_add_capacity_for_merges(
+    context: Context,
+    other: Context,
+    play: Play,
+    bucket: Bucket,
+    layout: Layout,
+    merger: Merger,
+    merger2: Merger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merge_module, "SMALL_AT_ONCE", 2)
+    merging = await merging_jobs(context, play, bucket, layout, 5)
+    standing, _ = hold_manifests(monkeypatch, set(merging))
+
+    async def all_places_taken() -> bool:
+        return len(standing) == 4
+
+    for _ in range(3):
+        await merger.step(context)
+        await merger2.step(other)
+    await until(all_places_taken)
+
+    assert len(set(standing)) == 4, "no two of them have the same"
+
+
+async def test_the_merges_of_a_scheduler_that_hangs_are_taken_over_and_count_once(
+    context: Context,
+    other: Context,
+    play: Play,
+    bucket: Bucket,
+    layout: Layout,
+    merger: Merger,
+    merger2: Merger,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await add_endpoint(play)
+    [job_id] = await merging_jobs(context, play, bucket, layout, 1)
+    standing, go_on = hold_manifests(monkeypatch, {job_id})
+
+    async def under_way() -> bool:
+        return standing == [job_id]
+
+    await drive(context, merger.step, until=under_way)
+    await merger2.step(other)
+    assert not merger2._running, "not before its lease ends"
+    go_on.set()
+    [hung] = [merge.task for merge in merger._running.values()]
+    await play.database.execute("UPDATE stages SET merge_until = now() - interval '1 second'")
+    await merger2.step(other)
+    taken = await play.database.fetchval("SELECT merge_id FROM stages WHERE job_id = $1", job_id)
+    assert taken in merger2._running
+    await asyncio.gather(hung, *(merge.task for merge in merger2._running.values()))
+
+    assert (await play.job(job_id))["state"] == "succeeded"
+    assert await play.database.fetchval("SELECT count(*) FROM webhook_deliveries") == 1
+    assert (await read(bucket, await results(play, job_id)))[0] == {"all.csv": b"a0b"}
+
+
+async def test_a_merge_that_has_lost_its_lease_stops(
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = await merging_jobs(context, play, bucket, layout, 1)
+    standing, _ = hold_manifests(monkeypatch, {job_id})
+
+    async def under_way() -> bool:
+        return standing == [job_id]
+
+    await drive(context, merger.step, until=under_way)
+    before = await play.stage(job_id)
+    merger._renewed = 0.0
+    await merger.step(context)
+    assert (await play.stage(job_id))["merge_until"] > before["merge_until"]
+
+    other_lease = {"merge_id": new_id(), "merge_until": before["merge_until"] + timedelta(hours=1)}
+    await play.database.execute("UPDATE stages SET merge_id = $1, merge_until = $2", *other_lease.values())
+    merger._renewed = 0.0
+
+    async def stopped() -> bool:
+        return not merger._running
+
+    await drive(context, merger.step, until=stopped)
+    after = await play.stage(job_id)
+    assert {name: after[name] for name in other_lease} == other_lease
+    assert (await play.job(job_id))["state"] == "running"
+
+
+async def test_merges_that_last_take_no_places_of_small_ones(
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge_module, "SMALL_AT_ONCE", 2)
+    monkeypatch.setattr(merge_module, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(merge_module, "SMALL_TASKS_MAX", 2)
+    held = await merging_jobs(context, play, bucket, layout, 6)
+    await play.database.execute("UPDATE stages SET task_count = 3 WHERE job_id = ANY($1)", held[:3])  # large ones
+    hold_manifests(monkeypatch, set(held))
+    for _ in range(4):
+        await merger.step(context)
+
+    small = await concatenated(play, bucket, layout, [b"x", b"y"])
+
+    assert (await finish_job(context, play, small, merger.step))["state"] == "succeeded"
+
+
+async def test_a_stage_that_a_session_holds_blocks_the_merge_of_no_other(
+    context: Context, play: Play, bucket: Bucket, layout: Layout, merger: Merger
+) -> None:
+    held = await merging_jobs(context, play, bucket, layout, 3)
+    async with play.database.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM stages WHERE job_id = ANY($1) FOR UPDATE", held)
+        free = await concatenated(play, bucket, layout, [b"x", b"y"])
+        assert (await finish_job(context, play, free, merger.step))["state"] == "succeeded"
+
+    for job_id in held:
+        assert (await finish_job(context, play, job_id, merger.step))["state"] == "succeeded"
 
 
 async def test_a_merge_that_dies_is_done_again_and_leaves_no_unfinished_upload(
