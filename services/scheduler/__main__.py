@@ -95,6 +95,8 @@ async def run(settings: Settings) -> None:
             await merger.stop()
             await deliverer.stop()
             VITALS.forget_all()
+            for slots in context.slots.values():
+                await slots.stop()
             database.terminate()
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 import structlog
@@ -18,6 +19,7 @@ from services.platform.database import UNAVAILABLE, Database, connect_alone, sto
 from services.platform.health import VITALS
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import Settings
+from services.scheduler.slots import Slots
 from services.scheduler.turns import Turns
 
 log = structlog.get_logger()
@@ -50,6 +52,7 @@ class Context:
     settings: Settings
     turns: defaultdict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))  # of dispatch, by pool
     queues_taking: dict[str, float] = field(default_factory=dict)  # when it was last noted, by URL
+    slots: defaultdict[str, Slots[Any]] = field(default_factory=lambda: defaultdict(Slots))  # by loop
 
 
 Step = Callable[[Context], Awaitable[bool]]

@@ -2,6 +2,7 @@
 waits for the slowest."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +21,7 @@ class Slots(Generic[Key]):
 
     def __init__(self) -> None:
         self._running: dict[Key, asyncio.Task[None]] = {}
+        self._resting: dict[Key, float] = {}
         self.ended = asyncio.Event()
 
     def __len__(self) -> int:
@@ -27,8 +29,14 @@ class Slots(Generic[Key]):
 
     @property
     def keys(self) -> list[Key]:
-        """Of what is under way."""
-        return list(self._running)
+        """Of what is under way, and of what rests."""
+        now = time.monotonic()
+        self._resting = {key: until for key, until in self._resting.items() if until > now}
+        return [*self._running, *self._resting]
+
+    def rest(self, key: Key, seconds: float) -> None:
+        """Take up this work again no earlier than then."""
+        self._resting[key] = time.monotonic() + seconds
 
     def start(self, key: Key, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begin a piece of work under a free key."""

@@ -1,11 +1,16 @@
 """Time becomes jobs: delayed jobs start, schedules submit theirs."""
 
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import structlog
+from asyncpg import Record
 from pydantic import ValidationError
 
 from services.engine.audit import record_submission
@@ -13,74 +18,120 @@ from services.engine.jobs import notify_jobs, start_due_jobs
 from services.engine.quotas import QuotaExceeded
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
-from services.platform.cron import next_time
+from services.platform.cron import due_times
 from services.platform.database import Connection
 from services.scheduler.loop import Context, passes
+from services.scheduler.slots import Slots
 
 log = structlog.get_logger()
 
 JOBS_MAX = 100  # per step
-# A run that starts this late counts as missed: the schedule's misfire policy decides.
+RUNS_AT_ONCE = 8  # of schedules, each in a transaction of its own
+LOOKED_AT_MAX = 64  # of the due schedules that have waited longest, from which schedulers choose at random
+MISSED_MAX = 1_000  # of a schedule, per turn
+# A run that came due this long before schedulers began to look is missed: the schedule's misfire policy decides. One
+# that came due while they looked is not, however long the line before it. So long a gap between looks ends the looking.
 MISFIRE_GRACE = timedelta(seconds=60)
+_LOOK_SECONDS = 5.0  # a look is recorded no more often
 
 PUT_OFF_SECONDS = 30.0  # a due run that is over a quota is tried again after this long
+REST_SECONDS = 5.0  # so is one that the database refused, or for which it waited in vain
 
 # Most steps find nothing: this takes one statement and no transaction.
-_ANY_DUE = """
-    SELECT EXISTS (SELECT FROM jobs WHERE state = 'scheduled' AND run_at <= now())
-        OR EXISTS (
-            SELECT FROM schedules WHERE NOT paused AND next_run_at <= now()
-              AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second'))"""
+_LOOK = """
+    WITH looked AS (
+        UPDATE clock SET looked_at = now(),
+            looking_since = CASE WHEN looked_at < now() - $2::interval THEN now() ELSE looking_since END
+        WHERE singleton = (
+            SELECT singleton FROM clock WHERE looked_at < now() - $3 * interval '1 second' FOR UPDATE SKIP LOCKED)
+        RETURNING looking_since
+    )
+    SELECT coalesce((SELECT looking_since FROM looked), (SELECT looking_since FROM clock)) AS looking_since,
+        EXISTS (SELECT FROM jobs WHERE state = 'scheduled' AND run_at <= now()) AS jobs,
+        ARRAY(
+            SELECT schedule_id FROM schedules
+            WHERE NOT paused AND next_run_at <= now() AND schedule_id <> ALL($4::uuid[])
+              AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second')
+            ORDER BY next_run_at LIMIT $5) AS schedules"""
 
 _DUE = """
-    SELECT schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id, error, now() AS now
+    SELECT schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id, error, put_off_at,
+        now() AS now
     FROM schedules
-    WHERE NOT paused AND next_run_at <= now()
+    WHERE schedule_id = $2 AND NOT paused AND next_run_at <= now()
       AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second')
-    ORDER BY next_run_at LIMIT 1 FOR UPDATE SKIP LOCKED"""
+    FOR UPDATE SKIP LOCKED"""
 
 
 async def step(context: Context) -> bool:
-    """Start due jobs and run due schedules, each in one transaction."""
-    if not await context.database.fetchval(_ANY_DUE, PUT_OFF_SECONDS):
-        return False
-    async with context.database.acquire() as connection:
-        async with connection.transaction():
+    """Start due jobs and some due schedules, none of which waits for another; True if there may be more."""
+    slots: Slots[UUID] = context.slots["clock"]
+    look = await context.database.fetchrow(
+        _LOOK, PUT_OFF_SECONDS, MISFIRE_GRACE, _LOOK_SECONDS, slots.keys, LOOKED_AT_MAX
+    )
+    assert look is not None
+    started = 0
+    if look["jobs"]:
+        async with context.database.acquire() as connection, connection.transaction():
             started = await start_due_jobs(connection, JOBS_MAX)
             if started:
                 await notify_jobs(connection)
-        async with connection.transaction():
-            schedule = await connection.fetchrow(_DUE, PUT_OFF_SECONDS)
-            if schedule is not None:
-                await _run_schedule(connection, context, schedule)
-    return schedule is not None or started == JOBS_MAX
+    due: list[UUID] = look["schedules"]
+    chosen = random.sample(due, min(len(due), max(RUNS_AT_ONCE - len(slots), 0)))
+    await slots.advance({each: _run_schedule(context, each, look["looking_since"]) for each in chosen})
+    return bool(due) or started == JOBS_MAX
 
 
-def due_times(schedule: Any) -> tuple[list[datetime], datetime]:
-    """The times to run now under the schedule's misfire policy (at most JOBS_MAX), and the next time to look."""
-    now, time = schedule["now"], schedule["next_run_at"]
-    due: list[datetime] = []
-    while time <= now:
-        if schedule["misfire"] == "run_all":
-            if len(due) == JOBS_MAX:
-                return due, time
-            due.append(time)
-        elif schedule["misfire"] == "run_once" or now - time <= MISFIRE_GRACE:
-            due = [time]
-        time = next_time(schedule["cron"], schedule["time_zone"], time)
-    return due, time
+@dataclass(frozen=True, slots=True)
+class DueRuns:
+    """What is due of a schedule: the times to run now, those to skip, and the next time to look."""
+
+    times: list[datetime]
+    skipped: list[datetime]
+    next_run_at: datetime
 
 
-async def _run_schedule(connection: Connection, context: Context, schedule: Any) -> None:
+def due_runs(schedule: Mapping[str, Any], looking_since: datetime) -> DueRuns:
+    """What is due under the schedule's misfire policy: at most JOBS_MAX runs, and MISSED_MAX to skip."""
+    now, misfire = schedule["now"], schedule["misfire"]
+    # What was put off waited for a quota, not in a line: it counts as missed once it is late.
+    missed_before = (now if schedule["put_off_at"] else looking_since) - MISFIRE_GRACE
+    times: list[datetime] = []
+    missed: list[datetime] = []
+    following = due_times(schedule["cron"], schedule["time_zone"], schedule["next_run_at"])
+    for time in chain([schedule["next_run_at"]], following):
+        if time > now or len(times) == JOBS_MAX or len(missed) == MISSED_MAX:
+            if misfire == "run_once" and missed and not times and time > now:
+                times = [missed.pop()]
+            return DueRuns(times, missed, time)
+        (missed if time < missed_before and misfire != "run_all" else times).append(time)
+    raise ValueError(f"{schedule['cron']!r} is never due again")
+
+
+async def _run_schedule(context: Context, schedule_id: UUID, looking_since: datetime) -> None:
+    """Submit what is due, in one transaction. What the database refuses rests, and others have their turns."""
     try:
-        times, next_run_at = due_times(schedule)
+        async with context.database.acquire() as connection, connection.transaction():
+            schedule = await connection.fetchrow(_DUE, PUT_OFF_SECONDS, schedule_id)
+            if schedule is not None:
+                await _run(connection, context, schedule, looking_since)
+    except Exception:
+        context.slots["clock"].rest(schedule_id, REST_SECONDS)
+        raise
+
+
+async def _run(connection: Connection, context: Context, schedule: Record, looking_since: datetime) -> None:
+    try:
+        due = due_runs(dict(schedule), looking_since)
     except ValueError as invalid:  # such as a time zone that this node's database of them lacks
         await _pause(connection, schedule["schedule_id"], str(invalid))
         return
+    if due.skipped:
+        await _skip(connection, schedule, due.skipped)
     job_id, error = None, None
-    if not times:
+    if not due.times:
         error = schedule["error"]  # of a run that was put off, and now counts as missed
-    for time in times:
+    for time in due.times:
         try:
             async with connection.transaction():
                 job_id = await submit_job(
@@ -107,10 +158,27 @@ async def _run_schedule(connection: Connection, context: Context, schedule: Any)
         "UPDATE schedules SET next_run_at = $2, last_run_at = coalesce($3, last_run_at), "
         "last_job_id = coalesce($4, last_job_id), error = $5, put_off_at = NULL WHERE schedule_id = $1",
         schedule["schedule_id"],
-        next_run_at,
-        times[-1] if times else None,
+        due.next_run_at,
+        due.times[-1] if due.times else None,
         job_id,
         error,
+    )
+
+
+async def _skip(connection: Connection, schedule: Record, missed: list[datetime]) -> None:
+    """Record runs that are not made up for."""
+    log.warning(
+        "runs skipped",
+        schedule=str(schedule["schedule_id"]),
+        runs=len(missed),
+        first=str(missed[0]),
+        last=str(missed[-1]),
+    )
+    await connection.execute(
+        "UPDATE schedules SET runs_skipped = runs_skipped + $2, last_skipped_at = $3 WHERE schedule_id = $1",
+        schedule["schedule_id"],
+        len(missed),
+        missed[-1],
     )
 
 

@@ -7,6 +7,7 @@ counts is the transaction at its end.
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,8 @@ from services.scheduler.merges.manifest import write_manifest
 from services.scheduler.merges.results import Results
 
 log = structlog.get_logger()
+
+_DATABASE: tuple[type[BaseException], ...] = (*UNAVAILABLE, asyncpg.PostgresError)
 
 # Small merges have places of their own, and one that lasts gives up its place among them: so long ones, or ones that
 # hang, hold up no small one.
@@ -70,8 +73,8 @@ _RENEW = """
 _RELEASE = """
     UPDATE stages SET merge_id = NULL, merge_until = NULL WHERE job_id = $1 AND stage = $2 AND merge_id = $3"""
 
-# Whether the job still waits for this merge: one that was cancelled and retried meanwhile waits for another, and so does
-# one whose lease has ended.
+# Whether the job still waits for this merge: if it was cancelled and retried meanwhile, or another scheduler has taken
+# the merge over, it does not.
 _WAITS = """
     SELECT FROM jobs AS j JOIN stages AS s USING (job_id)
     WHERE j.job_id = $1 AND j.state = 'running' AND s.stage = $2 AND s.state = 'merging' AND s.finished_at = $3
@@ -147,12 +150,12 @@ class Merger:
                 log.warning("merge put off", job=str(job["job_id"]), error=repr(error))
             else:
                 log.exception("merge broke", job=str(job["job_id"]))
-            with suppress(*UNAVAILABLE):  # then the loop waits for the database itself
+            with suppress(*_DATABASE):  # then the loop waits for the database itself
                 await put_off.put_off(context.database, job["job_id"], job["stage"], error)
         finally:
             try:
                 await context.database.execute(_RELEASE, job["job_id"], job["stage"], job["merge_id"])
-            except (*UNAVAILABLE, asyncpg.PostgresError) as error:  # it waits for the end of its lease
+            except _DATABASE as error:  # it waits for the end of its lease
                 log.warning("merge not released", job=str(job["job_id"]), error=repr(error))
             finally:
                 del self._running[job["merge_id"]]

@@ -1,10 +1,12 @@
 """Time becomes jobs: each delayed job and each run of a schedule once, whatever stops or doubles the clock."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from services.engine import submission
@@ -12,6 +14,7 @@ from services.platform.database import new_id
 from services.scheduler.loop import Context
 from services.scheduler.loops import clock
 from tests.integration.engine.play import Play
+from tests.integration.scheduler.conftest import drive
 
 JOB: dict[str, Any] = {"name": "hourly", "input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]}
 
@@ -224,6 +227,107 @@ async def test_a_schedule_that_does_not_know_its_next_time_is_paused_and_says_wh
     assert (row["paused"], row["next_run_at"], await runs(play, broken)) == (True, None, [])
     assert next(iter(changes.values())) in row["error"]
     assert len(await runs(play, fine)) == 1
+
+
+# Lines and gaps.
+
+
+async def look_since(play: Play, since: timedelta, last: timedelta = timedelta(0)) -> None:
+    """Schedulers have looked for this long, the last time so long ago."""
+    await play.database.execute(
+        "UPDATE clock SET looking_since = now() - $1::interval, looked_at = now() - $2::interval", since, last
+    )
+
+
+async def test_a_run_that_came_due_while_schedulers_looked_is_not_skipped_however_late_it_is(
+    context: Context, play: Play
+) -> None:
+    await look_since(play, timedelta(days=1))
+    schedule_id = await add_schedule(play, hours_late=3, misfire="skip")
+
+    await tick(context)
+
+    hour = await on_the_hour(play)
+    assert await runs(play, schedule_id) == [hour - timedelta(hours=n) for n in (3, 2, 1, 0)]
+    row = await schedule(play, schedule_id)
+    assert (row["runs_skipped"], row["last_skipped_at"]) == (0, None)
+
+
+@pytest.mark.parametrize(("misfire", "skipped"), [("skip", 12), ("run_once", 11), ("run_all", 0)])
+async def test_a_run_that_was_missed_while_nobody_looked_is_recorded_if_it_is_skipped(
+    context: Context, play: Play, misfire: str, skipped: int
+) -> None:
+    await look_since(play, timedelta(days=1), timedelta(hours=12))
+    last = await play.database.fetchval("SELECT date_trunc('minute', now()) - interval '2 minutes'")
+    schedule_id = await add_schedule(
+        play, misfire=misfire, cron=f"{last:%M} * * * *", next_run_at=last - timedelta(hours=11)
+    )
+
+    await tick(context)
+
+    row = await schedule(play, schedule_id)
+    assert (row["runs_skipped"], len(await runs(play, schedule_id))) == (skipped, 12 - skipped)
+    expected = {"skip": last, "run_once": last - timedelta(hours=1), "run_all": None}[misfire]
+    assert row["last_skipped_at"] == expected
+
+
+async def test_a_thousand_schedules_that_are_due_together_all_run(
+    context: Context, other: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the line is longer than what counts as missed."""
+    await look_since(play, timedelta(minutes=30))
+    row = await schedule(play, await add_schedule(play, misfire="skip", cron="0 0 1 1 *"))
+    due = await play.database.fetchval("SELECT now() - interval '5 minutes'")
+    names = [name for name in row if name not in ("schedule_id", "name", "next_run_at")]
+    await play.database.execute(
+        f"INSERT INTO schedules (schedule_id, name, next_run_at, {', '.join(names)}) "
+        f"SELECT gen_random_uuid(), 'schedule ' || n, $1, {', '.join(names)} "
+        "FROM generate_series(1, 999) AS n, schedules",
+        due,
+    )
+
+    await asyncio.gather(tick(context), tick(other))
+
+    assert await play.database.fetchval("SELECT count(*) FROM jobs") == 1000
+    assert await play.database.fetchval("SELECT count(DISTINCT schedule_id) FROM jobs") == 1000
+    assert await play.database.fetchval("SELECT sum(runs_skipped)::integer FROM schedules") == 0
+
+
+async def test_schedules_whose_submission_hangs_hold_up_no_other(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = [
+        await add_schedule(play, hours_late=2, job=JOB | {"name": "hangs"}) for _ in range(clock.RUNS_AT_ONCE // 2)
+    ]
+    failing = [await add_schedule(play, hours_late=2, job=JOB | {"name": "fails"}) for _ in range(clock.RUNS_AT_ONCE)]
+    fine = await add_schedule(play)
+
+    async def submit(connection: Any, spec: Any, **keywords: Any) -> UUID:
+        if spec.name == "hangs":
+            await asyncio.Event().wait()
+        if spec.name == "fails":
+            raise asyncpg.LockNotAvailableError
+        return await submission.submit_job(connection, spec, **keywords)
+
+    monkeypatch.setattr(clock, "submit_job", submit)
+
+    async def ran() -> bool:
+        return bool(await runs(play, fine))
+
+    async def look(_: Context) -> bool:
+        with contextlib.suppress(asyncpg.LockNotAvailableError):
+            return await clock.step(context)
+        return True
+
+    await drive(context, look, until=ran)
+    await context.slots["clock"].stop()
+    for schedule_id in (*hanging, *failing):
+        assert await runs(play, schedule_id) == []
+    monkeypatch.undo()
+    context.slots.clear()
+    await tick(context)
+    for schedule_id in (*hanging, *failing):
+        assert len(await runs(play, schedule_id)) == 1
 
 
 # Quotas.
