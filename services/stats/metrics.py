@@ -11,7 +11,9 @@ from prometheus_client.registry import Collector
 
 from services.contract.states import TASK_STATES
 from services.platform.database import Connection, Database
+from services.platform.settings import Settings
 from services.stats.histogram import PER_OCTAVE, bound, cumulate
+from services.stats.waiting import read_waiting
 
 UNFINISHED = ("scheduled", "running", "paused", "cancelling", "failing")
 LIVE = ("active", "draining")
@@ -29,14 +31,20 @@ _WORKERS = """
     SELECT pool, state, count(*) AS n, sum(slots) AS slots, sum(busy) AS busy
     FROM workers WHERE state IN ('active', 'draining') GROUP BY pool, state"""
 
-# One probe of tasks_ready for each stage of a running job.
+# One probe of tasks_ready for each stage of a running job, and the bundles that no worker has: a few for each slot.
 _OLDEST = """
-    SELECT s.pool, extract(epoch FROM now() - min(first.ready_at))::float8 AS seconds
-    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
-        SELECT ready_at FROM tasks AS t
-        WHERE t.job_id = s.job_id AND t.stage = s.stage AND t.ready_at <= now() ORDER BY t.ready_at LIMIT 1
-    ) AS first
-    WHERE j.state = 'running' AND s.state = 'running' GROUP BY s.pool"""
+    SELECT pool, extract(epoch FROM now() - min(since))::float8 AS seconds FROM (
+        SELECT s.pool, first.ready_at AS since
+        FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
+            SELECT ready_at FROM tasks AS t
+            WHERE t.job_id = s.job_id AND t.stage = s.stage AND t.ready_at <= now() ORDER BY t.ready_at LIMIT 1
+        ) AS first
+        WHERE j.state = 'running' AND s.state = 'running'
+        UNION ALL SELECT p.name, (
+            SELECT min(b.queued_at) FROM bundles AS b WHERE b.pool = p.name AND b.worker_id IS NULL)
+        FROM pools AS p
+    ) AS waiting
+    GROUP BY pool HAVING min(since) IS NOT NULL"""
 
 _LAG = "SELECT extract(epoch FROM now() - rolled_up_at)::float8 FROM stats_watermark"
 
@@ -51,13 +59,13 @@ class Scrape(Collector):
         return self._metrics
 
 
-async def scrape(database: Database) -> Scrape:
+async def scrape(database: Database, settings: Settings) -> Scrape:
     """What the database knows now."""
     async with database.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        return Scrape(await _read(connection))
+        return Scrape(await _read(connection, settings))
 
 
-async def _read(connection: Connection) -> list[Metric]:
+async def _read(connection: Connection, settings: Settings) -> list[Metric]:
     pools = [row["name"] for row in await connection.fetch("SELECT name FROM pools ORDER BY name")]
     totals = await connection.fetch("SELECT * FROM pool_stats ORDER BY pool, outcome")
     return [
@@ -65,6 +73,7 @@ async def _read(connection: Connection) -> list[Metric]:
         _tasks(await connection.fetch(_TASKS), pools),
         *_workers(await connection.fetch(_WORKERS), pools),
         _oldest(await connection.fetch(_OLDEST), pools),
+        *await read_waiting(connection, pools, settings),
         _attempts(totals),
         _attempt_seconds(totals),
         _moved("piecework_bytes", "Bytes of successful attempts", "direction", ("in", "out"), totals),
@@ -107,7 +116,9 @@ def _workers(rows: Sequence[Any], pools: Sequence[str]) -> list[Metric]:
 
 def _oldest(rows: Sequence[Any], pools: Sequence[str]) -> Metric:
     family = GaugeMetricFamily(
-        "piecework_queue_oldest_seconds", "How long the oldest ready task of a running job has waited", labels=["pool"]
+        "piecework_queue_oldest_seconds",
+        "How long the oldest task of a running job that has not started has been ready or queued",
+        labels=["pool"],
     )
     seconds = {row["pool"]: row["seconds"] for row in rows}
     for pool in pools:

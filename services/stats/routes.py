@@ -85,7 +85,7 @@ async def get_timeline(database: TheDatabase, pool: OfPool = None, minutes: Minu
 async def metrics(request: Request, database: TheDatabase, settings: TheSettings) -> Response:
     """Text or OpenMetrics, as `Accept` asks. Nothing here names a job, so no key is needed, unless the operator has set
     `PIECEWORK_METRICS_KEY`: then it is the bearer."""
-    return metrics_response(request, settings.metrics_key, await scrape(database))
+    return metrics_response(request, settings.metrics_key, await scrape(database, settings))
 
 
 @watch.get(

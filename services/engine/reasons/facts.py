@@ -18,6 +18,7 @@ _JOBS = """
     SELECT job_id, name, state, priority, share, run_at, created_at, paused_at, now() AS now FROM jobs
     WHERE job_id = ANY($1::uuid[]) AND state NOT IN ('succeeded', 'failed', 'cancelled') ORDER BY job_id"""
 
+# A scheduler holds a merge by its lease, or by a lock if it is of the release before.
 # Of the tasks that are ready: when the first one is due, and what most of those that failed before have failed with. Of
 # the bundles that no worker has: since when, and what workers lack that put one off.
 _STAGES = """
@@ -29,10 +30,11 @@ _STAGES = """
         unfit.put_off, unfit.put_off_error AS unfit_error, unfit.queued_at AS unfit_since, lost.outputs AS lost_outputs,
         lost.uri AS lost_uri, lost.lost_at,
         s.chains AND c.ready > 0 AND is_full(s.job_id, (s.stage + 1)::smallint, $2) AS held_back,
-        s.state = 'merging' AND EXISTS (
-            SELECT FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-              AND (l.classid::bigint << 32) | l.objid::bigint = hashtextextended('merge ' || s.job_id::text, 0)
-        ) AS merge_held
+        CASE WHEN s.state = 'merging' THEN coalesce((to_jsonb(s) ->> 'merge_until')::timestamptz > now(), false)
+            OR EXISTS (
+                SELECT FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+                  AND (l.classid::bigint << 32) | l.objid::bigint = hashtextextended('merge ' || s.job_id::text, 0))
+            ELSE false END AS merge_held
     FROM stages AS s
     CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
     LEFT JOIN LATERAL (

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from services.engine import transitions, workers
 from services.engine.attempt import LostOutput
 from services.engine.lost_outputs import lose_outputs
+from services.inputs.split import split_each
 from services.platform.aws import Aws
 from services.platform.database import Database, new_id
 from services.platform.settings import Settings
@@ -103,8 +104,8 @@ async def test_a_pool_without_workers_is_named_until_it_has_one(scheduler: Grid,
     assert "pool gpu has no workers, and no Auto Scaling group" in reason["message"]
     assert "piecework pools put gpu --group GROUP" in reason["message"]
     assert (reason["stage"], reason["details"]["pool"]) == (0, "gpu")
-    pool = await database.fetchrow("SELECT created_at FROM pools WHERE name = 'gpu'")
-    assert datetime.fromisoformat(reason["since"]) == pool["created_at"]
+    created_at = await database.fetchval("SELECT created_at FROM pools WHERE name = 'gpu'")
+    assert datetime.fromisoformat(reason["since"]) == created_at
 
     gpu = PlayedWorker(database)
     await gpu.register(pool="gpu")
@@ -276,7 +277,7 @@ async def test_a_plan_that_s3_puts_off_says_the_error_until_it_gets_on(
     idle: Grid, aws: Aws, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await aws.s3.put_object(Bucket=settings.bucket, Key="in.txt", Body=b"one\ntwo\n")
-    split = plan.split_each
+    split = split_each
 
     async def refused(*_: Any) -> Any:
         raise ClientError({"Error": {"Code": "SlowDown", "Message": "Please reduce your request rate"}}, "GetObject")

@@ -104,6 +104,43 @@ async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.A
     assert value(samples, "piecework_queue_oldest_seconds", pool="later") == 0
 
 
+async def test_a_task_that_is_queued_and_has_no_worker_is_unstarted_too(
+    anonymous: httpx.AsyncClient, database: Database
+) -> None:
+    await insert_pool(database, "gpu")
+    job_id = await insert_job(database, "gpu", "running", queued=1)
+    await database.execute(
+        "INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, queued_at) "
+        "VALUES ($1, 'gpu', $1, 0, 0, 1, now(), now() - interval '5 minutes')",
+        job_id,
+    )
+    assert 300 <= value(await scrape(anonymous), "piecework_queue_oldest_seconds", pool="gpu") < 330
+    await database.execute("UPDATE bundles SET worker_id = $1, claimed_at = now()", job_id)
+    assert value(await scrape(anonymous), "piecework_queue_oldest_seconds", pool="gpu") == 0
+
+
+async def test_what_waits_is_counted_by_the_reason_that_comes_first(
+    anonymous: httpx.AsyncClient, database: Database
+) -> None:
+    for name in ("default", "gpu"):
+        await insert_pool(database, name)
+    await insert_worker(database)
+    await database.execute("INSERT INTO scheduler_loops (loop, stepped_at) VALUES ('dispatch', now())")
+    await insert_job(database, "gpu", "running", ready=5, queued=2)
+    await insert_job(database, "gpu", "running", ready=1)
+    await insert_job(database, "default", "paused", ready=3)
+    await insert_job(database, "default", "succeeded", succeeded=3)
+
+    samples = await scrape(anonymous)
+
+    assert value(samples, "piecework_waiting_jobs", pool="gpu", reason="no_workers") == 2
+    assert value(samples, "piecework_waiting_tasks", pool="gpu", reason="no_workers") == 8
+    assert value(samples, "piecework_waiting_jobs", pool="default", reason="job_paused") == 1
+    assert value(samples, "piecework_waiting_tasks", pool="default", reason="job_paused") == 3
+    waiting = {labels: n for (name, labels), n in samples.items() if name == "piecework_waiting_jobs" and n}
+    assert sum(waiting.values()) == 3
+
+
 async def test_counters_go_on_in_a_new_process(
     anonymous: httpx.AsyncClient, database: Database, settings: Settings
 ) -> None:
