@@ -660,6 +660,29 @@ class Straggler(TypedDict):
     running_seconds: float
 
 
+class TimeSpent(TypedDict):
+    """Seconds from a job's submission to its end, by what they were spent on."""
+
+    scheduled: float
+    planning: float
+    queued: float
+    fetching: float
+    running: float
+    putting: float
+    retrying: float
+    merging: float
+    cancelling: float
+
+
+class SlotTime(TypedDict):
+    """Seconds of slots, of all tasks together."""
+
+    fetching: float
+    running: float
+    putting: float
+    unsuccessful: float
+
+
 class StageStats(TypedDict):
     stage: int
     name: str
@@ -682,6 +705,8 @@ class StageStats(TypedDict):
     records_out: int
     records_rejected: int
     worker_seconds: float
+    slot_time: SlotTime
+    time_spent: TimeSpent | None
     cpu_seconds: float
     memory_bytes_peak: int
     stragglers: list[Straggler]
@@ -699,6 +724,7 @@ class JobStats(TypedDict):
     progress: TaskCounts
     rate_per_second: float
     seconds_left: float | None
+    time_spent: TimeSpent | None
     stages: list[StageStats]
 
 

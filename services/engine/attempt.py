@@ -88,4 +88,6 @@ class AttemptReport:
     cpu_seconds: float = 0.0
     memory_bytes_peak: int = 0
     log: str | None = None
+    fetch_seconds: float | None = None  # of run_seconds, until its input was there
+    put_seconds: float | None = None  # of run_seconds, for its outputs and its log
     lost: Sequence[LostOutput] = ()

@@ -319,7 +319,8 @@ _COMPLETE = """
             outcome text, run_seconds float8, output jsonb, error jsonb, retryable boolean, losses_max smallint,
             exit_code integer,
             bytes_in bigint, bytes_out bigint, records_in bigint, records_out bigint, records_rejected bigint,
-            records_filtered bigint, records_added bigint, cpu_seconds float8, memory_bytes_peak bigint, log text)
+            records_filtered bigint, records_added bigint, cpu_seconds float8, memory_bytes_peak bigint, log text,
+            fetch_seconds float8, put_seconds float8)
         JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
         WHERE (SELECT count(*) FROM dropped) >= 0
     ), ended AS (
@@ -384,10 +385,10 @@ _COMPLETE = """
     ), recorded AS (
         INSERT INTO attempts (job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at,
             run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
-            records_filtered, records_added, cpu_seconds, memory_bytes_peak, log)
+            records_filtered, records_added, cpu_seconds, memory_bytes_peak, log, fetch_seconds, put_seconds)
         SELECT job_id, stage, index, attempt, $1, pool, outcome, now() - run_seconds * interval '1 second', now(),
             run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
-            records_filtered, records_added, cpu_seconds, memory_bytes_peak, log
+            records_filtered, records_added, cpu_seconds, memory_bytes_peak, log, fetch_seconds, put_seconds
         FROM ended
     ), overtaken AS (
         INSERT INTO attempts (job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at,

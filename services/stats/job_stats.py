@@ -15,7 +15,8 @@ from services.platform.settings import Settings
 from services.stats.histogram import quantile
 from services.stats.pace import rate, seconds_lately, seconds_left, succeeded_lately
 from services.stats.rollup import WatermarkAhead, roll_up
-from services.stats.shapes import Durations, JobStats, StageStats, Straggler, TaskCounts, Timeline
+from services.stats.shapes import Durations, JobStats, SlotTime, StageStats, Straggler, TaskCounts, Timeline, TimeSpent
+from services.stats.time_spent import PHASES, Segment, read_segments
 
 RECENT_MINUTES = 2  # whole minutes that a rate looks back, besides the one that runs
 STRAGGLERS_MAX = 20
@@ -27,7 +28,7 @@ _JOB = """
 
 _STAGES = """
     SELECT s.stage, s.name, s.kind, s.pool, s.state, s.tasks_from, s.fan_in, s.planned, s.tasks_expected,
-        s.started_at, s.finished_at, c.*, (
+        s.started_at, s.finished_at, s.tasks_at, c.*, (
         SELECT coalesce(sum(m.succeeded), 0)::bigint FROM stage_minutes AS m
         WHERE m.job_id = s.job_id AND m.stage = s.stage AND m.minute >= $2
     ) AS rolled_up_lately
@@ -83,6 +84,24 @@ class Totals:
     def sum(self, column: str, outcomes: Sequence[str]) -> Any:
         return sum(self.rows[outcome][column] for outcome in outcomes if outcome in self.rows)
 
+    @property
+    def last_index(self) -> int | None:
+        """The task that ended last, of those that ended by themselves."""
+        rows = [self.rows[outcome] for outcome in (*MEASURED, "lost") if outcome in self.rows]
+        ended = [row for row in rows if row["last_finished_at"]]  # null: rolled up by the release before
+        return max(ended, key=lambda row: row["last_finished_at"])["last_index"] if ended else None
+
+    def slot_time(self) -> SlotTime:
+        """Of what workers measured: it adds up to worker_seconds."""
+        won = self.rows.get("succeeded", {"run_seconds": 0.0, "fetch_seconds": 0.0, "put_seconds": 0.0})
+        fetching, putting = won["fetch_seconds"], won["put_seconds"]
+        return SlotTime(
+            fetching=fetching,
+            running=won["run_seconds"] - fetching - putting,
+            putting=putting,
+            unsuccessful=self.sum("run_seconds", [outcome for outcome in MEASURED if outcome != "succeeded"]),
+        )
+
     def durations(self) -> Durations:
         if not self.succeeded:
             return Durations(p50=None, p95=None, p99=None, max=None, mean=None)
@@ -124,7 +143,12 @@ async def read_job_stats(database: Database, job_id: UUID, settings: Settings) -
         job = await connection.fetchrow(_JOB, job_id, RECENT_MINUTES)
         if job is None:
             raise not_found("job", job_id)
-        return _job_stats(dict(job), await _read_stages(connection, dict(job), settings))
+        stages = await _read_stages(connection, dict(job), settings)
+        segments: list[Segment] = []
+        if job["finished_at"]:
+            last = [stage.totals.last_index for stage in stages]
+            segments = await read_segments(connection, dict(job), [stage.row for stage in stages], last)
+        return _job_stats(dict(job), stages, segments)
 
 
 async def read_job_timeline(database: Database, job_id: UUID) -> Timeline:
@@ -163,7 +187,7 @@ async def _find_stragglers(
     return stragglers
 
 
-def _job_stats(job: Mapping[str, Any], stages: Sequence[Stage]) -> JobStats:
+def _job_stats(job: Mapping[str, Any], stages: Sequence[Stage], segments: Sequence[Segment]) -> JobStats:
     return JobStats(
         **{name: job[name] for name in ("job_id", "name", "state", "created_at", "started_at", "finished_at")},
         elapsed_seconds=_elapsed(job, job["now"]),
@@ -171,11 +195,19 @@ def _job_stats(job: Mapping[str, Any], stages: Sequence[Stage]) -> JobStats:
         progress=_count(stages),
         rate_per_second=_rate(job, job, stages),
         seconds_left=_seconds_left(job, job, stages),
-        stages=[_stage_stats(job, stage) for stage in stages],
+        time_spent=_time_spent(segments) if job["finished_at"] else None,
+        stages=[_stage_stats(job, stage, segments) for stage in stages],
     )
 
 
-def _stage_stats(job: Mapping[str, Any], stage: Stage) -> StageStats:
+def _time_spent(segments: Sequence[Segment]) -> TimeSpent:
+    seconds = dict.fromkeys(PHASES, 0.0)
+    for segment in segments:
+        seconds[segment.phase] += segment.seconds
+    return TimeSpent.model_validate(seconds)
+
+
+def _stage_stats(job: Mapping[str, Any], stage: Stage, segments: Sequence[Segment]) -> StageStats:
     row, totals, counts = stage.row, stage.totals, _count([stage])
     by_outcome = {outcome: int(total["attempts"]) for outcome, total in sorted(totals.rows.items())}
     unsuccessful = {cause: by_outcome.get(cause, 0) for cause in UNSUCCESSFUL}
@@ -193,6 +225,8 @@ def _stage_stats(job: Mapping[str, Any], stage: Stage) -> StageStats:
         retries=max(0, sum(unsuccessful.values()) - counts.failed),
         **{name: totals.sum(name, ["succeeded"]) for name in volumes},
         worker_seconds=totals.sum("run_seconds", MEASURED),
+        slot_time=totals.slot_time(),
+        time_spent=_time_spent([one for one in segments if one.stage == row["stage"]]) if job["finished_at"] else None,
         cpu_seconds=totals.sum("cpu_seconds", MEASURED),
         memory_bytes_peak=max((total["memory_bytes_peak"] for total in totals.rows.values()), default=0),
         stragglers=stage.stragglers,

@@ -42,7 +42,8 @@ _ROLL_UP = """
         SELECT job_id, stage, pool, coalesce(worker_id, '00000000-0000-0000-0000-000000000000') AS worker_id,
             outcome, finished_at, least(greatest(run_seconds, 0), $4::float8) AS run_seconds,
             width_bucket(run_seconds, $3::float8[]) + 1 AS bucket,
-            cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected
+            cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected,
+            index, coalesce(fetch_seconds, 0) AS fetch_seconds, coalesce(put_seconds, 0) AS put_seconds
         FROM attempts WHERE txid >= $1 AND txid < $2
     ), minutes AS MATERIALIZED (
         SELECT job_id, stage, pool, worker_id, minute,
@@ -61,10 +62,12 @@ _ROLL_UP = """
         ) AS lived
     ), by_stage AS (
         INSERT INTO stage_stats AS t (job_id, stage, outcome, attempts, histogram, run_seconds, run_seconds_max,
-            cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected)
+            cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected,
+            fetch_seconds, put_seconds, last_finished_at, last_index)
         SELECT job_id, stage, outcome, count(*), histogram_of(array_agg(bucket)), sum(run_seconds), max(run_seconds),
             sum(cpu_seconds), max(memory_bytes_peak), sum(bytes_in), sum(bytes_out), sum(records_in), sum(records_out),
-            sum(records_rejected)
+            sum(records_rejected), sum(fetch_seconds), sum(put_seconds), max(finished_at),
+            (array_agg(index ORDER BY finished_at DESC, index DESC))[1]
         FROM batch GROUP BY job_id, stage, outcome
         ON CONFLICT (job_id, stage, outcome) DO UPDATE SET
             attempts = t.attempts + excluded.attempts,
@@ -77,7 +80,12 @@ _ROLL_UP = """
             bytes_out = t.bytes_out + excluded.bytes_out,
             records_in = t.records_in + excluded.records_in,
             records_out = t.records_out + excluded.records_out,
-            records_rejected = t.records_rejected + excluded.records_rejected
+            records_rejected = t.records_rejected + excluded.records_rejected,
+            fetch_seconds = t.fetch_seconds + excluded.fetch_seconds,
+            put_seconds = t.put_seconds + excluded.put_seconds,
+            last_finished_at = greatest(t.last_finished_at, excluded.last_finished_at),
+            last_index = CASE WHEN (t.last_finished_at, t.last_index) > (excluded.last_finished_at, excluded.last_index)
+                THEN t.last_index ELSE excluded.last_index END
     ), by_pool AS (
         INSERT INTO pool_stats AS t (pool, outcome, attempts, histogram, run_seconds, run_seconds_max,
             cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected)

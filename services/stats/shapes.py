@@ -32,6 +32,31 @@ class Straggler(BaseModel):
     running_seconds: float
 
 
+class TimeSpent(BaseModel):
+    """Where the time went, in seconds: of the job from its submission to its end, along the tasks that its end waited
+    for. The phases add up to that time; those of a stage are its part of it."""
+
+    scheduled: float = Field(description="until the job started")
+    planning: float = Field(description="tasks were being made")
+    queued: float = Field(description="a task waited for a slot")
+    fetching: float = Field(description="a task's input was being read")
+    running: float
+    putting: float = Field(description="a task's outputs were being written")
+    retrying: float = Field(description="attempts that were lost or failed, and the waits after them")
+    merging: float = Field(description="from the end of the last task to that of the job")
+    cancelling: float = Field(description="the same of a job that did not succeed")
+
+
+class SlotTime(BaseModel):
+    """What the slots did for all tasks, in seconds of one slot; it adds up to `worker_seconds`. Workers of 0.2 and
+    before count all of it as running."""
+
+    fetching: float
+    running: float
+    putting: float
+    unsuccessful: float = Field(description="attempts that did not succeed")
+
+
 class StageStats(BaseModel):
     """One stage; bytes and records are those of successful attempts, so that nothing counts twice."""
 
@@ -60,6 +85,8 @@ class StageStats(BaseModel):
     records_out: int
     records_rejected: int
     worker_seconds: float = Field(description="run time of all attempts, as their workers measured it")
+    slot_time: SlotTime
+    time_spent: TimeSpent | None = Field(description="null until the job has ended")
     cpu_seconds: float
     memory_bytes_peak: int
     stragglers: list[Straggler] = Field(description="the oldest, 20 at most")
@@ -79,6 +106,7 @@ class JobStats(BaseModel):
     progress: TaskCounts
     rate_per_second: float
     seconds_left: float | None = Field(description="null while it can't be told, 0 when the job has ended")
+    time_spent: TimeSpent | None = Field(description="null until the job has ended")
     stages: list[StageStats]
 
 

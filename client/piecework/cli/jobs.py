@@ -12,7 +12,7 @@ from piecework.cli import exits
 from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
 from piecework.cli.session import Session, command, describe_columns, parse_pairs
 from piecework.errors import PieceworkError
-from piecework.shapes import Job, JobState, JobSummary, Reason, Stage, StageRecords, Task
+from piecework.shapes import FINAL_STATES, Job, JobState, JobSummary, Reason, Stage, StageRecords, Task
 
 FAILURES_SHOWN = 3
 
@@ -186,6 +186,16 @@ def _show_job(session: Session, job: Job) -> None:
             for stage in job["stages"]
         ),
     )
+    _show_time_spent(session, job)
+
+
+def _show_time_spent(session: Session, job: Job) -> None:
+    """Of a job that has ended; without the stats service, the rest of the job is shown all the same."""
+    from piecework.cli.stats import show_time_spent
+
+    if job["state"] in FINAL_STATES:
+        with suppress(PieceworkError):
+            show_time_spent(session, session.client.get_job_stats(job["job_id"]))
 
 
 def _describe_reason(reason: Reason, now: datetime) -> str:

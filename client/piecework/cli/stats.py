@@ -1,12 +1,13 @@
 """`piecework stats`: the statistics of a job."""
 
 from collections.abc import Callable
+from typing import cast
 
 import typer
 
 from piecework.cli.options import JobId
 from piecework.cli.session import Session, command
-from piecework.shapes import JobStats, StageStats
+from piecework.shapes import JobStats, SlotTime, StageStats, TimeSpent
 
 STRAGGLERS_SHOWN = 5
 
@@ -37,6 +38,7 @@ def _show(session: Session, job: JobStats) -> None:
         ["STAGE", *(f">{stage['name']}" for stage in job["stages"])],
         ((name, *(render(stage) for stage in job["stages"])) for name, render in _rows().items()),
     )
+    show_time_spent(session, job)
     for stage in job["stages"]:
         for straggler in stage["stragglers"][:STRAGGLERS_SHOWN]:
             runs = display.duration(straggler["running_seconds"])
@@ -67,9 +69,43 @@ def _rows() -> dict[str, Callable[[StageStats], str]]:
         "records out": lambda stage: number(stage["records_out"]),
         "rejected": lambda stage: number(stage["records_rejected"]),
         "worker time": lambda stage: duration(stage["worker_seconds"]),
+        "of it fetching": lambda stage: duration(_seconds(stage.get("slot_time")).get("fetching")),
+        "of it running": lambda stage: duration(_seconds(stage.get("slot_time")).get("running")),
+        "of it putting": lambda stage: duration(_seconds(stage.get("slot_time")).get("putting")),
+        "of it in vain": lambda stage: duration(_seconds(stage.get("slot_time")).get("unsuccessful")),
         "CPU time": lambda stage: duration(stage["cpu_seconds"]),
         "peak memory": lambda stage: size(stage["memory_bytes_peak"]),
     }
+
+
+def _seconds(spent: TimeSpent | SlotTime | None) -> dict[str, float]:
+    """By phase; nothing if the server is older and does not tell."""
+    return cast(dict[str, float], spent or {})
+
+
+def show_time_spent(session: Session, job: JobStats) -> None:
+    """Where the time of a job that has ended went, by phase and by stage; what took no time is left out."""
+    from piecework.display import duration, table
+
+    of_job = _seconds(job.get("time_spent"))
+    total = sum(of_job.values())
+    if not total:
+        return
+    print()
+    table(
+        session.out,
+        ["TIME", ">JOB", ">SHARE", *(f">{stage['name']}" for stage in job["stages"])],
+        (
+            (
+                phase,
+                duration(seconds),
+                f"{seconds / total:.0%}",
+                *(duration(_seconds(stage["time_spent"]).get(phase) or None) for stage in job["stages"]),
+            )
+            for phase, seconds in of_job.items()
+            if seconds
+        ),
+    )
 
 
 def _causes(stage: StageStats) -> str:

@@ -81,6 +81,7 @@ async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork,
         await _remove(attempt.workspace)
     await attempt.acquit()
     attempt.finished.run_seconds = turn.working_seconds
+    attempt.finished.fetch_seconds, attempt.finished.put_seconds = turn.fetch_seconds, turn.put_seconds
     return attempt.finished
 
 

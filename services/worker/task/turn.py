@@ -25,14 +25,27 @@ class Turn:
         self._began_at = time.monotonic()
         self._waiting_since: float | None = None
         self._waited_seconds = 0.0
+        self._asked_at: float | None = None  # for the slot
+        self._left_at: float | None = None
 
     @property
     def working_seconds(self) -> float:
         until = time.monotonic() if self._waiting_since is None else self._waiting_since
         return until - self._began_at - self._waited_seconds
 
+    @property
+    def fetch_seconds(self) -> float:
+        """How long the attempt took, or takes, until it was ready for a slot."""
+        return (time.monotonic() if self._asked_at is None else self._asked_at) - self._began_at
+
+    @property
+    def put_seconds(self) -> float:
+        """How long ago it left its slot."""
+        return 0.0 if self._left_at is None else time.monotonic() - self._left_at
+
     async def __aenter__(self) -> WarmChildren:
         self.phase, self._waiting_since = "waiting", time.monotonic()
+        self._asked_at = self._waiting_since
         self._children = await self._free.get()
         self._waited_seconds, self._waiting_since = time.monotonic() - self._waiting_since, None
         self.phase = "running"
@@ -40,6 +53,6 @@ class Turn:
         return self._children
 
     async def __aexit__(self, *_: object) -> None:
-        self.phase = "after"
+        self.phase, self._left_at = "after", time.monotonic()
         self._free.put_nowait(self._children)
         self._given_back()

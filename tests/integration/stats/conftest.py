@@ -19,7 +19,7 @@ from tests.roles import as_role
 
 _COLUMNS = ("job_id", "stage", "index", "attempt", "worker_id", "pool", "outcome", "finished_at", "run_seconds",
             "bytes_in", "bytes_out", "records_in", "records_out", "records_rejected", "cpu_seconds",
-            "memory_bytes_peak")  # fmt: skip
+            "memory_bytes_peak", "fetch_seconds", "put_seconds")  # fmt: skip
 
 
 async def insert_attempts(connection: Connection | Database, attempts: list[dict[str, Any]]) -> None:

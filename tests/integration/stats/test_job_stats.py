@@ -355,3 +355,102 @@ async def test_an_unknown_job_is_a_404(client: httpx.AsyncClient) -> None:
         assert response.status_code == 404
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["detail"] == f"there is no job {job_id}"
+
+
+async def begin_planned(run: Run) -> None:
+    """The job was submitted 100 s ago, started after 10 s, and had tasks after 20 s."""
+    await run.database.execute(
+        "UPDATE jobs SET created_at = now() - interval '100 seconds', started_at = now() - interval '90 seconds' "
+        "WHERE job_id = $1",
+        run.job_id,
+    )
+    await run.database.execute(
+        "UPDATE stages SET started_at = now() - interval '90 seconds', "
+        "tasks_at = CASE WHEN stage = 0 THEN now() - interval '80 seconds' END WHERE job_id = $1",
+        run.job_id,
+    )
+
+
+async def move_back(run: Run, stage: int, seconds: float) -> None:
+    """What the stage's tasks have done so far, they have done this long before."""
+    await run.database.execute(
+        "UPDATE attempts SET started_at = started_at - $3 * interval '1 second', "
+        "finished_at = finished_at - $3 * interval '1 second' WHERE job_id = $1 AND stage = $2",
+        run.job_id,
+        stage,
+        seconds,
+    )
+
+
+async def test_the_time_of_a_job_that_has_ended_adds_up_along_the_tasks_that_its_end_waited_for(
+    client: httpx.AsyncClient, run: Run
+) -> None:
+    await run.plan(2)
+    await begin_planned(run)
+    first = await run.claim(0, 2, bundle=1)
+    await run.complete(first[1:], run_seconds=1.0)  # nobody waits for it
+    await run.complete(first[:1], run_seconds=10.0, fetch_seconds=2.0, put_seconds=3.0)
+    await move_back(run, 0, 50)
+    second = await run.claim(1, 2, bundle=1)
+    await run.complete([task for task in second if task.index == 1], run_seconds=1.0)
+    await move_back(run, 1, 30)
+    await run.complete(
+        [task for task in second if task.index == 0], run_seconds=15.0, fetch_seconds=1.0, put_seconds=4.0
+    )
+    await run.database.execute(
+        "UPDATE attempts SET started_at = started_at - interval '10 seconds', "
+        "finished_at = finished_at - interval '10 seconds' WHERE job_id = $1 AND stage = 1 AND index = 0",
+        run.job_id,
+    )
+    await run.end()
+    await catch_up(run.database)
+
+    stats = await read(client, run)
+
+    spent = {phase: round(seconds) for phase, seconds in stats["time_spent"].items() if round(seconds)}
+    assert spent == {
+        "scheduled": 10,
+        "planning": 10,
+        "queued": (80 - 60) + (50 - 25),  # for a slot in each stage
+        "fetching": 2 + 1,
+        "running": 5 + 10,
+        "putting": 3 + 4,
+        "merging": 10,
+    }
+    elapsed = await run.database.fetchval(
+        "SELECT extract(epoch FROM finished_at - created_at)::float8 FROM jobs WHERE job_id = $1", run.job_id
+    )
+    assert sum(stats["time_spent"].values()) == pytest.approx(elapsed)
+    of_stages = [sum(stage["time_spent"].values()) for stage in stats["stages"]]
+    assert sum(of_stages) + stats["time_spent"]["scheduled"] == pytest.approx(elapsed)
+    assert stats["stages"][0]["time_spent"]["running"] == pytest.approx(5, abs=0.5)
+    clean = stats["stages"][0]["slot_time"]
+    assert clean == pytest.approx({"fetching": 2.0, "running": 6.0, "putting": 3.0, "unsuccessful": 0.0})
+    assert sum(clean.values()) == pytest.approx(stats["stages"][0]["worker_seconds"])
+
+
+async def test_what_lost_and_failed_attempts_cost_is_told_apart(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(1)
+    await begin_planned(run)
+    await run.complete(await run.claim(0, 1), "failed", run_seconds=20.0)
+    await move_back(run, 0, 40)
+    await run.database.execute("UPDATE tasks SET ready_at = now() WHERE ready_at IS NOT NULL")
+    await run.complete(await run.claim(0, 1), run_seconds=5.0)
+    await run.complete(await run.claim(1, 1), "failed", run_seconds=0.0, retryable=False)
+    await run.end("failed")
+    await catch_up(run.database)
+
+    stats = await read(client, run)
+
+    spent = {phase: round(seconds) for phase, seconds in stats["time_spent"].items() if round(seconds)}
+    assert spent == {"scheduled": 10, "planning": 10, "queued": 20, "retrying": 55, "running": 5}
+    assert stats["stages"][0]["slot_time"]["unsuccessful"] == pytest.approx(20.0)
+
+
+async def test_a_job_that_never_began_or_has_not_ended_has_no_time_to_tell(client: httpx.AsyncClient, run: Run) -> None:
+    assert (await read(client, run))["time_spent"] is None
+    await run.database.execute(
+        "UPDATE jobs SET started_at = NULL, state = 'cancelled', finished_at = now() WHERE job_id = $1", run.job_id
+    )
+    spent = (await read(client, run))["time_spent"]
+    assert [phase for phase, seconds in spent.items() if seconds] == ["scheduled"]

@@ -19,6 +19,7 @@ from tests.integration.stats.conftest import catch_up, insert_attempts
 
 SUMS = ("run_seconds", "cpu_seconds", "bytes_in", "bytes_out", "records_in", "records_out", "records_rejected")
 OUTCOMES = ("succeeded", "succeeded", "succeeded", "failed", "timeout", "memory", "lost", "cancelled", "released")
+OF_STAGES = ("fetch_seconds", "put_seconds")
 UNMEASURED = ("lost", "cancelled", "released")
 
 
@@ -32,7 +33,7 @@ def draw_attempt(draw: random.Random) -> dict[str, Any]:
         "run_seconds": draw.lognormvariate(-1, 3),
         "finished_at": datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(seconds=draw.uniform(0, 300)),
         "memory_bytes_peak": draw.randrange(10**10),
-    } | {name: draw.randrange(10**6) for name in SUMS if name != "run_seconds"}
+    } | {name: draw.randrange(10**6) for name in (*SUMS, *OF_STAGES) if name != "run_seconds"}
 
 
 async def total_directly(database: Database, *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -49,6 +50,10 @@ async def total_directly(database: Database, *key: str) -> dict[tuple[Any, ...],
             "run_seconds_max": max(row["run_seconds"] for row in rows),
             "memory_bytes_peak": max(row["memory_bytes_peak"] for row in rows),
         } | {name: pytest.approx(sum(row[name] for row in rows)) for name in SUMS}
+        if "stage" in key:
+            last = max(rows, key=lambda row: (row["finished_at"], row["index"]))
+            totals[group] |= {name: pytest.approx(sum(row[name] for row in rows)) for name in OF_STAGES}
+            totals[group] |= {"last_finished_at": last["finished_at"], "last_index": last["index"]}
     return totals
 
 

@@ -203,6 +203,7 @@ STATS = {
     "progress": {**NO_TASKS, "tasks": 4000, "succeeded": 1234},
     "rate_per_second": 12.5,
     "seconds_left": 221.0,
+    "time_spent": None,
     "stages": [
         {
             **stage(),
@@ -220,6 +221,8 @@ STATS = {
             "records_out": 12_000,
             "records_rejected": 345,
             "worker_seconds": 7300.0,
+            "slot_time": {"fetching": 300.0, "running": 6000.0, "putting": 400.0, "unsuccessful": 600.0},
+            "time_spent": None,
             "cpu_seconds": 100.0,
             "memory_bytes_peak": 67_108_864,
             "stragglers": [{"index": 17, "worker_id": WORKER_ID, "running_seconds": 90.0}],
@@ -514,6 +517,27 @@ def test_bad_usage_is_one_line(arguments: str, message: str, run: Run, service: 
     assert line.startswith("error: ")
     assert message in line
     assert not service.asked
+
+
+def test_a_job_that_has_ended_says_where_its_time_went(run: Run, service: Service) -> None:
+    spent = dict.fromkeys(("scheduled", "planning", "fetching", "putting", "retrying", "cancelling"), 0.0)
+    spent |= {"queued": 30.0, "running": 60.0, "merging": 10.0}
+    stages = [STATS["stages"][0] | {"time_spent": spent | {"merging": 0.0}}]
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job("succeeded", [stage(state="succeeded", succeeded=4)])))
+    service.on("GET", f"/v1/jobs/{JOB_ID}/stats", answer(STATS | {"time_spent": spent, "stages": stages}))
+    *_, head, queued, running, merging = (line.split() for line in run("job", JOB_ID).stdout.splitlines())
+    assert head == ["TIME", "JOB", "SHARE", "clean"]
+    assert queued == ["queued", "30", "s", "30%", "30", "s"]
+    assert running == ["running", "1", "m", "00", "s", "60%", "1", "m", "00", "s"]
+    assert merging == ["merging", "10", "s", "10%", "-"]
+
+
+def test_a_job_that_has_ended_is_shown_without_the_stats_service_too(run: Run, service: Service) -> None:
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job("succeeded", [stage(state="succeeded", succeeded=4)])))
+    service.on("GET", f"/v1/jobs/{JOB_ID}/stats", problem(404, "there is no such path"))
+    result = run("job", JOB_ID)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "4/4" in result.stdout
 
 
 def test_a_job_accounts_for_all_its_tasks(run: Run, service: Service) -> None:
