@@ -48,8 +48,8 @@ class TimeSpent(BaseModel):
 
 
 class SlotTime(BaseModel):
-    """What the slots did for all tasks, in seconds of one slot; it adds up to `worker_seconds`. Workers of 0.2 and
-    before count all of it as running."""
+    """What the slots did for all tasks, in seconds of one slot; it adds up to `worker_seconds`. Workers of 0.1.0
+    count all of it as running."""
 
     fetching: float
     running: float

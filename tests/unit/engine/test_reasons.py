@@ -9,7 +9,8 @@ DOCUMENTED = Path(__file__).parents[3] / "docs" / "why.md"
 
 
 def test_every_code_is_documented_in_the_order_in_which_reasons_are_told() -> None:
-    assert tuple(re.findall(r"^\| `(\w+)` \|", DOCUMENTED.read_text(), re.MULTILINE)) == CODES
+    table = DOCUMENTED.read_text().partition("## Where did its time go?")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == CODES
 
 
 def test_what_somebody_can_do_something_about_comes_first() -> None:
