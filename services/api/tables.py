@@ -156,6 +156,7 @@ class Job(SQLModel, table=True):
     key_id: UUID | None = None
     tasks_known: int = Field(0, sa_type=BigInteger)
     paused_at: datetime | None = Field(None, sa_type=_UTC)
+    traceparent: str | None = None
 
 
 class Stage(SQLModel, table=True):

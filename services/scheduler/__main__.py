@@ -20,6 +20,7 @@ from services.scheduler.loops import (
     chain,
     clock,
     columns,
+    depths,
     dispatch,
     finish,
     maintain,
@@ -69,6 +70,7 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer) -> list
         ),
         Loop("webhooks_given_up", give_up, busy_seconds=busy, idle_seconds=idle),
         Loop("scale", scale.step, busy_seconds=busy, idle_seconds=settings.scale_seconds),
+        Loop("depths", depths.step, busy_seconds=busy, idle_seconds=depths.IDLE_SECONDS),
         Loop("maintain", maintain.step, busy_seconds=1.0, idle_seconds=HOUR_SECONDS),
     ]
 

@@ -7,6 +7,7 @@ stage. So stages that are put off again and again never delay those that can pro
 from uuid import UUID
 
 from services.platform.database import Database, storable
+from services.scheduler.metrics import PUT_OFFS
 
 PUT_OFF_SECONDS = 1.0
 ERROR_LENGTH_MAX = 1000
@@ -22,3 +23,4 @@ async def put_off(database: Database, job_id: UUID, stage: int, error: Exception
     """Put the stage off: it waits for its next turn, and its job says why."""
     why = storable(f"{error}" or repr(error))[:ERROR_LENGTH_MAX]
     await database.execute(_PUT_OFF, job_id, stage, why)
+    PUT_OFFS.inc()

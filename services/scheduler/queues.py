@@ -16,6 +16,7 @@ from services.contract.message import Message
 from services.engine import transitions
 from services.platform.concurrency import map_at_most
 from services.scheduler.loop import Context
+from services.scheduler.metrics import MESSAGES_REFUSED
 
 log = structlog.get_logger()
 
@@ -45,6 +46,7 @@ async def send(context: Context, queue_url: str, messages: list[Message]) -> Non
     refused = await map_at_most(REQUESTS_AT_ONCE, send_batch, batches(messages))
     failed = {bundle: why for those in refused for bundle, why in those.items()}
     if failed:
+        MESSAGES_REFUSED.inc(len(failed))
         await transitions.mark_unsent(context.database, list(failed))
         await context.database.execute(_REFUSED, queue_url, next(iter(failed.values())))
         context.queues_taking.pop(queue_url, None)

@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 from services.contract.states import TASK_STATES
 from services.platform.database import Connection, Database
 from services.platform.settings import Settings
+from services.stats.backlogs import read_backlogs
+from services.stats.database_server import read_server
 from services.stats.histogram import PER_OCTAVE, bound, cumulate
 from services.stats.waiting import read_waiting
 
@@ -79,6 +81,8 @@ async def _read(connection: Connection, settings: Settings) -> list[Metric]:
         _moved("piecework_bytes", "Bytes of successful attempts", "direction", ("in", "out"), totals),
         _moved("piecework_records", "Records of successful attempts", "kind", ("in", "out", "rejected"), totals),
         _lag(await connection.fetchval(_LAG)),
+        *await read_backlogs(connection),
+        *await read_server(connection),
     ]
 
 

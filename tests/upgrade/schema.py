@@ -41,6 +41,7 @@ UNDONE = {
         DROP FUNCTION restore_grid;
         DROP FUNCTION continue_attempts;
         DROP FUNCTION oldest_transaction;""",
+    "0017": "ALTER TABLE jobs DROP COLUMN traceparent; DROP FUNCTION database_ages",
     "0016": "DROP TABLE scheduler_loops; ALTER TABLE jobs DROP COLUMN paused_at; "
     "ALTER TABLE pools DROP COLUMN paused_at, DROP COLUMN queue_error, DROP COLUMN queue_error_at; "
     "ALTER TABLE stages DROP COLUMN put_off_since, DROP COLUMN put_off_error, DROP COLUMN tasks_at; "

@@ -7,6 +7,7 @@ import structlog
 
 from services.engine import transitions, workers
 from services.scheduler.loop import Context
+from services.scheduler.metrics import TASKS_GIVEN_BACK, WORKERS_LOST
 
 log = structlog.get_logger()
 
@@ -18,8 +19,10 @@ async def step(context: Context) -> bool:
         log.warning("no scheduler has seen the database: leases are longer by that", seconds=round(unseen_seconds, 1))
     for worker_id in await workers.mark_lost_workers(context.database, settings.lease_seconds):
         log.warning("worker lost", worker=str(worker_id))
+        WORKERS_LOST.inc()
     tasks = await transitions.reap_dead_workers(context.database, settings.losses_max)
     tasks += await transitions.reap_overdue(context.database, 2 * settings.lease_seconds, settings.losses_max)
     if tasks:
         log.info("tasks given back", tasks=tasks)
+        TASKS_GIVEN_BACK.inc(tasks)
     return False

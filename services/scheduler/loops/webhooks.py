@@ -25,6 +25,7 @@ from services.platform.database import Connection, dump_json
 from services.platform.settings import Settings
 from services.platform.version import VERSION
 from services.scheduler.loop import Context
+from services.scheduler.metrics import WEBHOOKS_RUNNING
 from services.scheduler.slots import Slots
 
 log = structlog.get_logger()
@@ -162,6 +163,7 @@ class Deliverer:
         for delivery in due:
             key = (delivery["endpoint_id"], delivery["delivery_id"], delivery["failing"])
             self._slots.start(key, _deliver(context, self._open(), delivery))
+        WEBHOOKS_RUNNING.set(len(self._slots.keys))
         return bool(due)
 
     async def settle(self) -> None:

@@ -29,6 +29,7 @@ from services.scheduler.merges.concatenate import TooLarge
 from services.scheduler.merges.lost import find_lost
 from services.scheduler.merges.manifest import write_manifest
 from services.scheduler.merges.results import Results
+from services.scheduler.metrics import MERGES_RUNNING
 
 log = structlog.get_logger()
 
@@ -117,6 +118,7 @@ class Merger:
                 for job in await context.database.fetch(_TAKE, *limits):
                     task = asyncio.create_task(self._run(context, job))
                     self._running[job["merge_id"]] = _Merge(job, is_large, task)
+        MERGES_RUNNING.set(len(self._running))
         return bool(self._running)
 
     def _free(self) -> list[tuple[bool, int]]:

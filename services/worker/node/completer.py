@@ -13,6 +13,7 @@ from services.engine import lost_outputs, transitions
 from services.engine.attempt import AttemptReport
 from services.platform.database import Database
 from services.worker.node.bundles import Bundle, Bundles
+from services.worker.node.metrics import REPORTS_WAITING, count_attempts
 from services.worker.node.outage import Outage, in_time
 
 log = structlog.get_logger()
@@ -48,11 +49,13 @@ class Completer:
 
     def report(self, bundle: Bundle, finished: Sequence[AttemptReport]) -> None:
         """Add ended attempts of a bundle; they are ignored if the bundle is no longer held."""
+        count_attempts(finished)
         if bundle.bundle_id not in self._bundles:
             return
         done = self._bundles.finish(bundle, len(finished))
         self._reports.append(_Report(finished, bundle.bundle_id if done else None))
         self.backlog += len(finished)
+        REPORTS_WAITING.set(self.backlog)
         self._filled.set()
         self._emptied.clear()
 
@@ -67,6 +70,7 @@ class Completer:
             self._flushing = ()
             self._bundles.drop(bundles_done)
             self.backlog -= len(finished)
+            REPORTS_WAITING.set(self.backlog)
             if not self._reports:
                 self._emptied.set()
 

@@ -15,6 +15,7 @@ import structlog
 from services.engine import transitions, workers
 from services.platform.database import Database
 from services.worker.node.bundles import Bundles
+from services.worker.node.metrics import SLOTS
 from services.worker.node.outage import Outage, in_time
 from services.worker.node.slots import Slots
 
@@ -63,7 +64,10 @@ class Heartbeat:
         while True:
             held = self._bundles.ids
             try:
-                beat = workers.heartbeat(self._database, self._worker_id, self._slots.busy)
+                busy = self._slots.busy
+                SLOTS.labels("busy").set(busy)
+                SLOTS.labels("free").set(self._slots.count - busy)
+                beat = workers.heartbeat(self._database, self._worker_id, busy)
                 answer = await in_time(beat, self._try_seconds)
                 self.outage.passed()
                 await self._obey(answer, held)

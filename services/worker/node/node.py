@@ -30,6 +30,7 @@ from services.worker.isolation.cells import Cells
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.heartbeat import Heartbeat, LeaseLost
+from services.worker.node.metrics import LEASES_LOST
 from services.worker.node.outage import Outage, in_time
 from services.worker.node.quarantine import Quarantine
 from services.worker.node.receiver import Receiver
@@ -228,6 +229,7 @@ class Node:
                 group.create_task(heartbeat.run())
                 group.create_task(self._drain_when_told(database, worker_id, receiver, receiving, slots, completer))
         except* LeaseLost as lost:
+            LEASES_LOST.inc()
             log.error("lease lost, everything that ran is killed", reason=str(lost.exceptions[0]))
             self._left.append((worker_id, list(bundles.ids)))
         except* _Drained:

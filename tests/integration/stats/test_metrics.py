@@ -2,13 +2,17 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
+import asyncpg
 import httpx
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.local.postgres import EmbeddedPostgres
 from services.platform.database import Database
 from services.platform.settings import Settings
+from services.stats.backlogs import COUNTED_MAX
 from services.stats.main import create_app
 from services.stats.rollup import roll_up
 from tests.integration.stats.conftest import catch_up, insert_attempts, insert_pool, insert_worker
@@ -197,3 +201,83 @@ async def test_no_label_grows_with_the_jobs(anonymous: httpx.AsyncClient, databa
     )
     await catch_up(database)
     assert (await scrape(anonymous)).keys() == before.keys()
+
+
+async def test_what_waits_is_told_with_its_age(anonymous: httpx.AsyncClient, database: Database) -> None:
+    await insert_pool(database, "default")
+    await database.execute("UPDATE pools SET group_name = 'group', capacity_desired = 5, capacity_max = 8")
+    await insert_worker(database)
+    endpoint = UUID(int=7)
+    await database.execute("INSERT INTO webhook_endpoints (endpoint_id, url, secret) VALUES ($1, 'u', 's')", endpoint)
+    await database.execute(
+        "INSERT INTO webhook_deliveries "
+        "(delivery_id, endpoint_id, job_id, event, payload, state, created_at, give_up_at) "
+        "SELECT gen_random_uuid(), $1, $1, 'e', '{}', state, now() - age, now() - age + interval '24 hours' "
+        "FROM (VALUES ('pending', interval '50 s'), ('pending', '100 s'), ('failed', '900 s')) AS d (state, age)",
+        endpoint,
+    )
+    await database.execute(
+        "INSERT INTO queue_messages (queue_url, job_id, body, created_at) "
+        "VALUES ('http://sqs/1/claims', $1, '{}', now() - interval '30 s'), ('http://sqs/1/claims', $1, '{}', now())",
+        endpoint,
+    )
+    await database.execute(
+        "INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, paused, next_run_at) "
+        "SELECT gen_random_uuid(), 'due ' || late, '* * * * *', 'UTC', 'skip', '{}', paused, now() - late "
+        "FROM (VALUES (interval '40 s', false), ('-60 s', false), ('900 s', true)) AS s (late, paused)"
+    )
+    await database.execute(
+        "INSERT INTO triggers (trigger_id, name, queue_url, job, last_error_at) VALUES ($1, 'in', 'q', '{}', now())",
+        endpoint,
+    )
+    job_id = await insert_job(database, "default", "running")
+    await database.execute(
+        "UPDATE stages SET state = 'merging', finished_at = now() - interval '70 s' WHERE job_id = $1", job_id
+    )
+    samples = await scrape(anonymous)
+    of = {"endpoint": str(endpoint)}
+    assert value(samples, "piecework_webhook_deliveries_pending", **of) == 2
+    assert 100 <= value(samples, "piecework_webhook_oldest_seconds", **of) < 130
+    assert value(samples, "piecework_outbox_messages", queue="claims") == 2
+    assert 30 <= value(samples, "piecework_outbox_oldest_seconds", queue="claims") < 60
+    assert 40 <= value(samples, "piecework_schedules_late_seconds") < 70
+    assert value(samples, "piecework_trigger_failing", trigger="in") == 1
+    assert value(samples, "piecework_merges") == 1
+    assert 70 <= value(samples, "piecework_merges_oldest_seconds") < 100
+    assert value(samples, "piecework_workers_desired", pool="default") == 5
+    assert value(samples, "piecework_workers_missing", pool="default") == 4
+
+
+async def test_a_forgotten_transaction_in_any_database_of_the_server_is_told(
+    anonymous: httpx.AsyncClient, postgres: EmbeddedPostgres
+) -> None:
+    other = await asyncpg.connect(postgres.url("postgres"))
+    try:
+        async with other.transaction():
+            began = await other.fetchval("SELECT pg_current_xact_id()::text::bigint")
+            await other.execute("SELECT pg_sleep(0.2)")
+            samples = await scrape(anonymous)
+            assert value(samples, "piecework_database_transaction_oldest_seconds") > 0.2
+            assert value(samples, "piecework_database_idle_transaction_oldest_seconds") > 0
+            assert began > 0 and value(samples, "piecework_database_xmin_age") >= 1
+    finally:
+        await other.close()
+    assert 0 < value(samples, "piecework_database_xid_age") < 2e9
+    assert value(samples, "piecework_table_bytes", table="tasks") > 0
+
+
+async def test_a_large_backlog_is_counted_up_to_a_bound(anonymous: httpx.AsyncClient, database: Database) -> None:
+    endpoint = UUID(int=7)
+    await database.execute("INSERT INTO webhook_endpoints (endpoint_id, url, secret) VALUES ($1, 'u', 's')", endpoint)
+    await database.execute(
+        "INSERT INTO webhook_deliveries (delivery_id, endpoint_id, job_id, event, payload) "
+        "SELECT gen_random_uuid(), $1, $1, 'e', '{}' FROM generate_series(1, 5000)",
+        endpoint,
+    )
+    await database.execute(
+        "INSERT INTO queue_messages (queue_url, job_id, body) SELECT 'q', $1, '{}' FROM generate_series(1, 5000)",
+        endpoint,
+    )
+    samples = await scrape(anonymous)
+    assert value(samples, "piecework_webhook_deliveries_pending", endpoint=str(endpoint)) == COUNTED_MAX
+    assert value(samples, "piecework_outbox_messages", queue="q") == COUNTED_MAX

@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import run_script
 
 revision = "0018"
-down_revision = "0016"
+down_revision = "0017"
 
 
 def upgrade() -> None:
