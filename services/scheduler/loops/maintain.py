@@ -48,7 +48,7 @@ async def step(context: Context) -> bool:
 
 
 async def _keep_partitions(context: Context) -> None:
-    if lacking := await context.database.fetchval("SELECT make_partitions()"):
-        log.warning("partitions could not be made: their tables are in use", lacking=lacking)
+    if not await context.database.fetchval("SELECT make_partitions()"):
+        log.warning("no partition made for a month to come: the table is in use")
     for row in await context.database.fetch("SELECT drop_partitions() AS name"):
         log.info("partition dropped", partition=row["name"])

@@ -47,25 +47,20 @@ BEGIN
     EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', of_table, name, first, until);
 END $$;
 
--- Partitions of this month and those to come. Returns how many are lacking, because a table was in use for long.
-CREATE OR REPLACE FUNCTION make_partitions() RETURNS integer LANGUAGE plpgsql
+-- Partitions of this month and the next twelve. False if one is lacking, because its table was in use for long: only
+-- who reads the default partition ever waits for this, and not for long.
+CREATE OR REPLACE FUNCTION make_partitions() RETURNS boolean LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
-    month timestamptz := date_trunc('month', now(), 'UTC');
-    lacking integer := 0;
-    of_table text;
+    this_month timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
 BEGIN
     FOR ahead IN 0..12 LOOP
-        FOREACH of_table IN ARRAY partitioned_tables() LOOP
-            BEGIN
-                PERFORM make_partition(of_table,
-                    (month AT TIME ZONE 'UTC' + ahead * interval '1 month') AT TIME ZONE 'UTC');
-            EXCEPTION WHEN lock_not_available THEN
-                lacking := lacking + 1;
-            END;
-        END LOOP;
+        PERFORM make_partition(of_table, (this_month + ahead * interval '1 month') AT TIME ZONE 'UTC')
+            FROM unnest(partitioned_tables()) AS of_table;
     END LOOP;
-    RETURN lacking;
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
 END $$;
 REVOKE EXECUTE ON FUNCTION make_partitions() FROM PUBLIC;
 
@@ -75,8 +70,9 @@ CREATE OR REPLACE FUNCTION jobs_need_rows(first_job uuid, until_job uuid) RETURN
         SELECT EXISTS (SELECT FROM jobs AS j WHERE j.job_id >= first_job AND j.job_id < until_job);
     END;
 
--- Drop the partitions of past months that nobody needs, each in no time. Attempts are rolled up before they go, and
--- what the roll-up makes of them goes after them. Returns their names; one that is in use for long waits for next time.
+-- Drop the partitions of past months that nobody needs, each in no time, and return their names. Attempts are rolled up
+-- before they go, and what the roll-up makes of them goes after them. All statements on a table wait while this waits
+-- for it: it gives up at the first that is in use for long.
 CREATE OR REPLACE FUNCTION drop_partitions() RETURNS SETOF text LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
@@ -99,7 +95,7 @@ BEGIN
             EXECUTE format('DROP TABLE %I', part.partition);
             RETURN NEXT part.partition;
         EXCEPTION WHEN lock_not_available THEN
-            CONTINUE;
+            RETURN;
         END;
     END LOOP;
 END $$;
