@@ -6,7 +6,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from piecework.shapes import (
     CompletedUpload,
     CreatedApiKey,
     CreatedWebhookEndpoint,
+    Deletion,
     Delivery,
     DeliveryState,
     Event,
@@ -30,6 +31,7 @@ from piecework.shapes import (
     JobState,
     JobStats,
     JobSummary,
+    Keep,
     KeyQuotas,
     KeyUse,
     Misfire,
@@ -43,6 +45,7 @@ from piecework.shapes import (
     ProcessorSpec,
     ResultFile,
     Results,
+    RetentionRule,
     Role,
     Scalar,
     Schedule,
@@ -181,6 +184,19 @@ class Client:
     def retry_job(self, job_id: Id) -> Job:
         """Run the failed tasks of a failed job again."""
         return self._api.post(Job, f"/v1/jobs/{job_id}/retry")
+
+    def hold_job(self, job_id: Id) -> Job:
+        """Let nothing that the job leaves be deleted."""
+        return self._api.post(Job, f"/v1/jobs/{job_id}/hold")
+
+    def release_job(self, job_id: Id) -> Job:
+        """Let what the job leaves be deleted when it is due."""
+        return self._api.post(Job, f"/v1/jobs/{job_id}/release")
+
+    def delete_job(self, job_id: Id, *, results: Literal["delete", "keep"] = "delete") -> Deletion:
+        """Delete a job that has ended, with all that it has left, or all but its results."""
+        deletion: Deletion = self._api.delete(f"/v1/jobs/{job_id}", results=results)
+        return deletion
 
     def list_tasks(
         self, job_id: Id, *, stage: int | None = None, state: TaskState | Sequence[TaskState] | None = None
@@ -351,6 +367,24 @@ class Client:
     def create_package(self, sha256: str, bytes: int | str) -> Package:
         """Announce a package by the hash and the size of its archive (`push_package` does it all)."""
         return self._api.post(Package, "/v1/packages", {"sha256": sha256, "bytes": bytes}, repeatable=True)
+
+    # Retention
+
+    def list_retention_rules(self) -> Listing[RetentionRule]:
+        return self._list(RetentionRule, "/v1/retention-rules")
+
+    def get_retention_rule(self, name: str) -> RetentionRule:
+        return self._api.get(RetentionRule, f"/v1/retention-rules/{_segment(name)}")
+
+    def put_retention_rule(
+        self, name: str, keep: Keep | JsonObject, *, labels: Mapping[str, str] | None = None
+    ) -> RetentionRule:
+        """Say how long what jobs with these labels leave is kept; `default` has none and is for all others."""
+        body = {"labels": dict(labels or {}), "keep": keep}
+        return self._api.put(RetentionRule, f"/v1/retention-rules/{_segment(name)}", body)
+
+    def delete_retention_rule(self, name: str) -> None:
+        self._api.delete(f"/v1/retention-rules/{_segment(name)}")
 
     # The grid
 

@@ -130,6 +130,14 @@ class StageSpec(TypedDict):
     columns: NotRequired[dict[str, Any]]
 
 
+class Keep(TypedDict):
+    """How long what a job leaves is kept, from its end: seconds, text such as "90d", or "forever"."""
+
+    interim: NotRequired[float | str | None]
+    results: NotRequired[float | str | None]
+    records: NotRequired[float | str | None]
+
+
 class JobSpec(TypedDict):
     """A job as it is submitted."""
 
@@ -143,6 +151,24 @@ class JobSpec(TypedDict):
     share: NotRequired[str]
     labels: NotRequired[dict[str, str]]
     run_at: NotRequired[str | None]
+    keep: NotRequired[Keep | None]
+
+
+class Deletion(TypedDict):
+    """What is being deleted."""
+
+    job_id: str
+    deleted_at: str
+    results: Literal["delete", "keep"]
+
+
+class RetentionRule(TypedDict):
+    """How long what jobs with these labels leave is kept."""
+
+    name: str
+    labels: dict[str, str]
+    keep: Keep
+    created_at: str
 
 
 class Failure(TypedDict):
@@ -244,6 +270,10 @@ class _JobFields(TypedDict):
     finished_at: str | None
     error: Failure | None
     created_by: str | None
+    hold: bool
+    interim_deleted_at: str | None
+    results_deleted_at: str | None
+    deleted_at: str | None
 
 
 class Job(_JobFields):

@@ -23,6 +23,7 @@ from services.api.routes import (
     processors,
     quotas,
     results,
+    retention_rules,
     schedules,
     splits,
     tasks,
@@ -70,6 +71,7 @@ TAGS = [
     {"name": "API keys", "description": api_keys.__doc__},
     {"name": "audit", "description": audit.__doc__},
     {"name": "quotas", "description": quotas.__doc__},
+    {"name": "retention", "description": retention_rules.__doc__},
     {"name": "health", "description": health.__doc__},
 ]
 
@@ -138,6 +140,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         api_keys,
         audit,
         quotas,
+        retention_rules,
     ):
         v1.include_router(resource.router)
     app.include_router(v1)

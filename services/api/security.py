@@ -35,6 +35,7 @@ KINDS = {
     "webhook-deliveries": "webhook delivery",
     "api-keys": "API key",
     "shares": "share",
+    "retention-rules": "retention rule",
 }
 
 

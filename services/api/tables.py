@@ -22,6 +22,19 @@ class Processor(SQLModel, table=True):
     description: str = ""
     created_at: datetime = Field(sa_type=_UTC)
     created_by: str | None = None
+    deleted_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class RetentionRule(SQLModel, table=True):
+    """How long what jobs with these labels leave is kept; the rule `default` is for what no other says."""
+
+    __tablename__ = "retention_rules"
+
+    name: str = Field(primary_key=True)
+    labels: dict[str, str] = Field(sa_type=JSONB)
+    keep: dict[str, Any] = Field(sa_type=JSONB)
+    revision: int = Field(1, sa_type=BigInteger)
+    created_at: datetime = Field(sa_type=_UTC)
 
 
 class WorkerPool(SQLModel, table=True):
@@ -157,6 +170,13 @@ class Job(SQLModel, table=True):
     tasks_known: int = Field(0, sa_type=BigInteger)
     paused_at: datetime | None = Field(None, sa_type=_UTC)
     traceparent: str | None = None
+    hold: bool = False
+    keep_revision: int = Field(0, sa_type=BigInteger)
+    expires_at: datetime | None = Field(None, sa_type=_UTC)
+    interim_deleted_at: datetime | None = Field(None, sa_type=_UTC)
+    results_deleted_at: datetime | None = Field(None, sa_type=_UTC)
+    deleted_at: datetime | None = Field(None, sa_type=_UTC)
+    deletion: dict[str, Any] | None = Field(None, sa_type=JSONB)
 
 
 class Stage(SQLModel, table=True):
@@ -378,6 +398,8 @@ class Upload(SQLModel, table=True):
     final_uri: str | None = None
     aborted_at: datetime | None = Field(None, sa_type=_UTC)
     key_id: UUID | None = None
+    used_at: datetime | None = Field(None, sa_type=_UTC)
+    removed_at: datetime | None = Field(None, sa_type=_UTC)
 
 
 class AuditEntry(SQLModel, table=True):

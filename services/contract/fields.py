@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -12,7 +12,10 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -93,6 +96,21 @@ class _Measure:
 # In an annotation, behind the number's bounds.
 SIZE = _Measure(parse_size, SIZE_PATTERN, ("16MiB", "1.5GB"))
 DURATION = _Measure(parse_duration, DURATION_PATTERN, ("30s", "2h"))
+
+_YEARS_100 = 3_155_760_000
+
+
+def _read_kept(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    if value == "forever":
+        return value
+    try:
+        return read(value)
+    except ValidationError as error:
+        raise ValueError(f"{value!r} is not a time to keep something: write 90d, 12h, seconds, or forever") from error
+
+
+# How long something is kept: seconds, also with a unit, or "forever".
+Kept = Annotated[Literal["forever"] | Annotated[float, Field(ge=0, le=_YEARS_100), DURATION], WrapValidator(_read_kept)]
 
 
 class Strict(BaseModel):

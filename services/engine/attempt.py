@@ -32,7 +32,7 @@ class StageWork(StageOptions):
     processor_version: int
     spec: ProcessorSpec
     timeout_seconds: float
-    interim: bool = False  # its outputs are no results: only later stages and the merge need them
+    interim: bool = False  # only later stages and the merge need its outputs
     array: RangeInput | None = None
     found_columns: Columns | None = None  # of the records of all its tasks, as samples show them
 

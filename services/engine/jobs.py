@@ -47,9 +47,12 @@ _MOVE = "UPDATE jobs SET state = $2, paused_at = CASE WHEN $2 = 'paused' THEN no
 
 async def _move_job(connection: Connection, job_id: UUID, order: str, sources: tuple[str, ...], target: str) -> None:
     """Lock the job and change its state. Raises NotFound, Conflict."""
-    state: str | None = await connection.fetchval("SELECT state FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
-    if state is None:
+    job = await connection.fetchrow("SELECT state, deleted_at FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
+    if job is None:
         raise NotFound(f"no job has the id {job_id}")
+    if job["deleted_at"] is not None:
+        raise Conflict(f"this job is being deleted, so it can't be {order}: submit it again")
+    state = job["state"]
     if state not in sources:
         raise Conflict(f"a job that is {state} can't be {order}; it must be {' or '.join(sources)}")
     await connection.execute(_MOVE, job_id, target)
@@ -93,8 +96,8 @@ async def retry_job(connection: Connection, job_id: UUID) -> None:
     async with connection.transaction():
         await _move_job(connection, job_id, "retried", ("failed", "cancelled"), "running")
         await connection.execute(
-            "UPDATE jobs SET error = NULL, finished_at = NULL, started_at = coalesce(started_at, now()) "
-            "WHERE job_id = $1",
+            "UPDATE jobs SET error = NULL, finished_at = NULL, started_at = coalesce(started_at, now()), "
+            "keep_revision = 0, expires_at = NULL, deletion = NULL WHERE job_id = $1",
             job_id,
         )
         await start_stages(connection, job_id)

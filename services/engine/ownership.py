@@ -72,9 +72,15 @@ def require_owner(key: Key, thing: Thing) -> None:
     )
 
 
+# Of a job that was deleted, its results may be kept.
+_JOB = """
+    SELECT created_by, share, labels FROM jobs WHERE job_id = $1
+    UNION ALL SELECT created_by, share, labels FROM deleted_jobs WHERE job_id = $1 AND result IS NOT NULL LIMIT 1"""
+
+
 async def find_job(connection: Connection | Database, job_id: UUID) -> Thing:
     """Raises NotFound."""
-    row = await connection.fetchrow("SELECT created_by, share, labels FROM jobs WHERE job_id = $1", job_id)
+    row = await connection.fetchrow(_JOB, job_id)
     if row is None:
         raise NotFound(f"there is no job {job_id}")
     return Thing("job", job_id, row["created_by"], row["share"], row["labels"])

@@ -18,12 +18,18 @@ from services.platform.settings import ANYWHERE, Settings
 
 _QUEUE_PATH = re.compile(r"https?://[A-Za-z0-9.:-]+/(\d+)/([A-Za-z0-9_-]+(?:\.fifo)?)")
 
-# A job's outputs are its results if nothing merges them; those of other stages are told to its queue.
+# A job's outputs are its results if nothing merges them; those of other stages are told to its queue. Results of a job
+# that was deleted may be kept.
 _OF_JOBS = """
-    SELECT j.job_id, j.spec ->> 'output_queue' IS NOT NULL AS told,
-        CASE WHEN coalesce(j.spec -> 'merge' ->> 'type', 'none') = 'none'
-            THEN (SELECT max(stage) FROM stages AS s WHERE s.job_id = j.job_id) END AS results_stage
-    FROM jobs AS j
+    SELECT j.job_id, j.told, j.results_stage
+    FROM (
+        SELECT job_id, created_by, share, labels, spec ->> 'output_queue' IS NOT NULL AS told,
+            CASE WHEN coalesce(spec -> 'merge' ->> 'type', 'none') = 'none'
+                THEN (SELECT max(stage) FROM stages AS s WHERE s.job_id = jobs.job_id) END AS results_stage
+        FROM jobs WHERE job_id = ANY($1::uuid[]) AND (deleted_at IS NULL OR (deletion ->> 'keeps_results')::boolean)
+        UNION ALL SELECT job_id, created_by, share, labels, results_stage = -1, results_stage
+        FROM deleted_jobs WHERE job_id = ANY($1::uuid[]) AND result IS NOT NULL
+    ) AS j
     WHERE j.job_id = ANY($1::uuid[]) AND ($2::text IS NULL OR j.created_by = $2 OR EXISTS (
         SELECT FROM api_keys AS k
         WHERE k.key_id = $3 AND (k.shares = '{}' OR j.share = ANY (k.shares)) AND j.labels @> k.labels))"""

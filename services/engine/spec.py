@@ -7,6 +7,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringCons
 from services.contract.fields import (
     DURATION,
     SIZE,
+    Kept,
     Name,
     ObjectUri,
     PrefixUri,
@@ -143,6 +144,14 @@ class StageSpec(StageOptions, Strict):
     )
 
 
+class Keep(Strict):
+    """How long what a job leaves is kept, from its end; what is not given is as the retention rules say."""
+
+    interim: Kept | None = Field(None, description="what only later stages and the merge need")
+    results: Kept | None = Field(None, description="results and the manifest, unless they are in a place of your own")
+    records: Kept | None = Field(None, description="the job itself with its tasks, attempts, statistics and logs")
+
+
 class JobSpec(Strict):
     """A job as submitted."""
 
@@ -160,11 +169,16 @@ class JobSpec(Strict):
     share: Name = Field("default", description="jobs with the same share divide that share's part of the pool")
     labels: dict[Name, Annotated[str, Field(max_length=256)]] = Field({}, max_length=64)
     run_at: AwareDatetime | None = Field(None, description="earliest time to start")
+    keep: Keep | None = Field(None, examples=[{"interim": "1d", "results": "forever", "records": "90d"}])
 
     @property
     def inputs(self) -> list[Input]:
         """The input, or the inputs, in order."""
         return self.input if isinstance(self.input, list) else [self.input]
+
+    def stored(self) -> dict[str, Any]:
+        """As it is stored: without what says nothing and is not known to services of the release before."""
+        return self.model_dump(mode="json", exclude=None if self.keep else {"keep"})
 
     @model_validator(mode="after")
     def _name_stages(self) -> "JobSpec":

@@ -387,7 +387,7 @@ async def submit_job(
         _INSERT_JOB,
         job_id,
         spec.name,
-        spec.model_dump(mode="json"),
+        spec.stored(),
         spec.run_at is not None,
         spec.priority,
         spec.share,

@@ -6,7 +6,7 @@ December 2025 ("maximum object size to 50 TB"; before, and in S3's older copies 
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -157,7 +157,15 @@ async def delete_all(s3: Any, prefix: Location) -> None:
     """Delete all objects under a prefix."""
     while True:
         listing = await s3.list_objects_v2(Bucket=prefix.bucket, Prefix=prefix.key)
-        found = [{"Key": entry["Key"]} for entry in listing.get("Contents", [])]
+        found = [entry["Key"] for entry in listing.get("Contents", [])]
         if not found:
             return
-        await s3.delete_objects(Bucket=prefix.bucket, Delete={"Objects": found, "Quiet": True})
+        await delete_objects(s3, prefix.bucket, found)
+
+
+async def delete_objects(s3: Any, bucket: str, keys: Sequence[str]) -> None:
+    """Delete at most 1,000 objects; those that are gone are no error. Raises ClientError for the first that stays."""
+    objects = [{"Key": key} for key in keys]
+    answer = await s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+    if errors := answer.get("Errors"):
+        raise ClientError({"Error": errors[0]}, "DeleteObjects")

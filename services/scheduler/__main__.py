@@ -29,6 +29,7 @@ from services.scheduler.loops import (
     reap,
     renew,
     resend,
+    retain,
     scale,
     stragglers,
     triggers,
@@ -71,6 +72,7 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer) -> list
         Loop("webhooks_given_up", give_up, busy_seconds=busy, idle_seconds=idle),
         Loop("scale", scale.step, busy_seconds=busy, idle_seconds=settings.scale_seconds),
         Loop("depths", depths.step, busy_seconds=busy, idle_seconds=depths.IDLE_SECONDS),
+        Loop("retain", retain.step, busy_seconds=busy, idle_seconds=idle),
         Loop("maintain", maintain.step, busy_seconds=1.0, idle_seconds=HOUR_SECONDS),
     ]
 

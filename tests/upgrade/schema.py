@@ -34,8 +34,10 @@ END;
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0033": "DROP INDEX jobs_keep_revision",
     "0024": "DROP INDEX webhook_deliveries_created, webhook_deliveries_endpoint, webhook_deliveries_job, "
     "webhook_deliveries_pending, webhook_deliveries_give_up",
+    "0023": "DROP INDEX jobs_expire",
     "0019": "DROP FUNCTION seen_seconds; DROP TABLE database_watch",
     "0018": """
         DROP FUNCTION restore_grid;
@@ -66,6 +68,16 @@ UNDONE = {
         ALTER TABLE stages DROP COLUMN merge_id, DROP COLUMN merge_until;
         ALTER TABLE webhook_endpoints DROP COLUMN failures, DROP COLUMN failing_since, DROP COLUMN pauses,
             DROP COLUMN paused_until, DROP COLUMN last_error, DROP COLUMN disabled_at, DROP COLUMN disabled_reason""",
+    "0013": """
+        DROP VIEW kept_jobs;
+        DROP FUNCTION kept_until; DROP FUNCTION seconds_kept;
+        DROP TRIGGER jobs_trigger_once ON jobs; DROP FUNCTION refuse_repeated_message;
+        DROP TABLE retention_rules, deleted_jobs, packages;
+        ALTER TABLE processors DROP COLUMN deleted_at;
+        ALTER TABLE uploads DROP COLUMN used_at, DROP COLUMN removed_at;
+        ALTER TABLE jobs DROP COLUMN hold, DROP COLUMN keep_revision, DROP COLUMN expires_at,
+            DROP COLUMN interim_deleted_at, DROP COLUMN results_deleted_at, DROP COLUMN deleted_at,
+            DROP COLUMN deletion""",
     "0012": """
         CREATE FUNCTION undo(name text, partitioning text, options text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
             EXECUTE format('ALTER TABLE %1$I RENAME TO %1$s_by_month', name);

@@ -12,6 +12,7 @@ from piecework.cli import (
     objects,
     processors,
     quotas,
+    retention,
     schedules,
     split,
     stats,
@@ -59,6 +60,7 @@ COMMANDS = (
     webhooks,
     keys,
     quotas,
+    retention,
 )
 for module in COMMANDS:
     module.register(app)

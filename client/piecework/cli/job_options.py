@@ -30,11 +30,22 @@ class JobOptions:
     output_queue: Annotated[
         str | None, typer.Option(metavar="URL", help="SQS queue that is told of each succeeded task and the job's end.")
     ] = None
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART=DURATION",
+            help="How long from its end interim, results or records are kept, such as records=90d or results=forever; "
+            "repeatable.",
+        ),
+    ] = None
 
     def change(self, spec: dict[str, Any]) -> None:
         fields = given(asdict(self))
         labels = parse_pairs("--label", fields.pop("label", None))
+        keep = parse_pairs("--keep", fields.pop("keep", None))
         spec |= fields
+        if keep:
+            spec["keep"] = mapping_in(spec, "keep") | keep
         if labels:
             spec["labels"] = mapping_in(spec, "labels") | labels
 

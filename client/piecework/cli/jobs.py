@@ -149,6 +149,10 @@ def _show_job(session: Session, job: Job) -> None:
             ("owner", job.get("created_by")),
             ("started", moment(job["started_at"], now)),
             ("finished", moment(job["finished_at"], now)),
+            ("held", "nothing of it is deleted" if job.get("hold") else None),
+            ("interim data deleted", moment(job.get("interim_deleted_at"), now)),
+            ("results deleted", moment(job.get("results_deleted_at"), now)),
+            ("being deleted since", moment(job.get("deleted_at"), now)),
         ],
     )
     print()
@@ -243,6 +247,26 @@ def retry(session: Session, job_id: JobId) -> None:
     _show_state(session, session.client.retry_job(job_id))
 
 
+def hold(session: Session, job_id: JobId) -> None:
+    """Let nothing that a job leaves be deleted."""
+    _show_state(session, session.client.hold_job(job_id))
+
+
+def release(session: Session, job_id: JobId) -> None:
+    """Let what a held job leaves be deleted when it is due."""
+    _show_state(session, session.client.release_job(job_id))
+
+
+def delete(
+    session: Session,
+    job_id: JobId,
+    keep_results: Annotated[bool, typer.Option("--keep-results", help="Delete all but the results.")] = False,
+) -> None:
+    """Delete a job that has ended, with its tasks, logs, interim data and results."""
+    deletion = session.client.delete_job(job_id, results="keep" if keep_results else "delete")
+    session.show(deletion, lambda deletion: session.note("schedulers delete it now, which may take a while"))
+
+
 def _show_state(session: Session, job: Job) -> None:
     session.show(job, lambda job: print(f"{job['job_id']} {job['state']}"))
 
@@ -255,3 +279,6 @@ def register(app: typer.Typer) -> None:
     command(app, "pause")(pause)
     command(app, "resume")(resume)
     command(app, "retry")(retry)
+    command(app, "hold")(hold)
+    command(app, "release")(release)
+    command(app, "delete")(delete)

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Query, Response
@@ -18,10 +18,10 @@ from services.api.problems import BODY
 from services.api.queues import check_queue
 from services.api.results_place import check_results_place
 from services.api.security import Caller, OfOwners, Submitter, Viewer, scope_filter
-from services.api.shapes.jobs import Job, JobPage, JobSummary, sum_progress
+from services.api.shapes.jobs import Deletion, Job, JobPage, JobSummary, sum_progress
 from services.api.strict_json import StrictRoute
 from services.contract.states import TERMINAL, JobState
-from services.engine import jobs, ownership, submission
+from services.engine import jobs, ownership, retention, submission
 from services.engine.progress import Progress, count_progress, is_slowed, tasks_known
 from services.engine.quotas import check_retry
 from services.engine.reasons.explain import explain
@@ -106,7 +106,7 @@ async def load_job(
         raise not_found("job", job_id)
     records, of_records = check_records(row["stages"])
     facts = await read_facts(connection, [] if row["state"] in TERMINAL else [job_id], ready_tasks_max)
-    reasons = [*explain(facts, named=named).get(job_id, []), *of_records]
+    reasons = [*explain(facts, named=named).get(job_id, []), *retention.explain_interim(row), *of_records]
     stages = [
         stage
         | {
@@ -285,3 +285,37 @@ async def retry_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
         await jobs.retry_job(connection, job_id)
 
     return await _order(caller, api, job_id, retry)
+
+
+@router.post("/{job_id}/hold", operation_id="hold_job", responses=problems(404, 409), summary="Hold what a job leaves")
+async def hold_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
+    """Let nothing of a job be deleted, by retention or by anybody, until it is released. Safe to repeat."""
+    return await _order(caller, api, job_id, retention.hold_job)
+
+
+@router.post("/{job_id}/release", operation_id="release_job", responses=problems(404, 409), summary="End a job's hold")
+async def release_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
+    """Let what a job leaves be deleted when it is due, which may be at once. Safe to repeat."""
+    return await _order(caller, api, job_id, retention.release_job)
+
+
+@router.delete(
+    "/{job_id}", operation_id="delete_job", status_code=202, responses=problems(404, 409), summary="Delete a job"
+)
+async def delete_job(
+    caller: Submitter,
+    api: Api,
+    job_id: JobId,
+    results: Annotated[Literal["delete", "keep"], Query(description="what becomes of its results")] = "delete",
+) -> Deletion:
+    """Delete a job that has ended, with its tasks, statistics, logs, interim data and results. Safe to repeat.
+
+    The answer comes at once, and the job shows `deleted_at` until schedulers have deleted all, some thousand objects
+    and rows at a time. Results in a place of your own stay. Those that are kept can be read as before, until the
+    retention rules let them go, or the job is deleted once more without `results=keep`.
+    """
+    async with api.transaction() as connection:
+        await caller.require_control_of_job(connection, job_id)
+        deleted_at = await retention.delete_job(connection, job_id, keep_results=results == "keep")
+        await caller.record(connection, job_id, results=results)
+        return Deletion(job_id=job_id, deleted_at=deleted_at, results=results)

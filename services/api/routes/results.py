@@ -16,9 +16,14 @@ from services.platform.routes import JobId
 
 router = APIRouter(prefix="/jobs/{job_id}/results", tags=["results"], route_class=StrictRoute)
 
+# Of a job that was deleted, its results may be kept.
 _RESULTS = """
-    SELECT j.state, s.result FROM jobs AS j LEFT JOIN stages AS s ON s.job_id = j.job_id AND s.result IS NOT NULL
+    SELECT j.state, s.result, j.results_deleted_at
+    FROM jobs AS j LEFT JOIN stages AS s ON s.job_id = j.job_id AND s.result IS NOT NULL
     WHERE j.job_id = $1 ORDER BY s.stage DESC NULLS LAST LIMIT 1"""
+_RESULTS_LEFT = """
+    SELECT 'succeeded' AS state, result, NULL::timestamptz AS results_deleted_at
+    FROM deleted_jobs WHERE job_id = $1 AND result ? 'manifest'"""
 
 
 @router.get("", operation_id="get_results", responses=problems(404, 409), summary="Get a job's results")
@@ -28,9 +33,11 @@ async def get_results(caller: Viewer, api: Api, job_id: JobId) -> Results:
     When nothing is merged and there are more than a thousand parts, only the manifest lists them.
     """
     await require_job(api.database, caller, job_id)
-    row = await api.database.fetchrow(_RESULTS, job_id)
+    row = await api.database.fetchrow(_RESULTS, job_id) or await api.database.fetchrow(_RESULTS_LEFT, job_id)
     if row is None:
         raise not_found("job", job_id)
+    if row["results_deleted_at"] is not None:
+        raise conflict(f"its results were deleted at {row['results_deleted_at']:%Y-%m-%dT%H:%M:%SZ}; run the job again")
     if row["state"] != "succeeded" or row["result"] is None:
         raise conflict(f"the job is {row['state']}; it has results only when it has succeeded")
     return Results(

@@ -104,7 +104,7 @@ async def create_schedule(
                 spec.cron,
                 spec.time_zone,
                 spec.misfire,
-                job.model_dump(mode="json"),
+                job.stored(),
                 next_time(spec.cron, spec.time_zone, now),
                 creation.caller.principal,
                 creation.caller.key_id,

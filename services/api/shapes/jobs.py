@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -75,6 +75,10 @@ class _JobFields(Row):
     finished_at: datetime | None
     error: Failure | None
     created_by: str | None = Field(description="the principal that it belongs to; null: made before there were any")
+    hold: bool = Field(description="nothing of it is deleted")
+    interim_deleted_at: datetime | None = Field(description="since then its interim data are deleted")
+    results_deleted_at: datetime | None = Field(description="since then its results are deleted")
+    deleted_at: datetime | None = Field(description="since then all of it is being deleted")
 
 
 class JobSummary(_JobFields):
@@ -98,6 +102,14 @@ class Job(_JobFields):
         "missing because failed tasks were tolerated",
         examples=[["stage clean: 100 records in, 98 out, 0 rejected: 2 are unaccounted for"]],
     )
+
+
+class Deletion(BaseModel):
+    """What is being deleted."""
+
+    job_id: UUID
+    deleted_at: datetime
+    results: Literal["delete", "keep"]
 
 
 class JobPage(Page[JobSummary]):

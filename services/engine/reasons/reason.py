@@ -41,13 +41,16 @@ _Code = Literal[
     "merging",
     "ending",
     "starting",
+    "interim_deleted",
     "records_uneven",
     "failures_tolerated",
     "objects_left_out",
 ]
 ReasonCode = TypeAliasType("ReasonCode", _Code)  # which gives it a name in the OpenAPI document
 CODES: tuple[ReasonCode, ...] = get_args(_Code)
-OF_RESULTS: frozenset[ReasonCode] = frozenset({"records_uneven", "failures_tolerated", "objects_left_out"})
+OF_RESULTS: frozenset[ReasonCode] = frozenset(
+    {"interim_deleted", "records_uneven", "failures_tolerated", "objects_left_out"}
+)
 
 _PLACES = {code: place for place, code in enumerate(CODES)}
 

@@ -13,6 +13,7 @@ from tests.integration.api.conftest import PlayedWorker, array_job, ok
 
 SHARE = "finance"  # of anna's jobs
 
+_RULE = {"labels": {"kind": "audit"}, "keep": {"records": "10d"}}
 _RESULT = {"files": [], "manifest": {"name": "manifest.json", "uri": "s3://b/manifest.json", "bytes": 2}}
 
 
@@ -59,7 +60,7 @@ class Subjects:
         job_id = UUID(job["job_id"])
         if operation == "resume_job":
             await ok(self.anna.post(f"/v1/jobs/{job_id}/pause"))
-        elif operation == "retry_job":
+        elif operation in ("retry_job", "delete_job"):
             await self.database.execute("UPDATE jobs SET state = 'failed' WHERE job_id = $1", job_id)
         elif operation not in ("submit_job", "cancel_job", "pause_job"):
             await self.worker.plan(job_id, 1)
@@ -134,6 +135,11 @@ class Subjects:
         await ok(self.operator.put(f"/v1/shares/{SHARE}", json={}))
         return {"name": SHARE}
 
+    async def _retention_rules(self, operation: str) -> dict[str, str]:
+        name = f"r-{uuid4().hex}"
+        await ok(self.operator.put(f"/v1/retention-rules/{name}", json=_RULE))
+        return {"name": name}
+
     def _body(self, operation: str, ids: dict[str, str]) -> Any:
         name = f"n-{uuid4().hex}"
         return {
@@ -151,5 +157,6 @@ class Subjects:
             "create_api_key": {"name": name, "role": "viewer"},
             "set_key_quotas": {"jobs_max": 1000},
             "set_share": {"jobs_max": 1000},
+            "put_retention_rule": _RULE,
             "rotate_webhook_secret": {},
         }.get(operation)

@@ -16,11 +16,12 @@ ROLES: dict[str, set[str]] = {
         "get_schedule", "list_processors", "get_processor", "list_pools", "get_pool", "list_workers", "get_worker",
         "list_triggers", "get_trigger", "list_webhook_endpoints", "get_webhook_endpoint",
         "list_webhook_deliveries", "get_me", "get_own_quotas", "list_shares", "get_share",
+        "list_retention_rules", "get_retention_rule",
     },
     "submitter": {
         "submit_job", "cancel_job", "pause_job", "resume_job", "retry_job", "create_schedule", "delete_schedule",
         "pause_schedule", "resume_schedule", "create_upload", "complete_upload", "preview_split",
-        "list_uploads", "renew_upload", "abort_upload",
+        "list_uploads", "renew_upload", "abort_upload", "hold_job", "release_job", "delete_job",
     },
     "developer": {"register_processor", "create_package"},
     "operator": {
@@ -30,6 +31,7 @@ ROLES: dict[str, set[str]] = {
         "create_webhook_endpoint", "rotate_webhook_secret", "enable_webhook_endpoint", "delete_webhook_endpoint",
         "redeliver",
         "create_api_key", "revoke_api_key", "get_key_quotas", "set_key_quotas", "set_share",
+        "put_retention_rule", "delete_retention_rule",
     },
 }  # fmt: skip
 RANKED: list[Role] = ["viewer", "submitter", "developer", "operator"]

@@ -17,6 +17,7 @@ _UNLISTED = {
     *("alembic_version", "schema_compatibility"),
     *("bundles", "lost_outputs", "scheduler_loops", "queue_messages", "idempotency_keys"),
     *("clock", "schedulers"),
+    *("deleted_jobs", "packages"),
     *("stats_watermark", "stage_stats", "pool_stats", "stage_minutes", "worker_minutes"),
 }
 

@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import run_script
 
 revision = "0014"
-down_revision = "0012"
+down_revision = "0013"
 
 
 def upgrade() -> None:

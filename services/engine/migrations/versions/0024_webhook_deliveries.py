@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import build_index
 
 revision = "0024"
-down_revision = "0019"
+down_revision = "0023"
 
 INDEXES = {
     "webhook_deliveries_created": "webhook_deliveries (created_at, delivery_id)",

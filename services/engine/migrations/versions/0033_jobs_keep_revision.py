@@ -1,0 +1,10 @@
+"""The jobs that have ended, by the revision of the rules by which it was found when they expire."""
+
+from services.engine.migrations.operations import build_index
+
+revision = "0033"
+down_revision = "0024"
+
+
+def upgrade() -> None:
+    build_index("jobs_keep_revision", "jobs (keep_revision) WHERE finished_at IS NOT NULL")
