@@ -26,7 +26,7 @@ MESSAGE_DAYS = 15  # longer than SQS keeps a message, which must not make a trig
 Deleted = Literal["interim", "results", "all"]
 
 
-def explain_interim(job: Mapping[str, Any]) -> list[Reason]:
+def explain_interim(job: Record) -> list[Reason]:
     """Why a job that runs again does more than was asked for."""
     deleted_at = job["interim_deleted_at"]
     if deleted_at is None or job["state"] not in ("running", "paused"):
