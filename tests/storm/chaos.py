@@ -1,6 +1,8 @@
 """Deals the faults of the schedule to the grid."""
 
 import asyncio
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -11,6 +13,7 @@ from asyncpg import Record
 
 from services.engine import workers
 from services.engine.errors import Conflict
+from services.platform.database import Connection
 from tests.storm import aws_proxy, receiver
 from tests.storm.database_proxy import Link, cut
 from tests.storm.faults import DECK, Fault, deal
@@ -23,6 +26,15 @@ _REQUESTS_MAX = 12  # that one fault of S3 or SQS strikes
 _POLL_SECONDS = 0.05
 
 _LIVE_WORKERS = "SELECT worker_id FROM workers WHERE state = 'active' ORDER BY worker_id"
+
+_SESSIONS = """
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND usename LIKE 'piecework%' AND state = 'idle' ORDER BY pid"""
+
+_LAST_PARTITION = """
+    SELECT format('DROP TABLE %s', inhrelid::regclass) FROM pg_inherits
+    WHERE inhparent = 'attempts'::regclass AND pg_get_expr(relpartbound, inhrelid) <> 'DEFAULT'
+    ORDER BY pg_get_expr(relpartbound, inhrelid) DESC LIMIT 1"""
 
 T = TypeVar("T")
 
@@ -43,13 +55,18 @@ class Chaos:
             "worker frozen": self._freeze_worker,
             "worker told to stop": self._stop_worker,
             "worker drained": self._drain_worker,
+            "worker's disk lost": self._lose_disk,
             "scheduler killed": self._kill_scheduler,
             "scheduler frozen": self._freeze_scheduler,
             "database killed": self._kill_database,
+            "database away for longer than a lease": self._take_database_away,
+            "session frozen": self._freeze_session,
             "all connections cut": self._cut_all,
             "some connections cut": self._cut_some,
             "replies cut off": self._cut_replies,
             "connections stalled": self._stall,
+            "connections silent for good": self._silence,
+            "month begun beside a reader": self._begin_month,
             "queue purged": self._purge,
             receiver.KIND: self._refuse_webhook,
             **dict.fromkeys(aws_proxy.KINDS, self._arm),
@@ -127,16 +144,57 @@ class Chaos:
                 await self._grid.ask(lambda database: workers.drain_worker(database, victim))
             self._journal.strike(fault.kind, worker=victim)
 
+    async def _lose_disk(self, fault: Fault) -> None:
+        """A worker's scratch directory is gone, and can't be made again for a while."""
+        victim = self._grid.workers[int(fault.draw * len(self._grid.workers))]
+        with suppress(FileExistsError, IsADirectoryError):  # the worker was faster, or another fault still lasts
+            shutil.rmtree(victim.scratch, ignore_errors=True)
+            victim.scratch.touch(exist_ok=False)
+        self._journal.strike(fault.kind, name=victim.name)
+        await self._pause(self._plan.lease_seconds * (0.5 + fault.force))
+        with suppress(FileNotFoundError, IsADirectoryError):
+            victim.scratch.unlink()
+
     async def _kill_database(self, fault: Fault) -> None:
         """With all its backends; it recovers on the same data."""
+        await self._outage(fault, fault.force * self._plan.lease_seconds / 4)
+
+    async def _take_database_away(self, fault: Fault) -> None:
+        await self._outage(fault, self._plan.lease_seconds * (1.2 + fault.force / 2))
+
+    async def _outage(self, fault: Fault, seconds: float) -> None:
         async with self._database:
             killed = time.monotonic()
             await asyncio.to_thread(self._grid.postgres.kill)
             self._journal.strike(fault.kind)
-            await self._pause(fault.force * self._plan.lease_seconds / 4)
+            await self._pause(seconds)
             await asyncio.to_thread(self._grid.postgres.start)
             self.outages.append(time.monotonic() - killed)
             self._journal.note("database back", outage=round(self.outages[-1], 3))
+
+    async def _freeze_session(self, fault: Fault) -> None:
+        """A process of the server stands still, with whatever it has begun meanwhile."""
+        sessions = await self._grid.ask(lambda database: database.fetch(_SESSIONS))
+        if sessions:
+            pid = sessions[int(fault.draw * len(sessions))]["pid"]
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                self._journal.strike(fault.kind, pid=pid)
+                await self._pause(self._plan.lease_seconds * (0.5 + fault.force))
+                os.kill(pid, signal.SIGCONT)
+
+    async def _begin_month(self, fault: Fault) -> None:
+        """The last month's partition must be made anew, while a long reader holds the table."""
+
+        async def read(connection: Connection) -> None:
+            await connection.execute(await connection.fetchval(_LAST_PARTITION))
+            async with connection.transaction():
+                await connection.execute("SELECT FROM attempts LIMIT 1")
+                self._journal.strike(fault.kind)
+                await self._signal(fault, self._grid.schedulers, signal.SIGTERM)  # the next one makes it as it starts
+                await self._pause(self._plan.lease_seconds * (0.5 + fault.force))
+
+        await self._grid.ask(read)
 
     async def _links(self, fault: Fault, share: float) -> list[Link]:
         """About that share of the connections to the database."""
@@ -162,6 +220,11 @@ class Chaos:
             link.flowing.clear()
         await self._pause(self._plan.lease_seconds * (0.5 + fault.force))
         cut(links)
+
+    async def _silence(self, fault: Fault) -> None:
+        """As before, but nobody ever ends them; new connections work."""
+        for link in await self._links(fault, fault.force / 2):
+            link.flowing.clear()
 
     async def _arm(self, fault: Fault) -> None:
         self._grid.aws_proxy.arm(fault.kind, 1 + int(fault.force * _REQUESTS_MAX))

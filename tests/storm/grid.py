@@ -38,13 +38,14 @@ T = TypeVar("T")
 class Service:
     """A process that is started again whenever it ends. `ends` counts its exit codes."""
 
-    def __init__(self, name: str, module: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, module: str, environment: dict[str, str], scratch: Path, log: Path) -> None:
         self.name = name
+        self.scratch = scratch
         self.ends: Counter[int] = Counter()
         self.stopped_in_order = False
         self.process: Process | None = None
         self._command = [sys.executable, "-m", module]
-        self._environment = environment
+        self._environment = environment | {"PIECEWORK_SCRATCH": str(scratch)}
         self._log = log
 
     @property
@@ -159,8 +160,9 @@ async def _proxies(
 
 def _services(kind: str, count: int, settings: Settings, data: Path, logs: Path, **more: Any) -> list[Service]:
     values = settings.model_dump(exclude_none=True) | more
-    values |= {"processor_path": PROCESSORS, "scratch": data / "scratch"}
+    values |= {"processor_path": PROCESSORS}
     values |= {"database_url": as_role(settings.database_url, kind)}
     environment = os.environ | {f"PIECEWORK_{name.upper()}": str(value) for name, value in values.items()}
     names = [f"{kind}-{number}" for number in range(1, count + 1)]
-    return [Service(name, f"services.{kind}", environment, logs / f"{name}.log") for name in names]
+    module = f"services.{kind}"
+    return [Service(name, module, environment, data / "scratch" / name, logs / f"{name}.log") for name in names]
