@@ -29,12 +29,13 @@ _LIVE_WORKERS = "SELECT worker_id FROM workers WHERE state = 'active' ORDER BY w
 
 _SESSIONS = """
     SELECT pid FROM pg_stat_activity
-    WHERE datname = current_database() AND usename LIKE 'piecework%' AND state = 'idle' ORDER BY pid"""
+    WHERE datname = current_database() AND usename <> current_user AND state = 'idle' ORDER BY pid"""
 
 _LAST_PARTITION = """
-    SELECT format('DROP TABLE %s', inhrelid::regclass) FROM pg_inherits
-    WHERE inhparent = 'attempts'::regclass AND pg_get_expr(relpartbound, inhrelid) <> 'DEFAULT'
-    ORDER BY pg_get_expr(relpartbound, inhrelid) DESC LIMIT 1"""
+    SELECT format('DROP TABLE IF EXISTS %s', max(oid::regclass::text)) FROM pg_class
+    WHERE oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'attempts'::regclass)
+      AND pg_get_expr(relpartbound, oid) <> 'DEFAULT'
+      AND oid::regclass::text > to_char(now() + interval '1 month', '"attempts_"YYYY_MM')"""
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class Chaos:
         self._plan = plan
         self._journal = journal
         self._database = asyncio.Lock()
+        self._months = asyncio.Lock()
         self._over = asyncio.Event()
         self.first_deck_dealt = asyncio.Event()  # so every kind has been dealt
         self._strikes: dict[str, Callable[[Fault], Coroutine[Any, Any, None]]] = {
@@ -174,7 +176,9 @@ class Chaos:
 
     async def _freeze_session(self, fault: Fault) -> None:
         """A process of the server stands still, with whatever it has begun meanwhile."""
-        sessions = await self._grid.ask(lambda database: database.fetch(_SESSIONS))
+        sessions: list[Record] = []
+        while not sessions and not self._over.is_set():
+            sessions = await self._grid.ask(lambda database: database.fetch(_SESSIONS))
         if sessions:
             pid = sessions[int(fault.draw * len(sessions))]["pid"]
             with suppress(ProcessLookupError):
@@ -187,14 +191,16 @@ class Chaos:
         """The last month's partition must be made anew, while a long reader holds the table."""
 
         async def read(connection: Connection) -> None:
-            await connection.execute(await connection.fetchval(_LAST_PARTITION))
+            if drop := await connection.fetchval(_LAST_PARTITION):  # None: it has not been made again yet
+                await connection.execute(drop)
             async with connection.transaction():
                 await connection.execute("SELECT FROM attempts LIMIT 1")
                 self._journal.strike(fault.kind)
                 await self._signal(fault, self._grid.schedulers, signal.SIGTERM)  # the next one makes it as it starts
                 await self._pause(self._plan.lease_seconds * (0.5 + fault.force))
 
-        await self._grid.ask(read)
+        async with self._months:
+            await self._grid.ask(read)
 
     async def _links(self, fault: Fault, share: float) -> list[Link]:
         """About that share of the connections to the database."""
