@@ -32,7 +32,7 @@ _SESSIONS = """
     WHERE datname = current_database() AND usename <> current_user AND state = 'idle' ORDER BY pid"""
 
 _LAST_PARTITION = """
-    SELECT format('DROP TABLE IF EXISTS %s', max(oid::regclass::text)) FROM pg_class
+    SELECT 'DROP TABLE ' || max(oid::regclass::text) FROM pg_class
     WHERE oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'attempts'::regclass)
       AND pg_get_expr(relpartbound, oid) <> 'DEFAULT'
       AND oid::regclass::text > to_char(now() + interval '1 month', '"attempts_"YYYY_MM')"""
