@@ -15,6 +15,7 @@ from botocore.utils import parse_timestamp
 
 from services.platform import effects
 from services.platform.settings import Settings, refuse_to_start
+from services.platform.slow import impatient_session, watch_bodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,10 @@ async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
     )
     # To load the CA certificates takes longer than the rest of a client's start, and an emulator has no TLS.
     verify = False if url and url.startswith("http://") else None
-    s3_config = config.merge(AioConfig(signature_version="s3v4"))
+    limits = settings.s3_read_seconds, settings.s3_floor_bytes
+    s3_config = config.merge(
+        AioConfig(signature_version="s3v4", read_timeout=limits[0], http_session_cls=impatient_session(*limits))
+    )
     sqs_config = config.merge(AioConfig(read_timeout=25))  # a long poll lasts up to 20 s, everything else is quick
     async with AsyncExitStack() as stack:
 
@@ -94,7 +98,9 @@ async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
             context = _session().client(name, endpoint_url=url, verify=verify, config=client_config)
             return await stack.enter_async_context(context)
 
-        yield Aws(await client("s3", s3_config), await client("sqs", sqs_config), await client("autoscaling", config))
+        s3 = await client("s3", s3_config)
+        s3.meta.events.register("after-call.s3.GetObject", watch_bodies(*limits))
+        yield Aws(s3, await client("sqs", sqs_config), await client("autoscaling", config))
 
 
 @asynccontextmanager

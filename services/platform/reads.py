@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ReadTimeoutError, ResponseStreamingError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from services.contract.location import Location
 from services.platform.s3_faults import LOST, fault_of
 
 _TRIES = 5
+_BROKEN_OFF = (aiohttp.ClientError, ResponseStreamingError, ReadTimeoutError)  # a body that breaks off or falls silent
 
 
 class ObjectLost(Exception):
@@ -45,7 +46,7 @@ async def read_written(
 async def read_range(s3: Any, location: Location, start: int, end: int, **condition: str) -> bytes:
     """Bytes `start … end - 1` of an object; fewer if it ends before. Raises what the client raises."""
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(aiohttp.ClientError),
+        retry=retry_if_exception_type(_BROKEN_OFF),
         stop=stop_after_attempt(_TRIES),
         wait=wait_random_exponential(0.05, max=1),
         reraise=True,

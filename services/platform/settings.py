@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     aws_endpoint_url: str | None = Field(
         None, pattern="^https?://", description="S3, SQS and Auto Scaling emulator; unset for AWS"
     )
+    s3_read_seconds: Seconds = Field(
+        20.0, description="S3 must answer, or send more of a body, this soon; an attempt tries for six times as long"
+    )
+    s3_floor_bytes: Bytes = Field(
+        65_536, description="a second, over s3_read_seconds: what is slower is broken off and goes on anew from there"
+    )
     bucket: str = "piecework"
     prefix: str = Field("", description="key prefix inside the bucket, without leading and trailing slashes")
 

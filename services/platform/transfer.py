@@ -1,17 +1,19 @@
 """Bytes between S3 and the node's disk, streamed: memory stays flat whatever the size.
 
 S3's answers about an object (gone, changed, forbidden) raise a TaskError at once. Anything else may pass: it is retried
-for a minute, a download from where it stopped, before the attempt fails.
+until nothing has come of it for a while, two minutes by default, a download from where it stopped. Then this is an
+outage, and the attempt is excused.
 """
 
 import asyncio
 import contextlib
 import os
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, BinaryIO, Protocol, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from services.contract.location import Location
 from services.contract.task_error import TaskError, describe
@@ -28,7 +30,8 @@ class OpenFile(Protocol):
     def fileno(self) -> int: ...
 
 
-_RETRY_SECONDS = 60.0
+_PATIENCE = 6  # read timeouts without progress
+_TRIES_MIN = 2  # however long the first took
 _CHUNK_BYTES = 1 << 20
 _PART_BYTES = 8 << 20
 _PARTS_MAX = 10_000  # of a multipart upload, by S3
@@ -71,7 +74,7 @@ async def _download_all(transfer: "_Download") -> "_Download":
     if end == transfer.position:
         return transfer
     try:
-        async for attempt in _retrying():
+        async for attempt in _retrying(transfer.s3, transfer):
             with attempt:
                 await transfer.go_on()
     except S3_ERRORS as error:
@@ -86,7 +89,7 @@ async def object_bytes(s3: Any, source: Location, etag: str | None) -> int:
     """The size of an object; raises TaskError like `download`."""
     request = {"Bucket": source.bucket, "Key": source.key} | ({} if etag is None else {"IfMatch": etag})
     try:
-        async for attempt in _retrying():
+        async for attempt in _retrying(s3):
             with attempt:
                 return int((await s3.head_object(**request))["ContentLength"])
     except S3_ERRORS as error:
@@ -114,7 +117,8 @@ class _Download:
         self.end = end
         self.position = start
         self.crc32 = 0
-        self._s3 = s3
+        self.s3 = s3
+        self.got_on_at = 0.0  # time.monotonic() at the last progress worth the name
         self._file = file
         self._checked = checked
 
@@ -126,21 +130,31 @@ class _Download:
             request["VersionId"] = self.version
         if self.position or self.end is not None:
             request["Range"] = f"bytes={self.position}-{'' if self.end is None else self.end - 1}"
-        response = await self._s3.get_object(**request)
+        response = await self.s3.get_object(**request)
         self.etag = response["ETag"]
-        body = response["Body"]
+        body, unreported = response["Body"], 0
         async with body:
             while chunk := await body.read(_CHUNK_BYTES):
                 self._file.write(chunk)  # into the page cache: quicker than handing it to a thread
                 if self._checked:
                     self.crc32 = zlib.crc32(chunk, self.crc32)
                 self.position += len(chunk)
+                unreported += len(chunk)
+                if unreported >= _CHUNK_BYTES:
+                    self.got_on_at, unreported = time.monotonic(), 0
 
 
-def _retrying() -> AsyncRetrying:
+def _retrying(s3: Any, transfer: "_Download | None" = None) -> AsyncRetrying:
+    """Tries until nothing has come for a while: a large object may take longer than any outage should."""
+    began_at, patience = time.monotonic(), _PATIENCE * s3.meta.config.read_timeout
+
+    def is_hopeless(state: RetryCallState) -> bool:
+        got_on_at = max(began_at, transfer.got_on_at if transfer else 0.0)
+        return state.attempt_number >= _TRIES_MIN and time.monotonic() - got_on_at >= patience
+
     return AsyncRetrying(
         retry=retry_if_exception(_may_pass),
-        stop=stop_after_delay(_RETRY_SECONDS),
+        stop=is_hopeless,
         wait=wait_random_exponential(0.2, max=5),
         reraise=True,
     )
@@ -182,7 +196,7 @@ async def upload(s3: Any, file: OpenFile, target: Location) -> StoredObject:
     """
     size = (await beside_loop(os.fstat, file.fileno())).st_size
     try:
-        async for attempt in _retrying():
+        async for attempt in _retrying(s3):
             with attempt:
                 put = _put(s3, file, size, target) if size <= _PART_BYTES else _put_parts(s3, file, size, target)
                 parts, etag = await put

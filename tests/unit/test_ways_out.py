@@ -39,6 +39,7 @@ ALLOWED = {
     ("platform/database.py", "services.platform.metrics.MeasuredPool"),
     ("platform/aws.py", "aioboto3.Session"),
     ("platform/aws.py", "aiobotocore.session.get_session"),  # that session's core, on whose events the gate listens
+    ("platform/slow.py", "aiobotocore.httpsession.AIOHTTPSession"),  # the same clients' connections
     ("scheduler/loops/webhooks.py", "httpx.AsyncClient"),
     ("scheduler/loops/webhooks.py", "httpx.Limits"),
     ("worker/task/child_process.py", "asyncio.create_subprocess_exec"),

@@ -48,6 +48,7 @@ from services.worker.task.share import Share
 log = structlog.get_logger()
 
 _WAIT_BUNDLES_MAX = 5  # a task that waits as long as this many bundles should take is released
+_AWS_TRIES = 3  # of a request; what waits for S3 or SQS tries again by itself
 _REGISTER_SECONDS = 30.0  # of a try
 _STOP_SECONDS = 5.0
 _REPORT_SECONDS_MIN = 10.0  # to report what ended last, though the time to drain is over
@@ -84,7 +85,7 @@ class Node:
         async with AsyncExitStack() as stack:
             stack.callback(VITALS.forget_all)
             directory = await stack.enter_async_context(_scratch(Path(self._settings.scratch)))
-            aws = await stack.enter_async_context(connect_aws(self._settings))
+            aws = await stack.enter_async_context(connect_aws(self._settings, _AWS_TRIES))
             cells = await strongest_cells(self._settings, directory)
             self._isolation = cells.isolation
             equipment = equip(self._settings, aws.s3, cells)

@@ -76,7 +76,8 @@ async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork,
     attempt = _Attempt(equipment, task, stage, turn)
     try:
         await attempt.run()
-        await attempt.put_log()
+        if not attempt.excused:  # otherwise S3 would not take it either
+            await attempt.put_log()
     finally:
         await _remove(attempt.workspace)
     await attempt.acquit()
@@ -110,6 +111,7 @@ class _Attempt:
         # Short: the path of a socket in its TMPDIR has 108 bytes.
         name = f"{task.job_id.hex[-8:]}-{task.stage}-{task.index}-{task.attempt}"
         self.workspace = Workspace(equipment.directory / name)
+        self.excused = False
         self.finished = AttemptReport(*self._key, outcome="failed", run_seconds=0.0)
 
     async def run(self) -> None:
@@ -126,7 +128,7 @@ class _Attempt:
             if error.type == "node_unfit":
                 self._node_fault = error.message
             if error.excused and self._task.attempt <= _EXCUSED_MAX:
-                finished.outcome = "released"
+                finished.outcome, self.excused = "released", True
             if lost := self._find_lost(error):
                 finished.outcome, finished.lost = "released", lost
                 self._explain("input_lost", f"{error.message}: it is made again")

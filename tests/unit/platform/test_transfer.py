@@ -3,6 +3,7 @@
 import io
 import zlib
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Self
 
 import aiohttp
@@ -38,7 +39,13 @@ class Body:
         return self._pieces.pop(0) if self._pieces else b""
 
 
-class S3:
+class Client:
+    """Is as patient as S3's client."""
+
+    meta = SimpleNamespace(config=SimpleNamespace(read_timeout=20.0))
+
+
+class S3(Client):
     """Answers in turn with these bytes, or what breaks off of them; the last one stays."""
 
     def __init__(self, *answers: tuple[bytes, int | None]) -> None:
@@ -105,7 +112,7 @@ async def test_without_a_checksum_nothing_is_checked() -> None:
     ],
 )
 async def test_what_s3_refuses_is_gone_or_may_come_back(code: str, type: str, is_gone: bool) -> None:
-    class Refusing:
+    class Refusing(Client):
         async def get_object(self, **request: Any) -> None:
             raise ClientError({"Error": {"Code": code, "Message": "no"}}, "GetObject")
 
