@@ -20,7 +20,7 @@ def impatient_session(seconds: float, floor_bytes: int) -> type[AIOHTTPSession]:
     For `http_session_cls` of AioConfig. Its requests raise botocore's ReadTimeoutError, which is retried.
     """
 
-    class Impatient(AIOHTTPSession):
+    class Impatient(AIOHTTPSession):  # type: ignore[misc]
         async def send(self, request: Any) -> Any:
             sent_bytes = int(request.headers.get("Content-Length", 0))
             try:

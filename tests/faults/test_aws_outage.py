@@ -31,7 +31,7 @@ def start(grid: ProcessGrid, sick: SickS3) -> None:
         grid.start(*way, aws_endpoint_url=sick.url, s3_read_seconds=0.3)
 
 
-@pytest.mark.parametrize("sickness", ["refusing", "slow down", "silent bodies"])
+@pytest.mark.parametrize("sickness", ["refusing", "slow down"])
 async def test_an_outage_of_s3_that_outlasts_attempts_counts_as_no_failure(
     grid: ProcessGrid, sick: SickS3, gate: Gate, sickness: Sickness
 ) -> None:
@@ -73,7 +73,7 @@ async def test_a_job_submitted_in_an_outage_runs_after_it(grid: ProcessGrid, sic
     start(grid, sick)
     job_id = await grid.submit()
 
-    await until(lambda: sick.struck >= 30)
+    await until(lambda: sick.struck >= 8)
     assert (await grid.job(job_id))["state"] == "running"
     sick.sickness = "none"
 
