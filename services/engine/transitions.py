@@ -336,7 +336,6 @@ _COMPLETE = """
             losses = t.losses + (d.losses_max IS NOT NULL AND t.backup_worker_id IS NULL)::integer,
             ready_at = CASE
                 WHEN d.won OR t.backup_worker_id IS NOT NULL OR t.losses + 1 >= d.losses_max THEN NULL
-                WHEN d.losses_max IS NOT NULL THEN now() + 2 ^ t.losses * (0.5 + random() / 2) * interval '1 second'
                 WHEN d.outcome = 'released' THEN now() + CASE WHEN d.error IS NULL THEN 0
                     ELSE least(60, 2 ^ least(d.attempt, 6)) * (0.5 + random() / 2) END * interval '1 second'
                 WHEN d.retryable AND t.failures + 1 < d.max_attempts THEN

@@ -81,7 +81,8 @@ _TELL = """
         instances_missing_since = (SELECT min(missing_since) FROM instances WHERE pool = $1),
         scaling_error = $5, scaling_error_since = CASE WHEN $5::text IS NOT NULL THEN
             CASE WHEN scaling_error IS NULL THEN now() ELSE scaling_error_since END END,
-        replacements = CASE WHEN $6 AND replace_at < now() - $7 * interval '1 second' THEN 0 ELSE replacements END
+        replacements = CASE WHEN $6 AND replace_at < now() - $7 * interval '1 second' THEN 0 ELSE replacements END,
+        replace_at = CASE WHEN $6 AND replace_at < now() - $7 * interval '1 second' THEN NULL ELSE replace_at END
     WHERE name = $1"""
 
 _FAIL = """
@@ -133,7 +134,7 @@ async def _adjust(context: Context, pool: Record) -> None:
     desired = wanted_capacity(dict(pool), dict(backlog), context.settings.scale_out_seconds)
     seen = await _look(context, pool, group)
     patience = context.settings.register_seconds
-    told = (pool["name"], desired, seen.instances, seen.missing, seen.error, not seen.dead, patience)
+    told = (pool["name"], desired, seen.instances, seen.missing, seen.error, not seen.missing, patience)
     await context.database.execute(_TELL, *told)
     await _scale(context, pool, group["DesiredCapacity"], desired, seen)
 

@@ -23,7 +23,6 @@ from services.platform.aws import Aws, connect_aws
 from services.platform.concurrency import is_cancelled
 from services.platform.database import Database, UnknownSchema, connect_database, new_id
 from services.platform.health import VITALS
-from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import WorkerSettings
 from services.platform.threads import in_own_thread
 from services.worker.isolation.cells import Cells
@@ -35,6 +34,7 @@ from services.worker.node.outage import Outage, in_time
 from services.worker.node.quarantine import Quarantine
 from services.worker.node.receiver import Receiver
 from services.worker.node.slots import Slots
+from services.worker.node.storage import find_fault
 from services.worker.task.attempt import Equipment
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.environment import base_environment
@@ -105,14 +105,10 @@ class Node:
         """Wait until this node reaches S3: until then it would only take tasks from others."""
         outage = Outage("S3")
         while not self._draining.is_set():
-            try:
-                await s3.head_bucket(Bucket=self._settings.bucket)
-            except S3_ERRORS as error:
-                if fault_of(error) == "passing":
-                    await outage.failed(error)
-                    continue  # any other answer is one: the bucket's policy need not allow this request
-            outage.passed()
-            return
+            if (error := await find_fault(s3, self._settings.bucket)) is None:
+                outage.passed()
+                return
+            await outage.failed(error)
 
     async def _run_registered(self, aws: Aws, equipment: Equipment) -> None:
         """Work from one registration until drained or until the lease is lost."""

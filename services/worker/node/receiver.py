@@ -138,6 +138,8 @@ class Receiver:
         return self._bundles.tasks_waiting + max(0, self._slots.wanted - self._slots.count)
 
     def _wanted(self) -> int:
+        if not self._slots.can_work:
+            return 0
         return messages_wanted(
             slots=self._slots.count,
             busy=min(self._slots.wanted, self._slots.count),

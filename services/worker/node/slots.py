@@ -18,6 +18,7 @@ from services.worker.node.bundles import Bundle, Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.pace import Pace
 from services.worker.node.quarantine import Quarantine
+from services.worker.node.storage import Storage
 from services.worker.task.attempt import Equipment, release, run_attempt
 from services.worker.task.node_health import is_of_node
 from services.worker.task.turn import Turn
@@ -54,6 +55,7 @@ class Slots:
         self._bundles = bundles
         self._completer = completer
         self._quarantine = quarantine
+        self._storage = Storage(equipment.s3, equipment.layout.bucket, self.progress.set)
         self._open: dict[asyncio.Task[AttemptReport], tuple[Bundle, Turn]] = {}
         self._free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
         self._entrance = asyncio.Semaphore(count)  # of attempts that do not run yet
@@ -62,6 +64,11 @@ class Slots:
     def busy(self) -> int:
         """The number of slots in use."""
         return min(self.count, len(self._open))
+
+    @property
+    def can_work(self) -> bool:
+        """Whether attempts can reach what they need; `progress` is set when they can again."""
+        return self._storage.reached
 
     @property
     def wanted(self) -> int:
@@ -81,6 +88,7 @@ class Slots:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._release_stale())
                 group.create_task(_end_idle_children(slots))
+                group.create_task(self._storage.run())
                 for _ in range(_OPEN_MAX * self.count):
                     group.create_task(self._serve())
         finally:
@@ -164,6 +172,7 @@ class Slots:
             return _finished(task, "released", turn.working_seconds)
         finished = self._broken(task, turn, error) if (error := attempt.exception()) else attempt.result()
         self._quarantine.note(finished, began)
+        self._storage.note(finished.error)
         if finished.outcome != "succeeded":
             log.info("attempt failed", **_names(task), outcome=finished.outcome, error=finished.error)
         return finished
