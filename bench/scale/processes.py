@@ -21,6 +21,7 @@ from services.platform.aws import Aws
 from services.platform.database import connect_database
 from services.scheduler.__main__ import make_loops
 from services.scheduler.loop import Context, listen
+from services.scheduler.loops.triggers import Listeners
 from services.scheduler.loops.webhooks import Deliverer
 from services.scheduler.merges.merge import Merger
 from services.stats.rollup import keep_rolled_up
@@ -84,7 +85,8 @@ async def _run_scheduler(load: Load, url: str, queue: socket.socket) -> None:
     settings = load.settings(url)
     async with asyncio.TaskGroup() as group:
         group.create_task(keep_rolled_up(await connect_database(_named(url, "roll-up"), 2)))
-        loops = [loop for loop in make_loops(settings, Merger(), Deliverer()) if loop.name != "merge"]  # there is no S3
+        loops = make_loops(settings, Merger(), Deliverer(), Listeners())
+        loops = [loop for loop in loops if loop.name != "merge"]  # there is no S3
         group.create_task(listen(settings, loops))
         for loop in loops:
             pool = await connect_database(_named(url, f"scheduler: {loop.name}"), 2)

@@ -91,7 +91,8 @@ async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
     s3_config = config.merge(
         AioConfig(signature_version="s3v4", read_timeout=limits[0], http_session_cls=impatient_session(*limits))
     )
-    sqs_config = config.merge(AioConfig(read_timeout=25))  # a long poll lasts up to 20 s, everything else is quick
+    # A long poll lasts up to 20 s, everything else is quick; each trigger has one open.
+    sqs_config = config.merge(AioConfig(read_timeout=25, max_pool_connections=1024))
     async with AsyncExitStack() as stack:
 
         async def client(name: str, client_config: AioConfig) -> Any:

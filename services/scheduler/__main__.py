@@ -32,8 +32,8 @@ from services.scheduler.loops import (
     retain,
     scale,
     stragglers,
-    triggers,
 )
+from services.scheduler.loops.triggers import Listeners
 from services.scheduler.loops.webhooks import Deliverer, give_up
 from services.scheduler.merges.merge import Merger
 from services.scheduler.noted import keep_noting
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 HOUR_SECONDS = 3600.0
 
 
-def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer) -> list[Loop]:
+def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer, listeners: Listeners) -> list[Loop]:
     """Every loop, with its pauses and what wakes it."""
     busy, idle = settings.loop_seconds, settings.idle_seconds
     jobs, deliveries = frozenset([JOBS_CHANNEL]), frozenset([WEBHOOKS_CHANNEL])
@@ -60,7 +60,7 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer) -> list
         Loop("renew", renew.step, busy_seconds=busy, idle_seconds=min(idle, 1.0), channels=jobs),
         Loop("stragglers", stragglers.step, busy_seconds=min(idle, 1.0), idle_seconds=idle),
         Loop("outbox", outbox.step, busy_seconds=busy, idle_seconds=min(idle, 1.0), channels=jobs),
-        Loop("triggers", triggers.step, busy_seconds=0.0, idle_seconds=idle),
+        Loop("triggers", listeners.step, busy_seconds=busy, idle_seconds=min(idle, 1.0)),
         Loop(
             "webhooks",
             deliverer.step,
@@ -79,8 +79,8 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer) -> list
 
 async def run(settings: Settings) -> None:
     """Run the loops until cancelled."""
-    merger, deliverer = Merger(), Deliverer()
-    loops = make_loops(settings, merger, deliverer)
+    merger, deliverer, listeners = Merger(), Deliverer(), Listeners()
+    loops = make_loops(settings, merger, deliverer, listeners)
     connections = settings.database_connections_max + len(loops)
     database = await connect_database(settings.database_url, connections, seconds=settings.database_seconds)
     VITALS.waits_for = "the database, or its schema, is not there yet"
@@ -99,6 +99,7 @@ async def run(settings: Settings) -> None:
             await merger.stop()
             await deliverer.stop()
             VITALS.forget_all()
+            await listeners.stop(context)
             for slots in context.slots.values():
                 await slots.stop()
             database.terminate()

@@ -22,6 +22,8 @@ _EXPIRED = (
     """DELETE FROM webhook_deliveries WHERE ctid IN (
         SELECT ctid FROM webhook_deliveries
         WHERE state <> 'pending' AND created_at < now() - interval '30 days' LIMIT $1)""",
+    "DELETE FROM schedulers WHERE ctid IN ("
+    "SELECT ctid FROM schedulers WHERE heartbeat_at < now() - interval '1 day' LIMIT $1)",
     """DELETE FROM workers WHERE ctid IN (
         SELECT ctid FROM workers AS w WHERE state IN ('stopped', 'lost') AND stopped_at < now() - interval '7 days'
           AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.worker_id = w.worker_id) LIMIT $1)""",
