@@ -352,6 +352,10 @@ class Client:
     def get_processor(self, name: str, *, version: int | None = None) -> ProcessorDetail:
         return self._api.get(ProcessorDetail, f"/v1/processors/{_segment(name)}", version=version)
 
+    def delete_processor_version(self, name: str, version: int) -> None:
+        """Delete a version that nothing needs any more."""
+        self._api.delete(f"/v1/processors/{_segment(name)}/versions/{version}")
+
     def push_package(self, code: Path | Mapping[str, Path | bytes], *, progress: ReportBytes | None = None) -> Package:
         """Ship a directory of code, or files by their paths in it; `sha256` is what a processor's `package` names.
 
@@ -367,6 +371,10 @@ class Client:
     def create_package(self, sha256: str, bytes: int | str) -> Package:
         """Announce a package by the hash and the size of its archive (`push_package` does it all)."""
         return self._api.post(Package, "/v1/packages", {"sha256": sha256, "bytes": bytes}, repeatable=True)
+
+    def delete_package(self, sha256: str) -> None:
+        """Delete the code of processors that are all deleted."""
+        self._api.delete(f"/v1/packages/{sha256}")
 
     # Retention
 
@@ -402,6 +410,10 @@ class Client:
         """Bounds, and maybe the present number, of the pool's worker nodes."""
         body = {"min": min, "max": max} | ({} if desired is None else {"desired": desired})
         return self._api.put(Pool, f"/v1/pools/{_segment(name)}/capacity", body)
+
+    def delete_pool(self, name: str) -> None:
+        """Delete a pool that nothing needs any more."""
+        self._api.delete(f"/v1/pools/{_segment(name)}")
 
     def pause_pool(self, name: str) -> Pool:
         """Let the pool's tasks wait; running ones finish."""

@@ -133,9 +133,9 @@ class StageSpec(TypedDict):
 class Keep(TypedDict):
     """How long what a job leaves is kept, from its end: seconds, text such as "90d", or "forever"."""
 
-    interim: NotRequired[float | str | None]
-    results: NotRequired[float | str | None]
-    records: NotRequired[float | str | None]
+    interim: NotRequired[float | str | Literal["forever"] | None]
+    results: NotRequired[float | str | Literal["forever"] | None]
+    records: NotRequired[float | str | Literal["forever"] | None]
 
 
 class JobSpec(TypedDict):

@@ -40,10 +40,16 @@ async def register_processor(
         raise SpecError("name", name, f"names that begin with {OWN_PROCESSORS} are Piecework's own; choose another")
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('processor ' || $1, 0))", name)
     newest = await connection.fetchrow(
-        "SELECT version, spec, description, created_by FROM processors WHERE name = $1 ORDER BY version DESC LIMIT 1",
+        "SELECT version, spec, description, created_by, deleted_at FROM processors WHERE name = $1 "
+        "ORDER BY version DESC LIMIT 1",
         name,
     )
-    if newest is not None and newest["description"] == description and _says(newest["spec"], spec):
+    if (
+        newest is not None
+        and newest["deleted_at"] is None
+        and newest["description"] == description
+        and _says(newest["spec"], spec)
+    ):
         return int(newest["version"])
     if newest is not None and by is not None:
         require_owner(by, Thing("processor", name, newest["created_by"]))

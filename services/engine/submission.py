@@ -1,6 +1,7 @@
 """Submission: a job specification becomes a job and its stages, or an error that names the field."""
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,11 @@ from services.inputs.spec import Input, ItemsInput, RangeInput, Resplit, tells_t
 from services.platform.database import Connection, new_id
 from services.platform.settings import Settings
 
+_UPLOAD = re.compile(r"/uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/")  # as Layout.upload has it
+
+# Nobody deletes the pool before the job is there (services/engine/removal.py).
+_HOLD_POOL = "SELECT pg_advisory_xact_lock_shared(hashtextextended('pool ' || $1, 0))"
+
 ALL_AT_ONCE = 2_147_483_647  # a fan-in without levels
 
 
@@ -64,13 +70,14 @@ async def _find_processor(connection: Connection, name_and_version: str, field: 
         raise SpecError(field, name_and_version, "write `name` for the newest version or `name@version` with a number")
     row = await connection.fetchrow(
         "SELECT name, version, spec FROM processors WHERE name = $1 AND ($2::integer IS NULL OR version = $2) "
-        "ORDER BY version DESC LIMIT 1",
+        "AND deleted_at IS NULL ORDER BY version DESC LIMIT 1",
         name,
         int(version) if at else None,
     )
     if row is None:
         known = await connection.fetch(
-            "SELECT DISTINCT name FROM processors WHERE NOT starts_with(name, $1) ORDER BY name LIMIT 20",
+            "SELECT DISTINCT name FROM processors WHERE NOT starts_with(name, $1) AND deleted_at IS NULL "
+            "ORDER BY name LIMIT 20",
             OWN_PROCESSORS,
         )
         names = ", ".join(row["name"] for row in known) or "none yet"
@@ -148,6 +155,7 @@ async def _resolve_stage(
         raise SpecError(f"{field}.columns", stage.columns, fix)
     if processor.output_directory and not stage.fan_out:
         raise SpecError(f"{field}.fan_out", False, f"{row['name']} makes a directory of files: set fan_out to true")
+    await connection.execute(_HOLD_POOL, stage.pool)
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pools WHERE name = $1)", stage.pool):
         known = await connection.fetch("SELECT name FROM pools ORDER BY name")
         raise SpecError(f"{field}.pool", stage.pool, f"no such pool (pools: {', '.join(r['name'] for r in known)})")
@@ -400,6 +408,9 @@ async def submit_job(
         key_id,
         tasks,
     )
+    used = list(map(UUID, set(_UPLOAD.findall(str([spec.stored(), [stage.inputs for stage in resolved]])))))
+    if used:
+        await connection.execute("UPDATE uploads SET used_at = now() WHERE upload_id = ANY($1::uuid[])", used)
     following = [*resolved[1:], None]
     rows = [
         _stage_row(

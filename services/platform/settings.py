@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.contract.fields import DURATION, SIZE
+from services.contract.fields import DURATION, SIZE, Kept
 from services.contract.layout import Layout
 from services.contract.location import Location
 from services.contract.states import Isolation
@@ -150,6 +150,10 @@ class Settings(BaseSettings):
     webhook_disable_days: PositiveFloat = Field(
         5.0, description="an endpoint that has failed for so long, without a success, is disabled"
     )
+
+    uploads_open_seconds: Seconds = Field(604_800.0, description="an upload that is not completed by then is aborted")
+    keep_uploads: Kept = Field("forever", description="how long uploads are kept that no job, schedule or trigger uses")
+    keep_packages: Kept = Field("forever", description="how long packages are kept that no version of a processor uses")
 
     audit_days: Annotated[int, Field(ge=7)] = Field(400, description="how long the audit log is kept")
     metrics_key: str | None = Field(None, description="the bearer that /metrics asks for; unset: none")

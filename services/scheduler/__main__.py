@@ -23,6 +23,7 @@ from services.scheduler.loops import (
     depths,
     dispatch,
     finish,
+    leftovers,
     maintain,
     outbox,
     plan,
@@ -73,6 +74,7 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer, listene
         Loop("scale", scale.step, busy_seconds=busy, idle_seconds=settings.scale_seconds),
         Loop("depths", depths.step, busy_seconds=busy, idle_seconds=depths.IDLE_SECONDS),
         Loop("retain", retain.step, busy_seconds=busy, idle_seconds=idle),
+        Loop("leftovers", leftovers.step, busy_seconds=1.0, idle_seconds=HOUR_SECONDS),
         Loop("maintain", maintain.step, busy_seconds=1.0, idle_seconds=HOUR_SECONDS),
     ]
 

@@ -112,6 +112,12 @@ def pause_pool(session: Session, name: PoolName) -> None:
     session.show(session.client.pause_pool(name), lambda pool: print(f"{pool['name']} paused"))
 
 
+def delete_pool(session: Session, name: PoolName) -> None:
+    """Delete a pool that nothing needs any more; its queues stay."""
+    session.client.delete_pool(name)
+    session.note(f"deleted {name}; its queues stay, for you to delete")
+
+
 def resume_pool(session: Session, name: PoolName) -> None:
     """Start tasks in a pool again."""
     session.show(session.client.resume_pool(name), lambda pool: print(f"{pool['name']} active"))
@@ -216,6 +222,7 @@ def register(app: typer.Typer) -> None:
     command(pools, "pause")(pause_pool)
     command(pools, "resume")(resume_pool)
     command(pools, "capacity")(set_capacity)
+    command(pools, "delete")(delete_pool)
     workers = group(app, "workers", "Worker nodes.")
     command(workers, "list")(list_workers)
     command(workers, "show")(show_worker)

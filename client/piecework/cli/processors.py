@@ -253,9 +253,27 @@ def _brings_code(spec: dict[str, Any]) -> bool:
     return not spec.get("sql") and not spec.get("builtin")
 
 
+def delete_version(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=1)],
+) -> None:
+    """Delete a version that nothing needs any more."""
+    session.client.delete_processor_version(name, version)
+    session.note(f"deleted {name}@{version}")
+
+
+def delete_package(session: Session, sha256: Annotated[str, typer.Argument(metavar="SHA256")]) -> None:
+    """Delete the code of processors that are all deleted."""
+    session.client.delete_package(sha256)
+    session.note(f"deleted {sha256}")
+
+
 def register(app: typer.Typer) -> None:
     processors = group(app, "processors", "Registered, versioned pieces of work.")
     command(processors, "list")(list_processors)
     command(processors, "show")(show)
     command(processors, "register")(register_processor)
     command(processors, "push")(push)
+    command(processors, "delete")(delete_version)
+    command(processors, "delete-package")(delete_package)

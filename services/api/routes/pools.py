@@ -14,7 +14,7 @@ from services.api.problems import BODY
 from services.api.security import Operator, Viewer
 from services.api.shapes.grid import Capacity, Pool, PoolPage, PoolSpec
 from services.api.strict_json import StrictRoute
-from services.engine import pools
+from services.engine import pools, removal
 from services.platform.database import Connection
 from services.platform.database import Database as ConnectionPool
 from services.platform.problems import conflict, invalid, not_found, problems
@@ -179,3 +179,17 @@ async def resume_pool(caller: Operator, api: Api, name: PoolName) -> Pool:
         await pools.resume_pool(connection, name)
         await caller.record(connection, name)
         return await _load(connection, name)
+
+
+@router.delete(
+    "/{name}", operation_id="delete_pool", status_code=204, responses=problems(404, 409), summary="Delete a pool"
+)
+async def delete_pool(caller: Operator, api: Api, name: PoolName) -> None:
+    """Delete a pool that nothing needs; its queues stay, for you to delete.
+
+    It is refused while it has an Auto Scaling group or workers, and while a job that has not ended, or can be retried,
+    a schedule, a trigger or a key names it.
+    """
+    async with api.transaction() as connection:
+        await removal.delete_pool(connection, name)
+        await caller.record(connection, name)

@@ -14,10 +14,10 @@ from services.api.idempotency import Development
 from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.routes.packages import check_package
-from services.api.security import Viewer
+from services.api.security import Developer, Viewer
 from services.api.shapes.processors import Processor, ProcessorDetail, ProcessorPage, ProcessorRegistration
 from services.api.strict_json import StrictRoute
-from services.engine import processors
+from services.engine import processors, removal
 from services.engine.params_schema import check_schema
 from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
 from services.platform.database import Connection
@@ -26,6 +26,7 @@ from services.platform.problems import ProblemError, not_found, problems
 router = APIRouter(prefix="/processors", tags=["processors"], route_class=StrictRoute)
 
 ProcessorName = Annotated[str, Path(max_length=100, examples=["noop"])]
+VersionNumber = Annotated[int, Path(ge=1, le=2_147_483_647, examples=[1])]
 
 EXAMPLES: Any = {
     "noop": {
@@ -69,8 +70,10 @@ EXAMPLES: Any = {
 }
 
 _VERSION = """
-    SELECT *, ARRAY(SELECT version FROM processors WHERE name = $1 ORDER BY version) AS versions
-    FROM processors WHERE name = $1 AND ($2::integer IS NULL OR version = $2) ORDER BY version DESC LIMIT 1"""
+    SELECT *, ARRAY(
+        SELECT version FROM processors WHERE name = $1 AND deleted_at IS NULL ORDER BY version) AS versions
+    FROM processors WHERE name = $1 AND ($2::integer IS NULL OR version = $2) AND deleted_at IS NULL
+    ORDER BY version DESC LIMIT 1"""
 
 
 @router.post(
@@ -94,6 +97,8 @@ async def register_processor(
     spec = ProcessorSpec.model_validate(registration.model_dump(exclude={"name", "description"}))
 
     async def create(connection: Connection) -> Processor:
+        if spec.package is not None:
+            await removal.hold_package(connection, spec.package)
         version = await processors.register_processor(
             connection, registration.name, spec, registration.description, by=creation.caller
         )
@@ -120,8 +125,9 @@ async def list_processors(key: Viewer, session: Session, pages: Pages) -> Proces
 
     The values of `environment` are shown to those who may register processors; to others, `***`.
     """
-    newest = select(tables.Processor.name, func.max(tables.Processor.version)).group_by(tables.Processor.name)
     processor = tables.Processor
+    there = col(processor.deleted_at).is_(None)
+    newest = select(processor.name, func.max(processor.version)).where(there).group_by(processor.name)
     registered: Any = not_(col(processor.name).startswith(OWN_PROCESSORS))
     statement = select(processor).where(registered, tuple_(col(processor.name), col(processor.version)).in_(newest))
     rows, next_cursor = await pages.fetch(session, statement, processor.name)
@@ -141,3 +147,21 @@ async def get_processor(
     """
     row = await api.database.fetchrow(_VERSION, name, version)
     return ProcessorDetail.model_validate(dict(_found(row, name, version))).seen_by(key)
+
+
+@router.delete(
+    "/{name}/versions/{version}",
+    operation_id="delete_processor_version",
+    status_code=204,
+    responses=problems(404, 409),
+    summary="Delete a version of a processor",
+)
+async def delete_processor_version(caller: Developer, api: Api, name: ProcessorName, version: VersionNumber) -> None:
+    """Delete a version: no job can be submitted with it any more, and its number is not given again.
+
+    It is refused while a job that has not ended, or can be retried, a schedule or a trigger needs it. Jobs that have
+    run it still name it.
+    """
+    async with api.transaction() as connection:
+        await removal.delete_version(connection, name, version, by=caller)
+        await caller.record(connection, f"{name}@{version}")

@@ -33,6 +33,7 @@ from services.api.strict_json import StrictRoute
 from services.contract.location import Location
 from services.engine.ownership import Thing, require_control
 from services.engine.quotas import check_upload
+from services.engine.retention import refuse_if_needed
 from services.platform.database import Connection, new_id
 from services.platform.multipart import delete_all
 from services.platform.problems import conflict, invalid, not_found, problems
@@ -258,14 +259,18 @@ def _ordered(parts: list[UploadedPart], count: int) -> list[UploadedPart]:
     "/{upload_id}",
     operation_id="abort_upload",
     status_code=204,
-    responses=problems(404, 502),
+    responses=problems(404, 409, 502),
     summary="Abort an upload",
 )
 async def abort_upload(caller: Submitter, api: Api, upload_id: UploadId) -> None:
-    """End an upload that runs, or delete a completed one: its objects and parts are removed. Safe to repeat."""
+    """End an upload that runs, or delete a completed one: its objects and parts are removed. Safe to repeat.
+
+    It is refused while a job that has not ended, a schedule, a trigger or a processor names it.
+    """
     row = await _controlled(caller, api, upload_id)
     async with uploads.alone(api, upload_id):
         async with api.transaction() as connection:
+            await refuse_if_needed(connection, f"the upload {upload_id}", f"/uploads/{upload_id}/")
             await connection.execute(
                 "UPDATE uploads SET aborted_at = coalesce(aborted_at, now()) WHERE upload_id = $1", upload_id
             )
@@ -273,3 +278,4 @@ async def abort_upload(caller: Submitter, api: Api, upload_id: UploadId) -> None
         if row["multipart_id"] is not None:
             await uploads.forget_parts(api, Location.parse(row["uri"]), row["multipart_id"])
         await uploads.remove(api, upload_id)
+        await api.database.execute("UPDATE uploads SET removed_at = now() WHERE upload_id = $1", upload_id)

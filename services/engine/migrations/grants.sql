@@ -53,7 +53,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON deleted_jobs TO piecework_scheduler;
 GRANT SELECT, DELETE ON idempotency_keys TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON jobs TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lost_outputs TO piecework_scheduler;
-GRANT SELECT, UPDATE ON packages TO piecework_scheduler;
+GRANT SELECT, UPDATE, DELETE ON packages TO piecework_scheduler;
 GRANT SELECT, UPDATE ON pools TO piecework_scheduler;
 GRANT SELECT ON processors TO piecework_scheduler;
 GRANT SELECT, INSERT, DELETE ON queue_messages TO piecework_scheduler;

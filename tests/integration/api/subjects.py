@@ -91,10 +91,23 @@ class Subjects:
                 assert (await s3.put(upload["parts"][0]["url"], content=b"abc")).status_code == 200
         return {"upload_id": upload["upload_id"]}
 
-    async def _processors(self, _: str) -> dict[str, str]:
-        return {"name": "noop"}
+    async def _processors(self, operation: str) -> dict[str, str]:
+        if operation != "delete_processor_version":
+            return {"name": "noop"}
+        name = f"p-{uuid4().hex}"
+        await ok(self.operator.post("/v1/processors", json={"name": name, "builtin": "noop"}))
+        return {"name": name, "version": "1"}
+
+    async def _packages(self, operation: str) -> dict[str, str]:
+        sha256 = f"{uuid4().hex}{uuid4().hex}"
+        await ok(self.operator.post("/v1/packages", json={"sha256": sha256, "bytes": 3}))
+        return {"sha256": sha256}
 
     async def _pools(self, operation: str) -> dict[str, str]:
+        if operation == "delete_pool":
+            name = f"pool-{uuid4().hex[:8]}"
+            await ok(self.operator.put(f"/v1/pools/{name}", json={}))
+            return {"name": name}
         if operation != "set_pool_capacity":
             return {"name": "default"}
         group = f"group-{uuid4().hex}"

@@ -23,7 +23,7 @@ ROLES: dict[str, set[str]] = {
         "pause_schedule", "resume_schedule", "create_upload", "complete_upload", "preview_split",
         "list_uploads", "renew_upload", "abort_upload", "hold_job", "release_job", "delete_job",
     },
-    "developer": {"register_processor", "create_package"},
+    "developer": {"register_processor", "create_package", "delete_processor_version"},
     "operator": {
         "list_api_keys", "list_audit", "put_pool", "set_pool_capacity", "pause_pool", "resume_pool",
         "drain_worker",
@@ -31,7 +31,7 @@ ROLES: dict[str, set[str]] = {
         "create_webhook_endpoint", "rotate_webhook_secret", "enable_webhook_endpoint", "delete_webhook_endpoint",
         "redeliver",
         "create_api_key", "revoke_api_key", "get_key_quotas", "set_key_quotas", "set_share",
-        "put_retention_rule", "delete_retention_rule",
+        "put_retention_rule", "delete_retention_rule", "delete_pool", "delete_package",
     },
 }  # fmt: skip
 RANKED: list[Role] = ["viewer", "submitter", "developer", "operator"]

@@ -43,6 +43,12 @@ WORKER = {
     "stopped_at": None,
     "quarantine": None,
 }
+RULE = {
+    "name": "default",
+    "labels": {},
+    "keep": {"interim": 86400.0, "results": "forever", "records": 7776000.0},
+    "created_at": TIME,
+}
 POOL = {
     "name": "default",
     "queue_url": "http://sqs/q",
@@ -395,6 +401,21 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     ),
     ("quotas show", "GET /v1/quotas", QUOTAS, ["1,000,000,000", "12,345,678", "0.5", "own", "default"]),
     (f"quotas key {ID}", f"GET /v1/api-keys/{ID}/quotas", QUOTAS, ["jobs_max", "10", "3"]),
+    ("retention list", "GET /v1/retention-rules", page(RULE), ["default", "1d", "forever", "90d"]),
+    ("retention show default", "GET /v1/retention-rules/default", RULE, ["default", "1d", "forever", "90d"]),
+    ("retention put default --records 90d", "PUT /v1/retention-rules/default", RULE, ["default", "90d"]),
+    ("retention delete old", "DELETE /v1/retention-rules/old", None, ["deleted old"]),
+    (f"hold {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/hold", job("succeeded"), [JOB_ID]),
+    (f"release {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/release", job("succeeded"), [JOB_ID]),
+    (
+        f"delete {JOB_ID}",
+        f"DELETE /v1/jobs/{JOB_ID}",
+        {"job_id": JOB_ID, "deleted_at": TIME, "results": "delete"},
+        ["schedulers delete it now"],
+    ),
+    ("processors delete clean 2", "DELETE /v1/processors/clean/versions/2", None, ["deleted clean@2"]),
+    (f"processors delete-package {'0' * 64}", f"DELETE /v1/packages/{'0' * 64}", None, ["deleted 0"]),
+    ("pools delete old", "DELETE /v1/pools/old", None, ["deleted old; its queues stay"]),
     ("shares list", "GET /v1/shares", page({"name": "claims", "own": {"jobs_max": 77}}), ["claims", "77"]),
     ("shares show claims", "GET /v1/shares/claims", QUOTAS, ["jobs_max", "10", "3"]),
     (f"keys revoke {ID}", f"DELETE /v1/api-keys/{ID}", None, [f"revoked {ID}"]),

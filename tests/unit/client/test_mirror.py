@@ -26,6 +26,7 @@ NO_SHAPE = {
     "Problem",
     "ReasonCode",
     "ProcessorRegistration",
+    "RetentionRuleSpec",
     "Rotation",
     "ScheduleSpec",
     "SplitSpec",
