@@ -38,7 +38,7 @@ status: .venv/.local  ## show what runs
 run: .venv/.local  ## run the local stack in the foreground, until Ctrl-C
 	@$(BIN)/python -m deploy.local run
 
-test: .venv/.dev  ## run all tests (or some: make test TESTS=tests/unit)
+test: .venv/.dev .venv/bin/promtool  ## run all tests (or some: make test TESTS=tests/unit)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 storm: .venv/.dev  ## run 100,000 tasks in a storm of faults and check every result (make storm STORM='--seed 7')
@@ -120,6 +120,9 @@ clean:  ## stop the stack; remove its data, the virtual environment and all cach
 	@echo "Installing $$(grep -c '==' requirements/dev.txt) pinned packages for development"
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@
+
+.venv/bin/promtool: .venv/.python
+	@sh deploy/monitoring/promtool.sh $@
 
 .venv/.bench: .venv/.dev requirements/bench.txt
 	@$(INSTALL) --require-hashes -r requirements/bench.txt

@@ -44,6 +44,7 @@ from services.platform.process import hide_environment
 from services.platform.rates import Rates
 from services.platform.security_headers import SecurityHeaders
 from services.platform.settings import ApiSettings, read_settings
+from services.platform.tracing import configure_tracing
 from services.platform.version import VERSION
 
 DESCRIPTION = """
@@ -152,6 +153,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 def _served() -> FastAPI:
     settings = read_settings(ApiSettings)
     hide_environment()
+    configure_tracing("api")
     require_region()
     return create_app(settings)
 

@@ -13,12 +13,10 @@ from services.api.connections import Api
 from services.engine import audit, ownership
 from services.engine.places import Reader
 from services.platform.auth import Forbidden, Key
-from services.platform.database import Connection, Database, storable
+from services.platform.database import Connection, Database
 from services.platform.routes import bearer, caller
 
 _bearer = bearer("An API key, sent as `Authorization: Bearer <key>`. Roles: viewer < submitter < developer < operator.")
-
-REQUEST_ID_CHARACTERS_MAX = 200
 
 # What the audit log calls the things under a path.
 KINDS = {
@@ -68,13 +66,12 @@ class Caller(Key):
 def _asking(request: Request, key: Key) -> Caller:
     """The caller, from where uvicorn says that the request comes: behind a proxy, as `--forwarded-allow-ips` tells."""
     things = request.url.path.partition("/v1/")[2].partition("/")[0]
-    request_id = storable(request.headers.get("x-request-id", ""))[:REQUEST_ID_CHARACTERS_MAX]
     return Caller(
         **{each.name: getattr(key, each.name) for each in fields(key)},
         action=request.scope["route"].operation_id,
         kind=KINDS.get(things, things),
         address=request.client.host if request.client else None,
-        request_id=request_id or None,
+        request_id=request.state.request_id,
     )
 
 

@@ -34,6 +34,7 @@ class StageWork(StageOptions):
     timeout_seconds: float
     interim: bool = False  # only later stages and the merge need its outputs
     array: RangeInput | None = None
+    traceparent: str | None = None  # the job's trace
     found_columns: Columns | None = None  # of the records of all its tasks, as samples show them
 
 

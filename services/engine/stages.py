@@ -38,8 +38,9 @@ class StageUnreadable(Exception):
 # A job submitted by the release before has its options in columns only. A stage whose tasks work on one output each has
 # the numbers of the stage that it so follows, others their own.
 _LOAD_STAGE = """
-    SELECT s.job_id, s.stage, j.name AS job_name, s.name AS stage_name, s.kind, s.processor, s.processor_version,
-        p.spec, s.timeout_seconds, coalesce(s.options, jsonb_build_object('params', s.params, 'inputs', s.inputs,
+    SELECT s.job_id, s.stage, j.name AS job_name, j.traceparent, s.name AS stage_name, s.kind, s.processor,
+        s.processor_version, p.spec, s.timeout_seconds,
+        coalesce(s.options, jsonb_build_object('params', s.params, 'inputs', s.inputs,
             'fan_out', s.fan_out, 'memory_bytes', s.memory_bytes, 'rejects_max', s.rejects_max)) AS options,
         CASE WHEN followed.planned THEN followed.task_count END AS task_count
     FROM stages AS s JOIN jobs AS j USING (job_id)

@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
+import structlog
 from asyncpg import Record
 from pydantic import ValidationError
 
@@ -39,6 +40,9 @@ from services.inputs.grid import needs_grid
 from services.inputs.spec import Input, ItemsInput, RangeInput, Resplit, tells_types
 from services.platform.database import Connection, new_id
 from services.platform.settings import Settings
+from services.platform.tracing import annotate, current_traceparent, traced
+
+log = structlog.get_logger()
 
 _UPLOAD = re.compile(r"/uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/")  # as Layout.upload has it
 
@@ -278,9 +282,9 @@ async def _resolve_merge(connection: Connection, spec: JobSpec, last: _ResolvedS
 
 _INSERT_JOB = """
     INSERT INTO jobs (job_id, name, spec, state, priority, share, labels, schedule_id, trigger_id, trigger_message,
-        run_at, started_at, created_by, key_id, tasks_known)
+        run_at, started_at, created_by, key_id, tasks_known, traceparent)
     VALUES ($1, $2, $3, CASE WHEN $4 THEN 'scheduled' ELSE 'running' END, $5, $6, $7, $8, $9, $10, $11,
-        CASE WHEN NOT $4 THEN now() END, $12, $13, $14)"""
+        CASE WHEN NOT $4 THEN now() END, $12, $13, $14, $15)"""
 
 # The last line of each list is for workers of the release before, which do not read `options`.
 _INSERT_STAGES = """
@@ -367,6 +371,7 @@ def _stage_row(
     }
 
 
+@traced("submit", root=True)
 async def submit_job(
     connection: Connection,
     spec: JobSpec,
@@ -407,6 +412,7 @@ async def submit_job(
         created_by,
         key_id,
         tasks,
+        current_traceparent(),
     )
     used = list(map(UUID, set(_UPLOAD.findall(str([spec.stored(), [stage.inputs for stage in resolved]])))))
     if used:
@@ -427,4 +433,6 @@ async def submit_job(
     if spec.run_at is None:
         await start_stages(connection, job_id)
     await notify_jobs(connection)
+    annotate(job=job_id, name=spec.name)
+    log.info("job submitted", job=str(job_id), name=spec.name, stages=len(rows))
     return job_id

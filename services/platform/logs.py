@@ -5,12 +5,15 @@ import sys
 
 import structlog
 
+from services.platform.tracing import add_trace
+
 
 def configure_logs(service: str, level: str = "INFO") -> None:
     """Send structlog and the standard library's warnings to stderr as JSON with a `service` field."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            add_trace,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

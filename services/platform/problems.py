@@ -42,6 +42,9 @@ class Problem(BaseModel):
     detail: str = Field(examples=["there is no job 01970000-0000-7000-8000-000000000000"])
     instance: str = Field(description="the path of the request", examples=["/v1/jobs"])
     errors: list[FieldError] | None = Field(None, description="the bad fields, when fields are to blame")
+    request_id: str | None = Field(
+        None, description="the answer's X-Request-ID, by which the service's log is searched"
+    )
 
 
 def _title(status: int) -> str:
@@ -206,9 +209,10 @@ def respond(path: str, error: ProblemError) -> Response:
         detail=error.detail,
         instance=path,
         errors=list(error.errors) if error.errors else None,
+        request_id=structlog.contextvars.get_contextvars().get("request_id"),
     )
     return Response(
-        problem.model_dump_json(exclude={"errors"} if problem.errors is None else None),
+        problem.model_dump_json(exclude={name for name in ("errors", "request_id") if getattr(problem, name) is None}),
         error.status_code,
         error.headers,
         MEDIA_TYPE,

@@ -14,6 +14,7 @@ from services.platform.health import VITALS, serving
 from services.platform.logs import configure_logs
 from services.platform.process import hide_environment
 from services.platform.settings import Settings, read_settings
+from services.platform.tracing import configure_tracing
 from services.platform.version import VERSION
 from services.scheduler.loop import Context, Loop, listen
 from services.scheduler.loops import (
@@ -113,6 +114,7 @@ async def main() -> None:
     hide_environment()
     require_region()
     configure_logs("scheduler", settings.log_level)
+    configure_tracing("scheduler")
     running = asyncio.create_task(run(settings))
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, running.cancel)

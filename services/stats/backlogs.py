@@ -16,11 +16,10 @@ _LATE = """
         count(*) FILTER (WHERE put_off_at IS NOT NULL) AS put_off
     FROM schedules WHERE NOT paused AND next_run_at <= now()"""
 
-# Columns that are not there yet count as 0.
+# A column that is not there yet counts as 0.
 _SKIPPED = """
-    SELECT name, runs_skipped FROM (
-        SELECT name, (to_jsonb(s) ->> 'runs_skipped')::bigint AS runs_skipped FROM schedules AS s
-    ) AS s WHERE runs_skipped > 0 ORDER BY runs_skipped DESC LIMIT $1"""
+    SELECT name, coalesce((to_jsonb(s) ->> 'runs_skipped')::bigint, 0) AS runs_skipped
+    FROM schedules AS s ORDER BY name LIMIT $1"""
 
 _TRIGGERS = """
     SELECT name, coalesce((to_jsonb(t) ->> 'lag_seconds')::float8, 0) AS lag_seconds,

@@ -18,6 +18,7 @@ from services.platform.process import hide_environment
 from services.platform.rates import Rates
 from services.platform.security_headers import SecurityHeaders
 from services.platform.settings import Settings, read_settings
+from services.platform.tracing import configure_tracing
 from services.platform.version import VERSION
 from services.stats.rollup import keep_rolled_up
 from services.stats.routes import stats, watch
@@ -66,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _served() -> FastAPI:
     settings = read_settings(Settings)
     hide_environment()
+    configure_tracing("stats")
     return create_app(settings)
 
 

@@ -12,6 +12,7 @@ from services.platform.health import serving
 from services.platform.logs import configure_logs
 from services.platform.process import forbid_dumps, hide_environment
 from services.platform.settings import WorkerSettings, read_settings
+from services.platform.tracing import configure_tracing
 from services.platform.version import VERSION
 from services.worker.isolation.errors import IsolationUnusable
 from services.worker.node.node import Node, NodeUnfit
@@ -41,6 +42,7 @@ def main() -> int:
     hide_environment()
     require_region()
     configure_logs("worker", settings.log_level)
+    configure_tracing("worker")
     try:
         with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
             runner.run(_run(settings))

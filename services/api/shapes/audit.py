@@ -25,7 +25,7 @@ class AuditEntry(Row):
     subject: str | None = Field(description="the id or the name of what was changed")
     summary: dict[str, Any] = Field(description="what was changed, or why it was refused")
     address: str | None = Field(description="of the client")
-    request_id: str | None = Field(description="the request's X-Request-Id, if it had one")
+    request_id: str | None = Field(description="the request's X-Request-ID: as it was sent, or as the answer had it")
 
 
 class AuditPage(Page[AuditEntry]):

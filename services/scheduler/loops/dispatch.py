@@ -10,6 +10,7 @@ self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
 
 import heapq
 import math
+import time
 from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from asyncpg import Record
 from services.contract.message import Message
 from services.engine import transitions
 from services.engine.progress import is_slowed
+from services.platform import tracing
 from services.platform.settings import Settings
 from services.scheduler.loop import Context
 from services.scheduler.queues import send
+from services.scheduler.traces import trace_of
 from services.scheduler.turns import Turns
 
 # Assumed task time until the stage's first task has ended; it keeps a new stage's share of the pool small.
@@ -219,6 +222,7 @@ def _next(queue: list[Place], served: Place | None) -> None:
 
 async def _top_up(context: Context, pool: Record, candidates: list[Candidate], window: int) -> bool:
     """True if it took half of the window's bundles, or as many as one step may."""
+    began_ns = time.time_ns()
     settings, slots, turns = context.settings, int(pool["slots"]), context.turns[pool["name"]]
     turns.keep({party for c in candidates for party in (c.of_share, c.of_job, c.itself)})
     messages: list[Message] = []
@@ -244,4 +248,23 @@ async def _top_up(context: Context, pool: Record, candidates: list[Candidate], w
                     candidate.settle(sum(message.count for message in queued))
                     messages += queued
     await send(context, pool["queue_url"], messages)
+    await _trace(context, pool["name"], messages, began_ns)
     return len(messages) >= min(BUNDLES_MAX, window / 2)
+
+
+async def _trace(context: Context, pool: str, messages: list[Message], began_ns: int) -> None:
+    """A span for each job that was dispatched."""
+    if tracing.recording():
+        for job_id in {message.job_id for message in messages if tracing.has_spans(message.first)}:
+            of_job = [message for message in messages if message.job_id == job_id]
+            with tracing.span(
+                "dispatch",
+                await trace_of(context.database, job_id),
+                kind="producer",
+                started_ns=began_ns,
+                job=job_id,
+                pool=pool,
+                bundles=len(of_job),
+                tasks=sum(message.count for message in of_job),
+            ):
+                pass

@@ -19,7 +19,7 @@ from asyncpg import Record
 from standardwebhooks.webhooks import Webhook
 
 from services.engine.webhooks import NoSecret, disable, signing_secrets
-from services.platform import effects
+from services.platform import effects, tracing
 from services.platform.addresses import is_public
 from services.platform.database import Connection, dump_json
 from services.platform.settings import Settings
@@ -82,8 +82,10 @@ _TAKE = """
     UPDATE webhook_deliveries AS d SET tries = d.tries + 1, next_try_at = now() + $2 * interval '1 second'
     FROM due JOIN webhook_endpoints AS e USING (endpoint_id)
     WHERE d.delivery_id = due.delivery_id
-    RETURNING d.delivery_id, d.payload, d.tries, due.failing, due.probed, e.url, e.endpoint_id, e.secret, e.generation,
-        e.secret_digest, coalesce(e.previous_until > now(), false) AS overlapping"""
+    RETURNING d.delivery_id, d.job_id, d.payload, d.tries, due.failing, due.probed, e.url, e.endpoint_id, e.secret,
+        e.generation, e.secret_digest, coalesce(e.previous_until > now(), false) AS overlapping"""
+
+_TRACEPARENT = "SELECT traceparent FROM jobs WHERE job_id = $1"
 
 # What an endpoint that is paused meanwhile still takes does not end its pause: that of the one delivery does.
 _DELIVERED = """
@@ -206,7 +208,12 @@ class _Failure:
 
 
 async def _deliver(context: Context, client: httpx.AsyncClient, delivery: Record) -> None:
-    status_code, failure = await _send(context, client, delivery)
+    """The receiver gets the trace of the job, whether or not spans are recorded."""
+    trace = await context.database.fetchval(_TRACEPARENT, delivery["job_id"])
+    with tracing.span("webhook", trace, kind="client", job=delivery["job_id"], tries=delivery["tries"]) as span:
+        status_code, failure = await _send(context, client, delivery)
+        if failure is not None:
+            span.fail(failure.error)
     if failure is None:
         ended = (delivery["delivery_id"], status_code, delivery["endpoint_id"], delivery["probed"])
         await context.database.execute(_DELIVERED, *ended)
@@ -303,6 +310,8 @@ async def _request(client: httpx.AsyncClient, delivery: Record, settings: Settin
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": " ".join(Webhook(secret).sign(message_id, now, body) for secret in secrets),
     }
+    if traceparent := tracing.current_traceparent():
+        headers["traceparent"] = traceparent
     return client.build_request(
         "POST", url.copy_with(host=address), content=body, headers=headers, extensions={"sni_hostname": url.host}
     )

@@ -20,6 +20,7 @@ from botocore.exceptions import ClientError
 from services.contract.layout import SCHEDULER
 from services.engine.jobs import end_job, fail_job, notify_jobs
 from services.engine.lost_outputs import lose_outputs
+from services.platform import tracing
 from services.platform.database import UNAVAILABLE, Connection
 from services.platform.multipart import TooManyParts
 from services.platform.reads import ObjectLost
@@ -30,6 +31,7 @@ from services.scheduler.merges.lost import find_lost
 from services.scheduler.merges.manifest import write_manifest
 from services.scheduler.merges.results import Results
 from services.scheduler.metrics import MERGES_RUNNING
+from services.scheduler.traces import trace_of
 
 log = structlog.get_logger()
 
@@ -166,7 +168,8 @@ class Merger:
 async def _merge_or_fail(context: Context, job: Record) -> None:
     """No connection is held: a long merge must not hold back vacuum."""
     try:
-        await _merge(context, job)
+        with tracing.span("merge", await trace_of(context.database, job["job_id"]), job=job["job_id"]):
+            await _merge(context, job)
     except ObjectLost as error:
         await _lose(context, job, error)
     except Exception as error:

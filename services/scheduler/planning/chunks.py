@@ -18,11 +18,13 @@ from services.engine.jobs import fail_job, notify_jobs
 from services.engine.lost_outputs import lose_outputs
 from services.engine.transitions import plan_same_tasks, plan_tasks
 from services.inputs.chunk import Chunk, SplitError
+from services.platform import tracing
 from services.platform.database import Connection
 from services.platform.reads import ObjectLost
 from services.platform.s3_faults import fault_of
 from services.scheduler.loop import Context, passes
 from services.scheduler.put_off import put_off
+from services.scheduler.traces import trace_of
 
 log = structlog.get_logger()
 
@@ -117,7 +119,8 @@ async def planning(
 ) -> AsyncIterator[None]:
     """An error that won't pass fails the job, with a message about `where`; any other puts the stage off."""
     try:
-        yield
+        with tracing.span("plan", await trace_of(context.database, job_id), job=job_id, stage=stage):
+            yield
     except ObjectLost as error:
         await _lose(context, job_id, stage, error, cursor, where)
     except Exception as error:

@@ -6,6 +6,7 @@ between, the message comes back, and a second claim gives nothing.
 
 import asyncio
 import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from services.engine import transitions
 from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.pools import PoolQueues
 from services.engine.stages import StageGone, StageUnreadable
+from services.platform import tracing
 from services.platform.database import Database
 from services.platform.health import watched
 from services.worker.node.bundles import Bundles
@@ -81,6 +83,21 @@ def choose(
             slots_free -= message.count
             stock_seconds -= message.count * (seconds or 0.0)
     return chosen
+
+
+def _trace(stage: StageWork, tasks: Sequence[ClaimedTask], began_ns: int) -> None:
+    """A span for the claim of a bundle."""
+    with tracing.span(
+        "claim",
+        stage.traceparent,
+        kind="consumer",
+        recorded=tracing.has_spans(tasks[0].index),
+        started_ns=began_ns,
+        job=stage.job_id,
+        stage=stage.stage,
+        tasks=len(tasks),
+    ):
+        pass
 
 
 class Receiver:
@@ -248,6 +265,7 @@ class Receiver:
         While the outcome is unknown, the heartbeat must not treat these bundles as ones with a lost claim.
         """
         self._bundles.claiming = frozenset(offers)
+        began_ns = time.time_ns()
         try:
             stages = await in_time(self._load_stages(offers), _CLAIM_SECONDS)
             jobs = {stage.job_id for stage in stages.values()}
@@ -259,6 +277,7 @@ class Receiver:
                 bundles[task.bundle_id].append(task)
             for bundle_id, bundle_tasks in bundles.items():
                 await self._take(offers[bundle_id], stages[bundle_id], bundle_tasks)
+                _trace(stages[bundle_id], bundle_tasks, began_ns)
         except Exception as error:
             await self._database_outage.failed(error)
             return False

@@ -14,6 +14,7 @@ import structlog
 from services.contract.states import ReportedOutcome
 from services.contract.task_error import describe
 from services.engine.attempt import AttemptReport, ClaimedTask
+from services.platform import tracing
 from services.worker.node.bundles import Bundle, Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.pace import Pace
@@ -173,8 +174,10 @@ class Slots:
         finished = self._broken(task, turn, error) if (error := attempt.exception()) else attempt.result()
         self._quarantine.note(finished, began)
         self._storage.note(finished.error)
-        if finished.outcome != "succeeded":
-            log.info("attempt failed", **_names(task), outcome=finished.outcome, error=finished.error)
+        write = log.debug if finished.outcome == "succeeded" else log.info
+        with tracing.within(bundle.stage.traceparent):
+            seconds = round(finished.run_seconds, 3)
+            write("attempt ended", **_names(task), outcome=finished.outcome, seconds=seconds, error=finished.error)
         return finished
 
     def _broken(self, task: ClaimedTask, turn: Turn, error: BaseException) -> AttemptReport:

@@ -20,8 +20,10 @@ from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput, Stag
 from services.inputs.fetched import FetchedInput
 from services.inputs.reach import Reach
 from services.inputs.registry import suffix_of
+from services.platform import tracing
 from services.platform.database import storable
 from services.platform.threads import beside_loop, in_own_thread
+from services.platform.tracing import traced
 from services.worker.child.job import ChildJob
 from services.worker.isolation.cells import Cells
 from services.worker.isolation.errors import IsolationUnusable
@@ -75,9 +77,22 @@ async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork,
     """Run a task once, within its stage's timeout. Raises only CancelledError; the running child is then killed."""
     attempt = _Attempt(equipment, task, stage, turn)
     try:
-        await attempt.run()
-        if not attempt.excused:  # otherwise S3 would not take it either
-            await attempt.put_log()
+        with tracing.span(
+            "attempt",
+            stage.traceparent,
+            kind="consumer",
+            recorded=tracing.has_spans(task.index),
+            job=task.job_id,
+            stage=task.stage,
+            task=task.index,
+            attempt=task.attempt,
+        ) as span:
+            await attempt.run()
+            if not attempt.excused:  # otherwise S3 would not take it either
+                await attempt.put_log()
+            span.set(outcome=attempt.finished.outcome, processor=stage.processor)
+            if attempt.finished.error is not None:
+                span.fail(attempt.finished.error["message"])
     finally:
         await _remove(attempt.workspace)
     await attempt.acquit()
@@ -107,12 +122,12 @@ class _Attempt:
         self._doubtful = False  # the node may be why the task's program did not start
         self._mask = Mask()
         self._timeout = asyncio.timeout(stage.timeout_seconds)
-        self._key = (task.job_id, task.stage, task.index, task.attempt)
+        self.key = (task.job_id, task.stage, task.index, task.attempt)
         # Short: the path of a socket in its TMPDIR has 108 bytes.
         name = f"{task.job_id.hex[-8:]}-{task.stage}-{task.index}-{task.attempt}"
         self.workspace = Workspace(equipment.directory / name)
         self.excused = False
-        self.finished = AttemptReport(*self._key, outcome="failed", run_seconds=0.0)
+        self.finished = AttemptReport(*self.key, outcome="failed", run_seconds=0.0)
 
     async def run(self) -> None:
         """Do the work; `finished` holds the outcome."""
@@ -148,7 +163,7 @@ class _Attempt:
             elif is_of_node(error):
                 self._node_fault = describe(error)
             else:
-                job_id, stage, index, number = self._key
+                job_id, stage, index, number = self.key
                 log.exception("attempt broke", job=str(job_id), stage=stage, index=index, attempt=number)
                 self._explain("exception", f"the worker broke: {describe(error)}")
 
@@ -251,7 +266,7 @@ class _Attempt:
 
     def _place(self, filename: str) -> Location:
         """Where an output goes."""
-        return self._equipment.layout.attempt(*self._key, filename, interim=self._stage.interim)
+        return self._equipment.layout.attempt(*self.key, filename, interim=self._stage.interim)
 
     def _paths(self, input: FetchedInput, inputs: Mapping[str, Path], package: Path | None) -> Paths:
         spec, workspace = self._stage.spec, self.workspace
@@ -274,6 +289,7 @@ class _Attempt:
             return spec.output + suffix_of(input.path.name)
         return spec.output
 
+    @traced("run")
     async def _ask_child(
         self, children: WarmChildren, served: Served, runtime: Runtime, job: ChildJob
     ) -> dict[str, Any]:
@@ -291,6 +307,7 @@ class _Attempt:
         for measure in _MEASURES:
             setattr(self.finished, measure, measures.get(measure, getattr(self.finished, measure)))
 
+    @traced("put")
     async def _put_outputs(self, input: FetchedInput, paths: Paths, answer: Mapping[str, Any]) -> TaskOutput:
         """Upload what the processor has made."""
         spec, files = self._stage.spec, self.workspace.files
@@ -329,7 +346,7 @@ class _Attempt:
         return input.header_bytes if self._stage.spec.builtin == "copy" else 0
 
     async def put_log(self) -> None:
-        location = self._equipment.layout.log(*self._key)
+        location = self._equipment.layout.log(*self.key)
         bytes_max = self._equipment.log_bytes_max
         if await put_log(self._equipment.s3, self.workspace, location, bytes_max, self._mask):
             self.finished.log = location.uri

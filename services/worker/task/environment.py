@@ -9,6 +9,7 @@ import orjson
 
 from services.engine.attempt import ClaimedTask, StageWork
 from services.platform.settings import WorkerSettings
+from services.platform.tracing import current_traceparent
 from services.worker.task.array_jobs import array_variables, node_variables
 from services.worker.task.paths import Paths
 from services.worker.task.share import Share
@@ -77,6 +78,8 @@ def task_environment(
     identity |= array_variables(task, stage, directory=directory, cpus=share.threads, memory_bytes=memory_bytes)
     identity |= {f"PIECEWORK_INPUT_{name.upper()}": path for name, path in paths.inputs.items()}
     identity |= {f"PIECEWORK_OUTPUT_{name.upper()}": path for name, path in paths.outputs.items()}
+    if traceparent := current_traceparent():
+        identity["TRACEPARENT"] = traceparent
     if paths.package is not None:
         identity["PIECEWORK_PACKAGE"] = paths.package
     return {**base, **{name: str(value) for name, value in identity.items()}, **stage.spec.environment}

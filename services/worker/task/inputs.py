@@ -24,12 +24,14 @@ from services.engine.attempt import ClaimedTask
 from services.inputs.chunk import SplitError
 from services.inputs.fetched import FetchedInput
 from services.inputs.registry import FOLDERS, FORMATS, load, suffix_of
+from services.platform.tracing import traced
 from services.platform.transfer import download, for_each, object_bytes
 
 _MODULES = {folder: load(folder, "fetch") for folder in FOLDERS}
 _PARTS_AT_ONCE = 16
 
 
+@traced("fetch")
 async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> FetchedInput:
     """Put the task's input into the directory.
 
