@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from services.platform.version import VERSION
 
-disable_created_metrics()  # a series more for each counter, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody asks for
 
 _SHORT_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
