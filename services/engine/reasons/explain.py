@@ -13,7 +13,7 @@ from services.engine.reasons.reason import Reason, ReasonCode, in_order
 SILENT = timedelta(seconds=30)  # none of the scheduler's loops went well for this long: there is none
 HUNG = timedelta(minutes=2)  # nor did this one: its step hangs
 FAILING = timedelta(seconds=10)  # it has failed for this long
-STARTING = timedelta(minutes=5)  # an instance that has no worker after this long will have none
+STARTING = timedelta(minutes=2)  # an instance that has no worker after this long is told as missing
 NOT_TAKEN = timedelta(seconds=30)  # a message that nobody takes though slots are free
 TRIED = timedelta(minutes=5)  # what is put off is tried again within this time
 RUNNING_NAMED = 3  # jobs
@@ -329,8 +329,8 @@ class _Explanation:
                 since=row.get("scaling_error_since"),
                 details={"pool": name, "group": group, "error": row["scaling_error"]},
             )
-        if group is not None and (missing := self._missing(stage, pool)):
-            yield missing
+        starting = [*self._starting(stage, pool)] if group is not None else []
+        yield from starting
         if group is not None and wanted >= most and pool.active >= most:
             yield _of(
                 stage,
@@ -340,7 +340,7 @@ class _Explanation:
                 since=_waits_since(stage),
                 details={"pool": name, "group": group, "capacity_max": most},
             )
-        elif group is not None and pool.active == 0 and not missing:
+        elif group is not None and pool.active == 0 and not starting:
             yield _of(
                 stage,
                 "workers_starting",
@@ -364,23 +364,28 @@ class _Explanation:
             details={"pool": name, "draining": pool.draining},
         )
 
-    def _missing(self, stage: Row, pool: PoolFacts) -> Reason | None:
-        """Instances that were started and have never had a worker, or have none any more."""
+    def _starting(self, stage: Row, pool: PoolFacts) -> Iterator[Reason]:
+        """Instances that have no worker: they start, or never will."""
         row = pool.row
         count, since = row.get("instances_missing"), _time(row.get("instances_missing_since"))
         if count is None:  # the scheduler has not looked: those that it wanted have had as long as the tasks wait
             count, since = max(row["capacity_desired"] - pool.active, 0), _waits_since(stage)
-        if not count or since is None or since > self._now - STARTING:
-            return None
+        if not count or since is None:
+            return
+        some = f"{_count(count, 'instance')} of the group {row['group_name']} of pool {stage['pool']}"
         which = f" ({', '.join(pool.missing)})" if pool.missing else ""
-        return _of(
+        details = {"pool": stage["pool"], "group": row["group_name"], "count": count, "instances": [*pool.missing]}
+        if since > self._now - STARTING:
+            text = f"{some} {'starts' if count == 1 else 'start'}: no worker there has registered yet{which}"
+            yield _of(stage, "workers_starting", text, since=since, details=details)
+            return
+        yield _of(
             stage,
             "instances_missing",
-            f"{_count(count, 'instance')} of the group {row['group_name']} of pool {stage['pool']} never had a worker "
-            f"that registered, or lost it{which}: look at the system log of one; its image, its role or its network "
-            "may be wrong",
+            f"{some} never had a worker that registered, or lost it{which}: look at the system log of one; its image, "
+            "its role or its network may be wrong",
             since=since,
-            details={"pool": stage["pool"], "group": row["group_name"], "count": count, "instances": [*pool.missing]},
+            details=details,
         )
 
     def _behind(self, stage: Row, pool: PoolFacts) -> Iterator[Reason]:

@@ -219,6 +219,7 @@ async def test_instances_that_never_registered_are_told_when_they_have_had_time_
     assert await idle.codes(job_id) == ["instances_missing"]
     reason = await idle.reason(job_id, "instances_missing")
     assert "of pool bad-image never had a worker that registered" in reason["message"]
+    assert all(instance in reason["message"] for instance in reason["details"]["instances"])
     assert reason["details"]["count"] > 0
     assert reason["since"]
 
