@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         20.0, description="S3 must answer, or send more of a body, this soon; an attempt tries for six times as long"
     )
     s3_floor_bytes: Bytes = Field(
-        65_536, description="a second, over s3_read_seconds: what is slower is broken off and goes on anew from there"
+        65_536, description="a second, over s3_read_seconds: what is slower is broken off, and goes on from there"
     )
     bucket: str = "piecework"
     prefix: str = Field("", description="key prefix inside the bucket, without leading and trailing slashes")
@@ -239,6 +239,11 @@ class WorkerSettings(Settings):
     processes_max: PositiveInt = Field(4096, description="processes and threads of an isolated child and its programs")
     file_bytes_max: Annotated[PositiveInt | None, SIZE] = Field(
         None, description="largest file that a task may write; unset: no limit"
+    )
+    cut_off_seconds: Seconds | None = Field(
+        None,
+        description="after so long without the database, kill attempts of processors that are not idempotent, since "
+        "others may run their tasks; unset: let them run on",
     )
     drain_seconds: Seconds = Field(100.0, description="time that running tasks have to end after SIGTERM")
     log_bytes_max: Bytes = 1_048_576

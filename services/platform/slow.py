@@ -1,4 +1,4 @@
-"""Answers of AWS that come too slowly: a request that hangs, a body that trickles, are broken off and tried anew.
+"""Answers of AWS that come too slowly: a request that hangs, a body that trickles, are broken off and tried again.
 
 aiohttp's read timeout alone lets a body trickle for ever, and does not see that the other side has stopped to read.
 """

@@ -40,6 +40,11 @@ class Bundles:
         return frozenset(self._held)
 
     @property
+    def not_idempotent(self) -> frozenset[UUID]:
+        """Those whose tasks may not run twice at the same time."""
+        return frozenset(id for id, bundle in self._held.items() if not bundle.stage.spec.idempotent)
+
+    @property
     def hold_suspect(self) -> bool:
         return any(bundle.suspect for bundle in self._held.values())
 

@@ -1,7 +1,9 @@
 """Keeps the worker's lease, and acts on the database's answers.
 
 While the database can't be reached, attempts run on: only its answer ends them. If nobody else reaches it either, their
-tasks can't be given away; and if others do, what this worker reports is fenced by the numbers of its attempts.
+tasks can't be given away; and if others do, what this worker reports is fenced by the numbers of its attempts. But
+then a task may run twice at the same time. Where that does harm, `cut_off_seconds` ends the attempts of processors that
+do not say that they are idempotent.
 """
 
 import asyncio
@@ -40,6 +42,7 @@ class Heartbeat:
         worker_id: UUID,
         heartbeat_seconds: float,
         lease_seconds: float,
+        cut_off_seconds: float | None = None,
         bundles: Bundles,
         slots: Slots,
         drain: Callable[[], None],
@@ -49,6 +52,7 @@ class Heartbeat:
         self._pause_seconds = min(heartbeat_seconds, lease_seconds / 3)
         self._try_seconds = lease_seconds / 6  # as long as a heartbeat's pause, by default
         self.outage = Outage("database", self._try_seconds, period_seconds=self._pause_seconds)
+        self._cut_off_seconds = cut_off_seconds
         self._bundles = bundles
         self._slots = slots
         self._drain = drain
@@ -76,7 +80,13 @@ class Heartbeat:
                 raise
             except Exception as error:
                 await self._database.expire_connections()
+                self._keep_from_running_twice()
                 await self.outage.failed(error)
+
+    def _keep_from_running_twice(self) -> None:
+        if self._cut_off_seconds is not None and self.outage.seconds >= self._cut_off_seconds:
+            self._slots.release_waiting()
+            self._slots.kill(self._bundles.not_idempotent)
 
     async def _obey(self, answer: workers.Heartbeat, held: frozenset[UUID]) -> None:
         """`held` are the bundles held before the heartbeat: the answer may not include later claims."""

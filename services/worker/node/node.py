@@ -200,6 +200,7 @@ class Node:
             worker_id=worker_id,
             heartbeat_seconds=settings.heartbeat_seconds,
             lease_seconds=settings.lease_seconds,
+            cut_off_seconds=settings.cut_off_seconds,
             bundles=bundles,
             slots=slots,
             drain=self._drain_by_order,

@@ -31,12 +31,16 @@ class Outage:
         self._seconds_max = seconds_max
         self._pulse = VITALS.pulse(thing, period_seconds)
         self._failures = 0
-        self._began_at = 0.0
+        self._passed_at = asyncio.get_running_loop().time()
+
+    @property
+    def seconds(self) -> float:
+        """The time since the last try that succeeded; 0 if there is no outage."""
+        return asyncio.get_running_loop().time() - self._passed_at if self._failures else 0.0
 
     async def failed(self, error: BaseException) -> None:
         """Note that a try failed, and wait before the next one."""
         if self._failures == 0:
-            self._began_at = asyncio.get_running_loop().time()
             log.warning("failing, trying again", thing=self._thing, error=repr(error))
         self._failures += 1
         self.over.clear()
@@ -47,10 +51,10 @@ class Outage:
     def passed(self) -> None:
         """Note that a try succeeded."""
         if self._failures:
-            seconds = round(asyncio.get_running_loop().time() - self._began_at, 1)
-            log.warning("works again", thing=self._thing, failures=self._failures, seconds=seconds)
+            log.warning("works again", thing=self._thing, failures=self._failures, seconds=round(self.seconds, 1))
         self._failures = 0
         self._pulse.succeeded()
+        self._passed_at = asyncio.get_running_loop().time()
         self.over.set()
 
 

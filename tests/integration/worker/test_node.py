@@ -286,6 +286,20 @@ async def test_attempts_run_on_while_the_database_is_away_for_longer_than_the_le
     await assert_invariants(grid.database, job_id)
 
 
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_a_worker_cut_off_for_too_long_ends_what_may_not_run_twice_at_once(
+    grid: InProcessGrid, tmp_path: Path, idempotent: bool
+) -> None:
+    job_id = await grid.submit({**sleeper(3, tmp_path / "pid"), "idempotent": idempotent}, [ITEM])
+    await grid.dispatch(job_id)
+    async with grid.node(cut_off_seconds=0.5, lease_seconds=3.0):
+        pid = await runs(grid, tmp_path / "pid")
+        async with database_away(grid):
+            await is_gone(grid, pid)
+        await grid.until("SELECT count(*) = 1 FROM attempts WHERE job_id = $1", job_id)
+    assert [each["outcome"] for each in await grid.attempts(job_id)] == ["succeeded" if idempotent else "released"]
+
+
 async def test_messages_that_come_while_the_database_is_away_are_handed_back_once(
     grid: InProcessGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
