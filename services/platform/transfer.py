@@ -164,6 +164,16 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, S3_ERRORS) and fault_of(error) == "passing"
 
 
+async def is_away(s3: Any, bucket: str) -> bool:
+    """Whether S3 does not answer now; a refusal is an answer, and the bucket's policy need not allow this request."""
+    try:
+        async with asyncio.timeout(s3.meta.config.read_timeout):
+            await s3.head_bucket(Bucket=bucket)
+    except S3_ERRORS as error:
+        return is_outage(error)
+    return False
+
+
 def input_error(source: Location, etag: str | None, error: BaseException, version: str | None = None) -> TaskError:
     """The TaskError for a failed read of the object; `etag` and `version` are those of the wanted one."""
     match fault_of(error):

@@ -66,6 +66,29 @@ async def test_an_outage_of_s3_that_outlasts_attempts_counts_as_no_failure(
     assert failed == 0
 
 
+async def test_a_timeout_shorter_than_the_patience_with_s3_counts_as_no_failure(
+    grid: ProcessGrid, sick: SickS3, gate: Gate
+) -> None:
+    for way in WAYS:
+        grid.start(*way, aws_endpoint_url=sick.url, s3_read_seconds=2.0)
+    job_id = await grid.submit(gate=gate.path)
+    await gate.task_waits()
+    await grid.database.execute("UPDATE stages SET timeout_seconds = 3 WHERE job_id = $1 AND stage = 2", job_id)
+    await grid.database.execute("UPDATE stages SET max_attempts = 1 WHERE job_id = $1", job_id)
+    count = "SELECT count(*) FROM attempts WHERE job_id = $1 AND stage = 2 AND outcome = ANY($2)"
+
+    gate.open()
+    await until(
+        lambda: grid.database.fetchval("SELECT EXISTS (SELECT FROM tasks WHERE job_id = $1 AND stage = 2)", job_id)
+    )
+    sick.sickness = "deaf"
+    await until(lambda: grid.database.fetchval(count, job_id, ["released"]))
+    sick.sickness = "none"
+
+    assert (await grid.ended(job_id))["state"] == "succeeded"
+    assert await grid.database.fetchval(count, job_id, ["timeout", "failed"]) == 0
+
+
 @pytest.mark.parametrize("service", ["S3", "SQS"])
 async def test_a_job_submitted_in_an_outage_runs_after_it(grid: ProcessGrid, sick: SickS3, service: str) -> None:
     """Planning, sending, receiving and merging wait."""

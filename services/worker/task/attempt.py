@@ -24,6 +24,7 @@ from services.platform import tracing
 from services.platform.database import storable
 from services.platform.threads import beside_loop, in_own_thread
 from services.platform.tracing import traced
+from services.platform.transfer import is_away
 from services.worker.child.job import ChildJob
 from services.worker.isolation.cells import Cells
 from services.worker.isolation.errors import IsolationUnusable
@@ -155,7 +156,11 @@ class _Attempt:
             limit = self._equipment.share.explain_memory(self._stage.memory_bytes)
             self._explain("memory", f"{error}: {limit}")
         except Exception as error:
-            if self._timeout.expired():
+            if self._timeout.expired() and await self._waited_for_s3():
+                finished.outcome, self.excused = "released", True
+                type = "input_unavailable" if self._turn.phase == "before" else "output_unavailable"
+                self._explain(type, f"S3 did not answer within timeout_seconds = {self._stage.timeout_seconds:g}")
+            elif self._timeout.expired():
                 finished.outcome = "timeout"
                 self._explain("timeout", f"did not end within timeout_seconds = {self._stage.timeout_seconds:g}")
             elif isinstance(error, OSError) and error.errno in FULL:
@@ -166,6 +171,12 @@ class _Attempt:
                 job_id, stage, index, number = self.key
                 log.exception("attempt broke", job=str(job_id), stage=stage, index=index, attempt=number)
                 self._explain("exception", f"the worker broke: {describe(error)}")
+
+    async def _waited_for_s3(self) -> bool:
+        """Whether it took too long for S3's sake: its program does not run, and S3 is away."""
+        if self._turn.phase not in ("before", "after") or self._task.attempt > _EXCUSED_MAX:
+            return False
+        return await is_away(self._equipment.s3, self._equipment.layout.bucket)
 
     async def acquit(self) -> None:
         """Release an attempt that has failed because of its node. Its files are removed by now."""
