@@ -17,7 +17,7 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     *[("first", number) for number in (-1, 2**31 - 5 + 1, 2**31)],
     *[("stage", number) for number in (-1, 2**15)],
     *[("suspect", value) for value in (1, "true", None, [])],
-    *[("backup_of", value) for value in ("", 7, True, [], "x")],
+    *[(name, value) for name in ("backup_of", "avoid") for value in ("", 7, True, [], "x")],
 ]
 
 
@@ -57,5 +57,6 @@ def test_the_bounds_of_a_message_are_those_of_the_tasks() -> None:
         Message(UUID(int=1), UUID(int=2), stage=0, first=0, count=1),
         Message(UUID(int=1), UUID(int=2), stage=2**15 - 1, first=2**31 - 1, count=1, suspect=True),
         Message(UUID(int=1), UUID(int=2), stage=0, first=0, count=1_000_000, backup_of=UUID(int=3)),
+        Message(UUID(int=1), UUID(int=2), stage=0, first=0, count=1, suspect=True, avoid=UUID(int=3)),
     ):
         assert Message.decode(message.encode()) == message
