@@ -48,6 +48,13 @@ _OLDEST = """
     ) AS waiting
     GROUP BY pool HAVING min(since) IS NOT NULL"""
 
+# Workers are kept for some days after their end.
+_NODES = """
+    SELECT p.name AS pool, p.instances_missing, (p.scaling_error IS NOT NULL)::integer AS scaling_failing, (
+            SELECT count(*) FROM workers AS w WHERE w.pool = p.name AND w.quarantine IS NOT NULL
+        ) AS workers_quarantined
+    FROM pools AS p ORDER BY p.name"""
+
 _LAG = "SELECT extract(epoch FROM now() - rolled_up_at)::float8 FROM stats_watermark"
 
 
@@ -74,6 +81,7 @@ async def _read(connection: Connection, settings: Settings) -> list[Metric]:
         _jobs(await connection.fetch(_JOBS)),
         _tasks(await connection.fetch(_TASKS), pools),
         *_workers(await connection.fetch(_WORKERS), pools),
+        *_nodes(await connection.fetch(_NODES)),
         _oldest(await connection.fetch(_OLDEST), pools),
         *await read_waiting(connection, pools, settings),
         _attempts(totals),
@@ -116,6 +124,21 @@ def _workers(rows: Sequence[Any], pools: Sequence[str]) -> list[Metric]:
         slots.add_metric([pool], sum(row["slots"] for row in rows if row["pool"] == pool))
         busy.add_metric([pool], sum(row["busy"] for row in rows if row["pool"] == pool))
     return [workers, slots, busy]
+
+
+def _nodes(rows: Sequence[Any]) -> list[Metric]:
+    meanings = {
+        "workers_quarantined": "Workers of the last days that took themselves out of service",
+        "instances_missing": "Instances of the pool's group without a live worker",
+        "scaling_failing": "1 if the pool's group can't be read or changed",
+    }
+    families: list[Metric] = []
+    for name, meaning in meanings.items():
+        family = GaugeMetricFamily(f"piecework_{name}", meaning, labels=["pool"])
+        for row in rows:
+            family.add_metric([row["pool"]], row[name])
+        families.append(family)
+    return families
 
 
 def _oldest(rows: Sequence[Any], pools: Sequence[str]) -> Metric:

@@ -86,6 +86,18 @@ async def test_gauges_of_jobs_tasks_and_workers(anonymous: httpx.AsyncClient, da
     assert value(samples, "piecework_queue_oldest_seconds", pool="default") == 0
 
 
+async def test_sick_nodes_are_told_by_pool(anonymous: httpx.AsyncClient, database: Database) -> None:
+    for name in ("default", "well"):
+        await insert_pool(database, name)
+    await database.execute("UPDATE pools SET instances_missing = 3, scaling_error = 'refused' WHERE name = 'default'")
+    await insert_worker(database, quarantine="its disk is full", state="stopped")
+    samples = await scrape(anonymous)
+    for pool, quarantined, missing, failing in (("default", 1, 3, 1), ("well", 0, 0, 0)):
+        assert value(samples, "piecework_workers_quarantined", pool=pool) == quarantined
+        assert value(samples, "piecework_instances_missing", pool=pool) == missing
+        assert value(samples, "piecework_scaling_failing", pool=pool) == failing
+
+
 async def test_the_oldest_ready_task_of_a_running_job_is_told(anonymous: httpx.AsyncClient, database: Database) -> None:
     for name in ("default", "later"):
         await insert_pool(database, name)
