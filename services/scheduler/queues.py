@@ -63,7 +63,7 @@ def batches(messages: Sequence[T]) -> Iterator[Sequence[T]]:
 async def send_entries(context: Context, queue_url: str, entries: list[dict[str, str]]) -> dict[int, str]:
     """Send one request's entries; returns the numbers, which are their ids, of those that SQS did not take, and why."""
     try:
-        async with asyncio.timeout(SEND_SECONDS):
+        async with asyncio.timeout(SEND_SECONDS):  # what was taken nevertheless is sent twice, which does no harm
             answer = await context.aws.sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
     except (ClientError, BotoCoreError, OSError) as error:
         why = str(error) or repr(error)

@@ -12,6 +12,8 @@ log = structlog.get_logger()
 
 Key = TypeVar("Key", bound=Hashable)
 
+# A piece that lasts gives up its place among those that are counted, to a bound: then quick ones go on beside it.
+LONG_SECONDS = 5.0
 # A step ends after this long, whatever still goes on: most pieces are quick, and then all is done when it returns.
 PATIENCE_SECONDS = 0.5
 
@@ -21,6 +23,7 @@ class Slots(Generic[Key]):
 
     def __init__(self) -> None:
         self._running: dict[Key, asyncio.Task[None]] = {}
+        self._started: dict[Key, float] = {}
         self._resting: dict[Key, float] = {}
         self.ended = asyncio.Event()
 
@@ -38,15 +41,23 @@ class Slots(Generic[Key]):
         """Take up this work again no earlier than then."""
         self._resting[key] = time.monotonic() + seconds
 
+    def free(self, at_once: int) -> int:
+        """How many pieces may begin, if so many quick ones go on at once, and eight times as many in all."""
+        now = time.monotonic()
+        quick = sum(now - started < LONG_SECONDS for started in self._started.values())
+        return max(min(at_once - quick, 8 * at_once - len(self._running)), 0)
+
     def start(self, key: Key, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begin a piece of work under a free key."""
         task = asyncio.create_task(work)
         self._running[key] = task
+        self._started[key] = time.monotonic()
         task.add_done_callback(lambda _: self._end(key))
         return task
 
     def _end(self, key: Key) -> None:
         task = self._running.pop(key)
+        del self._started[key]
         self.ended.set()
         if not task.cancelled() and (error := task.exception()):
             log.warning("work broke off", work=str(key), error=repr(error))

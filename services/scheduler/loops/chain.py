@@ -1,6 +1,8 @@
 """Chain: plans the tasks of every stage that does not follow the previous one task by task."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+from uuid import UUID
 
 from asyncpg import Record
 
@@ -8,9 +10,12 @@ from services.inputs.chunk import Chunk
 from services.scheduler import put_off
 from services.scheduler.loop import Context
 from services.scheduler.planning import items, outputs, reduce, resplit
-from services.scheduler.planning.chunks import plan_each, planning, save_chunk
+from services.scheduler.planning.chunks import planning, save_chunk
+from services.scheduler.slots import Slots
 
 STAGES_AT_ONCE = 16  # of each kind
+
+Key = tuple[UUID, int]  # of a stage
 
 _WAITING = "SELECT DISTINCT tasks_from FROM stages_to_chain"
 
@@ -25,10 +30,17 @@ _PLANS: dict[str, tuple[str, Callable[[Context, Record], Awaitable[Chunk | None]
 
 async def step(context: Context) -> bool:
     """Plan one more chunk of some stages; True while any stage still waits for tasks."""
-    limits = (put_off.PUT_OFF_SECONDS, STAGES_AT_ONCE, context.settings.ready_tasks_max)
     waiting = [row["tasks_from"] for row in await context.database.fetch(_WAITING)]
-    ready = [stage for kind in waiting for stage in await context.database.fetch(_PLANS[kind][0], *limits)]
-    await plan_each(_plan_chunk(context, stage) for stage in ready)
+    plans: dict[Key, Coroutine[Any, Any, None]] = {}
+    slots: Slots[Key] = context.slots["chain"]
+    under_way, free = slots.keys, slots.free(STAGES_AT_ONCE * len(_PLANS))
+    for kind in waiting:
+        limits = (put_off.PUT_OFF_SECONDS, STAGES_AT_ONCE + len(under_way), context.settings.ready_tasks_max)
+        for stage in await context.database.fetch(_PLANS[kind][0], *limits):
+            key = (stage["job_id"], stage["stage"])
+            if key not in under_way and len(plans) < free:
+                plans[key] = _plan_chunk(context, stage)
+    await slots.advance(plans)
     return bool(waiting)
 
 

@@ -3,6 +3,8 @@
 Every part of the input then has the same columns, whatever values it happens to hold.
 """
 
+from uuid import UUID
+
 import structlog
 from asyncpg import Record
 
@@ -12,7 +14,7 @@ from services.inputs.columns import Columns
 from services.inputs.sample import find_columns, spread
 from services.scheduler import put_off
 from services.scheduler.loop import Context, passes
-from services.scheduler.planning.chunks import plan_each
+from services.scheduler.slots import Slots
 
 STAGES_AT_ONCE = 4
 
@@ -34,8 +36,12 @@ _FOUND = """
 
 async def step(context: Context) -> bool:
     """Find the columns of some stages; True while there are any."""
-    stages = await context.database.fetch(_DUE, put_off.PUT_OFF_SECONDS, STAGES_AT_ONCE)
-    await plan_each(_find(context, stage) for stage in stages)
+    slots: Slots[tuple[UUID, int]] = context.slots["columns"]
+    under_way, free = slots.keys, slots.free(STAGES_AT_ONCE)
+    stages = await context.database.fetch(_DUE, put_off.PUT_OFF_SECONDS, free + len(under_way))
+    waiting = {(stage["job_id"], stage["stage"]): stage for stage in stages}
+    chosen = [key for key in waiting if key not in under_way][:free]
+    await slots.advance({key: _find(context, waiting[key]) for key in chosen})
     return bool(stages)
 
 

@@ -139,6 +139,8 @@ async def _top_up_all(context: Context, stages: list[Record]) -> bool:
         by_pool[row["pool"]].append(row)
     fast = False
     for pool in await context.database.fetch(_POOLS) if by_pool else ():
+        if pool["name"] in context.slots["dispatch"].keys:
+            continue  # its queue does not answer: other pools go on
         rows, slots = by_pool[pool["name"]], int(pool["slots"])
         candidates = [_candidate(row, slots) for row in rows]
         if any(candidate.ready for candidate in candidates):
@@ -247,7 +249,7 @@ async def _top_up(context: Context, pool: Record, candidates: list[Candidate], w
                     )
                     candidate.settle(sum(message.count for message in queued))
                     messages += queued
-    await send(context, pool["queue_url"], messages)
+    await context.slots["dispatch"].advance({pool["name"]: send(context, pool["queue_url"], messages)})
     await _trace(context, pool["name"], messages, began_ns)
     return len(messages) >= min(BUNDLES_MAX, window / 2)
 

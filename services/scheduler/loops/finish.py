@@ -30,6 +30,8 @@ _ENDING = """
 
 _RUNNING = "SELECT job_id, stage, planned, task_count, tolerated_failures, succeeded, failed FROM running_stages"
 
+_HOLD = "SELECT FROM jobs WHERE job_id = $1 FOR UPDATE SKIP LOCKED"
+
 _STAGE = """
     SELECT job_id, stage, name, planned, task_count, tolerated_failures, succeeded, failed,
         (SELECT n.tasks_from FROM stages AS n WHERE n.job_id = $1 AND n.stage = $2 + 1) AS next
@@ -78,7 +80,8 @@ def _is_over(stage: Record) -> bool:
 
 async def _end_stage(context: Context, job_id: UUID, number: int) -> None:
     async with context.database.acquire() as connection, connection.transaction():
-        await connection.execute("SELECT FROM jobs WHERE job_id = $1 FOR UPDATE", job_id)
+        if await connection.fetchrow(_HOLD, job_id) is None:
+            return  # someone else has it: the next look finds what is left, and other jobs need not wait
         stage = await connection.fetchrow(_STAGE, job_id, number)
         if stage is None or not _is_over(stage):
             return
@@ -120,8 +123,13 @@ async def _finish_stage(connection: Connection, stage: Record) -> None:
 
 
 async def _end(context: Context, job_id: UUID, state: str) -> bool:
-    """Cancel some more tasks of the job; when none is left it ends, and this is True."""
-    async with context.database.acquire() as connection:
+    """Cancel some more tasks of the job; when none is left it ends, and this is True.
+
+    So it is if someone else has the job: other jobs need not wait.
+    """
+    async with context.database.acquire() as connection, connection.transaction():
+        if await connection.fetchrow(_HOLD, job_id) is None:
+            return True
         if not await cancel_tasks(connection, job_id, TASKS_MAX):
             return False
         target = "failed" if state == "failing" else "cancelled"

@@ -3,22 +3,22 @@
 The order is that of the transactions that recorded them. A row is sent once no older transaction is running.
 """
 
-import asyncio
+import random
 from collections.abc import Sequence
 from contextlib import suppress
 
 import orjson
 from asyncpg import Record
 
-from services.platform.concurrency import map_at_most
 from services.platform.database import UNAVAILABLE, Connection
 from services.scheduler.loop import Context
 from services.scheduler.queues import batches, send_entries
+from services.scheduler.slots import Slots
 
 MESSAGES_MAX = 100  # of a queue, under one lock
-SEND_SECONDS = 10.0  # of one request
 LOCK_SECONDS = 15.0  # a session that says nothing for this long has lost the lock; more than a request takes
 QUEUES_AT_ONCE = 4  # each holds a connection, and the other loops need some too when SQS is slow
+REST_SECONDS = 5.0
 _REFUSED = str.maketrans({"\ufffe": "\\ufffe", "\uffff": "\\uffff"})  # characters that SQS refuses, as escaped in JSON
 
 # The distinct queues, without reading all of their messages.
@@ -50,9 +50,20 @@ _SENT = """
 
 
 async def step(context: Context) -> bool:
-    """Send the next messages of every queue; True while there are any to send."""
-    urls = [row["queue_url"] for row in await context.database.fetch(_QUEUES)]
-    return any(await map_at_most(QUEUES_AT_ONCE, lambda url: _tell(context, url), urls))
+    """Send the next messages of some queues, none of which waits for another; True while there are any to send.
+
+    A queue that does not take its messages rests.
+    """
+    slots: Slots[str] = context.slots["outbox"]
+
+    async def tell(queue_url: str) -> None:
+        if not await _tell(context, queue_url):
+            slots.rest(queue_url, REST_SECONDS)
+
+    urls = {row["queue_url"] for row in await context.database.fetch(_QUEUES)}.difference(slots.keys)
+    chosen = random.sample(sorted(urls), min(len(urls), slots.free(QUEUES_AT_ONCE)))
+    await slots.advance({url: tell(url) for url in chosen})
+    return bool(urls)
 
 
 async def _tell(context: Context, queue_url: str) -> bool:
@@ -79,8 +90,7 @@ async def _send(context: Context, connection: Connection, queue_url: str, batch:
     To forget them on the lock's own connection shows that the lock is still held.
     """
     entries = [_entry(queue_url, number, row) for number, row in enumerate(batch)]
-    async with asyncio.timeout(SEND_SECONDS):
-        failed = await send_entries(context, queue_url, entries)
+    failed = await send_entries(context, queue_url, entries)
     sent = [row for number, row in enumerate(batch) if number not in failed]
     await connection.execute(_SENT, queue_url, [row["txid"] for row in sent], [row["message_id"] for row in sent])
     return not failed

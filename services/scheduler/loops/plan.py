@@ -4,6 +4,7 @@ Planning waits while enough tasks are ready, so that a job costs rows only as it
 """
 
 from typing import Any
+from uuid import UUID
 
 from asyncpg import Record
 from pydantic import TypeAdapter
@@ -14,7 +15,8 @@ from services.inputs.spec import Input
 from services.inputs.split import split_each, split_on_grid
 from services.scheduler import put_off
 from services.scheduler.loop import Context
-from services.scheduler.planning.chunks import plan_each, planning, save_chunk
+from services.scheduler.planning.chunks import planning, save_chunk
+from services.scheduler.slots import Slots
 
 JOBS_AT_ONCE = 8
 _INPUTS: TypeAdapter[list[Input]] = TypeAdapter(list[Input])
@@ -33,9 +35,12 @@ _UNPLANNED = """
 
 async def step(context: Context) -> bool:
     """Plan one more chunk of some jobs that have not enough ready tasks; True while any job is not planned."""
-    limits = (put_off.PUT_OFF_SECONDS, JOBS_AT_ONCE, context.settings.ready_tasks_max)
+    slots: Slots[UUID] = context.slots["plan"]
+    under_way, free = slots.keys, slots.free(JOBS_AT_ONCE)
+    limits = (put_off.PUT_OFF_SECONDS, free + len(under_way), context.settings.ready_tasks_max)
     jobs = await context.database.fetch(_UNPLANNED, *limits)
-    await plan_each(_plan_chunk(context, job) for job in jobs if not job["is_full"])
+    waiting = [job for job in jobs if not job["is_full"] and job["job_id"] not in under_way]
+    await slots.advance({job["job_id"]: _plan_chunk(context, job) for job in waiting[:free]})
     return bool(jobs)
 
 

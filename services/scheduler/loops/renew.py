@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from uuid import UUID
 
 import orjson
 import structlog
@@ -20,10 +21,12 @@ from services.platform.s3_faults import fault_of
 from services.scheduler.loop import Context, passes
 from services.scheduler.planning.items import read_checked
 from services.scheduler.planning.reduce import list_outputs
+from services.scheduler.slots import Slots
 
 log = structlog.get_logger()
 
-READERS_MAX = 100  # a step
+READERS_MAX = 100  # looked at in a step
+READERS_AT_ONCE = 16
 _OUTPUTS_MAX = 2**31 - 1
 
 _OUTPUT = "SELECT output_as_input(output) FROM tasks WHERE job_id = $1 AND stage = $2 AND index = $3"
@@ -39,9 +42,12 @@ class _CannotRenew(Exception):
 async def step(context: Context) -> bool:
     """Renew the inputs of some tasks; True if there may be more."""
     await lost_outputs.resume_merges(context.database)
+    slots: Slots[tuple[UUID, int, int]] = context.slots["renew"]
+    under_way, free = slots.keys, slots.free(READERS_AT_ONCE)
     readers = await lost_outputs.find_renewable(context.database, READERS_MAX)
-    for reader in readers:
-        await _renew(context, reader)
+    waiting = {(reader["job_id"], reader["stage"], reader["index"]): reader for reader in readers}
+    chosen = [key for key in waiting if key not in under_way][:free]
+    await slots.advance({key: _renew(context, waiting[key]) for key in chosen})
     return bool(readers)
 
 

@@ -6,6 +6,7 @@ import structlog
 
 from services.contract.message import Message
 from services.engine import pools, transitions
+from services.platform.database import new_id
 from services.scheduler.loop import Context
 from services.scheduler.queues import send
 
@@ -24,5 +25,5 @@ async def step(context: Context) -> bool:
         queues = await pools.load_pool(context.database, pool)
         if queues is not None:
             log.info("messages sent again", pool=pool, messages=len(messages))
-            await send(context, queues.queue_url, messages)
+            await context.slots["resend"].advance({new_id(): send(context, queues.queue_url, messages)})
     return len(offered) == BUNDLES_MAX

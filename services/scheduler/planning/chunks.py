@@ -3,8 +3,7 @@
 A chunk is read outside the transaction. It (or its error) counts only if no other scheduler has planned it meanwhile.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -103,14 +102,6 @@ async def _lose(
         if why := await lose_outputs(connection, job_id, (stage, SCHEDULER), lost):
             await _fail_job(connection, job_id, stage, why)
     log.warning("output lost", job=str(job_id), stage=stage, error=str(error))
-
-
-async def plan_each(plans: Iterable[Awaitable[None]]) -> None:
-    """Advance each plan by a chunk. Raises, after all were tried, if the database failed for every one."""
-    results = await asyncio.gather(*plans, return_exceptions=True)
-    errors = [result for result in results if isinstance(result, BaseException)]
-    if errors and len(errors) == len(results):
-        raise errors[0]
 
 
 @asynccontextmanager

@@ -13,10 +13,23 @@ from services.contract.location import Location
 from services.platform.aws import Aws
 from services.platform.database import Database, connect_database
 from services.platform.settings import Settings
+from services.scheduler import slots
 from services.scheduler.loop import Context, Step
 from services.scheduler.loops import finish
 from tests.integration.engine.play import Play, add_pool, add_processor
 from tests.invariants import TERMINAL, assert_invariants
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step waits for all that it has begun, however busy the machine is: tests see what it did."""
+    monkeypatch.setattr(slots, "PATIENCE_SECONDS", 60.0)
+
+
+@pytest.fixture
+def impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step waits for none that it has begun."""
+    monkeypatch.setattr(slots, "PATIENCE_SECONDS", 0.01)
 
 
 @pytest.fixture

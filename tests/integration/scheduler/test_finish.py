@@ -232,3 +232,21 @@ async def test_an_order_that_comes_before_the_decision_counts(
     await finish.step(context)
 
     assert await states(play, job_id) != ["merging"]
+
+
+async def test_jobs_that_a_session_holds_hold_up_the_end_of_no_other(context: Context, play: Play) -> None:
+    held, cancelled, free = [await play.submit() for _ in range(3)]
+    for job_id in (held, cancelled, free):
+        await play.plan(job_id, 1)
+        await play.run_all(job_id)
+    await play.order(jobs.cancel_job, cancelled)
+    async with play.database.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM jobs WHERE job_id = ANY($1) FOR UPDATE", [held, cancelled])
+        async with asyncio.timeout(10):
+            await finish.step(context)
+        assert (await play.stage(free))["state"] == "merging"
+        assert (await play.stage(held))["state"] == "running"
+
+    await finish.step(context)
+    assert (await play.stage(held))["state"] == "merging"
+    assert (await play.job(cancelled))["state"] == "cancelled"

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from services.scheduler import slots
 from services.scheduler.loop import Context
 from services.scheduler.loops import outbox
 from services.scheduler.merges.merge import Merger
@@ -91,6 +92,7 @@ async def test_slow_queues_leave_connections_to_others(
         finally:
             go_on.set()
             await step
+        await tell_all(context)
     assert (at_once, sending) == (2, 5)
 
 
@@ -202,3 +204,32 @@ async def test_two_schedulers_keep_the_order_and_a_queue_that_is_gone_holds_up_n
 
     assert [json.loads(body) for body in await done.receive()] == list(range(1, 251))
     assert await context.database.fetchval("SELECT count(*) FROM queue_messages") == 250
+
+
+async def test_queues_that_do_not_answer_hold_up_no_other(
+    impatient: None, context: Context, play: Play, done: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "QUEUES_AT_ONCE", 2)
+    monkeypatch.setattr(slots, "LONG_SECONDS", 0.1)
+    await context.database.execute(
+        "INSERT INTO queue_messages (queue_url, job_id, body) "
+        "SELECT url, gen_random_uuid(), '1' FROM unnest($1::text[]) AS url",
+        [f"{done.url}-{n}-silent" for n in range(5)] + [done.url],
+    )
+    send = context.aws.sqs.send_message_batch
+
+    async def be_silent(**request: Any) -> Any:
+        if request["QueueUrl"].endswith("-silent"):
+            await asyncio.Event().wait()
+        return await send(**request)
+
+    monkeypatch.setattr(context.aws.sqs, "send_message_batch", be_silent)
+
+    async def told() -> bool:
+        return not await context.database.fetchval(
+            "SELECT EXISTS (SELECT FROM queue_messages WHERE queue_url = $1)", done.url
+        )
+
+    await drive(context, outbox.step, until=told)
+    await context.slots["outbox"].stop()
+    assert await context.database.fetchval("SELECT count(*) FROM queue_messages") == 5

@@ -15,7 +15,7 @@ from services.inputs import ranges
 from services.inputs.chunk import Chunk
 from services.inputs.range import split as index_range
 from services.inputs.split import split_each as plain_split
-from services.scheduler import put_off
+from services.scheduler import put_off, slots
 from services.scheduler.loop import Context
 from services.scheduler.loops import plan
 from services.scheduler.planning import chunks
@@ -429,3 +429,25 @@ async def test_the_expected_number_of_parts_is_estimated_while_an_object_is_spli
     assert stage.progress.ready == 4
     assert stage.task_count == pytest.approx(planned.task_count, rel=0.1)
     assert planned.progress.waiting == 0
+
+
+async def test_inputs_that_are_not_answered_hold_up_the_plan_of_no_other(
+    impatient: None, context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "LONG_SECONDS", 0.1)
+    hung = [await play.submit(input={"type": "range", "count": 3}, priority=1) for _ in range(plan.JOBS_AT_ONCE + 1)]
+    free = await play.submit(input={"type": "range", "count": 3})
+
+    async def never(context: Context, job: Any) -> None:
+        if job["job_id"] in hung:
+            await asyncio.Event().wait()
+        await plain(context, job)
+
+    plain = plan._plan_chunk
+    monkeypatch.setattr(plan, "_plan_chunk", never)
+
+    async def planned() -> bool:
+        return bool((await play.stage(free))["planned"])
+
+    await drive(context, plan.step, until=planned)
+    await context.slots["plan"].stop()
