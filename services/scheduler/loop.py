@@ -55,12 +55,13 @@ class Context:
     slots: defaultdict[str, Slots[Any]] = field(default_factory=lambda: defaultdict(Slots))  # by loop
 
 
-Step = Callable[[Context], Awaitable[bool]]
+# Whether work is going on; or, as a number, the seconds until the next look at least, since a look costs much.
+Step = Callable[[Context], Awaitable[bool | float]]
 
 
 @dataclass(slots=True)
 class Loop:
-    """A named step. It returns True while work is going on: then it runs again after `busy_seconds`."""
+    """A named step. While work is going on it runs again after `busy_seconds`, or when it has rested enough."""
 
     name: str
     step: Step
@@ -79,7 +80,9 @@ class Loop:
             self.wake.clear()
             try:
                 with pulse.step():
-                    pause = self.busy_seconds if await self.step(context) else self.idle_seconds
+                    going_on = await self.step(context)
+                rest = 0.0 if isinstance(going_on, bool) else going_on
+                pause = self.busy_seconds if going_on else self.idle_seconds
                 pulse.succeeded()
                 self.stepped_at, self.error = time.monotonic(), None
                 if failures:
@@ -96,6 +99,8 @@ class Loop:
                     )
             if failures:
                 await asyncio.sleep(pause)
+            elif rest > pause:
+                await asyncio.sleep(rest)
             else:
                 await self._sleep(pause)
 

@@ -33,6 +33,11 @@ from services.scheduler.turns import Turns
 UNMEASURED_SECONDS = 1.0
 TASK_SECONDS_MIN = 0.001  # what a task costs the grid at least: one that was measured to take no time does not either
 BUNDLES_MAX = 5_000  # queued by one transaction
+TOP_UP_SECONDS = 1.0  # of one transaction: pausing the pool waits for its end, and so does every other scheduler
+# Stages that are looked at in a second: ten microseconds each, so that this takes a few per cent of a core. While there
+# is something to queue, the next look comes sooner: slots must not starve.
+STAGES_A_SECOND = 2_500
+STAGES_A_SECOND_QUEUEING = 4 * STAGES_A_SECOND
 SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry budget, or that workers put off
 
 # Those who take turns. A share's jobs of one priority are a party of their own.
@@ -40,9 +45,10 @@ Share = tuple[int, str]
 Job = tuple[int, str, UUID]
 Place = tuple[Any, ...]  # of one of them in a queue; the party comes last
 
-# Pools that can take work, and the slots to keep busy.
+# Pools that can take work, the slots to keep busy, and the bundles that wait for them.
 _POOLS = """
     SELECT p.name, p.queue_url,
+        (SELECT count(*) FROM bundles AS b WHERE b.pool = p.name AND b.worker_id IS NULL AND b.put_off = 0) AS waiting,
         greatest(p.slots, (SELECT sum(w.slots) FROM workers AS w WHERE w.pool = p.name AND w.state = 'active')) AS slots
     FROM pools AS p WHERE NOT p.paused"""
 
@@ -124,29 +130,35 @@ class Candidate:
         self.granted = 0
 
 
-async def step(context: Context) -> bool:
-    """Top up every pool, again while one of them empties fast; True while any job has tasks that are not terminal."""
+async def step(context: Context) -> bool | float:
+    """Top up every pool, again while one of them empties fast.
+
+    Returns how long to rest while any job has tasks that are not terminal, else False.
+    """
     while True:
         stages = await context.database.fetch(_STAGES, context.settings.ready_tasks_max)
-        if not await _top_up_all(context, stages):
-            return bool(stages)
+        taken = await _top_up_all(context, stages)
+        if taken < 0.5:  # else bundles are so short that slots would starve during a pause
+            return len(stages) / (STAGES_A_SECOND_QUEUEING if taken else STAGES_A_SECOND) if stages else False
 
 
-async def _top_up_all(context: Context, stages: list[Record]) -> bool:
-    """True if a pool's queue was half empty: its bundles are so short that its slots would starve during a pause."""
+async def _top_up_all(context: Context, stages: list[Record]) -> float:
+    """The largest share of a pool's window that it took; as many as one step may take count as the window's half."""
     by_pool: dict[str, list[Record]] = defaultdict(list)
     for row in stages:
         by_pool[row["pool"]].append(row)
-    fast = False
+    taken = 0.0
     for pool in await context.database.fetch(_POOLS) if by_pool else ():
         if pool["name"] in context.slots["dispatch"].keys:
             continue  # its queue does not answer: other pools go on
         rows, slots = by_pool[pool["name"]], int(pool["slots"])
+        if pool["waiting"] >= math.ceil(max(1, context.settings.window_bundles) * slots):
+            continue  # as many as any window has
         candidates = [_candidate(row, slots) for row in rows]
         if any(candidate.ready for candidate in candidates):
             window = window_bundles(candidates, sum(row["running"] for row in rows), slots, context.settings)
-            fast |= await _top_up(context, pool, candidates, window)
-    return fast
+            taken = max(taken, await _top_up(context, pool, candidates, window))
+    return taken
 
 
 def window_bundles(candidates: list[Candidate], running: int, slots: int, settings: Settings) -> int:
@@ -222,21 +234,25 @@ def _next(queue: list[Place], served: Place | None) -> None:
         heapq.heapreplace(queue, served)
 
 
-async def _top_up(context: Context, pool: Record, candidates: list[Candidate], window: int) -> bool:
-    """True if it took half of the window's bundles, or as many as one step may."""
+async def _top_up(context: Context, pool: Record, candidates: list[Candidate], window: int) -> float:
+    """The share of the window that it took."""
     began_ns = time.time_ns()
     settings, slots, turns = context.settings, int(pool["slots"]), context.turns[pool["name"]]
-    turns.keep({party for c in candidates for party in (c.of_share, c.of_job, c.itself)})
     messages: list[Message] = []
+    until = time.monotonic() + TOP_UP_SECONDS
     async with context.database.acquire() as connection, connection.transaction():
         if not await connection.fetchval(_LOCK, pool["name"]):
-            return False
+            return 0.0
         free = min(BUNDLES_MAX, window - await connection.fetchval(_WAITING, pool["name"]))
-        while free > len(messages) and any(candidate.ready for candidate in candidates):
+        if free > 0:
+            turns.keep({party for c in candidates for party in (c.of_share, c.of_job, c.itself)})
+        while free > len(messages) and time.monotonic() < until and any(candidate.ready for candidate in candidates):
             sizes = {id(candidate): candidate.bundle_tasks(settings, slots) for candidate in candidates}
             grant(candidates, free - len(messages), slots, settings, turns)
             for candidate in candidates:
-                if candidate.granted:
+                if candidate.granted and time.monotonic() >= until:
+                    candidate.settle(0)
+                elif candidate.granted:
                     queued = await transitions.dispatch(
                         connection,
                         candidate.job_id,
@@ -251,7 +267,9 @@ async def _top_up(context: Context, pool: Record, candidates: list[Candidate], w
                     messages += queued
     await context.slots["dispatch"].advance({pool["name"]: send(context, pool["queue_url"], messages)})
     await _trace(context, pool["name"], messages, began_ns)
-    return len(messages) >= min(BUNDLES_MAX, window / 2)
+    if messages and time.monotonic() >= until:
+        return 1.0
+    return len(messages) / (2 * min(BUNDLES_MAX, window / 2))
 
 
 async def _trace(context: Context, pool: str, messages: list[Message], began_ns: int) -> None:

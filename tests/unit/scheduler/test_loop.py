@@ -21,8 +21,8 @@ NEVER = 3600.0
 class Script:
     """A step that answers, or raises, as written; after the last answer it sets `over`."""
 
-    def __init__(self, *answers: bool | Exception) -> None:
-        self._answers: Iterator[bool | Exception] = iter(answers)
+    def __init__(self, *answers: float | Exception) -> None:
+        self._answers: Iterator[float | Exception] = iter(answers)
         self.times: list[float] = []
         self.begun, self.over = asyncio.Event(), asyncio.Event()
         self.left = len(answers)
@@ -32,7 +32,7 @@ class Script:
         """Seconds from each step to the next."""
         return [b - a for a, b in pairwise(self.times)]
 
-    async def step(self, grid: Any) -> bool:
+    async def step(self, grid: Any) -> bool | float:
         await asyncio.sleep(0)
         self.times.append(asyncio.get_running_loop().time())
         self.begun.set()
@@ -54,6 +54,21 @@ async def play(script: Script, loop: Loop, meanwhile: Callable[[], Awaitable[Non
     assert not running.done()
     running.cancel()
     await asyncio.wait({running})
+
+
+async def test_a_loop_whose_look_costs_much_rests_though_it_is_woken() -> None:
+    script = Script(0.2, 0.01, True)
+    loop = Loop("test", script.step, busy_seconds=0.05, idle_seconds=NEVER)
+
+    async def wake() -> None:
+        await script.begun.wait()
+        loop.wake.set()
+
+    await play(script, loop, wake)
+
+    rest, pause = script.pauses
+    assert rest >= 0.2
+    assert 0.05 <= pause < 0.2
 
 
 async def test_a_busy_loop_repeats_at_once_and_an_idle_one_waits() -> None:

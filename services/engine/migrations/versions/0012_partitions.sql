@@ -47,14 +47,15 @@ BEGIN
     EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', of_table, name, first, until);
 END $$;
 
--- Partitions of this month and the next twelve. False if one is lacking, because its table was in use for long: only
--- who reads the default partition ever waits for this, and not for long.
+-- Partitions of this month and the next three: statements that do not name months are planned for all there are. False
+-- if one is lacking, because its table was in use for long: only who reads the default partition ever waits for this,
+-- and not for long.
 CREATE OR REPLACE FUNCTION make_partitions() RETURNS boolean LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     this_month timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
 BEGIN
-    FOR ahead IN 0..12 LOOP
+    FOR ahead IN 0..3 LOOP
         PERFORM make_partition(of_table, (this_month + ahead * interval '1 month') AT TIME ZONE 'UTC')
             FROM unnest(partitioned_tables()) AS of_table;
     END LOOP;

@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import build_index
 
 revision = "0023"
-down_revision = "0019"
+down_revision = "0022"
 
 
 def upgrade() -> None:
