@@ -222,7 +222,7 @@ _CLAIM = """
 
 
 async def claim_deletions(database: Database, jobs_max: int, hold_seconds: float) -> list[Deletion]:
-    """Deletions of which a step is due; nobody else takes one for so long."""
+    """Deletions of which a step is due; nobody else takes one for this long."""
     return [
         Deletion(
             row["job_id"],
@@ -263,12 +263,12 @@ async def advance(database: Database, deletion: Deletion, progress: Mapping[str,
 
 
 async def put_off(database: Database, deletion: Deletion, seconds: float) -> None:
-    """Let the next step come after so many seconds."""
+    """Let the next step come after this number of seconds."""
     await database.execute(_PUT_OFF, deletion.job_id, deletion.part, seconds)
 
 
 async def call_off(database: Database, deletion: Deletion, seconds: float) -> None:
-    """Delete nothing for so many seconds; nothing has been deleted yet."""
+    """Delete nothing for this number of seconds; nothing has been deleted yet."""
     await database.execute(_CALL_OFF, deletion.job_id, deletion.part, seconds)
 
 
@@ -417,7 +417,7 @@ async def claim_left(database: Database, jobs_max: int, hold_seconds: float) -> 
 
 
 async def put_off_left(database: Database, job_id: UUID, seconds: float) -> None:
-    """Let the next step come after so many seconds."""
+    """Let the next step come after this number of seconds."""
     statement = "UPDATE deleted_jobs SET expires_at = now() + $2 * interval '1 second' WHERE job_id = $1"
     await database.execute(statement, job_id, seconds)
 

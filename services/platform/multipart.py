@@ -164,7 +164,7 @@ async def delete_all(s3: Any, prefix: Location) -> None:
 
 
 async def delete_objects(s3: Any, bucket: str, keys: Sequence[str]) -> None:
-    """Delete at most 1,000 objects; those that are gone are no error. Raises ClientError for the first that stays."""
+    """Delete at most 1,000 objects, some of which may be gone already. Raises ClientError for the first that stays."""
     objects = [{"Key": key} for key in keys]
     answer = await s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
     if errors := answer.get("Errors"):

@@ -68,7 +68,7 @@ async def run(
 
 
 async def pass_time(database: Database, days: float) -> None:
-    """All that has happened was so many days earlier."""
+    """All that has happened was this number of days earlier."""
     await database.execute(
         "UPDATE jobs SET created_at = created_at - $1 * interval '1 day', "
         "finished_at = finished_at - $1 * interval '1 day', keep_revision = 0",
