@@ -12,13 +12,12 @@ from services.api.problems import BODY
 from services.api.security import Operator, Viewer
 from services.api.shapes.retention_rules import RetentionRule, RetentionRulePage, RetentionRuleSpec
 from services.api.strict_json import StrictRoute
-from services.contract.fields import Name
 from services.engine import retention
 from services.platform.problems import invalid, not_found, problems
 
 router = APIRouter(prefix="/retention-rules", tags=["retention"], route_class=StrictRoute)
 
-RuleName = Annotated[Name, Path(max_length=100, examples=["default"])]
+RuleName = Annotated[str, Path(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", max_length=100, examples=["default"])]
 
 EXAMPLES: Any = {
     "default": {

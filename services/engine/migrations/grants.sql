@@ -98,6 +98,7 @@ GRANT SELECT, UPDATE (last_used_at) ON api_keys TO piecework_stats;
 GRANT SELECT ON attempts TO piecework_stats;
 GRANT SELECT ON bundles TO piecework_stats;
 GRANT SELECT ON instances TO piecework_stats;
+GRANT SELECT ON deleted_jobs TO piecework_stats;
 GRANT SELECT ON jobs TO piecework_stats;
 GRANT SELECT ON lost_outputs TO piecework_stats;
 GRANT SELECT ON pools TO piecework_stats;
