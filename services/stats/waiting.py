@@ -12,7 +12,7 @@ from services.engine.reasons.reason import CODES, OF_RESULTS, Reason
 from services.platform.database import Connection
 from services.platform.settings import Settings
 
-JOBS_MAX = 2_000  # that are asked, the oldest first: whoever waits longest is told
+JOBS_MAX = 1_000  # that are asked, the oldest first: whoever waits longest is told
 _AT_ONCE = 200
 
 # What is asked has begun or is to: a job for later waits as its user wants.
