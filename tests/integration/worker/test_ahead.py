@@ -94,3 +94,16 @@ async def test_the_wait_for_a_slot_is_not_the_tasks_time(grid: InProcessGrid, tm
     attempt.cancel()
     await asyncio.wait({attempt})
     assert attempt.cancelled() and not given_back.is_set()
+
+
+async def test_an_attempt_tells_how_long_it_fetched_ran_and_put(grid: InProcessGrid) -> None:
+    inputs = [{"type": "object", **await grid.put("in/a.txt", b"a")}]
+    job_id = await grid.submit({"command": ["sh", "-c", "sleep 0.3; cp $1 $2", "sh", "{input}", "{output}"]}, inputs)
+    await grid.dispatch(job_id)
+    async with grid.node(slots=1):
+        await grid.ended(job_id)
+    attempt = await grid.database.fetchrow("SELECT * FROM attempts WHERE job_id = $1", job_id)
+    assert attempt is not None
+    assert attempt["fetch_seconds"] > 0
+    assert attempt["put_seconds"] > 0
+    assert attempt["run_seconds"] >= attempt["fetch_seconds"] + 0.3 + attempt["put_seconds"]
