@@ -353,7 +353,8 @@ class _Explanation:
 
     def _no_workers(self, stage: Row, pool: PoolFacts) -> Reason:
         name = stage["pool"]
-        draining = f" that take tasks ({pool.draining} are draining)" if pool.draining else ""
+        unfit = f": {pool.unfit}" if pool.unfit else ""
+        draining = f" that take tasks (those that drain: {pool.draining:,}{unfit})" if pool.draining else ""
         return _of(
             stage,
             "no_workers",
@@ -361,7 +362,7 @@ class _Explanation:
             f"(`PIECEWORK_POOL={name} python -m services.worker`), or give the pool a group (put_pool; "
             f"`piecework pools put {name} --group GROUP`)",
             since=pool.stopped_at or pool.row["created_at"],
-            details={"pool": name, "draining": pool.draining},
+            details={"pool": name, "draining": pool.draining, "unfit": pool.unfit},
         )
 
     def _starting(self, stage: Row, pool: PoolFacts) -> Iterator[Reason]:

@@ -71,13 +71,14 @@ _STAGES = """
 
 # The workers of pools, and the most urgent job that waits there, of those above a priority.
 _POOLS = """
-    SELECT p.name, to_jsonb(p) AS pool, w.active, w.draining, w.slots, w.busy, last.stopped_at,
+    SELECT p.name, to_jsonb(p) AS pool, w.active, w.draining, w.unfit, w.slots, w.busy, last.stopped_at,
         urgent.job_id AS urgent_id, urgent.name AS urgent_name, urgent.priority AS urgent_priority
     FROM unnest($1::text[], $2::integer[]) AS asked (pool, priority)
     JOIN pools AS p ON p.name = asked.pool
     CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE w.state = 'active') AS active,
             count(*) FILTER (WHERE w.state = 'draining') AS draining,
+            max(to_jsonb(w) ->> 'quarantine') FILTER (WHERE w.state = 'draining') AS unfit,
             coalesce(sum(w.slots) FILTER (WHERE w.state = 'active'), 0) AS slots,
             coalesce(sum(w.busy) FILTER (WHERE w.state = 'active'), 0) AS busy
         FROM workers AS w WHERE w.pool = p.name AND w.state IN ('active', 'draining')
@@ -120,6 +121,7 @@ class PoolFacts:
     row: Row  # of `pools`, with times as text
     active: int  # workers that take tasks
     draining: int
+    unfit: str | None  # why one of these took itself out of service
     slots: int  # of active workers
     busy: int  # of these slots, as their last heartbeats say
     stopped_at: datetime | None  # the last worker, if there is none now
@@ -180,6 +182,7 @@ async def _read_pools(connection: Connection | Database, priorities: Mapping[str
             row["pool"],
             active=row["active"],
             draining=row["draining"],
+            unfit=row["unfit"],
             slots=row["slots"],
             busy=row["busy"],
             stopped_at=row["stopped_at"],

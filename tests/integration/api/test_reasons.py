@@ -110,6 +110,11 @@ async def test_a_pool_without_workers_is_named_until_it_has_one(scheduler: Grid,
     gpu = PlayedWorker(database)
     await gpu.register(pool="gpu")
     assert await scheduler.codes(job_id) == ["starting"]
+    async with database.acquire() as connection:
+        await workers.drain_worker(connection, gpu.worker_id)
+    assert (
+        "no workers that take tasks (those that drain: 1)" in (await scheduler.reason(job_id, "no_workers"))["message"]
+    )
     await workers.stop_worker(database, gpu.worker_id)
     stopped_at = await database.fetchval("SELECT stopped_at FROM workers WHERE worker_id = $1", gpu.worker_id)
     assert datetime.fromisoformat((await scheduler.reason(job_id, "no_workers"))["since"]) == stopped_at

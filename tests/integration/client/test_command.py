@@ -49,6 +49,27 @@ async def test_a_job_from_submission_to_its_end(
     assert "stage-0 3/3" in watched.err
 
 
+async def test_a_job_that_waits_says_why_in_every_command(piecework: Command, grid: PlayedWorker) -> None:
+    await piecework("pools", "put", "gpu")
+    job_id = await piecework(*ARRAY, "--pool", "gpu")
+    await grid.plan(UUID(job_id), 3)
+    shown = await piecework("job", job_id)
+    assert "pool gpu has no workers, and no Auto Scaling group to start some" in shown
+    assert "no scheduler is at work" in shown
+    heads, cells = (line.split("  ") for line in shown.splitlines()[-2:])
+    assert "WHY" in [head.strip() for head in heads]
+    assert "no workers" in [cell.strip() for cell in cells]
+    assert "no scheduler" in await piecework("jobs")
+    watching = await piecework.start("watch", job_id)
+    assert watching.stderr
+    lines = [(await watching.stderr.readline()).decode() for _ in range(3)]
+    watching.kill()
+    await watching.wait()
+    assert "3 queued: no workers" in lines[0]
+    assert lines[1].startswith("waits: no scheduler is at work")
+    assert lines[2].startswith("waits: stage stage-0: pool gpu has no workers")
+
+
 async def test_watching_follows_a_job_through_a_restart_of_the_api(
     piecework: Command, api: Server, grid: PlayedWorker, database: Database, settings: Settings
 ) -> None:
