@@ -9,13 +9,13 @@ import time
 from collections.abc import Awaitable, Callable
 
 from deploy.local.local_http import get, get_json
+from deploy.local.logs import keep_small
 from deploy.local.postgres import PostgresError
 from deploy.local.progress import say
 from deploy.local.settings import StackSettings
 from deploy.local.supervisor import Service, StackError, Supervisor
 
 _WORKERS_SECONDS = 30.0
-_LOG_BYTES_MAX = 10 * 1024 * 1024
 
 # Stopped one row after the other, so no worker loses its database.
 _STOP_ORDER = [["fleet"], ["scheduler", "api", "stats"], ["emulator", "postgres"]]
@@ -28,14 +28,13 @@ class Stack:
         self._settings = settings
         self._started = time.monotonic()
         settings.logs.mkdir(parents=True, exist_ok=True)
-        for log in settings.logs.glob("*.log"):
-            if log.stat().st_size > _LOG_BYTES_MAX:
-                log.replace(log.with_suffix(".log.1"))
+        self._shortening: asyncio.Task[None] | None = None
         self._api_key = settings.write_client_profile()["api_key"]
         self._supervisor = Supervisor(settings.environment(), settings.logs, self._write_record)
 
     async def start(self) -> None:
         """Start everything, in parallel where possible; raises StackError."""
+        self._shortening = asyncio.create_task(keep_small(self._settings.logs))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._start(self._postgres()))
@@ -51,6 +50,8 @@ class Stack:
 
     async def stop(self) -> None:
         """Stop everything that runs, in order. Safe at any moment."""
+        if self._shortening is not None:
+            self._shortening.cancel()
         for names in _STOP_ORDER:
             running = [name for name in names if name in self._supervisor.processes]
             if running:

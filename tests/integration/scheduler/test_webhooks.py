@@ -15,6 +15,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from services.engine import jobs
 from services.engine.webhooks import derive_secret, digest_of
 from services.platform.database import new_id
+from services.platform.tracing import within
 from services.platform.version import VERSION
 from services.scheduler.loop import Context
 from services.scheduler.loops import maintain, webhooks
@@ -123,6 +124,16 @@ async def step(context: Context) -> bool:
         return more
     finally:
         await deliverer.stop()
+
+
+async def test_the_receiver_gets_the_trace_of_the_job(context: Context, play: Play, receiver: Receiver) -> None:
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await add_endpoint(play, receiver.url)
+    with within(traceparent):
+        await end_jobs(play)
+    await end_jobs(play)
+    await step(context)
+    assert {request.headers.get("traceparent") for request in receiver.requests} == {traceparent, None}
 
 
 async def test_the_receiver_gets_the_event_signed(context: Context, play: Play, receiver: Receiver) -> None:

@@ -15,6 +15,7 @@ from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.spec import ProcessorSpec
 from services.inputs.registry import suffix_of
 from services.platform.settings import WorkerSettings
+from services.platform.tracing import within
 from services.worker.task.array_jobs import job_number
 from services.worker.task.environment import base_environment, installing_environment, task_environment
 from services.worker.task.paths import Paths, Workspace
@@ -118,6 +119,13 @@ def environment(array: dict[str, object] | None, attempt: int = 1, **own: str) -
     task = ClaimedTask(JOB, JOB, 2, 41, attempt, parse_input({"type": "item", "value": 1}))
     base = {"PATH": "/bin", "TZ": "UTC", "TMPDIR": "/w/tmp"}
     return task_environment(base, task, stage, PATHS, directory=Path("/w/work"), share=Share(4, 2**31, 2**33))
+
+
+def test_a_task_knows_its_trace() -> None:
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with within(traceparent):
+        assert environment(None)["TRACEPARENT"] == traceparent
+    assert "TRACEPARENT" not in environment(None)
 
 
 def test_a_task_knows_who_it_is() -> None:
