@@ -42,7 +42,7 @@ class Slots(Generic[Key]):
         self._resting[key] = time.monotonic() + seconds
 
     def free(self, at_once: int) -> int:
-        """How many pieces may begin, if so many quick ones go on at once, and eight times as many in all."""
+        """The number of pieces that may begin: `at_once` quick ones go on at once, and eight times that in all."""
         now = time.monotonic()
         quick = sum(now - started < LONG_SECONDS for started in self._started.values())
         return max(min(at_once - quick, 8 * at_once - len(self._running)), 0)

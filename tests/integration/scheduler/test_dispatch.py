@@ -14,7 +14,7 @@ from services.platform.database import Connection
 from services.scheduler.loop import Context
 from services.scheduler.loops import dispatch, finish, reap, resend
 from tests.integration.engine.play import HOLD, Play, add_pool, finished
-from tests.integration.scheduler.conftest import Queue
+from tests.integration.scheduler.conftest import Queue, drive
 from tests.invariants import assert_invariants
 
 WINDOW = 4  # bundles: two for each of the two slots of the pool `default`
@@ -549,3 +549,29 @@ async def test_a_stage_never_waits_for_tasks_that_can_not_run_yet(context: Conte
     await play.database.execute(later)
 
     assert await stages_offered(context, play) == {0}
+
+
+async def test_a_pool_whose_queue_does_not_answer_holds_up_no_other(
+    impatient: None, context: Context, play: Play, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_pool(play.database, "a-silent-one", queue_url=f"{queue.url}-silent")
+    silent = await play.submit(stages=[{"processor": "noop", "pool": "a-silent-one"}])
+    free = await play.submit()
+    send = context.aws.sqs.send_message_batch
+
+    async def be_silent(**request: Any) -> Any:
+        if request["QueueUrl"].endswith("-silent"):
+            await asyncio.Event().wait()
+        return await send(**request)
+
+    monkeypatch.setattr(context.aws.sqs, "send_message_batch", be_silent)
+    for job_id in (silent, free):
+        await play.plan(job_id, 3)
+
+    async def queued() -> bool:
+        return bool(await queue.receive())
+
+    await drive(context, dispatch.step, until=queued)
+
+    assert context.slots["dispatch"].keys == ["a-silent-one"]
+    await context.slots["dispatch"].stop()
