@@ -16,6 +16,9 @@ from tests.invariants import Rows, read_rows
 from tests.storm.grid import StormGrid
 from tests.storm.work import Work
 
+_DELIVERIES = """
+    SELECT d.* FROM webhook_deliveries AS d JOIN webhook_endpoints AS e USING (endpoint_id) WHERE e.url = $1"""
+
 
 @dataclass(frozen=True)
 class Evidence(Rows):
@@ -43,7 +46,7 @@ async def gather(grid: StormGrid, works: dict[UUID, Work]) -> Evidence:
             **vars(await read_rows(connection)),
             works=works,
             workers=await connection.fetch("SELECT * FROM workers"),
-            deliveries=await connection.fetch("SELECT * FROM webhook_deliveries"),
+            deliveries=await connection.fetch(_DELIVERIES, grid.receiver.url),
             taken=grid.receiver.taken,
             sizes=sizes,
             contents={uri: await _read(grid.aws, uri) for uri in wanted},

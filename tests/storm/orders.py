@@ -39,10 +39,9 @@ async def submit(grid: StormGrid, works: list[Work]) -> dict[str, UUID]:
         await register_pool(connection, "default", **queues, group_name=None, slots=2)
         for name, spec in PROCESSORS.items():
             await register_processor(connection, name, spec)
-        await connection.execute(
+        await connection.executemany(
             "INSERT INTO webhook_endpoints (endpoint_id, url, secret) VALUES (gen_random_uuid(), $1, $2)",
-            grid.receiver.url,
-            grid.receiver.secret,
+            [(url, grid.receiver.secret) for url in (grid.receiver.silent_url, grid.receiver.url)],
         )
         return {
             work.name: await submit_job(connection, JobSpec.model_validate(work.spec), settings=grid.settings)

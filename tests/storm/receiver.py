@@ -1,5 +1,9 @@
-"""Receives the webhooks, checks their signatures, and refuses some at their first try."""
+"""Receives the webhooks, checks their signatures, and refuses some at their first try.
 
+A second endpoint takes whatever it is sent, and never answers: nobody else may wait for it.
+"""
+
+import asyncio
 import base64
 import os
 from collections import Counter, defaultdict
@@ -19,16 +23,19 @@ class Receiver:
         self.secret = f"whsec_{base64.b64encode(os.urandom(24)).decode()}"
         self.taken: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.forged = 0
+        self.unanswered = 0
         self._journal = journal
         self._to_refuse = 0
 
     async def start(self) -> None:
         app = web.Application()
         app.router.add_post("/", self._receive)
+        app.router.add_post("/silent", self._stay_silent)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/"
+        self.silent_url = f"{self.url}silent"
 
     async def stop(self) -> None:
         await self._runner.cleanup()
@@ -36,6 +43,11 @@ class Receiver:
     def arm(self) -> None:
         """Refuse the next message."""
         self._to_refuse += 1
+
+    async def _stay_silent(self, request: web.Request) -> web.Response:
+        self.unanswered += 1
+        await asyncio.Event().wait()
+        return web.Response()
 
     async def _receive(self, request: web.Request) -> web.Response:
         try:

@@ -24,7 +24,9 @@ _WEBHOOK_SECONDS = 90.0
 
 _ALL_ENDED = "SELECT NOT EXISTS (SELECT FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled'))"
 _HASTEN = "UPDATE webhook_deliveries SET next_try_at = now() WHERE state = 'pending'"
-_DELIVERIES_PENDING = "SELECT EXISTS (SELECT FROM webhook_deliveries WHERE state = 'pending')"
+_DELIVERIES_PENDING = """
+    SELECT EXISTS (SELECT FROM webhook_deliveries JOIN webhook_endpoints USING (endpoint_id)
+        WHERE state = 'pending' AND url = $1)"""
 
 Progress = Callable[[float, int, int], None]  # seconds, tasks that have ended, faults
 
@@ -132,7 +134,7 @@ async def _deliver_webhooks(grid: StormGrid, journal: Journal) -> None:
             while pending:
                 await grid.ask(lambda connection: connection.execute(_HASTEN))
                 await asyncio.sleep(_POLL_SECONDS)
-                pending = await grid.ask(lambda connection: connection.fetchval(_DELIVERIES_PENDING))
+                pending = await grid.ask(lambda connection: connection.fetchval(_DELIVERIES_PENDING, grid.receiver.url))
     except TimeoutError:
         journal.note("webhooks given up")
 
@@ -147,7 +149,9 @@ def _check_run(grid: StormGrid, journal: Journal, claimed: int) -> list[Check]:
         hangs.expect(service.stopped_in_order, service.name)
     forged = Check("webhooks with a wrong signature")
     forged.expect(grid.receiver.forged == 0, f"{grid.receiver.forged} webhooks")
+    silent = Check("webhooks to an endpoint that never answers")
+    silent.expect(grid.receiver.unanswered > 0, "it got none")
     missing = Check("kinds of faults that struck nothing")
     for kind in DECK:
         missing.expect(journal.struck[kind] > 0, kind)
-    return [pause, crashes, hangs, forged, missing]
+    return [pause, crashes, hangs, forged, silent, missing]
