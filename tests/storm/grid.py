@@ -30,7 +30,8 @@ from tests.storm.receiver import Receiver
 
 _RESTART_SECONDS = 0.1
 _STOP_SECONDS = 15.0
-_EXPECTED_ENDS = (0, -signal.SIGKILL, -signal.SIGTERM)  # drained, killed, or told to stop before it listened
+# Drained, killed, told to stop before it listened, or on a node that is out of service.
+_EXPECTED_ENDS = (0, -signal.SIGKILL, -signal.SIGTERM, os.EX_TEMPFAIL)
 
 T = TypeVar("T")
 

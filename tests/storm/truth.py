@@ -15,7 +15,7 @@ from tests.invariants import LAWS
 from tests.storm.evidence import Evidence
 from tests.storm.work import Work
 
-_RUNNING_NUMBER = re.compile(r"/jobs/(?P<job>[^/]+)/(?P<stage>\d+)/(?P<index>\d+)-(?P<attempt>\d+)/[^/]+$")
+_RUNNING_NUMBER = re.compile(r"/(?:jobs|interim)/(?P<job>[^/]+)/(?P<stage>\d+)/(?P<index>\d+)-(?P<attempt>\d+)/[^/]+$")
 
 
 @dataclass(slots=True)
