@@ -88,9 +88,8 @@ async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
     # To load the CA certificates takes longer than the rest of a client's start, and an emulator has no TLS.
     verify = False if url and url.startswith("http://") else None
     limits = settings.s3_read_seconds, settings.s3_floor_bytes
-    s3_config = config.merge(
-        AioConfig(signature_version="s3v4", read_timeout=limits[0], http_session_cls=impatient_session(*limits))
-    )
+    s3_config = config.merge(AioConfig(signature_version="s3v4", read_timeout=limits[0]))
+    s3_config.http_session_cls = impatient_session(*limits)  # which `merge` would drop
     # A long poll lasts up to 20 s, everything else is quick; each trigger has one open.
     sqs_config = config.merge(AioConfig(read_timeout=25, max_pool_connections=1024))
     async with AsyncExitStack() as stack:

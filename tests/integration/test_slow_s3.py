@@ -1,5 +1,6 @@
 """An S3 that hangs or trickles costs an attempt a read timeout, not its time."""
 
+import asyncio
 import io
 import os
 import time
@@ -89,6 +90,19 @@ async def test_uploads_and_sizes_wait_and_go_on(
     assert stored.bytes == len(BODY)
     sick.times = 3
     assert await object_bytes(s3, Location(place.bucket, "put"), None) == len(BODY)
+
+
+async def test_an_upload_that_nobody_takes_excuses_the_attempt(settings: Settings, tmp_path: Path) -> None:
+    """The client asks first whether its bytes are wanted (100-continue), and would wait for an answer for ever."""
+    (tmp_path / "file").write_bytes(b"small")
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    quick = settings.model_copy(update={"aws_endpoint_url": url, "s3_read_seconds": READ_SECONDS})
+    async with connect_aws(quick, tries=2) as deaf:
+        with (tmp_path / "file").open("rb") as file, pytest.raises(TaskError) as failed:
+            await upload(deaf.s3, file, Location("bucket", "put"))
+    server.close()
+    assert (failed.value.type, failed.value.excused) == ("output_unavailable", True)
 
 
 async def test_a_refusal_excuses_nobody(s3: Any, place: Location) -> None:
