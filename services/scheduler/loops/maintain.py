@@ -52,5 +52,5 @@ async def step(context: Context) -> bool:
 async def _keep_partitions(context: Context) -> None:
     if not await context.database.fetchval("SELECT make_partitions()"):
         log.warning("no partition made for a month to come: the table is in use")
-    for row in await context.database.fetch("SELECT drop_partitions() AS name"):
-        log.info("partition dropped", partition=row["name"])
+    while name := await context.database.fetchval("SELECT drop_partitions()"):
+        log.info("partition dropped", partition=name)

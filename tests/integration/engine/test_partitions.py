@@ -43,7 +43,10 @@ async def partitions(database: Database) -> set[str]:
 
 
 async def dropped(database: Database) -> list[str]:
-    return [row["name"] for row in await database.fetch("SELECT drop_partitions() AS name")]
+    names = []
+    while name := await database.fetchval("SELECT drop_partitions()"):
+        names.append(name)
+    return names
 
 
 async def job_of(database: Database, play: Play, month: str) -> UUID:

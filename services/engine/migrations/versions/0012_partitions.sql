@@ -71,9 +71,9 @@ CREATE OR REPLACE FUNCTION jobs_need_rows(first_job uuid, until_job uuid) RETURN
         SELECT EXISTS (SELECT FROM jobs AS j WHERE j.job_id >= first_job AND j.job_id < until_job);
     END;
 
--- Drop the partitions of past months that nobody needs, each in no time, and return their names. Attempts are rolled up
--- before they go, and what the roll-up makes of them goes after them. All statements on a table wait while this waits
--- for it: it gives up at the first that is in use for long.
+-- Drop the oldest partition of a past month that nobody needs, in no time, and return its name, if there is one. One at
+-- a time, as locks are held to the transaction's end. Attempts are rolled up before they go, and what the roll-up makes
+-- of them goes after them. All statements on a table wait while this waits for it: it gives up if that takes long.
 CREATE OR REPLACE FUNCTION drop_partitions() RETURNS SETOF text LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
@@ -95,6 +95,7 @@ BEGIN
         BEGIN
             EXECUTE format('DROP TABLE %I', part.partition);
             RETURN NEXT part.partition;
+            RETURN;
         EXCEPTION WHEN lock_not_available THEN
             RETURN;
         END;
