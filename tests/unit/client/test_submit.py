@@ -139,14 +139,15 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     ),
     (
         ["--count", "1", "--stage", "noop", "--results", "s3://b/priced/", "--output-queue", "https://sqs/1/done",
-         "--merge", "parquet", "--keep", "interim=1d", "--keep", "records=90d"],
+         "--merge", "parquet", "--keep", "interim=1d", "--keep", "results=forever",
+         "--keep", "records=90d"],
         {
             "input": {"type": "range", "count": 1},
             "stages": NOOP,
             "results": "s3://b/priced/",
             "output_queue": "https://sqs/1/done",
             "merge": {"type": "parquet"},
-            "keep": {"interim": "1d", "records": "90d"},
+            "keep": {"interim": "1d", "results": "forever", "records": "90d"},
         },
     ),
     (
