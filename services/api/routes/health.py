@@ -34,7 +34,7 @@ async def readyz(api: Api) -> Health:
     return Health(warnings=VITALS.unready() or None)
 
 
-@router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
+@router.get("/metrics", include_in_schema=False)  # text, for Prometheus
 async def metrics(request: Request, api: Api) -> Response:
     """Those of this process: requests by route, connections, memory. The stats service has those of the grid."""
     return metrics_response(request, api.settings.metrics_key)

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from services.platform.auth import Role
 from tests.integration.api.conftest import Keys, client_of
 
-OPEN = {"healthz", "readyz", "metrics"}
+OPEN = {"healthz", "readyz"}
 ROLES: dict[str, set[str]] = {
     "viewer": {
         "list_jobs", "get_job", "list_tasks", "get_task", "get_task_log", "get_results", "list_schedules",
