@@ -156,7 +156,7 @@ def _expect_listing(evidence: Evidence, check: Check, job_id: UUID, stage: int) 
     names = ("index", "attempt", "uri")
     right = [{name: part[name] for name in names} for part in _parts(evidence, job_id, stage)]
     fan_in = evidence.works[job_id].spec["merge"].get("fan_in", ReduceMerge.model_fields["fan_in"].default)
-    prefix = f"/jobs/{job_id}/{stage + 1}/inputs/"
+    prefix = f"/{job_id}/{stage + 1}/inputs/"
     listings = {int(uri.rpartition("/")[2].partition("-")[0]): uri for uri in evidence.contents if prefix in uri}
     first_level = [listings.get(number, "") for number in range(next(reduce_levels(len(right), fan_in)))]
     listed = [orjson.loads(line) for uri in first_level for line in evidence.contents.get(uri, b"").splitlines()]
