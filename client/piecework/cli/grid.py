@@ -115,7 +115,7 @@ def pause_pool(session: Session, name: PoolName) -> None:
 def delete_pool(session: Session, name: PoolName) -> None:
     """Delete a pool that nothing needs any more; its queues stay."""
     session.client.delete_pool(name)
-    session.note(f"deleted {name}; its queues stay, for you to delete")
+    session.show_done(f"deleted {name}; its queues stay, for you to delete")
 
 
 def resume_pool(session: Session, name: PoolName) -> None:

@@ -264,7 +264,7 @@ def delete(
 ) -> None:
     """Delete a job that has ended, with its tasks, logs, interim data and results."""
     deletion = session.client.delete_job(job_id, results="keep" if keep_results else "delete")
-    session.show(deletion, lambda deletion: session.note("schedulers delete it now, which may take a while"))
+    session.show(deletion, lambda deletion: print(f"{deletion['job_id']}: schedulers delete it now"))
 
 
 def _show_state(session: Session, job: Job) -> None:

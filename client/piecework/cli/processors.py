@@ -260,13 +260,13 @@ def delete_version(
 ) -> None:
     """Delete a version that nothing needs any more."""
     session.client.delete_processor_version(name, version)
-    session.note(f"deleted {name}@{version}")
+    session.show_done(f"deleted {name}@{version}")
 
 
 def delete_package(session: Session, sha256: Annotated[str, typer.Argument(metavar="SHA256")]) -> None:
     """Delete the code of processors that are all deleted."""
     session.client.delete_package(sha256)
-    session.note(f"deleted {sha256}")
+    session.show_done(f"deleted {sha256}")
 
 
 def register(app: typer.Typer) -> None:

@@ -43,7 +43,7 @@ def put_rule(
 def delete_rule(session: Session, name: RuleName) -> None:
     """Delete a rule."""
     session.client.delete_retention_rule(name)
-    session.note(f"deleted {name}")
+    session.show_done(f"deleted {name}")
 
 
 def _show(session: Session, rules: list[RetentionRule]) -> None:
