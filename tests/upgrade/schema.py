@@ -34,11 +34,11 @@ END;
 
 # What undoes each migration, the newest first.
 UNDONE = {
-    "0033": "DROP INDEX jobs_keep_revision",
-    "0024": "DROP INDEX webhook_deliveries_created, webhook_deliveries_endpoint, webhook_deliveries_job, "
+    "0023": "DROP INDEX jobs_keep_revision",
+    "0022": "DROP INDEX webhook_deliveries_created, webhook_deliveries_endpoint, webhook_deliveries_job, "
     "webhook_deliveries_pending, webhook_deliveries_give_up",
-    "0023": "DROP INDEX jobs_expire",
-    "0022": "DROP INDEX jobs_by_name, jobs_by_state, jobs_by_owner, jobs_by_share, stages_running",
+    "0021": "DROP INDEX jobs_expire",
+    "0020": "DROP INDEX jobs_by_name, jobs_by_state, jobs_by_owner, jobs_by_share, stages_running",
     "0019": "DROP FUNCTION seen_seconds; DROP TABLE database_watch",
     "0018": """
         DROP FUNCTION restore_grid;

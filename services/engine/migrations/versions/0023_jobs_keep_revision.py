@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0033"
-down_revision = "0024"
+revision = "0023"
+down_revision = "0022"
 
 
 def upgrade() -> None:

@@ -2,7 +2,7 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0022"
+revision = "0020"
 down_revision = "0019"
 
 INDEXES = {

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0023"
-down_revision = "0022"
+revision = "0021"
+down_revision = "0020"
 
 
 def upgrade() -> None:

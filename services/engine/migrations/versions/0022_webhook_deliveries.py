@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0024"
-down_revision = "0023"
+revision = "0022"
+down_revision = "0021"
 
 INDEXES = {
     "webhook_deliveries_created": "webhook_deliveries (created_at, delivery_id)",
