@@ -54,6 +54,7 @@ ReasonCode = Literal[
     "merging",
     "ending",
     "starting",
+    "interim_deleted",
     "records_uneven",
     "failures_tolerated",
     "objects_left_out",

@@ -12,7 +12,9 @@ _COMMON: frozenset[ReasonCode] = frozenset(
         *("merge_waits", "merging", "ending", "starting"),
     }
 )
-_OF_RESULTS: frozenset[ReasonCode] = frozenset({"records_uneven", "failures_tolerated", "objects_left_out"})
+_OF_RESULTS: frozenset[ReasonCode] = frozenset(
+    {"interim_deleted", "records_uneven", "failures_tolerated", "objects_left_out"}
+)
 
 
 def waits(reasons: Sequence[Reason]) -> list[Reason]:

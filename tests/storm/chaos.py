@@ -188,7 +188,7 @@ class Chaos:
                 os.kill(pid, signal.SIGCONT)
 
     async def _begin_month(self, fault: Fault) -> None:
-        """The last month's partition must be made anew, while a long reader holds the table."""
+        """A month's partition is missing, and can't be made while a long reader holds the table."""
 
         async def read(connection: Connection) -> None:
             if drop := await connection.fetchval(_LAST_PARTITION):  # None: it has not been made again yet

@@ -18,7 +18,9 @@ from services.platform.s3_faults import fault_of
 
 router = APIRouter(prefix="/packages", tags=["processors"], route_class=StrictRoute)
 
-PackageHash = Annotated[str, Path(pattern="^[0-9a-f]{64}$", examples=["9f86d081884c7d659a2feaa0c55ad015" * 2])]
+PackageHash = Annotated[
+    str, Path(pattern="^[0-9a-f]{64}$", max_length=64, examples=["9f86d081884c7d659a2feaa0c55ad015" * 2])
+]
 
 EXAMPLES: Any = {
     "small": {"summary": "A few modules", "value": {"sha256": "9f86d081884c7d659a2feaa0c55ad015" * 2, "bytes": 48213}}
