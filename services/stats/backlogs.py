@@ -16,13 +16,10 @@ _LATE = """
         count(*) FILTER (WHERE put_off_at IS NOT NULL) AS put_off
     FROM schedules WHERE NOT paused AND next_run_at <= now()"""
 
-# A column that is not there yet counts as 0.
-_SKIPPED = """
-    SELECT name, coalesce((to_jsonb(s) ->> 'runs_skipped')::bigint, 0) AS runs_skipped
-    FROM schedules AS s ORDER BY name LIMIT $1"""
+_SKIPPED = "SELECT name, runs_skipped FROM schedules ORDER BY name LIMIT $1"
 
 _TRIGGERS = """
-    SELECT name, coalesce((to_jsonb(t) ->> 'lag_seconds')::float8, 0) AS lag_seconds,
+    SELECT name, coalesce(lag_seconds, 0)::float8 AS lag_seconds,
         (coalesce(last_error_at > coalesce(last_message_at, '-infinity'), false))::integer AS failing
     FROM triggers AS t WHERE NOT paused ORDER BY name LIMIT $1"""
 
@@ -72,6 +69,11 @@ _CAPACITY = """
         ), 0) AS missing
     FROM pools AS p WHERE p.group_name IS NOT NULL ORDER BY p.name"""
 
+# Jobs of which something is to be deleted by now (index jobs_expire), and how far back their records go.
+_RETENTION = """
+    SELECT (SELECT count(*) FROM (SELECT FROM jobs WHERE expires_at <= now() LIMIT $1) AS due) AS jobs, coalesce(
+            (SELECT extract(epoch FROM now() - created_at) FROM jobs ORDER BY job_id LIMIT 1), 0)::float8 AS seconds"""
+
 
 async def read_backlogs(connection: Connection) -> list[Metric]:
     """One family after the other; no statement reads more than a bounded number of rows of a table that grows."""
@@ -82,6 +84,7 @@ async def read_backlogs(connection: Connection) -> list[Metric]:
     outbox = await connection.fetch(_OUTBOX, COUNTED_MAX, ENDPOINTS_MAX)
     merges = await connection.fetch(_MERGES)
     capacity = await connection.fetch(_CAPACITY)
+    retention = await connection.fetch(_RETENTION, COUNTED_MAX)
     name, endpoint, queue, pool = (
         {"schedule": "name"},
         {"endpoint": "endpoint_id"},
@@ -110,6 +113,10 @@ async def read_backlogs(connection: Connection) -> list[Metric]:
         gauge("piecework_merges", "Jobs and stages that wait for their merge, or are merged", {}, merges, "merges"),
         gauge("piecework_merges_put_off", "Merges of these that failed and are tried again", {}, merges, "put_off"),
         gauge("piecework_merges_oldest_seconds", "How long the oldest of these merges is due", {}, merges, "seconds"),
+        gauge(
+            "piecework_jobs_to_delete", "Jobs of which something is to be deleted, up to 1,000", {}, retention, "jobs"
+        ),
+        gauge("piecework_jobs_oldest_seconds", "Age of the oldest job on record", {}, retention, "seconds"),
         gauge("piecework_workers_desired", "Nodes that the pool should have", pool, capacity, "desired"),
         gauge("piecework_workers_max", "Nodes that the pool may have", pool, capacity, "maximum"),
         gauge("piecework_workers_missing", "Desired nodes without a live worker", pool, capacity, "missing"),

@@ -30,7 +30,7 @@ _STAGES = """
         unfit.put_off, unfit.put_off_error AS unfit_error, unfit.queued_at AS unfit_since, lost.outputs AS lost_outputs,
         lost.uri AS lost_uri, lost.lost_at,
         s.chains AND c.ready > 0 AND is_full(s.job_id, (s.stage + 1)::smallint, $2) AS held_back,
-        CASE WHEN s.state = 'merging' THEN coalesce((to_jsonb(s) ->> 'merge_until')::timestamptz > now(), false)
+        CASE WHEN s.state = 'merging' THEN coalesce(s.merge_until > now(), false)
             OR EXISTS (
                 SELECT FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
                   AND (l.classid::bigint << 32) | l.objid::bigint = hashtextextended('merge ' || s.job_id::text, 0))
@@ -78,7 +78,7 @@ _POOLS = """
     CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE w.state = 'active') AS active,
             count(*) FILTER (WHERE w.state = 'draining') AS draining,
-            max(to_jsonb(w) ->> 'quarantine') FILTER (WHERE w.state = 'draining') AS unfit,
+            max(w.quarantine) FILTER (WHERE w.state = 'draining') AS unfit,
             coalesce(sum(w.slots) FILTER (WHERE w.state = 'active'), 0) AS slots,
             coalesce(sum(w.busy) FILTER (WHERE w.state = 'active'), 0) AS busy
         FROM workers AS w WHERE w.pool = p.name AND w.state IN ('active', 'draining')
