@@ -30,8 +30,8 @@ from tests.storm.receiver import Receiver
 
 _RESTART_SECONDS = 0.1
 _STOP_SECONDS = 15.0
-# Drained, killed, told to stop before it listened, or on a node that is out of service.
-_EXPECTED_ENDS = (0, -signal.SIGKILL, -signal.SIGTERM, os.EX_TEMPFAIL)
+# Drained, killed, told to stop before it listened, on a node that is out of service, or without a scratch directory.
+_EXPECTED_ENDS = (0, -signal.SIGKILL, -signal.SIGTERM, os.EX_TEMPFAIL, 2)
 
 T = TypeVar("T")
 

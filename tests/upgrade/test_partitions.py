@@ -39,8 +39,8 @@ async def grid(own_database_url: str) -> tuple[Play, UUID]:
     return play, job_id
 
 
-async def rows(database: Database) -> dict[str, list[tuple[object, ...]]]:
-    return {table: [tuple(row) for row in await database.fetch(f"TABLE {table} ORDER BY 1, 2, 3")] for table in TABLES}
+async def rows(database: Database) -> dict[str, list[dict[str, object]]]:
+    return {table: [dict(row) for row in await database.fetch(f"TABLE {table} ORDER BY 1, 2, 3")] for table in TABLES}
 
 
 async def test_what_is_there_becomes_the_first_partition_and_is_not_copied(
@@ -59,7 +59,11 @@ async def test_what_is_there_becomes_the_first_partition_and_is_not_copied(
     await migrate(own_database_url)
 
     assert len(before["tasks"]) == 20
-    assert await rows(database) == before
+    after = await rows(database)
+    assert {
+        table: [{name: row[name] for name in old} for row, old in zip(after[table], before[table], strict=True)]
+        for table in TABLES
+    } == before
     assert files == [await database.fetchval(f"SELECT pg_relation_filenode('{table}_first')") for table in TABLES[1:]]
     bound = await database.fetchval("SELECT until_job FROM job_partitions WHERE month = 'first' LIMIT 1")
     assert await database.fetchval("SELECT first_job_at(now() + interval '28 days')") < bound

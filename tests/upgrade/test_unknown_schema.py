@@ -14,7 +14,6 @@ from fastapi import FastAPI
 
 from services.api import main as api
 from services.engine.migrate import migrate
-from services.engine.pools import register_pool
 from services.engine.schema import NEEDED_REVISION
 from services.platform.database import Database
 from services.platform.settings import Settings
@@ -128,8 +127,9 @@ async def looks(database: Database, times: int) -> None:
 async def test_a_scheduler_and_a_worker_say_it_in_one_line_and_begin_when_it_is_migrated(
     module: str, goes_on: list[str], settings: Settings, database: Database, tmp_path: Any
 ) -> None:
-    async with database.acquire() as connection:
-        await register_pool(connection, "default", queue_url="q", dead_letter_url="d", group_name=None, slots=1)
+    await database.execute(
+        "INSERT INTO pools (name, queue_url, dead_letter_url, slots) VALUES ('default', 'q', 'd', 1)"
+    )
     async with process(settings, module, scratch=tmp_path / "scratch", cache=tmp_path / "cache") as started:
         waiting = await next_line(started)
         await looks(database, 3)

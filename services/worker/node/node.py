@@ -86,9 +86,12 @@ class Node:
             stack.callback(VITALS.forget_all)
             directory = await stack.enter_async_context(_scratch(Path(self._settings.scratch)))
             aws = await stack.enter_async_context(connect_aws(self._settings, _AWS_TRIES))
-            cells = await strongest_cells(self._settings, directory)
+            try:
+                cells = await strongest_cells(self._settings, directory)
+                equipment = equip(self._settings, aws.s3, cells)
+            except OSError as error:  # its directories may go at any moment
+                raise NodeUnfit(f"the node can't run tasks: {error}") from error
             self._isolation = cells.isolation
-            equipment = equip(self._settings, aws.s3, cells)
             stack.push_async_callback(equipment.inputs.close)
             stack.push_async_callback(equipment.packages.close)
             if (fault := await equipment.health.find_fault(0.0)) is not None:
