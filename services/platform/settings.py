@@ -240,7 +240,7 @@ class WorkerSettings(Settings):
     file_bytes_max: Annotated[PositiveInt | None, SIZE] = Field(
         None, description="largest file that a task may write; unset: no limit"
     )
-    cut_off_seconds: Seconds | None = Field(
+    cut_off_seconds: Annotated[PositiveFloat | None, DURATION] = Field(
         None,
         description="after so long without the database, kill attempts of processors that are not idempotent, since "
         "others may run their tasks; unset: let them run on",

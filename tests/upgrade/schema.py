@@ -34,6 +34,7 @@ END;
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0024": "DROP INDEX workers_quarantined",
     "0023": "DROP INDEX jobs_keep_revision",
     "0022": "DROP INDEX webhook_deliveries_created, webhook_deliveries_endpoint, webhook_deliveries_job, "
     "webhook_deliveries_pending, webhook_deliveries_give_up",
@@ -55,7 +56,6 @@ UNDONE = {
     "0015": _SUMS_OF_0002
     + """
         DROP TABLE instances;
-        DROP INDEX workers_quarantined;
         ALTER TABLE workers DROP COLUMN quarantine;
         ALTER TABLE bundles DROP COLUMN avoid;
         ALTER TABLE stage_counters DROP COLUMN wasted_seconds;

@@ -48,7 +48,10 @@ async def test_a_loop_that_hangs_in_a_statement_fails_until_it_goes_on(
 
 
 async def test_metrics_tell_of_each_loop_when_it_last_succeeded(probes: httpx.AsyncClient) -> None:
-    loops = {loop.name for loop in scheduler.make_loops(Settings(), scheduler.Merger(), scheduler.Deliverer())}
+    loops = {
+        loop.name
+        for loop in scheduler.make_loops(Settings(), scheduler.Merger(), scheduler.Deliverer(), scheduler.Listeners())
+    }
 
     async def all_told() -> bool:
         text = (await probes.get("/metrics")).text

@@ -7,10 +7,11 @@ import orjson
 import pytest
 
 from services.scheduler.loop import Context
-from services.scheduler.loops import chain, clock, plan, triggers
+from services.scheduler.loops import chain, clock, plan
 from tests.integration.engine.play import Play, finished
 from tests.integration.scheduler.conftest import Bucket, finish_job
 from tests.integration.scheduler.test_triggers import created, listen
+from tests.integration.scheduler.test_triggers import step as receive
 
 CLOSED = "s3://hr-private/salaries.csv"
 
@@ -74,7 +75,7 @@ async def test_items_that_user_code_forged_fail_the_job(
 async def test_a_message_does_not_name_what_jobs_may_not_read(context: Context, play: Play, bucket: Bucket) -> None:
     listening = await listen(context)
     await listening.send(created(CLOSED))
-    await triggers.step(context)
+    await receive(context)
     assert await listening.jobs() == []
     assert "input.uri" in (await listening.row())["last_error"] and CLOSED in (await listening.row())["last_error"]
 
@@ -99,6 +100,6 @@ async def test_a_message_does_not_name_a_pools_queue(context: Context, play: Pla
     await context.database.execute("UPDATE pools SET dead_letter_url = $1", f"{pooled}/?x")
     for url, why in ((pooled, "belongs to the pool"), (pooled.replace("in-pool", "other"), "PIECEWORK_QUEUES")):
         await listening.send({"to": url})
-        await triggers.step(context)
+        await receive(context)
         assert why in (await listening.row())["last_error"]
     assert await listening.jobs() == []

@@ -5,6 +5,7 @@ import io
 import tempfile
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.dom import minidom
 
@@ -40,6 +41,8 @@ class Body(io.BytesIO):
 
 class OneObject:
     """S3 with one object in it."""
+
+    meta = SimpleNamespace(config=SimpleNamespace(read_timeout=20.0))
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -2,7 +2,6 @@
 
 -- Why a worker took itself out of service: its node could not run tasks. Null: it did not.
 ALTER TABLE workers ADD COLUMN quarantine text;
-CREATE INDEX workers_quarantined ON workers (pool) WHERE quarantine IS NOT NULL;
 
 -- A worker that could not run the bundle's task, or lost it: another one takes it, as long as there is one.
 ALTER TABLE bundles ADD COLUMN avoid uuid;
