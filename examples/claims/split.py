@@ -133,9 +133,12 @@ class _Interchange:
             self._part.end_group()
 
     def _find_set_end(self) -> int:
-        """What follows the SE of the set that begins here: an `SE*` that is a segment, not the end of some name."""
+        """What follows the SE of the set that begins here: an `SE*` that is a segment, not the end of some name.
+
+        Raises _Irregular if the set has no end before the next interchange.
+        """
         found = self._set_end.search(self._data, self._position)
-        if not found:
+        if not found or find_isa(self._data, self._position, found.start()) < found.start():
             raise _Irregular
         return self._after_segment(found.end())
 

@@ -125,14 +125,15 @@ def skip_padding(data: bytes | mmap, position: int, padding: bytes = _PADDING) -
     return position
 
 
-def find_isa(data: bytes | mmap, start: int) -> int:
-    """Where the next interchange begins; the end of the data if there is none."""
-    while found := _NEXT_ISA.search(data, start):
+def find_isa(data: bytes | mmap, start: int, end: int | None = None) -> int:
+    """Where the next interchange begins before `end`, that of the data by default; `end` if there is none."""
+    end = len(data) if end is None else end
+    while found := _NEXT_ISA.search(data, start, end):
         start = found.start()
         if (header := read_header(data, start)) and header.is_beyond_doubt:
             return start
         start += 1
-    return len(data)
+    return end
 
 
 def read_sets(data: bytes) -> Iterator[TransactionSet]:
