@@ -2,6 +2,7 @@
 
 import base64
 from typing import Any
+from uuid import UUID
 
 import httpx
 import orjson
@@ -39,7 +40,7 @@ async def test_tasks_are_each_listed_once_in_order(
 ) -> None:
     job = await ok(submitter.post("/v1/jobs", json=array_job(stages=[{"processor": "noop"}, {"processor": "noop"}])))
     await worker.plan(job["job_id"], 4)
-    for task in await worker.claim(job["job_id"], 4):
+    for task in await worker.claim(UUID(job["job_id"]), 4):
         await worker.finish(task, output={"value": 1})
 
     seen, cursor = [], ""
