@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
+AUDIT := .venv-audit
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--python-version 3.11 --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
@@ -38,7 +39,7 @@ status: .venv/.local  ## show what runs
 run: .venv/.local  ## run the local stack in the foreground, until Ctrl-C
 	@$(BIN)/python -m deploy.local run
 
-test: .venv/.dev .venv/bin/promtool  ## run all tests (or some: make test TESTS=tests/unit)
+test: .venv/.dev .venv/bin/promtool $(AUDIT)/.installed  ## run all tests (or some: make test TESTS=tests/unit)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 storm: .venv/.dev  ## run 100,000 tasks in a storm of faults and check every result (make storm STORM='--seed 7')
@@ -50,14 +51,14 @@ lint: .venv/.dev  ## run ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-audit: .venv/.dev  ## list licences and known vulnerabilities (make audit REQUIRED=1: fail if these can't be checked)
-	@$(BIN)/python -m deploy.audit $(if $(REQUIRED),--required)
+audit: .venv/.dev $(AUDIT)/.installed  ## list licences and known vulnerabilities (make audit REQUIRED=1: fail if these can't be checked)
+	@$(BIN)/python -m deploy.audit --auditor $(AUDIT)/bin/python $(if $(REQUIRED),--required)
 
-sbom: .venv/.dev  ## write sbom.cdx.json, what the server's image installs (CycloneDX)
+sbom: .venv/.python $(AUDIT)/.installed  ## write sbom.cdx.json, what the server's image installs (CycloneDX)
 	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
 		$(BIN)/uv venv --quiet --clear --python $(BIN)/python "$$directory" && \
 		$(BIN)/uv pip install --quiet --python "$$directory/bin/python" --require-hashes -r requirements/server.txt && \
-		$(BIN)/cyclonedx-py environment --output-reproducible -o sbom.cdx.json "$$directory/bin/python"
+		$(AUDIT)/bin/cyclonedx-py environment --output-reproducible -o sbom.cdx.json "$$directory/bin/python"
 	@echo "Written: sbom.cdx.json"
 
 digests:  ## pin the base images to what their tags name now (needs docker with buildx)
@@ -87,7 +88,7 @@ lock: .venv/.python  ## compile requirements/*.txt (with the newest versions: ma
 
 clean:  ## stop the stack; remove its data, the virtual environment and all caches
 	@if [ -x $(BIN)/python ] && [ -d .piecework ]; then $(BIN)/python -m deploy.local down; fi
-	@rm -rf .piecework .venv $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache client/*.egg-info
+	@rm -rf .piecework .venv $(PEERS) $(AUDIT) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache client/*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python: requirements/uv.txt
@@ -119,6 +120,11 @@ clean:  ## stop the stack; remove its data, the virtual environment and all cach
 .venv/.dev: .venv/.local requirements/dev.txt
 	@echo "Installing $$(grep -c '==' requirements/dev.txt) pinned packages for development"
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(AUDIT)/.installed: .venv/.python requirements/audit.txt
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(AUDIT)
+	@$(BIN)/uv pip install --quiet --python $(AUDIT)/bin/python --require-hashes -r requirements/audit.txt
 	@touch $@
 
 .venv/bin/promtool: .venv/.python

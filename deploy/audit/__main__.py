@@ -15,10 +15,11 @@ _LOCK = Path(__file__).parents[2] / "requirements" / "dev.txt"  # has what the o
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.audit", description=__doc__)
     parser.add_argument("--required", action="store_true", help="fail, too, if vulnerabilities can't be checked")
-    required = parser.parse_args().required
+    parser.add_argument("--auditor", type=Path, required=True, help="the Python that has pip-audit")
+    given = parser.parse_args()
     packages = sorted({package.name: package for package in distributions()}.values(), key=lambda each: each.name)
     faults = show_licences(packages)
-    faults += show_vulnerabilities(find_vulnerabilities(_LOCK), required=required)
+    faults += show_vulnerabilities(find_vulnerabilities(given.auditor, _LOCK), required=given.required)
     for fault in faults:
         print(f"audit: {fault}", file=sys.stderr)
     return 1 if faults else 0

@@ -5,7 +5,6 @@ Where that can't be reached, or lacks a package, pip-audit skips it and reports 
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +18,10 @@ class Findings:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def find_vulnerabilities(lock: Path) -> Findings:
+def find_vulnerabilities(auditor: Path, lock: Path) -> Findings:
+    """`auditor` is the Python that has pip-audit."""
     options = ("--require-hashes", "--disable-pip", "--format", "json", "--progress-spinner", "off")
-    command = [sys.executable, "-m", "pip_audit", "--requirement", str(lock), *options]
+    command = [str(auditor), "-m", "pip_audit", "--requirement", str(lock), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         return read_report(json.loads(done.stdout))

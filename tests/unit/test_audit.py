@@ -36,7 +36,7 @@ def test_who_requires_the_check_fails_without_it(dependencies: list[dict[str, ob
 
 
 def test_an_audit_that_breaks_has_checked_nothing(tmp_path: Path) -> None:
-    found = find_vulnerabilities(tmp_path / "no-such-file.txt")
+    found = find_vulnerabilities(ROOT / ".venv-audit/bin/python", tmp_path / "no-such-file.txt")
     assert (found.checked, list(found.skipped)) == (0, ["all packages"])
     assert show_vulnerabilities(found, required=True)
 
@@ -58,7 +58,7 @@ def test_images_are_built_of_and_run_from_what_a_digest_names() -> None:
 def test_the_bill_of_materials_names_each_package_of_this_environment(tmp_path: Path) -> None:
     """By the command that `make sbom` and the image's build use."""
     bill = tmp_path / "sbom.cdx.json"
-    program = Path(sys.executable).parent / "cyclonedx-py"
+    program = ROOT / ".venv-audit/bin/cyclonedx-py"
     subprocess.run(
         [program, "environment", "--output-reproducible", "--no-validate", "-o", bill, sys.executable], check=True
     )
