@@ -71,8 +71,11 @@ _CAPACITY = """
 
 # Jobs of which something is to be deleted by now (index jobs_expire), and how far back their records go.
 _RETENTION = """
-    SELECT (SELECT count(*) FROM (SELECT FROM jobs WHERE expires_at <= now() LIMIT $1) AS due) AS jobs, coalesce(
-            (SELECT extract(epoch FROM now() - created_at) FROM jobs ORDER BY job_id LIMIT 1), 0)::float8 AS seconds"""
+    SELECT (
+            SELECT count(*) FROM (SELECT FROM jobs WHERE expires_at <= now() ORDER BY expires_at LIMIT $1) AS due
+        ) AS jobs, coalesce((
+            SELECT extract(epoch FROM now() - created_at) FROM jobs
+            WHERE job_id >= first_job_at('2020-01-01Z') ORDER BY job_id LIMIT 1), 0)::float8 AS seconds"""
 
 
 async def read_backlogs(connection: Connection) -> list[Metric]:

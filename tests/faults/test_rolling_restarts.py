@@ -9,6 +9,7 @@ from contextlib import suppress
 from uuid import UUID
 
 import httpx
+import pytest
 
 from tests.conftest import free_port
 from tests.grid import ProcessGrid
@@ -82,6 +83,7 @@ class User:
         return UUID(str(await until(accepted)))
 
 
+@pytest.mark.timeout(400)  # fourteen processes start, one after the other
 async def test_rolling_restarts_lose_nothing_and_stop_the_grid_for_less_than_a_lease(grid: ProcessGrid) -> None:
     grid.settings = grid.settings.model_copy(update={"lease_seconds": LEASE_SECONDS, "heartbeat_seconds": 1.0})
     apis, stats = [Api(grid, "api"), Api(grid, "api")], Api(grid, "stats")

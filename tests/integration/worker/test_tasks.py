@@ -240,7 +240,7 @@ async def test_what_a_fan_out_stage_yields(grid: InProcessGrid, code: Path) -> N
     ]
     job_ids = [await grid.submit(processor, [ITEM], fan_out=True) for processor in processors]
     directory, listed, written, nothing, empty, broken, twice, undeclared = await grid.run(*job_ids)
-    at = f"s3://{grid.settings.bucket}/jobs/{job_ids[0]}/0/0-1/"
+    at = f"s3://{grid.settings.bucket}/interim/{job_ids[0]}/0/0-1/"
     listing = await grid.get(at + "piecework-items.jsonl")
     assert directory["output"] == {
         "uri": at + "piecework-items.jsonl",
