@@ -32,12 +32,12 @@ _ATTEMPTS = "SELECT outcome, count(*) AS attempts FROM attempts GROUP BY outcome
 _OPEN = "SELECT count(*) FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled')"
 
 _ONE_STAGE: dict[str, Any] = {
-    "name": "one stage",
+    "name": "one-stage",
     "input": {"type": "range", "count": _TASKS},
     "stages": [{"processor": "nothing"}],
 }
 _TWO_STAGES: dict[str, Any] = {
-    "name": "two stages",
+    "name": "two-stages",
     "input": {"type": "items", "items": [{"number": number} for number in range(_TASKS)]},
     "stages": [{"processor": "copy"}, {"processor": "copy"}],
     "merge": {"type": "concat", "filename": "all.txt"},
