@@ -18,7 +18,7 @@ from bench.grid import Grid, running_grid
 from bench.usage import memory_bytes
 
 _MINUTES = 60
-_JOBS_A_SECOND = 2.0
+_JOBS_A_SECOND = 1.0
 _LOOK_SECONDS = 60.0
 _SETTLE_SECONDS = 120.0  # at most, for the last jobs to end
 _TASKS = 8
