@@ -15,22 +15,7 @@ def made_in(migration: str, *what: str) -> str:
     return "\n".join(found[0] for found in statements if found)
 
 
-_SUMS_OF_0002 = """
-CREATE OR REPLACE FUNCTION stage_sums(of_job uuid, of_stage smallint) RETURNS TABLE (
-    ready bigint, queued bigint, running bigint, succeeded bigint, failed bigint, cancelled bigint,
-    attempts bigint, busy_seconds double precision, task_seconds double precision,
-    records_in bigint, records_out bigint, records_rejected bigint, records_filtered bigint, records_added bigint
-) LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC
-    SELECT coalesce(sum(c.ready), 0)::bigint, coalesce(sum(c.queued), 0)::bigint, coalesce(sum(c.running), 0)::bigint,
-        coalesce(sum(c.succeeded), 0)::bigint, coalesce(sum(c.failed), 0)::bigint,
-        coalesce(sum(c.cancelled), 0)::bigint, coalesce(sum(c.attempts), 0)::bigint,
-        coalesce(sum(c.busy_seconds), 0), sum(c.busy_seconds) / nullif(sum(c.attempts), 0)::double precision,
-        coalesce(sum(c.records_in), 0)::bigint, coalesce(sum(c.records_out), 0)::bigint,
-        coalesce(sum(c.records_rejected), 0)::bigint, coalesce(sum(c.records_filtered), 0)::bigint,
-        coalesce(sum(c.records_added), 0)::bigint
-    FROM stage_counters AS c WHERE c.job_id = of_job AND c.stage = of_stage;
-END;
-"""
+_SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE", "CREATE OR REPLACE", 1)
 
 # What undoes each migration, the newest first.
 UNDONE = {
