@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from services.api.connections import Connections
+from services.platform.concurrency import is_cancelled
 from services.platform.health import VITALS, Pulse
 
 log = structlog.get_logger()
@@ -21,7 +22,7 @@ async def look_at_aws(connections: Connections) -> None:
     """Look until cancelled."""
     pulses = s3, sqs = VITALS.pulse("S3", LOOK_SECONDS), VITALS.pulse("SQS", LOOK_SECONDS)
     try:
-        while True:
+        while not is_cancelled():
             await asyncio.sleep(LOOK_SECONDS)
             await _look(s3, connections.aws.s3.head_bucket(Bucket=connections.settings.bucket))
             await _look(sqs, _ask_queue(connections))

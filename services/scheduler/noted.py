@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from services.platform.concurrency import is_cancelled
 from services.platform.database import UNREADY, Database
 from services.scheduler.loop import Loop
 
@@ -42,7 +43,7 @@ async def note(database: Database, loops: Sequence[Loop]) -> None:
 async def keep_noting(database: Database, loops: Sequence[Loop]) -> None:
     """Note for ever. While the database is away, nothing is noted: then nobody can read it either."""
     pause = FIRST_SECONDS
-    while True:
+    while not is_cancelled():
         await asyncio.sleep(pause)
         try:
             await note(database, loops)

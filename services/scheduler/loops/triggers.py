@@ -23,6 +23,7 @@ from services.engine.quotas import QuotaExceeded, look_for_room
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
 from services.engine.templates import fill_template
+from services.platform.concurrency import is_cancelled
 from services.platform.database import UNAVAILABLE, Connection, new_id, storable
 from services.scheduler.events import Event, read_events
 from services.scheduler.loop import PASSING, Context
@@ -136,7 +137,7 @@ async def _listen(context: Context, trigger: Record, gates: Gates) -> None:
     more: set[asyncio.Task[None]] = set()
     pause = PAUSE_SECONDS_FIRST
     try:
-        while True:
+        while not is_cancelled():
             received = await receive(context, trigger, gates, WAIT_SECONDS)
             if received is None:
                 await asyncio.sleep(pause)
