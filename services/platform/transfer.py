@@ -164,14 +164,14 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, S3_ERRORS) and fault_of(error) == "passing"
 
 
-async def is_away(s3: Any, bucket: str) -> bool:
-    """Whether S3 does not answer now; a refusal is an answer, and the bucket's policy need not allow this request."""
+async def find_outage(s3: Any, bucket: str, seconds: float) -> BaseException | None:
+    """Why S3 does not answer in time; None if it does, whatever it says: a policy need not allow this request."""
     try:
-        async with asyncio.timeout(s3.meta.config.read_timeout):
+        async with asyncio.timeout(seconds):
             await s3.head_bucket(Bucket=bucket)
     except S3_ERRORS as error:
-        return is_outage(error)
-    return False
+        return error if is_outage(error) else None
+    return None
 
 
 def input_error(source: Location, etag: str | None, error: BaseException, version: str | None = None) -> TaskError:

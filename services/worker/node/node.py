@@ -25,6 +25,7 @@ from services.platform.database import Database, UnknownSchema, connect_database
 from services.platform.health import VITALS
 from services.platform.settings import WorkerSettings
 from services.platform.threads import in_own_thread
+from services.platform.transfer import find_outage
 from services.worker.isolation.cells import Cells
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
@@ -34,7 +35,7 @@ from services.worker.node.outage import Outage, in_time
 from services.worker.node.quarantine import Quarantine
 from services.worker.node.receiver import Receiver
 from services.worker.node.slots import Slots
-from services.worker.node.storage import find_fault
+from services.worker.node.storage import ASK_SECONDS
 from services.worker.task.attempt import Equipment
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.environment import base_environment
@@ -108,7 +109,7 @@ class Node:
         """Wait until this node reaches S3: until then it would only take tasks from others."""
         outage = Outage("S3")
         while not self._draining.is_set():
-            if (error := await find_fault(s3, self._settings.bucket)) is None:
+            if (error := await find_outage(s3, self._settings.bucket, ASK_SECONDS)) is None:
                 outage.passed()
                 return
             await outage.failed(error)

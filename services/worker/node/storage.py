@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from services.platform.s3_faults import S3_ERRORS, fault_of
+from services.platform.transfer import find_outage
 from services.worker.node.outage import Outage
 
-_ASK_SECONDS = 5.0
+ASK_SECONDS = 5.0
 
 # The errors of tasks for which S3 could not be reached.
 _UNREACHED = ("input_unavailable", "output_unavailable")
@@ -36,20 +36,10 @@ class Storage:
         while True:
             await self._doubted.wait()
             outage = Outage("S3")
-            while (error := await find_fault(self._s3, self._bucket)) is not None:
+            while (error := await find_outage(self._s3, self._bucket, ASK_SECONDS)) is not None:
                 self.reached = False
                 await outage.failed(error)
             outage.passed()
             self.reached = True
             self._doubted.clear()
             self._changed()
-
-
-async def find_fault(s3: Any, bucket: str) -> BaseException | None:
-    """Why S3 can't be reached; None if it answers, whatever it says: a policy need not allow this request."""
-    try:
-        async with asyncio.timeout(_ASK_SECONDS):
-            await s3.head_bucket(Bucket=bucket)
-    except S3_ERRORS as error:
-        return error if fault_of(error) == "passing" else None
-    return None

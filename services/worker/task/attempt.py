@@ -24,7 +24,7 @@ from services.platform import tracing
 from services.platform.database import storable
 from services.platform.threads import beside_loop, in_own_thread
 from services.platform.tracing import traced
-from services.platform.transfer import is_away
+from services.platform.transfer import find_outage
 from services.worker.child.job import ChildJob
 from services.worker.isolation.cells import Cells
 from services.worker.isolation.errors import IsolationUnusable
@@ -176,7 +176,8 @@ class _Attempt:
         """Whether it took too long for S3's sake: its program does not run, and S3 is away."""
         if self._turn.phase not in ("before", "after") or self._task.attempt > _EXCUSED_MAX:
             return False
-        return await is_away(self._equipment.s3, self._equipment.layout.bucket)
+        s3 = self._equipment.s3
+        return await find_outage(s3, self._equipment.layout.bucket, s3.meta.config.read_timeout) is not None
 
     async def acquit(self) -> None:
         """Release an attempt that has failed because of its node. Its files are removed by now."""

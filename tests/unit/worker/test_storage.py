@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from services.worker.node.storage import Storage, find_fault
+from services.platform.transfer import find_outage
+from services.worker.node.storage import Storage
 
 AWAY = EndpointConnectionError(endpoint_url="http://s3")
 
@@ -59,5 +60,5 @@ async def test_a_node_whose_own_look_reaches_s3_goes_on_at_once() -> None:
 @pytest.mark.parametrize("code", ["403", "404", "301"])
 async def test_an_answer_of_any_kind_shows_that_s3_is_reached(code: str) -> None:
     refused = ClientError({"Error": {"Code": code, "Message": ""}}, "HeadBucket")
-    assert await find_fault(Bucket(refused), "b") is None
-    assert await find_fault(Bucket(AWAY), "b") is AWAY
+    assert await find_outage(Bucket(refused), "b", 5.0) is None
+    assert await find_outage(Bucket(AWAY), "b", 5.0) is AWAY
