@@ -5,10 +5,10 @@ at the database's size. What grows shows as a difference between the second quar
 """
 
 import asyncio
+import os
 import statistics
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -76,9 +76,19 @@ def _look(grid: Grid) -> dict[str, Any]:
         "memory_bytes": memory_bytes(services),
         "open_files": {name: process.num_fds() for name, process in services.items()},
         "processes": {name: len(tree) for name, tree in trees.items()},
-        "zombies": sum(p.status() == psutil.STATUS_ZOMBIE for tree in trees.values() for p in tree if p.is_running()),
-        "scratch_entries": sum(1 for _ in Path(grid.settings.state, "scratch").rglob("*")),
+        "zombies": sum(_is_zombie(process) for tree in trees.values() for process in tree),
+        # What a task removes meanwhile is passed over.
+        "scratch_entries": sum(
+            len(folders) + len(files) for _, folders, files in os.walk(grid.settings.state / "scratch")
+        ),
     }
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def _read(grid: Grid) -> dict[str, Any]:
