@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo up down status run test storm lint audit sbom digests bench bench-ab bench-peers lock clean
+.PHONY: help setup dev demo up down status run test test-aws storm lint audit sbom digests bench bench-ab bench-peers lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+)(%?):.*## (.*)/  make \1\2\t\3/; s/%/NAME/' | expand -t 20
@@ -41,6 +41,9 @@ run: .venv/.local  ## run the local stack in the foreground, until Ctrl-C
 
 test: .venv/.dev .venv/bin/promtool $(AUDIT)/.installed  ## run all tests (or some: make test TESTS=tests/unit)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+
+test-aws: .venv/.dev  ## run the tests of the deployment to AWS, on two emulators of it
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(or $(TESTS),tests/aws)
 
 storm: .venv/.dev  ## run 100,000 tasks in a storm of faults and check every result (make storm STORM='--seed 7')
 	@$(BIN)/python -m tests.storm $(STORM)
