@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := .venv-peers
 AUDIT := .venv-audit
+CLOUD := .venv-cloud
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--python-version 3.11 --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
@@ -42,7 +43,7 @@ run: .venv/.local  ## run the local stack in the foreground, until Ctrl-C
 test: .venv/.dev .venv/bin/promtool $(AUDIT)/.installed  ## run all tests (or some: make test TESTS=tests/unit)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
-test-aws: .venv/.dev  ## run the tests of the deployment to AWS, on two emulators of it
+test-aws: .venv/.dev $(CLOUD)/.installed  ## run the tests of the deployment to AWS, on two emulators of it
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(or $(TESTS),tests/aws)
 
 storm: .venv/.dev  ## run 100,000 tasks in a storm of faults and check every result (make storm STORM='--seed 7')
@@ -87,11 +88,12 @@ lock: .venv/.python  ## compile requirements/*.txt (with the newest versions: ma
 	@$(LOCK) examples/media/requirements.in -c requirements/dev.txt -o examples/media/requirements.txt
 	@$(LOCK) requirements/bench.in -c requirements/dev.txt -o requirements/bench.txt
 	@$(LOCK) requirements/peers.in -o requirements/peers.txt
+	@$(LOCK) requirements/cloud.in -o requirements/cloud.txt
 	@$(LOCK) requirements/uv.in -o requirements/uv.txt
 
 clean:  ## stop the stack; remove its data, the virtual environment and all caches
 	@if [ -x $(BIN)/python ] && [ -d .piecework ]; then $(BIN)/python -m deploy.local down; fi
-	@rm -rf .piecework .venv $(PEERS) $(AUDIT) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache client/*.egg-info
+	@rm -rf .piecework .venv $(PEERS) $(AUDIT) $(CLOUD) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache client/*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python: requirements/uv.txt
@@ -123,6 +125,11 @@ clean:  ## stop the stack; remove its data, the virtual environment and all cach
 .venv/.dev: .venv/.local requirements/dev.txt
 	@echo "Installing $$(grep -c '==' requirements/dev.txt) pinned packages for development"
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(CLOUD)/.installed: .venv/.python requirements/cloud.txt
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(CLOUD)
+	@$(BIN)/uv pip install --quiet --python $(CLOUD)/bin/python --require-hashes -r requirements/cloud.txt
 	@touch $@
 
 $(AUDIT)/.installed: .venv/.python requirements/audit.txt

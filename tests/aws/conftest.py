@@ -7,6 +7,7 @@ import boto3
 import pytest
 
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
+from deploy.local.process import ROOT
 from tests.conftest import free_port, running
 from tests.emulators import NAMES, Moto
 
@@ -14,7 +15,9 @@ Client = Callable[[str], Any]
 
 
 class WholeMinistack(Emulator):
-    """ministack with every service that it has; the local stack needs few of them."""
+    """ministack with every service that it has, newer and as it comes; the local stack needs few of them."""
+
+    command = [str(ROOT / ".venv-cloud/bin/python"), "-m", "ministack.app"]
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
