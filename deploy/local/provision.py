@@ -30,6 +30,7 @@ Value = TypeVar("Value")
 
 _WAIT_SECONDS = 60.0
 _DEFAULT_POOL = "default"
+_GROUP_MAX = 100  # nodes
 
 
 class ProvisionSettings(Settings):
@@ -137,8 +138,8 @@ async def ensure_group(autoscaling: Any, pool: asyncpg.Record) -> None:
     if not found["AutoScalingGroups"]:
         await autoscaling.create_auto_scaling_group(
             AutoScalingGroupName=pool["group_name"],
-            MinSize=pool["capacity_min"],
-            MaxSize=pool["capacity_max"],
+            MinSize=0,
+            MaxSize=max(_GROUP_MAX, pool["capacity_max"]),  # the pool's own bounds are in its row
             DesiredCapacity=pool["capacity_desired"],
             AvailabilityZones=["us-east-1a"],
             Tags=[{"Key": POOL_TAG, "Value": pool["name"], "PropagateAtLaunch": True}],

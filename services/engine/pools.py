@@ -1,6 +1,8 @@
 """Pools of workers: their queues, their pause, and how many slots they have."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from services.engine import transitions
 from services.engine.errors import NotFound
@@ -61,3 +63,35 @@ async def register_pool(
         group_name,
         slots,
     )
+
+
+_NOTE_SCALING_ERROR = """
+    UPDATE pools SET scaling_error = $2, scaling_error_since = coalesce(scaling_error_since, now())
+    WHERE name = $1 AND scaling_error IS DISTINCT FROM $2"""
+
+
+async def note_scaling_error(connection: Connection | Database, name: str, error: str) -> None:
+    """Tell why the pool's Auto Scaling group does not do what the pool wants, until a look finds that it does."""
+    await connection.execute(_NOTE_SCALING_ERROR, name, error)
+
+
+def within_group(nodes: int, group: Mapping[str, Any]) -> int:
+    """The nearest number of nodes that the described Auto Scaling group can have: SetDesiredCapacity refuses others."""
+    within: int = min(max(nodes, group["MinSize"]), group["MaxSize"])
+    return within
+
+
+def explain_group_limit(nodes: int, group: Mapping[str, Any]) -> str | None:
+    """What to do if the pool wants this number of nodes and its Auto Scaling group can't have it; None if it can."""
+    name = group["AutoScalingGroupName"]
+    if nodes > group["MaxSize"]:
+        return (
+            f"the pool wants {nodes} nodes, and its Auto Scaling group {name} may have at most {group['MaxSize']}: "
+            "raise the group's MaxSize where the group was made"
+        )
+    if nodes < group["MinSize"]:
+        return (
+            f"the pool wants no more than {nodes} nodes, and its Auto Scaling group {name} keeps at least "
+            f"{group['MinSize']}: set the group's MinSize to 0 where the group was made"
+        )
+    return None

@@ -125,9 +125,10 @@ async def _find_group(api: Connections, name: str) -> dict[str, Any]:
 async def set_pool_capacity(
     caller: Operator, api: Api, name: PoolName, capacity: Annotated[Capacity, Body(openapi_examples=CAPACITY_EXAMPLES)]
 ) -> Pool:
-    """Set the bounds of the pool's Auto Scaling group, and add nodes at once if `desired` is more than it has.
+    """Set how many nodes the pool may have, and add nodes at once if `desired` is more than its group has.
 
-    Nodes are never cut off: the scheduler drains surplus ones when they are idle.
+    Nodes are never cut off: the scheduler drains surplus ones when they are idle. The group's own MinSize and MaxSize
+    do not change; if they forbid what the pool wants, `scaling_error` says so.
     """
     pool = await _load(api.database, name)
     if pool.group_name is None:
@@ -147,20 +148,13 @@ async def set_pool_capacity(
         )
         if desired is None:
             raise not_found("pool", name)
+        if (error := pools.explain_group_limit(desired, group)) is not None:
+            await pools.note_scaling_error(connection, name, error)
         changed = await _load(connection, name)
         await caller.record(connection, name, **capacity.model_dump(exclude_none=True))
-    await _adapt_group(api, group, capacity, desired)
+    if (nodes := pools.within_group(desired, group)) > group["DesiredCapacity"]:
+        await api.aws.autoscaling.set_desired_capacity(AutoScalingGroupName=pool.group_name, DesiredCapacity=nodes)
     return changed
-
-
-async def _adapt_group(api: Connections, group: dict[str, Any], capacity: Capacity, desired: int) -> None:
-    name, current = group["AutoScalingGroupName"], group["DesiredCapacity"]
-    # A MaxSize below the current size would make AWS terminate nodes, busy ones too: it waits until they are drained.
-    await api.aws.autoscaling.update_auto_scaling_group(
-        AutoScalingGroupName=name, MinSize=capacity.min, MaxSize=max(capacity.max, current)
-    )
-    if desired > current:
-        await api.aws.autoscaling.set_desired_capacity(AutoScalingGroupName=name, DesiredCapacity=desired)
 
 
 @router.post("/{name}/pause", operation_id="pause_pool", responses=problems(404), summary="Pause a pool")

@@ -79,7 +79,9 @@ class Pool(Row):
     instances_missing_since: datetime | None = Field(description="since when the first of them has none")
     replacements: int = Field(description="rounds of replaced instances, one soon after another")
     replace_at: datetime | None = Field(description="no further instance is replaced before")
-    scaling_error: str | None = Field(description="why its group can't be read or changed; null: it can")
+    scaling_error: str | None = Field(
+        description="why its group can't be read, or is not as large as the pool wants; null: it is"
+    )
     scaling_error_since: datetime | None
 
 

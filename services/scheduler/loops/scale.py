@@ -3,6 +3,9 @@
 Out by SetDesiredCapacity. In by draining chosen idle workers: each ends in order and terminates its own instance
 (TerminateInstanceInAutoScalingGroup with ShouldDecrementDesiredCapacity), so that nobody's task is cut off.
 
+The pool's bounds are its row's alone. The group's MinSize and MaxSize belong to whoever made the group, and are never
+changed: a tool that puts its own back (CloudFormation) would cut off what runs. They limit the pool, which says so.
+
 What counts is live workers. An instance without one for `register_seconds` is dead: it never registered, or its worker
 could not end it; so is one whose worker took itself out of service. The dead are ended first if there are too many
 instances, and replaced otherwise, round by round: the pause between two rounds doubles, up to an hour, so that an image
@@ -19,6 +22,7 @@ from asyncpg import Record
 from botocore.exceptions import ClientError
 
 from services.contract.task_error import describe
+from services.engine.pools import explain_group_limit, note_scaling_error, within_group
 from services.platform.s3_faults import S3_ERRORS, error_code
 from services.scheduler.loop import Context
 
@@ -85,10 +89,6 @@ _TELL = """
         replace_at = CASE WHEN $6 AND replace_at < now() - $7 * interval '1 second' THEN NULL ELSE replace_at END
     WHERE name = $1"""
 
-_FAIL = """
-    UPDATE pools SET scaling_error = $2, scaling_error_since = coalesce(scaling_error_since, now())
-    WHERE name = $1 AND scaling_error IS DISTINCT FROM $2"""
-
 _PAUSE = """
     UPDATE pools SET replacements = least(replacements + 1, 1000),
         replace_at = now() + least(60 * 2 ^ least(replacements, 6), 3600) * interval '1 second'
@@ -115,7 +115,7 @@ async def step(context: Context) -> bool:
     try:
         await _adjust(context, pool)
     except S3_ERRORS as error:  # AWS's
-        await context.database.execute(_FAIL, pool["name"], describe(error))
+        await note_scaling_error(context.database, pool["name"], describe(error))
         raise
     return True
 
@@ -129,14 +129,15 @@ async def _adjust(context: Context, pool: Record) -> None:
         await context.database.execute(_TELL, pool["name"], None, None, 0, error, False, 0.0)
         return
     group = answer["AutoScalingGroups"][0]
-    await _set_bounds(context, pool, group)
     [backlog] = await context.database.fetch(_BACKLOG, pool["name"], UNMEASURED_BACKLOG_SECONDS)
-    desired = wanted_capacity(dict(pool), dict(backlog), context.settings.scale_out_seconds)
+    wanted = wanted_capacity(dict(pool), dict(backlog), context.settings.scale_out_seconds)
+    desired = within_group(wanted, group)
     seen = await _look(context, pool, group)
     patience = context.settings.register_seconds
-    told = (pool["name"], desired, seen.instances, seen.missing, seen.error, not seen.missing, patience)
+    limit = explain_group_limit(wanted, group)
+    told = (pool["name"], desired, seen.instances, seen.missing, limit or seen.error, not seen.missing, patience)
     await context.database.execute(_TELL, *told)
-    await _scale(context, pool, group["DesiredCapacity"], desired, seen)
+    await _scale(context, pool, group, desired, seen)
 
 
 def wanted_capacity(pool: Mapping[str, Any], backlog: Mapping[str, Any], scale_out_seconds: float) -> int:
@@ -145,15 +146,6 @@ def wanted_capacity(pool: Mapping[str, Any], backlog: Mapping[str, Any], scale_o
     by_tasks = math.ceil(backlog["tasks"] / pool["slots"])
     wanted: int = max(pool["capacity_min"], min(by_time, by_tasks, pool["capacity_max"]))
     return wanted
-
-
-async def _set_bounds(context: Context, pool: Record, group: dict[str, int]) -> None:
-    """Give the group the pool's bounds; never below what runs: AWS would terminate nodes at once, busy ones too."""
-    bounds = (pool["capacity_min"], max(pool["capacity_max"], group["DesiredCapacity"]))
-    if (group["MinSize"], group["MaxSize"]) != bounds:
-        await context.aws.autoscaling.update_auto_scaling_group(
-            AutoScalingGroupName=pool["group_name"], MinSize=bounds[0], MaxSize=bounds[1]
-        )
 
 
 async def _look(context: Context, pool: Record, group: Mapping[str, Any]) -> Seen:
@@ -202,10 +194,11 @@ async def _see_instances(
     return since
 
 
-async def _scale(context: Context, pool: Record, current: int, desired: int, seen: Seen) -> None:
+async def _scale(context: Context, pool: Record, group: Mapping[str, Any], desired: int, seen: Seen) -> None:
+    current: int = group["DesiredCapacity"]
     surplus = current - desired - seen.draining
     dead = list(seen.dead[:_ENDS_MAX])
-    too_many = dead[: max(0, min(surplus, current - pool["capacity_min"]))]
+    too_many = dead[: max(0, surplus)]
     await _end_instances(context, pool, too_many, replace=False)
     if desired > current:
         await context.aws.autoscaling.set_desired_capacity(

@@ -56,24 +56,30 @@ async def test_putting_a_pool_keeps_its_capacity_and_pause(operator: httpx.Async
     assert (await ok(operator.post("/v1/pools/p/resume")))["paused"] is False
 
 
-@pytest.mark.both_emulators("DescribeAutoScalingGroups", "SetDesiredCapacity", "UpdateAutoScalingGroup")
-async def test_capacity_reaches_the_group_and_only_ever_adds_nodes(
-    operator: httpx.AsyncClient, aws: Aws, group: str
+@pytest.mark.both_emulators("DescribeAutoScalingGroups", "SetDesiredCapacity")
+async def test_capacity_adds_nodes_and_leaves_the_groups_own_bounds_alone(
+    operator: httpx.AsyncClient, aws: Aws
 ) -> None:
+    group = await create_group(aws, maximum=8, desired=2)
     await ok(operator.put("/v1/pools/p", json={"group_name": group}))
 
-    async def set_capacity(**capacity: int) -> tuple[int, int, int]:
-        pool = await ok(operator.put("/v1/pools/p/capacity", json=capacity))
-        return pool["capacity_min"], pool["capacity_max"], pool["capacity_desired"]
+    async def set_capacity(**capacity: int) -> dict[str, Any]:
+        pool: dict[str, Any] = await ok(operator.put("/v1/pools/p/capacity", json=capacity))
+        assert [pool["capacity_min"], pool["capacity_max"]] == [capacity["min"], capacity["max"]]
+        return pool
 
-    assert await set_capacity(min=0, max=10, desired=5) == (0, 10, 5)
-    assert await sizes(aws, group) == (0, 10, 5)
+    assert (await set_capacity(min=0, max=10, desired=5))["capacity_desired"] == 5
+    assert await sizes(aws, group) == (0, 8, 5)
     # Fewer nodes: recorded for the scheduler, which drains idle ones. AWS must not terminate what may be busy.
-    assert await set_capacity(min=0, max=3, desired=1) == (0, 3, 1)
-    assert await sizes(aws, group) == (0, 5, 5)
+    assert (await set_capacity(min=0, max=3, desired=1))["capacity_desired"] == 1
+    assert await sizes(aws, group) == (0, 8, 5)
     # The least size is more than there are.
-    assert await set_capacity(min=7, max=9) == (7, 9, 7)
-    assert await sizes(aws, group) == (7, 9, 7)
+    assert (await set_capacity(min=7, max=9))["scaling_error"] is None
+    assert await sizes(aws, group) == (0, 8, 7)
+    # More than the group may have.
+    refused = await set_capacity(min=9, max=20)
+    assert "wants 9 nodes" in refused["scaling_error"] and "at most 8" in refused["scaling_error"]
+    assert await sizes(aws, group) == (0, 8, 8)
 
 
 @pytest.mark.both_emulators("DescribeAutoScalingGroups")
@@ -112,13 +118,13 @@ async def test_a_capacity_is_recorded_even_if_aws_fails_afterwards(
     await ok(operator.put("/v1/pools/p", json={"group_name": group}))
     autoscaling = app.state.connections.aws.autoscaling
     monkeypatch.setattr(
-        autoscaling, "update_auto_scaling_group", lambda **_: autoscaling.delete_auto_scaling_group(Nonsense=1)
+        autoscaling, "set_desired_capacity", lambda **_: autoscaling.delete_auto_scaling_group(Nonsense=1)
     )
 
-    response = await operator.put("/v1/pools/p/capacity", json={"min": 1, "max": 8})
+    response = await operator.put("/v1/pools/p/capacity", json={"min": 3, "max": 8})
 
     assert response.status_code == 503
-    assert tuple(await database.fetchrow("SELECT capacity_min, capacity_max FROM pools")) == (1, 8)
+    assert tuple(await database.fetchrow("SELECT capacity_min, capacity_max FROM pools")) == (3, 8)
 
 
 async def test_a_pool_shows_its_workers_and_tasks(operator: httpx.AsyncClient, worker: PlayedWorker) -> None:

