@@ -138,6 +138,14 @@ class ProcessGrid:
                 "merge": {"type": "reduce", "processor": "total"},
             }
         )
+        return await self._submit(spec)
+
+    async def submit_small(self, part_bytes: int = 40_000) -> UUID:
+        """Only clean the lines, of which a part of 40,000 bytes has all."""
+        words = {"type": "lines", "uri": Location(self.settings.bucket, "words.txt").uri, "part_bytes": part_bytes}
+        return await self._submit(JobSpec.model_validate({"input": words, "stages": [{"processor": "clean"}]}))
+
+    async def _submit(self, spec: JobSpec) -> UUID:
         async with self.database.acquire() as connection, connection.transaction():
             return await submit_job(connection, spec, settings=self.settings)
 

@@ -22,7 +22,7 @@ from services.engine.migrate import migrate
 from services.engine.pools import register_pool
 from services.platform.auth import hash_secret, register_bootstrap_key
 from services.platform.aws import Aws, connect_aws
-from services.platform.database import Connection, new_id
+from services.platform.database import Connection, connect_alone, new_id
 from services.platform.process import hide_environment
 from services.platform.settings import Settings
 
@@ -56,23 +56,23 @@ async def _retry(attempt: Callable[[], Awaitable[Value]], errors: tuple[type[Exc
             await asyncio.sleep(0.05)
 
 
-async def open_database(url: str) -> asyncpg.Connection:
+async def open_database(settings: Settings) -> asyncpg.Connection:
     """Connect as soon as the server takes connections; the database is created if it is missing."""
     unavailable = (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError)
 
     async def connect() -> asyncpg.Connection:
         try:
-            return await asyncpg.connect(url, timeout=10)
+            return await connect_alone(settings, command_timeout=None)
         except asyncpg.InvalidCatalogNameError:
-            maintenance = await asyncpg.connect(url, database="postgres", timeout=10)
+            maintenance = await connect_alone(settings, database="postgres", command_timeout=None)
             try:
-                name = urlsplit(url).path.strip("/")
+                name = urlsplit(settings.database_url).path.strip("/")
                 await maintenance.execute(f'CREATE DATABASE "{name}"')
             except asyncpg.DuplicateDatabaseError:
                 pass
             finally:
                 await maintenance.close()
-            return await asyncpg.connect(url, timeout=10)
+            return await connect_alone(settings, command_timeout=None)
 
     return await _retry(connect, unavailable)
 
@@ -149,9 +149,9 @@ async def ensure_group(autoscaling: Any, pool: asyncpg.Record) -> None:
 async def provision(settings: ProvisionSettings) -> None:
     if settings.aws_endpoint_url is None:
         raise ValueError("PIECEWORK_AWS_ENDPOINT_URL is not set: this makes resources in an emulator, not in AWS")
-    connection = await open_database(settings.database_url)
+    connection = await open_database(settings)
     try:
-        await migrate(settings.database_url, print)
+        await migrate(settings, print)
         if settings.passwords:
             await ensure_logins(connection, settings.passwords)
         if settings.bootstrap_api_key is not None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.platform.aws import Aws, connect_aws
-from services.platform.database import Connection, Database, connect_alone, connect_database, sqlalchemy_url
+from services.platform.database import SQLALCHEMY_URL, Connection, Database, connect_alone, connect_database
 from services.platform.settings import ApiSettings
 
 AWS_TRIES = 2  # a user is waiting: better an early 503, which clients retry
@@ -47,11 +47,11 @@ def _probe(connection: Any, *_: Any) -> None:
 @asynccontextmanager
 async def connect(settings: ApiSettings) -> AsyncIterator[Connections]:
     """Connects only on first use, so that the API can start before its database."""
-    url, seconds = settings.database_url, settings.database_seconds
-    database = await connect_database(url, settings.database_connections_max, seconds=seconds)
+    seconds = settings.database_seconds
+    database = await connect_database(settings, settings.database_connections_max, seconds=seconds)
     engine = create_async_engine(
-        sqlalchemy_url(url),
-        async_creator=partial(connect_alone, url, seconds),
+        SQLALCHEMY_URL,
+        async_creator=partial(connect_alone, settings, seconds),
         pool_size=settings.database_connections_max,
         max_overflow=0,
         pool_timeout=seconds,

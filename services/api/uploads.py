@@ -37,7 +37,7 @@ async def alone(api: Connections, upload_id: UUID) -> AsyncIterator[None]:
     The lock is a session's, on a connection of its own: an open transaction would hold up the roll-up for minutes.
     """
     async with api.uploads_ending:
-        connection = await connect_alone(api.settings.database_url, api.settings.database_seconds)
+        connection = await connect_alone(api.settings, api.settings.database_seconds)
         try:
             await _lock(connection, upload_id)
             yield

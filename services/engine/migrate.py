@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from services.engine.roles import set_up_roles
 from services.engine.schema import NEEDED_REVISION
-from services.platform.database import connect_alone, sqlalchemy_url
+from services.platform.database import SQLALCHEMY_URL, connect_alone
+from services.platform.database_access import NotLetIn, Place
 from services.platform.settings import Settings, read_settings
 
 _LOCK = 7_277_001  # any constant: only one process migrates at a time
@@ -36,9 +37,9 @@ _PAUSE_SECONDS_MAX = 30.0
 Say = Callable[[str], None]
 
 
-async def migrate(database_url: str, say: Say = lambda line: None) -> None:
+async def migrate(place: Place, say: Say = lambda line: None) -> None:
     """Apply all outstanding migrations; `say` gets one line per migration and per wait."""
-    engine = create_async_engine(sqlalchemy_url(database_url), async_creator=partial(_connect, database_url))
+    engine = create_async_engine(SQLALCHEMY_URL, async_creator=partial(_connect, place))
     try:
         async with engine.connect() as connection:
             await _wait_for_others(connection, say)
@@ -54,9 +55,9 @@ async def migrate(database_url: str, say: Say = lambda line: None) -> None:
         await engine.dispose()
 
 
-async def _connect(database_url: str) -> asyncpg.Connection:
+async def _connect(place: Place) -> asyncpg.Connection:
     """An index may take long; the server's time-outs limit everything else."""
-    return await connect_alone(database_url, command_timeout=None)
+    return await connect_alone(place, command_timeout=None)
 
 
 async def _wait_for_others(connection: AsyncConnection, say: Say) -> None:
@@ -131,4 +132,7 @@ def _upgrade(connection: Connection, revision: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(migrate(read_settings(Settings).database_url, partial(print, flush=True)))
+    try:
+        asyncio.run(migrate(read_settings(Settings), partial(print, flush=True)))
+    except NotLetIn as error:
+        raise SystemExit(str(error)) from None

@@ -7,12 +7,14 @@ the numbers of attempts go on beyond those that were used since. It changes all 
 
 import argparse
 import asyncio
+import os
 import subprocess
 from functools import partial
 
 from services.engine import transitions
 from services.engine.migrate import Say, migrate
 from services.platform.database import Connection, connect_alone
+from services.platform.database_access import DatabaseAccess, NotLetIn, Place, access
 from services.platform.settings import Settings, read_settings
 
 _OTHERS = """
@@ -28,16 +30,16 @@ class NotRestored(Exception):
     """Nothing was changed; the message says why, and what to do."""
 
 
-async def restore(database_url: str, dump: str | None = None, program: str = "pg_restore", say: Say = print) -> None:
+async def restore(place: Place, dump: str | None = None, program: str = "pg_restore", say: Say = print) -> None:
     """Raises NotRestored; `say` gets a line per step."""
-    connection = await connect_alone(database_url, command_timeout=None, server_settings=_NO_LIMIT)
+    connection = await connect_alone(place, command_timeout=None, server_settings=_NO_LIMIT)
     try:
         if others := [row[0] for row in await connection.fetch(_OTHERS)]:
             raise NotRestored(f"others are connected to this database ({', '.join(others)}): stop all services first")
         if dump is not None:
-            await _load(connection, database_url, dump, program)
+            await _load(connection, access(place), dump, program)
             say(f"{dump} is restored")
-        await migrate(database_url, say)
+        await migrate(place, say)
         async with connection.transaction():
             released = await transitions.release_all(connection)
             await connection.execute("SELECT restore_grid()")
@@ -46,14 +48,17 @@ async def restore(database_url: str, dump: str | None = None, program: str = "pg
         await connection.close()
 
 
-async def _load(connection: Connection, database_url: str, dump: str, program: str) -> None:
+async def _load(connection: Connection, way: DatabaseAccess, dump: str, program: str) -> None:
     if not await connection.fetchval(_IS_EMPTY):
         raise NotRestored("this database is not empty: create another one, and set PIECEWORK_DATABASE_URL to it")
     # Users and their rights are the server's own: the migration gives them.
     options = ["--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error"]
-    command = [program, *options, f"--dbname={database_url}", dump]
+    url, variables = await way.for_programs()
+    command, environment = [program, *options, f"--dbname={url}", dump], os.environ | variables
     try:
-        ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        ended = await asyncio.to_thread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, check=False
+        )
     except OSError as error:
         raise NotRestored(f"{program} can't be run ({error}): name another with --pg-restore") from error
     if ended.returncode:
@@ -66,10 +71,10 @@ def main() -> None:
     parser.add_argument("dump", nargs="?", help="made by pg_dump -Fc; left out: the database is restored already")
     parser.add_argument("--pg-restore", default="pg_restore", metavar="PROGRAM", help="as new as the server")
     arguments = parser.parse_args()
-    url = read_settings(Settings).database_url
+    settings = read_settings(Settings)
     try:
-        asyncio.run(restore(url, arguments.dump, arguments.pg_restore, partial(print, flush=True)))
-    except NotRestored as error:
+        asyncio.run(restore(settings, arguments.dump, arguments.pg_restore, partial(print, flush=True)))
+    except (NotRestored, NotLetIn) as error:
         raise SystemExit(str(error)) from None
 
 

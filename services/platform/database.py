@@ -16,9 +16,12 @@ import orjson
 from uuid_utils.compat import uuid7
 
 from services.platform import effects
+from services.platform.database_access import DatabaseAccess, Place, access
 from services.platform.metrics import MeasuredPool
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
+
+SQLALCHEMY_URL = "postgresql+asyncpg://"  # the driver; `async_creator` connects, so that there is one way to do it
 
 JOBS_CHANNEL = "piecework_jobs"  # a job or schedule changed: scheduler loops wake
 WEBHOOKS_CHANNEL = "piecework_webhooks"  # a delivery was recorded
@@ -204,15 +207,15 @@ async def _prepare(connection: asyncpg.Connection) -> None:
 class Database(MeasuredPool):
     """A pool. Whoever asks for a connection gets one on which the server answers, or a TimeoutError."""
 
-    def __init__(self, url: str, connections_max: int, connections_min: int, seconds: float) -> None:
+    def __init__(self, way: DatabaseAccess, connections_max: int, connections_min: int, seconds: float) -> None:
         self._seconds = seconds
         super().__init__(
-            url,
+            way,
             min_size=connections_min,
             max_size=connections_max,
             max_queries=50_000,
             max_inactive_connection_lifetime=300.0,
-            connect=_connect,
+            connect=_connect,  # type: ignore[arg-type]  # it takes a way instead of a URL
             init=_prepare,
             loop=None,
             connection_class=GatedConnection,
@@ -253,8 +256,8 @@ def _options(seconds: float, settings: dict[str, str]) -> dict[str, Any]:
     return {"timeout": seconds, "command_timeout": seconds, "server_settings": _limits(seconds) | settings}
 
 
-async def _connect(*place: Any, **options: Any) -> Any:
-    connection = await asyncpg.connect(*place, **options)
+async def _connect(way: DatabaseAccess, **options: Any) -> Any:
+    connection: Any = await way.connect(**options)
     _keep_alive(connection._transport.get_extra_info("socket"), options["timeout"])
     connection.idle_since = asyncio.get_running_loop().time()
     return connection
@@ -272,13 +275,13 @@ def _keep_alive(transport_socket: Any, seconds: float) -> None:
 
 
 async def connect_database(
-    url: str, connections_max: int = 10, connections_min: int = 0, *, seconds: float = SECONDS
+    place: Place, connections_max: int = 10, connections_min: int = 0, *, seconds: float = SECONDS
 ) -> Database:
     """Open a pool. It connects only when needed, so that a service can start before its database.
 
     A statement takes `seconds` at most unless its caller names a `timeout`, of LONG_SECONDS at most.
     """
-    return await Database(url, connections_max, connections_min, seconds)
+    return await Database(access(place), connections_max, connections_min, seconds)
 
 
 async def notify(connection: Connection, channel: str) -> None:
@@ -286,18 +289,13 @@ async def notify(connection: Connection, channel: str) -> None:
     await connection.execute("SELECT pg_notify($1, '')", channel)
 
 
-def sqlalchemy_url(url: str) -> str:
-    """The same database for SQLAlchemy, by asyncpg."""
-    return url.replace("postgresql://", "postgresql+asyncpg://", 1)
-
-
-async def connect_alone(url: str, seconds: float = SECONDS, **options: Any) -> GatedConnection:
+async def connect_alone(place: Place, seconds: float = SECONDS, **options: Any) -> GatedConnection:
     """Open a connection outside any pool, as to LISTEN on; its planner is as the server has it.
 
     `options` of asyncpg.connect override those that limit statements.
     """
     options = _options(seconds, {}) | options
-    connection: GatedConnection = await _connect(url, connection_class=GatedConnection, **options)
+    connection: GatedConnection = await _connect(access(place), connection_class=GatedConnection, **options)
     return connection
 
 

@@ -1,11 +1,22 @@
 """Settings of every service, read from `PIECEWORK_…` environment variables; secrets reach only those who use them."""
 
 import os
+import ssl
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.contract.fields import DURATION, SIZE, Kept
@@ -46,6 +57,39 @@ def _check_ports(ports: str) -> str:
     return ports
 
 
+# What asyncpg and Postgres's own programs both understand in a URL.
+_URL_OPTIONS = (
+    *("host", "port", "user", "password", "dbname", "passfile", "application_name", "target_session_attrs"),
+    *("sslmode", "sslrootcert", "sslcert", "sslkey"),
+)
+
+
+def _check_database_url(url: str) -> str:
+    query = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    if unknown := sorted(set(query) - set(_URL_OPTIONS)):
+        raise ValueError(f"it has the option {unknown[0]!r}; there are only {', '.join(_URL_OPTIONS)}")
+    for mode in query.get("sslmode", []):
+        if mode not in (*_TLS_MODES, "allow"):
+            raise ValueError(f"its sslmode is {mode!r}; write one of {', '.join(_TLS_MODES)}")
+    for file in query.get("sslrootcert", []):
+        _check_certificates(file)
+    return url
+
+
+def _check_certificates(file: str) -> str:
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror if not isinstance(error, ssl.SSLError) else "it has no certificate in PEM form"
+        raise ValueError(f"{file} can't be read: {reason}") from None
+    return file
+
+
+_TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
+TlsMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+DatabaseUrl = Annotated[str, Field(pattern="^postgresql://"), AfterValidator(_check_database_url)]
+CertificateFile = Annotated[str, AfterValidator(_check_certificates)]
+
 Ports = Annotated[str, AfterValidator(_check_ports)]
 SecretKey = Annotated[Annotated[str, Field(min_length=32)] | None, BeforeValidator(lambda value: value or None)]
 
@@ -65,7 +109,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PIECEWORK_", extra="ignore")
 
-    database_url: str = Field("postgresql://postgres@127.0.0.1:5432/piecework", pattern="^postgresql://")
+    database_url: DatabaseUrl = "postgresql://postgres@127.0.0.1:5432/piecework"
+    database_tls: TlsMode | None = Field(
+        None, description="verify-full: only with the server that the URL names; unset: as the URL's sslmode says"
+    )
+    database_ca: CertificateFile | None = Field(
+        None, description="file of the CA certificates that the server's must come from; it means verify-full"
+    )
     database_connections_max: PositiveInt = 10
     database_seconds: Annotated[Seconds, Field(ge=1, le=60)] = Field(
         10.0,
@@ -164,6 +214,19 @@ class Settings(BaseSettings):
 
     log_level: LogLevel = "INFO"
 
+    @model_validator(mode="after")
+    def _one_word_on_tls(self) -> Self:
+        given = parse_qs(urlsplit(self.database_url).query)
+        for name, option in (("database_tls", "sslmode"), ("database_ca", "sslrootcert")):
+            if getattr(self, name) is not None and option in given:
+                raise contradiction(name, f"PIECEWORK_DATABASE_URL has {option}, too; leave one of them out")
+        verifies = (self.database_tls or "").startswith("verify-")
+        if verifies and self.database_ca is None and "sslrootcert" not in given:
+            raise contradiction("database_ca", f"set it, since PIECEWORK_DATABASE_TLS is {self.database_tls}")
+        if self.database_ca is not None and self.database_tls is not None and not verifies:
+            raise contradiction("database_tls", "PIECEWORK_DATABASE_CA is set, which needs verify-full or verify-ca")
+        return self
+
     def webhooks_may_use(self, port: int) -> bool:
         """Whether webhooks may go to this port."""
         return self.webhook_private_addresses or port in map(int, self.webhook_ports.split(","))
@@ -250,6 +313,11 @@ class WorkerSettings(Settings):
     receive_wait_seconds: Annotated[int, Field(ge=1, le=20), DURATION] = 20
 
 
+def contradiction(setting: str, fault: str) -> PydanticCustomError:
+    """To be raised for a setting that does not go with another one."""
+    return PydanticCustomError("contradiction", "{fault}", {"setting": setting, "fault": fault})
+
+
 S = TypeVar("S", bound=Settings)
 
 
@@ -269,6 +337,9 @@ def refuse_to_start(*faults: str) -> NoReturn:
 
 def _fault(error: Any) -> str:
     """The variable, the fix, and the value, unless it may hold a password."""
-    name = str(error["loc"][0])
+    name = str(error["loc"][0]) if error["loc"] else error["ctx"]["setting"]
+    fault = f"PIECEWORK_{name.upper()}: {error['msg'].removeprefix('Value error, ')}"
+    if not error["loc"]:  # it is about two settings
+        return fault
     value = "its value is not shown" if name in _SECRETS else f"it is {error['input']!r}"
-    return f"PIECEWORK_{name.upper()}: {error['msg'].removeprefix('Value error, ')}; {value}"
+    return f"{fault}; {value}"

@@ -85,7 +85,7 @@ async def run(settings: Settings) -> None:
     merger, deliverer, listeners = Merger(), Deliverer(), Listeners()
     loops = make_loops(settings, merger, deliverer, listeners)
     connections = settings.database_connections_max + len(loops)
-    database = await connect_database(settings.database_url, connections, seconds=settings.database_seconds)
+    database = await connect_database(settings, connections, seconds=settings.database_seconds)
     VITALS.waits_for = "the database, or its schema, is not there yet"
     async with serving(settings), connect_aws(settings) as aws:
         context = Context(database, aws, settings)

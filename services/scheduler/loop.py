@@ -126,7 +126,7 @@ async def listen(settings: Settings, loops: list[Loop]) -> None:
 
     while not is_cancelled():
         try:
-            connection = await connect_alone(settings.database_url, settings.database_seconds)
+            connection = await connect_alone(settings, settings.database_seconds)
             try:
                 lost = asyncio.Event()
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())

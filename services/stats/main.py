@@ -37,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.settings = settings
         app.state.database = await connect_database(
-            settings.database_url, settings.database_connections_max, seconds=settings.database_seconds
+            settings, settings.database_connections_max, seconds=settings.database_seconds
         )
         rolling = asyncio.create_task(_roll_up(app.state.database))
         yield

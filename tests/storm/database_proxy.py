@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+import ssl
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 _CHUNK_BYTES = 1 << 16
+_SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
 @dataclass(eq=False, slots=True)
@@ -38,10 +40,11 @@ def cut(links: Iterable[Link]) -> None:
 class DatabaseProxy:
     """Listens on a port of this machine; hands everything on to the server's Unix socket.
 
-    It may refuse new connections, or take them and be silent.
+    It may refuse new connections, or take them and be silent. With `tls`, it takes none without.
     """
 
-    def __init__(self, server_url: str) -> None:
+    def __init__(self, server_url: str, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._socket = f"{parse_qs(urlsplit(server_url).query)['host'][0]}/.s.PGSQL.5432"
         self._database = urlsplit(server_url).path
         self._credentials = urlsplit(server_url).netloc.rpartition("@")[0]
@@ -52,7 +55,8 @@ class DatabaseProxy:
     async def start(self) -> None:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = self._listener.sockets[0].getsockname()[1]
-        self.url = f"postgresql://{self._credentials}@127.0.0.1:{port}{self._database}?sslmode=disable"
+        plain = "?sslmode=disable" if self._tls is None else ""
+        self.url = f"postgresql://{self._credentials}@127.0.0.1:{port}{self._database}{plain}"
 
     def stop(self) -> None:
         self._listener.close()
@@ -74,8 +78,10 @@ class DatabaseProxy:
         try:
             if self.refuse:
                 raise ConnectionRefusedError
+            if self._tls is not None:
+                await _begin_tls(reader, service, self._tls)
             replies, server = await asyncio.open_unix_connection(self._socket)
-        except OSError:  # the server is down
+        except (OSError, asyncio.IncompleteReadError):  # the server is down, or somebody will not speak with us
             service.transport.abort()
             return
         link = Link(service, server)
@@ -91,6 +97,14 @@ class DatabaseProxy:
             del self.links[link]
             service.close()
             server.close()
+
+
+async def _begin_tls(reader: asyncio.StreamReader, service: asyncio.StreamWriter, tls: ssl.SSLContext) -> None:
+    """https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL"""
+    if await reader.readexactly(len(_SSL_REQUEST)) != _SSL_REQUEST:
+        raise ConnectionRefusedError
+    service.write(b"S")
+    await service.start_tls(tls)
 
 
 async def _pump(link: Link, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

@@ -120,7 +120,7 @@ class Node:
         if not self._draining.is_set():
             VITALS.waits_for = "the worker has not registered yet"
         database = await connect_database(
-            settings.database_url, settings.database_connections_max, seconds=settings.database_seconds
+            settings, settings.database_connections_max, seconds=settings.database_seconds
         )
         try:
             worker_id = new_id()
