@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,13 @@ class ProcessGrid:
     database: Database
     aws: Aws
     directory: Path
+    credentials: Callable[[str], dict[str, str]] = lambda service: {}  # for AWS, where services have their own
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     async def prepare(self) -> None:
         """Queues, the pool, the processors and the raw data."""
-        queue = (await self.aws.sqs.create_queue(QueueName=f"{self.settings.bucket}-queue"))["QueueUrl"]
-        dead = (await self.aws.sqs.create_queue(QueueName=f"{self.settings.bucket}-dead"))["QueueUrl"]
+        queue = (await self.aws.sqs.create_queue(QueueName=f"{self.settings.bucket}-default"))["QueueUrl"]
+        dead = (await self.aws.sqs.create_queue(QueueName=f"{self.settings.bucket}-default-dead-letter"))["QueueUrl"]
         self.queue_url, self.dead_letter_url = queue, dead
         processors = {
             "clean": ProcessorSpec(records="words:clean"),
@@ -99,7 +100,8 @@ class ProcessGrid:
         service = next(part.split(".")[1] for part in command if part.startswith("services."))
         extra |= {"database_url": as_role(self.settings.database_url, service)}
         log = (self.directory / f"{len(self.processes)}-{command[-1].rsplit('/', 1)[-1]}.log").open("wb")
-        process = subprocess.Popen(command, env=self.environment(**extra), stdout=log, stderr=subprocess.STDOUT)
+        environment = self.environment(**extra) | self.credentials(service)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         self.processes.append(process)
         return process
 

@@ -31,7 +31,7 @@ KINDS = (
 _PASSES_SECONDS = 2.0
 _HANG_SECONDS = 2.0  # then the connection breaks
 _BODY_BYTES_MAX = 1 << 26
-_NOT_FORWARDED = ("host", "expect", "connection", "transfer-encoding")
+_NOT_FORWARDED = ("expect", "connection", "transfer-encoding")
 _ERRORS = {
     "S3 throttled": (503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"),
     "S3 failed": (500, b"<Error><Code>InternalError</Code><Message>Please try again.</Message></Error>"),
