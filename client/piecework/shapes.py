@@ -537,6 +537,10 @@ class Worker(TypedDict):
     pool: str
     hostname: str
     instance_id: str | None
+    instance_type: str | None
+    zone: str | None
+    market: str | None
+    release: str | None
     pid: int
     slots: int
     busy: int

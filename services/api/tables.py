@@ -95,6 +95,9 @@ class Worker(SQLModel, table=True):
     release: str | None = None
     isolation: str | None = None
     quarantine: str | None = None
+    instance_type: str | None = None
+    zone: str | None = None
+    market: str | None = None
 
 
 class Schedule(SQLModel, table=True):

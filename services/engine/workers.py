@@ -58,8 +58,9 @@ async def mark_lost_workers(connection: Connection | Database, lease_seconds: fl
 
 
 _REGISTER = """
-    INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots, release, isolation)
-    SELECT $1, name, $3, $4, $5, $6, $7, $8 FROM pools WHERE name = $2
+    INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots, release, isolation, instance_type, zone,
+        market)
+    SELECT $1, name, $3, $4, $5, $6, $7, $8, $9, $10, $11 FROM pools WHERE name = $2
     ON CONFLICT (worker_id) DO NOTHING"""
 
 
@@ -94,9 +95,13 @@ async def register_worker(
     pid: int,
     slots: int,
     isolation: Isolation | None = None,
+    instance_type: str | None = None,
+    zone: str | None = None,
+    market: str | None = None,
 ) -> None:
     """Add a worker to its pool; safe to repeat. Raises UnknownPool."""
-    await connection.execute(_REGISTER, worker_id, pool, hostname, instance_id, pid, slots, VERSION, isolation)
+    machine = (hostname, instance_id, pid, slots, VERSION, isolation, instance_type, zone, market)
+    await connection.execute(_REGISTER, worker_id, pool, *machine)
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM workers WHERE worker_id = $1)", worker_id):
         raise UnknownPool(f"no pool is named {pool!r}; register it first (put_pool, `piecework pools put {pool}`)")
 

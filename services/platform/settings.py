@@ -262,7 +262,9 @@ class WorkerSettings(Settings):
 
     pool: str = "default"
     slots: PositiveInt = 2
-    instance_id: str | None = Field(None, description="EC2 instance, so that a drained node can terminate itself")
+    instance_id: str | None = Field(
+        None, description="EC2 instance, so that a drained node can terminate itself; unset: as EC2 says"
+    )
     scratch: str = Field(
         default_factory=lambda: str(_state_directory() / "scratch"),
         description="directory of the tasks' private working directories",

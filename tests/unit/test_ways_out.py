@@ -40,6 +40,9 @@ ALLOWED = {
     ("platform/aws.py", "aioboto3.Session"),
     ("platform/aws.py", "aiobotocore.session.get_session"),  # that session's core, on whose events the gate listens
     ("platform/slow.py", "aiobotocore.httpsession.AIOHTTPSession"),  # the same clients' connections
+    ("worker/node/imds.py", "aiohttp.ClientSession"),  # to the machine itself, which is only read
+    ("worker/node/imds.py", "aiohttp.ClientTimeout"),
+    ("worker/node/imds.py", "aiohttp.ClientResponse"),
     ("scheduler/loops/webhooks.py", "httpx.AsyncClient"),
     ("scheduler/loops/webhooks.py", "httpx.Limits"),
     ("worker/task/child_process.py", "asyncio.create_subprocess_exec"),

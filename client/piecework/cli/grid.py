@@ -157,10 +157,12 @@ def _show_workers(session: Session, workers: list[Worker]) -> None:
 
     now = session.client.now()
     quarantined = any(worker["quarantine"] for worker in workers)
+    on_ec2 = any(worker["instance_type"] for worker in workers)
     display.table(
         session.out,
         [
-            *("WORKER_ID", "~POOL", "STATE", ">BUSY", "ISOLATION", "~?HOST", "?LAST SEEN"),
+            *("WORKER_ID", "~POOL", "STATE", ">BUSY", "ISOLATION", "~?HOST", "?LAST SEEN", "?RELEASE"),
+            *(["?INSTANCE", "?TYPE", "?ZONE", "?MARKET"] if on_ec2 else []),
             *(["~OUT OF SERVICE"] if quarantined else []),
         ],
         (
@@ -172,6 +174,8 @@ def _show_workers(session: Session, workers: list[Worker]) -> None:
                 worker["isolation"],
                 worker["hostname"],
                 display.relative(worker["heartbeat_at"], now),
+                worker["release"],
+                *([worker["instance_id"], worker["instance_type"], worker["zone"], worker["market"]] if on_ec2 else []),
                 *([worker["quarantine"]] if quarantined else []),
             )
             for worker in workers
@@ -197,7 +201,8 @@ def _show_worker(session: Session, worker: Worker) -> None:
             ("slots", f"{worker['busy']} of {worker['slots']} busy"),
             ("isolation", worker["isolation"]),
             ("host", worker["hostname"]),
-            ("instance", worker["instance_id"]),
+            ("instance", _describe_instance(worker)),
+            ("release", worker["release"]),
             ("process", worker["pid"]),
             ("started", display.moment(worker["started_at"], now)),
             ("last seen", display.moment(worker["heartbeat_at"], now)),
@@ -205,6 +210,11 @@ def _show_worker(session: Session, worker: Worker) -> None:
             ("out of service", worker["quarantine"]),
         ],
     )
+
+
+def _describe_instance(worker: Worker) -> str | None:
+    facts = (worker["instance_id"], worker["instance_type"], worker["zone"], worker["market"])
+    return ", ".join(fact for fact in facts if fact is not None) or None
 
 
 def drain(session: Session, worker_id: WorkerId) -> None:

@@ -95,7 +95,11 @@ class Worker(Row):
     worker_id: UUID
     pool: str
     hostname: str
-    instance_id: str | None
+    instance_id: str | None = Field(description="of its EC2 instance; null: it has none, or does not know it")
+    instance_type: str | None
+    zone: str | None = Field(description="Availability Zone")
+    market: str | None = Field(description="EC2's life cycle of the instance: on-demand, spot, …")
+    release: str | None = Field(description="version of Piecework that it runs; null: one before 0.2.0")
     pid: int
     slots: int
     busy: int

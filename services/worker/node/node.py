@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,7 @@ from services.worker.isolation.cells import Cells
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.heartbeat import Heartbeat, LeaseLost
+from services.worker.node.imds import Instance, describe_machine, find_imds
 from services.worker.node.metrics import LEASES_LOST
 from services.worker.node.outage import Outage, in_time
 from services.worker.node.quarantine import Quarantine
@@ -70,6 +72,7 @@ class Node:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._isolation: Isolation | None = None  # not known yet
+        self._instance = Instance(settings.instance_id)
         self._draining = asyncio.Event()
         self._ordered = False  # the grid ordered the drain, not this machine
         self._quarantine: str | None = None  # why the node is out of service
@@ -87,6 +90,8 @@ class Node:
             stack.callback(VITALS.forget_all)
             directory = await stack.enter_async_context(_scratch(Path(self._settings.scratch)))
             aws = await stack.enter_async_context(connect_aws(self._settings, _AWS_TRIES))
+            describing = asyncio.create_task(describe_machine(find_imds()))
+            stack.callback(describing.cancel)
             try:
                 cells = await strongest_cells(self._settings, directory)
                 equipment = equip(self._settings, aws.s3, cells)
@@ -98,12 +103,14 @@ class Node:
             if (fault := await equipment.health.find_fault(0.0)) is not None:
                 raise NodeUnfit(f"the node can't run tasks: {fault}")
             await self._reach_s3_unless_draining(aws.s3)
+            found = await describing
+            self._instance = replace(found, instance_id=self._settings.instance_id or found.instance_id)
             while not self._draining.is_set():
                 await self._run_registered(aws, equipment)
             if self._quarantine is not None:  # the scheduler ends the instance, unless it has one that can't
                 raise NodeUnfit(f"the node is out of service: {self._quarantine}")
-            if self._ordered and self._settings.instance_id is not None:
-                await _terminate_instance(aws, self._settings.instance_id)
+            if self._ordered and self._instance.instance_id is not None:
+                await _terminate_instance(aws, self._instance.instance_id)
 
     async def _reach_s3_unless_draining(self, s3: Any) -> None:
         """Wait until this node reaches S3: until then it would only take tasks from others."""
@@ -170,10 +177,10 @@ class Node:
             worker_id=worker_id,
             pool=self._settings.pool,
             hostname=socket.gethostname(),
-            instance_id=self._settings.instance_id,
             pid=os.getpid(),
             slots=self._settings.slots,
             isolation=self._isolation,
+            **asdict(self._instance),
         )
         for lost_id, bundle_ids in self._left:  # so that their tasks need not wait for the reaper
             await transitions.abandon(database, lost_id, bundle_ids)

@@ -33,6 +33,10 @@ WORKER = {
     "pool": "default",
     "hostname": "node-1",
     "instance_id": None,
+    "instance_type": None,
+    "zone": None,
+    "market": None,
+    "release": "0.2.0",
     "pid": 42,
     "slots": 2,
     "busy": 1,
@@ -43,6 +47,7 @@ WORKER = {
     "stopped_at": None,
     "quarantine": None,
 }
+ON_EC2 = {**WORKER, "instance_id": "i-1", "instance_type": "m7g.large", "zone": "eu-central-1a", "market": "spot"}
 RULE = {
     "name": "default",
     "labels": {},
@@ -337,6 +342,8 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     ("pools resume default", "POST /v1/pools/default/resume", POOL, ["default active"]),
     ("workers list", "GET /v1/workers", page(WORKER), [WORKER_ID, "node-1", "1/2", "active"]),
     ("workers list", "GET /v1/workers", page({**WORKER, "quarantine": "disk full"}), ["OUT OF SERVICE", "disk full"]),
+    ("workers list", "GET /v1/workers", page(ON_EC2), ["i-1", "m7g.large", "eu-central-1a", "spot", "0.2.0"]),
+    (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", ON_EC2, ["i-1, m7g.large, eu-central-1a, spot"]),
     (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", WORKER, ["1 of 2 busy", "sandbox", "42"]),
     (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", {**WORKER, "quarantine": "disk full"}, ["disk full"]),
     (
