@@ -20,7 +20,16 @@ S3_ERRORS = (ClientError, BotoCoreError, aiohttp.ClientError, ConnectionError, T
 _CODES: dict[Fault, tuple[str, ...]] = {
     "missing": ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "MethodNotAllowed", "405"),
     "archived": ("InvalidObjectState",),
-    "refused": ("AccessDenied", "403"),
+    "refused": (
+        *("AccessDenied", "AllAccessDisabled", "403"),
+        *(
+            "KMS.DisabledException",
+            "KMS.NotFoundException",
+            "KMS.InvalidStateException",
+            "KMS.KMSInvalidStateException",
+        ),
+        *("KMS.InvalidKeyUsageException"),
+    ),
     "misnamed": (
         *("InvalidBucketName", "InvalidArgument", "InvalidRequest", "KeyTooLongError", "EntityTooLarge", "400"),
         *("PermanentRedirect", "301"),

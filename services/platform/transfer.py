@@ -53,8 +53,8 @@ async def download(
 
     If their `crc32` (zlib's) is known, bytes that differ from it are fetched once more: the way may be at fault.
 
-    Raises TaskError: input_missing (also if it lacks the version), input_changed (its ETag or CRC-32 is another), or
-    input_unavailable, which is retryable.
+    Raises TaskError: input_missing (also if it lacks the version), input_changed (its ETag or CRC-32 is another),
+    input_forbidden, or input_unavailable, which is retryable.
     """
     begin = file.tell()
     transfer = await _download_all(_Download(s3, source, file, etag, version, start, end, checked=crc32 is not None))
@@ -174,6 +174,12 @@ async def find_outage(s3: Any, bucket: str, seconds: float) -> BaseException | N
     return None
 
 
+# S3 tells only those who may list a bucket that an object does not exist.
+_WHY_REFUSED = (
+    "the worker's role needs s3:GetObject on it, s3:ListBucket to be told what is missing, and kms:Decrypt on its key"
+)
+
+
 def input_error(source: Location, etag: str | None, error: BaseException, version: str | None = None) -> TaskError:
     """The TaskError for a failed read of the object; `etag` and `version` are those of the wanted one."""
     match fault_of(error):
@@ -182,9 +188,12 @@ def input_error(source: Location, etag: str | None, error: BaseException, versio
             return TaskError("input_missing", message, retryable=False)
         case "refused" if version is not None:
             message = (
-                f"version {version!r} of {source.uri} can't be read, which needs s3:GetObjectVersion: {describe(error)}"
+                f"S3 refuses version {version!r} of {source.uri}, which needs s3:GetObjectVersion: {describe(error)}"
             )
-            return TaskError("input_unavailable", message)
+            return TaskError("input_forbidden", message, retryable=False)
+        case "refused":
+            message = f"S3 refuses access to {source.uri}: {describe(error)}; {_WHY_REFUSED}"
+            return TaskError("input_forbidden", message, retryable=False)
         case "missing":
             return TaskError("input_missing", f"{source.uri} does not exist", retryable=False, gone=[source])
         case "archived":
@@ -202,7 +211,7 @@ def input_error(source: Location, etag: str | None, error: BaseException, versio
 async def upload(s3: Any, file: OpenFile, target: Location) -> StoredObject:
     """Put the bytes of an open file; tries again read its descriptor again, never a path.
 
-    Raises TaskError (output_unavailable), which is retryable.
+    Raises TaskError: output_forbidden, or output_unavailable, which is retryable.
     """
     size = (await beside_loop(os.fstat, file.fileno())).st_size
     try:
@@ -212,6 +221,11 @@ async def upload(s3: Any, file: OpenFile, target: Location) -> StoredObject:
                 parts, etag = await put
     except S3_ERRORS as error:
         message = f"{target.uri} can't be written: {describe(error)}"
+        if fault_of(error) == "refused":
+            message = (
+                f"{message}; the worker's role needs s3:PutObject there, and kms:GenerateDataKey on the bucket's key"
+            )
+            raise TaskError("output_forbidden", message, retryable=False) from None
         raise TaskError("output_unavailable", message, excused=is_outage(error)) from None
     return StoredObject(target, parts.bytes, parts.crc32, etag=etag)
 

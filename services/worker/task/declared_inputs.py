@@ -67,7 +67,7 @@ class DeclaredInputs:
     async def holding(self, job_id: UUID, inputs: Mapping[str, str]) -> AsyncIterator[dict[str, Path]]:
         """The inputs' files by name. They exist until the context ends, and are read-only.
 
-        Raises TaskError (input_missing, input_changed, input_unavailable) and OSError.
+        Raises TaskError (input_missing, input_changed, input_forbidden, input_unavailable) and OSError.
         """
         held: list[_Version] = []
         paths: dict[str, Path] = {}
@@ -100,16 +100,18 @@ class DeclaredInputs:
         """The ETag of the version that the job uses: the one that the first worker pinned."""
         job_id, uri = key
         pin, source = self._layout.pin(job_id, _digest(uri)), Location.parse(uri)
+        asked = pin
         try:
             if (etag := await self._read(pin)) is not None:
                 return etag
+            asked = source
             head = await self._s3.head_object(Bucket=source.bucket, Key=source.key)
-            etag = str(head["ETag"])
+            etag, asked = str(head["ETag"]), pin
             if await self._put_first(pin, etag):
                 return etag
             return await self._read(pin) or etag
         except S3_ERRORS as error:
-            raise input_error(source, None, error) from None
+            raise input_error(asked, None, error) from None
 
     async def _read(self, pin: Location) -> str | None:
         try:

@@ -35,7 +35,7 @@ _PARTS_AT_ONCE = 16
 async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> FetchedInput:
     """Put the task's input into the directory.
 
-    Raises TaskError (input_missing, input_changed, input_invalid, input_unavailable) and OSError.
+    Raises TaskError (input_missing, input_changed, input_invalid, input_forbidden, input_unavailable) and OSError.
     """
     match task.input:
         case WholeObject() as object_:

@@ -1,6 +1,7 @@
 """Downloads end with the bytes that were written, or say that the object does not hold them."""
 
 import io
+import tempfile
 import zlib
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from services.contract.location import Location
 from services.contract.task_error import TaskError
-from services.platform.transfer import download
+from services.platform.transfer import download, upload
 
 PLACE = Location("bucket", "jobs/x")
 WRITTEN = b"0123456789"
@@ -108,10 +109,11 @@ async def test_without_a_checksum_nothing_is_checked() -> None:
         ("InvalidObjectState", "input_missing", True),
         ("PreconditionFailed", "input_changed", True),
         ("InvalidRange", "input_changed", True),
-        ("AccessDenied", "input_unavailable", False),
+        ("AccessDenied", "input_forbidden", False),
+        ("KMS.DisabledException", "input_forbidden", False),
     ],
 )
-async def test_what_s3_refuses_is_gone_or_may_come_back(code: str, type: str, is_gone: bool) -> None:
+async def test_what_s3_refuses_fails_at_once_whether_it_is_gone_or_not(code: str, type: str, is_gone: bool) -> None:
     class Refusing(Client):
         async def get_object(self, **request: Any) -> None:
             raise ClientError({"Error": {"Code": code, "Message": "no"}}, "GetObject")
@@ -119,4 +121,16 @@ async def test_what_s3_refuses_is_gone_or_may_come_back(code: str, type: str, is
     with pytest.raises(TaskError) as failed:
         await download(Refusing(), PLACE, io.BytesIO())
     error = failed.value
-    assert (error.type, error.gone, error.retryable) == (type, (PLACE,) if is_gone else (), not is_gone)
+    assert (error.type, error.gone, error.retryable) == (type, (PLACE,) if is_gone else (), False)
+    if not is_gone:
+        assert f"{PLACE.uri}: ClientError" in error.message and "s3:ListBucket" in error.message
+
+
+async def test_an_output_that_may_not_be_written_fails_at_once_and_says_what_is_needed() -> None:
+    class Refusing(Client):
+        async def put_object(self, **request: Any) -> None:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
+
+    with tempfile.TemporaryFile() as file, pytest.raises(TaskError, match="needs s3:PutObject") as failed:
+        await upload(Refusing(), file, PLACE)
+    assert (failed.value.type, failed.value.retryable) == ("output_forbidden", False)
