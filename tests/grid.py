@@ -98,18 +98,18 @@ class ProcessGrid:
     def spawn(self, command: Sequence[str], **extra: Any) -> subprocess.Popen[bytes]:
         """Start a command with the grid's settings, and its role's; its log is a file in `directory`."""
         service = next(part.split(".")[1] for part in command if part.startswith("services."))
-        extra |= {"database_url": as_role(self.settings.database_url, service)}
+        extra = {"database_url": as_role(self.settings.database_url, service)} | extra
         log = (self.directory / f"{len(self.processes)}-{command[-1].rsplit('/', 1)[-1]}.log").open("wb")
         environment = self.environment(**extra) | self.credentials(service)
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         self.processes.append(process)
         return process
 
-    def start_scheduler(self) -> subprocess.Popen[bytes]:
-        return self.start("-m", "services.scheduler")
+    def start_scheduler(self, **extra: Any) -> subprocess.Popen[bytes]:
+        return self.start("-m", "services.scheduler", **extra)
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        return self.start("-m", "services.worker")
+    def start_worker(self, **extra: Any) -> subprocess.Popen[bytes]:
+        return self.start("-m", "services.worker", **extra)
 
     def stop(self) -> None:
         """End everything that still runs, in good order if it can."""

@@ -64,6 +64,12 @@ def _session() -> aioboto3.Session:
     return aioboto3.Session(botocore_session=session)
 
 
+async def find_credentials() -> tuple[Any, str | None]:
+    """What requests are signed with now, or None, and the region; those of a role are renewed before they expire."""
+    credentials = await _session().get_credentials()
+    return credentials and await credentials.get_frozen_credentials(), _session().region_name
+
+
 def require_region() -> None:
     """End the process, as bad settings do, if there is no AWS region."""
     if _session().region_name is None:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import asyncpg
 
+from services.platform.database_password import NoPassword, Password, password_of
 from services.platform.settings import Settings
 
 
@@ -22,9 +23,10 @@ class NotLetIn(ConnectionError):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAccess:
-    """How to get into one database. `url` names TLS, too."""
+    """How to get into one database. `url` names TLS, too; `password` is where each connection gets that of its own."""
 
     url: str
+    password: Password | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "DatabaseAccess":
@@ -33,19 +35,35 @@ class DatabaseAccess:
         if settings.database_tls is None and settings.database_ca is not None:
             tls["sslmode"] = "verify-full"
         further = urlencode({name: value for name, value in tls.items() if value is not None}, quote_via=quote)
-        if not further:
-            return cls(settings.database_url)
-        return cls(f"{settings.database_url}{'&' if urlsplit(settings.database_url).query else '?'}{further}")
+        url, separator = settings.database_url, "&" if urlsplit(settings.database_url).query else "?"
+        return cls(f"{url}{separator}{further}" if further else url, password_of(settings))
 
     async def connect(self, **options: Any) -> asyncpg.Connection:
         """A connection; `options` are those of asyncpg.connect. Raises what it raises, and NotLetIn."""
         try:
-            return await asyncpg.connect(self.url, ssl=self._verifying(), **options)
+            return await self._connect(options)
         except ssl.SSLCertVerificationError as error:
             raise NotLetIn(self._distrust(error)) from error
 
+    async def _connect(self, options: dict[str, Any]) -> asyncpg.Connection:
+        options |= {"ssl": self._verifying()}
+        if self.password is None:
+            return await asyncpg.connect(self.url, **options)
+        try:
+            password = await self.password.current()
+            try:
+                return await asyncpg.connect(self.url, password=password, **options)
+            except asyncpg.InvalidAuthorizationSpecificationError:
+                if not await self.password.renewed(password):
+                    raise
+                return await asyncpg.connect(self.url, password=await self.password.current(), **options)
+        except asyncpg.InvalidAuthorizationSpecificationError as error:  # it may be in the middle of its rotation
+            raise NotLetIn(f"{error}; see PIECEWORK_DATABASE_PASSWORD_FROM") from error
+        except NoPassword as error:
+            raise NotLetIn(f"the database's password (PIECEWORK_DATABASE_PASSWORD_FROM) is missing: {error}") from error
+
     def _verifying(self) -> ssl.SSLContext | None:
-        """As asyncpg would make it for each connection, once: to read all CAs of RDS takes 30 ms or more."""
+        """The TLS of `verify-…`. asyncpg would read the CAs for each connection; those of RDS take it 30 ms."""
         query = dict(parse_qsl(urlsplit(self.url).query))
         mode, authorities = query.get("sslmode", ""), query.get("sslrootcert")
         if not mode.startswith("verify-") or authorities is None:
@@ -65,6 +83,8 @@ class DatabaseAccess:
         shown = parts.netloc.replace(f"{user}:{password}@", f"{user}@", 1) if password else parts.netloc
         query = dict(parse_qsl(parts.query))
         password = query.pop("password", unquote(password))
+        if self.password is not None:
+            password = await self.password.current()
         url = parts._replace(netloc=shown, query=urlencode(query, quote_via=quote)).geturl()
         return url, {"PGPASSWORD": password} if password else {}
 

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from services.contract.fields import DURATION, SIZE, Kept
 from services.contract.layout import Layout
 from services.contract.location import Location
+from services.contract.secret import Reference
 from services.contract.states import Isolation
 
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(str.upper)]
@@ -88,6 +89,20 @@ def _check_certificates(file: str) -> str:
 _TLS_MODES = ("disable", "prefer", "require", "verify-ca", "verify-full")
 TlsMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 DatabaseUrl = Annotated[str, Field(pattern="^postgresql://"), AfterValidator(_check_database_url)]
+
+
+def _check_source(source: str) -> str:
+    if source.startswith("file:"):
+        if not Path(source.removeprefix("file:")).is_absolute():
+            raise ValueError(f"{source!r} is not a file's absolute path; write file:/run/…")
+    elif Reference.parse(source).source not in ("secretsmanager", "ssm"):
+        raise ValueError(f"{source!r} is not a source; write file:/PATH, or the ARN of a secret or of a parameter")
+    return source
+
+
+# Where a secret of the grid's own is: file:/PATH, or an ARN of Secrets Manager (with #KEY, of JSON) or of a parameter.
+SecretSource = Annotated[str, AfterValidator(_check_source)]
+PasswordSource = Annotated[str, AfterValidator(lambda source: source if source == "iam" else _check_source(source))]
 CertificateFile = Annotated[str, AfterValidator(_check_certificates)]
 
 Ports = Annotated[str, AfterValidator(_check_ports)]
@@ -115,6 +130,10 @@ class Settings(BaseSettings):
     )
     database_ca: CertificateFile | None = Field(
         None, description="file of the CA certificates that the server's must come from; it means verify-full"
+    )
+    database_password_from: PasswordSource | None = Field(
+        None,
+        description="the password, read again when the server refuses it: file:/PATH or an ARN; iam: a token of RDS",
     )
     database_connections_max: PositiveInt = 10
     database_seconds: Annotated[Seconds, Field(ge=1, le=60)] = Field(
@@ -225,6 +244,23 @@ class Settings(BaseSettings):
             raise contradiction("database_ca", f"set it, since PIECEWORK_DATABASE_TLS is {self.database_tls}")
         if self.database_ca is not None and self.database_tls is not None and not verifies:
             raise contradiction("database_tls", "PIECEWORK_DATABASE_CA is set, which needs verify-full or verify-ca")
+        return self
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        place = urlsplit(self.database_url)
+        given = parse_qs(place.query)
+        if self.database_password_from is not None and (place.password is not None or "password" in given):
+            raise contradiction(
+                "database_password_from", "PIECEWORK_DATABASE_URL has a password; leave one of them out"
+            )
+        if self.database_password_from == "iam":
+            if not place.hostname or place.username is None or "," in place.netloc:
+                raise contradiction(
+                    "database_url", "iam needs the server's name and the user in it: …//user@host:port/"
+                )
+            if not (self.database_ca or "sslrootcert" in given):
+                raise contradiction("database_ca", "set it: iam's token is for no other server than RDS")
         return self
 
     def webhooks_may_use(self, port: int) -> bool:

@@ -3,11 +3,13 @@
 import asyncio
 import hashlib
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 from uuid import UUID
 
@@ -44,7 +46,7 @@ from services.worker.task.environment import base_environment
 from services.worker.task.levels import strongest_cells
 from services.worker.task.node_health import NodeHealth
 from services.worker.task.packages import Packages, cache_directory
-from services.worker.task.scratch import scratch_directory
+from services.worker.task.scratch import ScratchUnusable, scratch_directory
 from services.worker.task.secrets import Secrets
 from services.worker.task.share import Share
 
@@ -292,18 +294,37 @@ async def _scratch(root: Path) -> AsyncIterator[Path]:
         await in_own_thread(scratch.__exit__, None, None, None)
 
 
+def _seal_key(settings: WorkerSettings, cache: Path) -> bytes:
+    """What all workers of the node know, and no task: the database's URL with its password, or a file of their own."""
+    secret = settings.database_url.encode()
+    if settings.database_password_from is not None:
+        secret = _own_file(cache / "seal.key")
+    return hashlib.sha256(secret).digest()
+
+
+def _own_file(path: Path) -> bytes:
+    """Random bytes that only this user can read, made once. Raises ScratchUnusable."""
+    try:
+        with suppress(FileExistsError), NamedTemporaryFile(dir=path.parent) as draft:  # its mode is 0600
+            draft.write(secrets.token_bytes(32))
+            draft.flush()
+            path.hardlink_to(draft.name)
+        return path.read_bytes()
+    except OSError as error:
+        raise ScratchUnusable(f"can't use the directory in PIECEWORK_CACHE: {error}") from None
+
+
 def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
     """Raises ScratchUnusable."""
     layout, environment = settings.layout, base_environment(settings)
     cache = cache_directory(Path(settings.cache))
-    seal_key = hashlib.sha256(settings.database_url.encode()).digest()  # all workers know it, and no task
     return Equipment(
         s3,
         layout,
         InputReach(settings),
         cells.directory,
         cells,
-        Packages(s3, layout, cache, settings.packages_max, environment, cells, seal_key=seal_key),
+        Packages(s3, layout, cache, settings.packages_max, environment, cells, seal_key=_seal_key(settings, cache)),
         DeclaredInputs(s3, layout, cells.directory / "inputs", settings.inputs_bytes_max),
         Secrets(settings),
         settings.log_bytes_max,
