@@ -14,7 +14,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from services.engine import audit
+from services.engine import audit, left_rows
 from services.engine.errors import Conflict, NotFound
 from services.engine.reasons.reason import Reason
 from services.engine.spec import Keep
@@ -185,6 +185,7 @@ class Deletion:
     results_stage: int | None  # as Layout.part_of has it
     keeps_results: bool
     is_new: bool
+    is_ordered: bool  # by a user, who wants it gone now
     progress: Mapping[str, Any]
 
     @property
@@ -230,6 +231,7 @@ async def claim_deletions(database: Database, jobs_max: int, hold_seconds: float
             row["results_stage"],
             row["deletion"].get("keeps_results", False),
             row["is_new"],
+            row["deletion"].get("ordered", False),
             row["deletion"].get("progress", {}),
         )
         for row in await database.fetch(_CLAIM, jobs_max, hold_seconds)
@@ -340,6 +342,12 @@ _ROWS = {
     "stage_minutes": _DELETE_MINUTES,
 }
 TABLES = tuple(_ROWS)  # with many rows of a job, in the order in which they go
+LEFT = ("attempts", "tasks")  # of these, the rows that a job may leave to its month
+
+
+async def leaves_rows(database: Database | Connection, job_id: UUID, is_ordered: bool) -> bool:
+    """Whether the job's rows go with its month, which is over; then this stays so, unless a user orders more."""
+    return not is_ordered and await left_rows.is_month_over(database, job_id)
 
 
 async def delete_slice(
@@ -368,22 +376,31 @@ _REMEMBER = """
     FROM jobs AS j JOIN kept_jobs AS k ON k.job_id = j.job_id
     WHERE j.job_id = $1 AND ($2 OR j.trigger_id IS NOT NULL AND j.created_at > now() - $3 * interval '1 day')"""
 
-_FORGET = (
-    "DELETE FROM stage_counters WHERE job_id = $1",
-    "DELETE FROM stage_stats WHERE job_id = $1",
-    "DELETE FROM bundles WHERE job_id = $1",
-    "DELETE FROM jobs WHERE job_id = $1",  # and its stages
-)
+_FORGET_SUMS = ("DELETE FROM stage_counters WHERE job_id = $1", "DELETE FROM stage_stats WHERE job_id = $1")
+_FORGET = ("DELETE FROM bundles WHERE job_id = $1", "DELETE FROM jobs WHERE job_id = $1")  # and its stages
+
+
+async def forget_sums(connection: Connection | Database, job_id: UUID) -> None:
+    """Delete what was counted of a job that is forgotten."""
+    for statement in _FORGET_SUMS:
+        await connection.execute(statement, job_id)
 
 
 async def forget_job(database: Database, deletion: Deletion) -> bool:
-    """Delete what is left of a job's rows, in one transaction; False if others have come since: begin again."""
+    """Delete what is left of a job's rows, or leave them to its month, in one transaction.
+
+    False if others have come since: begin again.
+    """
     async with database.acquire() as connection, connection.transaction():
         job = await connection.fetchrow(_FORGOTTEN, deletion.job_id)
         if job is None:
             return True
-        if job["has_rows"]:
+        if await leaves_rows(connection, deletion.job_id, job["deletion"].get("ordered", False)):
+            await left_rows.leave(connection, deletion.job_id)
+        elif job["has_rows"]:
             return False
+        else:
+            await forget_sums(connection, deletion.job_id)
         await connection.execute(_REMEMBER, deletion.job_id, deletion.keeps_results, MESSAGE_DAYS)
         for statement in _FORGET:
             await connection.execute(statement, deletion.job_id)

@@ -19,6 +19,8 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0030": "DROP TABLE left_rows; DROP FUNCTION past_month;"
+    + made_in("0012_partitions", "OR REPLACE FUNCTION drop_partitions"),
     "0026": "ALTER TABLE workers DROP COLUMN instance_type, DROP COLUMN zone, DROP COLUMN market",
     "0024": "DROP INDEX workers_quarantined",
     "0023": "DROP INDEX jobs_keep_revision",

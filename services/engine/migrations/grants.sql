@@ -52,6 +52,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON schedulers TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON deleted_jobs TO piecework_scheduler;
 GRANT SELECT, DELETE ON idempotency_keys TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON jobs TO piecework_scheduler;
+GRANT SELECT, INSERT, UPDATE, DELETE ON left_rows TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lost_outputs TO piecework_scheduler;
 GRANT SELECT, UPDATE, DELETE ON packages TO piecework_scheduler;
 GRANT SELECT, UPDATE ON pools TO piecework_scheduler;

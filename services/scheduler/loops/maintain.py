@@ -6,6 +6,7 @@ is in use for long: the next round tries again.
 
 import structlog
 
+from services.engine import left_rows
 from services.scheduler.loop import Context
 
 log = structlog.get_logger()
@@ -54,3 +55,4 @@ async def _keep_partitions(context: Context) -> None:
         log.warning("no partition made for a month to come: the table is in use")
     while name := await context.database.fetchval("SELECT drop_partitions()"):
         log.info("partition dropped", partition=name)
+    await left_rows.forget_months(context.database)

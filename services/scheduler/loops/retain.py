@@ -1,4 +1,7 @@
-"""Retain: what is kept no longer, or was ordered to go, is deleted: first objects, then rows, so much a step."""
+"""Retain: what is kept no longer, or was ordered to go, is deleted: first objects, then rows, so much a step.
+
+What expires after its month leaves its rows to the month, which the loop `maintain` drops as a whole.
+"""
 
 from typing import Any
 from uuid import UUID
@@ -8,8 +11,9 @@ from asyncpg import Record
 
 from services.contract.layout import Part
 from services.contract.location import Location
-from services.engine import retention
-from services.engine.retention import TABLES, Deletion
+from services.engine import left_rows, retention
+from services.engine.left_rows import Sweep
+from services.engine.retention import LEFT, TABLES, Deletion
 from services.platform.concurrency import map_at_most
 from services.platform.multipart import delete_objects
 from services.scheduler.loop import Context, passes
@@ -37,6 +41,7 @@ async def step(context: Context) -> bool:
     assessed = await retention.assess_jobs(context.database, JOBS_ASSESSED_MAX)
     deletions = await retention.claim_deletions(context.database, JOBS_AT_ONCE, HOLD_SECONDS)
     left = await retention.claim_left(context.database, JOBS_AT_ONCE, HOLD_SECONDS)
+    sweep = await left_rows.claim_sweep(context.database, HOLD_SECONDS)
 
     async def delete(deletion: Deletion) -> None:
         try:
@@ -52,7 +57,9 @@ async def step(context: Context) -> bool:
 
     await map_at_most(JOBS_AT_ONCE, delete, deletions)
     await map_at_most(JOBS_AT_ONCE, delete_left, left)
-    return bool(assessed or deletions or left)
+    if sweep is not None:
+        await _sweep(context, sweep)
+    return bool(assessed or deletions or left or sweep)
 
 
 def _tell(error: Exception, job_id: UUID) -> None:
@@ -133,6 +140,8 @@ async def _delete_rows(context: Context, deletion: Deletion) -> bool | None:
         return None
     table = str(deletion.progress["rows"])
     after = (int(deletion.progress["stage"]), int(deletion.progress["index"]))
+    if table in LEFT and await retention.leaves_rows(database, job_id, deletion.is_ordered):
+        table, after = next(name for name in TABLES if name not in LEFT), (-1, -1)
     for _ in range(SLICES_MAX):
         last = await retention.delete_slice(database, job_id, table, after, ROWS_MAX)
         if last is not None:
@@ -158,3 +167,34 @@ async def _delete_left(context: Context, job: Record) -> None:
             await delete_objects(s3, prefix.bucket, keys)
             pages += 1
     await retention.forget_left(context.database, job_id)
+
+
+async def _sweep(context: Context, sweep: Sweep) -> None:
+    """Delete some of what forgotten jobs have left in a month that is still there, since others are kept in it."""
+    database, swept_to = context.database, sweep.swept_to
+    for _ in range(JOBS_AT_ONCE):
+        found = await left_rows.next_job(database, sweep, swept_to)
+        if found is None:
+            await left_rows.end_sweep(database, sweep)
+            log.info("month swept", month=sweep.month)
+            return
+        job_id, is_kept = found
+        if not is_kept and not await _sweep_job(context, job_id):
+            break
+        swept_to = job_id
+    await left_rows.advance(database, sweep, swept_to, 0)
+
+
+async def _sweep_job(context: Context, job_id: UUID) -> bool:
+    """Delete some of what a forgotten job has left; whether that was all."""
+    for table in LEFT:
+        after = (-1, -1)
+        for _ in range(SLICES_MAX):
+            last = await retention.delete_slice(context.database, job_id, table, after, ROWS_MAX)
+            if last is None:
+                break
+            after = last
+        else:
+            return False
+    await retention.forget_sums(context.database, job_id)
+    return True
