@@ -125,6 +125,10 @@ class StageSpec(TypedDict):
     retry: NotRequired[Retry]
     timeout_seconds: NotRequired[float | str]
     memory_bytes: NotRequired[int | str | None]
+    cpus: NotRequired[float | None]
+    memory: NotRequired[int | str | None]
+    gpus: NotRequired[int | None]
+    disk: NotRequired[int | str | None]
     running_max: NotRequired[int | None]
     tolerated_failures: NotRequired[int]
     rejects_max: NotRequired[int | None]
@@ -546,6 +550,10 @@ class Worker(TypedDict):
     busy: int
     state: WorkerState
     isolation: Literal["sandbox", "uid", "process"] | None
+    cpus: float | None
+    memory: int | None
+    gpus: int | None
+    disk: int | None
     started_at: str
     heartbeat_at: str
     stopped_at: str | None

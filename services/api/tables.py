@@ -98,6 +98,10 @@ class Worker(SQLModel, table=True):
     instance_type: str | None = None
     zone: str | None = None
     market: str | None = None
+    cpus: float | None = Field(None, sa_type=Double)
+    memory: int | None = Field(None, sa_type=BigInteger)
+    gpus: int | None = None
+    disk: int | None = Field(None, sa_type=BigInteger)
 
 
 class Schedule(SQLModel, table=True):
@@ -227,6 +231,7 @@ class Stage(SQLModel, table=True):
     finished_at: datetime | None = Field(None, sa_type=_UTC)
     merge_id: UUID | None = None
     merge_until: datetime | None = Field(None, sa_type=_UTC)
+    needs: dict[str, Any] | None = Field(None, sa_type=JSONB)
 
 
 class Task(SQLModel, table=True):

@@ -1,9 +1,12 @@
 """The SQS message: a doorbell that says "these tasks are ready" (docs/design.md, section 5)."""
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import orjson
+
+from services.contract.resources import Needs
 
 # The previous release's names of these fields. It reads no others, so this release still writes them, and reads both
 # (docs/compatibility.md).
@@ -24,7 +27,7 @@ class Message:
     """A bundle: tasks `first … first + count - 1` of one stage.
 
     `suspect` says that its only task may kill its workers. `backup_of` is the worker that already runs it, `avoid` one
-    that could not.
+    that could not. It is only for nodes that have what each of its tasks `needs`.
     """
 
     bundle_id: UUID
@@ -35,16 +38,19 @@ class Message:
     suspect: bool = False
     backup_of: UUID | None = None
     avoid: UUID | None = None
+    needs: Needs | None = None
 
     def encode(self) -> str:
-        value = {old: str(getattr(self, new)) for new, old in _IDS} | {"stage": self.stage}
-        value |= {"first": self.first, "count": self.count}
+        value: dict[str, Any] = {old: str(getattr(self, new)) for new, old in _IDS}
+        value |= {"stage": self.stage, "first": self.first, "count": self.count}
         if self.suspect:
             value["suspect"] = True
         if self.backup_of is not None:
             value["backup_of"] = str(self.backup_of)
         if self.avoid is not None:
             value["avoid"] = str(self.avoid)
+        if self.needs is not None:
+            value["needs"] = self.needs.to_json()
         return orjson.dumps(value).decode()
 
     @classmethod
@@ -57,7 +63,7 @@ class Message:
             )
             bundle_id, job_id = (UUID(value[new] if new in value else value[old]) for new, old in _IDS)
             stage, first, count = (value[name] for name in ("stage", "first", "count"))
-            suspect = value.get("suspect", False)
+            suspect, needs = value.get("suspect", False), Needs.of(value.get("needs"))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MessageError(f"not a Piecework message: {error!r:.500}") from error
         _check("stage", stage, 0, _STAGE_MAX)
@@ -65,7 +71,7 @@ class Message:
         _check("first", first, 0, _INDEX_MAX + 1 - count)
         if type(suspect) is not bool:
             raise MessageError(f"not a Piecework message: suspect = {suspect!r:.100} is not true or false")
-        return cls(bundle_id, job_id, stage, first, count, suspect, backup_of, avoid)
+        return cls(bundle_id, job_id, stage, first, count, suspect, backup_of, avoid, needs)
 
 
 def _check(name: str, value: object, least: int, most: int) -> None:

@@ -16,6 +16,7 @@ from services.contract.fields import (
     Strict,
     VariableName,
 )
+from services.contract.resources import Needs
 from services.contract.secret import SecretReference
 from services.inputs.columns import check_type
 from services.inputs.spec import Input, Inputs, Resplit
@@ -95,7 +96,29 @@ class Retry(Strict):
     backoff_max_seconds: Annotated[float, Field(ge=0, le=86_400), DURATION] = 300.0
 
 
-class StageOptions(BaseModel):
+_Bytes = Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832), SIZE]
+
+
+class StageNeeds(BaseModel):
+    """What each task of a stage needs of its node. What is absent is the slot's share of it, and of GPUs none."""
+
+    cpus: Annotated[float, Field(ge=0.01, le=4096)] | None = Field(
+        None, description="cores that each task needs: a node runs as many tasks beside each other as fit"
+    )
+    memory: _Bytes | None = Field(
+        None, description="memory that each task needs, which is its limit, too, unless memory_bytes is more"
+    )
+    gpus: Annotated[int, Field(ge=1, le=64)] | None = Field(None, description="GPUs that each task has for itself")
+    disk: _Bytes | None = Field(None, description="free disk space that each task needs for its working directory")
+
+    @property
+    def needs(self) -> Needs | None:
+        """None if it asks for nothing."""
+        asked = Needs(self.cpus, self.memory, self.gpus, self.disk)
+        return asked if asked.to_json() else None
+
+
+class StageOptions(StageNeeds):
     """The options of a stage that only workers read: stored as one value, `stages.options`, and a part of `StageWork`.
 
     A new option is added here and where a worker acts on it. A worker that does not know it ignores it.
@@ -110,7 +133,7 @@ class StageOptions(BaseModel):
         description="each task yields items (files of its output directory, lines of its output, elements of "
         "the list it returns), and each item is a task of the next stage",
     )
-    memory_bytes: Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832), SIZE] | None = None
+    memory_bytes: _Bytes | None = None
     rejects_max: Annotated[int, Field(ge=0, le=1_000_000_000_000)] | None = Field(
         None, description="rejected records per task; absent: no limit"
     )
@@ -178,7 +201,11 @@ class JobSpec(Strict):
 
     def stored(self) -> dict[str, Any]:
         """As it is stored: without what says nothing and is not known to services of the release before."""
-        return self.model_dump(mode="json", exclude=None if self.keep else {"keep"})
+        stored = self.model_dump(mode="json", exclude=None if self.keep else {"keep"})
+        for stage in stored["stages"]:
+            for name in [name for name in StageNeeds.model_fields if stage[name] is None]:
+                del stage[name]
+        return stored
 
     @model_validator(mode="after")
     def _name_stages(self) -> "JobSpec":

@@ -213,6 +213,16 @@ def _beside(stage: StageSpec, name: str, taken: list[StageSpec], **fields: Any) 
     return StageSpec.model_validate({**stage.model_dump(include=kept), "name": free, **fields})
 
 
+def _check_memory(stage: StageSpec, field: str, settings: Settings) -> None:
+    for name in ("memory", "memory_bytes"):
+        if (getattr(stage, name) or 0) > settings.memory_bytes_max:
+            fix = f"at most {settings.memory_bytes_max}, the grid's PIECEWORK_MEMORY_BYTES_MAX"
+            raise SpecError(f"{field}.{name}", getattr(stage, name), fix)
+    if stage.memory is not None and stage.memory_bytes is not None and stage.memory_bytes < stage.memory:
+        fix = f"it limits each task to less than the {stage.memory} of its `memory`, so the rest would lie idle"
+        raise SpecError(f"{field}.memory_bytes", stage.memory_bytes, f"{fix}: leave it out")
+
+
 async def resolve_stages(
     connection: Connection, spec: JobSpec, settings: Settings, reader: Reader
 ) -> list[_ResolvedStage]:
@@ -224,9 +234,7 @@ async def resolve_stages(
             fix = f"at most {settings.items_max} items; put more into an object and use an input of type lines"
             raise SpecError("input.items", len(source.items), fix)
     for number, stage in enumerate(spec.stages):
-        if (stage.memory_bytes or 0) > settings.memory_bytes_max:
-            fix = f"at most {settings.memory_bytes_max}, the grid's PIECEWORK_MEMORY_BYTES_MAX"
-            raise SpecError(f"stages.{number}.memory_bytes", stage.memory_bytes, fix)
+        _check_memory(stage, f"stages.{number}", settings)
     stages = []
     split = any(needs_grid(source) for source in spec.inputs)
     if split:
@@ -291,11 +299,11 @@ _INSERT_STAGES = """
     INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
         fan_in, barrier, output_queue, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
         backoff_max_seconds, timeout_seconds, tolerated_failures,
-        params, inputs, fan_out, memory_bytes, rejects_max)
+        params, inputs, fan_out, memory_bytes, rejects_max, needs)
     SELECT $1, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
         fan_in, barrier, $2, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
         backoff_max_seconds, timeout_seconds, tolerated_failures,
-        params, inputs, fan_out, memory_bytes, rejects_max
+        params, inputs, fan_out, memory_bytes, rejects_max, needs
     FROM json_populate_recordset(NULL::stages, $3::json)"""
 
 
@@ -365,6 +373,7 @@ def _stage_row(
         "columns_due": columns_due,
         "tasks_expected": len(array.numbers) if array and stage.tasks_from == "input" else None,
         "options": options | found | {"interim": interim},
+        "needs": stage.spec.needs and stage.spec.needs.to_json(),
         **options,
         **stage.spec.retry.model_dump(),
         **stage.spec.model_dump(mode="json", include=own),

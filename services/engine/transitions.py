@@ -23,6 +23,7 @@ from typing import Any
 from uuid import UUID
 
 from services.contract.message import Message
+from services.contract.resources import Needs
 from services.contract.task_input import parse_input
 from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput
 from services.engine.months import ALL, months_of
@@ -142,11 +143,16 @@ _DISPATCH = """
         ON CONFLICT (job_id, stage, slot) DO UPDATE SET
             ready = c.ready + excluded.ready, queued = c.queued + excluded.queued
     )
-    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, suspect, avoid)
+    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, suspect, avoid, needs)
     SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + $6 * interval '1 second', bool_or(suspect),
-        (array_agg(avoid))[1]
+        (array_agg(avoid))[1], (SELECT s.needs FROM stages AS s WHERE s.job_id = $1 AND s.stage = $2)
     FROM ranked GROUP BY alone, island, chunk
-    RETURNING bundle_id, job_id, stage, first, count, suspect, avoid"""
+    RETURNING bundle_id, job_id, stage, first, count, suspect, avoid, needs"""
+
+
+def _message(bundle: Any) -> Message:
+    """That of a bundle's row."""
+    return Message(**bundle) if bundle["needs"] is None else Message(**{**bundle, "needs": Needs.of(bundle["needs"])})
 
 
 async def dispatch(
@@ -168,7 +174,7 @@ async def dispatch(
     """
     rest = (tasks_max, bundle_tasks_max, pool, resend_seconds, running_max)
     rows = await connection.fetch(_DISPATCH, job_id, stage, *rest, *months_of([job_id]))
-    return [Message(**row) for row in rows]
+    return [_message(row) for row in rows]
 
 
 # resend: an unclaimed bundle whose message may be lost is offered again, each time after a longer wait. The message of
@@ -182,7 +188,7 @@ _RESEND = """
         ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
     ) AS due
     WHERE b.bundle_id = due.bundle_id
-    RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of, b.suspect"""
+    RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of, b.suspect, b.needs"""
 
 
 async def resend(
@@ -190,7 +196,7 @@ async def resend(
 ) -> list[tuple[str, Message]]:
     """Mark bundles as offered again; returns their messages and pools."""
     rows = await connection.fetch(_RESEND, resend_seconds, bundles_max)
-    return [(row["pool"], Message(**{k: v for k, v in row.items() if k != "pool"})) for row in rows]
+    return [(row["pool"], _message({k: v for k, v in row.items() if k != "pool"})) for row in rows]
 
 
 # The first time at once; while the queue is away, ever more slowly, so that a minute after its return all are offered.
@@ -692,7 +698,7 @@ _OFFER_BACKUPS = """
     WITH job AS (
         SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
     ), slow AS MATERIALIZED (
-        SELECT bundle_id, pool, job_id, stage, first, count, worker_id, claimed_at FROM bundles
+        SELECT bundle_id, pool, job_id, stage, first, count, worker_id, claimed_at, needs FROM bundles
         WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND worker_id IS NOT NULL
           AND NOT backed_up AND backup_of IS NULL
           AND is_late(claimed_at, count, $3, $4)
@@ -700,13 +706,14 @@ _OFFER_BACKUPS = """
     ), marked AS (
         UPDATE bundles AS b SET backed_up = true FROM slow WHERE b.bundle_id = slow.bundle_id
     )
-    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, backup_of)
-    SELECT gen_random_uuid(), b.pool, b.job_id, b.stage, t.index, 1, now() + $6 * interval '1 second', b.worker_id
+    INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, backup_of, needs)
+    SELECT gen_random_uuid(), b.pool, b.job_id, b.stage, t.index, 1, now() + $6 * interval '1 second', b.worker_id,
+        b.needs
     FROM slow AS b JOIN tasks AS t ON t.job_id = b.job_id AND t.stage = b.stage
         AND t.index >= b.first AND t.index < b.first + b.count
     WHERE t.state = 'running' AND t.worker_id = b.worker_id AND t.started_at = b.claimed_at
       AND t.backup_attempt IS NULL
-    RETURNING bundle_id, job_id, stage, first, count, backup_of"""
+    RETURNING bundle_id, job_id, stage, first, count, backup_of, needs"""
 
 
 async def offer_backups(
@@ -724,7 +731,7 @@ async def offer_backups(
     Send the messages after the commit, as with `dispatch`.
     """
     arguments = (seconds_min, task_seconds_max, bundles_max, resend_seconds)
-    return [Message(**row) for row in await connection.fetch(_OFFER_BACKUPS, job_id, stage, *arguments)]
+    return [_message(row) for row in await connection.fetch(_OFFER_BACKUPS, job_id, stage, *arguments)]
 
 
 # settle: bundles in which nothing runs any more, because the other attempt has won. Heartbeats tell their workers.

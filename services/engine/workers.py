@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+from services.contract.resources import Capacity
 from services.contract.states import Isolation
 from services.engine.errors import Conflict, NotFound
 from services.platform.database import Connection, Database, storable
@@ -59,8 +60,8 @@ async def mark_lost_workers(connection: Connection | Database, lease_seconds: fl
 
 _REGISTER = """
     INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots, release, isolation, instance_type, zone,
-        market)
-    SELECT $1, name, $3, $4, $5, $6, $7, $8, $9, $10, $11 FROM pools WHERE name = $2
+        market, cpus, memory, gpus, disk)
+    SELECT $1, name, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 FROM pools WHERE name = $2
     ON CONFLICT (worker_id) DO NOTHING"""
 
 
@@ -98,10 +99,12 @@ async def register_worker(
     instance_type: str | None = None,
     zone: str | None = None,
     market: str | None = None,
+    capacity: Capacity | None = None,
 ) -> None:
-    """Add a worker to its pool; safe to repeat. Raises UnknownPool."""
+    """Add a worker to its pool; safe to repeat. `capacity` is what its node has for tasks. Raises UnknownPool."""
     machine = (hostname, instance_id, pid, slots, VERSION, isolation, instance_type, zone, market)
-    await connection.execute(_REGISTER, worker_id, pool, *machine)
+    has = (None,) * 4 if capacity is None else (capacity.cpus, capacity.memory, capacity.gpus, capacity.disk)
+    await connection.execute(_REGISTER, worker_id, pool, *machine, *has)
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM workers WHERE worker_id = $1)", worker_id):
         raise UnknownPool(f"no pool is named {pool!r}; register it first (put_pool, `piecework pools put {pool}`)")
 

@@ -298,6 +298,16 @@ class WorkerSettings(Settings):
 
     pool: str = "default"
     slots: PositiveInt = 2
+    cpus: PositiveFloat | None = Field(
+        None, description="cores for tasks; unset: those of the machine or its container"
+    )
+    memory: Annotated[PositiveInt | None, SIZE] = Field(
+        None, description="memory for tasks; unset: that of the machine or its container, without a reserve"
+    )
+    gpus: Annotated[int, Field(ge=0)] | None = Field(None, description="GPUs for tasks; unset: NVIDIA's that are found")
+    disk: Annotated[PositiveInt | None, SIZE] = Field(
+        None, description="disk space for tasks that ask for some; unset: what is free when the worker starts"
+    )
     instance_id: str | None = Field(
         None, description="EC2 instance, so that a drained node can terminate itself; unset: as EC2 says"
     )

@@ -21,6 +21,10 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 UNDONE = {
     "0030": "DROP TABLE left_rows; DROP FUNCTION past_month;"
     + made_in("0012_partitions", "OR REPLACE FUNCTION drop_partitions"),
+    "0027": "DROP TRIGGER bundles_needs ON bundles; DROP TRIGGER bundles_fit ON bundles; "
+    "DROP FUNCTION find_needs, refuse_unfit, node_holds; ALTER TABLE bundles DROP COLUMN needs; "
+    "ALTER TABLE stages DROP COLUMN needs; "
+    "ALTER TABLE workers DROP COLUMN cpus, DROP COLUMN memory, DROP COLUMN gpus, DROP COLUMN disk",
     "0026": "ALTER TABLE workers DROP COLUMN instance_type, DROP COLUMN zone, DROP COLUMN market",
     "0024": "DROP INDEX workers_quarantined",
     "0023": "DROP INDEX jobs_keep_revision",

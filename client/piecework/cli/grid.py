@@ -199,6 +199,7 @@ def _show_worker(session: Session, worker: Worker) -> None:
             ("pool", worker["pool"]),
             ("state", display.state(worker["state"])),
             ("slots", f"{worker['busy']} of {worker['slots']} busy"),
+            ("has", _hardware(worker)),
             ("isolation", worker["isolation"]),
             ("host", worker["hostname"]),
             ("instance", _describe_instance(worker)),
@@ -215,6 +216,16 @@ def _show_worker(session: Session, worker: Worker) -> None:
 def _describe_instance(worker: Worker) -> str | None:
     facts = (worker["instance_id"], worker["instance_type"], worker["zone"], worker["market"])
     return ", ".join(fact for fact in facts if fact is not None) or None
+
+
+def _hardware(worker: Worker) -> str | None:
+    """What the worker's node has for its tasks; None: an earlier release does not say."""
+    from piecework import display
+
+    if worker.get("cpus") is None:
+        return None
+    memory, disk = display.size(worker["memory"]), display.size(worker["disk"])
+    return f"{worker['cpus']:g} cpus, {memory} of memory, {worker['gpus']} gpus, {disk} of disk"
 
 
 def drain(session: Session, worker_id: WorkerId) -> None:

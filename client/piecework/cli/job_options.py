@@ -88,6 +88,10 @@ class StageOptions:
     pool: Annotated[list[str] | None, _of_stages("POOL", "Pool whose nodes run the tasks.")] = None
     timeout_seconds: Annotated[list[str] | None, _of_stages("DURATION", "Time limit of an attempt, such as 2h.")] = None
     memory_bytes: Annotated[list[str] | None, _of_stages("SIZE", "Memory limit of an attempt, such as 2GiB.")] = None
+    cpus: Annotated[list[str] | None, _of_stages("N", "Cores that each task needs, such as 4 or 0.5.")] = None
+    memory: Annotated[list[str] | None, _of_stages("SIZE", "Memory that each task needs, such as 16GiB.")] = None
+    gpus: Annotated[list[str] | None, _of_stages("N", "GPUs that each task needs for itself.")] = None
+    disk: Annotated[list[str] | None, _of_stages("SIZE", "Disk space that each task needs, such as 100GiB.")] = None
     max_attempts: Annotated[list[str] | None, _of_stages("N", "How often a failing task is tried.")] = None
     backoff_seconds: Annotated[list[str] | None, _of_stages("DURATION", "Pause before the second try, such as 5s.")] = (
         None
@@ -193,6 +197,10 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "pool": str,
     "timeout_seconds": _seconds,
     "memory_bytes": _bytes,
+    "cpus": _number,
+    "memory": _bytes,
+    "gpus": _number,
+    "disk": _bytes,
     "running_max": _number,
     "tolerated_failures": _number,
     "rejects_max": _number,

@@ -105,6 +105,10 @@ class Worker(Row):
     busy: int
     state: WorkerState
     isolation: Isolation | None = Field(description="how strongly its tasks are kept apart; null: an earlier release")
+    cpus: float | None = Field(description="cores that its node has for tasks; null: an earlier release")
+    memory: int | None = Field(description="bytes of memory that its node has for tasks")
+    gpus: int | None = Field(description="GPUs of its node")
+    disk: int | None = Field(description="bytes of disk that its node has for tasks that ask for some")
     started_at: datetime
     heartbeat_at: datetime
     stopped_at: datetime | None

@@ -6,13 +6,16 @@ longest ago goes first, so that tasks that take no time are shared out evenly, t
 
 Bundles aim at half a second of work, by the measured task time of the stage, and shrink towards its end (guided
 self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
+
+Tasks that ask for a part of their node have a window of their own for each size: to them, the pool's slots are as many
+as its workers can hold of them at once. So what fits nowhere is not queued, and keeps nothing else out.
 """
 
 import heapq
 import math
 import time
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -20,9 +23,11 @@ from uuid import UUID
 from asyncpg import Record
 
 from services.contract.message import Message
+from services.contract.resources import Capacity, Needs
 from services.engine import transitions
 from services.engine.progress import is_slowed
 from services.platform import tracing
+from services.platform.database import Connection
 from services.platform.settings import Settings
 from services.scheduler.loop import Context
 from services.scheduler.queues import send
@@ -48,21 +53,30 @@ Place = tuple[Any, ...]  # of one of them in a queue; the party comes last
 # Pools that can take work, the slots to keep busy, and the bundles that wait for them.
 _POOLS = """
     SELECT p.name, p.queue_url,
-        (SELECT count(*) FROM bundles AS b WHERE b.pool = p.name AND b.worker_id IS NULL AND b.put_off = 0) AS waiting,
+        (SELECT count(*) FROM bundles AS b
+            WHERE b.pool = p.name AND b.worker_id IS NULL AND b.put_off = 0 AND b.needs IS NULL) AS waiting,
         greatest(p.slots, (SELECT sum(w.slots) FROM workers AS w WHERE w.pool = p.name AND w.state = 'active')) AS slots
     FROM pools AS p WHERE NOT p.paused"""
 
 # The pool's row is the lock: one scheduler tops it up at a time, and a pause comes before or after. What waits is
 # counted by the next statement, which is sure to see what the scheduler before has queued.
 _LOCK = "SELECT true FROM pools WHERE name = $1 AND NOT paused FOR UPDATE SKIP LOCKED"
-_WAITING = "SELECT count(*) FROM bundles WHERE pool = $1 AND worker_id IS NULL AND put_off = 0"
+_WAITING = """
+    SELECT count(*) FROM bundles
+    WHERE pool = $1 AND worker_id IS NULL AND put_off = 0 AND needs IS NOT DISTINCT FROM $2::jsonb"""
+
+# What the workers of these pools have for tasks that ask for something.
+_NODES = """
+    SELECT pool, cpus, memory, gpus, disk, slots, count(*) AS nodes FROM workers
+    WHERE pool = ANY($1::text[]) AND state = 'active' AND cpus IS NOT NULL
+    GROUP BY pool, cpus, memory, gpus, disk, slots"""
 
 # Behind a barrier, a stage that is an array of its own waits for the end of its plan: each task then knows its size.
 # A stage that makes the tasks of the next one is held back while that has enough of them.
 _STAGES = """
     SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, s.priority, s.share, s.ready, s.running,
         s.queued + s.running AS in_flight, s.attempts, s.succeeded, s.task_seconds,
-        (of.options ->> 'running_max')::integer AS running_max,
+        (of.options ->> 'running_max')::integer AS running_max, of.needs,
         EXISTS (
             SELECT FROM bundles AS b
             WHERE b.job_id = s.job_id AND b.stage = s.stage AND b.put_off > 0 AND b.worker_id IS NULL
@@ -147,18 +161,67 @@ async def _top_up_all(context: Context, stages: list[Record]) -> float:
     by_pool: dict[str, list[Record]] = defaultdict(list)
     for row in stages:
         by_pool[row["pool"]].append(row)
+    nodes = await _read_nodes(context, {row["pool"] for row in stages if row["needs"]})
     taken = 0.0
     for pool in await context.database.fetch(_POOLS) if by_pool else ():
         if pool["name"] in context.slots["dispatch"].keys:
             continue  # its queue does not answer: other pools go on
-        rows, slots = by_pool[pool["name"]], int(pool["slots"])
-        if pool["waiting"] >= math.ceil(max(1, context.settings.window_bundles) * slots):
-            continue  # as many as any window has
+        rows = by_pool[pool["name"]]
+        windows = list(_windows(pool, rows, nodes[pool["name"]], context.settings))
+        if windows:
+            context.turns[pool["name"]].keep({party for row in rows for party in _parties(row)})
+            taken = max(taken, await _top_up(context, pool, windows))
+    return taken
+
+
+Node = tuple[Capacity, int]  # what it has, and its slots
+
+
+async def _read_nodes(context: Context, pools: set[str]) -> Mapping[str, Mapping[Node, int]]:
+    """How many nodes of each kind live in these pools."""
+    nodes: dict[str, dict[Node, int]] = defaultdict(dict)
+    for row in await context.database.fetch(_NODES, list(pools)) if pools else ():
+        has = Capacity(row["cpus"], row["memory"], row["gpus"], row["disk"])
+        nodes[row["pool"]][has, row["slots"]] = row["nodes"]
+    return nodes
+
+
+@dataclass(slots=True)
+class Window:
+    """The stages whose tasks ask for the same, and how many bundles of them may wait in the queue."""
+
+    needs: Needs | None
+    slots: int  # as many as run at once
+    candidates: list[Candidate]
+    bundles: int
+
+
+def _windows(pool: Record, stages: Sequence[Record], nodes: Mapping[Node, int], settings: Settings) -> Iterator[Window]:
+    """Those in which something is ready, and room."""
+    by_needs: dict[Needs | None, list[Record]] = defaultdict(list)
+    for row in stages:
+        by_needs[Needs.of(row["needs"])].append(row)
+    for needs, rows in by_needs.items():
+        slots = int(pool["slots"]) if needs is None else slots_for(needs, nodes)
+        if not slots or (
+            needs is None and pool["waiting"] >= math.ceil(max(1, settings.window_bundles) * slots)
+        ):  # as many as any window has
+            continue
         candidates = [_candidate(row, slots) for row in rows]
         if any(candidate.ready for candidate in candidates):
-            window = window_bundles(candidates, sum(row["running"] for row in rows), slots, context.settings)
-            taken = max(taken, await _top_up(context, pool, candidates, window))
-    return taken
+            bundles = window_bundles(candidates, sum(row["running"] for row in rows), slots, settings)
+            yield Window(needs, slots, candidates, bundles)
+
+
+def _parties(row: Record) -> tuple[Hashable, ...]:
+    """Those who take turns, of a stage; as a Candidate names them."""
+    share = (row["priority"], row["share"])
+    return share, (*share, row["job_id"]), (row["job_id"], row["stage"])
+
+
+def slots_for(needs: Needs, nodes: Mapping[Node, int]) -> int:
+    """How many such tasks these nodes can hold at once."""
+    return sum(count * has.count(has.part(needs, slots)) for (has, slots), count in nodes.items())
 
 
 def window_bundles(candidates: list[Candidate], running: int, slots: int, settings: Settings) -> int:
@@ -234,42 +297,51 @@ def _next(queue: list[Place], served: Place | None) -> None:
         heapq.heapreplace(queue, served)
 
 
-async def _top_up(context: Context, pool: Record, candidates: list[Candidate], window: int) -> float:
-    """The share of the window that it took."""
+async def _top_up(context: Context, pool: Record, windows: Sequence[Window]) -> float:
+    """The share of the windows that it took."""
     began_ns = time.time_ns()
-    settings, slots, turns = context.settings, int(pool["slots"]), context.turns[pool["name"]]
     messages: list[Message] = []
     until = time.monotonic() + TOP_UP_SECONDS
     async with context.database.acquire() as connection, connection.transaction():
         if not await connection.fetchval(_LOCK, pool["name"]):
             return 0.0
-        free = min(BUNDLES_MAX, window - await connection.fetchval(_WAITING, pool["name"]))
-        if free > 0:
-            turns.keep({party for c in candidates for party in (c.of_share, c.of_job, c.itself)})
-        while free > len(messages) and time.monotonic() < until and any(candidate.ready for candidate in candidates):
-            sizes = {id(candidate): candidate.bundle_tasks(settings, slots) for candidate in candidates}
-            grant(candidates, free - len(messages), slots, settings, turns)
-            for candidate in candidates:
-                if candidate.granted and time.monotonic() >= until:
-                    candidate.settle(0)
-                elif candidate.granted:
-                    queued = await transitions.dispatch(
-                        connection,
-                        candidate.job_id,
-                        candidate.stage,
-                        pool=pool["name"],
-                        tasks_max=candidate.granted,
-                        bundle_tasks_max=sizes[id(candidate)],
-                        resend_seconds=settings.resend_seconds,
-                        running_max=candidate.running_max,
-                    )
-                    candidate.settle(sum(message.count for message in queued))
-                    messages += queued
+        for window in windows:
+            messages += await _fill(context, connection, pool["name"], window, BUNDLES_MAX - len(messages), until)
     await context.slots["dispatch"].advance({pool["name"]: send(context, pool["queue_url"], messages)})
     await _trace(context, pool["name"], messages, began_ns)
     if messages and time.monotonic() >= until:
         return 1.0
-    return len(messages) / (2 * min(BUNDLES_MAX, window / 2))
+    return len(messages) / (2 * min(BUNDLES_MAX, sum(window.bundles for window in windows) / 2))
+
+
+async def _fill(
+    context: Context, connection: Connection, pool: str, window: Window, bundles_max: int, until: float
+) -> list[Message]:
+    """Queue what the window has room for, unless that takes longer."""
+    settings, candidates = context.settings, window.candidates
+    messages: list[Message] = []
+    waiting = await connection.fetchval(_WAITING, pool, window.needs and window.needs.to_json())
+    free = min(bundles_max, window.bundles - waiting)
+    while free > len(messages) and time.monotonic() < until and any(candidate.ready for candidate in candidates):
+        sizes = {id(candidate): candidate.bundle_tasks(settings, window.slots) for candidate in candidates}
+        grant(candidates, free - len(messages), window.slots, settings, context.turns[pool])
+        for candidate in candidates:
+            if candidate.granted and time.monotonic() >= until:
+                candidate.settle(0)
+            elif candidate.granted:
+                queued = await transitions.dispatch(
+                    connection,
+                    candidate.job_id,
+                    candidate.stage,
+                    pool=pool,
+                    tasks_max=candidate.granted,
+                    bundle_tasks_max=sizes[id(candidate)],
+                    resend_seconds=settings.resend_seconds,
+                    running_max=candidate.running_max,
+                )
+                candidate.settle(sum(message.count for message in queued))
+                messages += queued
+    return messages
 
 
 async def _trace(context: Context, pool: str, messages: list[Message], began_ns: int) -> None:

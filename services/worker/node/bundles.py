@@ -8,17 +8,22 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from services.engine.attempt import ClaimedTask, StageWork
+from services.worker.node.room import Part
 
 
 @dataclass(slots=True, eq=False)
 class Bundle:
-    """A bundle that this worker has claimed; `unfinished` counts its tasks that wait or run."""
+    """A bundle that this worker has claimed; `unfinished` counts its tasks that wait or run.
+
+    Tasks of one with a `part` of the node run in that, one after another; those of others wait for slots.
+    """
 
     bundle_id: UUID
     stage: StageWork
     waiting: deque[ClaimedTask]
     unfinished: int
     suspect: bool  # its task may kill this worker
+    part: Part | None = None
     claimed_at: float = field(default_factory=time.monotonic)
 
 
@@ -48,11 +53,24 @@ class Bundles:
     def hold_suspect(self) -> bool:
         return any(bundle.suspect for bundle in self._held.values())
 
-    def add(self, bundle_id: UUID, stage: StageWork, tasks: Sequence[ClaimedTask], *, suspect: bool) -> None:
-        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), suspect)
+    def add(
+        self,
+        bundle_id: UUID,
+        stage: StageWork,
+        tasks: Sequence[ClaimedTask],
+        *,
+        suspect: bool,
+        part: Part | None = None,
+    ) -> Bundle:
+        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), suspect, part)
         self._held[bundle_id] = bundle
+        if part is None:
+            self._wait(bundle)
+        return bundle
+
+    def _wait(self, bundle: Bundle) -> None:
         self._queue.append(bundle)
-        self.tasks_waiting += len(tasks)
+        self.tasks_waiting += len(bundle.waiting)
         self._any_waiting.set()
 
     async def take(self) -> tuple[Bundle, list[ClaimedTask]]:
@@ -61,12 +79,16 @@ class Bundles:
             self._any_waiting.clear()
             await self._any_waiting.wait()
         bundle = self._queue[0]
-        count = len(bundle.waiting) if bundle.stage.spec.builtin == "noop" else 1
-        tasks = [bundle.waiting.popleft() for _ in range(count)]
-        self.tasks_waiting -= count
+        tasks = self.take_of(bundle)
+        self.tasks_waiting -= len(tasks)
         if not bundle.waiting:
             self._queue.popleft()
         return bundle, tasks
+
+    def take_of(self, bundle: Bundle) -> list[ClaimedTask]:
+        """The next task of a bundle, or all if they are no-ops; none if none waits."""
+        count = len(bundle.waiting) if bundle.stage.spec.builtin == "noop" else min(1, len(bundle.waiting))
+        return [bundle.waiting.popleft() for _ in range(count)]
 
     def finish(self, bundle: Bundle, count: int) -> bool:
         """Count tasks as finished; True if that was the last of the bundle."""
@@ -76,13 +98,11 @@ class Bundles:
 
     def take_back(self, claimed_before: float) -> list[tuple[Bundle, list[ClaimedTask]]]:
         """Remove and return the tasks that still wait in bundles claimed before that moment (monotonic)."""
-        stale = [bundle for bundle in self._queue if bundle.claimed_at < claimed_before]
+        stale = [bundle for bundle in self._held.values() if bundle.waiting and bundle.claimed_at < claimed_before]
         taken = []
         for bundle in stale:
-            self._queue.remove(bundle)
             taken.append((bundle, list(bundle.waiting)))
-            self.tasks_waiting -= len(bundle.waiting)
-            bundle.waiting.clear()
+            self._clear(bundle)
         return taken
 
     def drop(self, bundle_ids: Iterable[UUID]) -> None:
@@ -90,6 +110,11 @@ class Bundles:
         for bundle_id in bundle_ids:
             bundle = self._held.pop(bundle_id, None)
             if bundle is not None and bundle.waiting:
-                self._queue.remove(bundle)
-                self.tasks_waiting -= len(bundle.waiting)
-                bundle.waiting.clear()
+                self._clear(bundle)
+
+    def _clear(self, bundle: Bundle) -> None:
+        """None of its tasks waits any more."""
+        if bundle.part is None:
+            self._queue.remove(bundle)
+            self.tasks_waiting -= len(bundle.waiting)
+        bundle.waiting.clear()

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import structlog
 
+from services.contract.resources import Capacity
 from services.contract.states import Isolation
 from services.engine import pools, transitions, workers
 from services.engine.attempt import AttemptReport
@@ -43,6 +44,7 @@ from services.worker.node.storage import ASK_SECONDS
 from services.worker.task.attempt import Equipment
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.environment import base_environment
+from services.worker.task.hardware import Hardware
 from services.worker.task.levels import strongest_cells
 from services.worker.task.node_health import NodeHealth
 from services.worker.task.packages import Packages, cache_directory
@@ -133,7 +135,7 @@ class Node:
         )
         try:
             worker_id = new_id()
-            queues = await self._register_unless_draining(database, worker_id)
+            queues = await self._register_unless_draining(database, worker_id, equipment.hardware.capacity)
             if queues is None:
                 await _stop(database, worker_id)  # the registration may have succeeded even so
             else:
@@ -143,8 +145,10 @@ class Node:
                 await in_time(database.close(), _STOP_SECONDS)
             database.terminate()
 
-    async def _register_unless_draining(self, database: Database, worker_id: UUID) -> PoolQueues | None:
-        registering = asyncio.create_task(self._register(database, worker_id))
+    async def _register_unless_draining(
+        self, database: Database, worker_id: UUID, capacity: Capacity
+    ) -> PoolQueues | None:
+        registering = asyncio.create_task(self._register(database, worker_id, capacity))
         draining = asyncio.create_task(self._draining.wait())
         try:
             await asyncio.wait({registering, draining}, return_when=asyncio.FIRST_COMPLETED)
@@ -154,12 +158,12 @@ class Node:
             draining.cancel()
             await asyncio.wait({registering, draining})
 
-    async def _register(self, database: Database, worker_id: UUID) -> PoolQueues:
+    async def _register(self, database: Database, worker_id: UUID, capacity: Capacity) -> PoolQueues:
         """Register; try until the database, which may be down or not migrated yet, accepts. Raises UnknownPool."""
         outage, schema = Outage("database"), Outage("schema")
         while not is_cancelled():
             try:
-                queues = await in_time(self._try_to_register(database, worker_id), _REGISTER_SECONDS)
+                queues = await in_time(self._try_to_register(database, worker_id, capacity), _REGISTER_SECONDS)
             except UnknownPool:
                 raise
             except UnknownSchema as error:
@@ -172,7 +176,7 @@ class Node:
                 return queues
         raise asyncio.CancelledError
 
-    async def _try_to_register(self, database: Database, worker_id: UUID) -> PoolQueues:
+    async def _try_to_register(self, database: Database, worker_id: UUID, capacity: Capacity) -> PoolQueues:
         await check_schema(database)
         await workers.register_worker(
             database,
@@ -183,6 +187,7 @@ class Node:
             slots=self._settings.slots,
             isolation=self._isolation,
             **asdict(self._instance),
+            capacity=capacity,
         )
         for lost_id, bundle_ids in self._left:  # so that their tasks need not wait for the reaper
             await transitions.abandon(database, lost_id, bundle_ids)
@@ -231,7 +236,8 @@ class Node:
         )
         if not self._draining.is_set():
             VITALS.waits_for = None
-        log.info("registered", pool=settings.pool, slots=settings.slots, isolation=self._isolation)
+        has = str(equipment.hardware.capacity)
+        log.info("registered", pool=settings.pool, slots=settings.slots, has=has, isolation=self._isolation)
         try:
             async with asyncio.TaskGroup() as group:
                 receiving = group.create_task(receiver.run())
@@ -318,6 +324,7 @@ def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
     """Raises ScratchUnusable."""
     layout, environment = settings.layout, base_environment(settings)
     cache = cache_directory(Path(settings.cache))
+    hardware = Hardware.of_node(settings, cells.directory)
     return Equipment(
         s3,
         layout,
@@ -328,9 +335,10 @@ def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
         DeclaredInputs(s3, layout, cells.directory / "inputs", settings.inputs_bytes_max),
         Secrets(settings),
         settings.log_bytes_max,
-        Share.of_node(settings.slots),
+        Share.of_node(settings.slots, hardware.capacity),
         NodeHealth(cells.directory, cache, settings.disk_bytes_min),
         settings.losses_max,
+        hardware,
     )
 
 

@@ -15,6 +15,7 @@ from uuid import UUID
 import structlog
 
 from services.contract.message import Message, MessageError
+from services.contract.resources import Needs
 from services.engine import transitions
 from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.pools import PoolQueues
@@ -26,6 +27,7 @@ from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.outage import Outage, in_time
 from services.worker.node.pace import StageKey
+from services.worker.node.room import Part
 from services.worker.node.slots import Slots
 from services.worker.node.stages import Stages
 from services.worker.node.turn_down import turn_down
@@ -37,7 +39,8 @@ _BACKLOG_MAX = 20_000  # unreported attempts; beyond that, take no more work
 _STOCK_SECONDS = 0.5  # stock of short tasks, so that slots never starve between two receives
 _SHORT_SECONDS = 1.0
 _CLAIM_SECONDS = 10.0  # that a claim may take; all tries end well within the queue's visibility timeout (30 s)
-_PASS_SECONDS = 1  # delay before another worker gets a message that this one must not take
+_PASS_SECONDS = 1  # delay before another worker gets a message that this one must not take, or has no room for
+_SEEN_SECONDS = 60.0  # that bundles which ask for a part of the node are looked for while no slot is free
 _OUTAGE_SECONDS = 10  # delay before anybody gets a message that could not be claimed: receives are counted (DLQ)
 _SMOOTHING = 0.2  # weight of the newest message in a moving average
 
@@ -127,6 +130,8 @@ class Receiver:
         self._stages = Stages(database)
         self._bundle_tasks = 1.0  # moving average of the tasks per message
         self._last_stage: StageKey | None = None  # of the last message: the next one is likely to be of it too
+        self._parts: dict[UUID, Part] = {}  # of bundles that are being claimed
+        self._seen: dict[Needs, float] = {}  # what bundles asked for, and when the last such one was offered
         self._stopped = asyncio.Event()
         self._queue_outage = Outage("queue")
         self._database_outage = database_outage
@@ -152,19 +157,27 @@ class Receiver:
     @property
     def _waiting(self) -> int:
         """Tasks that wait for a slot, including those whose attempts have started ahead of it."""
-        return self._bundles.tasks_waiting + max(0, self._slots.wanted - self._slots.count)
+        return self._bundles.tasks_waiting + max(0, self._slots.wanted - self._slots.open)
 
     def _wanted(self) -> int:
         if not self._slots.can_work:
             return 0
-        return messages_wanted(
-            slots=self._slots.count,
-            busy=min(self._slots.wanted, self._slots.count),
+        for_slots = messages_wanted(
+            slots=self._slots.open,
+            busy=min(self._slots.wanted, self._slots.open),
             waiting=self._waiting,
             task_seconds=self._slots.pace.seconds_of(self._last_stage),
             longest_running_seconds=self._slots.longest_running_seconds,
             bundle_tasks=self._bundle_tasks,
         )
+        return max(for_slots, self._wanted_for_parts()) if self._seen else for_slots
+
+    def _wanted_for_parts(self) -> int:
+        """How many messages to ask for because of those seen lately that there would be room for, though not in a
+        slot."""
+        seen_after = time.monotonic() - _SEEN_SECONDS
+        self._seen = {needs: seen for needs, seen in self._seen.items() if seen > seen_after}
+        return min(_MESSAGES_MAX, max(map(self._slots.room_for, self._seen), default=0))
 
     async def _unless_stopped(self, step: Coroutine[Any, Any, T]) -> T | None:
         """The step's result, or None if the receiver was stopped first."""
@@ -209,12 +222,12 @@ class Receiver:
                 continue
             if message.bundle_id in self._bundles or message.bundle_id in offers:
                 done.append(raw["ReceiptHandle"])
-            elif self._must_pass(message, offers.values()):
+            elif self._must_pass(message, offers.values()) or not self._make_room(message):
                 passed.append(raw["ReceiptHandle"])
             else:
                 offers[message.bundle_id], handles[message.bundle_id] = message, raw["ReceiptHandle"]
-        returned = self._refuse(offers)
-        await self._hand_back([handles[bundle_id] for bundle_id in returned])
+        returned = [handles[bundle_id] for bundle_id in self._refuse(offers)]
+        await self._hand_back(returned, 0 if self._slots.open else _PASS_SECONDS)
         await self._hand_back(passed, _PASS_SECONDS)
         give_up_at = asyncio.get_running_loop().time() + _CLAIM_SECONDS
         offered = [handles[bundle_id] for bundle_id in offers]
@@ -223,7 +236,23 @@ class Receiver:
                 await self._hand_back(offered, _OUTAGE_SECONDS)
                 offered = []
                 break
+        for part in self._parts.values():  # of bundles that others have
+            self._slots.give_back(part)
+        self._parts.clear()
         await self._delete(done + offered)
+
+    def _make_room(self, message: Message) -> bool:
+        """Take the part of the node that the bundle asks for, if it does. False if there is no room now, or never."""
+        if message.needs is None:
+            return True
+        if self._slots.may_hold(message.needs):
+            self._seen[message.needs] = time.monotonic()
+        return self._take_part(message.bundle_id, message.needs)
+
+    def _take_part(self, bundle_id: UUID, needs: Needs) -> bool:
+        if bundle_id not in self._parts and (part := self._slots.take(needs)) is not None:
+            self._parts[bundle_id] = part
+        return bundle_id in self._parts
 
     def _must_pass(self, message: Message, offers: Iterable[Message]) -> bool:
         """Whether only another worker may take it: what runs here or could not, or a second suspect."""
@@ -235,13 +264,15 @@ class Receiver:
         """Remove from the offers what other workers should run; returns the removed bundles."""
         pace, waiting = self._slots.pace, self._waiting
         waiting_seconds = waiting * (pace.seconds_of(self._last_stage) or 0.0)
+        for_slots = [message for message in offers.values() if message.bundle_id not in self._parts]
         chosen = choose(
-            offers.values(),
-            slots_free=self._slots.count - self._slots.wanted - self._bundles.tasks_waiting,
-            stock_seconds=_STOCK_SECONDS * self._slots.count - waiting_seconds,
+            for_slots,
+            slots_free=self._slots.open - self._slots.wanted - self._bundles.tasks_waiting,
+            stock_seconds=_STOCK_SECONDS * self._slots.open - waiting_seconds,
             seconds_of=pace.seconds_of,
         )
-        refused = [offers.pop(bundle_id) for bundle_id in offers.keys() - {m.bundle_id for m in chosen}]
+        kept = self._parts.keys() | {message.bundle_id for message in chosen}
+        refused = [offers.pop(bundle_id) for bundle_id in offers.keys() - kept]
         if last := (refused or chosen)[-1:]:
             self._last_stage = (last[0].job_id, last[0].stage)
         return [message.bundle_id for message in refused]
@@ -251,7 +282,9 @@ class Receiver:
         stages: dict[UUID, StageWork] = {}
         for bundle_id, message in offers.items():
             try:
-                stages[bundle_id] = await self._stages.get(message.job_id, message.stage)
+                stage = await self._stages.get(message.job_id, message.stage)
+                if stage.needs is None or self._take_part(bundle_id, stage.needs):  # or it comes back with the resend
+                    stages[bundle_id] = stage
             except StageGone:
                 await transitions.drop_orphan(self._database, bundle_id)
             except StageUnreadable as error:
@@ -291,7 +324,10 @@ class Receiver:
             log.error("message names another stage than its bundle's", bundle=str(message.bundle_id))
             await transitions.abandon(self._database, self._worker_id, [message.bundle_id])
             return
-        self._bundles.add(message.bundle_id, stage, tasks, suspect=message.suspect)
+        part = self._parts.pop(message.bundle_id, None)
+        bundle = self._bundles.add(message.bundle_id, stage, tasks, suspect=message.suspect, part=part)
+        if part is not None:
+            self._slots.run_in_part(bundle, part)
         self._bundle_tasks += _SMOOTHING * (len(tasks) - self._bundle_tasks)
 
     async def _bury(self, raw: dict[str, Any], error: MessageError) -> bool:

@@ -1,16 +1,19 @@
 """The slots of a node: each runs one task after the other, in its own child processes.
 
-While a task runs, the input of the next is fetched and the output of the last is uploaded.
+While a task runs, the input of the next is fetched and the output of the last is uploaded. A bundle that asks for a
+part of the node has that to itself meanwhile.
 """
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import structlog
 
+from services.contract.resources import Needs
 from services.contract.states import ReportedOutcome
 from services.contract.task_error import describe
 from services.engine.attempt import AttemptReport, ClaimedTask
@@ -19,6 +22,7 @@ from services.worker.node.bundles import Bundle, Bundles
 from services.worker.node.completer import Completer
 from services.worker.node.pace import Pace
 from services.worker.node.quarantine import Quarantine
+from services.worker.node.room import Part, Room
 from services.worker.node.storage import Storage
 from services.worker.task.attempt import Equipment, release, run_attempt
 from services.worker.task.node_health import is_of_node
@@ -58,13 +62,19 @@ class Slots:
         self._quarantine = quarantine
         self._storage = Storage(equipment.s3, equipment.layout.bucket, self.progress.set)
         self._open: dict[asyncio.Task[AttemptReport], tuple[Bundle, Turn]] = {}
-        self._free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
+        self._room = Room(equipment.hardware, count, lambda: WarmChildren(equipment.cells))
         self._entrance = asyncio.Semaphore(count)  # of attempts that do not run yet
 
     @property
     def busy(self) -> int:
-        """The number of slots in use."""
-        return min(self.count, len(self._open))
+        """The number of slots in use, or closed because something beside them takes their place."""
+        in_slots = sum(bundle.part is None for bundle, _ in self._open.values())
+        return min(self.count, in_slots + self.count - self.open)
+
+    @property
+    def open(self) -> int:
+        """The number of slots for tasks that ask for nothing."""
+        return self._room.open
 
     @property
     def can_work(self) -> bool:
@@ -74,19 +84,55 @@ class Slots:
     @property
     def wanted(self) -> int:
         """The number of attempts that hold or wait for a slot; more than the slots if some have started ahead."""
-        return sum(turn.phase != "after" for _, turn in self._open.values())
+        return sum(turn.phase != "after" for bundle, turn in self._open.values() if bundle.part is None)
 
     @property
     def longest_running_seconds(self) -> float:
-        return max((turn.working_seconds for _, turn in self._open.values()), default=0.0)
+        """Of those in slots."""
+        in_slots = [turn.working_seconds for bundle, turn in self._open.values() if bundle.part is None]
+        return max(in_slots, default=0.0)
+
+    def may_hold(self, needs: Needs) -> bool:
+        """Whether this node ever has room for such a bundle."""
+        return self._room.may_hold(needs)
+
+    def room_for(self, needs: Needs) -> int:
+        """For how many such bundles there is room now."""
+        return self._room.count(needs, self._in_slots)
+
+    def take(self, needs: Needs) -> Part | None:
+        """A part of the node for such a bundle, if there is room now: `run_in_part` or `give_back` comes next."""
+        return self._room.take(needs, self._in_slots)
+
+    def give_back(self, part: Part) -> None:
+        self._room.give_back(part)
+        self.progress.set()
+
+    @property
+    def _in_slots(self) -> int:
+        return self.wanted + self._bundles.tasks_waiting
+
+    def run_in_part(self, bundle: Bundle, part: Part) -> None:
+        """Run the bundle's tasks one after another, and give the part back."""
+        self._group.create_task(self._run_in_part(bundle, part))
+
+    async def _run_in_part(self, bundle: Bundle, part: Part) -> None:
+        own: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
+        own.put_nowait(part.children)
+        share = self._equipment.share.of_part(bundle.stage, part.size, part.gpus)
+        equipment = replace(self._equipment, share=share)
+        try:
+            while tasks := self._bundles.take_of(bundle):
+                await self._work(equipment, bundle, tasks, own, lambda: None)
+        finally:
+            self.give_back(part)
 
     async def run(self) -> None:
         """Run until cancelled; then the running attempts are killed and not reported."""
-        slots = [WarmChildren(self._equipment.cells) for _ in range(self.count)]
-        for slot in slots:
-            self._free.put_nowait(slot)
+        slots = self._room.all_children
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 group.create_task(self._release_stale())
                 group.create_task(_end_idle_children(slots))
                 group.create_task(self._storage.run())
@@ -142,24 +188,42 @@ class Slots:
         while True:
             await self._entrance.acquire()
             bundle, tasks = await self._bundles.take()
-            if bundle.stage.spec.builtin == "noop":
-                started = time.monotonic()
-                finished = [_finished(task, "succeeded") for task in tasks]
-                await asyncio.sleep(0)  # a run of no-ops alone would never yield
-                seconds = time.monotonic() - started
-                self._entrance.release()
-            else:
-                finished = [await self._attempt(bundle, tasks[0])]
-                seconds = finished[0].run_seconds
-            if finished[0].outcome == "succeeded":
-                self.pace.learn((bundle.stage.job_id, bundle.stage.stage), seconds, len(tasks))
-            self._completer.report(bundle, finished)
-            self.progress.set()
+            await self._work(self._equipment, bundle, tasks, self._room.free, self._entrance.release)
 
-    async def _attempt(self, bundle: Bundle, task: ClaimedTask) -> AttemptReport:
+    async def _work(
+        self,
+        equipment: Equipment,
+        bundle: Bundle,
+        tasks: Sequence[ClaimedTask],
+        free: asyncio.LifoQueue[WarmChildren],
+        started: Callable[[], None],
+    ) -> None:
+        """Run a task (or no-ops), in one of the `free` slots. `started` is called as soon as it has one, or ends."""
+        if bundle.stage.spec.builtin == "noop":
+            began = time.monotonic()
+            finished = [_finished(task, "succeeded") for task in tasks]
+            await asyncio.sleep(0)  # a run of no-ops alone would never yield
+            seconds = time.monotonic() - began
+            started()
+        else:
+            finished = [await self._attempt(equipment, bundle, tasks[0], free, started)]
+            seconds = finished[0].run_seconds
+        if finished[0].outcome == "succeeded":
+            self.pace.learn((bundle.stage.job_id, bundle.stage.stage), seconds, len(tasks))
+        self._completer.report(bundle, finished)
+        self.progress.set()
+
+    async def _attempt(
+        self,
+        equipment: Equipment,
+        bundle: Bundle,
+        task: ClaimedTask,
+        free: asyncio.LifoQueue[WarmChildren],
+        started: Callable[[], None],
+    ) -> AttemptReport:
         """Run an attempt that can be killed by itself; if killed, it counts as released."""
-        turn, began = Turn(self._free, self._entrance.release, self.progress.set), time.monotonic()
-        attempt = asyncio.create_task(run_attempt(self._equipment, task, bundle.stage, turn))
+        turn, began = Turn(free, started, self.progress.set), time.monotonic()
+        attempt = asyncio.create_task(run_attempt(equipment, task, bundle.stage, turn))
         self._open[attempt] = bundle, turn
         try:
             await asyncio.wait({attempt})
@@ -168,7 +232,7 @@ class Slots:
             await asyncio.wait({attempt})
             del self._open[attempt]
             if turn.phase in ("before", "waiting"):
-                self._entrance.release()
+                started()
         if attempt.cancelled():
             return _finished(task, "released", turn.working_seconds)
         finished = self._broken(task, turn, error) if (error := attempt.exception()) else attempt.result()

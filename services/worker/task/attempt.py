@@ -34,6 +34,7 @@ from services.worker.split.run import run_grid_split
 from services.worker.task.child_job import child_job
 from services.worker.task.child_process import NotStarted
 from services.worker.task.declared_inputs import DeclaredInputs
+from services.worker.task.hardware import Hardware
 from services.worker.task.inputs import fetch_input
 from services.worker.task.levels import do_a_job
 from services.worker.task.masking import Mask
@@ -72,6 +73,7 @@ class Equipment:
     share: Share
     health: NodeHealth
     losses_max: int
+    hardware: Hardware
 
 
 async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork, turn: Turn) -> AttemptReport:

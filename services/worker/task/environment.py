@@ -78,6 +78,8 @@ def task_environment(
     identity |= array_variables(task, stage, directory=directory, cpus=share.threads, memory_bytes=memory_bytes)
     identity |= {f"PIECEWORK_INPUT_{name.upper()}": path for name, path in paths.inputs.items()}
     identity |= {f"PIECEWORK_OUTPUT_{name.upper()}": path for name, path in paths.outputs.items()}
+    if share.gpus is not None:
+        identity["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
     if traceparent := current_traceparent():
         identity["TRACEPARENT"] = traceparent
     if paths.package is not None:

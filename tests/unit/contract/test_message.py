@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from services.contract.message import Message, MessageError
+from services.contract.resources import Needs
 
 MESSAGE = Message(UUID(int=1), UUID(int=2), stage=3, first=4, count=5)
 FIELDS = orjson.loads(MESSAGE.encode())
@@ -18,6 +19,7 @@ OUT_OF_BOUNDS: list[tuple[str, Any]] = [
     *[("stage", number) for number in (-1, 2**15)],
     *[("suspect", value) for value in (1, "true", None, [])],
     *[(name, value) for name in ("backup_of", "avoid") for value in ("", 7, True, [], "x")],
+    *[("needs", value) for value in ("", 7, [], {"cpus": "1"}, {"gpus": 0}, {"memory": -1}, {"disk": True})],
 ]
 
 
@@ -58,5 +60,6 @@ def test_the_bounds_of_a_message_are_those_of_the_tasks() -> None:
         Message(UUID(int=1), UUID(int=2), stage=2**15 - 1, first=2**31 - 1, count=1, suspect=True),
         Message(UUID(int=1), UUID(int=2), stage=0, first=0, count=1_000_000, backup_of=UUID(int=3)),
         Message(UUID(int=1), UUID(int=2), stage=0, first=0, count=1, suspect=True, avoid=UUID(int=3)),
+        Message(UUID(int=1), UUID(int=2), stage=0, first=0, count=1, needs=Needs(cpus=0.5, gpus=2)),
     ):
         assert Message.decode(message.encode()) == message
