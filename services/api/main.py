@@ -34,7 +34,7 @@ from services.api.routes import (
 )
 from services.engine.schema import wait_for_schema
 from services.platform.access_log import AccessLog
-from services.platform.auth import register_bootstrap_key
+from services.platform.auth import has_keys, register_bootstrap_key
 from services.platform.aws import require_region
 from services.platform.concurrency import is_cancelled
 from services.platform.database import UNREADY
@@ -42,6 +42,7 @@ from services.platform.logs import configure_logs
 from services.platform.problems import install_problems, problems
 from services.platform.process import hide_environment
 from services.platform.rates import Rates
+from services.platform.secret_values import Unresolved, resolve_own
 from services.platform.security_headers import SecurityHeaders
 from services.platform.settings import ApiSettings, read_settings
 from services.platform.tracing import configure_tracing
@@ -81,16 +82,27 @@ BOOTSTRAP_RETRY_SECONDS = 1.0
 log = structlog.get_logger()
 
 
-async def _begin(connections: Connections, bootstrap_key: str | None) -> None:
+async def _begin(connections: Connections, settings: ApiSettings) -> None:
     """Wait for the database and its schema; then register the bootstrap key, if there is one."""
     while not is_cancelled():
         await wait_for_schema(connections.database)
         try:
-            if bootstrap_key and await register_bootstrap_key(connections.database, bootstrap_key):
+            key = await _bootstrap_key(connections, settings)
+            if key and await register_bootstrap_key(connections.database, key):
                 log.info("bootstrap key registered")
             return
+        except Unresolved as error:
+            log.warning("the bootstrap key can't be read", source=settings.bootstrap_api_key_from, error=str(error))
         except UNREADY:
-            await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
+            pass
+        await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
+
+
+async def _bootstrap_key(connections: Connections, settings: ApiSettings) -> str | None:
+    """Its source is asked only for a grid without any key: later it may be gone. Raises Unresolved."""
+    if settings.bootstrap_api_key_from is None or await has_keys(connections.database):
+        return settings.bootstrap_api_key
+    return await resolve_own(settings.bootstrap_api_key_from, settings)
 
 
 def create_app(settings: ApiSettings) -> FastAPI:
@@ -103,7 +115,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         async with connect(settings) as connections:
             app.state.connections = connections
             app.state.rates = Rates(settings.requests_per_second, settings.failures_per_second)
-            beginning = asyncio.create_task(_begin(connections, settings.bootstrap_api_key))
+            beginning = asyncio.create_task(_begin(connections, settings))
             looking = asyncio.create_task(look_at_aws(connections))
             yield
             for task in (beginning, looking):

@@ -4,13 +4,15 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from botocore.exceptions import ClientError, ParamValidationError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from services.api.connections import Connections
 from services.engine import places
 from services.engine.errors import SpecError
 from services.platform.problems import invalid
 from services.platform.s3_faults import error_code
+
+VISIBILITY_SECONDS_MIN = 30  # SQS's own default: a worker claims what it has received well within
 
 _MISSING = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "InvalidAddress", "404")
 _REFUSED = ("AccessDenied", "AccessDeniedException", "403")
@@ -29,6 +31,21 @@ async def check_queue(api: Connections, queue_url: str, field: str) -> None:
             field, queue_url, f"write the queue's URL with SQS's own host, as in {api.aws.sqs.meta.endpoint_url}"
         )
     await _find(api, queue_url, field)
+
+
+async def check_visibility(api: Connections, queue_url: str, field: str) -> None:
+    """Raises a 422 for `field` if SQS says that the queue of a pool gives messages to others too soon.
+
+    A queue of which it says nothing is taken as it is: workers need rights on it, not the API.
+    """
+    try:
+        answer = await api.aws.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["VisibilityTimeout"])
+    except (BotoCoreError, ClientError):
+        return
+    seconds = int(answer.get("Attributes", {}).get("VisibilityTimeout", VISIBILITY_SECONDS_MIN))
+    if seconds < VISIBILITY_SECONDS_MIN:
+        fix = f"its VisibilityTimeout is {seconds} s; set it to {VISIBILITY_SECONDS_MIN} s, which workers count on"
+        raise invalid(field, queue_url, fix)
 
 
 def _is_ours(client: Any, host: str) -> bool:

@@ -145,6 +145,12 @@ _BOOTSTRAP = """
     SELECT $1, 'bootstrap', 'operator', 'register_bootstrap_key', 'done', 'API key', key_id::text FROM made"""
 
 
+async def has_keys(connection: Connection | Database) -> bool:
+    """Whether there ever was a key: no first one is needed then."""
+    found: bool = await connection.fetchval("SELECT EXISTS (SELECT FROM api_keys)")
+    return found
+
+
 async def register_bootstrap_key(connection: Connection | Database, secret: str) -> bool:
     """Make `secret` an operator's key if there is no key at all yet; True if it was made."""
     return await connection.execute(_BOOTSTRAP, new_id(), hash_secret(secret)) == "INSERT 0 1"

@@ -70,6 +70,27 @@ async def find_credentials() -> tuple[Any, str | None]:
     return credentials and await credentials.get_frozen_credentials(), _session().region_name
 
 
+class _OwnedBucket:
+    """Has S3 refuse the own bucket's name if the bucket is somebody else's, who may have waited for it to be free.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html
+    """
+
+    def __init__(self, bucket: str, owner: str) -> None:
+        self._bucket, self._owner = bucket, owner
+
+    def __call__(self, params: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
+        if context.get("is_presign_request") or model.input_shape is None:  # who follows a link sends no such header
+            return
+        source = params.get("CopySource")
+        for is_own, name in (
+            (params.get("Bucket") == self._bucket, "ExpectedBucketOwner"),
+            (isinstance(source, dict) and source["Bucket"] == self._bucket, "ExpectedSourceBucketOwner"),
+        ):
+            if is_own and name in model.input_shape.members:
+                params[name] = self._owner
+
+
 def require_region() -> None:
     """End the process, as bad settings do, if there is no AWS region."""
     if _session().region_name is None:
@@ -105,6 +126,8 @@ async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
             return await stack.enter_async_context(context)
 
         s3 = await client("s3", s3_config)
+        if settings.bucket_owner is not None:
+            s3.meta.events.register("provide-client-params.s3", _OwnedBucket(settings.bucket, settings.bucket_owner))
         s3.meta.events.register("after-call.s3.GetObject", watch_bodies(*limits))
         yield Aws(s3, await client("sqs", sqs_config), await client("autoscaling", config))
 

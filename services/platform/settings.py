@@ -151,6 +151,9 @@ class Settings(BaseSettings):
         65_536, description="a second, over s3_read_seconds: what is slower is broken off, and goes on from there"
     )
     bucket: str = "piecework"
+    bucket_owner: str | None = Field(
+        None, pattern=r"^\d{12}$", description="AWS account that the bucket must belong to; unset: any"
+    )
     prefix: str = Field("", description="key prefix inside the bucket, without leading and trailing slashes")
 
     read_from: Places = Field(
@@ -277,8 +280,24 @@ class ApiSettings(Settings):
     """The API."""
 
     bootstrap_api_key: str | None = Field(None, description="registered as an operator's key if there is no key yet")
+    bootstrap_api_key_from: SecretSource | None = Field(
+        None, description="the same, in file:/PATH or an ARN, which is read only if there is no key yet"
+    )
+    queue_prefix: str = Field(
+        "piecework-",
+        pattern="^[A-Za-z0-9_-]{0,40}$",
+        description="of the queues that `pools put` makes; each grid of an account and region needs its own",
+    )
     body_bytes_max: Bytes = 1_048_576
     link_seconds: WholeSeconds = Field(3600, description="how long presigned links stay valid")
+
+    @model_validator(mode="after")
+    def _one_bootstrap_key(self) -> Self:
+        if self.bootstrap_api_key is not None and self.bootstrap_api_key_from is not None:
+            raise contradiction(
+                "bootstrap_api_key", "PIECEWORK_BOOTSTRAP_API_KEY_FROM is set, too; leave one of them out"
+            )
+        return self
 
 
 def _state_directory() -> Path:

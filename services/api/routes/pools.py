@@ -11,6 +11,7 @@ from services.api import tables
 from services.api.connections import Api, Connections, Session
 from services.api.pagination import Pages
 from services.api.problems import BODY
+from services.api.queues import check_visibility
 from services.api.security import Operator, Viewer
 from services.api.shapes.grid import Capacity, Pool, PoolPage, PoolSpec
 from services.api.strict_json import StrictRoute
@@ -23,8 +24,9 @@ router = APIRouter(prefix="/pools", tags=["pools"], route_class=StrictRoute)
 
 PoolName = Annotated[str, Path(max_length=100, examples=["default"])]
 
-# What is left of SQS's 80 characters between `piecework-` and `-dead-letter`.
-_POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,57}")
+_POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_DEAD_LETTER = "-dead-letter"
+_QUEUE_NAME_CHARACTERS = 80  # that SQS allows
 
 PUT_EXAMPLES: Any = {
     "queues": {"summary": "With queues made for it, not scaled", "value": {"slots": 2}},
@@ -79,15 +81,17 @@ async def put_pool(
     caller: Operator, api: Api, name: PoolName, spec: Annotated[PoolSpec, Body(openapi_examples=PUT_EXAMPLES)]
 ) -> Pool:
     """Add a pool, or change its queues, group and slots; its capacity and pause do not change. Safe to repeat."""
-    if _POOL_NAME.fullmatch(name) is None:
-        raise invalid("name", name, "write letters, digits, '_' and '-' (SQS allows no more), at most 58 characters")
+    characters_max = _QUEUE_NAME_CHARACTERS - len(api.settings.queue_prefix + _DEAD_LETTER)
+    if _POOL_NAME.fullmatch(name) is None or len(name) > characters_max:
+        fix = f"write letters, digits, '_' and '-' (SQS allows no more), at most {characters_max} characters"
+        raise invalid("name", name, fix)
     if spec.group_name is not None:
         await _find_group(api, spec.group_name)
     queue_url, dead_letter_url = spec.queue_url, spec.dead_letter_url
     if queue_url is None or dead_letter_url is None:
-        # Creating an existing queue returns the same URL, so a crash before the row is written costs nothing.
-        queue_url = await _create_queue(api, f"piecework-{name}")
-        dead_letter_url = await _create_queue(api, f"piecework-{name}-dead-letter")
+        queue_url, dead_letter_url = await _own_queues(api, name)
+    else:
+        await check_visibility(api, queue_url, "queue_url")
     async with api.transaction() as connection:
         await pools.register_pool(
             connection,
@@ -99,6 +103,16 @@ async def put_pool(
         )
         await caller.record(connection, name, **spec.model_dump(exclude_none=True))
         return await _load(connection, name)
+
+
+async def _own_queues(api: Connections, name: str) -> tuple[str, str]:
+    """The queue and the dead-letter queue that the pool has, or else new ones."""
+    row = await api.database.fetchrow("SELECT queue_url, dead_letter_url FROM pools WHERE name = $1", name)
+    if row is not None:
+        return row["queue_url"], row["dead_letter_url"]
+    # Creating an existing queue returns the same URL, so a crash before the row is written costs nothing.
+    queue = f"{api.settings.queue_prefix}{name}"
+    return await _create_queue(api, queue), await _create_queue(api, f"{queue}{_DEAD_LETTER}")
 
 
 async def _create_queue(api: Connections, name: str) -> str:

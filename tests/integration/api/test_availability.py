@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from services.api import aws_watch
 from services.api.main import create_app
 from services.platform.aws import Aws
 from services.platform.database import Database
-from services.platform.settings import Settings
+from services.platform.settings import ApiSettings, Settings
 from services.platform.version import VERSION
 from tests.conftest import free_port
 from tests.integration.api.conftest import Keys, array_job, client_of, ok
@@ -108,6 +109,27 @@ async def test_the_bootstrap_key_opens_an_empty_database_as_soon_as_that_is_ther
                 await asyncio.sleep(0.05)
 
     assert [(key["name"], key["role"]) for key in response.json()["items"]] == [("bootstrap", "operator")]
+
+
+async def test_the_bootstrap_key_may_come_from_a_file_which_is_needed_only_once(
+    settings: ApiSettings, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    wanted = settings.model_copy(update={"bootstrap_api_key_from": f"file:{file}"})
+    app = create_app(wanted)
+    async with app.router.lifespan_context(app), client_of(app, "pw_filed") as client:
+        assert (await client.get("/v1/api-keys")).status_code == 401
+        file.write_text("pw_filed\n")
+
+        async def is_known() -> bool:
+            return (await client.get("/v1/api-keys")).status_code == 200
+
+        await until(is_known)
+    file.unlink()
+    app = create_app(wanted)
+    async with app.router.lifespan_context(app), client_of(app, "pw_filed") as client:
+        assert await is_known()
+    assert await database.fetchval("SELECT count(*) FROM api_keys") == 1
 
 
 @pytest.mark.usefixtures("grid")

@@ -1,7 +1,7 @@
 """Pools, their capacity, and workers."""
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -43,6 +43,38 @@ async def test_a_pool_can_have_queues_of_its_own(operator: httpx.AsyncClient) ->
     assert (await ok(operator.put("/v1/pools/own", json=urls))).items() >= urls.items()
     half = await operator.put("/v1/pools/own", json={"queue_url": "https://sqs/1/work"})
     assert half.status_code == 422 and "dead_letter_url" in half.json()["detail"]
+
+
+async def test_pools_of_two_grids_have_queues_of_their_own(operator: httpx.AsyncClient, app: Any) -> None:
+    app.state.connections.settings.queue_prefix = "claims-"
+    ours = await ok(operator.put("/v1/pools/shared", json={}))
+
+    assert ours["queue_url"].endswith("/claims-shared")
+    assert ours["dead_letter_url"].endswith("/claims-shared-dead-letter")
+    app.state.connections.settings.queue_prefix = "other-"
+    assert await ok(operator.put("/v1/pools/shared", json={"slots": 3})) == ours | {
+        "slots": 3
+    }  # its messages are there
+    assert (await ok(operator.put(f"/v1/pools/{'x' * 62}", json={})))["queue_url"].endswith(f"/other-{'x' * 62}")
+    too_long = await operator.put(f"/v1/pools/{'x' * 63}", json={})
+    assert too_long.status_code == 422 and "at most 62 characters" in too_long.json()["errors"][0]["message"]
+
+
+@pytest.mark.both_emulators("GetQueueAttributes")
+async def test_a_queue_that_gives_messages_to_others_too_soon_is_refused(operator: httpx.AsyncClient, aws: Aws) -> None:
+    async def queue(seconds: int) -> str:
+        attributes = {"VisibilityTimeout": str(seconds)}
+        url: str = (await aws.sqs.create_queue(QueueName=f"q-{uuid4().hex}", Attributes=attributes))["QueueUrl"]
+        return url
+
+    quick, right = await queue(29), await queue(30)
+
+    refused = await operator.put("/v1/pools/own", json={"queue_url": quick, "dead_letter_url": right})
+    await ok(operator.put("/v1/pools/own", json={"queue_url": right, "dead_letter_url": quick}))
+
+    [error] = refused.json()["errors"]
+    assert (refused.status_code, error["field"], error["value"]) == (422, "queue_url", quick)
+    assert "its VisibilityTimeout is 29 s; set it to 30 s" in error["message"]
 
 
 async def test_putting_a_pool_keeps_its_capacity_and_pause(operator: httpx.AsyncClient, group: str) -> None:
