@@ -10,7 +10,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo up down status run test test-aws storm lint audit sbom digests bench bench-ab bench-peers lock clean
+.PHONY: help setup dev demo up down status run test test-aws storm lint templates audit sbom digests bench bench-ab bench-peers lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+)(%?):.*## (.*)/  make \1\2\t\3/; s/%/NAME/' | expand -t 20
@@ -44,16 +44,22 @@ test: .venv/.dev .venv/bin/promtool $(AUDIT)/.installed  ## run all tests (or so
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-aws: .venv/.dev $(CLOUD)/.installed  ## run the tests of the deployment to AWS, on two emulators of it
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v nft shellcheck >/dev/null; then \
+		apt-get install -y -qq nftables shellcheck >/dev/null || true; fi
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(or $(TESTS),tests/aws)
 
 storm: .venv/.dev  ## run 100,000 tasks in a storm of faults and check every result (make storm STORM='--seed 7')
 	@$(BIN)/python -m tests.storm $(STORM)
 
-lint: .venv/.dev  ## run ruff, mypy, import-linter
+lint: .venv/.dev  ## run ruff, mypy, import-linter, cfn-lint
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || { echo "run .venv/bin/ruff format ." >&2; exit 1; }
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/cfn-lint deploy/aws/*.yaml
+
+templates: .venv/.dev  ## put the files that the templates of deploy/aws include into them
+	@$(BIN)/python -m deploy.aws.includes
 
 audit: .venv/.dev $(AUDIT)/.installed  ## list licences and known vulnerabilities (make audit REQUIRED=1: fail if these can't be checked)
 	@$(BIN)/python -m deploy.audit --auditor $(AUDIT)/bin/python $(if $(REQUIRED),--required)
