@@ -502,6 +502,15 @@ class ProcessorDetail(Processor):
     versions: list[int]
 
 
+class Node(TypedDict):
+    """What a node has for tasks that ask for something."""
+
+    cpus: float
+    memory: int | str
+    gpus: NotRequired[int]
+    disk: NotRequired[int | str]
+
+
 class PoolSpec(TypedDict, total=False):
     """The queues, group and slots of a pool."""
 
@@ -509,6 +518,7 @@ class PoolSpec(TypedDict, total=False):
     dead_letter_url: str | None
     group_name: str | None
     slots: int
+    largest_node: Node | None
 
 
 class Pool(TypedDict):
@@ -520,6 +530,7 @@ class Pool(TypedDict):
     capacity_max: int
     capacity_desired: int
     slots: int
+    largest_node: Node | None
     paused: bool
     workers_live: int
     slots_live: int

@@ -63,6 +63,7 @@ class WorkerPool(SQLModel, table=True):
     instances_missing_since: datetime | None = Field(None, sa_type=_UTC)
     replacements: int = 0
     replace_at: datetime | None = Field(None, sa_type=_UTC)
+    largest_node: dict[str, Any] | None = Field(None, sa_type=JSONB)
 
 
 class Instance(SQLModel, table=True):

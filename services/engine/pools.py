@@ -1,9 +1,10 @@
 """Pools of workers: their queues, their pause, and how many slots they have."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from services.contract.resources import Capacity
 from services.engine import transitions
 from services.engine.errors import NotFound
 from services.engine.jobs import notify_jobs
@@ -50,18 +51,27 @@ async def resume_pool(connection: Connection, name: str) -> None:
 
 
 async def register_pool(
-    connection: Connection, name: str, *, queue_url: str, dead_letter_url: str, group_name: str | None, slots: int
+    connection: Connection,
+    name: str,
+    *,
+    queue_url: str,
+    dead_letter_url: str,
+    group_name: str | None,
+    slots: int,
+    largest_node: Capacity | None = None,
 ) -> None:
-    """Add a pool, or change its queues and group; its capacity and pause do not change."""
+    """Add a pool, or change its queues, group and largest node; its capacity and pause do not change."""
     await connection.execute(
-        "INSERT INTO pools (name, queue_url, dead_letter_url, group_name, slots) VALUES ($1, $2, $3, $4, $5) "
+        "INSERT INTO pools (name, queue_url, dead_letter_url, group_name, slots, largest_node) "
+        "VALUES ($1, $2, $3, $4, $5, $6) "
         "ON CONFLICT (name) DO UPDATE SET queue_url = $2, dead_letter_url = $3, group_name = $4, slots = $5, "
-        "queue_error = NULL, queue_error_at = NULL",
+        "largest_node = $6, queue_error = NULL, queue_error_at = NULL",
         name,
         queue_url,
         dead_letter_url,
         group_name,
         slots,
+        largest_node and asdict(largest_node),
     )
 
 

@@ -13,10 +13,12 @@ import structlog
 from asyncpg import Record
 from pydantic import ValidationError
 
+from services.contract.resources import Needs
 from services.contract.states import StageKind, TasksFrom
 from services.engine.arguments import BadArgument, check_arguments, names_its_program
 from services.engine.errors import SpecError, explain
 from services.engine.jobs import notify_jobs
+from services.engine.nodes import known_nodes
 from services.engine.params import find_missing_in_command, find_missing_in_sql
 from services.engine.params_schema import check_params
 from services.engine.places import Reader, check_places
@@ -163,8 +165,22 @@ async def _resolve_stage(
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pools WHERE name = $1)", stage.pool):
         known = await connection.fetch("SELECT name FROM pools ORDER BY name")
         raise SpecError(f"{field}.pool", stage.pool, f"no such pool (pools: {', '.join(r['name'] for r in known)})")
+    if stage.needs is not None:
+        await _check_needs(connection, stage, stage.needs, field)
     inputs = _resolve_inputs(stage, processor, field)
     return _ResolvedStage(stage, kind, row["name"], row["version"], processor, inputs, field, tasks_from, fan_in)
+
+
+async def _check_needs(connection: Connection, stage: StageSpec, needs: Needs, field: str) -> None:
+    """Raises SpecError if no node that the pool has, had or may have is large enough."""
+    nodes, asked = await known_nodes(connection, stage.pool), needs.to_json()
+    if nodes.may_hold(needs):
+        return
+    alone = {name: Needs.of({name: value}) for name, value in asked.items()}
+    name = next(iter([name for name, one in alone.items() if one and not nodes.may_hold(one)] or asked))
+    fix = f"no node of pool {stage.pool} has {needs}; the largest has {nodes}: ask for less, or name another pool"
+    more = "if the pool may have a larger one, an operator says so (put_pool: largest_node)"
+    raise SpecError(f"{field}.{name}", asked[name], f"{fix}; {more}")
 
 
 def _check_further(stage: _ResolvedStage, filename: str | None) -> None:

@@ -1,7 +1,7 @@
 """`piecework pools` and `piecework workers`: the grid itself."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -68,6 +68,7 @@ def _show_pool(session: Session, pool: Pool) -> None:
             ("capacity", _describe_capacity(pool)),
             ("tasks", f"{pool['tasks_running']} running, {pool['tasks_queued']} queued, {pool['tasks_ready']} ready"),
             ("slots", f"{pool['slots']} a worker"),
+            ("largest node", _hardware(pool.get("largest_node"))),
             ("group", pool["group_name"]),
             ("instances", _describe_instances(pool, now)),
             ("not scaled", pool["scaling_error"]),
@@ -100,11 +101,27 @@ def put_pool(
     slots: Annotated[int | None, typer.Option(min=1, help="Slots of one node, to plan with.")] = None,
     queue_url: Annotated[str | None, typer.Option(help="SQS queue of your own; without: one is created.")] = None,
     dead_letter_url: Annotated[str | None, typer.Option(help="Its dead-letter queue.")] = None,
+    largest_node: Annotated[
+        str | None,
+        typer.Option(metavar="cpus=N,memory=SIZE[,…]", help="The largest node that it may have; also gpus, disk."),
+    ] = None,
 ) -> None:
     """Add or change a pool."""
-    options = {"group_name": group, "slots": slots, "queue_url": queue_url, "dead_letter_url": dead_letter_url}
+    options: dict[str, Any] = {"group_name": group, "slots": slots}
+    options |= {"queue_url": queue_url, "dead_letter_url": dead_letter_url}
+    options |= {"largest_node": None if largest_node is None else _node(largest_node)}
     pool = session.client.put_pool(name, {field: value for field, value in options.items() if value is not None})
     session.show(pool, lambda pool: _show_pool(session, pool))
+
+
+def _node(text: str) -> dict[str, Any]:
+    """Of `cpus=16,memory=60GiB,gpus=1`. Raises InputError."""
+    from piecework.jobfile import parse_value
+
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(name.strip() and value for name, _, value in pairs):
+        raise InputError(f"--largest-node: {text!r} is not a list such as cpus=16,memory=60GiB,gpus=1,disk=100GiB")
+    return {name.strip(): parse_value(value) for name, _, value in pairs}
 
 
 def pause_pool(session: Session, name: PoolName) -> None:
@@ -218,14 +235,14 @@ def _describe_instance(worker: Worker) -> str | None:
     return ", ".join(fact for fact in facts if fact is not None) or None
 
 
-def _hardware(worker: Worker) -> str | None:
-    """What the worker's node has for its tasks; None: an earlier release does not say."""
+def _hardware(has: Any) -> str | None:
+    """What a worker's node, or a pool's largest, has for its tasks; None: nobody says."""
     from piecework import display
 
-    if worker.get("cpus") is None:
+    if has is None or has.get("cpus") is None:
         return None
-    memory, disk = display.size(worker["memory"]), display.size(worker["disk"])
-    return f"{worker['cpus']:g} cpus, {memory} of memory, {worker['gpus']} gpus, {disk} of disk"
+    memory, disk = display.size(has["memory"]), display.size(has["disk"])
+    return f"{has['cpus']:g} cpus, {memory} of memory, {has['gpus']} gpus, {disk} of disk"
 
 
 def drain(session: Session, worker_id: WorkerId) -> None:

@@ -31,6 +31,10 @@ _QUEUE_NAME_CHARACTERS = 80  # that SQS allows
 PUT_EXAMPLES: Any = {
     "queues": {"summary": "With queues made for it, not scaled", "value": {"slots": 2}},
     "scaled": {"summary": "Scaled by an Auto Scaling group", "value": {"slots": 16, "group_name": "piecework-large"}},
+    "gpus": {
+        "summary": "With GPUs, as tasks may ask for them",
+        "value": {"slots": 4, "group_name": "gpu", "largest_node": {"cpus": 16, "memory": "60GiB", "gpus": 1}},
+    },
 }
 CAPACITY_EXAMPLES: Any = {"bounds": {"summary": "Up to ten nodes", "value": {"min": 0, "max": 10, "desired": 2}}}
 
@@ -100,6 +104,7 @@ async def put_pool(
             dead_letter_url=dead_letter_url,
             group_name=spec.group_name,
             slots=spec.slots,
+            largest_node=None if spec.largest_node is None else spec.largest_node.capacity,
         )
         await caller.record(connection, name, **spec.model_dump(exclude_none=True))
         return await _load(connection, name)

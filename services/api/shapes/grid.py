@@ -8,10 +8,27 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
-from services.contract.fields import QueueUrl, Strict
+from services.contract import resources
+from services.contract.fields import SIZE, QueueUrl, Strict
 from services.contract.states import Isolation, WorkerState
 
 NODES_MAX = 100_000
+
+
+Amount = Annotated[int, Field(ge=0, le=35_184_372_088_832), SIZE]
+
+
+class Node(Strict):
+    """What a node has for tasks that ask for something."""
+
+    cpus: Annotated[float, Field(gt=0, le=4096)]
+    memory: Amount
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    disk: Amount = 0
+
+    @property
+    def capacity(self) -> resources.Capacity:
+        return resources.Capacity(**self.model_dump())
 
 
 class PoolSpec(Strict):
@@ -23,6 +40,10 @@ class PoolSpec(Strict):
         None, description="the Auto Scaling group of the pool's nodes; absent: the pool is not scaled"
     )
     slots: Annotated[int, Field(ge=1, le=1024)] = Field(2, description="slots per node, for planning the capacity")
+    largest_node: Node | None = Field(
+        None,
+        description="the largest node that the pool may have: stages that ask for more are refused; absent: as seen",
+    )
 
     @model_validator(mode="after")
     def _both_queues(self) -> Self:
@@ -67,6 +88,7 @@ class Pool(Row):
     capacity_max: int
     capacity_desired: int
     slots: int
+    largest_node: Node | None = Field(description="the largest that it may have; null: nobody has said")
     paused: bool
     workers_live: int
     slots_live: int

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from services.contract.resources import Needs
 from services.contract.states import TERMINAL
 from services.engine.progress import is_slowed
 from services.engine.reasons.facts import Facts, PoolFacts, Row
@@ -224,6 +225,7 @@ class _Explanation:
                 "pool's slots until more of them succeed: find out what its tasks depend on, or cancel the job",
                 details={"failed": failed, "error": stage["error"], "budget": stage["retry_budget"]},
             )
+        yield from self._of_needs(stage)
         if stage["put_off"]:
             lacks = f": {stage['unfit_error']}" if stage["unfit_error"] else ""
             yield _of(
@@ -253,6 +255,31 @@ class _Explanation:
                 "next_stage_full",
                 f"it makes tasks of stage {after}, which has enough of them for now",
                 details={"stage": after},
+            )
+
+    def _of_needs(self, stage: Row) -> Iterator[Reason]:
+        """Whether its tasks ask for more than any worker of the pool has, or has free."""
+        needs, pool = Needs.of(stage["needs"]), self._facts.pools.get(stage["pool"])
+        if needs is None or pool is None or not pool.active or pool.row["paused"]:
+            return
+        details = {"pool": stage["pool"], "needs": needs.to_json()}
+        if not pool.nodes.per_node(needs):
+            have = f"the largest has {pool.nodes}" if pool.nodes.kinds else "none says what its node has"
+            yield _of(
+                stage,
+                "no_fitting_worker",
+                f"each of its tasks needs {needs}, and no worker of pool {stage['pool']} has as much: {have}; "
+                "start a larger one, or submit the job again and ask for less",
+                since=_waits_since(stage),
+                details=details,
+            )
+        elif stage["queued"] and not pool.is_full:
+            yield _of(
+                stage,
+                "workers_busy",
+                f"no worker of pool {stage['pool']} has {needs} free",
+                since=_waits_since(stage),
+                details=details,
             )
 
     def _lost_output(self, stage: Row) -> Reason:
@@ -312,7 +339,7 @@ class _Explanation:
             )
 
     def _is_not_taken(self, stage: Row) -> bool:
-        waits = not (stage["put_off"] or stage["running"])
+        waits = not (stage["put_off"] or stage["running"] or stage["needs"])
         return bool(waits and stage["queued_at"] and stage["queued_at"] < self._now - NOT_TAKEN)
 
     def _of_capacity(self, stage: Row, pool: PoolFacts) -> Iterator[Reason]:

@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from services.contract.resources import Capacity
+from services.engine.nodes import Nodes
 from services.platform.database import Connection, Database
 
 Row = Mapping[str, Any]
@@ -25,7 +27,7 @@ _STAGES = """
     SELECT s.job_id, s.stage, s.name, s.kind, s.pool, s.state, s.tasks_from, s.barrier, s.chains, s.planned,
         s.task_count, s.columns_due, s.put_off_at, s.put_off_since, s.put_off_error, s.started_at, s.finished_at,
         s.max_attempts, s.retry_budget, (s.options ->> 'running_max')::integer AS running_max,
-        c.ready, c.queued, c.running, c.succeeded, c.failed, c.attempts,
+        c.ready, c.queued, c.running, c.succeeded, c.failed, c.attempts, s.needs,
         due.ready_at, again.error, again.failed_before, offered.queued_at, offered.send_at,
         unfit.put_off, unfit.put_off_error AS unfit_error, unfit.queued_at AS unfit_since, lost.outputs AS lost_outputs,
         lost.uri AS lost_uri, lost.lost_at,
@@ -111,6 +113,10 @@ _MISSING = """
     SELECT pool, instance_id FROM instances WHERE pool = ANY($1::text[]) AND missing_since IS NOT NULL
     ORDER BY pool, missing_since, instance_id LIMIT 100"""
 
+_NODES = """
+    SELECT DISTINCT pool, cpus, memory, gpus, disk, slots FROM workers
+    WHERE pool = ANY($1::text[]) AND state = 'active' AND cpus IS NOT NULL"""
+
 _LOOPS = "SELECT loop, stepped_at, error FROM scheduler_loops"
 
 
@@ -128,6 +134,7 @@ class PoolFacts:
     urgent: tuple[UUID, str, int] | None  # a job that waits there, with its name and its priority: the highest one
     running: Sequence[tuple[UUID, str, int]]  # jobs with most of the tasks that run there: id, name, number of tasks
     missing: Sequence[str]  # instances without a worker
+    nodes: Nodes  # of active workers that say what they have
 
     @property
     def is_full(self) -> bool:
@@ -173,6 +180,9 @@ async def _read_pools(connection: Connection | Database, priorities: Mapping[str
     if full := [row["name"] for row in rows if row["active"] and row["busy"] >= row["slots"]]:
         for row in await connection.fetch(_RUNNING, full):
             running[row["pool"]].append((row["job_id"], row["name"], row["tasks"]))
+    nodes: dict[str, list[tuple[Capacity, int]]] = {name: [] for name in priorities}
+    for row in await connection.fetch(_NODES, list(priorities)):
+        nodes[row["pool"]].append((Capacity(row["cpus"], row["memory"], row["gpus"], row["disk"]), row["slots"]))
     missing: dict[str, list[str]] = {name: [] for name in priorities}
     if short := [row["name"] for row in rows if row["pool"].get("instances_missing")]:
         for row in await connection.fetch(_MISSING, short):
@@ -189,6 +199,7 @@ async def _read_pools(connection: Connection | Database, priorities: Mapping[str
             urgent=row["urgent_id"] and (row["urgent_id"], row["urgent_name"], row["urgent_priority"]),
             running=running[row["name"]],
             missing=missing[row["name"]],
+            nodes=Nodes(nodes[row["name"]]),
         )
         for row in rows
     }

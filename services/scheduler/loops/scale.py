@@ -21,7 +21,9 @@ import structlog
 from asyncpg import Record
 from botocore.exceptions import ClientError
 
+from services.contract.resources import Needs
 from services.contract.task_error import describe
+from services.engine.nodes import Nodes, known_nodes
 from services.engine.pools import explain_group_limit, note_scaling_error, within_group
 from services.platform.s3_faults import S3_ERRORS, error_code
 from services.scheduler.loop import Context
@@ -48,13 +50,13 @@ _DUE = """
         coalesce(due.scaled_at < now() - $2 * interval '1 second', true) AS was_away"""
 
 _BACKLOG = """
-    SELECT coalesce(sum(left_over), 0)::bigint AS tasks,
+    SELECT needs, coalesce(sum(left_over), 0)::bigint AS tasks,
         coalesce(sum(left_over * coalesce(task_seconds, $2)), 0) AS seconds
     FROM (
-        SELECT r.task_seconds, r.ready + r.queued + r.running
+        SELECT s.needs, r.task_seconds, r.ready + r.queued + r.running
             + CASE WHEN s.planned THEN 0 ELSE greatest(s.tasks_expected - s.task_count, 0) END AS left_over
         FROM running_stages AS r JOIN stages AS s USING (job_id, stage) WHERE r.pool = $1
-    ) AS stages"""
+    ) AS stages GROUP BY needs"""
 
 _DRAIN = """
     UPDATE workers SET state = 'draining' WHERE worker_id = ANY(ARRAY(
@@ -129,8 +131,8 @@ async def _adjust(context: Context, pool: Record) -> None:
         await context.database.execute(_TELL, pool["name"], None, None, 0, error, False, 0.0)
         return
     group = answer["AutoScalingGroups"][0]
-    [backlog] = await context.database.fetch(_BACKLOG, pool["name"], UNMEASURED_BACKLOG_SECONDS)
-    wanted = wanted_capacity(dict(pool), dict(backlog), context.settings.scale_out_seconds)
+    backlogs = await _read_backlogs(context, pool)
+    wanted = wanted_capacity(dict(pool), backlogs, context.settings.scale_out_seconds)
     desired = within_group(wanted, group)
     seen = await _look(context, pool, group)
     patience = context.settings.register_seconds
@@ -140,10 +142,35 @@ async def _adjust(context: Context, pool: Record) -> None:
     await _scale(context, pool, group, desired, seen)
 
 
-def wanted_capacity(pool: Mapping[str, Any], backlog: Mapping[str, Any], scale_out_seconds: float) -> int:
-    """The number of nodes to work off the backlog within `scale_out_seconds`, but no more than it has tasks."""
-    by_time = max(math.ceil(float(backlog["seconds"]) / (pool["slots"] * scale_out_seconds)), 1)
-    by_tasks = math.ceil(backlog["tasks"] / pool["slots"])
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is left to do of tasks that ask for the same, of which a node runs `per_node` at once."""
+
+    tasks: int
+    seconds: float
+    per_node: int
+
+
+async def _read_backlogs(context: Context, pool: Record) -> list[Backlog]:
+    """Without tasks that fit on no node of the pool."""
+    rows = await context.database.fetch(_BACKLOG, pool["name"], UNMEASURED_BACKLOG_SECONDS)
+    asked = any(row["needs"] for row in rows)
+    nodes = await known_nodes(context.database, pool["name"]) if asked else Nodes([])
+
+    def per_node(needs: Needs | None) -> int:
+        if needs is None:
+            return int(pool["slots"])
+        return nodes.per_node(needs) if nodes.kinds else 1  # the first one tells
+
+    backlogs = [Backlog(row["tasks"], float(row["seconds"]), per_node(Needs.of(row["needs"]))) for row in rows]
+    return [backlog for backlog in backlogs if backlog.per_node]
+
+
+def wanted_capacity(pool: Mapping[str, Any], backlogs: Sequence[Backlog], scale_out_seconds: float) -> int:
+    """The number of nodes to work off the backlogs within `scale_out_seconds`, but no more than they have tasks."""
+    seconds = sum(backlog.seconds / backlog.per_node for backlog in backlogs)
+    by_time = max(math.ceil(seconds / scale_out_seconds), 1)
+    by_tasks = math.ceil(sum(backlog.tasks / backlog.per_node for backlog in backlogs))
     wanted: int = max(pool["capacity_min"], min(by_time, by_tasks, pool["capacity_max"]))
     return wanted
 

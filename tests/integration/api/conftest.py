@@ -9,6 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from services.contract.resources import Capacity
 from services.engine import transitions, workers
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.platform.auth import Role, hash_secret, new_secret
@@ -101,10 +102,9 @@ class PlayedWorker:
         self._database = database
         self.worker_id = new_id()
 
-    async def register(self, *, pool: str = "default", busy: int = 0) -> UUID:
-        await workers.register_worker(
-            self._database, worker_id=self.worker_id, pool=pool, hostname="node-1", instance_id=None, pid=1, slots=4
-        )
+    async def register(self, *, pool: str = "default", busy: int = 0, capacity: Capacity | None = None) -> UUID:
+        node = {"hostname": "node-1", "instance_id": None, "pid": 1, "slots": 4, "capacity": capacity}
+        await workers.register_worker(self._database, worker_id=self.worker_id, pool=pool, **node)
         await workers.heartbeat(self._database, self.worker_id, busy)
         return self.worker_id
 

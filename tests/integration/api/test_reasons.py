@@ -11,6 +11,7 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError
 
+from services.contract.resources import Capacity
 from services.engine import transitions, workers
 from services.engine.attempt import LostOutput
 from services.engine.lost_outputs import lose_outputs
@@ -501,3 +502,21 @@ async def test_a_job_that_ended_has_no_reasons(idle: Grid, worker: PlayedWorker)
 
 async def test_an_unknown_job_is_still_a_404(idle: Grid) -> None:
     assert (await idle.operator.get(f"/v1/jobs/{new_id()}")).status_code == 404
+
+
+async def test_no_worker_is_large_enough_or_has_room(scheduler: Grid, database: Database) -> None:
+    largest = {"cpus": 64, "memory": "256GiB"}
+    await ok(scheduler.operator.put("/v1/pools/default", json={"largest_node": largest}))
+    await PlayedWorker(database).register(capacity=Capacity(8, 1 << 35))
+    job_id = await scheduler.submit(**job_on("default", cpus=32))
+    await scheduler.look()
+    await scheduler.look()
+
+    [reason] = (await scheduler.job(job_id))["reasons"]
+    assert reason["code"] == "no_fitting_worker"
+    assert "needs 32 cpus, and no worker of pool default has as much: the largest has 8 cpus" in reason["message"]
+
+    await PlayedWorker(database).register(capacity=Capacity(64, 1 << 38))
+    await scheduler.look()
+    [reason] = (await scheduler.job(job_id))["reasons"]
+    assert (reason["code"], reason["details"]["needs"]) == ("workers_busy", {"cpus": 32.0})

@@ -454,3 +454,21 @@ async def test_a_pool_says_why_it_is_not_scaled(
     await look(context)
     pool = await read_pool(play)
     assert (pool["scaling_error"], pool["scaling_error_since"]) == (None, None)
+
+
+async def test_nodes_are_asked_for_by_how_many_tasks_of_a_size_fit_on_one(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    group = await add_group(maximum=9)
+    node = {"cpus": 8.0, "memory": 1 << 35, "gpus": 0, "disk": 0}
+    await play.database.execute("UPDATE pools SET largest_node = $1", node)
+    for needs, tasks in (({"cpus": 8}, 10), ({"cpus": 1, "memory": "1GiB"}, 8)):
+        job_id = await play.submit(stages=[{"processor": "noop", **needs}])
+        await play.plan(job_id, tasks)
+    await look(context)
+    assert await read_group(context, group) == (0, 9, 2)  # for 10 x 10 s, and 10 s in which 8 run at once
+    await play.database.execute("UPDATE stages SET needs = '{\"cpus\": 16}'")
+    await pass_time(play, 600)
+    await look(context)
+    pool = await play.database.fetchrow("SELECT capacity_desired FROM pools")
+    assert pool is not None and pool["capacity_desired"] == 0  # none of its nodes would help

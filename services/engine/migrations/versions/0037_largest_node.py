@@ -1,0 +1,10 @@
+"""The largest node of a pool; in the SQL file of this name."""
+
+from services.engine.migrations.operations import run_script
+
+revision = "0037"
+down_revision = "0030"
+
+
+def upgrade() -> None:
+    run_script(__file__)
