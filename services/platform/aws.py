@@ -1,5 +1,6 @@
 """Clients for AWS or an emulator: those of S3, SQS and Auto Scaling stay open, others are opened when needed."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -54,10 +55,17 @@ def _tell(event_name: str, **_: Any) -> None:
     effects.tell("before" if event == "before-send" else "after", _KINDS[service], operation)
 
 
+# What botocore's defaults (one try, one second) would make an AWS without credentials of, right after a node's boot.
+_METADATA = {"metadata_service_num_attempts": 5, "metadata_service_timeout": 2}
+
+
 @cache
 def _session() -> aioboto3.Session:
     """One session per process, so that each service's large API description is parsed once."""
     session = get_session()
+    for name, value in _METADATA.items():
+        if f"AWS_{name.upper()}" not in os.environ:
+            session.set_config_variable(name, value)
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
     session.register("before-send", _tell)
     session.register("response-received", _tell)

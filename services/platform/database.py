@@ -70,7 +70,7 @@ UNREADY: tuple[type[BaseException], ...] = (
 
 # Every statement of the engine finds its rows by key, but the planner has no statistics of a young table: without this,
 # 10,000 tasks took 19 s instead of 1. A plan made while the table was small must not be kept either.
-_PLANNER = {
+PLANNER = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -87,8 +87,8 @@ _CLOSE_SECONDS = 2.0  # to close connections in good order
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # seconds, seconds, probes: tcp(7)
 
 
-def _limits(seconds: float) -> dict[str, str]:
-    """What a session may do to others: settings of the server, in milliseconds; keepalives in seconds.
+def time_limits(seconds: float = SECONDS) -> dict[str, str]:
+    """What a session may do to others: settings of the server, in milliseconds.
 
     https://www.postgresql.org/docs/current/runtime-config-client.html
     """
@@ -96,9 +96,14 @@ def _limits(seconds: float) -> dict[str, str]:
         "idle_in_transaction_session_timeout": seconds,  # a frozen process holds its locks for this long
         "lock_timeout": 0.8 * seconds,  # less than the client waits, so that the error says what it was
         "statement_timeout": max(LONG_SECONDS, seconds),  # whatever the client does
-        "tcp_user_timeout": 2 * seconds,
     }
-    return {name: str(round(1000 * value)) for name, value in limits.items()} | {
+    return {name: str(round(1000 * value)) for name, value in limits.items()}
+
+
+def _limits(seconds: float) -> dict[str, str]:
+    """Those of a session on a connection of its own; keepalives in seconds."""
+    return time_limits(seconds) | {
+        "tcp_user_timeout": str(round(2000 * seconds)),
         "tcp_keepalives_idle": str(_KEEPALIVE["TCP_KEEPIDLE"]),
         "tcp_keepalives_interval": str(_KEEPALIVE["TCP_KEEPINTVL"]),
         "tcp_keepalives_count": str(_KEEPALIVE["TCP_KEEPCNT"]),
@@ -220,7 +225,7 @@ class Database(MeasuredPool):
             loop=None,
             connection_class=GatedConnection,
             record_class=asyncpg.Record,
-            **_options(seconds, _PLANNER),
+            **_options(seconds, PLANNER),
         )
 
     async def _acquire(self, timeout: float | None) -> Any:
@@ -257,6 +262,8 @@ def _options(seconds: float, settings: dict[str, str]) -> dict[str, Any]:
 
 
 async def _connect(way: DatabaseAccess, **options: Any) -> Any:
+    if way.pooled:  # sessions are the pooler's, and have what the user has (services/engine/roles.py)
+        del options["server_settings"]
     connection: Any = await way.connect(**options)
     _keep_alive(connection._transport.get_extra_info("socket"), options["timeout"])
     connection.idle_since = asyncio.get_running_loop().time()
@@ -282,6 +289,24 @@ async def connect_database(
     A statement takes `seconds` at most unless its caller names a `timeout`, of LONG_SECONDS at most.
     """
     return await Database(access(place), connections_max, connections_min, seconds)
+
+
+_SESSION = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
+
+
+class UnsetSessions(UnknownSchema):
+    """The sessions that a pooler gives lack what the services' statements need."""
+
+
+async def check_pooled_sessions(database: Database) -> None:
+    """Raises UnsetSessions if the pooler's sessions don't plan as the engine's statements need it."""
+    found = {row["name"]: row["setting"] for row in await database.fetch(_SESSION, list(PLANNER))}
+    if wrong := sorted(name for name, value in PLANNER.items() if found.get(name) != value):
+        raise UnsetSessions(
+            f"sessions of this user have {wrong[0]} = {found.get(wrong[0])} instead of {PLANNER[wrong[0]]}: run "
+            "`python -m services.engine.migrate`, which sets it for the members of piecework_worker, and then have the "
+            "pooler open new connections (RECONNECT)"
+        )
 
 
 async def notify(connection: Connection, channel: str) -> None:

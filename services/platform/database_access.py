@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import asyncpg
 
 from services.platform.database_password import NoPassword, Password, password_of
-from services.platform.settings import Settings
+from services.platform.settings import Settings, WorkerSettings
 
 
 class NotLetIn(ConnectionError):
@@ -27,6 +27,7 @@ class DatabaseAccess:
 
     url: str
     password: Password | None = None
+    pooled: bool = False  # by a pooler that gives a session for a transaction
 
     @classmethod
     def of(cls, settings: Settings) -> "DatabaseAccess":
@@ -35,8 +36,9 @@ class DatabaseAccess:
         if settings.database_tls is None and settings.database_ca is not None:
             tls["sslmode"] = "verify-full"
         further = urlencode({name: value for name, value in tls.items() if value is not None}, quote_via=quote)
+        pooled = isinstance(settings, WorkerSettings) and settings.database_pooler
         url, separator = settings.database_url, "&" if urlsplit(settings.database_url).query else "?"
-        return cls(f"{url}{separator}{further}" if further else url, password_of(settings))
+        return cls(f"{url}{separator}{further}" if further else url, password_of(settings), pooled)
 
     async def connect(self, **options: Any) -> asyncpg.Connection:
         """A connection; `options` are those of asyncpg.connect. Raises what it raises, and NotLetIn."""

@@ -315,6 +315,9 @@ def _state_directory() -> Path:
 class WorkerSettings(Settings):
     """One worker node."""
 
+    database_pooler: bool = Field(
+        False, description="the database's URL is that of PgBouncer, with a session for each transaction"
+    )
     pool: str = "default"
     slots: PositiveInt = 2
     cpus: PositiveFloat | None = Field(

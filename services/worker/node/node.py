@@ -25,7 +25,7 @@ from services.engine.workers import UnknownPool
 from services.inputs.reach import Reach as InputReach
 from services.platform.aws import Aws, connect_aws
 from services.platform.concurrency import is_cancelled
-from services.platform.database import Database, UnknownSchema, connect_database, new_id
+from services.platform.database import Database, UnknownSchema, check_pooled_sessions, connect_database, new_id
 from services.platform.health import VITALS
 from services.platform.settings import WorkerSettings
 from services.platform.threads import in_own_thread
@@ -178,6 +178,8 @@ class Node:
 
     async def _try_to_register(self, database: Database, worker_id: UUID, capacity: Capacity) -> PoolQueues:
         await check_schema(database)
+        if self._settings.database_pooler:
+            await check_pooled_sessions(database)
         await workers.register_worker(
             database,
             worker_id=worker_id,

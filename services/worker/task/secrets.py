@@ -45,6 +45,8 @@ class Secrets:
         return value
 
     async def _fetch(self, reference: Reference) -> str:
+        if reference.name.startswith("arn:") and reference.name in (self._settings.database_password_from or ""):
+            raise Unresolved("it is the grid's own, for the worker alone")
         if reference.source == "env":
             return _from_variable(reference.name)
         if reference.source == "file":

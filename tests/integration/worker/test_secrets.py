@@ -70,6 +70,16 @@ async def test_a_task_gets_each_kind_and_its_log_and_error_show_none(
     assert "hush" not in json.dumps([row["spec"] for row in stored])
 
 
+async def test_a_processor_may_not_name_the_grids_own_password(grid: InProcessGrid) -> None:
+    secret, _ = await store(grid, "hush")
+    grid.settings.database_password_from = f"{secret}#password"
+
+    with pytest.raises(TaskError, match="it is the grid's own") as refused:
+        await Secrets(grid.settings).resolve({"A": f"{secret}#password"})
+
+    assert (refused.value.type, refused.value.retryable) == ("secret_unavailable", False)
+
+
 async def test_a_value_and_an_exception_show_none(
     grid: InProcessGrid, code: Path, directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,69 @@
+"""The workers' users have what their statements need without a word at the connection, which a pooler would refuse."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from services.engine.roles import set_up_roles
+from services.platform.database import PLANNER, UnsetSessions, check_pooled_sessions, connect_database, time_limits
+from services.platform.settings import WorkerSettings
+from tests.roles import as_role
+
+_SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
+
+
+def pooled(url: str, service: str) -> WorkerSettings:
+    """A way that says nothing of sessions, as to PgBouncer."""
+    return WorkerSettings(database_url=as_role(url, service), database_pooler=True)
+
+
+@pytest.fixture
+async def owner(own_database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(own_database_url)
+    yield connection
+    await connection.close()
+
+
+async def test_a_migration_gives_them_to_the_workers_users_alone(
+    owner: asyncpg.Connection, own_database_url: str
+) -> None:
+    assert await set_up_roles(owner) is None
+    assert await set_up_roles(owner) is None  # again
+    workers = await connect_database(pooled(own_database_url, "worker"))
+    others = await connect_database(pooled(own_database_url, "stats"))
+
+    assert dict(map(tuple, await workers.fetch(_SETTINGS, [*PLANNER, *time_limits()]))) == PLANNER | time_limits()
+    await check_pooled_sessions(workers)
+    with pytest.raises(UnsetSessions, match=r"enable_hashjoin = on instead of off: run .*migrate"):
+        await check_pooled_sessions(others)
+    await workers.close()
+    await others.close()
+
+
+async def test_who_may_not_give_them_is_told_what_an_administrator_must_run(
+    owner: asyncpg.Connection, own_database_url: str
+) -> None:
+    await owner.execute("CREATE ROLE migrating_alone LOGIN; GRANT ALL ON SCHEMA public TO migrating_alone")
+    try:
+        async with owner.transaction():
+            tables = await owner.fetch(
+                "SELECT format('%I', relname) AS t FROM pg_class WHERE relkind IN ('r', 'p', 'v') "
+                "AND relnamespace = 'public'::regnamespace"
+            )
+            for row in tables:
+                await owner.execute(f"ALTER TABLE {row['t']} OWNER TO migrating_alone")
+            functions = await owner.fetch(
+                "SELECT oid::regprocedure AS f FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+            )
+            for row in functions:
+                await owner.execute(f"ALTER ROUTINE {row['f']} OWNER TO migrating_alone")
+        await owner.execute("SET ROLE migrating_alone")
+        advice = await set_up_roles(owner)
+    finally:
+        await owner.execute("RESET ROLE")
+        await owner.execute("REASSIGN OWNED BY migrating_alone TO postgres; DROP OWNED BY migrating_alone")
+        await owner.execute("DROP ROLE migrating_alone")
+
+    assert advice is not None
+    assert "ALTER ROLE piecework_worker_login IN DATABASE" in advice and "enable_seqscan = 'off'" in advice
