@@ -128,6 +128,7 @@ async def _work(load: Load, settings: Settings, pools: Pools, sqs: Any, worker_i
         bundles=bundles,
         slots=slots,  # type: ignore[arg-type]
         completer=completer,
+        lacks=lambda stage: None,
     )
     async with asyncio.TaskGroup() as group:
         for part in (receiver, slots, completer, heartbeat):

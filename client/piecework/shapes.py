@@ -456,8 +456,10 @@ class Trigger(TypedDict):
 
 
 class ProcessorSpec(TypedDict, total=False):
-    """What a processor runs: exactly one of command, callable, records, sql, builtin."""
+    """What a processor runs: exactly one of image, command, callable, records, sql, builtin."""
 
+    image: str | None
+    entrypoint: list[str] | None
     command: list[str] | None
     callable: str | None
     records: str | None
@@ -565,6 +567,7 @@ class Worker(TypedDict):
     memory: int | None
     gpus: int | None
     disk: int | None
+    engine: str | None
     started_at: str
     heartbeat_at: str
     stopped_at: str | None

@@ -103,6 +103,7 @@ class Worker(SQLModel, table=True):
     memory: int | None = Field(None, sa_type=BigInteger)
     gpus: int | None = None
     disk: int | None = Field(None, sa_type=BigInteger)
+    engine: str | None = None
 
 
 class Schedule(SQLModel, table=True):

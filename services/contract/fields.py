@@ -40,6 +40,12 @@ def _matches(pattern: str, fix: str) -> Callable[[str], str]:
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _NAME_FIX = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 100 characters"
 _VARIABLE = "[A-Za-z_][A-Za-z0-9_]{0,199}"
+# https://github.com/distribution/reference: host, path in small letters, tag, digest.
+_IMAGE = (
+    r"([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
+    r"(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+IMAGE_EXAMPLE = "123456789012.dkr.ecr.eu-central-1.amazonaws.com/align:2.1"
 _REFERENCE = f"{_NAME}(@[1-9][0-9]{{0,8}})?"
 
 Name = Annotated[
@@ -51,6 +57,14 @@ ProcessorReference = Annotated[
     str,
     AfterValidator(_matches(_REFERENCE, f"write `name` (newest version) or `name@version`; a name is {_NAME_FIX}")),
     WithJsonSchema({"type": "string", "maxLength": 110, "pattern": f"^{_REFERENCE}$", "examples": ["clean-flights@1"]}),
+]
+ImageReference = Annotated[
+    str,
+    Field(max_length=500),
+    AfterValidator(
+        _matches(_IMAGE, f"write [registry/]repository[:tag][@sha256:digest] in small letters, such as {IMAGE_EXAMPLE}")
+    ),
+    WithJsonSchema({"type": "string", "maxLength": 500, "pattern": f"^{_IMAGE}$"}),
 ]
 VariableName = Annotated[
     str,

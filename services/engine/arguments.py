@@ -29,8 +29,8 @@ def param_text(value: Any) -> str:
 
 
 def names_its_program(processor: ProcessorSpec) -> bool:
-    """Whether params choose the program that a command runs."""
-    return processor.command is not None and any(_params_in(processor.command[0]))
+    """Whether params choose the program that a command runs. (It may be the first argument of an image's program.)"""
+    return any(name for argument in processor.arguments[:1] for name in _params_in(argument))
 
 
 def check_arguments(processor: ProcessorSpec, params: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ def check_arguments(processor: ProcessorSpec, params: Mapping[str, Any]) -> None
     A param that `params_schema` describes may have any value that it allows. Others are numbers, booleans and plain
     words. An argument that begins with a param does not begin with `-`, unless `allow_options` names the param.
     """
-    for argument in processor.command or ():
+    for argument in processor.arguments:
         for name in _params_in(argument):
             if name in params and not _is_described(processor.params_schema, name):
                 _check_word(name, params[name], name in (processor.allow_options or ()))

@@ -25,7 +25,10 @@ def _stored(spec: ProcessorSpec) -> dict[str, Any]:
     """Without options that say nothing: a worker of an earlier release refuses all that it does not know."""
     silent = {name for name in _LATER if getattr(spec, name) == ProcessorSpec.model_fields[name].default}
     values = spec.model_dump(mode="json", exclude=silent)
-    return {name: value for name, value in values.items() if value is not None}
+    stored = {name: value for name, value in values.items() if value is not None}
+    if spec.image is not None and spec.command is not None:
+        stored["arguments"] = stored.pop("command")  # ProcessorSpec says why
+    return stored
 
 
 async def register_processor(

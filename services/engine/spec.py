@@ -6,7 +6,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringCons
 
 from services.contract.fields import (
     DURATION,
+    IMAGE_EXAMPLE,
     SIZE,
+    ImageReference,
     Kept,
     Name,
     ObjectUri,
@@ -217,20 +219,27 @@ class JobSpec(Strict):
         return self
 
 
-_WrittenKind = Literal["command", "callable", "records", "sql"]  # by the processor's author
+_WrittenKind = Literal["image", "command", "callable", "records", "sql"]  # by the processor's author
 _Builtin = Literal["noop", "copy", "split", "compact"]
 ProcessorKind = _WrittenKind | _Builtin
 _WRITTEN_KINDS: tuple[_WrittenKind, ...] = get_args(_WrittenKind)
 
 
 class ProcessorSpec(Strict):
-    """What a registered processor runs; exactly one of command, callable, records, sql, builtin.
+    """What a registered processor runs; exactly one of image, command, callable, records, sql, builtin.
 
-    Commands know `{input}`, `{output}`, `{index}`, `{params.NAME}`, `{inputs.NAME}` and `{outputs.NAME}`. A callable is
+    With an image, `command` is what its container runs. Commands know `{input}`, `{output}`, `{index}`,
+    `{params.NAME}`, `{inputs.NAME}` and `{outputs.NAME}`. A callable is
     `module:function(input: Path, output: Path, **params)`; a records function is `module:function(record, **params)`
     returning a record, a list of records, None to drop it, or raising to reject it. SQL is a DuckDB query of `input`.
     """
 
+    image: ImageReference | None = Field(
+        None, description="a container image; a tag is looked up once for each job", examples=[IMAGE_EXAMPLE]
+    )
+    entrypoint: Annotated[list[Argument], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="replaces the image's entrypoint, and its command"
+    )
     command: Annotated[list[Argument], Field(min_length=1, max_length=1000)] | None = None
     callable: Annotated[str, Field(max_length=1000, pattern=r"^[\w.]+:\w+$")] | None = None
     records: Annotated[str, Field(max_length=1000, pattern=r"^[\w.]+:\w+$")] | None = None
@@ -287,6 +296,14 @@ class ProcessorSpec(Strict):
         "a job chooses options of the program",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_stored(cls, value: Any) -> Any:
+        """An image's command is stored as `arguments`, so that no release before takes it for a command of the node."""
+        if isinstance(value, dict) and "image" in value and "arguments" in value:
+            return {name: each for name, each in value.items() if name != "arguments"} | {"command": value["arguments"]}
+        return value
+
     @property
     def kind(self) -> ProcessorKind:
         """The form of the processor; for a builtin, its name."""
@@ -295,17 +312,31 @@ class ProcessorSpec(Strict):
         return next(kind for kind in _WRITTEN_KINDS if getattr(self, kind) is not None)
 
     @property
+    def arguments(self) -> list[str]:
+        """Of the program that it runs, with the program itself; of an image's own program, only the further ones."""
+        return [*(self.entrypoint or ()), *(self.command or ())]
+
+    @property
     def requires_output(self) -> bool:
         """Whether a task fails that writes no output: no file, or no file in its directory."""
         if self.output_required is not None:
             return self.output_required
-        return not self.output_directory and any("{output}" in argument for argument in self.command or ())
+        return not self.output_directory and any("{output}" in argument for argument in self.arguments)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ProcessorSpec":
         kinds = [kind for kind in (*_WRITTEN_KINDS, "builtin") if getattr(self, kind) is not None]
+        if self.image is not None and "command" in kinds:
+            kinds.remove("command")
         if len(kinds) != 1:
-            raise ValueError(f"give exactly one of command, callable, records, sql, builtin; got {kinds or 'none'}")
+            raise ValueError(
+                "give exactly one of image (with or without a command), command, callable, records, sql, builtin; "
+                f"got {kinds or 'none'}"
+            )
+        if self.entrypoint is not None and self.image is None:
+            raise ValueError("entrypoint: only an image has one; name the program in command")
+        if self.package is not None and self.image is not None:
+            raise ValueError("package: an image brings its code itself; leave it out, or pass files as inputs")
         if self.output_required and self.builtin == "noop":
             raise ValueError("output_required: noop never writes an output; leave it out")
         names = [name.upper() for name in (*self.inputs, *self.outputs)]  # as in PIECEWORK_INPUT_NAME

@@ -105,7 +105,7 @@ def _check_named_params(params: Mapping[str, Any], row: Record, processor: Proce
     match processor:
         case ProcessorSpec(kind="sql", sql=str(query)):
             what, missing = "query", find_missing_in_sql(query, params)
-        case ProcessorSpec(kind="command", command=list(arguments)):
+        case ProcessorSpec(kind="command" | "image", arguments=list(arguments)):
             what, missing = "command", find_missing_in_command(arguments, params)
         case _:
             return

@@ -60,8 +60,8 @@ async def mark_lost_workers(connection: Connection | Database, lease_seconds: fl
 
 _REGISTER = """
     INSERT INTO workers (worker_id, pool, hostname, instance_id, pid, slots, release, isolation, instance_type, zone,
-        market, cpus, memory, gpus, disk)
-    SELECT $1, name, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 FROM pools WHERE name = $2
+        market, engine, cpus, memory, gpus, disk)
+    SELECT $1, name, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 FROM pools WHERE name = $2
     ON CONFLICT (worker_id) DO NOTHING"""
 
 
@@ -99,10 +99,11 @@ async def register_worker(
     instance_type: str | None = None,
     zone: str | None = None,
     market: str | None = None,
+    engine: str | None = None,
     capacity: Capacity | None = None,
 ) -> None:
     """Add a worker to its pool; safe to repeat. `capacity` is what its node has for tasks. Raises UnknownPool."""
-    machine = (hostname, instance_id, pid, slots, VERSION, isolation, instance_type, zone, market)
+    machine = (hostname, instance_id, pid, slots, VERSION, isolation, instance_type, zone, market, engine)
     has = (None,) * 4 if capacity is None else (capacity.cpus, capacity.memory, capacity.gpus, capacity.disk)
     await connection.execute(_REGISTER, worker_id, pool, *machine, *has)
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM workers WHERE worker_id = $1)", worker_id):

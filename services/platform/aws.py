@@ -43,6 +43,7 @@ _KINDS: dict[str, effects.Kind] = {
     "auto-scaling": "autoscaling",
     "secrets-manager": "secretsmanager",
     "ssm": "ssm",
+    "ecr": "ecr",
 }
 
 

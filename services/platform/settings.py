@@ -353,6 +353,18 @@ class WorkerSettings(Settings):
     inputs_bytes_max: Bytes = Field(
         10_737_418_240, description="disk space for the objects that processors declare as inputs"
     )
+    container_engine: str = Field(
+        "",
+        pattern="^(none|unix://.*)?$",
+        description="socket of Docker or Podman, such as unix:///run/docker.sock; none: use none; unset: one of the "
+        "usual ones, if it answers",
+    )
+    images_bytes_max: Bytes = Field(
+        21_474_836_480, description="disk space for the images that workers have pulled; the least used go first"
+    )
+    registries: str = Field(
+        "", description="file with the credentials of private registries but ECR, in the form of Docker's config.json"
+    )
     processor_path: str = Field("", description="directories put on PYTHONPATH of user code, colon-separated")
     secrets: str = Field("/run/secrets", description="directory of the files that processors name as secrets")
     task_environment: str = Field(

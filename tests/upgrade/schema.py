@@ -22,6 +22,7 @@ UNDONE = {
     "0037": "ALTER TABLE pools DROP COLUMN largest_node",
     "0030": "DROP TABLE left_rows; DROP FUNCTION past_month;"
     + made_in("0012_partitions", "OR REPLACE FUNCTION drop_partitions"),
+    "0028": "ALTER TABLE workers DROP COLUMN engine",
     "0027": "DROP TRIGGER bundles_needs ON bundles; DROP TRIGGER bundles_fit ON bundles; "
     "DROP FUNCTION find_needs, refuse_unfit, node_holds; ALTER TABLE bundles DROP COLUMN needs; "
     "ALTER TABLE stages DROP COLUMN needs; "

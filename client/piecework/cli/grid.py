@@ -218,6 +218,7 @@ def _show_worker(session: Session, worker: Worker) -> None:
             ("slots", f"{worker['busy']} of {worker['slots']} busy"),
             ("has", _hardware(worker)),
             ("isolation", worker["isolation"]),
+            ("containers", worker["engine"]),
             ("host", worker["hostname"]),
             ("instance", _describe_instance(worker)),
             ("release", worker["release"]),

@@ -43,6 +43,8 @@ def _show_list(session: Session, processors: list[Processor]) -> None:
 
 
 def _what_it_runs(spec: ProcessorSpec) -> tuple[str, str]:
+    if spec.get("image"):
+        return "image", shlex.join([str(spec["image"]), *(spec.get("entrypoint") or []), *(spec.get("command") or [])])
     for kind in ("callable", "records", "sql", "builtin"):
         if spec.get(kind):
             return kind, " ".join(str(spec[kind]).split())
@@ -99,6 +101,12 @@ def _show(session: Session, processor: ProcessorDetail) -> None:
 class ProcessorOptions:
     """What a processor runs; the options are the specification's fields, but for those that `change` converts."""
 
+    image: Annotated[
+        str | None, typer.Option(metavar="REFERENCE", help="Container image; --command is what runs in it.")
+    ] = None
+    entrypoint: Annotated[str | None, typer.Option(metavar="COMMAND", help="Replaces the entrypoint of the image.")] = (
+        None
+    )
     command: Annotated[
         str | None, typer.Option(metavar="COMMAND", help="Such as 'ffmpeg -i {input} {output}'; run without a shell.")
     ] = None
@@ -169,6 +177,7 @@ class ProcessorOptions:
         inputs = [text.partition("=") for text in fields.pop("input", ())]
         converted = {
             "command": shlex.split(self.command or ""),
+            "entrypoint": shlex.split(self.entrypoint or ""),
             "inputs": {name: uri or None for name, _, uri in inputs},
             "outputs": parse_pairs("--further-output", fields.pop("further_output", None)),
             "environment": parse_pairs("--env", fields.pop("env", None)),
@@ -249,8 +258,8 @@ def _specs_in(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def _brings_code(spec: dict[str, Any]) -> bool:
-    """SQL and built-ins need no package, and so no new version with every change of one."""
-    return not spec.get("sql") and not spec.get("builtin")
+    """SQL, built-ins and images need no package, and so no new version with every change of one."""
+    return not spec.get("sql") and not spec.get("builtin") and not spec.get("image")
 
 
 def delete_version(

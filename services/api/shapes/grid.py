@@ -134,6 +134,7 @@ class Worker(Row):
     started_at: datetime
     heartbeat_at: datetime
     stopped_at: datetime | None
+    engine: str | None = Field(description="what runs its tasks in containers; null: it has none of these")
     quarantine: str | None = Field(description="why it took itself out of service; null: it did not")
 
 

@@ -43,6 +43,20 @@ class CommandJob(TaskJob):
     records: str  # where the command may say how many records it has read and written
 
 
+class PrepareJob(TaskJob):
+    """Prepare the input for a container."""
+
+    kind: Literal["prepare"]
+
+
+class CollectJob(TaskJob):
+    """Look at what a container has left."""
+
+    kind: Literal["collect"]
+    exit_code: int
+    records: str  # as in CommandJob
+
+
 class CallableJob(TaskJob):
     kind: Literal["callable"]
     function: str
@@ -88,4 +102,4 @@ class SqlJob(ReadingJob):
     threads: int
 
 
-ChildJob = ProgramJob | CommandJob | CallableJob | CopyJob | RecordsJob | SqlJob
+ChildJob = ProgramJob | CommandJob | PrepareJob | CollectJob | CallableJob | CopyJob | RecordsJob | SqlJob

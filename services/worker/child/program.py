@@ -121,8 +121,14 @@ def _dispatch(job: ChildJob, reply: dict[str, Any], state: ProcessState) -> None
     check_input = partial(prepare, job["checks"], input)
     if job["kind"] != "sql":
         check_input()
+    if job["kind"] == "prepare":
+        return
     if job["kind"] == "command":
         _run_program(job["arguments"], log, reply)
+        reply |= read_counts(Path(job["records"]))
+    elif job["kind"] == "collect":
+        reply["exit_code"] = job["exit_code"]
+        check_exit(job["exit_code"], log)
         reply |= read_counts(Path(job["records"]))
     elif job["kind"] == "callable":
         _load(job, state)

@@ -42,7 +42,9 @@ from services.worker.node.receiver import Receiver
 from services.worker.node.slots import Slots
 from services.worker.node.storage import ASK_SECONDS
 from services.worker.task.attempt import Equipment
+from services.worker.task.containers import Containers, find_containers
 from services.worker.task.declared_inputs import DeclaredInputs
+from services.worker.task.engine import EngineUnusable
 from services.worker.task.environment import base_environment
 from services.worker.task.hardware import Hardware
 from services.worker.task.levels import strongest_cells
@@ -77,6 +79,7 @@ class Node:
         self._settings = settings
         self._isolation: Isolation | None = None  # not known yet
         self._instance = Instance(settings.instance_id)
+        self._engine: str | None = None  # of containers
         self._draining = asyncio.Event()
         self._ordered = False  # the grid ordered the drain, not this machine
         self._quarantine: str | None = None  # why the node is out of service
@@ -98,10 +101,14 @@ class Node:
             stack.callback(describing.cancel)
             try:
                 cells = await strongest_cells(self._settings, directory)
-                equipment = equip(self._settings, aws.s3, cells)
+                finding = find_containers(self._settings, aws.s3, cells)
+                equipment = equip(self._settings, aws.s3, cells, await stack.enter_async_context(finding))
+            except EngineUnusable as error:
+                raise NodeUnfit(str(error)) from error
             except OSError as error:  # its directories may go at any moment
                 raise NodeUnfit(f"the node can't run tasks: {error}") from error
             self._isolation = cells.isolation
+            self._engine = equipment.containers.engine.name if equipment.containers else None
             stack.push_async_callback(equipment.inputs.close)
             stack.push_async_callback(equipment.packages.close)
             if (fault := await equipment.health.find_fault(0.0)) is not None:
@@ -190,6 +197,7 @@ class Node:
             isolation=self._isolation,
             **asdict(self._instance),
             capacity=capacity,
+            engine=self._engine,
         )
         for lost_id, bundle_ids in self._left:  # so that their tasks need not wait for the reaper
             await transitions.abandon(database, lost_id, bundle_ids)
@@ -235,11 +243,18 @@ class Node:
             bundles=bundles,
             slots=slots,
             completer=completer,
+            lacks=equipment.lacks,
         )
         if not self._draining.is_set():
             VITALS.waits_for = None
-        has = str(equipment.hardware.capacity)
-        log.info("registered", pool=settings.pool, slots=settings.slots, has=has, isolation=self._isolation)
+        log.info(
+            "registered",
+            pool=settings.pool,
+            slots=settings.slots,
+            has=str(equipment.hardware.capacity),
+            isolation=self._isolation,
+            engine=self._engine,
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 receiving = group.create_task(receiver.run())
@@ -322,7 +337,7 @@ def _own_file(path: Path) -> bytes:
         raise ScratchUnusable(f"can't use the directory in PIECEWORK_CACHE: {error}") from None
 
 
-def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
+def equip(settings: WorkerSettings, s3: Any, cells: Cells, containers: Containers | None = None) -> Equipment:
     """Raises ScratchUnusable."""
     layout, environment = settings.layout, base_environment(settings)
     cache = cache_directory(Path(settings.cache))
@@ -341,6 +356,7 @@ def equip(settings: WorkerSettings, s3: Any, cells: Cells) -> Equipment:
         NodeHealth(cells.directory, cache, settings.disk_bytes_min),
         settings.losses_max,
         hardware,
+        containers,
     )
 
 

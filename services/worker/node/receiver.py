@@ -118,8 +118,11 @@ class Receiver:
         bundles: Bundles,
         slots: Slots,
         completer: Completer,
+        lacks: Callable[[StageWork], str | None],
     ) -> None:
+        """`lacks` says what this node has not, but a stage's tasks need."""
         self._database = database
+        self._lacks = lacks
         self._sqs = sqs
         self._queues = queues
         self._worker_id = worker_id
@@ -283,7 +286,9 @@ class Receiver:
         for bundle_id, message in offers.items():
             try:
                 stage = await self._stages.get(message.job_id, message.stage)
-                if stage.needs is None or self._take_part(bundle_id, stage.needs):  # or it comes back with the resend
+                if (lack := self._lacks(stage)) is not None:
+                    await turn_down(self._database, self._worker_id, message, lack)
+                elif stage.needs is None or self._take_part(bundle_id, stage.needs):  # or it comes back with the resend
                     stages[bundle_id] = stage
             except StageGone:
                 await transitions.drop_orphan(self._database, bundle_id)

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,9 @@ from services.worker.isolation.errors import IsolationUnusable
 from services.worker.isolation.view import View
 from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
-from services.worker.task.child_job import child_job
+from services.worker.task.child_job import child_job, collect_job
 from services.worker.task.child_process import NotStarted
+from services.worker.task.containers import Containers
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.hardware import Hardware
 from services.worker.task.inputs import fetch_input
@@ -74,6 +75,13 @@ class Equipment:
     health: NodeHealth
     losses_max: int
     hardware: Hardware
+    containers: Containers | None = None
+
+    def lacks(self, stage: StageWork) -> str | None:
+        """What this node has not, but the stage's tasks need; None if it can run them."""
+        if stage.spec.image is not None and self.containers is None:
+            return "the processor runs in a container, and the worker found no engine for it (Docker or Podman)"
+        return None
 
 
 async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork, turn: Turn) -> AttemptReport:
@@ -229,10 +237,14 @@ class _Attempt:
         secrets = await self._equipment.secrets.resolve(self._stage.spec.secrets or {})
         self._mask = Mask(secrets.values())
         paths = self._paths(input, inputs, runtime.package)
+        image, containers = self._stage.spec.image, self._equipment.containers
+        if image is not None and containers is None:
+            raise TaskError("node_unfit", "the worker has no container engine any more")
+        image_id = await self._pull(containers, image) if image is not None and containers is not None else None
         job = child_job(
             self._task,
             self._stage,
-            environment=runtime.environment,
+            environment=containers.environment if image_id and containers else runtime.environment,
             secrets=secrets,
             workspace=self.workspace,
             input=input,
@@ -246,7 +258,11 @@ class _Attempt:
             View((*((runtime.home,) if runtime.home else ()), *inputs.values()), network=self._stage.spec.network),
         )
         async with self._in_slot() as children:
-            answer = await self._ask_child(children, served, runtime, job)
+            ask = partial(self._ask_child, children, served, runtime)
+            if image_id is not None and containers is not None:
+                answer = await self._run_image(containers, image_id, ask, job, paths)
+            else:
+                answer = await ask(job)
         self._measure(answer)
         if error := answer.get("error"):
             message = _naming_objects(error, input, {inputs[name]: uri for name, uri in self._stage.inputs.items()})
@@ -257,13 +273,55 @@ class _Attempt:
     @asynccontextmanager
     async def _in_slot(self) -> AsyncIterator[WarmChildren]:
         """The wait for a slot does not count towards the timeout."""
+        go_on = self._stop_the_clock()
+        async with self._turn as children:
+            go_on()
+            yield children
+
+    def _stop_the_clock(self) -> Callable[[], None]:
+        """Let nothing count towards the timeout until the returned function is called."""
         loop, ends_at = asyncio.get_running_loop(), self._timeout.when()
         assert ends_at is not None
         left_seconds = ends_at - loop.time()
         self._timeout.reschedule(None)
-        async with self._turn as children:
-            self._timeout.reschedule(loop.time() + left_seconds)
-            yield children
+        return lambda: self._timeout.reschedule(loop.time() + left_seconds)
+
+    @traced("pull")
+    async def _pull(self, containers: Containers, image: str) -> str:
+        """The image's id, once it is here. How long its pull takes is not the task's fault."""
+        go_on = self._stop_the_clock()
+        image_id = await containers.images.get(self._task.job_id, image)
+        go_on()
+        return image_id
+
+    async def _run_image(
+        self, containers: Containers, image_id: str, ask: Callable[[ChildJob], Any], job: ChildJob, paths: Paths
+    ) -> dict[str, Any]:
+        """Have the child prepare the input, run the container, have the child look at what that has left."""
+        assert job["kind"] == "prepare"
+        environment = dict(job["environment"])
+        if job["steps"] or job["checks"]:
+            prepared: dict[str, Any] = await ask(job)
+            if "error" in prepared:
+                return prepared
+        killed: dict[str, Any] = {}
+        with self._log_held_down():
+            try:
+                ended = await containers.run(
+                    self._task,
+                    self._stage,
+                    image_id,
+                    environment=environment,
+                    workspace=self.workspace,
+                    paths=paths,
+                    share=self._equipment.share,
+                    killed=killed,
+                )
+            finally:
+                self._measure(killed)
+        answer: dict[str, Any] = await ask(collect_job(job, self.workspace, paths, ended.exit_code))
+        used = {"cpu_seconds": ended.cpu_seconds, "memory_bytes_peak": ended.memory_bytes_peak}
+        return {**answer, **used, "exit_code": ended.exit_code}
 
     async def _split(self) -> TaskOutput:
         """Run a split task: read every byte of the input."""
@@ -308,14 +366,21 @@ class _Attempt:
         self, children: WarmChildren, served: Served, runtime: Runtime, job: ChildJob
     ) -> dict[str, Any]:
         """Raises TaskError (crash) and MemoryExceeded."""
-        holding = asyncio.create_task(hold_log_down(self.workspace, self._equipment.log_bytes_max))
         memory_bytes_max = self._equipment.share.memory_of(self._stage.memory_bytes)
         killed: dict[str, Any] = {}
+        with self._log_held_down():
+            try:
+                return await children.run(served, runtime, job, memory_bytes_max, killed, self.workspace.directory)
+            finally:
+                self._measure(killed)
+
+    @contextmanager
+    def _log_held_down(self) -> Iterator[None]:
+        holding = asyncio.create_task(hold_log_down(self.workspace, self._equipment.log_bytes_max))
         try:
-            return await children.run(served, runtime, job, memory_bytes_max, killed, self.workspace.directory)
+            yield
         finally:
             holding.cancel()
-            self._measure(killed)
 
     def _measure(self, measures: Mapping[str, Any]) -> None:
         for measure in _MEASURES:

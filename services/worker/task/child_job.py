@@ -47,6 +47,8 @@ def child_job(
         "items": str(workspace.items) if stage.fan_out and not stage.spec.output_directory else None,
     }
     spec = stage.spec
+    if spec.image is not None:
+        return {**job, "kind": "prepare"}
     if spec.command is not None:
         arguments = command_arguments(spec, paths=paths, index=task.index, params=stage.params)
         return {**job, "kind": "command", "arguments": arguments, "records": str(paths.records)}
@@ -76,6 +78,12 @@ def child_job(
         "memory_bytes": share.memory_of(stage.memory_bytes),
         "threads": 1 if spec.builtin == "compact" else share.threads,
     }
+
+
+def collect_job(prepared: TaskJob, workspace: Workspace, paths: Paths, exit_code: int) -> ChildJob:
+    """What a child does for the task of a `prepare` job after its container has ended with this code."""
+    job: TaskJob = {**prepared, "directory": str(workspace.directory), "steps": [], "checks": []}
+    return {**job, "kind": "collect", "exit_code": exit_code, "records": str(paths.records)}
 
 
 def _sources(value: TaskInput, input: FetchedInput, workspace: Workspace) -> dict[str, Source]:

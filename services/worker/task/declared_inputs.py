@@ -5,7 +5,6 @@ its ETag in an object of the job's, which only one worker can create. Later work
 gone, their tasks fail with that reason.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -15,15 +14,15 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
-from botocore.exceptions import ClientError
 
 from services.contract.layout import Layout
 from services.contract.location import Location
 from services.contract.task_error import TaskError
-from services.platform.s3_faults import S3_ERRORS, error_code, fault_of
+from services.platform.s3_faults import S3_ERRORS
 from services.platform.threads import beside_loop, in_own_thread
 from services.platform.transfer import download, input_error
 from services.worker.task.once import Once
+from services.worker.task.pins import Pins
 from services.worker.task.scratch import remove_tree
 from services.worker.task.sealed import Facts, facts_of
 
@@ -52,7 +51,7 @@ class DeclaredInputs:
 
     def __init__(self, s3: Any, layout: Layout, directory: Path, bytes_max: int) -> None:
         self._s3 = s3
-        self._layout = layout
+        self._agreed = Pins(s3, layout)
         self._directory = directory
         self._bytes_max = bytes_max
         self._pins = Once(self._pin)
@@ -99,39 +98,15 @@ class DeclaredInputs:
     async def _pin(self, key: tuple[UUID, str]) -> str:
         """The ETag of the version that the job uses: the one that the first worker pinned."""
         job_id, uri = key
-        pin, source = self._layout.pin(job_id, _digest(uri)), Location.parse(uri)
-        asked = pin
-        try:
-            if (etag := await self._read(pin)) is not None:
-                return etag
-            asked = source
-            head = await self._s3.head_object(Bucket=source.bucket, Key=source.key)
-            etag, asked = str(head["ETag"]), pin
-            if await self._put_first(pin, etag):
-                return etag
-            return await self._read(pin) or etag
-        except S3_ERRORS as error:
-            raise input_error(asked, None, error) from None
+        source = Location.parse(uri)
 
-    async def _read(self, pin: Location) -> str | None:
-        try:
-            answer = await self._s3.get_object(Bucket=pin.bucket, Key=pin.key)
-        except ClientError as error:
-            if fault_of(error) == "missing":
-                return None
-            raise
-        async with answer["Body"] as body:
-            return bytes(await body.read()).decode()
+        async def find() -> str:
+            try:
+                return str((await self._s3.head_object(Bucket=source.bucket, Key=source.key))["ETag"])
+            except S3_ERRORS as error:
+                raise input_error(source, None, error) from None
 
-    async def _put_first(self, pin: Location, etag: str) -> bool:
-        """False if another worker was first."""
-        try:
-            await self._s3.put_object(Bucket=pin.bucket, Key=pin.key, Body=etag.encode(), IfNoneMatch="*")
-        except ClientError as error:
-            if error_code(error) in ("PreconditionFailed", "ConditionalRequestConflict"):
-                return False
-            raise
-        return True
+        return await self._agreed.agree(job_id, uri, find)
 
     async def _unchanged(self, version: _Version) -> _Fetched:
         """Raises TaskError."""
@@ -181,7 +156,3 @@ def _is_unchanged(fetched: _Fetched) -> bool:
     with suppress(OSError):
         return facts_of(fetched.path) == fetched.facts
     return False
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -14,14 +14,19 @@ from services.worker.task.array_jobs import array_variables, node_variables
 from services.worker.task.paths import Paths
 from services.worker.task.share import Share
 
-# What tasks inherit of the worker's environment: how programs are found and speak, the way out, and the hardware.
+# What tasks inherit of the worker's environment: how programs speak, the way out, and the hardware. Those in containers
+# find the programs and files of their image, not those of the node.
+_INHERITED_ANYWHERE = (
+    *("TZ", "LANG", "LC_*", "CUDA_VISIBLE_DEVICES", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
+)
 _INHERITED = (
-    *("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LC_*"),
+    *_INHERITED_ANYWHERE,
+    *("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR"),
     *("PYTHONHASHSEED", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
-    *("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
-    *("*_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NVIDIA_*", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
-    *("AWS_REGION", "AWS_DEFAULT_REGION", "MODULEPATH", "MODULESHOME", "LMOD_*"),
+    *("*_NUM_THREADS", "NVIDIA_*", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
+    *("MODULEPATH", "MODULESHOME", "LMOD_*"),
 )
 _FOR_INSTALLING = ("PIP_*", "UV_*")  # where packages come from
 
@@ -31,13 +36,21 @@ def base_environment(settings: WorkerSettings) -> dict[str, str]:
 
     `PIECEWORK_TASK_ENVIRONMENT` names more, such as AWS credentials. The worker's settings are never among it.
     """
-    listed = [name.strip() for name in settings.task_environment.split(",")]
-    environment = _inherit((*_INHERITED, *listed))
+    environment = _inherit((*_INHERITED, *_listed(settings)))
     own = [str(Path(directory).resolve()) for directory in settings.processor_path.split(":") if directory]
     inherited = [directory for directory in environment.get("PYTHONPATH", "").split(":") if directory]
     if own or inherited:
         environment["PYTHONPATH"] = ":".join(own + inherited)
     return environment | node_variables(settings.pool)
+
+
+def container_environment(settings: WorkerSettings) -> dict[str, str]:
+    """What all tasks in containers get, likewise."""
+    return _inherit((*_INHERITED_ANYWHERE, *_listed(settings))) | node_variables(settings.pool)
+
+
+def _listed(settings: WorkerSettings) -> list[str]:
+    return [name.strip() for name in settings.task_environment.split(",")]
 
 
 def installing_environment(base: Mapping[str, str]) -> dict[str, str]:

@@ -24,14 +24,33 @@ def command_arguments(spec: ProcessorSpec, *, paths: Paths, index: int, params: 
     submitted by a release that did not check them.
     """
     assert spec.command is not None
+    _check(spec, params)
+    return fill_placeholders(spec.command, paths=paths, index=index, params=params)
+
+
+def image_arguments(
+    spec: ProcessorSpec, *, paths: Paths, index: int, params: Mapping[str, Any]
+) -> tuple[list[str] | None, list[str] | None]:
+    """The processor's entrypoint and command, likewise; None where the image's own counts. Raises TaskError, likewise.
+
+    An entrypoint takes the place of the image's command, too (as in Docker): then an absent command is empty.
+    """
+    _check(spec, params)
+    entrypoint, command = (
+        None if each is None else fill_placeholders(each, paths=paths, index=index, params=params)
+        for each in (spec.entrypoint, spec.command)
+    )
+    return entrypoint, [] if command is None and entrypoint is not None else command
+
+
+def _check(spec: ProcessorSpec, params: Mapping[str, Any]) -> None:
     if names_its_program(spec):
-        raise TaskError("processor_load", f"{spec.command[0]!r}: a param can't be the program itself", retryable=False)
+        raise TaskError("processor_load", "a param can't be the program itself", retryable=False)
     try:
         check_arguments(spec, params)
     except BadArgument as error:
         message = f"the stage's param {error.name} is {error.value!r:.500}: {error}"
         raise TaskError("processor_load", message, retryable=False) from None
-    return fill_placeholders(spec.command, paths=paths, index=index, params=params)
 
 
 def fill_placeholders(command: Sequence[str], *, paths: Paths, index: int, params: Mapping[str, Any]) -> list[str]:

@@ -42,6 +42,7 @@ WORKER = {
     "busy": 1,
     "state": "active",
     "isolation": "sandbox",
+    "engine": "docker 28.2.2",
     "cpus": 4.0,
     "memory": 17_179_869_184,
     "gpus": 1,

@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import run_script
 
 revision = "0030"
-down_revision = "0027"
+down_revision = "0028"
 
 
 def upgrade() -> None:

@@ -1,0 +1,168 @@
+"""A task of a processor of kind `image`: its container, with the same files, limits and variables as a command has.
+
+What is done with the task's data beside it (its input is prepared, its log and its counts are read) is done by the
+slot's child, in the child's isolation, before the container starts and after its end.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from services.contract.task_error import TaskError
+from services.engine.attempt import ClaimedTask, StageWork
+from services.platform.settings import WorkerSettings
+from services.platform.threads import beside_loop
+from services.worker.isolation.cells import Cell, Cells, Given
+from services.worker.isolation.uids import Uids
+from services.worker.isolation.view import View
+from services.worker.task.engine import Container, Ended, Engine, ImageGone, Limits, find_engine
+from services.worker.task.environment import container_environment
+from services.worker.task.images import Images
+from services.worker.task.paths import Paths, Workspace
+from services.worker.task.pins import Pins
+from services.worker.task.placeholders import image_arguments
+from services.worker.task.registries import Registries
+from services.worker.task.scratch import remove_tree
+from services.worker.task.share import Share
+from services.worker.task.user_files import UserFiles
+
+_TRIES = 3  # an image may be removed for others between its pull and its use
+_GPUS = "CUDA_VISIBLE_DEVICES"  # numbers; a container counts those that it has from 0
+
+
+@dataclass(frozen=True, slots=True)
+class Containers:
+    """A node's engine, its images, and the users that its containers run as."""
+
+    engine: Engine
+    images: Images
+    cells: Cells
+    environment: Mapping[str, str]  # what all of them get
+    labels: Mapping[str, str]
+
+    async def run(
+        self,
+        task: ClaimedTask,
+        stage: StageWork,
+        image_id: str,
+        *,
+        environment: Mapping[str, str],
+        workspace: Workspace,
+        paths: Paths,
+        share: Share,
+        killed: dict[str, Any],
+    ) -> Ended:
+        """Run the task's container. Raises what Engine.run does, but ImageGone, and what Images.get does."""
+        cell = await asyncio.to_thread(self.cells.make, View(), environment)
+        try:
+            with await beside_loop(_open_log, workspace.files, workspace.log) as log:
+                given = await asyncio.to_thread(cell.give, workspace.directory)
+                try:
+                    for _ in range(_TRIES):
+                        container = self._container(
+                            task, stage, image_id, environment, workspace, paths, share, cell, given
+                        )
+                        try:
+                            return await self.engine.run(container, log.fileno(), killed)
+                        except ImageGone:
+                            image_id = await self.images.get(task.job_id, stage.spec.image or "")
+                    raise TaskError("image_unavailable", f"the image {stage.spec.image} is removed again and again")
+                finally:
+                    await asyncio.shield(asyncio.to_thread(cell.take_back, given))
+                    await beside_loop(_restore_log, workspace)
+        finally:
+            await asyncio.shield(asyncio.to_thread(cell.close))
+
+    def _container(
+        self,
+        task: ClaimedTask,
+        stage: StageWork,
+        image_id: str,
+        environment: Mapping[str, str],
+        workspace: Workspace,
+        paths: Paths,
+        share: Share,
+        cell: Cell,
+        given: Given,
+    ) -> Container:
+        spec, limits = stage.spec, self.cells.limits
+        entrypoint, command = image_arguments(spec, paths=paths, index=task.index, params=stage.params)
+        variables = {"HOME": str(workspace.tmp), **environment}
+        gpus = _gpus(variables.pop(_GPUS, None))
+        return Container(
+            name=f"piecework-{workspace.directory.parent.name}-{workspace.directory.name}",
+            image=image_id,
+            entrypoint=entrypoint,
+            command=command,
+            environment=variables,
+            uid=os.geteuid() if cell.uid is None else cell.uid,
+            gid=os.getegid() if cell.uid is None else cell.uid,
+            directory=workspace.work,
+            writable=[given.inside],
+            readable=[paths.input, *paths.inputs.values()],
+            network=spec.network,
+            gpus=gpus,
+            limits=Limits(
+                share.memory_of(stage.memory_bytes),
+                share.threads,
+                limits.processes_max,
+                limits.file_bytes_max,
+                limits.shared_memory_bytes,
+            ),
+            labels={
+                **self.labels,
+                "piecework.task": f"{task.job_id}/{task.stage}/{task.index}",
+                "piecework.attempt": str(task.attempt),
+            },
+        )
+
+
+def _gpus(named: str | None) -> list[str] | None:
+    """The GPUs that a command would see: those that the variable names, or all; an empty list if there are none."""
+    if named is not None:
+        return [number for number in named.split(",") if number not in ("", "-1", "NoDevFiles")]
+    return None if Path("/dev/nvidiactl").exists() else []
+
+
+def _open_log(files: UserFiles, path: Path) -> FileIO:
+    """The task's log, to be written at its end. Raises TaskError (output_invalid) and OSError."""
+    if (log := files.open(path, write=True)) is None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        log = FileIO(os.open(path.name, flags, 0o600, dir_fd=files.fileno()), "w")
+    log.seek(0, os.SEEK_END)
+    return log
+
+
+def _restore_log(workspace: Workspace) -> None:
+    """Remove what the task may have put in the place of its log: who opens it could wait forever."""
+    try:
+        workspace.files.has_file(workspace.log)
+    except TaskError:
+        remove_tree(workspace.log)
+
+
+@asynccontextmanager
+async def find_containers(settings: WorkerSettings, s3: Any, cells: Cells) -> AsyncIterator[Containers | None]:
+    """What runs tasks in containers here, with the limits of `cells`; None without an engine. Raises EngineUnusable."""
+    directory = cells.directory
+    async with find_engine(settings.container_engine, directory) as engine:
+        if engine is None:
+            yield None
+            return
+        own = (
+            Cells("uid", directory, uids=Uids.parse(settings.task_uids), limits=cells.limits)
+            if os.geteuid() == 0
+            else Cells("process", directory, limits=cells.limits)
+        )
+        layout = settings.layout
+        marks = Path(settings.cache) / "images"
+        images = Images(engine.docker, Pins(s3, layout), Registries(settings), marks, settings.images_bytes_max)
+        try:
+            yield Containers(engine, images, own, container_environment(settings), {"piecework.grid": layout.root.uri})
+        finally:
+            await images.close()
