@@ -5,11 +5,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from asyncpg import Record
@@ -22,6 +21,7 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
+from tests.forks import Fork, Process
 from tests.invariants import TERMINAL, assert_kept, rows_of
 from tests.roles import as_role, let_in
 from tests.until import until
@@ -57,7 +57,7 @@ class ProcessGrid:
     aws: Aws
     directory: Path
     credentials: Callable[[str], dict[str, str]] = lambda service: {}  # for AWS, where services have their own
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
 
     async def prepare(self) -> None:
         """Queues, the pool, the processors and the raw data."""
@@ -91,24 +91,33 @@ class ProcessGrid:
         named = {f"PIECEWORK_{name.upper()}": str(value) for name, value in (values | extra).items()}
         return os.environ | named
 
-    def start(self, *arguments: str, **extra: Any) -> subprocess.Popen[bytes]:
-        """Start `python <arguments>` with the grid's settings."""
-        return self.spawn([sys.executable, *arguments], **extra)
-
-    def spawn(self, command: Sequence[str], **extra: Any) -> subprocess.Popen[bytes]:
-        """Start a command with the grid's settings, and its role's; its log is a file in `directory`."""
-        service = next(part.split(".")[1] for part in command if part.startswith("services."))
-        extra = {"database_url": as_role(self.settings.database_url, service)} | extra
-        log = (self.directory / f"{len(self.processes)}-{command[-1].rsplit('/', 1)[-1]}.log").open("wb")
-        environment = self.environment(**extra) | self.credentials(service)
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    def start(self, flag: Literal["-m"], module: str, *arguments: str, **extra: Any) -> Fork:
+        """Start `python -m <module> <arguments>` with the grid's settings."""
+        environment, log = self._place([module, *arguments], **extra)
+        process = Fork(module, *arguments, env=environment, log=log)
         self.processes.append(process)
         return process
 
-    def start_scheduler(self, **extra: Any) -> subprocess.Popen[bytes]:
+    def spawn(self, command: Sequence[str], **extra: Any) -> subprocess.Popen[bytes]:
+        """Start a command with the grid's settings."""
+        environment, log = self._place(command, **extra)
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        self.processes.append(process)
+        return process
+
+    def _place(self, command: Sequence[str], **extra: Any) -> tuple[dict[str, str], Path]:
+        """The environment of a service, with its role and its credentials, and its log."""
+        service = next(part.split(".")[1] for part in command if part.startswith("services."))
+        extra = {"database_url": as_role(self.settings.database_url, service)} | extra
+        name = command[-1].rsplit("/", 1)[-1]
+        environment = self.environment(**extra) | self.credentials(service)
+        return environment, self.directory / f"{len(self.processes)}-{name}.log"
+
+    def start_scheduler(self, **extra: Any) -> Fork:
         return self.start("-m", "services.scheduler", **extra)
 
-    def start_worker(self, **extra: Any) -> subprocess.Popen[bytes]:
+    def start_worker(self, **extra: Any) -> Fork:
         return self.start("-m", "services.worker", **extra)
 
     def stop(self) -> None:

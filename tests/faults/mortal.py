@@ -1,9 +1,8 @@
 """A scheduler or a worker that writes down its side effects and may kill itself before or after one of them.
 
-It is a fork of a process that has imported everything (a fork server), so it works within a twentieth of a second.
+It is a fork (tests.forks), so it works within a twentieth of a second.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -19,14 +18,11 @@ from services.platform import effects, multipart
 from services.platform.effects import Effect, Moment
 from services.scheduler import __main__ as scheduler
 from services.worker import __main__ as worker
-from services.worker.child.linux import die_with_parent
+from tests.forks import begin, forks
 
 Role = Literal["scheduler", "worker"]
 
 PART_BYTES_MIN = 5 << 14  # a small part of S3's own least size, which the emulator does not ask for
-
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload([__name__, "tests.faults.warm"])
 
 
 @dataclass(frozen=True, order=True)
@@ -49,8 +45,8 @@ class Mortal:
     def __init__(self, role: Role, environment: dict[str, str], files: Path, point: Point | None = None) -> None:
         self.role = role
         self.record, self.log = files.with_suffix(".effects"), files.with_suffix(".log")
-        theirs, self._orders = _forks.Pipe(duplex=False)
-        self._process = _forks.Process(
+        theirs, self._orders = forks.Pipe(duplex=False)
+        self._process = forks.Process(
             target=_live, args=(role, environment, self.record, self.log, point, theirs), daemon=True
         )
         self._process.start()
@@ -112,12 +108,7 @@ class _Fate:
 def _live(
     role: Role, environment: dict[str, str], record: Path, log: Path, point: Point | None, orders: Connection
 ) -> None:
-    die_with_parent()  # the fork server, and that with the test
-    os.environ.update(environment)
-    with log.open("ab") as file:
-        for descriptor in (1, 2):
-            os.dup2(file.fileno(), descriptor)
-    sys.argv[:] = [role]
+    begin([role], os.environ | environment, log)
     multipart.PART_BYTES_MIN = PART_BYTES_MIN
     effects.watch(_Fate(record, point, orders))
     if role == "scheduler":

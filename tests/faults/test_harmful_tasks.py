@@ -16,6 +16,7 @@ from services.contract.location import Location
 from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.engine.submission import submit_job
+from tests.forks import Fork
 from tests.grid import ProcessGrid
 
 TASKS, HARMFUL = 20, 7
@@ -39,7 +40,7 @@ async def submit(grid: ProcessGrid, function: str, **job: Any) -> UUID:
 
 
 @asynccontextmanager
-async def restarted_workers(grid: ProcessGrid, **settings: Any) -> AsyncIterator[list[subprocess.Popen[bytes]]]:
+async def restarted_workers(grid: ProcessGrid, **settings: Any) -> AsyncIterator[list[Fork]]:
     """Two workers; one that dies is started again, as Auto Scaling would. The list has all that were started."""
     started = [grid.start("-m", "services.worker", **settings) for _ in range(2)]
 

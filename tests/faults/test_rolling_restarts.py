@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import signal
-import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from uuid import UUID
@@ -12,6 +11,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
+from tests.forks import Fork
 from tests.grid import ProcessGrid
 from tests.invariants import assert_kept, rows_of
 from tests.until import until
@@ -36,7 +36,7 @@ class Api:
         self._service = service
         self.url = f"http://127.0.0.1:{free_port()}"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> Fork:
         address = ["--host", "127.0.0.1", "--port", self.url.rpartition(":")[2], "--timeout-graceful-shutdown", "3"]
         app = f"services.{self._service}.main:app"
         return self._grid.start("-m", "uvicorn", app, *address, bootstrap_api_key=KEY)
@@ -94,7 +94,7 @@ async def test_rolling_restarts_lose_nothing_and_stop_the_grid_for_less_than_a_l
     async def started() -> bool:
         return True
 
-    services: list[tuple[Callable[[], subprocess.Popen[bytes]], Callable[[], Awaitable[bool]]]] = [
+    services: list[tuple[Callable[[], Fork], Callable[[], Awaitable[bool]]]] = [
         *((api.start, api.is_ready) for api in (*apis, stats)),
         *((grid.start_scheduler, started) for _ in range(2)),
         *((grid.start_worker, two_live) for _ in range(2)),

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,6 +11,7 @@ import pytest
 from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.engine.submission import submit_job
+from tests.forks import Fork
 from tests.grid import ProcessGrid
 from tests.invariants import assert_kept, rows_of
 from tests.until import until
@@ -26,7 +26,7 @@ async def submit(grid: ProcessGrid, tasks: int, command: str = "true") -> UUID:
         return await submit_job(connection, spec, settings=grid.settings)
 
 
-async def start_worker(grid: ProcessGrid, name: str, **settings: Any) -> tuple[subprocess.Popen[bytes], Path]:
+async def start_worker(grid: ProcessGrid, name: str, **settings: Any) -> tuple[Fork, Path]:
     """A worker with a scratch directory of its own, once it has registered; returns that directory, too."""
     before = await grid.database.fetchval("SELECT count(*) FROM workers")
     scratch = grid.directory / name
