@@ -267,6 +267,24 @@ async def claim(
     ]
 
 
+# reserve: a worker keeps room for a bundle that found none for a while. One at a time does; any may still claim it.
+_RESERVE = """
+    UPDATE bundles SET reserved_by = $1, reserved_until = now() + $3 * interval '1 second'
+    WHERE bundle_id = $2 AND worker_id IS NULL AND queued_at <= now() - $4 * interval '1 second'
+      AND (reserved_by IS NULL OR reserved_by = $1 OR reserved_until < now())
+    RETURNING true"""
+
+
+async def reserve(
+    connection: Connection | Database, worker_id: UUID, bundle_id: UUID, *, seconds: float, waited_seconds: float
+) -> bool:
+    """Reserve an unclaimed bundle that was queued this long ago, or go on to do so, for `seconds`.
+
+    False if it is claimed, gone, or another's.
+    """
+    return bool(await connection.fetchval(_RESERVE, worker_id, bundle_id, seconds, waited_seconds))
+
+
 # put off: a worker can't run the bundle, but a newer one may. The bundle stays unclaimed: there is no attempt of it.
 _PUT_OFF = """
     UPDATE bundles SET put_off = least(put_off + 1, 32767), put_off_error = $4,

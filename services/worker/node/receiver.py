@@ -9,6 +9,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -40,6 +41,9 @@ _STOCK_SECONDS = 0.5  # stock of short tasks, so that slots never starve between
 _SHORT_SECONDS = 1.0
 _CLAIM_SECONDS = 10.0  # that a claim may take; all tries end well within the queue's visibility timeout (30 s)
 _PASS_SECONDS = 1  # delay before another worker gets a message that this one must not take, or has no room for
+_RESERVE_SECONDS = 60.0  # that a bundle stays reserved, unless its worker says so again
+_RENEW_SECONDS = 15.0
+_WAITED_SECONDS = 5.0  # that a bundle has looked for room before a worker reserves some
 _SEEN_SECONDS = 60.0  # that bundles which ask for a part of the node are looked for while no slot is free
 _OUTAGE_SECONDS = 10  # delay before anybody gets a message that could not be claimed: receives are counted (DLQ)
 _SMOOTHING = 0.2  # weight of the newest message in a moving average
@@ -135,6 +139,9 @@ class Receiver:
         self._last_stage: StageKey | None = None  # of the last message: the next one is likely to be of it too
         self._parts: dict[UUID, Part] = {}  # of bundles that are being claimed
         self._seen: dict[Needs, float] = {}  # what bundles asked for, and when the last such one was offered
+        self._homeless: Message | None = None  # a bundle that has found no room here just now
+        self._reserved: Message | None = None  # a bundle for which room is kept
+        self._renewed_at = 0.0
         self._stopped = asyncio.Event()
         self._queue_outage = Outage("queue")
         self._database_outage = database_outage
@@ -151,23 +158,79 @@ class Receiver:
                 await self._unless_stopped(self._database_outage.over.wait())
             elif self._completer.backlog >= _BACKLOG_MAX:
                 await self._unless_stopped(self._completer.flushed())
+            elif self._reserved is not None and self._slots.has_reserved(self._needs_of(self._reserved)):
+                await self._claim_reserved(self._reserved)
             elif wanted := self._wanted():
                 messages = await self._unless_stopped(self._receive(wanted))
                 await self._accept(messages or [])
+                await self._keep_room()
             else:
-                await self._unless_stopped(self._slots.progress.wait())
+                await self._unless_stopped(self._await_progress())
+                await self._keep_room()
+
+    async def _await_progress(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if self._reserved is None else _RENEW_SECONDS):
+                await self._slots.progress.wait()
+
+    # Room for a bundle that finds none, because smaller ones take whatever gets free.
+
+    async def _keep_room(self) -> None:
+        """Reserve a bundle that has looked for room for a while, or go on with the one that is reserved."""
+        message = self._reserved or self._homeless
+        self._homeless = None
+        if message is None or (self._reserved and time.monotonic() < self._renewed_at + _RENEW_SECONDS):
+            return
+        reserving = transitions.reserve(
+            self._database,
+            self._worker_id,
+            message.bundle_id,
+            seconds=_RESERVE_SECONDS,
+            waited_seconds=_WAITED_SECONDS,
+        )
+        try:
+            is_ours = await in_time(reserving, _CLAIM_SECONDS)
+        except Exception as error:
+            await self._database_outage.failed(error)
+            return
+        self._renewed_at = time.monotonic()
+        if is_ours and self._reserved is None:
+            log.info("room reserved", job=str(message.job_id), stage=message.stage, needs=str(message.needs))
+        self._reserve(message if is_ours else None)
+
+    def _reserve(self, message: Message | None) -> None:
+        self._reserved = message
+        self._slots.reserve(None if message is None else message.needs)
+
+    async def _claim_reserved(self, message: Message) -> None:
+        """Claim the bundle for which room was kept, without waiting for its message. Another may have it."""
+        if self._take_part(message.bundle_id, self._needs_of(message)):
+            if not await self._claim({message.bundle_id: message}):
+                self._give_parts_back()
+                return  # and try again
+            self._give_parts_back()
+        self._reserve(None)
+
+    def _needs_of(self, message: Message) -> Needs:
+        return message.needs or Needs()
+
+    def _give_parts_back(self) -> None:
+        """Those of bundles that others have."""
+        for part in self._parts.values():
+            self._slots.give_back(part)
+        self._parts.clear()
 
     @property
     def _waiting(self) -> int:
         """Tasks that wait for a slot, including those whose attempts have started ahead of it."""
-        return self._bundles.tasks_waiting + max(0, self._slots.wanted - self._slots.open)
+        return self._bundles.tasks_waiting + max(0, self._slots.wanted - self._slots.offered)
 
     def _wanted(self) -> int:
         if not self._slots.can_work:
             return 0
         for_slots = messages_wanted(
-            slots=self._slots.open,
-            busy=min(self._slots.wanted, self._slots.open),
+            slots=self._slots.offered,
+            busy=min(self._slots.wanted, self._slots.offered),
             waiting=self._waiting,
             task_seconds=self._slots.pace.seconds_of(self._last_stage),
             longest_running_seconds=self._slots.longest_running_seconds,
@@ -230,7 +293,7 @@ class Receiver:
             else:
                 offers[message.bundle_id], handles[message.bundle_id] = message, raw["ReceiptHandle"]
         returned = [handles[bundle_id] for bundle_id in self._refuse(offers)]
-        await self._hand_back(returned, 0 if self._slots.open else _PASS_SECONDS)
+        await self._hand_back(returned, 0 if self._slots.offered else _PASS_SECONDS)
         await self._hand_back(passed, _PASS_SECONDS)
         give_up_at = asyncio.get_running_loop().time() + _CLAIM_SECONDS
         offered = [handles[bundle_id] for bundle_id in offers]
@@ -239,21 +302,26 @@ class Receiver:
                 await self._hand_back(offered, _OUTAGE_SECONDS)
                 offered = []
                 break
-        for part in self._parts.values():  # of bundles that others have
-            self._slots.give_back(part)
-        self._parts.clear()
+        self._give_parts_back()
+        if self._reserved is not None and self._reserved.bundle_id in offers:
+            self._reserve(None)
         await self._delete(done + offered)
 
     def _make_room(self, message: Message) -> bool:
         """Take the part of the node that the bundle asks for, if it does. False if there is no room now, or never."""
         if message.needs is None:
             return True
-        if self._slots.may_hold(message.needs):
-            self._seen[message.needs] = time.monotonic()
-        return self._take_part(message.bundle_id, message.needs)
+        if not self._slots.may_hold(message.needs):
+            return False
+        self._seen[message.needs] = time.monotonic()
+        if not self._take_part(message.bundle_id, message.needs):
+            self._homeless = message
+            return False
+        return True
 
     def _take_part(self, bundle_id: UUID, needs: Needs) -> bool:
-        if bundle_id not in self._parts and (part := self._slots.take(needs)) is not None:
+        reserved = self._reserved is not None and self._reserved.bundle_id == bundle_id
+        if bundle_id not in self._parts and (part := self._slots.take(needs, reserved=reserved)) is not None:
             self._parts[bundle_id] = part
         return bundle_id in self._parts
 
@@ -270,8 +338,8 @@ class Receiver:
         for_slots = [message for message in offers.values() if message.bundle_id not in self._parts]
         chosen = choose(
             for_slots,
-            slots_free=self._slots.open - self._slots.wanted - self._bundles.tasks_waiting,
-            stock_seconds=_STOCK_SECONDS * self._slots.open - waiting_seconds,
+            slots_free=self._slots.offered - self._slots.wanted - self._bundles.tasks_waiting,
+            stock_seconds=_STOCK_SECONDS * self._slots.offered - waiting_seconds,
             seconds_of=pace.seconds_of,
         )
         kept = self._parts.keys() | {message.bundle_id for message in chosen}

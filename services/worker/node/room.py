@@ -34,6 +34,7 @@ class Room:
         self._gpus = list(hardware.gpus)  # that are free
         self._parts: set[Part] = set()
         self._taken = Capacity()
+        self._reserved = Capacity()
         self._closed = 0  # slots
         self._spare: list[WarmChildren] = []  # of closed slots, and of former parts
         for _ in range(slots):
@@ -41,23 +42,43 @@ class Room:
 
     @property
     def open(self) -> int:
-        """Slots for tasks that ask for nothing."""
+        """Slots that tasks which ask for nothing use."""
         return self.slots - self._closed
+
+    @property
+    def offered(self) -> int:
+        """Slots that such tasks may use from now on."""
+        return min(self.open, self._count_open(self._taken + self._reserved))
+
+    def reserve(self, needs: Needs | None) -> None:
+        """Take nothing any more that keeps such a bundle from its room; None: whatever fits."""
+        self._reserved = Capacity() if needs is None else self._capacity.part(needs, self.slots)
 
     def may_hold(self, needs: Needs) -> bool:
         """Whether it does when nothing else runs here."""
         return self._capacity.holds(self._capacity.part(needs, self.slots))
 
     def count(self, needs: Needs, in_slots: int) -> int:
-        """How many such bundles fit now, beside this many tasks that are in slots or wait for one."""
-        left = self._capacity - self._taken - self._share * min(in_slots, self.open)
+        """How many such bundles may begin, beside this many tasks that are in slots or wait for one."""
+        return self._count(self._taken + self._reserved, needs, in_slots)
+
+    def has_reserved(self, needs: Needs, in_slots: int) -> bool:
+        """Whether the bundle fits for which room was reserved."""
+        return self._count(self._taken, needs, in_slots) > 0
+
+    def _count(self, taken: Capacity, needs: Needs, in_slots: int) -> int:
+        left = self._capacity - taken - self._share * min(in_slots, self.open)
         return max(0, left.count(self._capacity.part(needs, self.slots)))
 
-    def take(self, needs: Needs, in_slots: int) -> Part | None:
-        """A part of the node, if there is one now, beside this many tasks that are in slots or wait for one."""
+    def take(self, needs: Needs, in_slots: int, *, reserved: bool = False) -> Part | None:
+        """A part of the node, if there is one now, beside this many tasks that are in slots or wait for one.
+
+        `reserved`: it is for the bundle for which room was reserved.
+        """
         size = self._capacity.part(needs, self.slots)
         closed = self.slots - self._count_open(self._taken + size)
-        if not self.count(needs, in_slots) or closed - self._closed > self.free.qsize():
+        fits = self.has_reserved(needs, in_slots) if reserved else self.count(needs, in_slots) > 0
+        if not fits or closed - self._closed > self.free.qsize():
             return None
         self._close(closed)
         gpus = tuple(self._gpus.pop(0) for _ in range(size.gpus))

@@ -73,8 +73,13 @@ class Slots:
 
     @property
     def open(self) -> int:
-        """The number of slots for tasks that ask for nothing."""
+        """The number of slots that tasks which ask for nothing use."""
         return self._room.open
+
+    @property
+    def offered(self) -> int:
+        """The number of slots that such tasks may use from now on."""
+        return self._room.offered
 
     @property
     def can_work(self) -> bool:
@@ -100,9 +105,17 @@ class Slots:
         """For how many such bundles there is room now."""
         return self._room.count(needs, self._in_slots)
 
-    def take(self, needs: Needs) -> Part | None:
+    def take(self, needs: Needs, *, reserved: bool = False) -> Part | None:
         """A part of the node for such a bundle, if there is room now: `run_in_part` or `give_back` comes next."""
-        return self._room.take(needs, self._in_slots)
+        return self._room.take(needs, self._in_slots, reserved=reserved)
+
+    def reserve(self, needs: Needs | None) -> None:
+        """Keep room for such a bundle from now on; None: for none."""
+        self._room.reserve(needs)
+
+    def has_reserved(self, needs: Needs) -> bool:
+        """Whether there is room now for the bundle for which it was reserved."""
+        return self._room.has_reserved(needs, self._in_slots)
 
     def give_back(self, part: Part) -> None:
         self._room.give_back(part)

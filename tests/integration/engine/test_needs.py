@@ -71,6 +71,25 @@ async def test_a_bundle_that_an_earlier_scheduler_has_queued_asks_for_what_its_s
     assert len(await play.claim(await play.register(capacity=LARGE), [message])) == 1
 
 
+async def test_room_is_reserved_by_one_worker_at_a_time_and_by_a_lease(play: Play) -> None:
+    job_id = await submit(play, cpus=12)
+    [message] = await play.dispatch(job_id)
+    first, second = [await play.register(capacity=LARGE) for _ in range(2)]
+
+    async def reserve(worker_id: UUID, waited_seconds: float = 0.0) -> bool:
+        lease = {"seconds": 60.0, "waited_seconds": waited_seconds}
+        return await transitions.reserve(play.database, worker_id, message.bundle_id, **lease)
+
+    assert not await reserve(first, waited_seconds=5.0)  # it has just come
+    assert await reserve(first) and await reserve(first)
+    assert not await reserve(second)
+    await play.database.execute("UPDATE bundles SET reserved_until = now() - interval '1 second'")
+    assert await reserve(second)
+    assert len(await play.claim(first, [message])) == 1  # anybody with room may have it
+    assert not await reserve(second)
+    await assert_invariants(play.database, job_id)
+
+
 async def test_a_backup_and_a_second_try_ask_for_the_same(play: Play) -> None:
     job_id = await submit(play, cpus=12)
     first = await play.register(capacity=LARGE)

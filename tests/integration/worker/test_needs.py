@@ -129,3 +129,21 @@ async def test_memory_that_a_stage_asks_for_is_the_limit(grid: InProcessGrid) ->
     (task,) = await grid.run(job_id)
     assert task["error"]["type"] == "memory"
     assert "the memory that the stage asks for" in task["error"]["message"]
+
+
+async def test_a_large_task_gets_its_room_though_small_ones_take_whatever_gets_free(
+    grid: InProcessGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.worker.node.receiver._WAITED_SECONDS", 0.5)
+    nap = {"command": ["sleep", "0.4"]}
+    before, after = await grid.submit(nap, [ITEM] * 10), await grid.submit(nap, [ITEM] * 300)
+    large = await grid.submit(nap, [ITEM] * 2, cpus=8)
+    async with grid.node(**OPEN, slots=2, **LARGE):
+        await grid.dispatch(before)
+        await grid.until("SELECT count(*) > 0 FROM attempts")
+        await grid.dispatch(large)
+        await grid.dispatch(after)
+        await grid.ended(large)
+        left = await grid.database.fetchval("SELECT count(*) FROM tasks WHERE state = 'queued'")
+    assert left > 100  # they went on meanwhile, and did not come first
+    assert {attempt["outcome"] for attempt in await grid.attempts(large)} == {"succeeded"}

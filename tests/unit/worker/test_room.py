@@ -68,3 +68,23 @@ def test_what_the_node_does_not_have_is_never_held() -> None:
     node = room()
     assert node.may_hold(Needs(cpus=8, memory=32 * GiB, gpus=4, disk=100 * GiB))
     assert not any(map(node.may_hold, (Needs(cpus=9), Needs(memory=33 * GiB), Needs(gpus=5), Needs(disk=1 << 40))))
+
+
+def test_reserved_room_is_kept_from_everything_else() -> None:
+    node, needs = room(), Needs(cpus=5, memory=GiB)
+    in_use = [node.free.get_nowait() for _ in range(4)]
+    assert node.take(needs, in_slots=4) is None
+    node.reserve(needs)
+    assert (node.open, node.offered) == (4, 1)
+    small = Needs(cpus=1, memory=GiB)
+    assert node.count(small, in_slots=0) == 3
+    for children in in_use[:2]:
+        node.free.put_nowait(children)
+    assert node.take(small, in_slots=2) is None
+    assert not node.has_reserved(needs, in_slots=2)
+    node.free.put_nowait(in_use[2])
+    part = node.take(needs, in_slots=1, reserved=True)
+    assert part is not None
+    node.reserve(None)
+    assert (node.open, node.offered) == (1, 1)
+    assert taken(node, small, in_slots=1).size.cpus == 1

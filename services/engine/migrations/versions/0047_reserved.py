@@ -1,0 +1,10 @@
+"""Room that is kept for a bundle; in the SQL file of this name."""
+
+from services.engine.migrations.operations import run_script
+
+revision = "0047"
+down_revision = "0037"
+
+
+def upgrade() -> None:
+    run_script(__file__)
