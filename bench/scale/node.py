@@ -116,7 +116,7 @@ async def _work(load: Load, settings: Settings, pools: Pools, sqs: Any, worker_i
         lease_seconds=settings.lease_seconds,
         bundles=bundles,
         slots=slots,  # type: ignore[arg-type]
-        drain=lambda: None,
+        drain=lambda replace_instance: None,
     )
     receiver = Receiver(
         database=pools.claim,

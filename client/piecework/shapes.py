@@ -572,6 +572,9 @@ class Worker(TypedDict):
     heartbeat_at: str
     stopped_at: str | None
     quarantine: str | None
+    drain_reason: str | None
+    interrupted_at: str | None
+    replace_instance: bool
 
 
 class WebhookEndpoint(TypedDict):

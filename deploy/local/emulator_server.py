@@ -1,4 +1,4 @@
-"""ministack plus the Auto Scaling action that Piecework needs and ministack lacks, and quicker uploads, downloads,
+"""ministack plus the Auto Scaling actions that Piecework needs and ministack lacks, and quicker uploads, downloads,
 ranges, polls.
 
 Run by deploy.local.emulator, with ministack's own environment variables and command line.
@@ -29,7 +29,8 @@ PIECE_BYTES = 1 << 20
 def terminate_instance(params: dict[str, str]) -> Response:
     """TerminateInstanceInAutoScalingGroup, as the Amazon EC2 Auto Scaling API reference has it.
 
-    The instance is gone at once; without the decrement the group gets a new one in its place.
+    The instance is gone at once, unless the group has a hook for that; without the decrement the group gets a new one
+    in its place.
     """
     instance_id = params.get("InstanceId", "")
     decrement = params.get("ShouldDecrementDesiredCapacity", "")
@@ -51,6 +52,7 @@ def terminate_instance(params: dict[str, str]) -> Response:
 def _terminate(name: str, group: dict[str, Any], instance: dict[str, Any], decrement: bool) -> Response:
     capacity, started, instance_id = group["DesiredCapacity"], now_iso(), instance["InstanceId"]
     group["Instances"].remove(instance)
+    HOOKS.wait(name, instance_id)
     cause = f"At {started} instance {instance_id} was taken out of service in response to a user request"
     if decrement:
         group["DesiredCapacity"] = capacity - 1
@@ -72,6 +74,52 @@ def _terminate(name: str, group: dict[str, Any], instance: dict[str, Any], decre
         200, f"{action}Response", f"<{action}Result><Activity>{members}</Activity></{action}Result>"
     )
     return result
+
+
+def set_instance_health(params: dict[str, str]) -> Response:
+    """SetInstanceHealth: an unhealthy instance is replaced."""
+    if params.get("HealthStatus") != "Unhealthy":
+        return _refuse("only HealthStatus Unhealthy is played here")
+    response = terminate_instance(params | {"ShouldDecrementDesiredCapacity": "false"})
+    return response if response[0] != 200 else _done("SetInstanceHealth")
+
+
+class LifecycleHooks:
+    """The instances that a terminating hook keeps from their end: until it is completed, or its time is over."""
+
+    def __init__(self) -> None:
+        self._ends_at: dict[tuple[str, str], float] = {}  # by instance and hook
+
+    def wait(self, group: str, instance_id: str) -> None:
+        for hook in autoscaling._hooks.values():
+            terminating = hook["LifecycleTransition"] == "autoscaling:EC2_INSTANCE_TERMINATING"
+            if terminating and hook["AutoScalingGroupName"] == group:
+                self._ends_at[instance_id, hook["LifecycleHookName"]] = time.monotonic() + hook["HeartbeatTimeout"]
+
+    def complete(self, params: dict[str, str]) -> Response:
+        """CompleteLifecycleAction."""
+        if (hook := self._find(params)) is None:
+            return self._refuse(params)
+        del self._ends_at[hook]
+        return _done("CompleteLifecycleAction")
+
+    def beat(self, params: dict[str, str]) -> Response:
+        """RecordLifecycleActionHeartbeat."""
+        if (hook := self._find(params)) is None:
+            return self._refuse(params)
+        found = autoscaling._hooks[f"{params['AutoScalingGroupName']}/{params['LifecycleHookName']}"]
+        self._ends_at[hook] = time.monotonic() + found["HeartbeatTimeout"]
+        return _done("RecordLifecycleActionHeartbeat")
+
+    def _find(self, params: dict[str, str]) -> tuple[str, str] | None:
+        hook = (params.get("InstanceId", ""), params.get("LifecycleHookName", ""))
+        return hook if self._ends_at.get(hook, 0.0) > time.monotonic() else None
+
+    def _refuse(self, params: dict[str, str]) -> Response:
+        return _refuse(f"No active Lifecycle Action found with instance ID {params.get('InstanceId')}")
+
+
+HOOKS = LifecycleHooks()
 
 
 class LongPolls:
@@ -167,6 +215,11 @@ async def send_response(
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+def _done(action: str) -> Response:
+    response: Response = autoscaling._xml(200, f"{action}Response", f"<{action}Result/>")
+    return response
+
+
 def _refuse(message: str) -> Response:
     response: Response = autoscaling._error("ValidationError", escape(message))
     return response
@@ -175,6 +228,8 @@ def _refuse(message: str) -> Response:
 if __name__ == "__main__":
     actions: dict[str, Callable[[dict[str, str]], Response]] = autoscaling._ACTION_MAP
     actions["TerminateInstanceInAutoScalingGroup"] = terminate_instance
+    actions["SetInstanceHealth"] = set_instance_health
+    actions["CompleteLifecycleAction"], actions["RecordLifecycleActionHeartbeat"] = HOOKS.complete, HOOKS.beat
     polls = LongPolls()
     sqs._act_send_message = sqs._HANDLERS["SendMessage"] = polls.send
     sqs._HANDLERS["ReceiveMessage"] = polls.receive

@@ -104,6 +104,9 @@ class Worker(SQLModel, table=True):
     gpus: int | None = None
     disk: int | None = Field(None, sa_type=BigInteger)
     engine: str | None = None
+    drain_reason: str | None = None
+    interrupted_at: datetime | None = Field(None, sa_type=_UTC)
+    replace_instance: bool = False
 
 
 class Schedule(SQLModel, table=True):

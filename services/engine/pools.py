@@ -24,6 +24,12 @@ async def load_pool(connection: Connection | Database, name: str) -> PoolQueues 
     return None if row is None else PoolQueues(**row)
 
 
+async def load_group(connection: Connection | Database, name: str) -> str | None:
+    """The pool's Auto Scaling group."""
+    group: str | None = await connection.fetchval("SELECT group_name FROM pools WHERE name = $1", name)
+    return group
+
+
 # A pool that is paused already stays so since then.
 _SET_PAUSED = """
     UPDATE pools SET paused = $2, paused_at = CASE WHEN NOT $2 THEN NULL WHEN paused THEN paused_at ELSE now() END

@@ -557,19 +557,22 @@ async def _give_back(
 # A claimed bundle belongs to its worker until it is deleted, and a lost or stopped worker never comes back. So the next
 # statement may give back what this one finds.
 _HELD_BY_DEAD = """
-    SELECT b.bundle_id FROM bundles AS b LEFT JOIN workers AS w USING (worker_id)
+    SELECT b.bundle_id, w.interrupted_at IS NOT NULL AS interrupted
+    FROM bundles AS b LEFT JOIN workers AS w USING (worker_id)
     WHERE b.worker_id IS NOT NULL AND coalesce(w.state, 'lost') IN ('lost', 'stopped')"""
 
 
 async def reap_dead_workers(connection: Connection | Database, losses_max: int) -> int:
     """Give back the running tasks of lost and stopped workers; returns the number of attempts that this ends.
 
-    A loss is not a failure of the task, but after `losses_max` losses the task fails: it may kill its workers.
+    A loss is not a failure of the task, but after `losses_max` losses the task fails: it may kill its workers. Whatever
+    EC2 is known to have ended was not killed by a task: its attempts count as released.
     """
     bundles = await connection.fetch(_HELD_BY_DEAD, timeout=LONG_SECONDS)
-    if not bundles:
-        return 0
-    return await _give_back(connection, "lost", [row["bundle_id"] for row in bundles], losses_max=losses_max)
+    lost = [row["bundle_id"] for row in bundles if not row["interrupted"]]
+    interrupted = [row["bundle_id"] for row in bundles if row["interrupted"]]
+    count = await _give_back(connection, "lost", lost, losses_max=losses_max) if lost else 0
+    return count + (await _give_back(connection, "released", interrupted) if interrupted else 0)
 
 
 async def abandon(connection: Connection | Database, worker_id: UUID, bundle_ids: Sequence[UUID]) -> int:

@@ -18,10 +18,14 @@ class UnknownPool(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The database's view of a worker: its state (`lost` if it is not live) and the bundles it holds."""
+    """The database's view of a worker: its state (`lost` if it is not live) and the bundles it holds.
+
+    `replace_instance`: when it has drained, its group replaces its instance.
+    """
 
     state: str
     bundle_ids: frozenset[UUID]
+    replace_instance: bool = False
 
 
 # The part of a lease that may pass between two looks of the schedulers; what is longer was an outage.
@@ -70,9 +74,10 @@ _HEARTBEAT = """
         UPDATE workers SET heartbeat_at = now(), busy = $2,
             idle_since = CASE WHEN $2 = 0 THEN coalesce(idle_since, now()) END
         WHERE worker_id = $1 AND state IN ('active', 'draining')
-        RETURNING state
+        RETURNING state, replace_instance
     )
     SELECT coalesce((SELECT state FROM beat), 'lost') AS state,
+        coalesce((SELECT replace_instance FROM beat), false) AS replace_instance,
         ARRAY(SELECT bundle_id FROM bundles WHERE worker_id = $1) AS bundle_ids"""
 
 
@@ -114,7 +119,7 @@ async def heartbeat(connection: Connection | Database, worker_id: UUID, busy: in
     """Renew the worker's lease; `busy` is its slots in use."""
     row = await connection.fetchrow(_HEARTBEAT, worker_id, busy)
     assert row is not None
-    return Heartbeat(row["state"], frozenset(row["bundle_ids"]))
+    return Heartbeat(row["state"], frozenset(row["bundle_ids"]), row["replace_instance"])
 
 
 async def stop_worker(connection: Connection | Database, worker_id: UUID) -> None:
@@ -127,16 +132,29 @@ async def quarantine_worker(connection: Connection | Database, worker_id: UUID, 
     await connection.execute(_QUARANTINE, worker_id, storable(reason)[:REASON_MAX])
 
 
-async def drain_worker(connection: Connection, worker_id: UUID) -> None:
+_DRAIN = """
+    UPDATE workers SET state = 'draining', drain_reason = coalesce($2, drain_reason),
+        interrupted_at = CASE WHEN $3 THEN coalesce(interrupted_at, now()) ELSE interrupted_at END,
+        replace_instance = replace_instance OR $4
+    WHERE worker_id = $1 AND state IN ('active', 'draining')
+    RETURNING state"""
+
+
+async def drain_worker(
+    connection: Connection,
+    worker_id: UUID,
+    reason: str | None = None,
+    *,
+    interrupted: bool = False,
+    replace_instance: bool = False,
+) -> None:
     """Drain a worker: from its next heartbeat on it takes no more tasks, ends its own, and stops.
 
-    Raises NotFound, Conflict.
+    `interrupted`: EC2 ends its instance, so what it loses counts against no task. `replace_instance`: its group
+    launches another one, instead of getting smaller. Raises NotFound, Conflict.
     """
-    state: str | None = await connection.fetchval(
-        "UPDATE workers SET state = 'draining' "
-        "WHERE worker_id = $1 AND state IN ('active', 'draining') RETURNING state",
-        worker_id,
-    )
+    told = None if reason is None else storable(reason)[:REASON_MAX]
+    state: str | None = await connection.fetchval(_DRAIN, worker_id, told, interrupted, replace_instance)
     if state is None:
         was = await connection.fetchval("SELECT state FROM workers WHERE worker_id = $1", worker_id)
         if was is None:

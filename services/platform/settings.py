@@ -390,7 +390,15 @@ class WorkerSettings(Settings):
         description="after so long without the database, kill attempts of processors that are not idempotent, since "
         "others may run their tasks; unset: let them run on",
     )
-    drain_seconds: Seconds = Field(100.0, description="time that running tasks have to end after SIGTERM")
+    drain_seconds: Seconds = Field(
+        100.0, description="time that running tasks have to end when the worker drains; less if EC2 gives less"
+    )
+    lifecycle_hook: str | None = Field(
+        None, description="terminating lifecycle hook of the group: it waits until the worker has drained"
+    )
+    power_off: str | None = Field(
+        None, description="command that switches this machine off, if Auto Scaling does not end it; unset: none"
+    )
     log_bytes_max: Bytes = 1_048_576
     receive_wait_seconds: Annotated[int, Field(ge=1, le=20), DURATION] = 20
 

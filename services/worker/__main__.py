@@ -15,6 +15,7 @@ from services.platform.settings import WorkerSettings, read_settings
 from services.platform.tracing import configure_tracing
 from services.platform.version import VERSION
 from services.worker.isolation.errors import IsolationUnusable
+from services.worker.node.instance_end import InstanceNotEnded
 from services.worker.node.node import Node, NodeUnfit
 from services.worker.node.watchdog import watching
 from services.worker.task.processes import Processes
@@ -29,8 +30,8 @@ except ImportError:
 def main() -> int:
     """Run a node.
 
-    Exit codes: 0 drained, 2 it can't start as configured, 70 it hung, 75 its machine can't run tasks (EX_TEMPFAIL,
-    sysexits.h), 130 interrupted twice.
+    Exit codes: 0 drained, 2 it can't start as configured, 70 it hung, 71 it drained and could not end its instance
+    (EX_OSERR, sysexits.h), 75 its machine can't run tasks (EX_TEMPFAIL), 130 interrupted twice.
     """
     parser = argparse.ArgumentParser(prog="python -m services.worker", description=__doc__)
     parser.add_argument("--pool", help="the pool to work for (PIECEWORK_POOL)")
@@ -49,6 +50,9 @@ def main() -> int:
     except (UnknownPool, ScratchUnusable, IsolationUnusable) as error:
         print(error, file=sys.stderr)
         return 2
+    except InstanceNotEnded as error:
+        print(error, file=sys.stderr)
+        return os.EX_OSERR
     except NodeUnfit as error:
         print(error, file=sys.stderr)
         return os.EX_TEMPFAIL

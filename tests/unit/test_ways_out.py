@@ -45,6 +45,8 @@ ALLOWED = {
     ("worker/node/imds.py", "aiohttp.ClientResponse"),
     ("scheduler/loops/webhooks.py", "httpx.AsyncClient"),
     ("scheduler/loops/webhooks.py", "httpx.Limits"),
+    ("worker/node/instance_end.py", "asyncio.create_subprocess_exec"),
+    ("worker/node/instance_end.py", "asyncio.subprocess.DEVNULL"),
     ("worker/task/child_process.py", "asyncio.create_subprocess_exec"),
     ("worker/task/child_process.py", "asyncio.subprocess.Process"),
     ("worker/task/child_process.py", "asyncio.subprocess.DEVNULL"),

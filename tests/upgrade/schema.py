@@ -21,6 +21,7 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 UNDONE = {
     "0047": "ALTER TABLE bundles DROP COLUMN reserved_by, DROP COLUMN reserved_until",
     "0037": "ALTER TABLE pools DROP COLUMN largest_node",
+    "0036": "ALTER TABLE workers DROP COLUMN drain_reason, DROP COLUMN interrupted_at, DROP COLUMN replace_instance",
     "0030": "DROP TABLE left_rows; DROP FUNCTION past_month;"
     + made_in("0012_partitions", "OR REPLACE FUNCTION drop_partitions"),
     "0028": "ALTER TABLE workers DROP COLUMN engine",

@@ -174,12 +174,14 @@ def _show_workers(session: Session, workers: list[Worker]) -> None:
 
     now = session.client.now()
     quarantined = any(worker["quarantine"] for worker in workers)
+    draining = any(worker["drain_reason"] for worker in workers)
     on_ec2 = any(worker["instance_type"] for worker in workers)
     display.table(
         session.out,
         [
             *("WORKER_ID", "~POOL", "STATE", ">BUSY", "ISOLATION", "~?HOST", "?LAST SEEN", "?RELEASE"),
             *(["?INSTANCE", "?TYPE", "?ZONE", "?MARKET"] if on_ec2 else []),
+            *(["~WHY IT DRAINS"] if draining else []),
             *(["~OUT OF SERVICE"] if quarantined else []),
         ],
         (
@@ -193,6 +195,7 @@ def _show_workers(session: Session, workers: list[Worker]) -> None:
                 display.relative(worker["heartbeat_at"], now),
                 worker["release"],
                 *([worker["instance_id"], worker["instance_type"], worker["zone"], worker["market"]] if on_ec2 else []),
+                *([worker["drain_reason"]] if draining else []),
                 *([worker["quarantine"]] if quarantined else []),
             )
             for worker in workers
@@ -226,6 +229,8 @@ def _show_worker(session: Session, worker: Worker) -> None:
             ("started", display.moment(worker["started_at"], now)),
             ("last seen", display.moment(worker["heartbeat_at"], now)),
             ("stopped", display.moment(worker["stopped_at"], now)),
+            ("why it drains", worker["drain_reason"]),
+            ("interrupted", display.moment(worker["interrupted_at"], now)),
             ("out of service", worker["quarantine"]),
         ],
     )

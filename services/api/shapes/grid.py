@@ -136,6 +136,9 @@ class Worker(Row):
     stopped_at: datetime | None
     engine: str | None = Field(description="what runs its tasks in containers; null: it has none of these")
     quarantine: str | None = Field(description="why it took itself out of service; null: it did not")
+    drain_reason: str | None = Field(description="why it drains, or drained; null: it does not, or is not known")
+    interrupted_at: datetime | None = Field(description="since when it is known that EC2 ends its instance")
+    replace_instance: bool = Field(description="when it has drained, its group replaces its instance")
 
 
 class WorkerPage(Page[Worker]):

@@ -59,14 +59,16 @@ _BACKLOG = """
     ) AS stages GROUP BY needs"""
 
 _DRAIN = """
-    UPDATE workers SET state = 'draining' WHERE worker_id = ANY(ARRAY(
+    UPDATE workers SET state = 'draining', drain_reason = 'it was idle, and its pool needs fewer nodes'
+    WHERE worker_id = ANY(ARRAY(
         SELECT worker_id FROM workers
         WHERE pool = $1 AND state = 'active' AND busy = 0 AND idle_since < now() - $3 * interval '1 second'
         ORDER BY idle_since LIMIT $2 FOR UPDATE SKIP LOCKED))
     RETURNING worker_id"""
 
 _WORKERS = """
-    SELECT instance_id, state, quarantine FROM workers WHERE pool = $1 AND state IN ('active', 'draining')"""
+    SELECT instance_id, state, quarantine IS NOT NULL OR replace_instance AS is_replaced FROM workers
+    WHERE pool = $1 AND state IN ('active', 'draining')"""
 
 _UNFIT = "SELECT instance_id FROM workers WHERE pool = $1 AND quarantine IS NOT NULL AND instance_id = ANY($2::text[])"
 
@@ -192,7 +194,7 @@ async def _look(context: Context, pool: Record, group: Mapping[str, Any]) -> See
         max(0, len(missing) - nameless),
         dead,
         active=sum(worker["state"] == "active" for worker in workers),
-        draining=sum(worker["state"] == "draining" and worker["quarantine"] is None for worker in workers),
+        draining=sum(worker["state"] == "draining" and not worker["is_replaced"] for worker in workers),
         error=_explain_nameless(nameless) if nameless < len(missing) and nameless else None,
     )
 

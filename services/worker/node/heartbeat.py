@@ -29,7 +29,8 @@ class LeaseLost(Exception):
 
 
 class Heartbeat:
-    """Sends heartbeats until the lease is lost. While the database says draining, each one calls `drain`.
+    """Sends heartbeats until the lease is lost. While the database says draining, each one calls `drain`, with whether
+    the instance is to be replaced.
 
     `outage` is the node's view of its database. A pause, a try and the pause after it are together shorter than the
     lease, so that the worker is back in time when the database is.
@@ -45,7 +46,7 @@ class Heartbeat:
         cut_off_seconds: float | None = None,
         bundles: Bundles,
         slots: Slots,
-        drain: Callable[[], None],
+        drain: Callable[[bool], None],
     ) -> None:
         self._database = database
         self._worker_id = worker_id
@@ -102,4 +103,4 @@ class Heartbeat:
             tasks = await in_time(abandoning, self._try_seconds)
             log.log(logging.WARNING if tasks else logging.DEBUG, "unknown bundles abandoned", tasks=tasks)
         if answer.state == "draining":
-            self._drain()
+            self._drain(answer.replace_instance)

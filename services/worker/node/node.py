@@ -2,15 +2,17 @@
 
 import asyncio
 import hashlib
+import math
 import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
@@ -33,8 +35,11 @@ from services.platform.transfer import find_outage
 from services.worker.isolation.cells import Cells
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
+from services.worker.node.drain import Drain
 from services.worker.node.heartbeat import Heartbeat, LeaseLost
 from services.worker.node.imds import Instance, describe_machine, find_imds
+from services.worker.node.instance_end import InstanceNotEnded, LifecycleHook, end_instance
+from services.worker.node.interruptions import Interruption, watch
 from services.worker.node.metrics import LEASES_LOST
 from services.worker.node.outage import Outage, in_time
 from services.worker.node.quarantine import Quarantine
@@ -62,6 +67,10 @@ _REGISTER_SECONDS = 30.0  # of a try
 _STOP_SECONDS = 5.0
 _REPORT_SECONDS_MIN = 10.0  # to report what ended last, though the time to drain is over
 _NAMED_MAX = 100  # attempts in a line of the log
+_RESERVE_SECONDS = 30.0  # before EC2 ends the instance, for what follows the drain
+
+# What becomes of the instance when the node has drained: its group gets smaller by it, replaces it, or ends it already.
+Ending = Literal["stays", "leaves", "is replaced", "is being ended"]
 
 
 class _Drained(Exception):
@@ -80,25 +89,37 @@ class Node:
         self._isolation: Isolation | None = None  # not known yet
         self._instance = Instance(settings.instance_id)
         self._engine: str | None = None  # of containers
-        self._draining = asyncio.Event()
-        self._ordered = False  # the grid ordered the drain, not this machine
+        self._drain = Drain()
+        self._ending: Ending = "stays"
+        self._group_ends_it = asyncio.Event()
         self._quarantine: str | None = None  # why the node is out of service
         self._left: list[tuple[UUID, Sequence[UUID]]] = []  # lost registrations and what they held
 
     def drain(self) -> None:
         """Take no more work, finish what runs, and stop."""
+        self._begin_drain("its process was told to stop")
+
+    def _begin_drain(self, reason: str | None, seconds: float | None = None, *, interrupted: bool = False) -> None:
         VITALS.waits_for = "the worker drains: it takes no more tasks"
-        self._draining.set()
+        limit = self._settings.drain_seconds if seconds is None else seconds
+        self._drain.begin(reason, limit, interrupted=interrupted)
 
     async def run(self) -> None:
-        """Work until drained. Raises UnknownPool, ScratchUnusable, IsolationUnusable and NodeUnfit."""
+        """Work until drained.
+
+        Raises UnknownPool, ScratchUnusable, IsolationUnusable, NodeUnfit and InstanceNotEnded.
+        """
         VITALS.waits_for = "the worker has not registered yet"
         async with AsyncExitStack() as stack:
             stack.callback(VITALS.forget_all)
             directory = await stack.enter_async_context(_scratch(Path(self._settings.scratch)))
             aws = await stack.enter_async_context(connect_aws(self._settings, _AWS_TRIES))
-            describing = asyncio.create_task(describe_machine(find_imds()))
+            imds = find_imds()
+            describing = asyncio.create_task(describe_machine(imds))
             stack.callback(describing.cancel)
+            if imds is not None:
+                stack.callback(asyncio.create_task(watch(imds, self._interrupt)).cancel)
+            stack.callback(asyncio.create_task(self._keep_group_waiting(aws)).cancel)
             try:
                 cells = await strongest_cells(self._settings, directory)
                 finding = find_containers(self._settings, aws.s3, cells)
@@ -116,17 +137,16 @@ class Node:
             await self._reach_s3_unless_draining(aws.s3)
             found = await describing
             self._instance = replace(found, instance_id=self._settings.instance_id or found.instance_id)
-            while not self._draining.is_set():
+            while not self._drain.begun.is_set():
                 await self._run_registered(aws, equipment)
+            await self._end_instance(aws)
             if self._quarantine is not None:  # the scheduler ends the instance, unless it has one that can't
                 raise NodeUnfit(f"the node is out of service: {self._quarantine}")
-            if self._ordered and self._instance.instance_id is not None:
-                await _terminate_instance(aws, self._instance.instance_id)
 
     async def _reach_s3_unless_draining(self, s3: Any) -> None:
         """Wait until this node reaches S3: until then it would only take tasks from others."""
         outage = Outage("S3")
-        while not self._draining.is_set():
+        while not self._drain.begun.is_set():
             if (error := await find_outage(s3, self._settings.bucket, ASK_SECONDS)) is None:
                 outage.passed()
                 return
@@ -135,7 +155,7 @@ class Node:
     async def _run_registered(self, aws: Aws, equipment: Equipment) -> None:
         """Work from one registration until drained or until the lease is lost."""
         settings = self._settings
-        if not self._draining.is_set():
+        if not self._drain.begun.is_set():
             VITALS.waits_for = "the worker has not registered yet"
         database = await connect_database(
             settings, settings.database_connections_max, seconds=settings.database_seconds
@@ -156,7 +176,7 @@ class Node:
         self, database: Database, worker_id: UUID, capacity: Capacity
     ) -> PoolQueues | None:
         registering = asyncio.create_task(self._register(database, worker_id, capacity))
-        draining = asyncio.create_task(self._draining.wait())
+        draining = asyncio.create_task(self._drain.begun.wait())
         try:
             await asyncio.wait({registering, draining}, return_when=asyncio.FIRST_COMPLETED)
             return registering.result() if registering.done() else None
@@ -187,6 +207,10 @@ class Node:
         await check_schema(database)
         if self._settings.database_pooler:
             await check_pooled_sessions(database)
+        for lost_id, bundle_ids in self._left:  # so that their tasks need not wait for the reaper
+            await transitions.abandon(database, lost_id, bundle_ids)
+            await workers.stop_worker(database, lost_id)
+        self._left.clear()
         await workers.register_worker(
             database,
             worker_id=worker_id,
@@ -199,10 +223,6 @@ class Node:
             capacity=capacity,
             engine=self._engine,
         )
-        for lost_id, bundle_ids in self._left:  # so that their tasks need not wait for the reaper
-            await transitions.abandon(database, lost_id, bundle_ids)
-            await workers.stop_worker(database, lost_id)
-        self._left.clear()
         queues = await pools.load_pool(database, self._settings.pool)
         if queues is None:
             raise UnknownPool(f"the pool {self._settings.pool!r} has just been deleted")
@@ -245,7 +265,7 @@ class Node:
             completer=completer,
             lacks=equipment.lacks,
         )
-        if not self._draining.is_set():
+        if not self._drain.begun.is_set():
             VITALS.waits_for = None
         log.info(
             "registered",
@@ -274,12 +294,82 @@ class Node:
     def _begin_quarantine(self, reason: str) -> None:
         log.error("node out of service", reason=reason)
         self._quarantine = reason
-        self.drain()
+        self._begin_drain(None)  # the quarantine says why
 
-    def _drain_by_order(self) -> None:
-        if not self._draining.is_set():  # otherwise the database only repeats what we have told it
-            self._ordered = True
-            self.drain()
+    def _drain_by_order(self, replace_instance: bool) -> None:
+        if not self._drain.begun.is_set():  # otherwise the database only repeats what we have told it
+            self._ending = "is replaced" if replace_instance else "leaves"
+            self._begin_drain(None)
+
+    def _interrupt(self, announced: Interruption) -> None:
+        """Drain. What runs may end by itself where EC2 leaves time for that."""
+        left = math.inf
+        if announced.ends_at is not None:
+            left = (announced.ends_at - datetime.now(UTC)).total_seconds() - _RESERVE_SECONDS
+        certain = announced.kind in ("spot_interruption", "group_ends_it")
+        if certain:
+            left = min(left, self._settings.drain_seconds)
+        if announced.kind == "group_ends_it":
+            self._ending = "is being ended"
+            self._group_ends_it.set()
+        elif not self._drain.begun.is_set():
+            self._ending = "is replaced"
+        self._begin_drain(announced.reason, left, interrupted=certain)
+
+    async def _keep_group_waiting(self, aws: Aws) -> None:
+        """While the node drains because its group ends the instance, if the group has a hook for that."""
+        await self._group_ends_it.wait()
+        while self._settings.lifecycle_hook is not None:
+            if (hook := await self._find_hook(aws)) is not None:
+                await hook.hold()
+            await asyncio.sleep(_STOP_SECONDS)
+
+    async def _find_hook(self, aws: Aws) -> LifecycleHook | None:
+        """The group's hook for this instance, if it has one."""
+        name, instance_id = self._settings.lifecycle_hook, self._instance.instance_id
+        if name is None or instance_id is None:
+            return None
+        try:
+            group = await in_time(self._load_group(), _STOP_SECONDS)
+        except Exception as error:
+            log.error("group not found", pool=self._settings.pool, error=repr(error))
+            return None
+        if group is None:
+            return None
+        return LifecycleHook(aws.autoscaling, hook=name, group=group, instance_id=instance_id)
+
+    async def _is_in_group(self) -> bool:
+        """Whether this machine is its group's: else it is somebody's own, who ends it or does not."""
+        if self._settings.instance_id is not None:
+            return True
+        try:
+            return await in_time(self._load_group(), _STOP_SECONDS) is not None
+        except Exception as error:
+            log.error("group not found", pool=self._settings.pool, error=repr(error))
+            return True
+
+    async def _load_group(self) -> str | None:
+        settings = self._settings
+        database = await connect_database(settings.database_url, 1, seconds=settings.database_seconds)
+        try:
+            return await pools.load_group(database, settings.pool)
+        finally:
+            database.terminate()
+
+    async def _end_instance(self, aws: Aws) -> None:
+        """Raises InstanceNotEnded."""
+        instance_id = self._instance.instance_id
+        if self._ending == "stays" or instance_id is None or not await self._is_in_group():
+            return
+        if self._ending != "is being ended":
+            replaced, power_off = self._ending == "is replaced", self._settings.power_off
+            try:
+                await end_instance(aws.autoscaling, instance_id, replace=replaced, power_off=power_off)
+            except InstanceNotEnded:
+                if not self._drain.interrupted:  # else EC2 does it
+                    raise
+        if (hook := await self._find_hook(aws)) is not None:
+            await hook.complete()
 
     async def _drain_when_told(
         self,
@@ -290,20 +380,50 @@ class Node:
         slots: Slots,
         completer: Completer,
     ) -> None:
-        await self._draining.wait()
-        log.info("draining", running=slots.busy, by_order=self._ordered)
+        await self._drain.begun.wait()
+        log.info("draining", running=slots.busy, reason=self._drain.reason, instance=self._ending)
         receiver.stop()
         await asyncio.wait({receiving})
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + self._settings.drain_seconds
-        announced = _announce_drain(database, worker_id, self._quarantine)
-        await asyncio.gather(announced, slots.end(self._settings.drain_seconds))
+        began_at = loop.time()
+        announced = asyncio.Event()
+        announcing = asyncio.create_task(self._announce_drain(database, worker_id, announced))
         try:
+            await asyncio.gather(slots.end(self._drain), announced.wait())
+            ends_at = min(self._drain.ends_at, began_at + self._settings.drain_seconds)
             async with asyncio.timeout_at(max(ends_at, loop.time() + _REPORT_SECONDS_MIN)):
                 await completer.flushed()
         except TimeoutError:
             _tell_unreported(completer.unreported)
+        finally:
+            announcing.cancel()
         raise _Drained
+
+    async def _announce_drain(self, database: Database, worker_id: UUID, announced: asyncio.Event) -> None:
+        """Tell the others, until cancelled, why not to count on this worker's slots. Sets `announced` after a try."""
+        while True:
+            self._drain.changed.clear()
+            try:
+                await in_time(self._announce_drain_once(database, worker_id), _STOP_SECONDS)
+            except Exception as error:
+                log.info("drain not announced", error=repr(error))
+                announced.set()
+                await asyncio.sleep(_STOP_SECONDS)
+            else:
+                announced.set()
+                await self._drain.changed.wait()
+
+    async def _announce_drain_once(self, database: Database, worker_id: UUID) -> None:
+        async with database.acquire() as connection:
+            if self._quarantine is not None:
+                await workers.quarantine_worker(connection, worker_id, self._quarantine)
+            await workers.drain_worker(
+                connection,
+                worker_id,
+                self._drain.reason,
+                interrupted=self._drain.interrupted,
+                replace_instance=self._ending in ("is replaced", "is being ended"),
+            )
 
 
 @asynccontextmanager
@@ -366,22 +486,6 @@ def _tell_unreported(attempts: Sequence[AttemptReport]) -> None:
     log.error("stopped while the database was away: attempts not reported", count=len(attempts), attempts=named)
 
 
-async def _announce_drain(database: Database, worker_id: UUID, quarantine: str | None) -> None:
-    """Tell the others not to count on this worker's slots; if that fails, they find out soon enough."""
-
-    async def announce() -> None:
-        async with database.acquire() as connection:
-            if quarantine is not None:
-                await workers.quarantine_worker(connection, worker_id, quarantine)
-            else:
-                await workers.drain_worker(connection, worker_id)
-
-    try:
-        await in_time(announce(), _STOP_SECONDS)
-    except Exception as error:
-        log.info("drain not announced", error=repr(error))
-
-
 async def _stop(database: Database, worker_id: UUID) -> None:
     """Sign off; if that fails, the lease expires."""
     try:
@@ -390,13 +494,3 @@ async def _stop(database: Database, worker_id: UUID) -> None:
         log.warning("not marked as stopped", error=repr(error))
     else:
         log.info("stopped")
-
-
-async def _terminate_instance(aws: Aws, instance_id: str) -> None:
-    """Terminate this machine and lower the desired capacity, so that the group does not replace it."""
-    try:
-        await aws.autoscaling.terminate_instance_in_auto_scaling_group(
-            InstanceId=instance_id, ShouldDecrementDesiredCapacity=True
-        )
-    except Exception as error:
-        log.error("instance not terminated", instance_id=instance_id, error=repr(error))

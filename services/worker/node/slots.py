@@ -20,6 +20,7 @@ from services.engine.attempt import AttemptReport, ClaimedTask
 from services.platform import tracing
 from services.worker.node.bundles import Bundle, Bundles
 from services.worker.node.completer import Completer
+from services.worker.node.drain import Drain
 from services.worker.node.pace import Pace
 from services.worker.node.quarantine import Quarantine
 from services.worker.node.room import Part, Room
@@ -155,11 +156,11 @@ class Slots:
             for slot in slots:
                 await slot.close()
 
-    async def end(self, seconds: float) -> None:
-        """Release waiting tasks; give running ones `seconds` to end, then kill and release them too."""
+    async def end(self, drain: Drain) -> None:
+        """Release waiting tasks; give running ones the drain's time to end, then kill and release them too."""
         self.release_waiting()
         try:
-            async with asyncio.timeout(seconds):
+            async with drain.limit():
                 await self._idle()
         except TimeoutError:
             self.kill()

@@ -1,4 +1,4 @@
-"""The emulator: the Auto Scaling action that we add to it, and what it keeps over a restart."""
+"""The emulator: the Auto Scaling actions that we add to it, and what it keeps over a restart."""
 
 import os
 from collections.abc import AsyncIterator
@@ -46,6 +46,31 @@ async def test_terminating_with_decrement_takes_the_instance_out(aws: Aws, group
     assert activity["Description"] == f"Terminating EC2 instance: {first}"
     assert activity["Cause"].endswith("shrinking the capacity from 2 to 1.")
     assert activity["StatusCode"] == "InProgress"
+
+
+async def test_an_unhealthy_instance_is_replaced(aws: Aws, group: str) -> None:
+    _, [first, second] = await describe(aws, group)
+    await aws.autoscaling.set_instance_health(InstanceId=first, HealthStatus="Unhealthy")
+    desired, instances = await describe(aws, group)
+    assert desired == len(instances) == 2 and first not in instances and second in instances
+
+
+async def test_a_terminating_hook_waits_for_its_completion_which_comes_once(aws: Aws, group: str) -> None:
+    _, [first, _] = await describe(aws, group)
+    hook = {"LifecycleHookName": "drain", "AutoScalingGroupName": group}
+    await aws.autoscaling.put_lifecycle_hook(
+        **hook, LifecycleTransition="autoscaling:EC2_INSTANCE_TERMINATING", HeartbeatTimeout=30
+    )
+    action = hook | {"InstanceId": first}
+    with pytest.raises(ClientError, match="No active Lifecycle Action"):
+        await aws.autoscaling.record_lifecycle_action_heartbeat(**action)
+    await aws.autoscaling.terminate_instance_in_auto_scaling_group(
+        InstanceId=first, ShouldDecrementDesiredCapacity=True
+    )
+    await aws.autoscaling.record_lifecycle_action_heartbeat(**action)
+    await aws.autoscaling.complete_lifecycle_action(**action, LifecycleActionResult="CONTINUE")
+    with pytest.raises(ClientError, match="No active Lifecycle Action"):
+        await aws.autoscaling.complete_lifecycle_action(**action, LifecycleActionResult="CONTINUE")
 
 
 async def test_terminating_without_decrement_puts_another_in_its_place(aws: Aws, group: str) -> None:

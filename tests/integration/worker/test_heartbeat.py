@@ -41,7 +41,7 @@ async def test_a_beat_under_way_ends_with_the_heartbeat(grid: InProcessGrid, tmp
             Completer(grid.database, worker_id, bundles),
             Quarantine(1, lambda _: None),
         ),
-        drain=lambda: None,
+        drain=lambda replace_instance: None,
     )
     blocker = await asyncpg.connect(grid.settings.database_url)
     await blocker.execute("BEGIN")

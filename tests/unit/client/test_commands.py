@@ -51,6 +51,9 @@ WORKER = {
     "heartbeat_at": LATER,
     "stopped_at": None,
     "quarantine": None,
+    "drain_reason": None,
+    "interrupted_at": None,
+    "replace_instance": False,
 }
 ON_EC2 = {**WORKER, "instance_id": "i-1", "instance_type": "m7g.large", "zone": "eu-central-1a", "market": "spot"}
 RULE = {
@@ -348,6 +351,7 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     ("workers list", "GET /v1/workers", page(WORKER), [WORKER_ID, "node-1", "1/2", "active"]),
     ("workers list", "GET /v1/workers", page({**WORKER, "quarantine": "disk full"}), ["OUT OF SERVICE", "disk full"]),
     ("workers list", "GET /v1/workers", page(ON_EC2), ["i-1", "m7g.large", "eu-central-1a", "spot", "0.2.0"]),
+    ("workers list", "GET /v1/workers", page({**WORKER, "drain_reason": "too old"}), ["WHY IT DRAINS", "too old"]),
     (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", ON_EC2, ["i-1, m7g.large, eu-central-1a, spot"]),
     (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", WORKER, ["1 of 2 busy", "sandbox", "42"]),
     (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", {**WORKER, "quarantine": "disk full"}, ["disk full"]),

@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import run_script
 
 revision = "0037"
-down_revision = "0030"
+down_revision = "0036"
 
 
 def upgrade() -> None:
