@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from deploy.local.emulator import Emulator
-from services.platform.aws import Aws
 from tests.aws.gate.calls import ACCOUNT, REGION
 from tests.aws.gate.gate import Gate
 from tests.aws.gate.policy import Policies
@@ -15,8 +15,11 @@ from tests.storm.journal import Journal
 POOL = "default"
 
 
-def roles_of(grid: str) -> dict[str, Policies]:
-    """The policies of each service of the grid, whose bucket has the grid's name, and of its pool's workers."""
+def roles_of(grid: str, reads: str | None = None) -> dict[str, Policies]:
+    """The policies of each service of the grid, whose bucket has the grid's name, and of its pool's workers.
+
+    All may also read the objects whose ARN is like `reads`, as an operator would let them by an extra policy.
+    """
     names = {
         "Grid": grid,
         "Pool": POOL,
@@ -25,15 +28,21 @@ def roles_of(grid: str) -> dict[str, Policies]:
         "AWS::Region": REGION,
         "AWS::AccountId": ACCOUNT,
     }
-    roles = {name: Policies({name: document}) for name, document in policies_of(names.__getitem__).items()}
+    extra = {"extra": _reading(reads)} if reads else {}
+    roles = {name: Policies({name: document} | extra) for name, document in policies_of(names.__getitem__).items()}
     return roles | {"stats": Policies({})}  # which needs nothing of AWS
 
 
+def _reading(resource: str) -> dict[str, Any]:
+    statement = {"Sid": "ReadOwnData", "Effect": "Allow", "Action": "s3:GetObject", "Resource": resource}
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
 @asynccontextmanager
-async def gate_before(emulator: Emulator, aws: Aws, roles: dict[str, Policies], directory: Path) -> AsyncIterator[Gate]:
-    """Open for the time of the context; `aws` goes past it."""
+async def gate_before(emulator: Emulator, roles: dict[str, Policies], directory: Path) -> AsyncIterator[Gate]:
+    """Open for the time of the context."""
     journal = Journal(directory / "gate.jsonl")
-    gate = Gate(emulator.url, journal, aws, roles)
+    gate = Gate(emulator.url, journal, roles)
     await gate.start()
     try:
         yield gate

@@ -41,7 +41,7 @@ async def gate(
         for queue in (f"{bucket}-{POOL}", f"{bucket}-{POOL}-dead-letter", f"{bucket}-gpu"):
             await aws.sqs.create_queue(QueueName=queue)
         await _make_group(aws, bucket)
-    async with gate_before(ministack, aws, roles_of(names["bucket"]), tmp_path_factory.mktemp("gate")) as gate:
+    async with gate_before(ministack, roles_of(names["bucket"]), tmp_path_factory.mktemp("gate")) as gate:
         yield gate
 
 
@@ -262,7 +262,7 @@ async def test_a_link_has_the_rights_of_who_made_it(
 
 
 async def test_who_may_not_list_is_not_told_what_is_missing(
-    gate: Gate, client_of: ClientOf, names: dict[str, str], ministack: Emulator, clients: OpenClients, tmp_path: Path
+    gate: Gate, client_of: ClientOf, names: dict[str, str], ministack: Emulator, tmp_path: Path
 ) -> None:
     def codes(url: str) -> list[str]:
         s3 = boto3.client(
@@ -283,7 +283,7 @@ async def test_who_may_not_list_is_not_told_what_is_missing(
     assert await asyncio.to_thread(codes, gate.url) == ["NoSuchKey", "404"]
     roles = roles_of(names["bucket"])
     roles["worker"].statements = [each for each in roles["worker"].statements if each.sid != "SeeWhatIsMissing"]
-    async with gate_before(ministack, await clients(ministack), roles, tmp_path) as blind:
+    async with gate_before(ministack, roles, tmp_path) as blind:
         assert await asyncio.to_thread(codes, blind.url) == ["AccessDenied", "403"]
 
 

@@ -74,6 +74,10 @@ class AwsProxy:
         await self._runner.cleanup()
         await self._client.close()
 
+    def credentials(self, service: str) -> dict[str, str]:
+        """What a service must have in its environment, where it matters who asks."""
+        return {}
+
     def arm(self, kind: str, requests: int) -> None:
         self._armed[kind] = requests
         self._passes_at[kind] = time.monotonic() + _PASSES_SECONDS

@@ -34,6 +34,9 @@ _STOP_SECONDS = 15.0
 _EXPECTED_ENDS = (0, -signal.SIGKILL, -signal.SIGTERM, os.EX_TEMPFAIL, 2)
 
 T = TypeVar("T")
+MakeProxy = Callable[[str, Journal], AwsProxy]
+
+QUEUES = ("storm-default", "storm-default-dead-letter")
 
 
 class Service:
@@ -110,7 +113,9 @@ class StormGrid:
 
 
 @asynccontextmanager
-async def running_grid(plan: Plan, data: Path, logs: Path, journal: Journal) -> AsyncIterator[StormGrid]:
+async def running_grid(
+    plan: Plan, data: Path, logs: Path, journal: Journal, make_proxy: MakeProxy
+) -> AsyncIterator[StormGrid]:
     """Everything is up and has its proxies, but no service runs yet."""
     os.environ.update(AWS_ENVIRONMENT)
     postgres = EmbeddedPostgres(data / "postgres", log=logs / "postgres.log")
@@ -119,16 +124,16 @@ async def running_grid(plan: Plan, data: Path, logs: Path, journal: Journal) -> 
         await asyncio.gather(asyncio.to_thread(postgres.start), asyncio.to_thread(emulator.start))
         url = await postgres.create_database("piecework")
         await migrate(url)
-        async with _proxies(url, emulator.url, journal) as (database_proxy, aws_proxy, receiver):
+        async with _proxies(url, make_proxy(emulator.url, journal), journal) as (database_proxy, aws_proxy, receiver):
             settings = plan.settings(database_proxy.url, aws_proxy.url)
             direct = settings.model_copy(update={"database_url": url, "aws_endpoint_url": emulator.url})
             async with connect_aws(direct) as aws, await connect_database(url) as database:
                 async with database.acquire() as connection:
                     await let_in(connection, url)
                 await aws.s3.create_bucket(Bucket=settings.bucket)
-                queue, dead = [(await aws.sqs.create_queue(QueueName=name))["QueueUrl"] for name in ("queue", "dead")]
-                workers = _services("worker", plan.workers, settings, data, logs, **plan.worker_settings)
-                schedulers = _services("scheduler", plan.schedulers, settings, data, logs)
+                queue, dead = [(await aws.sqs.create_queue(QueueName=name))["QueueUrl"] for name in QUEUES]
+                workers = _services("worker", plan.workers, settings, aws_proxy, data, logs, **plan.worker_settings)
+                schedulers = _services("scheduler", plan.schedulers, settings, aws_proxy, data, logs)
                 yield StormGrid(
                     settings,
                     postgres,
@@ -148,9 +153,9 @@ async def running_grid(plan: Plan, data: Path, logs: Path, journal: Journal) -> 
 
 @asynccontextmanager
 async def _proxies(
-    database_url: str, aws_url: str, journal: Journal
+    database_url: str, aws_proxy: AwsProxy, journal: Journal
 ) -> AsyncIterator[tuple[DatabaseProxy, AwsProxy, Receiver]]:
-    database_proxy, aws_proxy, receiver = DatabaseProxy(database_url), AwsProxy(aws_url, journal), Receiver(journal)
+    database_proxy, receiver = DatabaseProxy(database_url), Receiver(journal)
     await asyncio.gather(database_proxy.start(), aws_proxy.start(), receiver.start())
     try:
         yield database_proxy, aws_proxy, receiver
@@ -159,11 +164,14 @@ async def _proxies(
         await asyncio.gather(aws_proxy.stop(), receiver.stop())
 
 
-def _services(kind: str, count: int, settings: Settings, data: Path, logs: Path, **more: Any) -> list[Service]:
+def _services(
+    kind: str, count: int, settings: Settings, aws_proxy: AwsProxy, data: Path, logs: Path, **more: Any
+) -> list[Service]:
     values = settings.model_dump(exclude_none=True) | more
     values |= {"processor_path": PROCESSORS}
     values |= {"database_url": as_role(settings.database_url, kind)}
     environment = os.environ | {f"PIECEWORK_{name.upper()}": str(value) for name, value in values.items()}
+    environment |= aws_proxy.credentials(kind)
     names = [f"{kind}-{number}" for number in range(1, count + 1)]
     module = f"services.{kind}"
     return [Service(name, module, environment, data / "scratch" / name, logs / f"{name}.log") for name in names]

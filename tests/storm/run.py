@@ -10,10 +10,11 @@ from pathlib import Path
 from uuid import UUID
 
 from tests.storm import orders
+from tests.storm.aws_proxy import AwsProxy
 from tests.storm.chaos import Chaos
 from tests.storm.evidence import Evidence, gather
 from tests.storm.faults import DECK
-from tests.storm.grid import StormGrid, running_grid
+from tests.storm.grid import MakeProxy, StormGrid, running_grid
 from tests.storm.journal import Journal
 from tests.storm.plan import Plan
 from tests.storm.truth import Check, check_all
@@ -47,12 +48,12 @@ class Outcome:
         return not any(check.wrong for check in self.checks)
 
 
-async def run_storm(plan: Plan, logs: Path, progress: Progress) -> Outcome:
+async def run_storm(plan: Plan, logs: Path, progress: Progress, make_proxy: MakeProxy = AwsProxy) -> Outcome:
     """Run the grid in the storm until all jobs have ended; its logs and the storm's journal are put into `logs`."""
     journal = _open_journal(logs)
     try:
         with _data_directory() as data:
-            async with running_grid(plan, data, logs, journal) as grid:
+            async with running_grid(plan, data, logs, journal, make_proxy) as grid:
                 return await _run(plan, grid, journal, progress)
     finally:
         journal.close()

@@ -2,13 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 from xml.sax.saxutils import escape
 
 import orjson
 from aiohttp import web
 
-from services.platform.aws import Aws
+from services.platform.aws import connect_aws
+from services.platform.settings import Settings
 from tests.aws.gate.calls import ACCOUNT, REGION, Call, Group, Request, caller_of, read_call
 from tests.aws.gate.policy import Need, Policies, UnknownToGate
 from tests.storm.aws_proxy import AwsProxy
@@ -21,12 +23,11 @@ class Gate(AwsProxy):
     """Each role's access key is its name. The secret is the one that the emulator checks links by.
 
     `refused` and `unknown` say what was; `needs` and `operations` what was allowed, by role. The next call of a role
-    that `fails` names fails for another reason. `aws` goes past the gate.
+    that `fails` names fails for another reason.
     """
 
-    def __init__(self, url: str, journal: Journal, aws: Aws, roles: Mapping[str, Policies]) -> None:
+    def __init__(self, url: str, journal: Journal, roles: Mapping[str, Policies]) -> None:
         super().__init__(url, journal)
-        self._aws = aws
         self.roles = roles
         self.needs: dict[str, set[Need]] = defaultdict(set)
         self.operations: dict[str, set[str]] = defaultdict(set)
@@ -34,9 +35,16 @@ class Gate(AwsProxy):
         self.unknown: list[str] = []
         self.fails: set[tuple[str, str]] = set()
 
-    @staticmethod
-    def credentials(role: str) -> dict[str, str]:
-        """The environment of a process in this role."""
+    async def start(self) -> None:
+        self._stack = AsyncExitStack()
+        self._aws = await self._stack.enter_async_context(connect_aws(Settings(aws_endpoint_url=self._target)))
+        await super().start()
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self._stack.aclose()
+
+    def credentials(self, role: str) -> dict[str, str]:
         return {"AWS_ACCESS_KEY_ID": role, "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION}
 
     def unused(self) -> list[str]:
