@@ -4,7 +4,8 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from deploy.local.roles import LOGINS, ensure_logins
+from deploy.local.roles import ensure_logins
+from services.engine.logins import LOGINS
 
 
 def as_role(database_url: str, service: str) -> str:

@@ -26,7 +26,7 @@ import asyncpg
 import psutil
 
 from deploy.local.process import last_lines, stop_processes
-from deploy.local.roles import LOGINS
+from services.engine.logins import LOGINS
 
 _logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.process import ROOT, STACK_VARIABLE
-from deploy.local.roles import LOGINS
+from services.engine.logins import LOGINS
 from services.platform.auth import new_secret
 
 BUCKET = "piecework"

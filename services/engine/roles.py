@@ -47,7 +47,7 @@ async def set_up_roles(connection: asyncpg.Connection) -> str | None:
         await _grant(connection)
     except asyncpg.InsufficientPrivilegeError as error:
         return _ADVICE.format(reason=error, statements="; ".join(missing) or _GRANTS.name)
-    return await _set_sessions(connection)
+    return await set_up_sessions(connection)
 
 
 async def _grant(connection: asyncpg.Connection) -> None:
@@ -63,7 +63,7 @@ async def _grant(connection: asyncpg.Connection) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _set_sessions(connection: asyncpg.Connection) -> str | None:
+async def set_up_sessions(connection: asyncpg.Connection) -> str | None:
     """Give the workers' users in this database what a pooler can't be told when a worker connects to it.
 
     A user does not get those of its group: https://www.postgresql.org/docs/current/sql-alterrole.html.

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.roles import LOGINS
+from services.engine.logins import LOGINS
 from services.engine.migrate import migrate
 from services.platform.aws import Aws
 from services.platform.database import PLANNER, Database, connect_alone, connect_database, time_limits

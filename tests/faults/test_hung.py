@@ -7,7 +7,7 @@ from uuid import UUID
 import psutil
 import pytest
 
-from deploy.local.roles import LOGINS
+from services.engine.logins import LOGINS
 from services.platform.database import Database
 from tests.grid import Gate, ProcessGrid
 from tests.invariants import TERMINAL

@@ -19,7 +19,7 @@ from services.platform.aws import Aws
 from services.platform.database import Database, connect_alone, connect_database
 from services.platform.database_access import DatabaseAccess, NotLetIn, access
 from services.platform.database_password import sign_token
-from services.platform.settings import ApiSettings, Settings
+from services.platform.settings import ApiSettings, Settings, read_settings
 from tests.certificates import Authority
 from tests.grid import ProcessGrid
 from tests.storm.database_proxy import DatabaseProxy
@@ -231,3 +231,11 @@ def test_a_source_that_gives_no_password_is_refused(settings: dict[str, Any], fa
         Settings(**settings)
 
     assert fault in refused.value.errors()[0]["msg"]
+
+
+def test_a_process_that_can_not_start_says_so_without_the_password(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        read_settings(Settings, database_url="postgresql://u:hush@h/d", database_password_from="file:/run/password")
+
+    fault = "PIECEWORK_DATABASE_PASSWORD_FROM: PIECEWORK_DATABASE_URL has a password; leave one of them out\n"
+    assert capsys.readouterr().err == fault

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from services.engine import logins
 from services.engine.roles import set_up_roles
 from services.platform.database import PLANNER, UnsetSessions, check_pooled_sessions, connect_database, time_limits
-from services.platform.settings import WorkerSettings
+from services.platform.settings import Settings, WorkerSettings
 from tests.roles import as_role
 
 _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1)"
@@ -67,3 +68,22 @@ async def test_who_may_not_give_them_is_told_what_an_administrator_must_run(
 
     assert advice is not None
     assert "ALTER ROLE piecework_worker_login IN DATABASE" in advice and "enable_seqscan = 'off'" in advice
+
+
+async def test_on_rds_the_services_users_log_in_by_tokens(
+    owner: asyncpg.Connection, own_database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await owner.execute("CREATE ROLE rds_iam NOLOGIN")
+    try:
+        await logins.main(Settings(database_url=own_database_url))
+        await logins.main(Settings(database_url=own_database_url))  # again
+        members = "SELECT pg_has_role($1, 'rds_iam', 'member') AND pg_has_role($1, $2, 'member')"
+        for service, login in logins.LOGINS.items():
+            assert await owner.fetchval(members, login, f"piecework_{service}")
+    finally:
+        await owner.execute("DROP ROLE rds_iam")
+
+    await logins.main(Settings(database_url=own_database_url))
+    first, _, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("the services log in by tokens of IAM: piecework_api_login, ")
+    assert last.startswith("the services log in with the passwords that they are given: piecework_api_login, ")
