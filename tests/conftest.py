@@ -184,13 +184,13 @@ def calls_what_it_names(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def quick_settings(database_url: str, emulator: Emulator, bucket: str) -> ApiSettings:
-    """Of services that are never idle for long."""
+    """Of services that are never idle for long, and yet leave the processor to others while they wait."""
     return ApiSettings(
         database_url=database_url,
         aws_endpoint_url=emulator.url,
         bucket=bucket,
-        loop_seconds=0.02,
-        idle_seconds=0.1,
+        loop_seconds=0.05,
+        idle_seconds=0.5,
         webhook_private_addresses=True,
         secret_key="of the tests alone, long enough to be one",
     )

@@ -9,6 +9,8 @@ from typing import Any
 from services.platform.database import UNAVAILABLE
 
 SECONDS_MAX = 60.0  # far longer than anything takes: the machine may be busy
+_PAUSE_SECONDS_MAX = 0.1
+_SHARE = 0.03  # of the time that it has taken so far
 
 
 async def until(
@@ -16,9 +18,10 @@ async def until(
 ) -> Any:
     """Ask until the answer is true, and return it; a database that is away for a moment is not an answer.
 
-    Raises TimeoutError.
+    What takes long is asked for less and less often: what is waited for needs the processor, too. Raises TimeoutError.
     """
-    deadline = time.monotonic() + seconds_max
+    began = time.monotonic()
+    deadline = began + seconds_max
     while time.monotonic() < deadline:
         try:
             answer = condition()
@@ -28,5 +31,5 @@ async def until(
             answer = None
         if answer:
             return answer
-        await asyncio.sleep(pause_seconds)
+        await asyncio.sleep(max(pause_seconds, min(_SHARE * (time.monotonic() - began), _PAUSE_SECONDS_MAX)))
     raise TimeoutError(f"{condition.__qualname__} was not true within {seconds_max} s")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from services.engine.jobs import notify_jobs
 from services.engine.pools import register_pool
 from services.engine.processors import register_processor
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.engine.submission import submit_job
 from services.platform.aws import Aws
-from services.platform.database import Database, new_id
+from services.platform.database import WEBHOOKS_CHANNEL, Database, new_id, notify
 from services.platform.settings import Settings
 from tests.faults.mortal import PART_BYTES_MIN, Mortal, Point, Role
 from tests.faults.outcome import Outcome, read_outcome
@@ -191,6 +192,7 @@ class StandingGrid:
         )
         async with self.database.acquire() as connection, connection.transaction():
             if job == "words":
+                await notify_jobs(connection)
                 return await connection.fetchval(
                     "UPDATE schedules SET next_run_at = now() WHERE schedule_id = $1 RETURNING now()", self._schedule_id
                 )
@@ -226,11 +228,13 @@ class StandingGrid:
 
     async def _let_a_minute_pass(self, delivery_id: UUID) -> None:
         """How long a delivery is left to the scheduler that has taken it."""
-        await self.database.execute(
-            "UPDATE webhook_deliveries SET next_try_at = now() "
-            "WHERE delivery_id = $1 AND state = 'pending' AND next_try_at > now() + interval '30 seconds'",
-            delivery_id,
-        )
+        async with self.database.acquire() as connection, connection.transaction():
+            await connection.execute(
+                "UPDATE webhook_deliveries SET next_try_at = now() "
+                "WHERE delivery_id = $1 AND state = 'pending' AND next_try_at > now() + interval '30 seconds'",
+                delivery_id,
+            )
+            await notify(connection, WEBHOOKS_CHANNEL)
 
     async def _outcome(self, job_id: UUID) -> Outcome:
         delivery = await self._delivery(job_id)
@@ -264,4 +268,5 @@ class StandingGrid:
         try:
             return await until(condition, SECONDS_MAX, POLL_SECONDS)
         except TimeoutError as error:
-            raise AssertionError(f"{error}:\n{mortal.log.read_text()}") from None
+            said = "\n".join(each.log.read_text() for each in dict.fromkeys([mortal, *self.processes.values()]))
+            raise AssertionError(f"{error}:\n{said}") from None

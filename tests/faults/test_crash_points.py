@@ -54,7 +54,7 @@ async def grids(
                 aws_endpoint_url=emulator.url,
                 bucket=name,
                 loop_seconds=0.04,
-                idle_seconds=0.25,
+                idle_seconds=1.0,
                 lease_seconds=2.0,
                 heartbeat_seconds=0.2,
                 resend_seconds=0.5,
