@@ -42,7 +42,7 @@ run: .venv/.local  ## run the local stack in the foreground, until Ctrl-C
 	@$(BIN)/python -m deploy.local run
 
 test: .venv/.dev .venv/bin/promtool $(AUDIT)/.installed  ## run all tests (or some: make test TESTS=tests/unit)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-aws: .venv/.dev $(CLOUD)/.installed  ## run the tests of the deployment to AWS, on two emulators of it
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v nft shellcheck >/dev/null; then \

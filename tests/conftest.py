@@ -3,10 +3,12 @@
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -22,13 +24,16 @@ from services.platform.aws import Aws, connect_aws
 from services.platform.database import Database, connect_database
 from services.platform.health import VITALS
 from services.platform.settings import ApiSettings, Settings
-from tests import emulators
+from tests import distribution, emulators
 from tests.roles import let_in
 from tests.shared_database import SharedDatabase
 
 OpenClients = Callable[[Emulator], Awaitable[Aws]]
 
 os.environ.update(AWS_ENVIRONMENT)
+
+# To compile all tests takes each process of a run ten seconds, whatever PYTHONDONTWRITEBYTECODE says of other programs.
+sys.dont_write_bytecode = False
 
 # Tests put data wherever they like; those of where jobs may read and write set this themselves.
 ANYWHERE = {"PIECEWORK_READ_FROM": "*", "PIECEWORK_WRITE_TO": "*", "PIECEWORK_QUEUES": "*"}
@@ -120,16 +125,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "both_emulators(*operations, **reasons): see tests.emulators")
 
 
-# The longest tests begin first, so that no process of a run is left alone with one at its end.
-_FIRST = (
-    "faults/test_crash_points.py",
-    "upgrade/test_release_before.py",
-    "integration/engine/test_transitions_model.py",
-)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: next((n for n, name in enumerate(_FIRST) if item.path.match(name)), len(_FIRST)))
+    distribution.spread(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> distribution.Scheduler:
+    return distribution.Scheduler(config, log)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

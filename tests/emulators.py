@@ -33,6 +33,7 @@ class Moto(Emulator):
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
+        self.environment["PYTHONDONTWRITEBYTECODE"] = ""  # it is large, and nothing else has compiled it
         self.command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
 
 
