@@ -122,6 +122,8 @@ class StageSpec(TypedDict):
     barrier: NotRequired[bool]
     resplit: NotRequired[LinesResplit | None]
     pool: NotRequired[str]
+    pools: NotRequired[list[str] | None]
+    next_pool_after_seconds: NotRequired[float | str | None]
     retry: NotRequired[Retry]
     timeout_seconds: NotRequired[float | str]
     memory_bytes: NotRequired[int | str | None]

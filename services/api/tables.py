@@ -237,6 +237,8 @@ class Stage(SQLModel, table=True):
     merge_id: UUID | None = None
     merge_until: datetime | None = Field(None, sa_type=_UTC)
     needs: dict[str, Any] | None = Field(None, sa_type=JSONB)
+    pools: list[str] | None = Field(None, sa_type=ARRAY(Text))
+    next_pool_after_seconds: float | None = Field(None, sa_type=Double)
 
 
 class Task(SQLModel, table=True):

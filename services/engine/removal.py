@@ -92,13 +92,13 @@ _POOL_NEEDED_BY = """
     WHERE w.pool = $1 AND w.state IN ('active', 'draining') LIMIT 1)
     UNION ALL (SELECT 'the job ' || j.job_id || ' (' || j.state || ')'
     FROM stages AS s JOIN jobs AS j ON j.job_id = s.job_id
-    WHERE s.pool = $1 AND j.state <> 'succeeded' AND j.deleted_at IS NULL LIMIT 1)
+    WHERE (s.pool = $1 OR $1 = ANY(s.pools)) AND j.state <> 'succeeded' AND j.deleted_at IS NULL LIMIT 1)
     UNION ALL (SELECT t.name FROM (
         SELECT 'the schedule ' || c.name AS name, c.job FROM schedules AS c
         UNION ALL SELECT 'the trigger ' || g.name, g.job FROM triggers AS g) AS t
     WHERE EXISTS (
         SELECT FROM jsonb_array_elements(t.job -> 'stages') AS s (stage)
-        WHERE coalesce(s.stage ->> 'pool', 'default') = $1) LIMIT 1)
+        WHERE coalesce(s.stage ->> 'pool', 'default') = $1 OR s.stage -> 'pools' ? $1) LIMIT 1)
     UNION ALL (SELECT 'the API key ' || k.name FROM api_keys AS k
     WHERE $1 = ANY(k.pools) AND k.revoked_at IS NULL AND coalesce(k.expires_at > now(), true) LIMIT 1)
     LIMIT 1"""

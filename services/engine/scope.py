@@ -1,7 +1,7 @@
 """What a key's limits make of a job that it submits."""
 
 from services.engine.errors import SpecError
-from services.engine.spec import JobSpec
+from services.engine.spec import JobSpec, StageSpec
 from services.platform.auth import Key
 
 
@@ -9,13 +9,17 @@ def apply_scope(key: Key, spec: JobSpec) -> JobSpec:
     """The job with the key's share, labels, pool and priority where it names none. Raises SpecError for a field that
     names others than the key may use."""
     labels = _labels(key, spec)
-    stages = [
-        stage.model_copy(update={"pool": _pick(key, "pools", stage.pool, "pool" in stage.model_fields_set, number)})
-        for number, stage in enumerate(spec.stages)
-    ]
+    stages = [_in_pools(key, stage, number) for number, stage in enumerate(spec.stages)]
     share = _pick(key, "shares", spec.share, "share" in spec.model_fields_set)
     changes = {"share": share, "labels": labels, "stages": stages, "priority": _priority(key, spec)}
     return spec.model_copy(update=changes)
+
+
+def _in_pools(key: Key, stage: StageSpec, number: int) -> StageSpec:
+    for pool in stage.pools or ():
+        _pick(key, "pools", pool, True, number)
+    named = stage.pools is not None or "pool" in stage.model_fields_set
+    return stage.model_copy(update={"pool": _pick(key, "pools", stage.pool, named, number)})
 
 
 def _pick(key: Key, kind: str, value: str, named: bool, stage: int | None = None) -> str:

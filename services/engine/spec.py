@@ -159,6 +159,12 @@ class StageSpec(StageOptions, Strict):
         None, description="join the outputs of the previous stage into one object and split it like this"
     )
     pool: Name = "default"
+    pools: Annotated[list[Name], Field(min_length=1, max_length=10)] | None = Field(
+        None, description="pools in order of preference, in place of `pool`: see next_pool_after_seconds"
+    )
+    next_pool_after_seconds: Annotated[float, Field(ge=1, le=604_800), DURATION] | None = Field(
+        None, description="a task that has not begun in a pool by then is for the next one, too; absent: 300"
+    )
     retry: Retry = Retry()
     timeout_seconds: Annotated[float, Field(gt=0, le=604_800), DURATION] = 3600.0
     running_max: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
@@ -167,6 +173,19 @@ class StageSpec(StageOptions, Strict):
     tolerated_failures: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         0, description="failed tasks that do not fail the stage"
     )
+
+    @model_validator(mode="after")
+    def _prefer_pools(self) -> "StageSpec":
+        if self.pools is None:
+            if self.next_pool_after_seconds is not None:
+                raise ValueError("next_pool_after_seconds: there is no next pool; name several in `pools`")
+            return self
+        if len(set(self.pools)) < len(self.pools):
+            raise ValueError(f"pools must differ, got {self.pools}")
+        if "pool" in self.model_fields_set and self.pool != self.pools[0]:
+            raise ValueError(f"pool: {self.pool} is not the first of `pools`; leave it out")
+        self.pool = self.pools[0]
+        return self
 
 
 class Keep(Strict):
@@ -205,7 +224,8 @@ class JobSpec(Strict):
         """As it is stored: without what says nothing and is not known to services of the release before."""
         stored = self.model_dump(mode="json", exclude=None if self.keep else {"keep"})
         for stage in stored["stages"]:
-            for name in [name for name in StageNeeds.model_fields if stage[name] is None]:
+            silent = (*StageNeeds.model_fields, "pools", "next_pool_after_seconds")
+            for name in [name for name in silent if stage[name] is None]:
                 del stage[name]
         return stored
 

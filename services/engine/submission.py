@@ -18,7 +18,7 @@ from services.contract.states import StageKind, TasksFrom
 from services.engine.arguments import BadArgument, check_arguments, names_its_program
 from services.engine.errors import SpecError, explain
 from services.engine.jobs import notify_jobs
-from services.engine.nodes import known_nodes
+from services.engine.nodes import Nodes, known_nodes
 from services.engine.params import find_missing_in_command, find_missing_in_sql
 from services.engine.params_schema import check_params
 from services.engine.places import Reader, check_places
@@ -51,6 +51,7 @@ _UPLOAD = re.compile(r"/uploads/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/")
 # Nobody deletes the pool before the job is there (services/engine/removal.py).
 _HOLD_POOL = "SELECT pg_advisory_xact_lock_shared(hashtextextended('pool ' || $1, 0))"
 
+NEXT_POOL_AFTER_SECONDS = 300.0  # unless a stage says otherwise
 ALL_AT_ONCE = 2_147_483_647  # a fan-in without levels
 
 
@@ -161,24 +162,34 @@ async def _resolve_stage(
         raise SpecError(f"{field}.columns", stage.columns, fix)
     if processor.output_directory and not stage.fan_out:
         raise SpecError(f"{field}.fan_out", False, f"{row['name']} makes a directory of files: set fan_out to true")
-    await connection.execute(_HOLD_POOL, stage.pool)
-    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pools WHERE name = $1)", stage.pool):
-        known = await connection.fetch("SELECT name FROM pools ORDER BY name")
-        raise SpecError(f"{field}.pool", stage.pool, f"no such pool (pools: {', '.join(r['name'] for r in known)})")
+    for pool in sorted(stage.pools or [stage.pool]):  # in one order, as they are locked
+        await _find_pool(connection, pool, f"{field}.{'pool' if stage.pools is None else 'pools'}")
     if stage.needs is not None:
         await _check_needs(connection, stage, stage.needs, field)
     inputs = _resolve_inputs(stage, processor, field)
     return _ResolvedStage(stage, kind, row["name"], row["version"], processor, inputs, field, tasks_from, fan_in)
 
 
+async def _find_pool(connection: Connection, pool: str, field: str) -> None:
+    """Keep the pool from being deleted. Raises SpecError if there is none of that name."""
+    await connection.execute(_HOLD_POOL, pool)
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pools WHERE name = $1)", pool):
+        known = await connection.fetch("SELECT name FROM pools ORDER BY name")
+        raise SpecError(field, pool, f"no such pool (pools: {', '.join(r['name'] for r in known)})")
+
+
 async def _check_needs(connection: Connection, stage: StageSpec, needs: Needs, field: str) -> None:
-    """Raises SpecError if no node that the pool has, had or may have is large enough."""
-    nodes, asked = await known_nodes(connection, stage.pool), needs.to_json()
-    if nodes.may_hold(needs):
+    """Raises SpecError if no node that a pool of the stage has, had or may have is large enough."""
+    pools, asked = stage.pools or [stage.pool], needs.to_json()
+    known = [await known_nodes(connection, pool) for pool in pools]
+    if any(nodes.may_hold(needs) for nodes in known):
         return
+    nodes = Nodes([kind for nodes in known for kind in nodes.kinds])
     alone = {name: Needs.of({name: value}) for name, value in asked.items()}
     name = next(iter([name for name, one in alone.items() if one and not nodes.may_hold(one)] or asked))
-    fix = f"no node of pool {stage.pool} has {needs}; the largest has {nodes}: ask for less, or name another pool"
+    fix = (
+        f"no node of pool {' or '.join(pools)} has {needs}; the largest has {nodes}: ask for less, or name another pool"
+    )
     more = "if the pool may have a larger one, an operator says so (put_pool: largest_node)"
     raise SpecError(f"{field}.{name}", asked[name], f"{fix}; {more}")
 
@@ -225,7 +236,7 @@ def _beside(stage: StageSpec, name: str, taken: list[StageSpec], **fields: Any) 
     """A stage that Piecework adds, with the pool, retries and timeout of `stage`."""
     names = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 2))]
     free = next(each for each in names if all(other.name != each for other in taken))
-    kept = {"pool", "retry", "timeout_seconds", "memory_bytes"}
+    kept = {"pool", "pools", "next_pool_after_seconds", "retry", "timeout_seconds", "memory_bytes"}
     return StageSpec.model_validate({**stage.model_dump(include=kept), "name": free, **fields})
 
 
@@ -315,11 +326,11 @@ _INSERT_STAGES = """
     INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
         fan_in, barrier, output_queue, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
         backoff_max_seconds, timeout_seconds, tolerated_failures,
-        params, inputs, fan_out, memory_bytes, rejects_max, needs)
+        params, inputs, fan_out, memory_bytes, rejects_max, needs, pools, next_pool_after_seconds)
     SELECT $1, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
         fan_in, barrier, $2, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
         backoff_max_seconds, timeout_seconds, tolerated_failures,
-        params, inputs, fan_out, memory_bytes, rejects_max, needs
+        params, inputs, fan_out, memory_bytes, rejects_max, needs, pools, next_pool_after_seconds
     FROM json_populate_recordset(NULL::stages, $3::json)"""
 
 
@@ -377,7 +388,7 @@ def _stage_row(
     """The stage's columns by name."""
     options = stage.spec.model_dump(mode="json", include=set(StageOptions.model_fields)) | {"inputs": stage.inputs}
     found = {"array": array and array.model_dump(mode="json"), "running_max": stage.spec.running_max}
-    own = {"name", "pool", "resplit", "barrier", "timeout_seconds", "tolerated_failures"}
+    own = {"name", "pool", "pools", "resplit", "barrier", "timeout_seconds", "tolerated_failures"}
     return {
         "stage": number,
         "kind": stage.kind,
@@ -390,6 +401,7 @@ def _stage_row(
         "tasks_expected": len(array.numbers) if array and stage.tasks_from == "input" else None,
         "options": options | found | {"interim": interim},
         "needs": stage.spec.needs and stage.spec.needs.to_json(),
+        "next_pool_after_seconds": stage.spec.pools and (stage.spec.next_pool_after_seconds or NEXT_POOL_AFTER_SECONDS),
         **options,
         **stage.spec.retry.model_dump(),
         **stage.spec.model_dump(mode="json", include=own),

@@ -113,12 +113,12 @@ _DISPATCH = """
             SELECT c.queued + c.running FROM stage_sums($1, $2::smallint) AS c))) END AS tasks
     ), again AS MATERIALIZED (
         SELECT job_id, stage, index FROM tasks
-        WHERE job_id = $1 AND EXISTS (SELECT FROM job) AND stage = $2 AND ready_at <= now()
+        WHERE job_id = $1 AND EXISTS (SELECT FROM job) AND stage = $2 AND ready_at <= now() - $10 * interval '1 second'
           AND (failures > 0 OR losses > 0)
         ORDER BY ready_at LIMIT (SELECT tasks FROM room) FOR UPDATE SKIP LOCKED
     ), fresh AS MATERIALIZED (
         SELECT job_id, stage, index FROM tasks
-        WHERE job_id = $1 AND EXISTS (SELECT FROM job) AND stage = $2 AND ready_at <= now()
+        WHERE job_id = $1 AND EXISTS (SELECT FROM job) AND stage = $2 AND ready_at <= now() - $10 * interval '1 second'
           AND failures = 0 AND losses = 0
         ORDER BY ready_at, index LIMIT (SELECT tasks FROM room) - (SELECT count(*) FROM again)
         FOR UPDATE SKIP LOCKED
@@ -144,10 +144,17 @@ _DISPATCH = """
             ready = c.ready + excluded.ready, queued = c.queued + excluded.queued
     )
     INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, suspect, avoid, needs)
-    SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + $6 * interval '1 second', bool_or(suspect),
+    SELECT gen_random_uuid(), $5, $1, $2, min(index), count(*), now() + least($6, (
+            SELECT s.next_pool_after_seconds FROM stages AS s
+            WHERE s.job_id = $1 AND s.stage = $2 AND s.pools[cardinality(s.pools)] <> $5
+        )) * interval '1 second', bool_or(suspect),
         (array_agg(avoid))[1], (SELECT s.needs FROM stages AS s WHERE s.job_id = $1 AND s.stage = $2)
     FROM ranked GROUP BY alone, island, chunk
     RETURNING bundle_id, job_id, stage, first, count, suspect, avoid, needs"""
+
+
+# A stage for several pools is in several windows, each with a lock of its own: one of them is filled at a time.
+_TRY_STAGE = "SELECT pg_try_advisory_xact_lock(hashtextextended('dispatch ' || $1::text, $2::bigint))"
 
 
 def _message(bundle: Any) -> Message:
@@ -165,27 +172,42 @@ async def dispatch(
     bundle_tasks_max: int,
     resend_seconds: float,
     running_max: int | None = None,
+    due_seconds: float = 0.0,
+    shared: bool = False,
 ) -> list[Message]:
     """Queue up to `tasks_max` ready tasks of a running job. Send the messages after the commit.
 
-    With `running_max`, no more tasks of the stage are then queued or running; the caller holds the pool's lock.
+    With `running_max`, no more tasks of the stage are then queued or running; the caller holds the pool's lock. The
+    tasks have been due for `due_seconds`. A stage that is `shared` by several pools gives nothing while another
+    transaction queues tasks of it.
 
     A crash before they are sent costs `resend_seconds`: after that, `resend` offers the bundles again.
     """
+    if shared and not await connection.fetchval(_TRY_STAGE, str(job_id), stage):
+        return []
     rest = (tasks_max, bundle_tasks_max, pool, resend_seconds, running_max)
-    rows = await connection.fetch(_DISPATCH, job_id, stage, *rest, *months_of([job_id]))
+    rows = await connection.fetch(_DISPATCH, job_id, stage, *rest, *months_of([job_id]), due_seconds)
     return [_message(row) for row in rows]
 
 
 # resend: an unclaimed bundle whose message may be lost is offered again, each time after a longer wait. The message of
 # a bundle that a worker has put off does not count as lost. By then any worker will do: nobody else has taken it.
+# If its pool has had its time, it is offered in the stage's next one. Workers of the pool before may still claim it.
 _RESEND = """
     UPDATE bundles AS b SET
-        sends = least(b.sends + 1, 32767), avoid = NULL,
-        send_at = now() + $1 * 2 ^ greatest(0, least(b.sends - b.put_off, 6)) * interval '1 second'
+        sends = least(b.sends + 1, 32767), avoid = NULL, pool = coalesce(due.next_pool, b.pool),
+        queued_at = CASE WHEN due.next_pool IS NULL THEN b.queued_at ELSE now() END,
+        send_at = now() + least($1 * 2 ^ greatest(0, least(b.sends - b.put_off, 6)),
+            CASE WHEN due.last_pool <> coalesce(due.next_pool, b.pool) THEN due.next_pool_after_seconds END)
+            * interval '1 second'
     FROM (
-        SELECT bundle_id FROM bundles WHERE worker_id IS NULL AND send_at <= now()
-        ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        SELECT d.bundle_id, s.pools[cardinality(s.pools)] AS last_pool, s.next_pool_after_seconds,
+            CASE WHEN d.queued_at <= now() - s.next_pool_after_seconds * interval '1 second'
+                THEN s.pools[array_position(s.pools, d.pool) + 1] END AS next_pool
+        FROM (
+            SELECT bundle_id, job_id, stage, pool, queued_at FROM bundles WHERE worker_id IS NULL AND send_at <= now()
+            ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ) AS d LEFT JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
     ) AS due
     WHERE b.bundle_id = due.bundle_id
     RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of, b.suspect, b.needs"""
@@ -338,7 +360,9 @@ _COMPLETE = """
         RETURNING b.bundle_id
     ), d AS MATERIALIZED (
         SELECT d.*, d.outcome = 'succeeded' AS won,
-            s.pool, s.chains, s.output_queue, s.max_attempts, s.backoff_seconds, s.backoff_max_seconds
+            CASE WHEN s.pools IS NULL THEN s.pool
+                ELSE coalesce((SELECT w.pool FROM workers AS w WHERE w.worker_id = $1), s.pool) END AS pool,
+            s.chains, s.output_queue, s.max_attempts, s.backoff_seconds, s.backoff_max_seconds
         FROM json_to_recordset($3::json) AS d (job_id uuid, stage smallint, index integer, attempt smallint,
             outcome text, run_seconds float8, output jsonb, error jsonb, retryable boolean, losses_max smallint,
             exit_code integer,

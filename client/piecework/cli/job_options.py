@@ -86,6 +86,10 @@ class StageOptions:
         ),
     ] = None
     pool: Annotated[list[str] | None, _of_stages("POOL", "Pool whose nodes run the tasks.")] = None
+    pools: Annotated[list[str] | None, _of_stages("POOL,POOL", "Pools in order of preference.")] = None
+    next_pool_after_seconds: Annotated[
+        list[str] | None, _of_stages("DURATION", "When a task that waits is for the next pool, too, such as 5m.")
+    ] = None
     timeout_seconds: Annotated[list[str] | None, _of_stages("DURATION", "Time limit of an attempt, such as 2h.")] = None
     memory_bytes: Annotated[list[str] | None, _of_stages("SIZE", "Memory limit of an attempt, such as 2GiB.")] = None
     cpus: Annotated[list[str] | None, _of_stages("N", "Cores that each task needs, such as 4 or 0.5.")] = None
@@ -195,6 +199,8 @@ def _seconds(text: str) -> int | float:
 
 _VALUES: dict[str, Callable[[str], Any]] = {
     "pool": str,
+    "pools": lambda text: [name.strip() for name in text.split(",")],
+    "next_pool_after_seconds": _seconds,
     "timeout_seconds": _seconds,
     "memory_bytes": _bytes,
     "cpus": _number,

@@ -65,6 +65,14 @@ _WAITING = """
     SELECT count(*) FROM bundles
     WHERE pool = $1 AND worker_id IS NULL AND put_off = 0 AND needs IS NOT DISTINCT FROM $2::jsonb"""
 
+# How many tasks of stages have been due for so long: at most as many as a window has.
+_DUE = """
+    SELECT (SELECT count(*) FROM (
+        SELECT FROM tasks AS t WHERE t.job_id = asked.job_id AND t.stage = asked.stage
+          AND t.ready_at <= now() - asked.seconds * interval '1 second' LIMIT $4) AS due) AS tasks
+    FROM unnest($1::uuid[], $2::smallint[], $3::float8[]) WITH ORDINALITY AS asked (job_id, stage, seconds, place)
+    ORDER BY asked.place"""
+
 # What the workers of these pools have for tasks that ask for something.
 _NODES = """
     SELECT pool, cpus, memory, gpus, disk, slots, count(*) AS nodes FROM workers
@@ -76,7 +84,7 @@ _NODES = """
 _STAGES = """
     SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, s.priority, s.share, s.ready, s.running,
         s.queued + s.running AS in_flight, s.attempts, s.succeeded, s.task_seconds,
-        (of.options ->> 'running_max')::integer AS running_max, of.needs,
+        (of.options ->> 'running_max')::integer AS running_max, of.needs, of.pools, of.next_pool_after_seconds,
         EXISTS (
             SELECT FROM bundles AS b
             WHERE b.job_id = s.job_id AND b.stage = s.stage AND b.put_off > 0 AND b.worker_id IS NULL
@@ -101,6 +109,8 @@ class Candidate:
     in_flight_seconds: float
     task_seconds: float | None  # measured mean; None before the first task has ended
     running_max: int | None = None
+    due_seconds: float = 0.0  # for which its tasks must have been due in the pools before
+    shared: bool = False  # by several pools
     granted: int = 0
 
     @property
@@ -158,10 +168,10 @@ async def step(context: Context) -> bool | float:
 
 async def _top_up_all(context: Context, stages: list[Record]) -> float:
     """The largest share of a pool's window that it took; as many as one step may take count as the window's half."""
-    by_pool: dict[str, list[Record]] = defaultdict(list)
-    for row in stages:
+    by_pool: dict[str, list[Row]] = defaultdict(list)
+    for row in (*stages, *await _read_overdue(context, stages)):
         by_pool[row["pool"]].append(row)
-    nodes = await _read_nodes(context, {row["pool"] for row in stages if row["needs"]})
+    nodes = await _read_nodes(context, {pool for pool, rows in by_pool.items() if any(row["needs"] for row in rows)})
     taken = 0.0
     for pool in await context.database.fetch(_POOLS) if by_pool else ():
         if pool["name"] in context.slots["dispatch"].keys:
@@ -172,6 +182,25 @@ async def _top_up_all(context: Context, stages: list[Record]) -> float:
             context.turns[pool["name"]].keep({party for row in rows for party in _parties(row)})
             taken = max(taken, await _top_up(context, pool, windows))
     return taken
+
+
+Row = Record | dict[str, Any]  # of a stage
+
+
+async def _read_overdue(context: Context, stages: Sequence[Record]) -> list[Row]:
+    """Stages once more, for their next pools: with those of their tasks that the pools before did not begin in time."""
+    asked = [
+        {**row, "pool": pool, "due_seconds": place * row["next_pool_after_seconds"]}
+        for row in stages
+        if row["pools"] and row["ready"] and not row["held_back"]
+        for place, pool in enumerate(row["pools"])
+        if place
+    ]
+    if not asked:
+        return []
+    columns = [[row[name] for row in asked] for name in ("job_id", "stage", "due_seconds")]
+    due = await context.database.fetch(_DUE, *columns, BUNDLES_MAX)
+    return [{**row, "ready": found["tasks"]} for row, found in zip(asked, due, strict=True) if found["tasks"]]
 
 
 Node = tuple[Capacity, int]  # what it has, and its slots
@@ -196,9 +225,9 @@ class Window:
     bundles: int
 
 
-def _windows(pool: Record, stages: Sequence[Record], nodes: Mapping[Node, int], settings: Settings) -> Iterator[Window]:
+def _windows(pool: Record, stages: Sequence[Row], nodes: Mapping[Node, int], settings: Settings) -> Iterator[Window]:
     """Those in which something is ready, and room."""
-    by_needs: dict[Needs | None, list[Record]] = defaultdict(list)
+    by_needs: dict[Needs | None, list[Row]] = defaultdict(list)
     for row in stages:
         by_needs[Needs.of(row["needs"])].append(row)
     for needs, rows in by_needs.items():
@@ -213,7 +242,7 @@ def _windows(pool: Record, stages: Sequence[Record], nodes: Mapping[Node, int], 
             yield Window(needs, slots, candidates, bundles)
 
 
-def _parties(row: Record) -> tuple[Hashable, ...]:
+def _parties(row: Row) -> tuple[Hashable, ...]:
     """Those who take turns, of a stage; as a Candidate names them."""
     share = (row["priority"], row["share"])
     return share, (*share, row["job_id"]), (row["job_id"], row["stage"])
@@ -234,7 +263,7 @@ def window_bundles(candidates: list[Candidate], running: int, slots: int, settin
     return max(slots - running, math.ceil(stock * slots))
 
 
-def _candidate(row: Record, slots: int) -> Candidate:
+def _candidate(row: Row, slots: int) -> Candidate:
     ready = 0 if row["held_back"] else row["ready"]
     if row["put_off"] or is_slowed(dict(row)):
         ready = min(ready, max(0, math.ceil(SLOWED_SHARE * slots) - row["in_flight"]))
@@ -249,6 +278,8 @@ def _candidate(row: Record, slots: int) -> Candidate:
         in_flight_seconds=0.0,
         task_seconds=row["task_seconds"],
         running_max=row["running_max"],
+        due_seconds=row.get("due_seconds", 0.0),
+        shared=bool(row["pools"]),
     )
     candidate.in_flight_seconds = row["in_flight"] * candidate.expected_seconds
     return candidate
@@ -338,6 +369,8 @@ async def _fill(
                     bundle_tasks_max=sizes[id(candidate)],
                     resend_seconds=settings.resend_seconds,
                     running_max=candidate.running_max,
+                    due_seconds=candidate.due_seconds,
+                    shared=candidate.shared,
                 )
                 candidate.settle(sum(message.count for message in queued))
                 messages += queued

@@ -54,8 +54,19 @@ _BACKLOG = """
         coalesce(sum(left_over * coalesce(task_seconds, $2)), 0) AS seconds
     FROM (
         SELECT s.needs, r.task_seconds, r.ready + r.queued + r.running
-            + CASE WHEN s.planned THEN 0 ELSE greatest(s.tasks_expected - s.task_count, 0) END AS left_over
+            + CASE WHEN s.planned THEN 0 ELSE greatest(s.tasks_expected - s.task_count, 0) END
+            - CASE WHEN s.pools IS NULL THEN 0 ELSE (
+                SELECT coalesce(sum(b.count), 0) FROM bundles AS b
+                WHERE b.job_id = r.job_id AND b.stage = r.stage AND b.pool <> $1) END AS left_over
         FROM running_stages AS r JOIN stages AS s USING (job_id, stage) WHERE r.pool = $1
+        UNION ALL
+        SELECT s.needs, r.task_seconds, (
+                SELECT coalesce(sum(b.count), 0) FROM bundles AS b
+                WHERE b.job_id = r.job_id AND b.stage = r.stage AND b.pool = $1) + (
+                SELECT count(*) FROM (SELECT FROM tasks AS t WHERE t.job_id = r.job_id AND t.stage = r.stage
+                  AND t.ready_at <= now() - (array_position(s.pools, $1) - 1) * s.next_pool_after_seconds
+                    * interval '1 second' LIMIT 10000) AS due)
+        FROM running_stages AS r JOIN stages AS s USING (job_id, stage) WHERE r.pool <> $1 AND $1 = ANY(s.pools)
     ) AS stages GROUP BY needs"""
 
 _DRAIN = """

@@ -54,3 +54,35 @@ async def test_an_operator_says_what_the_largest_node_is(operator: httpx.AsyncCl
 )  # fmt: skip
 async def test_needs_that_can_not_be_are_refused(operator: httpx.AsyncClient, needs: dict[str, Any]) -> None:
     assert blamed(await operator.post("/v1/jobs", json=asking(**needs)))[0] == f"stages.0.{[*needs][-1]}"
+
+
+@pytest.mark.parametrize(
+    ("stage", "field"),
+    [
+        ({"pools": []}, "stages.0.pools"),
+        ({"pools": ["default", "default"]}, "stages.0"),
+        ({"pool": "other", "pools": ["default", "other"]}, "stages.0"),
+        ({"next_pool_after_seconds": 60}, "stages.0"),
+        ({"pools": ["default", "nowhere"]}, "stages.0.pools"),
+    ],
+)
+async def test_pools_that_can_not_be_are_refused(
+    operator: httpx.AsyncClient, stage: dict[str, Any], field: str
+) -> None:
+    await ok(operator.put("/v1/pools/other", json={}))
+    assert blamed(await operator.post("/v1/jobs", json=asking(**stage)))[0] == field
+
+
+async def test_one_of_several_pools_must_be_able_to_serve_a_request(operator: httpx.AsyncClient) -> None:
+    for pool, cpus in (("default", 2), ("other", 16)):
+        await ok(operator.put(f"/v1/pools/{pool}", json={"largest_node": {"cpus": cpus, "memory": "8GiB"}}))
+    pools = {"pools": ["default", "other"]}
+    await ok(operator.post("/v1/jobs", json=asking(cpus=16, **pools)))
+    refused = blamed(await operator.post("/v1/jobs", json=asking(**pools, cpus=17)))
+    assert refused[0] == "stages.0.cpus" and "no node of pool default or other" in refused[2]
+
+
+async def test_a_pool_that_is_second_choice_is_not_deleted(operator: httpx.AsyncClient) -> None:
+    await ok(operator.put("/v1/pools/other", json={}))
+    await ok(operator.post("/v1/jobs", json=asking(pools=["default", "other"])))
+    assert (await operator.delete("/v1/pools/other")).status_code == 409

@@ -108,6 +108,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (
         ["--count", "1", "--stage", "clean=clean", "--stage", "sum",
          "--timeout-seconds", "10m", "--timeout-seconds", "1=0.5", "--memory-bytes", "clean=2GiB",
+         "--pools", "clean=spot,on-demand", "--next-pool-after-seconds", "clean=2m",
          "--cpus", "clean=0.5", "--memory", "clean=1GiB", "--gpus", "1=2", "--disk", "1=1GB",
          "--max-attempts", "5", "--backoff-seconds", "0", "--backoff-max-seconds", "clean=1m",
          "--tolerated-failures", "0=3", "--rejects-max", "1=9", "--rejects-max", "clean=10",
@@ -121,6 +122,8 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
                     "processor": "clean",
                     "timeout_seconds": 600,
                     "memory_bytes": 2**31,
+                    "pools": ["spot", "on-demand"],
+                    "next_pool_after_seconds": 120,
                     "cpus": 0.5,
                     "memory": 2**30,
                     "retry": {"max_attempts": 5, "backoff_seconds": 0, "backoff_max_seconds": 60},

@@ -1,0 +1,10 @@
+"""Pools in order of preference; in the SQL file of this name."""
+
+from services.engine.migrations.operations import run_script
+
+revision = "0057"
+down_revision = "0047"
+
+
+def upgrade() -> None:
+    run_script(__file__)
