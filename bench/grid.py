@@ -64,7 +64,7 @@ class Grid:
         self._await("emulator", emulator.is_ready)
         environment = self._environment | self.settings.provision_environment(self._profile["api_key"])
         subprocess.run([sys.executable, "-m", "deploy.local.provision"], env=environment, cwd=ROOT, check=True)
-        self._start_service("scheduler", "services.scheduler")
+        self.start_scheduler()
         self._start_web("api", self.settings.api_port)
         self._start_web("stats", self.settings.stats_port)
         for number in range(self.workers):
@@ -111,6 +111,9 @@ class Grid:
         if job["state"] != "succeeded":
             raise Failed(f"the job {job['name']} ended as {job['state']}: {job['error']}")
         return job
+
+    def start_scheduler(self) -> None:
+        self._start_service("scheduler", "services.scheduler")
 
     def _start_postgres(self) -> None:
         postgres = self.settings.postgres

@@ -21,6 +21,7 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 UNDONE = {
     "0057": "ALTER TABLE stages DROP COLUMN pools, DROP COLUMN next_pool_after_seconds",
     "0047": "ALTER TABLE bundles DROP COLUMN reserved_by, DROP COLUMN reserved_until",
+    "0040": made_in("0013_retention", "VIEW kept_jobs").replace("CREATE", "CREATE OR REPLACE", 1),
     "0037": "ALTER TABLE pools DROP COLUMN largest_node",
     "0036": "ALTER TABLE workers DROP COLUMN drain_reason, DROP COLUMN interrupted_at, DROP COLUMN replace_instance",
     "0030": "DROP TABLE left_rows; DROP FUNCTION past_month;"

@@ -26,6 +26,7 @@ from services.contract.message import Message
 from services.contract.resources import Capacity, Needs
 from services.engine import transitions
 from services.engine.progress import is_slowed
+from services.engine.running import fetch_running
 from services.platform import tracing
 from services.platform.database import Connection
 from services.platform.settings import Settings
@@ -89,9 +90,10 @@ _STAGES = """
             SELECT FROM bundles AS b
             WHERE b.job_id = s.job_id AND b.stage = s.stage AND b.put_off > 0 AND b.worker_id IS NULL
         ) AS put_off,
-        of.chains AND is_full(s.job_id, (s.stage + 1)::smallint, $1) AS held_back
+        of.chains AND is_full(s.job_id, (s.stage + 1)::smallint, $5) AS held_back
     FROM running_stages AS s JOIN stages AS of USING (job_id, stage)
-    WHERE (s.ready > 0 OR s.queued > 0 OR s.running > 0)
+    WHERE of.state = 'running' AND (of.job_id, of.stage) > ($1, $2) AND (of.job_id, of.stage) <= ($3, $4)
+      AND (s.ready > 0 OR s.queued > 0 OR s.running > 0)
       AND NOT of.columns_due
       AND (s.planned OR NOT of.barrier OR of.tasks_from = 'outputs')
     ORDER BY s.job_id, s.stage"""  # the order in which counters are locked
@@ -160,7 +162,7 @@ async def step(context: Context) -> bool | float:
     Returns how long to rest while any job has tasks that are not terminal, else False.
     """
     while True:
-        stages = await context.database.fetch(_STAGES, context.settings.ready_tasks_max)
+        stages = await fetch_running(context.database, _STAGES, context.settings.ready_tasks_max)
         taken = await _top_up_all(context, stages)
         if taken < 0.5:  # else bundles are so short that slots would starve during a pause
             return len(stages) / (STAGES_A_SECOND_QUEUEING if taken else STAGES_A_SECOND) if stages else False

@@ -11,6 +11,7 @@ import structlog
 from asyncpg import Record
 
 from services.engine.jobs import end_job, fail_job, notify_jobs
+from services.engine.running import fetch_running
 from services.engine.transitions import cancel_tasks
 from services.platform.database import Connection
 from services.scheduler.loop import Context
@@ -31,11 +32,13 @@ _ENDING = """
 # How many stages are running, and those of them that may be over.
 _RUNNING = """
     WITH looked_at AS MATERIALIZED (
-        SELECT job_id, stage, planned, task_count, tolerated_failures, succeeded, failed FROM running_stages
+        SELECT s.job_id, s.stage, s.planned, s.task_count, s.tolerated_failures, s.succeeded, s.failed
+        FROM running_stages AS s JOIN stages AS of USING (job_id, stage)
+        WHERE of.state = 'running' AND (of.job_id, of.stage) > ($1, $2) AND (of.job_id, of.stage) <= ($3, $4)
     )
-    SELECT (SELECT count(*) FROM looked_at) AS running, o.job_id, o.stage
-    FROM (SELECT) AS once LEFT JOIN looked_at AS o
-        ON o.failed > o.tolerated_failures OR o.planned AND o.succeeded + o.failed = o.task_count"""
+    SELECT count(*) AS running, NULL::uuid AS job_id, NULL::smallint AS stage FROM looked_at
+    UNION ALL SELECT 0, job_id, stage FROM looked_at
+    WHERE failed > tolerated_failures OR planned AND succeeded + failed = task_count"""
 
 # Running stages that are looked at in a second: twenty microseconds each, so that this takes a twentieth of a core.
 STAGES_A_SECOND = 2_500
@@ -66,12 +69,12 @@ _PLAN_ENDS = """
 
 async def step(context: Context) -> bool | float:
     """Look at every running stage and every ending job once; True while there are any, or how long to rest."""
-    stages = await context.database.fetch(_RUNNING)
+    stages = await fetch_running(context.database, _RUNNING)
     for stage in stages:
         if stage["job_id"] is not None:
             await _end_stage(context, stage["job_id"], stage["stage"])
     ending = deque(await context.database.fetch(_ENDING))
-    running, until = stages[0]["running"], time.monotonic() + ENDING_SECONDS
+    running, until = sum(stage["running"] for stage in stages), time.monotonic() + ENDING_SECONDS
     if not ending:
         return running / STAGES_A_SECOND if running else False
     while ending:

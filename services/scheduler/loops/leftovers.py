@@ -18,7 +18,7 @@ log = structlog.get_logger()
 UPLOADS_MAX = 100  # a step
 PACKAGES_MAX = 100
 AT_ONCE = 8
-ROWS_MAX = 5_000
+ROWS_MAX = 1_000
 FORGET_DAYS = 30  # after its objects, an upload's row goes
 
 # Not one that is being completed at the moment: services/api/uploads.py holds this lock.

@@ -11,7 +11,7 @@ from services.scheduler.loop import Context
 
 log = structlog.get_logger()
 
-ROWS_MAX = 5_000  # deleted per statement
+ROWS_MAX = 1_000  # deleted per statement
 
 _EXPIRED = (
     # A queue that is gone for this long is not coming back (SQS itself keeps messages as long by default).

@@ -3,6 +3,7 @@
 What expires after its month leaves its rows to the month, which the loop `maintain` drops as a whole.
 """
 
+import time
 from typing import Any
 from uuid import UUID
 
@@ -20,11 +21,12 @@ from services.scheduler.loop import Context, passes
 
 log = structlog.get_logger()
 
-JOBS_ASSESSED_MAX = 5_000  # by one statement
+JOBS_ASSESSED_MAX = 100  # by one statement: each of them in some milliseconds
+ASSESS_SECONDS = 0.5  # of a step
 JOBS_AT_ONCE = 8
 PAGES_MAX = 10  # of a job's objects in a step, each of at most 1,000
-ROWS_MAX = 5_000  # deleted by one statement
-SLICES_MAX = 10  # of a job's rows in a step
+ROWS_MAX = 1_000  # deleted by one statement
+SLICES_MAX = 50  # of a job's rows in a step
 HOLD_SECONDS = 300.0  # nobody else takes a step of the same job meanwhile
 WAIT_SECONDS = 60.0  # for the roll-up
 NEEDED_SECONDS = 3600.0  # until the next look whether results are still needed
@@ -38,7 +40,7 @@ _PARTS: dict[str, frozenset[Part]] = {
 
 async def step(context: Context) -> bool:
     """A step of some deletions; True if there may be more to do."""
-    assessed = await retention.assess_jobs(context.database, JOBS_ASSESSED_MAX)
+    assessed = await _assess(context)
     deletions = await retention.claim_deletions(context.database, JOBS_AT_ONCE, HOLD_SECONDS)
     left = await retention.claim_left(context.database, JOBS_AT_ONCE, HOLD_SECONDS)
     sweep = await left_rows.claim_sweep(context.database, HOLD_SECONDS)
@@ -60,6 +62,16 @@ async def step(context: Context) -> bool:
     if sweep is not None:
         await _sweep(context, sweep)
     return bool(assessed or deletions or left or sweep)
+
+
+async def _assess(context: Context) -> int:
+    """Find what is due of jobs that have ended, or of all after a change of a rule; of how many."""
+    assessed, until = 0, time.monotonic() + ASSESS_SECONDS
+    while True:
+        found = await retention.assess_jobs(context.database, JOBS_ASSESSED_MAX)
+        assessed += found
+        if found < JOBS_ASSESSED_MAX or time.monotonic() >= until:
+            return assessed
 
 
 def _tell(error: Exception, job_id: UUID) -> None:

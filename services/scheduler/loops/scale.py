@@ -25,6 +25,7 @@ from services.contract.resources import Needs
 from services.contract.task_error import describe
 from services.engine.nodes import Nodes, known_nodes
 from services.engine.pools import explain_group_limit, note_scaling_error, within_group
+from services.engine.running import fetch_running
 from services.platform.s3_faults import S3_ERRORS, error_code
 from services.scheduler.loop import Context
 
@@ -51,22 +52,24 @@ _DUE = """
 
 _BACKLOG = """
     SELECT needs, coalesce(sum(left_over), 0)::bigint AS tasks,
-        coalesce(sum(left_over * coalesce(task_seconds, $2)), 0) AS seconds
+        coalesce(sum(left_over * coalesce(task_seconds, $6)), 0) AS seconds
     FROM (
-        SELECT s.needs, r.task_seconds, r.ready + r.queued + r.running
-            + CASE WHEN s.planned THEN 0 ELSE greatest(s.tasks_expected - s.task_count, 0) END
-            - CASE WHEN s.pools IS NULL THEN 0 ELSE (
+        SELECT s.needs, r.task_seconds, CASE
+            WHEN r.pool = $5 THEN r.ready + r.queued + r.running
+                + CASE WHEN s.planned THEN 0 ELSE greatest(s.tasks_expected - s.task_count, 0) END
+                - CASE WHEN s.pools IS NULL THEN 0 ELSE (
+                    SELECT coalesce(sum(b.count), 0) FROM bundles AS b
+                    WHERE b.job_id = r.job_id AND b.stage = r.stage AND b.pool <> $5) END
+            ELSE (
                 SELECT coalesce(sum(b.count), 0) FROM bundles AS b
-                WHERE b.job_id = r.job_id AND b.stage = r.stage AND b.pool <> $1) END AS left_over
-        FROM running_stages AS r JOIN stages AS s USING (job_id, stage) WHERE r.pool = $1
-        UNION ALL
-        SELECT s.needs, r.task_seconds, (
-                SELECT coalesce(sum(b.count), 0) FROM bundles AS b
-                WHERE b.job_id = r.job_id AND b.stage = r.stage AND b.pool = $1) + (
+                WHERE b.job_id = r.job_id AND b.stage = r.stage AND b.pool = $5) + (
                 SELECT count(*) FROM (SELECT FROM tasks AS t WHERE t.job_id = r.job_id AND t.stage = r.stage
-                  AND t.ready_at <= now() - (array_position(s.pools, $1) - 1) * s.next_pool_after_seconds
+                  AND t.ready_at <= now() - (array_position(s.pools, $5) - 1) * s.next_pool_after_seconds
                     * interval '1 second' LIMIT 10000) AS due)
-        FROM running_stages AS r JOIN stages AS s USING (job_id, stage) WHERE r.pool <> $1 AND $1 = ANY(s.pools)
+            END AS left_over
+        FROM running_stages AS r JOIN stages AS s USING (job_id, stage)
+        WHERE s.state = 'running' AND (s.job_id, s.stage) > ($1, $2) AND (s.job_id, s.stage) <= ($3, $4)
+          AND (r.pool = $5 OR $5 = ANY(s.pools))
     ) AS stages GROUP BY needs"""
 
 _DRAIN = """
@@ -166,7 +169,7 @@ class Backlog:
 
 async def _read_backlogs(context: Context, pool: Record) -> list[Backlog]:
     """Without tasks that fit on no node of the pool."""
-    rows = await context.database.fetch(_BACKLOG, pool["name"], UNMEASURED_BACKLOG_SECONDS)
+    rows = await fetch_running(context.database, _BACKLOG, pool["name"], UNMEASURED_BACKLOG_SECONDS)
     asked = any(row["needs"] for row in rows)
     nodes = await known_nodes(context.database, pool["name"]) if asked else Nodes([])
 

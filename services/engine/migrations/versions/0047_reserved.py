@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import run_script
 
 revision = "0047"
-down_revision = "0037"
+down_revision = "0040"
 
 
 def upgrade() -> None:
