@@ -37,8 +37,12 @@ class IamToken:
 
     async def current(self) -> str:
         from services.platform.aws import find_credentials  # it takes long to import, and not everybody needs it
+        from services.platform.s3_faults import S3_ERRORS
 
-        credentials, region = await find_credentials()
+        try:
+            credentials, region = await find_credentials()
+        except S3_ERRORS as error:
+            raise NoPassword(f"AWS gives this process no credentials now: {error}") from None
         if credentials is None or region is None:
             raise NoPassword(f"the process has no AWS {'credentials' if credentials is None else 'region'}")
         return sign_token(credentials, region, self._host, self._port, self._user)

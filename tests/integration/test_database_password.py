@@ -12,11 +12,12 @@ from uuid import uuid4
 
 import pytest
 from aiobotocore.session import get_session
+from botocore.exceptions import CredentialRetrievalError
 from botocore.session import get_session as get_botocore_session
 from pydantic import ValidationError
 
 from services.platform.aws import Aws
-from services.platform.database import Database, connect_alone, connect_database
+from services.platform.database import UNAVAILABLE, Database, connect_alone, connect_database
 from services.platform.database_access import DatabaseAccess, NotLetIn, access
 from services.platform.database_password import sign_token
 from services.platform.settings import ApiSettings, Settings, read_settings
@@ -195,6 +196,20 @@ async def test_iam_signs_a_token_for_each_connection(authority_settings: dict[st
     assert token.startswith("db.internal:6432/?Action=connect&DBUser=my%20worker&")
     assert "%2Frds-db%2Faws4_request" in token and "X-Amz-Expires=900" in token
     assert not await way.password.renewed(token)
+
+
+async def test_without_credentials_the_database_is_away_and_nothing_else(
+    authority_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise CredentialRetrievalError(provider="iam-role", error_msg="no answer")
+
+    monkeypatch.setattr("services.platform.aws.find_credentials", fail)
+
+    with pytest.raises(
+        UNAVAILABLE, match=r"password .* is missing: AWS gives this process no credentials now: .*no answer"
+    ):
+        await connect_alone(Settings(**authority_settings))
 
 
 @pytest.fixture
