@@ -11,7 +11,6 @@ import asyncpg
 
 from services.engine.roles import SERVICES, set_up_sessions
 from services.platform.database import connect_alone
-from services.platform.database_access import NotLetIn
 from services.platform.settings import Settings, read_settings
 
 LOGINS = {service: f"piecework_{service}_login" for service in SERVICES}
@@ -37,7 +36,7 @@ async def _let_in_by_tokens(connection: asyncpg.Connection) -> bool:
 
 
 async def main(settings: Settings) -> None:
-    """The command. Raises NotLetIn, and the server's errors if this user may not make others."""
+    """The command. Raises the server's errors if this user may not make others, and what connecting raises."""
     connection = await connect_alone(settings)
     try:
         await make_logins(connection)
@@ -51,5 +50,7 @@ async def main(settings: Settings) -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main(read_settings(Settings)))
-    except (NotLetIn, asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError) as error:
+    except (OSError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        raise SystemExit(str(error)) from None
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedObjectError) as error:
         raise SystemExit(f"{error}; run this as the user that migrates, after the migration") from None

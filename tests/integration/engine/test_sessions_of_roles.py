@@ -1,5 +1,8 @@
 """The workers' users have what their statements need without a word at the connection, which a pooler would refuse."""
 
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -87,3 +90,15 @@ async def test_on_rds_the_services_users_log_in_by_tokens(
     first, _, last = capsys.readouterr().out.splitlines()
     assert first.startswith("the services log in by tokens of IAM: piecework_api_login, ")
     assert last.startswith("the services log in with the passwords that they are given: piecework_api_login, ")
+
+
+async def test_who_may_make_no_users_is_told_who_may(own_database_url: str) -> None:
+    environment = os.environ | {"PIECEWORK_DATABASE_URL": as_role(own_database_url, "worker")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.engine.logins"), env=environment, stderr=asyncio.subprocess.PIPE
+    )
+
+    _, error = await process.communicate()
+
+    assert process.returncode == 1
+    assert error.decode().endswith("; run this as the user that migrates, after the migration\n")
