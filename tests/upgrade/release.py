@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from services.platform.settings import Settings
+from tests.forks import Fork, Process
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ class Fleet:
         values = settings.model_dump(exclude_none=True) | extra
         values |= {"scratch": directory / "scratch", "cache": directory / "cache"}
         self._environment = os.environ | {f"PIECEWORK_{name.upper()}": str(value) for name, value in values.items()}
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, Process] = {}
 
     def run(self, module: str) -> None:
         """Run a module to its end."""
@@ -53,11 +54,18 @@ class Fleet:
 
     def start(self, name: str, *arguments: str) -> None:
         """Start `python -m <arguments>`."""
-        log = (self._directory / f"{name}.log").open("wb")
-        command = [sys.executable, "-m", *arguments]
-        self._running[name] = subprocess.Popen(
-            command, cwd=self._code, env=self._environment, stdout=log, stderr=subprocess.STDOUT
-        )
+        log = self._directory / f"{name}.log"
+        if self._code == ROOT:
+            self._running[name] = Fork(*arguments, env=self._environment, log=log)
+            return
+        with log.open("wb") as file:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=self._code,
+                env=self._environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
 
     def start_api(self, port: int) -> None:
         self.start("api", "uvicorn", "services.api.main:app", "--port", str(port), "--no-access-log")
