@@ -10,8 +10,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo up down status run test test-aws test-images storm lint templates audit sbom digests
-.PHONY: bench bench-ab bench-peers lock clean
+.PHONY: help setup dev demo up down status run test test-aws images test-images storm lint templates audit sbom
+.PHONY: digests bench bench-ab bench-peers lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+%?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+)(%?):.*## (.*)/  make \1\2\t\3/; s/%/NAME/' | expand -t 20
@@ -49,7 +49,10 @@ test-aws: .venv/.dev $(CLOUD)/.installed  ## run the tests of the deployment to 
 		apt-get install -y -qq nftables shellcheck >/dev/null || true; fi
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(or $(TESTS),tests/aws)
 
-test-images: .venv/.dev  ## run tasks in containers (with a container engine, or as root on Debian, which gets one)
+images: .venv/.dev  ## build the images of deploy/docker (with a container engine, or as root on Debian, which gets one)
+	@$(BIN)/python -m deploy.images
+
+test-images: .venv/.dev  ## build the images, run tasks in containers (with a container engine, or as root on Debian, which gets one)
 	@$(BIN)/python -m pytest -rs --timeout 300 $(or $(TESTS),tests/images)
 
 storm: .venv/.dev  ## run 100,000 tasks in a storm of faults and check every result (make storm STORM='--seed 7')

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.images.build import TARGETS, build
 from deploy.images.engine import Engine, NoEngine, running_engine
 from tests.integration.worker.conftest import InProcessGrid, code, grid
 
@@ -50,6 +51,12 @@ def _busybox() -> bytes:
                 link.type, link.linkname = tarfile.SYMTYPE, "busybox"
                 archive.addfile(link)
     return packed.getvalue()
+
+
+@pytest.fixture(scope="session")
+def images(engine: Engine) -> dict[str, str]:
+    """The names of the images of deploy/docker, by target."""
+    return {target: build(engine, target) for target in TARGETS}
 
 
 class ContainerGrid:

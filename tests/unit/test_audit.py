@@ -47,7 +47,10 @@ def test_without_a_finding_all_is_checked(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_images_are_built_of_and_run_from_what_a_digest_names() -> None:
-    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", (ROOT / "deploy/docker/Dockerfile").read_text(), re.MULTILINE)
+    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text()
+    for name, default in re.findall(r"^ARG (\w+)=(\S+)", dockerfile, re.MULTILINE):
+        dockerfile = dockerfile.replace(f"${{{name}}}", default)
+    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", dockerfile, re.MULTILINE)
     own = {name for _, name in stages}
     images = [image for image, _ in stages if image not in own]
     images += re.findall(r"^ +image: (?!piecework-)(\S+)", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)

@@ -3,12 +3,13 @@
 import asyncio
 import gzip
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from services.contract.layout import Layout
-from services.worker.task.declared_inputs import DeclaredInputs
+from services.worker.task.pins import Pins
 from tests.integration.worker.conftest import InProcessGrid, etag
 
 ITEM = {"type": "item", "value": 1}
@@ -127,11 +128,16 @@ async def test_a_job_sees_one_version_of_a_declared_input(grid: InProcessGrid) -
     assert last["error"]["type"] == "input_changed"
 
 
-async def test_only_one_worker_says_which_version_it_is(grid: InProcessGrid, tmp_path: Path) -> None:
-    layout = Layout(grid.settings.bucket)
-    workers = [DeclaredInputs(grid.aws.s3, layout, tmp_path, 1) for _ in range(2)]
-    pin = layout.pin(uuid4(), "digest")
-    assert await asyncio.gather(*(worker._read(pin) for worker in workers)) == [None, None]
-    said = [await worker._put_first(pin, etag) for worker, etag in zip(workers, ["a", "b"], strict=True)]
-    assert said == [True, False]
-    assert await workers[1]._read(pin) == "a"
+async def test_only_one_worker_says_which_version_it_is(grid: InProcessGrid) -> None:
+    workers = [Pins(grid.aws.s3, Layout(grid.settings.bucket)) for _ in range(2)]
+    job_id, all_look = uuid4(), asyncio.Barrier(2)
+
+    async def find(number: int) -> str:
+        await all_look.wait()  # nothing is pinned yet
+        return f"said by {number}"
+
+    agreed = await asyncio.gather(
+        *(worker.agree(job_id, "name", partial(find, number)) for number, worker in enumerate(workers))
+    )
+    assert agreed[0] == agreed[1]
+    assert await Pins(grid.aws.s3, Layout(grid.settings.bucket)).agree(job_id, "name", partial(find, 2)) == agreed[0]

@@ -11,6 +11,7 @@ import aiodocker
 import pytest
 from aiohttp import web
 
+from deploy.local.emulator import Emulator
 from services.contract.task_error import TaskError
 from services.platform.settings import WorkerSettings
 from services.worker.task.engine import Container, Limits, _config
@@ -212,6 +213,26 @@ async def test_a_file_has_the_credentials_of_registries(engine: PlayedEngine, ma
     file.write_text("[]")
     with pytest.raises(TaskError, match=r"PIECEWORK_REGISTRIES.* can't be read"):
         await make(registries=str(file)).get(JOB, "quay.io/a/c:1")
+
+
+async def test_the_nodes_role_reads_private_images_of_ecr(
+    engine: PlayedEngine, docker: aiodocker.Docker, moto: Emulator, tmp_path: Path
+) -> None:
+    registries = Registries(WorkerSettings(aws_endpoint_url=moto.url))
+    images = Images(docker, PlayedPins(), registries, tmp_path / "marks", 100)  # type: ignore[arg-type]
+    for number in "12":
+        name = f"{ECR}/align:{number}"
+        engine.put(name, number)
+        await images.get(JOB, name)
+    assert engine.auth == [{"username": "AWS", "password": "123456789012-auth-token", "serveraddress": ECR}] * 2
+    assert list(registries._tokens) == [ECR], "a token serves all pulls of its registry"
+
+
+async def test_without_a_token_of_ecr_the_fix_is_told(engine: PlayedEngine, docker: aiodocker.Docker) -> None:
+    registries = Registries(WorkerSettings(aws_endpoint_url="http://127.0.0.1:9"))
+    with pytest.raises(TaskError, match="let its role call ecr:GetAuthorizationToken") as error:
+        await registries.credentials(f"{ECR}/align:1")
+    assert (error.value.type, error.value.retryable) == ("image_unavailable", True)
 
 
 def test_the_gpus_of_a_command_are_those_of_a_container() -> None:
