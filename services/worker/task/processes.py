@@ -72,12 +72,12 @@ class Processes:
 
     def kill(self, *, alive: bool) -> list[psutil.Process]:
         """Kill all that can be found at once; `alive` says whether the process `pid` is. For `kill_rest` to end."""
-        if self._cell.cgroup is not None:
-            self._cell.cgroup.kill()
         if self._cell.isolation == "sandbox":
             if alive:
                 self._kill_sandbox()
             return []
+        if self._cell.cgroup is not None:
+            self._cell.cgroup.kill()
         trackers = _kill_tree(self.pid) if alive else []
         _kill_session(self.pid)
         return trackers
@@ -85,6 +85,7 @@ class Processes:
     def kill_rest(self, trackers: list[psutil.Process], marks: Marks) -> None:
         """What takes longer: wait for the trackers, and find orphans by user, or by the marks in their environment."""
         if self._cell.isolation == "sandbox":
+            self._reap_orphans()  # the first process inside, if the launcher did not live to do it
             return
         psutil.wait_procs(trackers, _TRACKER_SECONDS)
         if self._cell.uid is not None:
@@ -108,7 +109,10 @@ class Processes:
         self._started.discard(self.pid)
 
     def _kill_sandbox(self) -> None:
-        """End the first process inside: the kernel then ends the others, and only after that does the launcher end."""
+        """End the first process inside: the kernel then ends the others, and only after that does the launcher end.
+
+        Not by the cgroup, which would end the launcher, too, before it has reaped the first process.
+        """
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGSTOP)  # from here on, it starts nothing
             first = _children(self.pid)

@@ -255,6 +255,16 @@ def test_a_task_that_stops_itself_ends_at_its_timeout(slot: Slot) -> None:
     assert "error" not in slot.run(VALUE + "    return {}\n")
 
 
+def test_a_killed_child_leaves_no_zombie_to_its_worker(slot: Slot) -> None:
+    sleeps = "import time\n" + VALUE + "    time.sleep(60)\n"
+    for job in range(900, 903):
+        assert slot.run(sleeps, job=job, seconds=1.0)["error"]["type"] == "timeout"
+
+    assert "error" not in slot.run(VALUE + "    return {}\n", job=903)
+    children = psutil.Process(slot.pid).children()
+    assert [child for child in children if child.status() == psutil.STATUS_ZOMBIE] == []
+
+
 def test_a_fork_bomb_fills_only_its_own_share_of_the_process_table(slot: Slot) -> None:
     code = """
 import os, time
