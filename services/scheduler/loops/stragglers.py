@@ -9,6 +9,7 @@ import structlog
 from asyncpg import Record
 
 from services.engine import transitions
+from services.engine.running import fetch_running
 from services.scheduler.loop import Context
 from services.scheduler.queues import send
 
@@ -22,7 +23,8 @@ _STAGES = """
     FROM running_stages AS s JOIN pools AS p ON p.name = s.pool
     JOIN processors AS r ON r.name = s.processor AND r.version = s.processor_version
     JOIN stages AS of USING (job_id, stage)
-    WHERE of.options ->> 'running_max' IS NULL AND s.planned AND NOT p.paused AND (r.spec ->> 'idempotent')::boolean
+    WHERE of.state = 'running' AND (of.job_id, of.stage) > ($1, $2) AND (of.job_id, of.stage) <= ($3, $4)
+      AND of.options ->> 'running_max' IS NULL AND s.planned AND NOT p.paused AND (r.spec ->> 'idempotent')::boolean
       AND s.ready + s.queued = 0 AND s.running > 0 AND s.succeeded >= 3 * s.running
       AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = s.pool AND b.worker_id IS NULL AND b.put_off = 0)"""
 
@@ -35,7 +37,7 @@ async def step(context: Context) -> bool:
     if await context.database.fetchval(_ANY_RACE):
         async with context.database.acquire() as connection:
             await transitions.settle_races(connection)
-    stages = await context.database.fetch(_STAGES)
+    stages = await fetch_running(context.database, _STAGES)
     for stage in stages:
         if stage["slots_free"] > 0:
             await _back_up(context, stage)

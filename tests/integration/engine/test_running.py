@@ -7,7 +7,7 @@ import pytest
 from services.engine import running
 from services.engine.running import fetch_running
 from services.platform.database import Database
-from services.scheduler.loops import dispatch, finish, scale
+from services.scheduler.loops import dispatch, finish, scale, stragglers
 from tests.integration.engine.play import Play
 from tests.integration.engine.test_plans import nodes
 
@@ -34,8 +34,13 @@ async def test_each_running_stage_is_seen_once_whatever_the_pages(
 
 @pytest.mark.parametrize(
     ("statement", "arguments"),
-    [(dispatch._STAGES, [10_000]), (finish._RUNNING, []), (scale._BACKLOG, ["default", 60.0])],
-    ids=["dispatch", "finish", "scale"],
+    [
+        (dispatch._STAGES, [10_000]),
+        (finish._RUNNING, []),
+        (scale._BACKLOG, ["default", 60.0]),
+        (stragglers._STAGES, []),
+    ],
+    ids=["dispatch", "finish", "scale", "stragglers"],
 )
 async def test_a_look_reads_no_more_than_its_page(
     play: Play, database: Database, statement: str, arguments: list[object]
