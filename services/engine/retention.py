@@ -291,7 +291,8 @@ async def is_rolled_up(database: Database, job_id: UUID) -> bool:
 
 
 # Rows go in slices by (stage, index): a query that begins where the slice before ended reads no dead rows. `$4` bounds
-# a slice, but for further attempts of its last task.
+# a slice, but for further attempts of its last task. Its end is known before the rows are read (by subqueries, not by a
+# join), else each slice would read all rows after it.
 _DELETE_ATTEMPTS = """
     WITH slice AS MATERIALIZED (
         SELECT stage, index FROM attempts WHERE job_id = $1 AND (stage, index) > ($2, $3)
@@ -299,8 +300,9 @@ _DELETE_ATTEMPTS = """
     ), last AS MATERIALIZED (
         SELECT stage, index FROM slice ORDER BY stage DESC, index DESC LIMIT 1
     ), gone AS (
-        DELETE FROM attempts AS a USING last AS l
-        WHERE a.job_id = $1 AND (a.stage, a.index) > ($2, $3) AND (a.stage, a.index) <= (l.stage, l.index)
+        DELETE FROM attempts AS a
+        WHERE a.job_id = $1 AND (a.stage, a.index) > ($2, $3)
+          AND (a.stage, a.index) <= ((SELECT stage FROM last), (SELECT index FROM last))
     )
     SELECT stage, index FROM last"""
 
@@ -311,8 +313,9 @@ _DELETE_TASKS = """
     ), last AS MATERIALIZED (
         SELECT stage, index FROM slice ORDER BY stage DESC, index DESC LIMIT 1
     ), gone AS (
-        DELETE FROM tasks AS t USING last AS l
-        WHERE t.job_id = $1 AND (t.stage, t.index) > ($2, $3) AND (t.stage, t.index) <= (l.stage, l.index)
+        DELETE FROM tasks AS t
+        WHERE t.job_id = $1 AND (t.stage, t.index) > ($2, $3)
+          AND (t.stage, t.index) <= ((SELECT stage FROM last), (SELECT index FROM last))
     )
     SELECT stage, index FROM last"""
 

@@ -21,6 +21,7 @@ from services.scheduler.loop import Context
 from services.scheduler.loops import finish, retain
 from services.scheduler.merges.merge import Merger
 from tests.integration.engine.play import Play, finished
+from tests.integration.engine.test_plans import nodes
 from tests.integration.scheduler.conftest import Bucket, drive, finish_job
 
 CONCAT = {"type": "concat", "filename": "all.csv"}
@@ -440,6 +441,26 @@ async def test_rows_go_in_slices_of_a_bounded_size(
         assert counts[-1] == 0
         assert max(steps) <= 2 * (3 + extra)
         assert len([step for step in steps if step]) >= 3
+
+
+@pytest.mark.parametrize("table", ["attempts", "tasks"])
+async def test_a_slice_reads_no_rows_but_its_own(context: Context, play: Play, table: str) -> None:
+    """Else the deletion of a job takes the square of its tasks."""
+    job_id = await play.submit()
+    await play.plan(job_id, 1_000)
+    await play.run_all(job_id)
+    await context.database.execute(f"ANALYZE {table}")
+    async with context.database.acquire() as connection:
+        for mode in ("force_custom_plan", "force_generic_plan"):
+            await connection.execute(f"SET plan_cache_mode = {mode}")
+            statement = f"EXPLAIN (ANALYZE, FORMAT JSON) {retention._ROWS[table]}"
+            [plan] = await connection.fetchval(statement, job_id, 0, 99, 10)
+            read = [
+                (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+                for node in nodes(plan["Plan"])
+                if node.get("Relation Name", "").startswith(table)
+            ]
+            assert 10 <= max(read) <= 20, mode
 
 
 async def _has_ended(play: Play, job_id: UUID) -> bool:
