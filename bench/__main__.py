@@ -9,13 +9,13 @@ import traceback
 from bench.record import Record
 
 STANDARD = ("noop", "function", "isolation", "latency", "sleep", "transform", "sql", "transcode", "merge", "idle")
-SUITES = (*STANDARD, "splits", "peers", "tenmillion", "manyjobs", "statements", "partitions", "soak")
+SUITES = (*STANDARD, "splits", "peers", "tenmillion", "manyjobs", "statements", "deletion", "partitions", "soak")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all but the last seven"
+        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all but the last eight"
     )
     parser.add_argument(
         "--size", type=int, help="tasks (jobs, MB) instead of the suite's own number, to try it small; not recorded"
