@@ -204,6 +204,7 @@ class StandingGrid:
 
         async def over() -> UUID | None:
             if mortal.killed_itself and self.processes[mortal.role] is mortal:
+                await self._let_leases_end(mortal)
                 self._start(mortal.role)
             jobs = await self.database.fetch(f"SELECT job_id, state FROM jobs WHERE {column} = $1", submitted)
             assert len(jobs) <= 1, "the schedule has run twice"
@@ -225,6 +226,13 @@ class StandingGrid:
             "SELECT delivery_id, state FROM webhook_deliveries WHERE job_id = $1", job_id
         )
         return delivery
+
+    async def _let_leases_end(self, dead: Mortal) -> None:
+        """They are long enough for a busy machine: shorter ones would end while the living are about to renew them."""
+        silent = "UPDATE workers SET heartbeat_at = now() - interval '1 hour' WHERE pid = $1"
+        await self.database.execute(silent, dead.pid)
+        if dead.role == "scheduler":
+            await self.database.execute("UPDATE stages SET merge_until = now() WHERE merge_until > now()")
 
     async def _let_a_minute_pass(self, delivery_id: UUID) -> None:
         """How long a delivery is left to the scheduler that has taken it."""

@@ -53,9 +53,9 @@ async def grids(
                 database_url=await postgres.create_database(name, template),
                 aws_endpoint_url=emulator.url,
                 bucket=name,
-                loop_seconds=0.04,
+                loop_seconds=0.1,
                 idle_seconds=1.0,
-                lease_seconds=2.0,
+                lease_seconds=5.0,  # those of the dead end by hand
                 heartbeat_seconds=0.2,
                 resend_seconds=0.5,
                 scale_seconds=0.2,
