@@ -89,6 +89,7 @@ def deploy(emulator: Emulator, name: str) -> Deployed:
             DatabaseSubnets=subnets,
             PublicSubnets=subnets,
             CertificateArn=CERTIFICATE,
+            ApiName="grid.example.com",
             AlarmEmail="somebody@example.com",
             **release,
         )

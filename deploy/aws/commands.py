@@ -1,0 +1,232 @@
+"""What an operator does with a grid on AWS. All of it is safe to repeat."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from deploy.aws import access
+from deploy.aws.stacks import DeployError, Say, Stacks
+
+_POOL_NEEDS = (
+    *("Bucket", "Database", "DatabaseResource", "NodeSubnets", "PublicNodes", "WorkerSecurityGroup", "AlarmTopic"),
+)
+_AMI = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-"
+_TYPES = {
+    "arm64": "m7g.large,m6g.large,c7g.large,r7g.large",
+    "x86_64": "m7i.large,m6i.large,m7a.large,c7i.large,r7i.large",
+}
+_INSTANCES_PER_CALL = 50  # of SetInstanceProtection
+
+
+class Cloud:
+    """The account and region that the command works on."""
+
+    def __init__(self, session: Any, cloudformation: Any, grid: str, say: Say, pause_seconds: float = 3.0) -> None:
+        self.session = session
+        self.stacks = Stacks(cloudformation, say, pause_seconds)
+        self.grid = grid
+        self.say = say
+        self.pause_seconds = pause_seconds
+
+    @property
+    def network(self) -> str:
+        return f"{self.grid}-network"
+
+    def stack_of(self, pool: str) -> str:
+        return f"{self.grid}-pool-{pool}"
+
+    async def pools(self) -> list[str]:
+        """The pools that have a stack."""
+        prefix = self.stack_of("")
+        return [name.removeprefix(prefix) for name in await self.stacks.names(prefix)]
+
+
+def architecture(types: str) -> str:
+    """arm64 or x86_64, by the names of instance types; raises DeployError for a mixture.
+
+    A family is a letter, a generation, and letters of which a `g` is Graviton:
+    https://docs.aws.amazon.com/ec2/latest/instancetypes/instance-type-names.html
+    """
+    found = {}
+    for name in (each.strip() for each in types.split(",")):
+        family = name.split(".")[0].lstrip("abcdefghijklmnopqrstuvwxyz-").lstrip("0123456789")
+        found["arm64" if family.startswith("g") or name.startswith("a1.") else "x86_64"] = name
+    if len(found) > 1:
+        raise DeployError(
+            f"a pool runs one image, but {found['arm64']} is arm64 and {found['x86_64']} is x86_64: make two pools"
+        )
+    return next(iter(found))
+
+
+async def up(
+    cloud: Cloud, network: Mapping[str, str], grid: Mapping[str, str], pool: Mapping[str, str], most: int
+) -> None:
+    """The network, unless one is given, the grid and its first pool."""
+    async with cloud.session.client("sts") as sts:
+        account = (await sts.get_caller_identity())["Account"]
+    cloud.say(f"Grid {cloud.grid} in account {account}, region {cloud.session.region_name}")
+    grid = dict(grid)
+    known = await cloud.stacks.find(cloud.grid)
+    if "VpcId" not in grid and (known is None or await cloud.stacks.find(cloud.network) is not None):
+        made = await cloud.stacks.make(cloud.network, "network", {"Grid": cloud.grid, **network})
+        grid |= {name: made[name] for name in ("VpcId", "NodeSubnets", "PublicNodes", "PublicSubnets")}
+        grid["DatabaseSubnets"] = made["PrivateSubnets"]
+    if "ControlInstanceType" in grid and "AmiParameter" not in grid:
+        grid["AmiParameter"] = _AMI + architecture(grid["ControlInstanceType"])
+    if known is None and "ImageUri" not in grid:
+        raise DeployError("the grid is new: name its image (--image), which docs/aws.md says how to build")
+    outputs = await cloud.stacks.make(cloud.grid, "grid", {"Grid": cloud.grid, **grid})
+    if not await cloud.pools():
+        control = architecture(grid.get("ControlInstanceType", "t4g.small"))
+        alike: dict[str, str] = {name: grid[name] for name in ("Version", "ImageUri", "AmiParameter") if name in grid}
+        await make_pool(cloud, "default", {"InstanceTypes": _TYPES[control], **alike, **pool}, 0, most)
+    cloud.say(ending(outputs))
+
+
+def _release(parameters: Mapping[str, str]) -> dict[str, str]:
+    return {name: parameters[name] for name in ("Version", "ImageUri") if name in parameters}
+
+
+def ending(outputs: Mapping[str, str]) -> str:
+    """What to do next, and where everything is."""
+    reached = outputs["ApiUrl"] or "http://127.0.0.1:8000, while `python -m deploy.aws tunnel` runs"
+    stats = outputs["StatsUrl"] or "http://127.0.0.1:8001, in the same way"
+    return f"""
+  API         {reached}
+  Statistics  {stats}
+  First key   in the secret {outputs["BootstrapKey"]}
+  Bucket      {outputs["Bucket"]}
+  Dashboard   {outputs["Dashboard"]}
+  Cost        docs/aws.md#what-it-costs says what it is at idle"""
+
+
+async def make_pool(
+    cloud: Cloud, pool: str, given: Mapping[str, str], least: int | None, most: int | None
+) -> dict[str, str]:
+    """The pool's stack and its row; its capacity is set if it is given, or the pool is new."""
+    grid = await cloud.stacks.outputs(cloud.grid)
+    given = dict(given)
+    if "InstanceTypes" in given and "AmiParameter" not in given:
+        given["AmiParameter"] = _AMI + architecture(given["InstanceTypes"])
+    new = await cloud.stacks.find(cloud.stack_of(pool)) is None
+    if new:
+        control = await cloud.stacks.find(cloud.grid)
+        assert control is not None
+        parameters = {each["ParameterKey"]: each.get("ParameterValue", "") for each in control["Parameters"]}
+        given = _release(parameters) | given
+        most = most or 10
+    if most is not None and most > int(given.get("MaxNodes", 100)):
+        given["MaxNodes"] = str(most)
+    made = await cloud.stacks.make(
+        cloud.stack_of(pool),
+        "pool",
+        {"Grid": cloud.grid, "Pool": pool, **{name: grid[name] for name in _POOL_NEEDS}, **given},
+    )
+    async with access.api(cloud.session, grid) as api:
+        await access.call(
+            api,
+            "PUT",
+            f"/v1/pools/{pool}",
+            queue_url=made["QueueUrl"],
+            dead_letter_url=made["DeadLetterUrl"],
+            group_name=made["GroupName"],
+            slots=int(made["Slots"]),
+        )
+        if most is not None:
+            await access.call(api, "PUT", f"/v1/pools/{pool}/capacity", min=least or 0, max=most)
+    cloud.say(f"Pool {pool} is registered" + (f": {least or 0} to {most} nodes" if most is not None else ""))
+    return made
+
+
+async def roll(cloud: Cloud, pool: str, at_once: int) -> None:
+    """Drain the workers of other versions than the pool's, some at a time; tasks that run end first."""
+    wanted = (await cloud.stacks.outputs(cloud.stack_of(pool)))["Version"]
+    grid = await cloud.stacks.outputs(cloud.grid)
+    async with access.api(cloud.session, grid) as api:
+        left = None
+        while old := await _old_workers(api, pool, wanted):
+            if left != len(old):
+                cloud.say(f"{pool}: {len(old)} workers are not yet of version {wanted}")
+                left = len(old)
+            draining = [worker for worker in old if worker["state"] == "draining"]
+            for worker in [each for each in old if each["state"] == "active"][: max(0, at_once - len(draining))]:
+                with suppress(DeployError):  # it has just ended
+                    await access.call(api, "POST", f"/v1/workers/{worker['worker_id']}/drain")
+            await asyncio.sleep(cloud.pause_seconds)
+    cloud.say(f"{pool}: all workers are of version {wanted}")
+
+
+async def _old_workers(api: Any, pool: str, wanted: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = await access.call(api, "GET", f"/v1/workers?pool={pool}&limit=200{cursor}")
+        found += [
+            worker
+            for worker in page["items"]
+            if worker["state"] in ("active", "draining") and worker["version"] != wanted
+        ]
+        if page["next_cursor"] is None:
+            return found
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+async def status(cloud: Cloud) -> None:
+    """The grid's stacks, their versions, and how many nodes run."""
+    names = [cloud.network, cloud.grid, *(cloud.stack_of(pool) for pool in await cloud.pools())]
+    async with cloud.session.client("autoscaling") as autoscaling:
+        for name in names:
+            stack = await cloud.stacks.find(name)
+            if stack is None:
+                cloud.say(f"{name:<32} none")
+                continue
+            outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+            group = outputs.get("GroupName") or outputs.get("ControlGroup")
+            nodes = ""
+            if group is not None:
+                answer = await autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group])
+                nodes = f"{sum(len(found['Instances']) for found in answer['AutoScalingGroups'])} nodes"
+            cloud.say(f"{name:<32} {stack['StackStatus']:<20} {outputs.get('Version', ''):<12} {nodes}")
+
+
+async def destroy(cloud: Cloud, pools: Sequence[str] = ()) -> None:
+    """Delete the pools that are named, or all that the grid has; the bucket and a last snapshot stay."""
+    for pool in pools or await cloud.pools():
+        await _release_nodes(cloud, pool)
+        await cloud.stacks.delete(cloud.stack_of(pool))
+    if pools:
+        return
+    grid = await cloud.stacks.find(cloud.grid)
+    outputs = {} if grid is None else {each["OutputKey"]: each["OutputValue"] for each in grid.get("Outputs", [])}
+    if "DatabaseId" in outputs:
+        async with cloud.session.client("rds") as rds:
+            with suppress(rds.exceptions.DBInstanceNotFoundFault):
+                await rds.modify_db_instance(
+                    DBInstanceIdentifier=outputs["DatabaseId"], DeletionProtection=False, ApplyImmediately=True
+                )
+    await cloud.stacks.delete(cloud.grid)
+    await cloud.stacks.delete(cloud.network)
+    if "Bucket" in outputs:
+        cloud.say(
+            f"What stays, and costs by the gigabyte: the bucket {outputs['Bucket']}, and the database's last snapshot"
+        )
+    else:
+        cloud.say(f"There is no grid {cloud.grid}")
+
+
+async def _release_nodes(cloud: Cloud, pool: str) -> None:
+    """Let the group's deletion end its nodes: they are protected from anybody but the grid."""
+    async with cloud.session.client("autoscaling") as autoscaling:
+        name = f"{cloud.grid}-{pool}"
+        answer = await autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+        ids = [found["InstanceId"] for group in answer["AutoScalingGroups"] for found in group["Instances"]]
+        for start in range(0, len(ids), _INSTANCES_PER_CALL):
+            with suppress(ClientError):  # one of them has just ended; the stack's deletion tells if that matters
+                await autoscaling.set_instance_protection(
+                    AutoScalingGroupName=name,
+                    InstanceIds=ids[start : start + _INSTANCES_PER_CALL],
+                    ProtectedFromScaleIn=False,
+                )

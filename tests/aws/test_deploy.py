@@ -1,0 +1,267 @@
+"""`python -m deploy.aws` as an operator runs it, against emulators; the grid's API is a real one."""
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.aws.commands import architecture
+from deploy.aws.stacks import DeployError
+from deploy.local.emulator import Emulator
+from deploy.local.process import ROOT
+from tests.aws.conftest import client_of
+from tests.conftest import free_port
+
+IMAGE = "000000000000.dkr.ecr.us-east-1.amazonaws.com/piecework:0.2.0"
+KEY = "key-of-the-tests"
+
+
+@pytest.fixture
+async def api_url(own_database_url: str, whole_ministack: Emulator) -> AsyncIterator[str]:
+    client_of(whole_ministack)("s3").create_bucket(Bucket="of-the-api")
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "uvicorn", "services.api.main:app", "--port", str(port), "--log-level", "warning"),
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "PIECEWORK_DATABASE_URL": own_database_url,
+            "PIECEWORK_AWS_ENDPOINT_URL": whole_ministack.url,
+            "PIECEWORK_BUCKET": "of-the-api",
+            "PIECEWORK_BOOTSTRAP_API_KEY": KEY,
+        },
+    )
+    url = f"http://127.0.0.1:{port}"
+    async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(60):
+        while True:
+            with suppress(httpx.HTTPError):
+                if (await client.get("/readyz")).status_code == 200:
+                    break
+            await asyncio.sleep(0.1)
+    yield url
+    process.terminate()
+    await process.wait()
+
+
+def deploy(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.aws", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"AWS_ENDPOINT_URL": url, "PIECEWORK_DEPLOY_PAUSE_SECONDS": "0.1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def network(emulator: Emulator) -> list[str]:
+    """Options that name the account's own network: ministack makes no NAT gateway."""
+    ec2 = client_of(emulator)("ec2")
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    found = ec2.describe_subnets(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["Subnets"]
+    subnets = ",".join(subnet["SubnetId"] for subnet in found[:2])
+    names = ("NodeSubnets", "DatabaseSubnets", "PublicSubnets")
+    return [f"--set=VpcId={vpc}", *(f"--set={name}={subnets}" for name in names)]
+
+
+def stacks(emulator: Emulator) -> set[str]:
+    found = client_of(emulator)("cloudformation").describe_stacks()["Stacks"]
+    return {stack["StackName"] for stack in found if stack["StackStatus"] != "DELETE_COMPLETE"}
+
+
+def pool_row(url: str, name: str) -> Any:
+    return httpx.get(f"{url}/v1/pools/{name}", headers={"Authorization": f"Bearer {KEY}"}).json()
+
+
+@pytest.mark.timeout(500)
+async def test_a_grid_comes_up_changes_gets_a_pool_and_goes_but_for_its_data(
+    whole_ministack: Emulator, api_url: str
+) -> None:
+    url, client = whole_ministack.url, client_of(whole_ministack)
+    client("ssm").put_parameter(Name="/test/ami", Value="ami-0123456789abcdef0", Type="String", Overwrite=True)
+    reached = {"PIECEWORK_API_URL": api_url, "PIECEWORK_API_KEY": KEY}
+    place = [*network(whole_ministack), "--set=AmiParameter=/test/ami"]
+
+    up = deploy(url, "--grid", "trial", "up", "--image", IMAGE, "--max", "7", *place, **reached)
+
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert stacks(whole_ministack) >= {"trial", "trial-pool-default"}
+    assert "trial: CREATE_COMPLETE" in up.stdout and "First key" in up.stdout and "Bucket" in up.stdout
+    row = pool_row(api_url, "default")
+    assert (row["group_name"], row["capacity_max"], row["slots"]) == ("trial-default", 7, 2)
+
+    again = deploy(url, "--grid", "trial", "up", **reached)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "default" not in again.stdout.split("API")[0].replace("trial-pool-default", ""), "the pool is there already"
+
+    large = deploy(
+        *(
+            url,
+            "--grid",
+            "trial",
+            "pool",
+            "large",
+            "--types",
+            "c7i.4xlarge,c6i.4xlarge",
+            "--max",
+            "250",
+            "--slots",
+            "16",
+        ),
+        *("--on-demand", "20", "--set=AmiParameter=/test/ami"),
+        **reached,
+    )
+    assert large.returncode == 0, large.stdout + large.stderr
+    assert (pool_row(api_url, "large")["slots"], pool_row(api_url, "large")["capacity_max"]) == (16, 250)
+    [group] = client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=["trial-large"])[
+        "AutoScalingGroups"
+    ]
+    assert (group["MinSize"], group["MaxSize"], group["DesiredCapacity"]) == (0, 250, 0)
+
+    shown = deploy(url, "--grid", "trial", "status")
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == [
+        "trial-network",
+        "trial",
+        "trial-pool-default",
+        "trial-pool-large",
+    ]
+
+    [bucket] = [found["Name"] for found in client("s3").list_buckets()["Buckets"] if "trial" in found["Name"]]
+    part = deploy(url, "--grid", "trial", "destroy", "--yes", "--pool", "large")
+    assert part.returncode == 0 and stacks(whole_ministack) >= {"trial", "trial-pool-default"}, part.stderr
+    assert "trial-pool-large" not in stacks(whole_ministack)
+
+    gone = deploy(url, "--grid", "trial", "destroy", "--yes")
+    assert gone.returncode == 0, gone.stdout + gone.stderr
+    assert not {name for name in stacks(whole_ministack) if name.startswith("trial")}
+    assert bucket in {found["Name"] for found in client("s3").list_buckets()["Buckets"]}
+    assert bucket in gone.stdout
+    left = {
+        "queues": client("sqs").list_queues(QueueNamePrefix="trial-").get("QueueUrls", []),
+        "groups": [
+            found["AutoScalingGroupName"]
+            for found in client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+            if "trial" in found["AutoScalingGroupName"]
+        ],
+        "databases": [
+            found["DBInstanceIdentifier"]
+            for found in client("rds").describe_db_instances()["DBInstances"]
+            if "trial" in found["DBInstanceIdentifier"]
+        ],
+        "roles": [found["RoleName"] for found in client("iam").list_roles()["Roles"] if "trial" in found["RoleName"]],
+        "logs": client("logs").describe_log_groups(logGroupNamePrefix="/piecework/trial")["logGroups"],
+    }
+    assert not any(left.values()), left
+    assert deploy(url, "--grid", "trial", "destroy", "--yes").returncode == 0, "it may be repeated"
+
+
+def test_the_network_comes_up_and_goes(whole_moto: Emulator) -> None:
+    """Of the grid's stack, moto refuses more than it takes: so the command ends there, and says so in a line."""
+    up = deploy(whole_moto.url, "--grid", "wide", "up", "--image", IMAGE, "--egress", "public")
+
+    assert "wide-network: CREATE_COMPLETE" in up.stdout, up.stderr
+    assert up.returncode == 1 and len(up.stderr.splitlines()) == 1 and "DbiResourceId" in up.stderr
+    assert deploy(whole_moto.url, "--grid", "wide", "destroy", "--yes").returncode == 0
+    assert not {name for name in stacks(whole_moto) if name.startswith("wide")}
+
+
+def test_a_stack_that_was_rolled_back_is_told_with_its_reason(whole_ministack: Emulator) -> None:
+    place = [*network(whole_ministack), "--set=AmiParameter=/test/none"]
+
+    first = deploy(whole_ministack.url, "--grid", "broken", "up", "--image", IMAGE, *place)
+    second = deploy(whole_ministack.url, "--grid", "broken", "up", "--image", IMAGE, *place)
+
+    for tried in (first, second):
+        assert tried.returncode == 1 and len(tried.stderr.splitlines()) == 1
+        assert "ROLLBACK_COMPLETE" in tried.stderr and "/test/none" in tried.stderr
+    assert "delete-stack --stack-name broken" in second.stderr
+    assert deploy(whole_ministack.url, "--grid", "broken", "destroy", "--yes").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["status"], {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "no AWS credentials"),
+        (["status"], {"AWS_DEFAULT_REGION": ""}, "no region"),
+        (["status"], {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "AWS can't be reached"),
+        (["--grid", "none", "pool", "large"], {}, "there is no stack none"),
+        (["--grid", "none", "roll"], {}, "there is no stack none-pool-default"),
+        (["pool", "large", "--set", "Types"], {}, "write NAME=VALUE"),
+        (["--grid", "new", "up", "--set=VpcId=vpc-1"], {}, "the grid is new: name its image"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    whole_ministack: Emulator, tmp_path: Path, arguments: list[str], environment: dict[str, str], says: str
+) -> None:
+    alone = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+
+    done = deploy(whole_ministack.url, *arguments, **alone, **environment)
+
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert says in done.stderr
+
+
+def play_aws(tmp_path: Path, port: str) -> None:
+    """The AWS CLI, which leads a local port to this one, as a session with the control node does."""
+    played = tmp_path / "aws"
+    played.write_text(f"""#!{sys.executable}
+import asyncio, sys
+parameters = dict(pair.split("=") for pair in sys.argv[-1].split(","))
+assert sys.argv[1:3] == ["ssm", "start-session"] and parameters["portNumber"] == "8000", sys.argv
+async def lead(reader, writer):
+    there, back = await asyncio.open_connection("127.0.0.1", {port})
+    async def pump(one, other):
+        while data := await one.read(65536):
+            other.write(data)
+        other.close()
+    await asyncio.gather(pump(reader, back), pump(there, writer))
+async def main():
+    async with await asyncio.start_server(lead, "127.0.0.1", int(parameters["localPortNumber"])) as server:
+        await server.serve_forever()
+asyncio.run(main())
+""")
+    (tmp_path / "session-manager-plugin").write_text("#!/bin/sh\n")
+    for program in tmp_path.iterdir():
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.mark.timeout(500)
+async def test_without_a_certificate_the_api_is_reached_through_a_session(
+    whole_ministack: Emulator, api_url: str, tmp_path: Path
+) -> None:
+    url, client = whole_ministack.url, client_of(whole_ministack)
+    client("ssm").put_parameter(Name="/test/ami", Value="ami-0123456789abcdef0", Type="String", Overwrite=True)
+    play_aws(tmp_path, api_url.rpartition(":")[2])
+    place = [*network(whole_ministack), "--set=AmiParameter=/test/ami"]
+    reached = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PIECEWORK_API_KEY": KEY}
+
+    first = deploy(url, "--grid", "quiet", "up", "--image", IMAGE, *place, **reached)
+    assert first.returncode == 1 and "has no control node in service" in first.stderr, first.stderr
+
+    [group] = [
+        found["AutoScalingGroupName"]
+        for found in client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+        if "quiet-ControlGroup" in found["AutoScalingGroupName"]
+    ]
+    client("autoscaling").set_desired_capacity(AutoScalingGroupName=group, DesiredCapacity=1)
+    second = deploy(url, "--grid", "quiet", "pool", "default", "--max", "3", **reached)
+
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert pool_row(api_url, "default")["capacity_max"] == 3
+    assert deploy(url, "--grid", "quiet", "destroy", "--yes").returncode == 0
+
+
+def test_the_architecture_follows_from_the_types() -> None:
+    assert architecture("m7g.large,c6gn.xlarge,im4gn.large,t4g.small,r8g.*") == "arm64"
+    assert architecture("m7i.large, c6a.xlarge,g5.xlarge,p4d.24xlarge,trn1.2xlarge") == "x86_64"
+    assert architecture("g5g.xlarge") == "arm64"
+    with pytest.raises(DeployError, match="make two pools"):
+        architecture("m7g.large,m7i.large")
