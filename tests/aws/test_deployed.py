@@ -252,7 +252,8 @@ def routes(deployed: Deployed) -> bool:
 
 
 def gateway(deployed: Deployed) -> bool:
-    [found] = deployed.client("ec2").describe_vpc_endpoints()["VpcEndpoints"]
+    of_vpc = [{"Name": "vpc-id", "Values": [deployed.outputs["network"]["VpcId"]]}]
+    [found] = deployed.client("ec2").describe_vpc_endpoints(Filters=of_vpc)["VpcEndpoints"]
     return found["VpcEndpointType"] == "Gateway" and len(found["RouteTableIds"]) == 2
 
 
