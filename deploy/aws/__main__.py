@@ -21,6 +21,7 @@ from botocore.exceptions import (
 )
 
 from deploy.aws import access, commands
+from deploy.aws.cost import cost_table
 from deploy.aws.stacks import DeployError
 from deploy.local.process import ROOT
 
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     tunnel = verbs.add_parser("tunnel", help="lead ports 8000 and 8001 of this machine to the API and the statistics")
     tunnel.add_argument("--port", type=int, default=8000, help="the API's; that of the statistics is the next one")
 
+    verbs.add_parser("cost", help="what a month without jobs costs, and an hour of a node, by list prices")
     verbs.add_parser("status", help="show the stacks, their versions and nodes")
 
     destroy = verbs.add_parser("destroy", help="delete everything but the bucket and a last snapshot of the database")
@@ -134,6 +136,8 @@ async def _run(options: argparse.Namespace) -> None:
                     )
                     _say(f"{service}: http://127.0.0.1:{port}")
                 await asyncio.Event().wait()
+            case "cost":
+                _say(cost_table(*await commands.templates(cloud)))
             case "status":
                 await commands.status(cloud)
             case "destroy":

@@ -8,7 +8,11 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from deploy.aws import access
+from deploy.aws.cost import monthly
+from deploy.aws.includes import HERE
 from deploy.aws.stacks import DeployError, Say, Stacks
+from deploy.aws.template import Template
+from services.engine.prices import list_prices
 
 _POOL_NEEDS = (
     *("Bucket", "Database", "DatabaseResource", "NodeSubnets", "PublicNodes", "WorkerSecurityGroup", "AlarmTopic"),
@@ -83,14 +87,40 @@ async def up(
         control = architecture(grid.get("ControlInstanceType", "t4g.small"))
         alike: dict[str, str] = {name: grid[name] for name in ("Version", "ImageUri", "AmiParameter") if name in grid}
         await make_pool(cloud, "default", {"InstanceTypes": _TYPES[control], **alike, **pool}, 0, most)
-    cloud.say(ending(outputs))
+    cloud.say(ending(outputs, await idle_dollars(cloud)))
 
 
 def _release(parameters: Mapping[str, str]) -> dict[str, str]:
     return {name: parameters[name] for name in ("Version", "ImageUri") if name in parameters}
 
 
-def ending(outputs: Mapping[str, str]) -> str:
+async def templates(cloud: Cloud) -> tuple[Template | None, Template, list[Template]]:
+    """Network, grid and pools with the parameters that they have; without a grid, as `up` makes them by default."""
+
+    async def deployed(template: str, stack: str) -> Template | None:
+        found = await cloud.stacks.find(stack)
+        if found is None:
+            return None
+        given = {each["ParameterKey"]: each.get("ParameterValue", "") for each in found.get("Parameters", [])}
+        return Template(HERE / f"{template}.yaml", given)
+
+    grid = await deployed("grid", cloud.grid)
+    if grid is None:
+        network, grid, pool = (Template(HERE / f"{name}.yaml") for name in ("network", "grid", "pool"))
+        return network, grid, [pool]
+    pools = [await deployed("pool", cloud.stack_of(pool)) for pool in await cloud.pools()]
+    return await deployed("network", cloud.network), grid, [pool for pool in pools if pool is not None]
+
+
+async def idle_dollars(cloud: Cloud) -> float:
+    """A month without jobs, by list prices; what has an unknown price is left out."""
+    network, grid, pools = await templates(cloud)
+    prices = list_prices()
+    lines = [line for template in (network, grid, *pools) if template for line in monthly(template, prices)]
+    return sum(line.dollars for line in lines if line.dollars is not None)
+
+
+def ending(outputs: Mapping[str, str], idle: float) -> str:
     """What to do next, and where everything is."""
     reached = outputs["ApiUrl"] or "http://127.0.0.1:8000, while `python -m deploy.aws tunnel` runs"
     stats = outputs["StatsUrl"] or "http://127.0.0.1:8001, in the same way"
@@ -100,7 +130,7 @@ def ending(outputs: Mapping[str, str]) -> str:
   First key   in the secret {outputs["BootstrapKey"]}
   Bucket      {outputs["Bucket"]}
   Dashboard   {outputs["Dashboard"]}
-  Cost        docs/aws.md#what-it-costs says what it is at idle"""
+  Cost        about {idle:.0f} US dollars a month without jobs; `python -m deploy.aws cost` says of what"""
 
 
 async def make_pool(
@@ -163,12 +193,8 @@ async def _old_workers(api: Any, pool: str, wanted: str) -> list[dict[str, Any]]
     found: list[dict[str, Any]] = []
     cursor = ""
     while True:
-        page = await access.call(api, "GET", f"/v1/workers?pool={pool}&limit=200{cursor}")
-        found += [
-            worker
-            for worker in page["items"]
-            if worker["state"] in ("active", "draining") and worker["version"] != wanted
-        ]
+        page = await access.call(api, "GET", f"/v1/workers?pool={pool}&state=active&state=draining&limit=200{cursor}")
+        found += [worker for worker in page["items"] if worker["release"] != wanted]
         if page["next_cursor"] is None:
             return found
         cursor = f"&cursor={page['next_cursor']}"
