@@ -24,6 +24,7 @@ from piecework.shapes import (
     Deletion,
     Delivery,
     DeliveryState,
+    DrainedPool,
     Event,
     Input,
     Job,
@@ -410,6 +411,24 @@ class Client:
         """Bounds, and maybe the present number, of the pool's worker nodes."""
         body = {"min": min, "max": max} | ({} if desired is None else {"desired": desired})
         return self._api.put(Pool, f"/v1/pools/{_segment(name)}/capacity", body)
+
+    def drain_pool(
+        self,
+        name: str,
+        *,
+        release_not: str | None = None,
+        started_before: str | None = None,
+        replace_instance: bool = False,
+        at_most: int | None = None,
+    ) -> DrainedPool:
+        """Drain the pool's workers, or only those of other releases or from before a moment.
+
+        No more than `at_most` drain at the same time: repeat it until none drains and none remains.
+        """
+        given = {"release_not": release_not, "started_before": started_before, "at_most": at_most}
+        body = {field: value for field, value in given.items() if value is not None}
+        body |= {"replace_instance": replace_instance}
+        return self._api.post(DrainedPool, f"/v1/pools/{_segment(name)}/drain", body, repeatable=True)
 
     def delete_pool(self, name: str) -> None:
         """Delete a pool that nothing needs any more."""

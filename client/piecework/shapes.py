@@ -525,6 +525,12 @@ class PoolSpec(TypedDict, total=False):
     largest_node: Node | None
 
 
+class DrainedPool(TypedDict):
+    worker_ids: list[str]
+    draining: int
+    remaining: int
+
+
 class Pool(TypedDict):
     name: str
     queue_url: str

@@ -1,6 +1,7 @@
 """The life of a worker: active → draining → stopped, or lost when its lease ends."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from services.contract.resources import Capacity
@@ -160,3 +161,56 @@ async def drain_worker(
         if was is None:
             raise NotFound(f"no worker has the id {worker_id}")
         raise Conflict(f"a worker that is {was} can't be drained; it must be active")
+
+
+# Idle ones first: they are the quickest to be replaced.
+_DRAIN_POOL = """
+    UPDATE workers SET state = 'draining', drain_reason = $2, replace_instance = $3
+    WHERE worker_id = ANY(ARRAY(
+        SELECT worker_id FROM workers
+        WHERE pool = $1 AND state = 'active'
+          AND ($4::text IS NULL OR release IS DISTINCT FROM $4) AND ($5::timestamptz IS NULL OR started_at < $5)
+        ORDER BY busy, started_at
+        LIMIT CASE WHEN $6::integer IS NOT NULL THEN greatest(0, $6 - (
+            SELECT count(*) FROM workers WHERE pool = $1 AND state = 'draining')) END
+        FOR UPDATE))
+    RETURNING worker_id"""
+
+_LEFT = """
+    SELECT count(*) FILTER (WHERE state = 'draining') AS draining,
+        count(*) FILTER (WHERE state = 'active' AND ($2::text IS NULL OR release IS DISTINCT FROM $2)
+            AND ($3::timestamptz IS NULL OR started_at < $3)) AS remaining
+    FROM workers WHERE pool = $1 AND state IN ('active', 'draining')"""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainedPool:
+    """Workers that have just been told to drain; how many of the pool drain now, and how many are still to do so."""
+
+    worker_ids: list[UUID]
+    draining: int
+    remaining: int
+
+
+async def drain_pool(
+    connection: Connection,
+    pool: str,
+    reason: str,
+    *,
+    release_not: str | None = None,
+    started_before: datetime | None = None,
+    replace_instance: bool = False,
+    at_most: int | None = None,
+) -> DrainedPool:
+    """Drain the pool's active workers, or those of another release, or those that started before a moment.
+
+    No more than `at_most` of the pool drain at the same time, so repeat it until nothing remains. To be called in a
+    transaction. Raises NotFound.
+    """
+    if await connection.fetchval("SELECT true FROM pools WHERE name = $1 FOR UPDATE", pool) is None:
+        raise NotFound(f"no pool is named {pool!r}")
+    told = storable(reason)[:REASON_MAX]
+    rows = await connection.fetch(_DRAIN_POOL, pool, told, replace_instance, release_not, started_before, at_most)
+    left = await connection.fetchrow(_LEFT, pool, release_not, started_before)
+    assert left is not None
+    return DrainedPool([row["worker_id"] for row in rows], left["draining"], left["remaining"])

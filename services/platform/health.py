@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from services.platform.auth import Unauthorized, require_bearer
 from services.platform.metrics import LOOP_FAILURES, LOOP_SUCCEEDED_AT, STEP_SECONDS, expose
 from services.platform.settings import Settings, refuse_to_start
+from services.platform.systemd import Systemd
 from services.platform.version import VERSION
 
 log = structlog.get_logger()
@@ -126,12 +127,15 @@ class Vitals(Collector):
 
     async def beat(self) -> None:
         """Show until cancelled that the event loop turns."""
+        systemd = Systemd()
         try:
             while True:
                 self._beaten_at = time.monotonic()
+                systemd.beat(self.waits_for, self.hung())
                 await asyncio.sleep(BEAT_SECONDS)
         finally:
             self._beaten_at = None
+            systemd.stop()
 
     def hung(self) -> list[str]:
         """Why the process should be restarted; nothing if it lives."""
@@ -178,7 +182,7 @@ def watched(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callab
 
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[None]:
-    """Answer /healthz, /readyz and /metrics of this process, if `health_port` is set.
+    """Answer /healthz, /readyz and /metrics of this process, if `health_port` is set, and tell systemd, if there.
 
     Raises SystemExit if the port can't be had.
     """

@@ -37,6 +37,7 @@ ALLOWED = {
     ("platform/database_access.py", "asyncpg.connect"),
     ("platform/database.py", "socket.socket"),  # that of such a connection, to set its options
     ("platform/database.py", "services.platform.metrics.MeasuredPool"),
+    ("platform/systemd.py", "socket.socket"),  # to the service manager of this machine
     ("platform/aws.py", "aioboto3.Session"),
     ("platform/aws.py", "aiobotocore.session.get_session"),  # that session's core, on whose events the gate listens
     ("platform/slow.py", "aiobotocore.httpsession.AIOHTTPSession"),  # the same clients' connections

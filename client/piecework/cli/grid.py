@@ -1,6 +1,6 @@
 """`piecework pools` and `piecework workers`: the grid itself."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -9,7 +9,7 @@ import typer
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
-from piecework.shapes import Pool, Worker, WorkerState
+from piecework.shapes import DrainedPool, Pool, Worker, WorkerState
 
 LIVE: list[WorkerState] = ["active", "draining"]
 
@@ -251,11 +251,45 @@ def _hardware(has: Any) -> str | None:
     return f"{has['cpus']:g} cpus, {memory} of memory, {has['gpus']} gpus, {disk} of disk"
 
 
-def drain(session: Session, worker_id: WorkerId) -> None:
-    """Let a worker finish what it runs, take nothing more, and stop."""
-    session.show(
-        session.client.drain_worker(worker_id), lambda worker: print(f"{worker['worker_id']} {worker['state']}")
+def drain(
+    session: Session,
+    worker_id: Annotated[UUID | None, typer.Argument(metavar="[WORKER_ID]")] = None,
+    pool: Annotated[str | None, typer.Option(help="All workers of this pool, instead of one.")] = None,
+    release_not: Annotated[
+        str | None, typer.Option(metavar="RELEASE", help="Of the pool, only those of other releases.")
+    ] = None,
+    started_before: Annotated[
+        datetime | None, typer.Option(help="Of the pool, only those that started before (UTC).")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Have the pool's group launch others for them.")] = False,
+    at_most: Annotated[
+        int | None, typer.Option(min=1, metavar="WORKERS", help="Drain no more of the pool at a time.")
+    ] = None,
+) -> None:
+    """Let a worker, or workers of a pool, finish what they run, take nothing more, and stop."""
+    if (worker_id is None) == (pool is None):
+        raise InputError("give either a WORKER_ID or --pool")
+    if worker_id is not None:
+        if release_not is not None or started_before is not None or replace or at_most is not None:
+            raise InputError("--release-not, --started-before, --replace, --at-most: give --pool with them")
+        worker = session.client.drain_worker(worker_id)
+        session.show(worker, lambda worker: print(f"{worker['worker_id']} {worker['state']}"))
+        return
+    assert pool is not None
+    drained = session.client.drain_pool(
+        pool,
+        release_not=release_not,
+        started_before=None if started_before is None else started_before.replace(tzinfo=UTC).isoformat(),
+        replace_instance=replace,
+        at_most=at_most,
     )
+    session.show(drained, _tell_drained)
+
+
+def _tell_drained(drained: DrainedPool) -> None:
+    for worker_id in drained["worker_ids"]:
+        print(f"{worker_id} draining")
+    print(f"{drained['draining']} draining, {drained['remaining']} to follow")
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path
@@ -13,9 +14,9 @@ from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.queues import check_visibility
 from services.api.security import Operator, Viewer
-from services.api.shapes.grid import Capacity, Pool, PoolPage, PoolSpec
+from services.api.shapes.grid import Capacity, DrainedPool, Pool, PoolDrain, PoolPage, PoolSpec
 from services.api.strict_json import StrictRoute
-from services.engine import pools, removal
+from services.engine import pools, removal, workers
 from services.platform.database import Connection
 from services.platform.database import Database as ConnectionPool
 from services.platform.problems import conflict, invalid, not_found, problems
@@ -37,6 +38,12 @@ PUT_EXAMPLES: Any = {
     },
 }
 CAPACITY_EXAMPLES: Any = {"bounds": {"summary": "Up to ten nodes", "value": {"min": 0, "max": 10, "desired": 2}}}
+DRAIN_EXAMPLES: Any = {
+    "release": {
+        "summary": "Replace those of other releases, two at a time",
+        "value": {"release_not": "0.2.0", "replace_instance": True, "at_most": 2},
+    }
+}
 
 _LOAD = """
     SELECT p.name, w.*, t.*
@@ -192,6 +199,29 @@ async def resume_pool(caller: Operator, api: Api, name: PoolName) -> Pool:
         await pools.resume_pool(connection, name)
         await caller.record(connection, name)
         return await _load(connection, name)
+
+
+@router.post(
+    "/{name}/drain", operation_id="drain_pool", responses=problems(*BODY, 404), summary="Drain workers of a pool"
+)
+async def drain_pool(
+    caller: Operator, api: Api, name: PoolName, drain: Annotated[PoolDrain, Body(openapi_examples=DRAIN_EXAMPLES)]
+) -> DrainedPool:
+    """Drain the pool's workers, or only those of other releases or from before a moment, some at a time.
+
+    Each takes no more tasks from its next heartbeat on, ends its running ones, and stops. Safe to repeat.
+    """
+    async with api.transaction() as connection:
+        drained = await workers.drain_pool(connection, name, _describe_drain(drain), **drain.model_dump())
+        await caller.record(connection, name, **drain.model_dump(exclude_none=True, mode="json"))
+    return DrainedPool.model_validate(asdict(drained))
+
+
+def _describe_drain(drain: PoolDrain) -> str:
+    which = [f"of another release than {drain.release_not}"] if drain.release_not is not None else []
+    which += [f"from before {drain.started_before:%Y-%m-%d %H:%M:%S %Z}"] if drain.started_before is not None else []
+    aim = "replaces" if drain.replace_instance else "drains"
+    return f"an operator {aim} the pool's workers {' and '.join(which)}".rstrip()
 
 
 @router.delete(

@@ -60,6 +60,6 @@ async def get_worker(_key: Viewer, api: Api, worker_id: WorkerId) -> Worker:
 async def drain_worker(caller: Operator, api: Api, worker_id: WorkerId) -> Worker:
     """Drain a worker: from its next heartbeat on, it takes no more tasks, ends its running ones, and stops."""
     async with api.transaction() as connection:
-        await workers.drain_worker(connection, worker_id)
+        await workers.drain_worker(connection, worker_id, "an operator drained it")
         await caller.record(connection, worker_id)
         return await _load(connection, worker_id)

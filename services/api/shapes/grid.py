@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Self
 from uuid import UUID
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AwareDatetime, Field, ValidationInfo, field_validator, model_validator
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row
@@ -75,6 +75,29 @@ class Capacity(Strict):
             case {"min": least, "max": most} if value is not None and not least <= value <= most:
                 raise ValueError(f"must be from min ({least}) to max ({most})")
         return value
+
+
+class PoolDrain(Strict):
+    """Which of a pool's workers to drain, and what becomes of their instances."""
+
+    release_not: Annotated[str, Field(min_length=1, max_length=100)] | None = Field(
+        None, description="only workers of other releases than this one", examples=["0.2.0"]
+    )
+    started_before: AwareDatetime | None = Field(None, description="only workers that started before")
+    replace_instance: bool = Field(
+        False, description="the group launches another instance for each; false: it gets smaller by it"
+    )
+    at_most: Annotated[int, Field(ge=1, le=NODES_MAX)] | None = Field(
+        None, description="workers of the pool that may drain at the same time; null: all"
+    )
+
+
+class DrainedPool(Row):
+    """Workers that were told to drain, and what is left to do: repeat the request until both counts are 0."""
+
+    worker_ids: list[UUID] = Field(description="those that this request has told")
+    draining: int = Field(description="workers of the pool that drain now, those included")
+    remaining: int = Field(description="workers that are still to be drained")
 
 
 class Pool(Row):

@@ -166,6 +166,7 @@ class Subjects:
             "create_package": {"sha256": "0" * 64, "bytes": 3},
             "put_pool": {},
             "set_pool_capacity": {"min": 0, "max": 1},
+            "drain_pool": {"release_not": "0.2.0"},
             "create_webhook_endpoint": {"url": "https://example.com/x"},
             "create_api_key": {"name": name, "role": "viewer"},
             "set_key_quotas": {"jobs_max": 1000},

@@ -191,3 +191,34 @@ async def test_workers_are_listed_filtered_and_drained(
     await database.execute("UPDATE workers SET state = 'lost'")
     refused = await operator.post(f"{path}/drain")
     assert refused.status_code == 409 and "lost" in refused.json()["detail"]
+
+
+async def test_workers_of_another_release_are_drained_some_at_a_time_and_replaced(
+    operator: httpx.AsyncClient, worker: PlayedWorker, database: Database
+) -> None:
+    for number in range(4):
+        await PlayedWorker(database).register(busy=number % 2)
+    await database.execute("UPDATE workers SET release = '0.1.0' WHERE worker_id <> $1", worker.worker_id)
+
+    async def drain(**changes: Any) -> tuple[int, int, int]:
+        body = {"release_not": "0.2.0", "replace_instance": True, "at_most": 2} | changes
+        said = await ok(operator.post("/v1/pools/default/drain", json=body))
+        return len(said["worker_ids"]), said["draining"], said["remaining"]
+
+    assert await drain() == (2, 2, 2)
+    assert await drain() == (0, 2, 2), "no more at a time"
+    first = await database.fetch("SELECT * FROM workers WHERE state = 'draining'")
+    assert {(row["release"], row["busy"], row["replace_instance"]) for row in first} == {("0.1.0", 0, True)}
+    assert {row["drain_reason"] for row in first} == {
+        "an operator replaces the pool's workers of another release than 0.2.0"
+    }
+    await database.execute("UPDATE workers SET state = 'stopped' WHERE state = 'draining'")
+    assert await drain(at_most=None) == (2, 2, 0)
+    await database.execute("UPDATE workers SET state = 'stopped' WHERE state = 'draining'")
+    assert await drain() == (0, 0, 0)
+    assert await database.fetchval("SELECT bool_and(release <> '0.1.0') FROM workers WHERE state = 'active'")
+
+    assert (await drain(release_not=None, started_before="2020-01-01T00:00:00Z"))[0] == 0
+    assert (await drain(release_not=None, at_most=None))[2] == 0
+    nowhere = await operator.post("/v1/pools/nothing/drain", json={})
+    assert nowhere.status_code == 404

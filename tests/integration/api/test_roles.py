@@ -26,7 +26,7 @@ ROLES: dict[str, set[str]] = {
     "developer": {"register_processor", "create_package", "delete_processor_version"},
     "operator": {
         "list_api_keys", "list_audit", "put_pool", "set_pool_capacity", "pause_pool", "resume_pool",
-        "drain_worker",
+        "drain_worker", "drain_pool",
         "create_trigger", "delete_trigger", "pause_trigger", "resume_trigger",
         "create_webhook_endpoint", "rotate_webhook_secret", "enable_webhook_endpoint", "delete_webhook_endpoint",
         "redeliver",

@@ -206,6 +206,20 @@ async def test_surplus_nodes_are_drained_when_idle_for_long_enough(
     assert len(await draining(play)) == 2
 
 
+async def test_workers_that_drain_to_be_replaced_make_no_group_smaller(
+    context: Context, play: Play, add_group: AddGroup
+) -> None:
+    await add_group(minimum=1, desired=2)
+    replaced, idle = await add_workers(play, None, 900)
+    async with play.database.acquire() as connection:
+        await workers.drain_worker(connection, replaced, "too old", replace_instance=True)
+    await look(context)
+    assert await draining(play) == [replaced], "one other is wanted, and the new one may never come"
+    await add_workers(play, None)
+    await look(context)
+    assert sorted(await draining(play)) == sorted([replaced, idle])
+
+
 async def test_no_more_are_drained_than_are_too_many(context: Context, play: Play, add_group: AddGroup) -> None:
     await add_group(minimum=2, desired=4)
     added = await add_workers(play, 600, 700, 800, 900)

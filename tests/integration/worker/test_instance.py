@@ -10,12 +10,14 @@ import pytest
 from botocore.exceptions import ClientError
 
 from services.engine import workers
+from services.platform.version import VERSION
 from services.worker.node import interruptions
 from services.worker.node.instance_end import InstanceNotEnded
 from tests.groups import create_group
 from tests.imds import ImdsServer, imds_server
 from tests.integration.worker.conftest import InProcessGrid
 from tests.integration.worker.test_node import ITEM, runs, sleeper, start
+from tests.invariants import assert_invariants
 
 pytestmark = pytest.mark.usefixtures("tells_outside")
 
@@ -218,3 +220,31 @@ async def test_its_process_ends_with_an_exit_code_that_says_so(grid: InProcessGr
     _, errors = await process.communicate()
     assert process.returncode == os.EX_OSERR
     assert b"i-unknown could not be ended" in errors
+
+
+async def test_two_busy_workers_of_an_old_release_are_replaced_and_their_jobs_results_are_the_same(
+    grid: InProcessGrid, imds: ImdsServer, tmp_path: Path
+) -> None:
+    group = await create_group(grid.aws, maximum=3, desired=2)
+    await grid.database.execute("UPDATE pools SET group_name = $1", group)
+    _, old = await describe(grid, group)
+    job_id = await grid.submit(sleeper(1.5, tmp_path / "pid"), [ITEM] * 8)
+    await grid.dispatch(job_id)
+    async with grid.node(slots=1, instance_id=old[0]), grid.node(slots=1, instance_id=old[1]):
+        await grid.until("SELECT count(*) = 2 FROM workers WHERE busy > 0")
+        await grid.database.execute("UPDATE workers SET release = '0.1.0'")
+        async with grid.database.acquire() as connection, connection.transaction():
+            told = await workers.drain_pool(connection, "default", "a roll", release_not=VERSION, replace_instance=True)
+        assert (len(told.worker_ids), told.remaining) == (2, 0)
+        await grid.until("SELECT count(*) = 2 FROM workers WHERE state = 'stopped'")
+    desired, new = await describe(grid, group)
+    assert desired == len(new) == 2 and not set(old) & set(new)
+    async with grid.node(instance_id=new[0]):
+        async with grid.database.acquire() as connection:  # as the scheduler does: what was released waits again
+            await connection.execute("UPDATE tasks SET ready_at = now() WHERE state = 'ready'")
+        await grid.dispatch(job_id)
+        await grid.ended(job_id)
+    tasks = await grid.tasks(job_id)
+    assert {(task["state"], task["failures"], task["losses"]) for task in tasks} == {("succeeded", 0, 0)}
+    assert len(tasks) == 8 and {task["attempt"] for task in tasks} <= {1, 2}
+    await assert_invariants(grid.database, job_id)

@@ -356,6 +356,12 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", WORKER, ["1 of 2 busy", "sandbox", "42"]),
     (f"workers show {WORKER_ID}", f"GET /v1/workers/{WORKER_ID}", {**WORKER, "quarantine": "disk full"}, ["disk full"]),
     (
+        "workers drain --pool default --release-not 0.2.0 --started-before 2026-11-30T04:00:00 --replace --at-most 2",
+        "POST /v1/pools/default/drain",
+        {"worker_ids": [WORKER_ID], "draining": 2, "remaining": 3},
+        [f"{WORKER_ID} draining", "2 draining, 3 to follow"],
+    ),
+    (
         f"workers drain {WORKER_ID}",
         f"POST /v1/workers/{WORKER_ID}/drain",
         {**WORKER, "state": "draining"},

@@ -23,6 +23,7 @@ NO_SHAPE = {
     "Capacity",
     "FieldError",
     "PackageSpec",
+    "PoolDrain",
     "Problem",
     "ReasonCode",
     "ProcessorRegistration",
