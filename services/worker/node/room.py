@@ -98,7 +98,9 @@ class Room:
         self._close(self.slots - self._count_open(self._taken))
 
     def _count_open(self, taken: Capacity) -> int:
-        return self.slots if taken == Capacity() else min(self.slots, (self._capacity - taken).count(self._share))
+        if taken == Capacity():
+            return self.slots
+        return max(0, min(self.slots, (self._capacity - taken).count(self._share)))
 
     def _close(self, closed: int) -> None:
         """Have this many slots closed."""

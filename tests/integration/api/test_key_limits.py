@@ -90,6 +90,7 @@ async def test_a_job_gets_the_limits_of_its_key_where_it_names_none(app: FastAPI
         ({"share": "hr"}, "share", "may only use finance"),
         ({"labels": {"team": "x"}}, "labels.team", "team=claims"),
         ({"stages": [{"processor": "noop", "pool": "default"}]}, "stages.0.pool", "may only use large"),
+        ({"stages": [{"processor": "noop", "pools": ["large", "default"]}]}, "stages.0.pool", "may only use large"),
         ({"priority": 11}, "priority", "the highest priority of the key 'laptop' is 10"),
     ],
 )
