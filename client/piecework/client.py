@@ -19,6 +19,7 @@ from piecework.shapes import (
     AuditEntry,
     AuditOutcome,
     CompletedUpload,
+    CostList,
     CreatedApiKey,
     CreatedWebhookEndpoint,
     Deletion,
@@ -28,6 +29,7 @@ from piecework.shapes import (
     Event,
     Input,
     Job,
+    JobCost,
     JobSpec,
     JobState,
     JobStats,
@@ -577,6 +579,14 @@ class Client:
     def get_job_timeline(self, job_id: Id) -> Timeline:
         """What a job did in each minute."""
         return self._stats.get(Timeline, f"/v1/jobs/{job_id}/timeline")
+
+    def get_job_cost(self, job_id: Id) -> JobCost:
+        """What a job has cost so far, in US dollars."""
+        return self._stats.get(JobCost, f"/v1/jobs/{job_id}/cost")
+
+    def list_costs(self, *, pool: str | None = None, by_label: str | None = None, days: int = 30) -> CostList:
+        """What all jobs cost on each of the last `days`, by pool and by the values of a label, in US dollars."""
+        return self._stats.get(CostList, "/v1/stats/costs", pool=pool, by_label=by_label, days=days)
 
     def list_worker_stats(self, *, pool: str | None = None, minutes: int = 60) -> WorkerStatsList:
         """What each worker did in the last `minutes`."""

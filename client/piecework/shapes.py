@@ -523,6 +523,8 @@ class PoolSpec(TypedDict, total=False):
     group_name: str | None
     slots: int
     largest_node: Node | None
+    price_per_hour: float | None
+    spot_price_per_hour: float | None
 
 
 class DrainedPool(TypedDict):
@@ -541,6 +543,8 @@ class Pool(TypedDict):
     capacity_desired: int
     slots: int
     largest_node: Node | None
+    price_per_hour: float | None
+    spot_price_per_hour: float | None
     paused: bool
     workers_live: int
     slots_live: int
@@ -794,6 +798,49 @@ class JobStats(TypedDict):
     seconds_left: float | None
     time_spent: TimeSpent | None
     stages: list[StageStats]
+
+
+class StageCost(TypedDict):
+    """US dollars."""
+
+    worker_seconds: float
+    unpriced_seconds: float
+    nodes: float | None
+    stage: int
+    name: str
+    pool: str
+
+
+class JobCost(TypedDict):
+    """US dollars."""
+
+    worker_seconds: float
+    unpriced_seconds: float
+    nodes: float | None
+    job_id: str
+    rolled_up_at: str
+    sqs_requests_max: float
+    s3_requests: float
+    storage_per_month: float
+    prices_region: str
+    prices_date: str
+    stages: list[StageCost]
+
+
+class DayCost(TypedDict):
+    """US dollars."""
+
+    worker_seconds: float
+    unpriced_seconds: float
+    nodes: float | None
+    day: str
+    pool: str
+    label: str | None
+    attempts: int
+
+
+class CostList(TypedDict):
+    items: list[DayCost]
 
 
 class Minute(TypedDict):

@@ -81,6 +81,12 @@ async def register_pool(
     )
 
 
+async def set_prices(connection: Connection, name: str, on_demand: float | None, spot: float | None) -> None:
+    """What a node of the pool costs an hour, in US dollars; None: nobody says."""
+    statement = "UPDATE pools SET price_per_hour = $2, spot_price_per_hour = $3 WHERE name = $1"
+    await connection.execute(statement, name, on_demand, spot)
+
+
 _NOTE_SCALING_ERROR = """
     UPDATE pools SET scaling_error = $2, scaling_error_since = coalesce(scaling_error_since, now())
     WHERE name = $1 AND scaling_error IS DISTINCT FROM $2"""

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from services.engine.prices import list_prices
 from services.platform.concurrency import is_cancelled
 from services.platform.database import LONG_SECONDS, Database
 from services.platform.health import VITALS
@@ -21,6 +22,7 @@ ATTEMPTS_MAX = 20_000  # of one roll-up, give or take one transaction's
 BUSY_SECONDS = 1.0
 IDLE_SECONDS = 5.0
 RETENTION_DAYS = 30  # of the minutes; the totals stay
+COST_DAYS = 400
 PRUNE_SECONDS = 600.0
 PRUNE_ROWS_MAX = 10_000
 
@@ -39,17 +41,23 @@ _HORIZON = """
 # lost, released or cancelled attempt may only have waited in its bundle.
 _ROLL_UP = """
     WITH batch AS MATERIALIZED (
-        SELECT job_id, stage, pool, coalesce(worker_id, '00000000-0000-0000-0000-000000000000') AS worker_id,
+        SELECT a.job_id, a.stage, a.pool, coalesce(a.worker_id, '00000000-0000-0000-0000-000000000000') AS worker_id,
             outcome, finished_at, least(greatest(run_seconds, 0), $4::float8) AS run_seconds,
             width_bucket(run_seconds, $3::float8[]) + 1 AS bucket,
             cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected,
-            index, coalesce(fetch_seconds, 0) AS fetch_seconds, coalesce(put_seconds, 0) AS put_seconds
-        FROM attempts WHERE txid >= $1 AND txid < $2
+            index, coalesce(fetch_seconds, 0) AS fetch_seconds, coalesce(put_seconds, 0) AS put_seconds,
+            outcome NOT IN ('lost', 'released', 'cancelled') AS measured,
+            CASE WHEN outcome NOT IN ('lost', 'released', 'cancelled') THEN CASE w.market
+                WHEN 'spot' THEN p.spot_price_per_hour ELSE coalesce(p.price_per_hour, l.price) END / w.slots / 3600
+            END AS price
+        FROM attempts AS a LEFT JOIN workers AS w ON w.worker_id = a.worker_id LEFT JOIN pools AS p ON p.name = a.pool
+        LEFT JOIN unnest($5::text[], $6::float8[]) AS l (instance_type, price) USING (instance_type)
+        WHERE txid >= $1 AND txid < $2
     ), minutes AS MATERIALIZED (
         SELECT job_id, stage, pool, worker_id, minute,
             ended AND outcome = 'succeeded' AS succeeded,
             ended AND outcome IN ('failed', 'timeout', 'memory', 'lost') AS failed,
-            CASE WHEN outcome NOT IN ('lost', 'released', 'cancelled') THEN
+            CASE WHEN measured THEN
                 extract(epoch FROM least(finished_at, minute + interval '1 minute')
                     - greatest(finished_at - run_seconds * interval '1 second', minute))::float8
                 ELSE 0 END AS busy_seconds,
@@ -63,11 +71,12 @@ _ROLL_UP = """
     ), by_stage AS (
         INSERT INTO stage_stats AS t (job_id, stage, outcome, attempts, histogram, run_seconds, run_seconds_max,
             cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected,
-            fetch_seconds, put_seconds, last_finished_at, last_index)
+            fetch_seconds, put_seconds, last_finished_at, last_index, priced_seconds, cost)
         SELECT job_id, stage, outcome, count(*), histogram_of(array_agg(bucket)), sum(run_seconds), max(run_seconds),
             sum(cpu_seconds), max(memory_bytes_peak), sum(bytes_in), sum(bytes_out), sum(records_in), sum(records_out),
             sum(records_rejected), sum(fetch_seconds), sum(put_seconds), max(finished_at),
-            (array_agg(index ORDER BY finished_at DESC, index DESC))[1]
+            (array_agg(index ORDER BY finished_at DESC, index DESC))[1],
+            coalesce(sum(run_seconds) FILTER (WHERE price IS NOT NULL), 0), coalesce(sum(run_seconds * price), 0)
         FROM batch GROUP BY job_id, stage, outcome
         ON CONFLICT (job_id, stage, outcome) DO UPDATE SET
             attempts = t.attempts + excluded.attempts,
@@ -85,7 +94,26 @@ _ROLL_UP = """
             put_seconds = t.put_seconds + excluded.put_seconds,
             last_finished_at = greatest(t.last_finished_at, excluded.last_finished_at),
             last_index = CASE WHEN (t.last_finished_at, t.last_index) > (excluded.last_finished_at, excluded.last_index)
-                THEN t.last_index ELSE excluded.last_index END
+                THEN t.last_index ELSE excluded.last_index END,
+            priced_seconds = t.priced_seconds + excluded.priced_seconds,
+            cost = t.cost + excluded.cost
+    ), by_job_and_day AS (
+        SELECT (finished_at AT TIME ZONE 'UTC')::date AS day, pool, job_id, count(*) AS attempts,
+            sum(run_seconds) AS run_seconds, sum(run_seconds) FILTER (WHERE price IS NOT NULL) AS priced_seconds,
+            sum(run_seconds * price) AS cost
+        FROM batch WHERE measured GROUP BY 1, pool, job_id
+    ), by_day AS (
+        INSERT INTO cost_days AS t (day, pool, labels_md5, labels, attempts, run_seconds, priced_seconds, cost)
+        SELECT day, pool, md5(labels::text), labels, sum(attempts), sum(run_seconds),
+            coalesce(sum(priced_seconds), 0), coalesce(sum(cost), 0)
+        FROM by_job_and_day AS b
+        CROSS JOIN LATERAL (SELECT coalesce((SELECT labels FROM jobs WHERE job_id = b.job_id), '{}') AS labels) AS j
+        GROUP BY day, pool, labels
+        ON CONFLICT (day, pool, labels_md5) DO UPDATE SET
+            attempts = t.attempts + excluded.attempts,
+            run_seconds = t.run_seconds + excluded.run_seconds,
+            priced_seconds = t.priced_seconds + excluded.priced_seconds,
+            cost = t.cost + excluded.cost
     ), by_pool AS (
         INSERT INTO pool_stats AS t (pool, outcome, attempts, histogram, run_seconds, run_seconds_max,
             cpu_seconds, memory_bytes_peak, bytes_in, bytes_out, records_in, records_out, records_rejected)
@@ -155,8 +183,16 @@ async def roll_up(database: Database, attempts_max: int = ATTEMPTS_MAX) -> int |
                 "from a dump, run `python -m services.engine.restore`"
             )
         end: int = limit["horizon"] if limit["last"] is None else limit["last"] + 1
+        prices = list_prices().instance_hour
         count: int = await connection.fetchval(
-            _ROLL_UP, watermark["txid"], end, INNER_BOUNDS, float(RETENTION_DAYS * 86_400), timeout=LONG_SECONDS
+            _ROLL_UP,
+            watermark["txid"],
+            end,
+            INNER_BOUNDS,
+            float(RETENTION_DAYS * 86_400),
+            list(prices),
+            list(prices.values()),
+            timeout=LONG_SECONDS,
         )
         await connection.execute(_MOVE, end, *_freshness(watermark, end, limit["own"], limit["began_at"]))
         return count
@@ -183,15 +219,18 @@ _PRUNE = (
         SELECT ctid FROM worker_minutes WHERE minute < now() - $1 * interval '1 day'
         LIMIT $2 FOR UPDATE SKIP LOCKED))""",
 )
+_PRUNE_COSTS = """
+    DELETE FROM cost_days WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM cost_days WHERE day < now() - $1 * interval '1 day' LIMIT $2 FOR UPDATE SKIP LOCKED))"""
 
 
 async def prune(database: Database, retention_days: int = RETENTION_DAYS, rows_max: int = PRUNE_ROWS_MAX) -> int:
-    """Delete minutes older than the retention, in short transactions; returns how many rows."""
+    """Delete minutes older than the retention, and days of costs, in short transactions; returns how many rows."""
     total = 0
-    for statement in _PRUNE:
+    for statement, days in (*((minutes, retention_days) for minutes in _PRUNE), (_PRUNE_COSTS, COST_DAYS)):
         deleted = rows_max
         while deleted == rows_max:
-            status = await database.execute(statement, retention_days, rows_max, timeout=LONG_SECONDS)
+            status = await database.execute(statement, days, rows_max, timeout=LONG_SECONDS)
             deleted = int(status.removeprefix("DELETE "))
             total += deleted
     return total

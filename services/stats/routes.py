@@ -10,10 +10,11 @@ from services.platform.health import VITALS
 from services.platform.problems import ProblemError, problems
 from services.platform.routes import Health, JobId, metrics_response
 from services.platform.settings import Settings
-from services.stats import grid_stats, job_stats
+from services.stats import cost, grid_stats, job_stats
 from services.stats.metrics import scrape
+from services.stats.rollup import COST_DAYS
 from services.stats.security import of_readable_job, require_viewer
-from services.stats.shapes import JobStats, PoolStatsList, Timeline, WorkerStatsList
+from services.stats.shapes import CostList, JobCost, JobStats, PoolStatsList, Timeline, WorkerStatsList
 
 MINUTES_MAX = 10_080
 
@@ -32,6 +33,8 @@ TheDatabase = Annotated[Database, Depends(_database)]
 TheSettings = Annotated[Settings, Depends(_settings)]
 Minutes = Annotated[int, Query(ge=1, le=MINUTES_MAX, description="length of the window, which ends now")]
 OfPool = Annotated[str | None, Query(max_length=100, description="name of a pool; all of them if absent")]
+Days = Annotated[int, Query(ge=1, le=COST_DAYS, description="how many days, today included")]
+ByLabel = Annotated[str | None, Query(max_length=100, description="name of a label whose values are told apart")]
 
 stats = APIRouter(prefix="/v1", dependencies=[Depends(require_viewer)], responses=problems(401, 422, 429, 503))
 watch = APIRouter(tags=["service"])
@@ -61,6 +64,25 @@ async def get_job_stats(database: TheDatabase, settings: TheSettings, job_id: Jo
 async def get_job_timeline(database: TheDatabase, job_id: JobId) -> Timeline:
     """What a job's attempts did in each minute; kept for 30 days."""
     return await job_stats.read_job_timeline(database, job_id)
+
+
+@stats.get(
+    "/jobs/{job_id}/cost",
+    operation_id="get_job_cost",
+    dependencies=of_readable_job,
+    responses=problems(404),
+    tags=["jobs"],
+    summary="What a job costs",
+)
+async def get_job_cost(database: TheDatabase, job_id: JobId) -> JobCost:
+    """What the job's attempts have cost so far by the prices of their nodes, and estimates of requests and storage."""
+    return await cost.read_job_cost(database, job_id)
+
+
+@stats.get("/stats/costs", operation_id="list_costs", tags=["grid"], summary="Costs by day")
+async def list_costs(database: TheDatabase, pool: OfPool = None, by_label: ByLabel = None, days: Days = 30) -> CostList:
+    """What all jobs cost on each day, by pool and, if a label is named, by its values; kept for 400 days."""
+    return await cost.read_costs(database, days, pool, by_label)
 
 
 @stats.get("/stats/workers", operation_id="list_worker_stats", tags=["grid"], summary="Statistics of workers")

@@ -1,6 +1,6 @@
 """What the service answers: durations in seconds, sizes in bytes."""
 
-from datetime import datetime
+from datetime import date, datetime
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -108,6 +108,50 @@ class JobStats(BaseModel):
     seconds_left: float | None = Field(description="null while it can't be told, 0 when the job has ended")
     time_spent: TimeSpent | None = Field(description="null until the job has ended")
     stages: list[StageStats]
+
+
+class NodeCost(BaseModel):
+    """What the time of slots costs, in US dollars."""
+
+    worker_seconds: float = Field(description="run time of all attempts, as their workers measured it")
+    unpriced_seconds: float = Field(description="of these, those on nodes whose price is not known")
+    nodes: float | None = Field(description="what the others cost; null: none of them has a known price")
+
+
+class StageCost(NodeCost):
+    """One stage."""
+
+    stage: int
+    name: str
+    pool: str
+
+
+class JobCost(NodeCost):
+    """One job. What is not of nodes is estimated, by the list prices of a region and a date."""
+
+    job_id: UUID
+    rolled_up_at: datetime = Field(description="all attempts that ended before this are counted")
+    sqs_requests_max: float = Field(description="at most: as if each attempt had a message of its own")
+    s3_requests: float = Field(description="an input, an output and a log for each attempt")
+    storage_per_month: float = Field(description="the outputs of the last stage, as long as they are kept")
+    prices_region: str
+    prices_date: date
+    stages: list[StageCost]
+
+
+class DayCost(NodeCost):
+    """A day's attempts in a pool, of jobs that have the same value of a label."""
+
+    day: date = Field(description="on which the attempts ended, by UTC")
+    pool: str
+    label: str | None = Field(description="null: they have no such label, or none was asked for")
+    attempts: int
+
+
+class CostList(BaseModel):
+    """The newest days first."""
+
+    items: list[DayCost]
 
 
 class Minute(BaseModel):

@@ -22,6 +22,8 @@ UNDONE = {
     "0057": "ALTER TABLE stages DROP COLUMN pools, DROP COLUMN next_pool_after_seconds",
     "0047": "ALTER TABLE bundles DROP COLUMN reserved_by, DROP COLUMN reserved_until",
     "0040": made_in("0013_retention", "VIEW kept_jobs").replace("CREATE", "CREATE OR REPLACE", 1),
+    "0039": "DROP TABLE cost_days; ALTER TABLE stage_stats DROP COLUMN priced_seconds, DROP COLUMN cost; "
+    "ALTER TABLE pools DROP COLUMN price_per_hour, DROP COLUMN spot_price_per_hour",
     "0037": "ALTER TABLE pools DROP COLUMN largest_node",
     "0036": "ALTER TABLE workers DROP COLUMN drain_reason, DROP COLUMN interrupted_at, DROP COLUMN replace_instance",
     "0030": "DROP TABLE left_rows; DROP FUNCTION past_month;"

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from piecework.cli import (
+    cost,
     exits,
     grid,
     jobs,
@@ -53,6 +54,7 @@ COMMANDS = (
     tasks,
     objects,
     stats,
+    cost,
     schedules,
     triggers,
     processors,

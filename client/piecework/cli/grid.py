@@ -69,6 +69,7 @@ def _show_pool(session: Session, pool: Pool) -> None:
             ("tasks", f"{pool['tasks_running']} running, {pool['tasks_queued']} queued, {pool['tasks_ready']} ready"),
             ("slots", f"{pool['slots']} a worker"),
             ("largest node", _hardware(pool.get("largest_node"))),
+            ("price", _describe_price(pool)),
             ("group", pool["group_name"]),
             ("instances", _describe_instances(pool, now)),
             ("not scaled", pool["scaling_error"]),
@@ -90,6 +91,12 @@ def _describe_instances(pool: Pool, now: datetime) -> str | None:
     return f"{pool['instances']}, {told}"
 
 
+def _describe_price(pool: Pool) -> str | None:
+    kinds = (("On-Demand", pool.get("price_per_hour")), ("Spot", pool.get("spot_price_per_hour")))
+    told = [f"${price:g} a node-hour {kind}" for kind, price in kinds if price is not None]
+    return ", ".join(told) or None
+
+
 def _describe_capacity(pool: Pool) -> str:
     return f"{pool['capacity_desired']} desired, between {pool['capacity_min']} and {pool['capacity_max']}"
 
@@ -99,6 +106,10 @@ def put_pool(
     name: PoolName,
     group: Annotated[str | None, typer.Option(help="Auto Scaling group of its nodes; without: not scaled.")] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Slots of one node, to plan with.")] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="US dollars of a node; without: its list price.")
+    ] = None,
+    spot_price_per_hour: Annotated[float | None, typer.Option(min=0, help="The same of a Spot node.")] = None,
     queue_url: Annotated[str | None, typer.Option(help="SQS queue of your own; without: one is created.")] = None,
     dead_letter_url: Annotated[str | None, typer.Option(help="Its dead-letter queue.")] = None,
     largest_node: Annotated[
@@ -110,6 +121,7 @@ def put_pool(
     options: dict[str, Any] = {"group_name": group, "slots": slots}
     options |= {"queue_url": queue_url, "dead_letter_url": dead_letter_url}
     options |= {"largest_node": None if largest_node is None else _node(largest_node)}
+    options |= {"price_per_hour": price_per_hour, "spot_price_per_hour": spot_price_per_hour}
     pool = session.client.put_pool(name, {field: value for field, value in options.items() if value is not None})
     session.show(pool, lambda pool: _show_pool(session, pool))
 

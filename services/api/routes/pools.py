@@ -91,7 +91,7 @@ async def get_pool(_key: Viewer, api: Api, name: PoolName) -> Pool:
 async def put_pool(
     caller: Operator, api: Api, name: PoolName, spec: Annotated[PoolSpec, Body(openapi_examples=PUT_EXAMPLES)]
 ) -> Pool:
-    """Add a pool, or change its queues, group and slots; its capacity and pause do not change. Safe to repeat."""
+    """Add a pool, or change its queues, group, slots and prices, but not its capacity and pause. Safe to repeat."""
     characters_max = _QUEUE_NAME_CHARACTERS - len(api.settings.queue_prefix + _DEAD_LETTER)
     if _POOL_NAME.fullmatch(name) is None or len(name) > characters_max:
         fix = f"write letters, digits, '_' and '-' (SQS allows no more), at most {characters_max} characters"
@@ -113,6 +113,7 @@ async def put_pool(
             slots=spec.slots,
             largest_node=None if spec.largest_node is None else spec.largest_node.capacity,
         )
+        await pools.set_prices(connection, name, spec.price_per_hour, spec.spot_price_per_hour)
         await caller.record(connection, name, **spec.model_dump(exclude_none=True))
         return await _load(connection, name)
 

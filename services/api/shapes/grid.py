@@ -44,6 +44,12 @@ class PoolSpec(Strict):
         None,
         description="the largest node that the pool may have: stages that ask for more are refused; absent: as seen",
     )
+    price_per_hour: Annotated[float, Field(ge=0, le=100_000)] | None = Field(
+        None, description="US dollars that a node costs; absent: the list price of its instance type, if it is known"
+    )
+    spot_price_per_hour: Annotated[float, Field(ge=0, le=100_000)] | None = Field(
+        None, description="the same of a Spot node; absent: not known, since there is no list of Spot's prices"
+    )
 
     @model_validator(mode="after")
     def _both_queues(self) -> Self:
@@ -112,6 +118,8 @@ class Pool(Row):
     capacity_desired: int
     slots: int
     largest_node: Node | None = Field(description="the largest that it may have; null: nobody has said")
+    price_per_hour: float | None = Field(description="US dollars of a node; null: the list price of its type, if known")
+    spot_price_per_hour: float | None = Field(description="of a Spot node; null: not known")
     paused: bool
     workers_live: int
     slots_live: int

@@ -110,6 +110,7 @@ GRANT SELECT ON schedules TO piecework_stats;
 GRANT SELECT ON stage_counters TO piecework_stats;
 GRANT SELECT, INSERT, UPDATE, DELETE ON stage_minutes TO piecework_stats;
 GRANT SELECT, INSERT, UPDATE ON stage_stats TO piecework_stats;
+GRANT SELECT, INSERT, UPDATE, DELETE ON cost_days TO piecework_stats;
 GRANT SELECT ON stages TO piecework_stats;
 GRANT SELECT, UPDATE ON stats_watermark TO piecework_stats;
 GRANT SELECT ON tasks TO piecework_stats;

@@ -17,6 +17,8 @@ JOB_ID = "01970000-0000-7000-8000-000000000000"
 PATHS = (
     f"/v1/jobs/{JOB_ID}/stats",
     f"/v1/jobs/{JOB_ID}/timeline",
+    f"/v1/jobs/{JOB_ID}/cost",
+    "/v1/stats/costs",
     "/v1/stats/workers",
     "/v1/stats/pools",
     "/v1/stats/timeline",
@@ -139,6 +141,8 @@ async def test_openapi_names_every_operation(anonymous: httpx.AsyncClient) -> No
     assert {path: operations["get"]["operationId"] for path, operations in paths.items()} == {
         "/v1/jobs/{job_id}/stats": "get_job_stats",
         "/v1/jobs/{job_id}/timeline": "get_job_timeline",
+        "/v1/jobs/{job_id}/cost": "get_job_cost",
+        "/v1/stats/costs": "list_costs",
         "/v1/stats/workers": "list_worker_stats",
         "/v1/stats/pools": "list_pool_stats",
         "/v1/stats/timeline": "get_timeline",

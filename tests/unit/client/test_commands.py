@@ -71,6 +71,8 @@ POOL = {
     "capacity_max": 5,
     "capacity_desired": 3,
     "slots": 2,
+    "price_per_hour": 0.4,
+    "spot_price_per_hour": None,
     "paused": False,
     "workers_live": 3,
     "slots_live": 6,
@@ -210,6 +212,21 @@ AUDIT_ENTRY = {
     "address": "203.0.113.7",
     "request_id": None,
 }
+NODES = {"worker_seconds": 7200.0, "unpriced_seconds": 300.0, "nodes": 1.26}
+COST = {
+    "job_id": JOB_ID,
+    "rolled_up_at": TIME,
+    **NODES,
+    "sqs_requests_max": 0.0012,
+    "s3_requests": 0.01,
+    "storage_per_month": 0.0,
+    "prices_region": "us-east-1",
+    "prices_date": "2026-11-30",
+    "stages": [
+        {"stage": 0, "name": "clean", "pool": "default", **NODES},
+        {"stage": 1, "name": "count", "pool": "spot", "worker_seconds": 60.0, "unpriced_seconds": 60.0, "nodes": None},
+    ],
+}
 STATS = {
     "job_id": JOB_ID,
     "name": "flights",
@@ -290,6 +307,18 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         f"GET /v1/jobs/{JOB_ID}/tasks/0/2",
         task(2, attempts=[LOST, ATTEMPT | {"attempt": 2, "outcome": "succeeded", "error": None}]),
         ["output_lost: task 1/2 could not read s3://b/out: the task runs again"],
+    ),
+    (
+        f"cost {JOB_ID}",
+        f"GET /v1/jobs/{JOB_ID}/cost",
+        COST,
+        ["$1.26 and 5 m 00 s of unknown price", "at most $0.0012", "about $0.01", "us-east-1, 2026-11-30", "unknown"],
+    ),
+    (
+        "costs --days 2 --by-label team",
+        "GET /v1/stats/costs",
+        {"items": [{"day": "2026-11-30", "pool": "default", "label": "red", "attempts": 7} | NODES]},
+        ["2026-11-30", "red", "$1.26"],
     ),
     (
         f"stats {JOB_ID}",

@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import run_script
 
 revision = "0040"
-down_revision = "0037"
+down_revision = "0039"
 
 
 def upgrade() -> None:

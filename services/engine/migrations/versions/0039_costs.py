@@ -1,0 +1,10 @@
+"""What attempts cost; in the SQL file of this name."""
+
+from services.engine.migrations.operations import run_script
+
+revision = "0039"
+down_revision = "0037"
+
+
+def upgrade() -> None:
+    run_script(__file__)
