@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psutil
 import pytest
@@ -76,26 +76,32 @@ class Stand:
         return [(row["attempt"], row["outcome"]) for row in rows]
 
 
-@pytest.fixture
-async def stand(settings: Settings, aws: Aws, tmp_path: Path) -> AsyncIterator[Stand]:
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[EmbeddedPostgres]:
+    """One for these tests alone, which stop and kill it; with the migrated database `template` to copy."""
     with tempfile.TemporaryDirectory(prefix="piecework-test-", ignore_cleanup_errors=True) as directory:
         server = EmbeddedPostgres(Path(directory) / "data")
         server.start()
-        url = await server.create_database("piecework")
-        await migrate(url)
-        quick = {"database_url": url, "lease_seconds": LEASE_SECONDS, "heartbeat_seconds": 0.3, "resend_seconds": 1.0}
-        database = await connect_database(url)
-        grid = ProcessGrid(settings.model_copy(update=quick), database, aws, tmp_path)
-        await grid.prepare()
-        proxy = DatabaseProxy(url)
-        await proxy.start()
-        (tmp_path / "gate").mkdir()
-        yield Stand(grid, server, proxy, tmp_path / "gate")
-        (tmp_path / "gate" / "open").touch()
-        grid.stop()
-        proxy.stop()
-        database.terminate()
+        await migrate(await server.create_database("template"))
+        yield server
         server.stop()
+
+
+@pytest.fixture
+async def stand(server: EmbeddedPostgres, settings: Settings, aws: Aws, tmp_path: Path) -> AsyncIterator[Stand]:
+    url = await server.create_database(f"test_{uuid4().hex}", "template")
+    quick = {"database_url": url, "lease_seconds": LEASE_SECONDS, "heartbeat_seconds": 0.3, "resend_seconds": 1.0}
+    database = await connect_database(url)
+    grid = ProcessGrid(settings.model_copy(update=quick), database, aws, tmp_path)
+    await grid.prepare()
+    proxy = DatabaseProxy(url)
+    await proxy.start()
+    (tmp_path / "gate").mkdir()
+    yield Stand(grid, server, proxy, tmp_path / "gate")
+    (tmp_path / "gate" / "open").touch()
+    grid.stop()
+    proxy.stop()
+    database.terminate()
 
 
 async def silent_server(stand: Stand) -> None:
