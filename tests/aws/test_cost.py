@@ -7,6 +7,7 @@ import pytest
 from deploy.aws.cost import Line, cost_table, monthly, node_hours
 from deploy.aws.template import Template
 from services.engine.prices import list_prices
+from tests.aws.roles import TEMPLATES
 
 GRID = """
 Parameters:
@@ -110,3 +111,10 @@ def test_a_parameter_that_does_not_exist_is_refused(grid: Path) -> None:
 
 def test_pools_cost_nothing_while_they_have_no_nodes(pool: Template) -> None:
     assert list(monthly(pool, list_prices())) == []
+
+
+def test_each_resource_of_the_templates_has_a_price_or_none() -> None:
+    network, grid, pool = (Template(TEMPLATES / f"{name}.yaml") for name in ("network", "grid", "pool"))
+    found = [line for template in (network, grid, pool) for line in monthly(template, list_prices())]
+    assert [line.what for line in found if line.dollars is None] == []
+    assert all(line.dollars is not None for line in node_hours(pool, list_prices()))

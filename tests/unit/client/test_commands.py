@@ -71,6 +71,7 @@ POOL = {
     "capacity_max": 5,
     "capacity_desired": 3,
     "slots": 2,
+    "largest_node": None,
     "price_per_hour": 0.4,
     "spot_price_per_hour": None,
     "paused": False,
