@@ -19,21 +19,21 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
-    "0057": "ALTER TABLE stages DROP COLUMN pools, DROP COLUMN next_pool_after_seconds",
-    "0047": "ALTER TABLE bundles DROP COLUMN reserved_by, DROP COLUMN reserved_until",
-    "0040": made_in("0013_retention", "VIEW kept_jobs").replace("CREATE", "CREATE OR REPLACE", 1),
-    "0039": "DROP TABLE cost_days; ALTER TABLE stage_stats DROP COLUMN priced_seconds, DROP COLUMN cost; "
+    "0034": "ALTER TABLE stages DROP COLUMN pools, DROP COLUMN next_pool_after_seconds",
+    "0033": "ALTER TABLE bundles DROP COLUMN reserved_by, DROP COLUMN reserved_until",
+    "0032": made_in("0013_retention", "VIEW kept_jobs").replace("CREATE", "CREATE OR REPLACE", 1),
+    "0031": "DROP TABLE cost_days; ALTER TABLE stage_stats DROP COLUMN priced_seconds, DROP COLUMN cost; "
     "ALTER TABLE pools DROP COLUMN price_per_hour, DROP COLUMN spot_price_per_hour",
-    "0037": "ALTER TABLE pools DROP COLUMN largest_node",
-    "0036": "ALTER TABLE workers DROP COLUMN drain_reason, DROP COLUMN interrupted_at, DROP COLUMN replace_instance",
-    "0030": "DROP TABLE left_rows; DROP FUNCTION past_month;"
+    "0030": "ALTER TABLE pools DROP COLUMN largest_node",
+    "0029": "ALTER TABLE workers DROP COLUMN drain_reason, DROP COLUMN interrupted_at, DROP COLUMN replace_instance",
+    "0028": "DROP TABLE left_rows; DROP FUNCTION past_month;"
     + made_in("0012_partitions", "OR REPLACE FUNCTION drop_partitions"),
-    "0028": "ALTER TABLE workers DROP COLUMN engine",
-    "0027": "DROP TRIGGER bundles_needs ON bundles; DROP TRIGGER bundles_fit ON bundles; "
+    "0027": "ALTER TABLE workers DROP COLUMN engine",
+    "0026": "DROP TRIGGER bundles_needs ON bundles; DROP TRIGGER bundles_fit ON bundles; "
     "DROP FUNCTION find_needs, refuse_unfit, node_holds; ALTER TABLE bundles DROP COLUMN needs; "
     "ALTER TABLE stages DROP COLUMN needs; "
     "ALTER TABLE workers DROP COLUMN cpus, DROP COLUMN memory, DROP COLUMN gpus, DROP COLUMN disk",
-    "0026": "ALTER TABLE workers DROP COLUMN instance_type, DROP COLUMN zone, DROP COLUMN market",
+    "0025": "ALTER TABLE workers DROP COLUMN instance_type, DROP COLUMN zone, DROP COLUMN market",
     "0024": "DROP INDEX workers_quarantined",
     "0023": "DROP INDEX jobs_keep_revision",
     "0022": "DROP INDEX webhook_deliveries_created, webhook_deliveries_endpoint, webhook_deliveries_job, "

@@ -1,9 +1,9 @@
-"""Room that is kept for a bundle; in the SQL file of this name."""
+"""What attempts cost; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0047"
-down_revision = "0040"
+revision = "0031"
+down_revision = "0030"
 
 
 def upgrade() -> None:

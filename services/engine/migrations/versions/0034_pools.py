@@ -1,9 +1,9 @@
-"""The largest node of a pool; in the SQL file of this name."""
+"""Pools in order of preference; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0037"
-down_revision = "0036"
+revision = "0034"
+down_revision = "0033"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0040"
-down_revision = "0039"
+revision = "0032"
+down_revision = "0031"
 
 
 def upgrade() -> None:

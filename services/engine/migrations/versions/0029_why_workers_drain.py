@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0036"
-down_revision = "0030"
+revision = "0029"
+down_revision = "0028"
 
 
 def upgrade() -> None:

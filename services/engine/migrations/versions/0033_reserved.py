@@ -1,9 +1,9 @@
-"""Pools in order of preference; in the SQL file of this name."""
+"""Room that is kept for a bundle; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0057"
-down_revision = "0047"
+revision = "0033"
+down_revision = "0032"
 
 
 def upgrade() -> None:

@@ -1,9 +1,9 @@
-"""What attempts cost; in the SQL file of this name."""
+"""The largest node of a pool; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0039"
-down_revision = "0037"
+revision = "0030"
+down_revision = "0029"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0030"
-down_revision = "0028"
+revision = "0028"
+down_revision = "0027"
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""What tasks need of a node, and what nodes have; in the SQL file of this name."""
+"""Workers say what runs their tasks in containers; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
