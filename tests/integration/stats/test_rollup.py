@@ -15,7 +15,7 @@ import pytest
 from services.platform.database import UNAVAILABLE, Database, connect_database
 from services.stats.histogram import INNER_BOUNDS
 from services.stats.rollup import WatermarkAhead, prune, roll_up
-from tests.integration.stats.conftest import catch_up, insert_attempts
+from tests.integration.stats.conftest import catch_up, insert_attempts, insert_pool, insert_worker
 
 SUMS = ("run_seconds", "cpu_seconds", "bytes_in", "bytes_out", "records_in", "records_out", "records_rejected")
 OUTCOMES = ("succeeded", "succeeded", "succeeded", "failed", "timeout", "memory", "lost", "cancelled", "released")
@@ -54,7 +54,36 @@ async def total_directly(database: Database, *key: str) -> dict[tuple[Any, ...],
             last = max(rows, key=lambda row: (row["finished_at"], row["index"]))
             totals[group] |= {name: pytest.approx(sum(row[name] for row in rows)) for name in OF_STAGES}
             totals[group] |= {"last_finished_at": last["finished_at"], "last_index": last["index"]}
+            totals[group] |= await priced_directly(database, rows)
     return totals
+
+
+async def priced_directly(database: Database, rows: list[asyncpg.Record]) -> dict[str, Any]:
+    slots = {row["worker_id"]: row["slots"] for row in await database.fetch("SELECT * FROM workers")}
+    prices = {row["name"]: row["price_per_hour"] for row in await database.fetch("SELECT * FROM pools")}
+    priced = [
+        row
+        for row in rows
+        if row["outcome"] not in UNMEASURED and row["worker_id"] in slots and prices.get(row["pool"]) is not None
+    ]
+    costs = (row["run_seconds"] / 3600 * prices[row["pool"]] / slots[row["worker_id"]] for row in priced)
+    return {
+        "priced_seconds": pytest.approx(sum(row["run_seconds"] for row in priced)),
+        "cost": pytest.approx(sum(costs)),
+    }
+
+
+async def days_directly(database: Database) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """What cost_days must have of these attempts, whose jobs have no labels."""
+    days: dict[tuple[Any, ...], list[asyncpg.Record]] = defaultdict(list)
+    for row in await database.fetch("SELECT * FROM attempts"):
+        if row["outcome"] not in UNMEASURED:
+            days[row["finished_at"].date(), row["pool"]].append(row)
+    return {
+        day: {"attempts": len(rows), "run_seconds": pytest.approx(sum(row["run_seconds"] for row in rows))}
+        | await priced_directly(database, rows)
+        for day, rows in days.items()
+    }
 
 
 def slices(finished_at: datetime, seconds: float) -> dict[datetime, float]:
@@ -100,6 +129,10 @@ async def assert_exact(database: Database) -> None:
     """All roll-ups equal what the attempts say."""
     for table, key in (("stage_stats", ("job_id", "stage", "outcome")), ("pool_stats", ("pool", "outcome"))):
         assert await read(database, table, *key) == await total_directly(database, *key)
+    days = await read(database, "cost_days", "day", "pool", "labels_md5")
+    assert {key[:2]: values for key, values in days.items() if values.pop("labels") == {}} == await days_directly(
+        database
+    )
     for table, key in (
         ("stage_minutes", ("job_id", "stage", "minute")),
         ("worker_minutes", ("minute", "pool", "worker_id")),
@@ -114,6 +147,10 @@ async def count_rolled_up(database: Database) -> int:
 
 async def test_totals_and_minutes_are_those_of_the_attempts(database: Database) -> None:
     draw = random.Random(1)
+    await insert_pool(database, "default")
+    await database.execute("UPDATE pools SET price_per_hour = 0.5")
+    for number in (100, 101):  # and nothing is known of the third
+        await insert_worker(database, worker_id=UUID(int=number), slots=number - 96)
     for _ in range(5):
         await insert_attempts(database, [draw_attempt(draw) for _ in range(40)])
         await catch_up(database)
