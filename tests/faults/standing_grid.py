@@ -180,7 +180,8 @@ class StandingGrid:
             return mortal.exit_code is not None
 
         await self._until(gone, mortal)
-        assert mortal.exit_code == 0 or mortal.killed_itself, mortal.log.read_text()
+        in_good_order = 71 if role == "worker" else 0  # the emulator has none of the instances that workers would end
+        assert mortal.exit_code == in_good_order or mortal.killed_itself, mortal.log.read_text()
 
     async def _submit(self, job: str, role: Role) -> Any:
         """With a process of the other role. Returns what tells the job: when its schedule is due, or its id."""
