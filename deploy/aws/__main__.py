@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     roll = verbs.add_parser("roll", help="replace workers of other versions, as they drain")
     roll.add_argument("pool", nargs="?", default="default")
     roll.add_argument("--at-once", type=int, default=2, help="how many drain at a time (%(default)s)")
+    roll.add_argument(
+        "--all", action="store_true", help="all that run now: after a change that is not of the version, such as disks"
+    )
 
     tunnel = verbs.add_parser("tunnel", help="lead ports 8000 and 8001 of this machine to the API and the statistics")
     tunnel.add_argument("--port", type=int, default=8000, help="the API's; that of the statistics is the next one")
@@ -127,7 +130,7 @@ async def _run(options: argparse.Namespace) -> None:
                 )
                 await commands.make_pool(cloud, options.pool, given, options.min, options.max)
             case "roll":
-                await commands.roll(cloud, options.pool, options.at_once)
+                await commands.roll(cloud, options.pool, options.at_once, options.all)
             case "tunnel":
                 outputs = await cloud.stacks.outputs(cloud.grid)
                 for number, service in enumerate(("api", "stats")):

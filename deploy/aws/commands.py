@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -171,33 +172,28 @@ async def make_pool(
     return made
 
 
-async def roll(cloud: Cloud, pool: str, at_once: int) -> None:
-    """Drain the workers of other versions than the pool's, some at a time; tasks that run end first."""
+async def roll(cloud: Cloud, pool: str, at_once: int, everyone: bool = False) -> None:
+    """Drain the pool's workers of other versions, or all that run now, some at a time; tasks that run end first.
+
+    Each ends its instance without making the group smaller, so that the group launches one of the new template.
+    """
     wanted = (await cloud.stacks.outputs(cloud.stack_of(pool)))["Version"]
     grid = await cloud.stacks.outputs(cloud.grid)
+    which = {"started_before": datetime.now(UTC).isoformat()} if everyone else {"release_not": wanted}
+    told = None
     async with access.api(cloud.session, grid) as api:
-        left = None
-        while old := await _old_workers(api, pool, wanted):
-            if left != len(old):
-                cloud.say(f"{pool}: {len(old)} workers are not yet of version {wanted}")
-                left = len(old)
-            draining = [worker for worker in old if worker["state"] == "draining"]
-            for worker in [each for each in old if each["state"] == "active"][: max(0, at_once - len(draining))]:
-                with suppress(DeployError):  # it has just ended
-                    await access.call(api, "POST", f"/v1/workers/{worker['worker_id']}/drain")
+        while True:
+            left = await access.call(
+                api, "POST", f"/v1/pools/{pool}/drain", **which, replace_instance=True, at_most=at_once
+            )
+            now = left["draining"], left["remaining"]
+            if now == (0, 0):
+                break
+            if now != told:
+                cloud.say(f"{pool}: {now[0]} workers drain, {now[1]} are to follow")
+                told = now
             await asyncio.sleep(cloud.pause_seconds)
-    cloud.say(f"{pool}: all workers are of version {wanted}")
-
-
-async def _old_workers(api: Any, pool: str, wanted: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    cursor = ""
-    while True:
-        page = await access.call(api, "GET", f"/v1/workers?pool={pool}&state=active&state=draining&limit=200{cursor}")
-        found += [worker for worker in page["items"] if worker["release"] != wanted]
-        if page["next_cursor"] is None:
-            return found
-        cursor = f"&cursor={page['next_cursor']}"
+    cloud.say(f"{pool}: all older workers are gone" if everyone else f"{pool}: all workers are of version {wanted}")
 
 
 async def status(cloud: Cloud) -> None:

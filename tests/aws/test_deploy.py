@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
+from uuid import UUID
 
 import httpx
 import pytest
@@ -196,26 +197,33 @@ def test_a_stack_that_was_rolled_back_is_told_with_its_reason(whole_ministack: E
     assert deploy(whole_ministack.url, "--grid", "broken", "destroy", "--yes").returncode == 0
 
 
-async def test_workers_of_another_release_are_drained_some_at_a_time(
-    own_database_url: str, api_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("everyone", [False, True], ids=["other-releases", "all"])
+async def test_workers_are_replaced_some_at_a_time(
+    own_database_url: str, api_url: str, monkeypatch: pytest.MonkeyPatch, everyone: bool
 ) -> None:
-    """Each is gone as soon as it drains, as an idle one is; the one of this release stays."""
+    """Each is gone as soon as it drains, as an idle one is, and the group launches one of the pool's release."""
     database = await connect_database(own_database_url)
     await register_pool(database, "large", queue_url="q", dead_letter_url="d", group_name=None, slots=2)
-    ids = [new_id() for _ in range(4)]
-    for number, worker_id in enumerate(ids):
+
+    async def start() -> UUID:
+        worker_id = new_id()
         await register_worker(
-            database, worker_id=worker_id, pool="large", hostname="h", instance_id=None, pid=number, slots=2
+            database, worker_id=worker_id, pool="large", hostname="h", instance_id=None, pid=1, slots=2
         )
+        return worker_id
+
+    ids = [await start() for _ in range(4)]
     await database.execute("UPDATE workers SET release = '0.1.9' WHERE worker_id = ANY($1)", ids[:3])
     most = 0
 
     async def pause(_: float) -> None:
         nonlocal most
-        draining = await database.fetch("SELECT worker_id FROM workers WHERE state = 'draining'")
+        draining = await database.fetch("SELECT worker_id, replace_instance FROM workers WHERE state = 'draining'")
         most = max(most, len(draining))
         for row in draining:
+            assert row["replace_instance"]
             await stop_worker(database, row["worker_id"])
+            await start()
 
     said: list[str] = []
     cloud = Cloud(None, None, "trial", said.append, 0)
@@ -224,12 +232,14 @@ async def test_workers_of_another_release_are_drained_some_at_a_time(
     monkeypatch.setenv("PIECEWORK_API_URL", api_url)
     monkeypatch.setenv("PIECEWORK_API_KEY", KEY)
 
-    await roll(cloud, "large", 2)
+    await roll(cloud, "large", 2, everyone)
 
-    rows = await database.fetch("SELECT worker_id, state FROM workers")
-    assert {row["worker_id"]: row["state"] for row in rows} == dict.fromkeys(ids[:3], "stopped") | {ids[3]: "active"}
+    gone = 4 if everyone else 3
+    states = {row["worker_id"]: row["state"] for row in await database.fetch("SELECT worker_id, state FROM workers")}
+    assert [states[each] for each in ids] == ["stopped"] * gone + ["active"] * (4 - gone)
+    assert list(states.values()).count("active") == 4
     assert most == 2
-    assert said[0].endswith(f"3 workers are not yet of version {VERSION}") and "all workers are" in said[-1]
+    assert said[0].endswith(f"2 workers drain, {gone - 2} are to follow") and said[-1].startswith("large: all ")
     await database.close()
 
 
