@@ -48,16 +48,19 @@ class Slots(Generic[Key]):
         return max(min(at_once - quick, 8 * at_once - len(self._running)), 0)
 
     def start(self, key: Key, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin a piece of work under a free key."""
+        """Begin a piece of work, unless one is under way under this key. Returns the one that is under way then."""
+        if (running := self._running.get(key)) is not None and not running.done():
+            work.close()
+            return running
         task = asyncio.create_task(work)
         self._running[key] = task
         self._started[key] = time.monotonic()
-        task.add_done_callback(lambda _: self._end(key))
+        task.add_done_callback(lambda ended: self._end(key, ended))
         return task
 
-    def _end(self, key: Key) -> None:
-        task = self._running.pop(key)
-        del self._started[key]
+    def _end(self, key: Key, task: asyncio.Task[None]) -> None:
+        if self._running.get(key) is task:  # else the next one under this key has begun meanwhile
+            del self._running[key], self._started[key]
         self.ended.set()
         if not task.cancelled() and (error := task.exception()):
             log.warning("work broke off", work=str(key), error=repr(error))

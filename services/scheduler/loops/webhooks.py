@@ -52,7 +52,8 @@ _BUSY = (429, 503)  # it asks for a pause
 GIVEN_UP_MAX = 1_000  # deliveries, per step and endpoint
 
 # A paused endpoint gets one delivery when its pause is over, from one scheduler: its next pause begins with it. The
-# endpoints take turns, and those that fail come last.
+# endpoints take turns, and those that fail come last. A delivery whose try lasts longer than its lease is not tried
+# beside that ($7).
 _TAKE = """
     WITH open AS (
         SELECT endpoint_id, failures > 0 AS failing, false AS probed FROM webhook_endpoints
@@ -68,6 +69,7 @@ _TAKE = """
             SELECT locked.*, coalesce(busy.deliveries, 0) + row_number() OVER (ORDER BY next_try_at) AS place FROM (
                 SELECT delivery_id, next_try_at FROM webhook_deliveries AS w
                 WHERE w.endpoint_id = o.endpoint_id AND w.state = 'pending' AND w.next_try_at <= now()
+                  AND w.delivery_id <> ALL($7::uuid[])
                 ORDER BY next_try_at
                 LIMIT greatest(CASE WHEN o.failing THEN 1 ELSE $4 END - coalesce(busy.deliveries, 0), 0)
                 FOR UPDATE SKIP LOCKED
@@ -159,8 +161,9 @@ class Deliverer:
         free_of_failing = FAILING_AT_ONCE - sum(failing for _, _, failing in running)
         each = 1 if len(running) >= _CROWDED else ENDPOINT_AT_ONCE
         busy = Counter(endpoint_id for endpoint_id, _, _ in running)
+        tried = [delivery_id for _, delivery_id, _ in running]
         due = await context.database.fetch(
-            _TAKE, free, LEASE_SECONDS, free_of_failing, each, list(busy.keys()), list(busy.values())
+            _TAKE, free, LEASE_SECONDS, free_of_failing, each, list(busy.keys()), list(busy.values()), tried
         )
         for delivery in due:
             key = (delivery["endpoint_id"], delivery["delivery_id"], delivery["failing"])

@@ -270,6 +270,28 @@ async def test_a_scheduler_that_dies_while_it_sends_costs_only_time(
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
 
 
+async def test_a_try_that_outlasts_its_lease_goes_on_alone(
+    context: Context, play: Play, receiver: Receiver, silent: Receiver
+) -> None:
+    await add_endpoint(play, silent.url)
+    await end_jobs(play)
+    deliverer = webhooks.Deliverer()
+    await deliverer.step(context)
+    await make_due(play)
+    await play.database.execute("UPDATE webhook_endpoints SET failures = 1")
+    await add_endpoint(play, receiver.url)
+    await end_jobs(play)
+
+    async def delivered() -> bool:
+        return bool(receiver.requests)
+
+    await drive(context, deliverer.step, until=delivered)
+
+    tries = await play.database.fetchval("SELECT max(tries) FROM webhook_deliveries")
+    assert (len(silent.requests), tries) == (1, 1)
+    await deliverer.stop()
+
+
 async def test_an_endless_answer_is_not_read(context: Context, play: Play, receiver: Receiver) -> None:
     receiver.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n"
     receiver.endless = True
