@@ -22,6 +22,7 @@ from services.worker.isolation.uids import Uids
 from services.worker.isolation.view import View
 from services.worker.task.engine import Container, Ended, Engine, ImageGone, Limits, find_engine
 from services.worker.task.environment import container_environment
+from services.worker.task.hardware import listed_gpus
 from services.worker.task.images import Images
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.pins import Pins
@@ -32,7 +33,10 @@ from services.worker.task.share import Share
 from services.worker.task.user_files import UserFiles
 
 _TRIES = 3  # an image may be removed for others between its pull and its use
-_GPUS = "CUDA_VISIBLE_DEVICES"  # numbers; a container counts those that it has from 0
+_VISIBLE = "CUDA_VISIBLE_DEVICES"  # by number; a container counts those that it has from 0
+# Images for GPUs ask for all by this variable, and an engine whose runtime is NVIDIA's gives them what it says.
+# https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/docker-specialized.html
+_GIVEN = "NVIDIA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,10 @@ class Containers:
         spec, limits = stage.spec, self.cells.limits
         entrypoint, command = image_arguments(spec, paths=paths, index=task.index, params=stage.params)
         variables = {"HOME": str(workspace.tmp), **environment}
-        gpus = _gpus(variables.pop(_GPUS, None))
+        visible = variables.pop(_VISIBLE, None)
+        gpus = _gpus(visible) if share.gpus is None else share.gpus
+        if gpus is not None:
+            variables[_GIVEN] = ",".join(gpus) or "void"
         return Container(
             name=f"piecework-{workspace.directory.parent.name}-{workspace.directory.name}",
             image=image_id,
@@ -109,7 +116,7 @@ class Containers:
             gpus=gpus,
             limits=Limits(
                 share.memory_of(stage.memory_bytes),
-                share.threads,
+                share.cpus,
                 limits.processes_max,
                 limits.file_bytes_max,
                 limits.shared_memory_bytes,
@@ -122,11 +129,11 @@ class Containers:
         )
 
 
-def _gpus(named: str | None) -> list[str] | None:
-    """The GPUs that a command would see: those that the variable names, or all; an empty list if there are none."""
-    if named is not None:
-        return [number for number in named.split(",") if number not in ("", "-1", "NoDevFiles")]
-    return None if Path("/dev/nvidiactl").exists() else []
+def _gpus(visible: str | None) -> tuple[str, ...] | None:
+    """What a command would see that asks for nothing: those that the variable names, or all (None) if there are any."""
+    if visible is not None:
+        return listed_gpus(visible)
+    return None if Path("/dev/nvidiactl").exists() else ()
 
 
 def _open_log(files: UserFiles, path: Path) -> FileIO:

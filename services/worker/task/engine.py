@@ -33,6 +33,7 @@ LABEL = "piecework.worker"  # the scratch directory of the worker that a contain
 _ASK_SECONDS = 60.0  # for an answer, where nothing is waited for
 _FIND_SECONDS = 10.0
 _DRAIN_SECONDS = 10.0  # for what the container has printed, after its end
+_CPUS_MIN = 0.01  # engines take no less
 _FILES_MAX = 65_536  # open at the same time, as for a task without a container
 _NO_PROGRAM = ("executable file not found", "no such file or directory", "permission denied", "exec format error")
 
@@ -50,7 +51,7 @@ class Limits:
     """What a container may use. `processes_max` counts threads, too."""
 
     memory_bytes: int
-    cpus: int
+    cpus: float
     processes_max: int
     file_bytes_max: int | None
     shared_memory_bytes: int
@@ -87,9 +88,12 @@ class Ended(NamedTuple):
 class Engine:
     """One for all attempts of a node."""
 
-    def __init__(self, docker: aiodocker.Docker, name: str, socket: str, worker: Path, *, keep_id: bool) -> None:
+    def __init__(
+        self, docker: aiodocker.Docker, name: str, socket: str, worker: Path, *, cpus: int, keep_id: bool
+    ) -> None:
         self.docker = docker
         self.name = name  # such as `docker 28.2.2`
+        self._cpus = cpus  # of the machine: an engine refuses a container that may have more
         self._socket = socket
         self._worker = str(worker)
         self._keep_id = keep_id
@@ -122,7 +126,9 @@ class Engine:
             await asyncio.shield(removing)
 
     async def _create(self, container: Container) -> DockerContainer:
-        config = _config(container, keep_id=self._keep_id) | {"Labels": {**container.labels, LABEL: self._worker}}
+        config = _config(container, self._cpus, keep_id=self._keep_id) | {
+            "Labels": {**container.labels, LABEL: self._worker}
+        }
         async with asyncio.timeout(_ASK_SECONDS):
             return await self.docker.containers.create(config, name=container.name)
 
@@ -228,10 +234,12 @@ async def _open(url: str, worker: Path) -> Engine:
     is_podman = any("podman" in str(part.get("Name")).lower() for part in version.get("Components") or ())
     rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
     name = f"{'podman' if is_podman else 'docker'} {version['Version']}"
-    return Engine(docker, name, url.removeprefix("unix://"), worker, keep_id=is_podman and rootless)
+    return Engine(
+        docker, name, url.removeprefix("unix://"), worker, cpus=int(info["NCPU"]), keep_id=is_podman and rootless
+    )
 
 
-def _config(container: Container, *, keep_id: bool) -> dict[str, Any]:
+def _config(container: Container, cpus_max: int, *, keep_id: bool) -> dict[str, Any]:
     """The body of POST /containers/create."""
     limits = container.limits
     # More than the worker itself may have takes a right that not every root has.
@@ -249,7 +257,7 @@ def _config(container: Container, *, keep_id: bool) -> dict[str, Any]:
         "NetworkMode": "bridge" if container.network else "none",
         "Memory": limits.memory_bytes,
         "MemorySwap": limits.memory_bytes,  # memory and swap together
-        "NanoCpus": limits.cpus * 10**9,
+        "NanoCpus": round(min(max(limits.cpus, _CPUS_MIN), cpus_max) * 1e9),
         "PidsLimit": limits.processes_max,
         "ShmSize": limits.shared_memory_bytes,
         "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in ulimits.items()],

@@ -35,10 +35,15 @@ def find_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path(
     https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html
     """
     if (listed := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
-        names = [name.strip() for name in listed.split(",")]
-        return tuple(name for name in names if name and name not in ("-1", "NoDevFiles"))
+        return listed_gpus(listed)
     count = sum(re.fullmatch("nvidia[0-9]+", path.name) is not None for path in devices.glob("nvidia*"))
     return tuple(map(str, range(count)))
+
+
+def listed_gpus(visible: str) -> tuple[str, ...]:
+    """The GPUs that a value of CUDA_VISIBLE_DEVICES names."""
+    names = [name.strip() for name in visible.split(",")]
+    return tuple(name for name in names if name and name not in ("-1", "NoDevFiles"))
 
 
 def _name_gpus(found: tuple[str, ...], count: int) -> tuple[str, ...]:

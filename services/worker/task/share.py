@@ -17,12 +17,12 @@ _RESERVE_PART = 8  # but of a small node only this part
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Cores and bytes of memory. A task that asks for more memory may have up to `memory_bytes_max`, the node's.
+    """Cores, with fractions, and bytes of memory. By its `memory_bytes`, a task may have up to `memory_bytes_max`.
 
     `gpus` are those that it has for itself, by name; None: it asks for nothing, and sees what the worker sees.
     """
 
-    threads: int
+    cpus: float
     memory_bytes: int
     memory_bytes_max: int
     gpus: tuple[str, ...] | None = None
@@ -32,20 +32,31 @@ class Share:
     def of_node(cls, slots: int, capacity: Capacity | None = None) -> "Share":
         """That of each slot of a node, or of this machine or container."""
         node = capacity or Capacity(node_cpus(), tasks_memory_bytes())
-        return cls(max(1, int(node.cpus) // slots), node.memory // slots, node.memory)
+        part = node.share(slots)
+        return cls(part.cpus, part.memory, node.memory)
 
     def of_part(self, stage: StageWork, part: Capacity, gpus: tuple[str, ...]) -> "Share":
         """That of a task of a stage that asks for a part of the node."""
         asked = stage.memory is not None
-        return replace(self, threads=max(1, int(part.cpus)), memory_bytes=part.memory, gpus=gpus, asked=asked)
+        return replace(self, cpus=part.cpus, memory_bytes=part.memory, gpus=gpus, asked=asked)
+
+    @property
+    def threads(self) -> int:
+        """As many as have a core each."""
+        return max(1, int(self.cpus))
 
     def memory_of(self, wanted: int | None) -> int:
-        """The bytes of memory that a task may use whose stage has this `memory_bytes`."""
-        return self.memory_bytes if wanted is None else min(wanted, self.memory_bytes_max)
+        """The bytes of memory that a task may use whose stage has this `memory_bytes`: no less than it asks for."""
+        if wanted is None or self._asks_for_more(wanted):
+            return self.memory_bytes
+        return min(wanted, self.memory_bytes_max)
+
+    def _asks_for_more(self, wanted: int) -> bool:
+        return self.asked and wanted < self.memory_bytes
 
     def explain_memory(self, wanted: int | None) -> str:
         """Where that number comes from, and how to raise it."""
-        if wanted is None and self.asked:
+        if self.asked and (wanted is None or self._asks_for_more(wanted)):
             return "the memory that the stage asks for; ask for more"
         if wanted is None:
             return "a slot's share of this node; set memory_bytes of the stage to allow more"

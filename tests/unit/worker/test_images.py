@@ -1,5 +1,7 @@
-"""Pulls of images: who the node says it is, what failures mean, and what makes room. The engine is played."""
+"""Pulls of images: who the node says it is, what failures mean, and what makes room; and what containers may use. The
+engine is played."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,11 +14,20 @@ import pytest
 from aiohttp import web
 
 from deploy.local.emulator import Emulator
+from services.contract.resources import Capacity
 from services.contract.task_error import TaskError
+from services.contract.task_input import parse_input
+from services.engine.attempt import ClaimedTask, StageWork
+from services.engine.spec import ProcessorSpec
 from services.platform.settings import WorkerSettings
-from services.worker.task.engine import Container, Limits, _config
+from services.worker.isolation.cells import Cells
+from services.worker.task.containers import Containers
+from services.worker.task.engine import find_engine
+from services.worker.task.environment import task_environment
 from services.worker.task.images import Images
+from services.worker.task.paths import Paths, Workspace
 from services.worker.task.registries import Registries
+from services.worker.task.share import Share
 
 JOB = UUID(int=1)
 ECR = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
@@ -28,7 +39,9 @@ def _json(value: Any, status: int = 200) -> web.Response:
 
 
 class PlayedEngine:
-    """Docker's API, as far as pulls need it: images by every name that they have."""
+    """Docker's API, as far as pulls need it: images by every name that they have. It creates no container."""
+
+    CPUS = 8
 
     def __init__(self) -> None:
         self.here: dict[str, dict[str, Any]] = {}
@@ -38,6 +51,7 @@ class PlayedEngine:
         self.pulls: list[str] = []
         self.auth: list[dict[str, Any] | None] = []
         self.in_use: set[str] = set()
+        self.created: list[dict[str, Any]] = []
 
     def put(self, name: str, number: str, *, size: int = 10, at: str = "registry") -> str:
         """Have the registry (or the node) have an image; returns its id."""
@@ -62,6 +76,10 @@ class PlayedEngine:
             image = self.registry[name]
             self.here |= {each: found for each, found in self.registry.items() if found["Id"] == image["Id"]}
         return web.Response(text="\n".join(json.dumps(line) for line in (*self.told, {"status": "done"})))
+
+    async def create(self, request: web.Request) -> web.Response:
+        self.created.append(await request.json())
+        return _json({"message": "not played"}, status=400)
 
     async def remove(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -93,9 +111,19 @@ async def docker(engine: PlayedEngine, tmp_path: Path) -> AsyncIterator[aiodocke
     app = web.Application()
 
     async def version(request: web.Request) -> web.Response:
-        return _json({"ApiVersion": "1.41"})
+        return _json({"ApiVersion": "1.41", "Version": "28.2.2"})
+
+    async def info(request: web.Request) -> web.Response:
+        return _json({"OSType": "linux", "NCPU": engine.CPUS})
+
+    async def containers(request: web.Request) -> web.Response:
+        return _json([])
 
     app.router.add_get("/version", version)
+    app.router.add_get("/{v}/version", version)
+    app.router.add_get("/{v}/info", info)
+    app.router.add_get("/{v}/containers/json", containers)
+    app.router.add_post("/{v}/containers/create", engine.create)
     app.router.add_get("/{v}/images/{name:.+}/json", engine.inspect)
     app.router.add_post("/{v}/images/create", engine.pull)
     app.router.add_delete("/{v}/images/{name:.+}", engine.remove)
@@ -235,12 +263,90 @@ async def test_without_a_token_of_ecr_the_fix_is_told(engine: PlayedEngine, dock
     assert (error.value.type, error.value.retryable) == ("image_unavailable", True)
 
 
-def test_the_gpus_of_a_command_are_those_of_a_container() -> None:
-    def asked(gpus: list[str] | None) -> Any:
-        limits = Limits(1 << 30, 2, 4096, None, 1 << 20)
-        container = Container("n", "i", None, None, {}, 1, 1, Path("/w"), [], [], True, gpus, limits, {})
-        return _config(container, keep_id=False)["HostConfig"].get("DeviceRequests")
+GiB = 1 << 30
+NODE = Capacity(cpus=6, memory=12 * GiB, gpus=4)
+Create = Callable[..., Awaitable[dict[str, Any]]]
 
-    assert asked([]) is None
-    assert asked(["0", "2"]) == [{"Driver": "", "Capabilities": [["gpu"]], "DeviceIDs": ["0", "2"]}]
-    assert asked(None) == [{"Driver": "", "Capabilities": [["gpu"]], "Count": -1}]
+
+@pytest.fixture
+async def create(
+    engine: PlayedEngine, docker: aiodocker.Docker, make: MakeImages, tmp_path: Path
+) -> AsyncIterator[Create]:
+    """What the engine is told to create for a task of a node of 4 slots; it refuses."""
+    workspace = Workspace(tmp_path / "w" / "a")
+    workspace.directory.parent.mkdir()
+    await asyncio.to_thread(workspace.make)
+    paths = Paths(tmp_path / "input", workspace.output / "out", workspace.records)
+    task = ClaimedTask(UUID(int=2), JOB, 0, 0, 1, parse_input({"type": "item", "value": 1}))
+
+    async def create(
+        *,
+        node: Capacity = NODE,
+        assigned: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        **stage: Any,
+    ) -> dict[str, Any]:
+        spec = ProcessorSpec(image="a/b:1", environment=environment or {})
+        work = StageWork(
+            **{"job_id": JOB, "stage": 0, "job_name": "j", "stage_name": "s", "kind": "map", "processor": "p"},
+            **{"processor_version": 1, "spec": spec, "timeout_seconds": 60.0, **stage},
+        )
+        share = Share.of_node(4, node)
+        if work.needs is not None:
+            share = share.of_part(work, node.part(work.needs, 4), assigned)
+        async with find_engine(f"unix://{tmp_path}/e", tmp_path / "scratch") as found:
+            assert found is not None
+            containers = Containers(found, make(), Cells("process", tmp_path), {}, {})
+            given = task_environment({}, task, work, paths, directory=workspace.work, share=share)
+            with pytest.raises(TaskError, match="the engine refuses"):
+                await containers.run(
+                    task, work, "i", environment=given, workspace=workspace, paths=paths, share=share, killed={}
+                )
+        return engine.created.pop()
+
+    yield create
+    await asyncio.to_thread(workspace.remove)
+
+
+def _given(body: dict[str, Any]) -> tuple[float, float]:
+    """Cores, and GiB of memory."""
+    host = body["HostConfig"]
+    assert host["MemorySwap"] == host["Memory"]
+    return host["NanoCpus"] / 1e9, host["Memory"] / GiB
+
+
+def _gpus(body: dict[str, Any]) -> tuple[Any, str | None]:
+    """Those that are asked for, and those that NVIDIA's runtime gives without being asked."""
+    [request] = body["HostConfig"].get("DeviceRequests", [None])
+    assert not any(variable.startswith("CUDA_VISIBLE_DEVICES=") for variable in body["Env"])
+    said = [
+        value for name, _, value in (each.partition("=") for each in body["Env"]) if name == "NVIDIA_VISIBLE_DEVICES"
+    ]
+    return request and request.get("DeviceIDs", request.get("Count")), said[0] if said else None
+
+
+async def test_a_container_has_exactly_what_its_stage_asks_for_or_its_slots_share(create: Create) -> None:
+    assert _given(await create()) == (1.5, 3)
+    assert _given(await create(memory_bytes=GiB)) == (1.5, 1)
+    assert _given(await create(cpus=0.25)) == (0.25, 3)
+    assert _given(await create(cpus=2.5, memory=5 * GiB)) == (2.5, 5)
+    assert _given(await create(memory=5 * GiB, memory_bytes=6 * GiB)) == (1.5, 6)
+    assert _given(await create(memory=5 * GiB, memory_bytes=GiB)) == (1.5, 5)
+
+
+async def test_a_node_that_says_that_it_has_more_cores_gives_a_container_all_that_there_are(create: Create) -> None:
+    many = Capacity(cpus=64, memory=GiB)
+    assert _given(await create(node=many, cpus=32))[0] == PlayedEngine.CPUS
+
+
+async def test_a_container_has_the_gpus_of_its_task_whatever_its_image_or_processor_says(
+    create: Create, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "NVIDIA_VISIBLE_DEVICES": "all"}
+    for environment in ({}, everything):
+        assert _gpus(await create(environment=environment, assigned=("1", "3"), gpus=2)) == (["1", "3"], "1,3")
+        assert _gpus(await create(environment=environment, cpus=1)) == (None, "void")
+    assert _gpus(await create(environment={"CUDA_VISIBLE_DEVICES": "0, 2"})) == (["0", "2"], "0,2")
+    assert _gpus(await create()) == (None, "void")
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
+    assert _gpus(await create()) == (-1, None)
