@@ -50,8 +50,8 @@ class WorkerPool(SQLModel, table=True):
     capacity_max: int = 0
     capacity_desired: int = 0
     slots: int = 2
-    price_per_hour: float | None = None
-    spot_price_per_hour: float | None = None
+    price_per_hour: float | None = Field(None, sa_type=Double)
+    spot_price_per_hour: float | None = Field(None, sa_type=Double)
     paused: bool = False
     scaled_at: datetime | None = Field(None, sa_type=_UTC)
     paused_at: datetime | None = Field(None, sa_type=_UTC)

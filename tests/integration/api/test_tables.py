@@ -17,8 +17,8 @@ _UNLISTED = {
     *("alembic_version", "schema_compatibility"),
     *("bundles", "lost_outputs", "scheduler_loops", "queue_messages", "idempotency_keys"),
     *("clock", "schedulers", "database_watch"),
-    *("deleted_jobs", "packages"),
-    *("stats_watermark", "stage_stats", "pool_stats", "stage_minutes", "worker_minutes"),
+    *("deleted_jobs", "left_rows", "packages"),
+    *("stats_watermark", "stage_stats", "pool_stats", "stage_minutes", "worker_minutes", "cost_days"),
 }
 
 _COLUMNS = """
