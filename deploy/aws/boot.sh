@@ -153,10 +153,9 @@ unit() {
     put 0644 "/etc/systemd/system/piecework-$name.service" <<END
 [Unit]
 Description=Piecework $name $VERSION
-After=network-online.target piecework-fence.service
+After=network-online.target piecework-fence.service docker.service
 Requires=piecework-fence.service
 StartLimitIntervalSec=0
-$(if [ "$name" = worker ]; then echo SuccessAction=poweroff; fi)
 [Service]
 RootDirectory=$HOME_DIRECTORY
 WorkingDirectory=/app
@@ -167,7 +166,7 @@ EnvironmentFile=/etc/piecework/$name.env
 Environment=PYTHONUNBUFFERED=1 PATH=/usr/local/bin:/usr/bin:/bin
 ExecStart=$command
 Restart=on-failure
-RestartSec=10
+RestartSec=30
 KillMode=mixed
 OOMScoreAdjust=-500
 StandardOutput=append:/var/log/piecework/$name.log
@@ -178,9 +177,14 @@ WantedBy=multi-user.target
 END
 }
 
-# Says each minute whether the services answer; restarts one that has not for three, and ends a node after fifteen.
+# A service that tells systemd each second that it lives, and is started again if it says nothing for a minute. While
+# it starts or stops it has more time each time that it says so.
+ALIVE=(Type=notify NotifyAccess=main WatchdogSec=60)
+
+# watch PROBES [NAMES]: says each minute whether the services answer, and ends a worker's node after fifteen minutes of
+# silence. Those that are named, which tell systemd nothing, are started again after three.
 watch() {
-    local probes=$1
+    local probes=$1 deaf=" ${2:-} "
     put 0755 /usr/local/bin/piecework-health <<END
 #!/bin/bash
 cd /run || exit
@@ -194,7 +198,7 @@ for probe in $probes; do
         echo >>"piecework-\$name.silent"
         silent=\$(wc -l <"piecework-\$name.silent")
         if [ "\$silent" -ge 15 ] && [ "$KIND" = worker ]; then systemctl poweroff; fi
-        if [ \$((silent % 3)) = 0 ]; then systemctl try-restart "piecework-\$name"; fi
+        case "$deaf" in *" \$name "*) if [ \$((silent % 3)) = 0 ]; then systemctl try-restart "piecework-\$name"; fi ;; esac
     fi
 done
 echo "piecework-health: \$ready" >>/var/log/piecework/health.log
@@ -255,11 +259,11 @@ boot_control() {
     local serve='--host 0.0.0.0 --no-access-log --timeout-graceful-shutdown 5'
     unit api "/usr/local/bin/uvicorn services.api.main:app --port 8000 $serve"
     unit stats "/usr/local/bin/uvicorn services.stats.main:app --port 8001 $serve"
-    unit scheduler '/usr/local/bin/python -m services.scheduler'
-    watch 'api=8000/readyz stats=8001/readyz scheduler=8002/healthz'
+    unit scheduler '/usr/local/bin/python -m services.scheduler' "${ALIVE[@]}"
+    watch 'api=8000/readyz stats=8001/readyz scheduler=8002/healthz' 'api stats'
     systemctl stop docker
     systemctl daemon-reload
-    for service in $services; do systemctl enable -q --now "piecework-$service"; done
+    for service in $services; do systemctl enable -q --now --no-block "piecework-$service"; done
     ready http://127.0.0.1:8000/readyz
     ready http://127.0.0.1:8001/readyz
     ready http://127.0.0.1:8002/healthz
@@ -282,12 +286,19 @@ PIECEWORK_SCRATCH=/var/lib/piecework/scratch
 PIECEWORK_CACHE=/var/lib/piecework/cache
 END
     } | put 0600 /etc/piecework/worker.env
-    unit worker '/usr/local/bin/python -m services.worker' Delegate=yes "TimeoutStopSec=$((DRAIN_SECONDS + 35))" \
-        'BindPaths=/var/lib/piecework /sys/fs/cgroup' 'BindReadOnlyPaths=-/run/docker.sock'
+    # Drained (0), it has ended its instance; if it could not (71), the machine's power ends it all the same. That is no
+    # SuccessAction=, which systemd 252 also does at each restart.
+    put 0755 /usr/local/bin/piecework-worker-ended <<'END'
+#!/bin/bash
+case $EXIT_CODE:$EXIT_STATUS in exited:0 | exited:71) systemctl --no-block poweroff ;; esac
+END
+    unit worker '/usr/local/bin/python -m services.worker' "${ALIVE[@]}" "TimeoutStopSec=$((DRAIN_SECONDS + 15))" \
+        SuccessExitStatus=71 RootDirectoryStartOnly=yes ExecStopPost=+/usr/local/bin/piecework-worker-ended \
+        Delegate=yes 'BindPaths=/var/lib/piecework /sys/fs/cgroup' 'BindReadOnlyPaths=-/run/docker.sock'
     watch 'worker=8002/healthz'
     systemctl daemon-reload
     systemctl enable -q docker
-    systemctl enable -q --now piecework-worker
+    systemctl enable -q --now --no-block piecework-worker
     ready http://127.0.0.1:8002/healthz
     systemctl enable -q --now piecework-health.timer
 }

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,7 +219,11 @@ def test_a_worker_node_runs_the_worker_and_ends_with_it(start: Start) -> None:
 
     assert node.code == 0, node.output
     unit = node.read("/etc/systemd/system/piecework-worker.service")
-    assert "SuccessAction=poweroff" in unit and "TimeoutStopSec=135" in unit and "User=root" in unit
+    assert (
+        "ExecStopPost=+/usr/local/bin/piecework-worker-ended" in unit
+        and "TimeoutStopSec=115" in unit
+        and "User=root" in unit
+    )
     settings = node.settings("worker")
     assert (settings["PIECEWORK_POOL"], settings["PIECEWORK_SLOTS"]) == ("large", "4")
     assert settings["PIECEWORK_LIFECYCLE_HOOK"] == "grid-large-drain"
@@ -323,12 +328,114 @@ def test_what_the_network_fails_once_is_tried_again(start: Start) -> None:
     assert [call for call in node.calls("docker") if call.startswith("pull")] == [f"pull -q {CONTROL['IMAGE']}"] * 2
 
 
-def test_a_worker_that_is_silent_for_fifteen_minutes_ends_its_node(start: Start) -> None:
-    silent = "case $* in *8002*) [ ! -e /fakes/silent ] || exit 7 ;; esac\n" + PLAYED["curl"]
-    then = "touch /fakes/silent; for i in {1..15}; do piecework-health; done; cp /var/log/piecework/health.log /fakes/"
+def health(name: str, port: int, minutes: int) -> tuple[dict[str, str], str]:
+    """What makes a service silent, and what asks for as many minutes."""
+    silent = f"case $* in *{port}*) [ ! -e /fakes/silent ] || exit 7 ;; esac\n" + PLAYED["curl"]
+    asked = f"touch /fakes/silent; for i in {{1..{minutes}}}; do piecework-health; done"
+    return {"curl": silent}, f"{asked}; cp /var/log/piecework/health.log /fakes/"
 
-    node = start(WORKER, then=then, curl=silent)
+
+def actions(node: Node) -> list[str]:
+    return [call for call in node.calls("systemctl") if call == "poweroff" or "try-restart" in call]
+
+
+def test_a_worker_that_is_silent_for_fifteen_minutes_ends_its_node(start: Start) -> None:
+    """systemd has started it again each minute, by its watchdog."""
+    played, then = health("worker", 8002, 15)
+
+    node = start(WORKER, then=then, **played)
 
     assert node.read("/fakes/health.log").splitlines() == ["piecework-health: not ready: worker"] * 15
-    after = [call for call in node.calls("systemctl") if call == "poweroff" or "try-restart" in call]
-    assert after == ["try-restart piecework-worker"] * 4 + ["poweroff", "try-restart piecework-worker"]
+    assert actions(node) == ["poweroff"]
+
+
+@pytest.mark.parametrize(("name", "port", "restarts"), [("api", 8000, 2), ("stats", 8001, 2), ("scheduler", 8002, 0)])
+def test_what_has_no_watchdog_is_started_again_after_three_silent_minutes(
+    start: Start, name: str, port: int, restarts: int
+) -> None:
+    played, then = health(name, port, 7)
+
+    node = start(CONTROL, then=then, **played)
+
+    assert node.read("/fakes/health.log").splitlines() == [f"piecework-health: not ready: {name}"] * 7
+    assert actions(node) == [f"try-restart piecework-{name}"] * restarts
+    assert ("WatchdogSec=60" in node.read(f"/etc/systemd/system/piecework-{name}.service")) is (restarts == 0)
+
+
+# What runs in place of a service, in the image's files: it says how it was started, and ends as it is told in turn.
+PLAYED_SERVICE = """#!/usr/bin/python3
+import os, socket, sys, time
+with open("/var/lib/piecework/seen", "a") as seen:
+    print(os.environ["WATCHDOG_USEC"], os.access("/run/docker.sock", os.W_OK), file=seen)
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+    systemd.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+end = ENDS[len(open("/var/lib/piecework/seen").readlines()) - 1]
+time.sleep(1000) if end == "hangs" else sys.exit(end)
+"""
+
+# Beside the unit under test there is no other. Power is off (SIGRTMIN+14) when systemd is gone; minutes are seconds.
+SYSTEMD = """
+    set -e
+    mount -t tmpfs none /mnt
+    mkdir /mnt/upper /mnt/work /mnt/image /mnt/image-work
+    root=$1/root
+    mkdir $root
+    mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work $root
+    mkdir -p $root/opt/piecework $root/etc/piecework $root/var/lib/piecework $root/var/log/piecework $root/units
+    mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/image,workdir=/mnt/image-work $root/opt/piecework
+    mkdir -p $root/opt/piecework/app $root/opt/piecework/etc/piecework $root/opt/piecework/var/lib/piecework
+    install -m 755 $1/service $root/opt/piecework/usr/local/bin/python
+    install -m 755 $1/ended $root/usr/local/bin/piecework-worker-ended
+    printf '#!/bin/bash\necho "$*" >>/var/lib/piecework/off; kill -s RTMIN+14 1\n' >$root/usr/local/bin/systemctl
+    chmod 755 $root/usr/local/bin/systemctl
+    cp $1/piecework-worker.service $root/units/
+    touch $root/etc/piecework/worker.env
+    mount --bind $1/kept $root/var/lib/piecework
+    mount -t proc proc $root/proc
+    mount --rbind /sys $root/sys
+    mount --rbind /dev $root/dev
+    mount -t tmpfs none $root/run
+    /usr/bin/python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' $root/run/docker.sock
+    exec chroot $root /usr/bin/env -i container=other SYSTEMD_UNIT_PATH=/units \
+        /lib/systemd/systemd --system --unit=piecework-worker.service --show-status=no
+"""
+
+
+def systemd_unusable() -> str | None:
+    found = [
+        path for path in ("/lib/systemd/systemd", "/usr/bin/python3", "/sys/fs/cgroup/systemd") if Path(path).exists()
+    ]
+    return None if len(found) == 3 else f"there is only {found}"
+
+
+@pytest.mark.skipif(systemd_unusable() is not None, reason=str(systemd_unusable()))
+@pytest.mark.parametrize(
+    ("ends", "starts"),
+    [((0,), 1), ((71,), 1), (("hangs", 70, 75, 71), 4)],
+    ids=["drained", "instance-not-ended", "hung-then-unfit"],
+)
+def test_systemd_keeps_a_worker_running_until_it_has_drained(
+    start: Start, tmp_path_factory: pytest.TempPathFactory, ends: tuple[Any, ...], starts: int
+) -> None:
+    """Within the image's files it reaches systemd, by its watchdog, and the container engine."""
+    node = start(WORKER)
+    unit = node.read("/etc/systemd/system/piecework-worker.service")
+    place = tmp_path_factory.mktemp("systemd")
+    (place / "kept").mkdir()
+    (place / "ended").write_text(node.read("/usr/local/bin/piecework-worker-ended"))
+    (place / "service").write_text(PLAYED_SERVICE.replace("ENDS", repr(ends)))
+    for real, played in (
+        ("[Unit]", "[Unit]\nDefaultDependencies=no"),
+        ("Requires=piecework-fence.service", ""),
+        ("RestartSec=30", "RestartSec=0"),
+        ("WatchdogSec=60", "WatchdogSec=2"),
+    ):
+        assert unit.count(real) == 1
+        unit = unit.replace(real, played)
+    (place / "piecework-worker.service").write_text(unit)
+
+    namespaces = ("unshare", "--mount", "--pid", "--net", "--uts", "--fork", "--kill-child")
+    done = subprocess.run([*namespaces, "bash", "-c", SYSTEMD, "-", str(place)], capture_output=True, timeout=60)
+
+    assert (place / "kept/seen").read_text().splitlines() == ["2000000 True"] * starts, done.stderr
+    assert (place / "kept/off").read_text().splitlines() == ["--no-block poweroff"]
