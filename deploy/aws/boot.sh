@@ -285,6 +285,12 @@ PIECEWORK_TASK_UIDS=52000-52999
 PIECEWORK_SCRATCH=/var/lib/piecework/scratch
 PIECEWORK_CACHE=/var/lib/piecework/cache
 END
+        if [ "$CONTAINERS" = true ]; then
+            echo PIECEWORK_CONTAINER_ENGINE=unix:///run/docker.sock
+            echo "PIECEWORK_IMAGES_BYTES_MAX=$(($(df -B1 --output=size /var/lib | tail -n 1) / 3))"
+        else
+            echo PIECEWORK_CONTAINER_ENGINE=none
+        fi
     } | put 0600 /etc/piecework/worker.env
     # Drained (0), it has ended its instance; if it could not (71), the machine's power ends it all the same. That is no
     # SuccessAction=, which systemd 252 also does at each restart.
@@ -297,7 +303,7 @@ END
         Delegate=yes 'BindPaths=/var/lib/piecework /sys/fs/cgroup' 'BindReadOnlyPaths=-/run/docker.sock'
     watch 'worker=8002/healthz'
     systemctl daemon-reload
-    systemctl enable -q docker
+    if [ "$CONTAINERS" = true ]; then systemctl enable -q docker; else systemctl stop docker docker.socket; fi
     systemctl enable -q --now --no-block piecework-worker
     ready http://127.0.0.1:8002/healthz
     systemctl enable -q --now piecework-health.timer

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
 from deploy.aws.includes import HERE
+from services.platform.settings import WorkerSettings, read_settings
 from tests.aws.test_templates import resources
 
 BOOT = HERE / "boot.sh"
@@ -46,6 +48,7 @@ WORKER = COMMON | {
     "SLOTS": "4",
     "DRAIN_SECONDS": "100",
     "TASKS_USE_NODE_ROLE": "false",
+    "CONTAINERS": "true",
 }
 
 # $CALLS gets a line a call; what a program is told to say is in /fakes/NAME.
@@ -229,6 +232,24 @@ def test_a_worker_node_runs_the_worker_and_ends_with_it(start: Start) -> None:
     assert settings["PIECEWORK_LIFECYCLE_HOOK"] == "grid-large-drain"
     assert node.calls("cfn-signal") == []
     assert node.calls("docker")[0] == "login -u AWS --password-stdin 123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+
+
+@pytest.mark.parametrize("containers", ["true", "false"])
+def test_a_worker_has_the_nodes_container_engine_only_if_the_pool_says_so(
+    start: Start, monkeypatch: pytest.MonkeyPatch, containers: str
+) -> None:
+    node = start(WORKER | {"CONTAINERS": containers}, df="echo 1B-blocks; echo 30000000000")
+
+    for name, value in node.settings("worker").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PIECEWORK_DATABASE_CA", certifi.where())  # RDS's own is on nodes alone
+    settings = read_settings(WorkerSettings)
+    last = [call for call in node.calls("systemctl") if "docker" in call][-1]
+    if containers == "true":
+        assert (settings.container_engine, settings.images_bytes_max) == ("unix:///run/docker.sock", 10_000_000_000)
+        assert last == "enable -q docker"
+    else:
+        assert (settings.container_engine, last) == ("none", "stop docker docker.socket")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")

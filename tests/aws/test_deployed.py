@@ -170,7 +170,8 @@ def hook(deployed: Deployed) -> bool:
     [found] = deployed.client("autoscaling").describe_lifecycle_hooks(AutoScalingGroupName="piecework-default")[
         "LifecycleHooks"
     ]
-    return bool(found["LifecycleTransition"].endswith("TERMINATING") and found["DefaultResult"] == "CONTINUE")
+    assert found["LifecycleTransition"].endswith("TERMINATING")
+    return bool(found["DefaultResult"] == "CONTINUE" and found["HeartbeatTimeout"] == 120)
 
 
 def with_tokens(template: str, name: str) -> Ask:

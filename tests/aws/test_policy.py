@@ -6,6 +6,7 @@ import pytest
 
 from tests.aws.gate.calls import operations
 from tests.aws.gate.policy import Need, Policies, UnknownToGate
+from tests.aws.gated import roles_of
 from tests.aws.roles import policies_of
 
 QUEUE = "arn:aws:sqs:us-east-1:000000000000:grid-default"
@@ -138,3 +139,21 @@ def test_each_action_of_the_policies_exists() -> None:
                 service, _, name = action.partition(":")
                 known = service in ELSEWHERE or name in operations(service) | S3_ACTIONS
                 assert known, f"{action} in {statement['Sid']}"
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "TerminateInstanceInAutoScalingGroup",
+        "SetInstanceHealth",
+        "RecordLifecycleActionHeartbeat",
+        "CompleteLifecycleAction",
+    ],
+)
+def test_a_worker_may_end_nodes_of_its_own_group_alone(action: str) -> None:
+    arn = "arn:aws:autoscaling:us-east-1:000000000000:autoScalingGroup:1234:autoScalingGroupName/grid-"
+    worker = roles_of("grid")["worker"]
+
+    assert worker.allow(Need(f"autoscaling:{action}", f"{arn}default"))
+    assert not worker.allow(Need(f"autoscaling:{action}", f"{arn}gpu"))
+    assert not worker.allow(Need(f"autoscaling:{action}", f"{arn}default-2"))

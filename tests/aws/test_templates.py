@@ -102,6 +102,9 @@ def test_an_update_of_a_pool_changes_no_capacity() -> None:
     assert group["Properties"]["MinSize"] == "0"
     assert "DesiredCapacity" not in group["Properties"]
     assert group["Properties"]["NewInstancesProtectedFromScaleIn"] is True
+    [hook] = [found["Properties"] for _, found in resources("AWS::AutoScaling::LifecycleHook")]
+    assert hook["LifecycleHookName"] == {"Fn::Sub": "${Grid}-${Pool}-drain"}, "which boot.sh tells the worker"
+    assert (hook["HeartbeatTimeout"], hook["DefaultResult"]) == (120, "CONTINUE")
     assert "UpdatePolicy" not in group, "nodes are replaced by draining them"
 
 
