@@ -207,8 +207,8 @@ class _Explanation:
     # Tasks that are ready or queued.
 
     def _waiting(self, stage: Row) -> Iterator[Reason]:
-        hard = list(self._of_pool(stage))
-        soft = list(self._of_tasks(stage))
+        hard = [_with_next_pool(stage, reason) for reason in self._of_pool(stage)]
+        soft = [_with_next_pool(stage, reason) for reason in self._of_tasks(stage)]
         yield from hard + soft
         if not hard and not soft and not stage["running"] and not stage["columns_due"]:
             yield _of(stage, "starting", "its tasks are about to start", since=_waits_since(stage))
@@ -471,6 +471,15 @@ def _of(
     """A reason of a stage, which the message names."""
     reason = _reason(code, f"stage {stage['name']}: {message}", since=since, details=details)
     reason.stage = stage["stage"]
+    return reason
+
+
+def _with_next_pool(stage: Row, reason: Reason) -> Reason:
+    """What is said of a pool does not hold for long if the stage has another one."""
+    if stage["next_pool"] is not None and "pool" in reason.details:
+        seconds = stage["next_pool_after_seconds"]
+        reason.message += f"; what has not begun there in {seconds:g} s is for pool {stage['next_pool']}, too"
+        reason.details["next_pool"] = stage["next_pool"]
     return reason
 
 

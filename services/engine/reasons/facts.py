@@ -22,9 +22,11 @@ _JOBS = """
 
 # A scheduler holds a merge by its lease, or by a lock if it is of the release before.
 # Of the tasks that are ready: when the first one is due, and what most of those that failed before have failed with. Of
-# the bundles that no worker has: since when, and what workers lack that put one off.
+# the bundles that no worker has: since when, and what workers lack that put one off. Of several pools in order of
+# preference, `pool` is the last one whose turn it is for any of these tasks.
 _STAGES = """
-    SELECT s.job_id, s.stage, s.name, s.kind, s.pool, s.state, s.tasks_from, s.barrier, s.chains, s.planned,
+    SELECT s.job_id, s.stage, s.name, s.kind, turn.pool, turn.next_pool, s.next_pool_after_seconds,
+        s.state, s.tasks_from, s.barrier, s.chains, s.planned,
         s.task_count, s.columns_due, s.put_off_at, s.put_off_since, s.put_off_error, s.started_at, s.finished_at,
         s.max_attempts, s.retry_budget, (s.options ->> 'running_max')::integer AS running_max,
         c.ready, c.queued, c.running, c.succeeded, c.failed, c.attempts, s.needs,
@@ -54,11 +56,19 @@ _STAGES = """
         ) AS r
     ) AS again ON true
     LEFT JOIN LATERAL (
-        SELECT min(o.queued_at) AS queued_at, min(o.send_at) AS send_at FROM (
-            SELECT b.worker_id, b.queued_at, b.send_at FROM bundles AS b
+        SELECT min(o.queued_at) AS queued_at, min(o.send_at) AS send_at, max(array_position(s.pools, o.pool)) AS turn
+        FROM (
+            SELECT b.worker_id, b.queued_at, b.send_at, b.pool FROM bundles AS b
             WHERE b.job_id = s.job_id AND b.stage = s.stage LIMIT 2000
         ) AS o WHERE o.worker_id IS NULL
     ) AS offered ON c.queued > 0
+    CROSS JOIN LATERAL (
+        SELECT greatest(1, offered.turn, least(cardinality(s.pools), 1 + floor(
+            extract(epoch FROM now() - due.ready_at) / s.next_pool_after_seconds)))::integer AS number
+    ) AS reached
+    CROSS JOIN LATERAL (
+        SELECT coalesce(s.pools[reached.number], s.pool) AS pool, s.pools[reached.number + 1] AS next_pool
+    ) AS turn
     LEFT JOIN LATERAL (
         SELECT b.put_off, b.put_off_error, b.queued_at FROM bundles AS b
         WHERE b.job_id = s.job_id AND b.stage = s.stage AND b.put_off > 0 AND b.worker_id IS NULL LIMIT 1

@@ -23,6 +23,7 @@ from services.scheduler.loop import Context, Loop
 from services.scheduler.loops import chain, columns, dispatch, finish, plan, reap, scale
 from services.scheduler.merges.merge import Merger
 from services.scheduler.noted import note
+from services.stats.waiting import read_waiting
 from tests.groups import create_group
 from tests.integration.api.conftest import Keys, PlayedWorker, array_job, ok
 
@@ -520,3 +521,33 @@ async def test_no_worker_is_large_enough_or_has_room(scheduler: Grid, database: 
     await scheduler.look()
     [reason] = (await scheduler.job(job_id))["reasons"]
     assert (reason["code"], reason["details"]["needs"]) == ("workers_busy", {"cpus": 32.0})
+
+
+async def test_of_pools_in_order_the_one_whose_turn_it_is_is_told(scheduler: Grid, database: Database) -> None:
+    for name in ("spot", "on-demand"):
+        await add_pool(scheduler, name)
+    await ok(scheduler.operator.post("/v1/pools/spot/pause"))
+    stage = {"name": "clean", "processor": "noop", "pools": ["spot", "on-demand"], "next_pool_after_seconds": 60}
+    job_id = await scheduler.submit(stages=[stage])
+    await scheduler.look()
+
+    assert await scheduler.codes(job_id) == ["pool_paused"]
+    reason = await scheduler.reason(job_id, "pool_paused")
+    assert "pool spot is paused" in reason["message"]
+    assert reason["message"].endswith("; what has not begun there in 60 s is for pool on-demand, too")
+    assert reason["details"] == {"pool": "spot", "next_pool": "on-demand"}
+
+    await database.execute("UPDATE tasks SET ready_at = ready_at - interval '61 seconds'")
+    assert await scheduler.codes(job_id) == ["no_workers"]
+    reason = await scheduler.reason(job_id, "no_workers")
+    assert (reason["details"]["pool"], "next_pool" in reason["details"]) == ("on-demand", False)
+    async with database.acquire() as connection:
+        metrics = await read_waiting(connection, ["spot", "on-demand"], scheduler.context.settings)
+    counted = {(*sample.labels.values(), sample.value) for each in metrics for sample in each.samples if sample.value}
+    assert counted == {("on-demand", "no_workers", 1), ("on-demand", "no_workers", 3)}
+
+    await PlayedWorker(database).register(pool="on-demand")
+    await scheduler.look()
+    assert {row["pool"] for row in await database.fetch("SELECT pool FROM bundles")} == {"on-demand"}
+    await database.execute("UPDATE workers SET busy = slots")
+    assert (await scheduler.reason(job_id, "workers_busy"))["details"]["pool"] == "on-demand"
