@@ -132,6 +132,10 @@ class EmbeddedPostgres:
         """The command line that runs the server in the foreground, once prepared."""
         return [str(self._binaries / "postgres"), "-D", str(self.data), "-k", f'"{self._sockets}"']
 
+    def program(self, name: str) -> str:
+        """The path of one of the server's own programs, such as pg_dump."""
+        return str(self._binaries / name)
+
     @property
     def pid(self) -> int:
         assert self._process is not None

@@ -33,10 +33,10 @@ class LocalStack:
     state: Path
     ports: dict[str, str]
 
-    def run(self, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         settings = {"PIECEWORK_STATE_DIRECTORY": str(self.state), "PIECEWORK_WORKERS": "1", **self.ports, **environment}
         return subprocess.run(
-            [sys.executable, "-m", "deploy.local", command],
+            [sys.executable, "-m", "deploy.local", *command],
             env={**os.environ, **settings},
             capture_output=True,
             text=True,
@@ -143,6 +143,34 @@ def test_a_stop_leaves_no_process_and_a_start_finds_jobs_and_results(stack: Loca
     assert stack.run("up").returncode == 0
 
     assert_job_is_there(stack, job_id)
+
+
+async def test_a_restore_puts_a_dump_in_the_databases_place(stack: LocalStack, job_id: str, tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    dumped = stack.run("dump", str(path))
+    assert dumped.returncode == 0, dumped.stderr
+    with stack.client() as api:
+        later = api.post("/v1/processors", json={"name": "later", "description": "", "builtin": "noop"})
+        assert later.status_code == 201
+    refused = stack.run("restore", str(path))
+    assert (refused.returncode, refused.stderr) == (1, "Piecework cannot run: it is up: `make down` first\n")
+
+    assert stack.run("down").returncode == 0
+    assert "its database is not up" in stack.run("dump", str(path)).stderr
+    (tmp_path / "not-a-dump").write_text("no")
+    broken = stack.run("restore", str(tmp_path / "not-a-dump"))
+    assert (broken.returncode, "pg_restore failed" in broken.stderr) == (1, True)
+    restored = stack.run("restore", str(path))
+    assert restored.returncode == 0, restored.stderr
+    assert "what was there is kept as the database piecework_until_" in restored.stdout
+    assert stack.run("up").returncode == 0
+
+    assert_job_is_there(stack, job_id)
+    with stack.client() as api:
+        assert [each["name"] for each in api.get("/v1/processors").json()["items"]] == ["nothing"]
+        job = {"input": {"type": "range", "count": 3}, "stages": [{"processor": "nothing"}]}
+        again = api.post("/v1/jobs", json=job).json()["job_id"]
+        await until(lambda: api.get(f"/v1/jobs/{again}").json()["state"] == "succeeded")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
