@@ -480,7 +480,7 @@ async def test_nodes_are_asked_for_by_how_many_tasks_of_a_size_fit_on_one(
         job_id = await play.submit(stages=[{"processor": "noop", **needs}])
         await play.plan(job_id, tasks)
     await look(context)
-    assert await read_group(context, group) == (0, 9, 2)  # for 10 x 10 s, and 10 s in which 8 run at once
+    assert await read_group(context, group) == (0, 10, 2)  # for 10 x 10 s, and 10 s in which 8 run at once
     await play.database.execute("UPDATE stages SET needs = '{\"cpus\": 16}'")
     await pass_time(play, 600)
     await look(context)

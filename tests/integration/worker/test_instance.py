@@ -136,6 +136,9 @@ async def test_a_notice_during_a_patient_drain_ends_it(grid: InProcessGrid, imds
     assert [(task["state"], task["losses"]) for task in await grid.tasks(job_id)] == [("ready", 0)]
 
 
+@pytest.mark.both_emulators(
+    "CompleteLifecycleAction", "RecordLifecycleActionHeartbeat", moto="it has no actions of lifecycle hooks"
+)
 async def test_an_instance_that_its_group_ends_is_kept_by_the_hook_until_it_has_drained(
     grid: InProcessGrid, imds: ImdsServer, tmp_path: Path
 ) -> None:
@@ -200,6 +203,7 @@ async def test_a_worker_that_is_to_be_replaced_leaves_its_group_as_large(grid: I
     assert desired == 1 and other != instance_id
 
 
+@pytest.mark.both_emulators("SetInstanceHealth", "TerminateInstanceInAutoScalingGroup")
 async def test_an_instance_that_auto_scaling_does_not_end_is_powered_off(grid: InProcessGrid, tmp_path: Path) -> None:
     async with grid.node(instance_id="i-unknown", power_off=f"touch {tmp_path}/off"):
         await order_drain(grid)
