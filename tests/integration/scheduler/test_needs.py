@@ -1,5 +1,6 @@
 """Of tasks that ask for a part of a node as many are queued as the pool's nodes can hold, beside all others."""
 
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +29,7 @@ async def queued(play: Play) -> dict[UUID, int]:
 
 async def test_what_fits_on_no_node_is_not_queued_and_keeps_nothing_else_out(context: Context, play: Play) -> None:
     await play.register(capacity=SMALL)
+    await play.database.execute("UPDATE pools SET largest_node = $1", asdict(LARGE))  # it may come
     large, small = await submit(play, 100, memory="64GiB"), await submit(play, 100)
 
     await dispatch.step(context)
