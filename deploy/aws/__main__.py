@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     pool.add_argument("--min", type=int, help="nodes at least")
     pool.add_argument("--max", type=int, help="nodes at most")
     pool.add_argument("--on-demand", metavar="PERCENT", help="how many percent are On-Demand")
+    pool.add_argument("--price", type=float, help="US dollars an hour of a node (list price of its type)")
+    pool.add_argument("--spot-price", type=float, help="the same of a Spot node, of which there is no list")
     pool.add_argument("--slots", help="tasks that a node runs at a time")
     pool.add_argument("--image", help="the image of the worker")
     pool.add_argument("--version", help="the release that the image holds")
@@ -128,7 +130,9 @@ async def _run(options: argparse.Namespace) -> None:
                     image="ImageUri",
                     version="Version",
                 )
-                await commands.make_pool(cloud, options.pool, given, options.min, options.max)
+                named = {"price_per_hour": options.price, "spot_price_per_hour": options.spot_price}
+                prices = {name: price for name, price in named.items() if price is not None}
+                await commands.make_pool(cloud, options.pool, given, options.min, options.max, prices)
             case "roll":
                 await commands.roll(cloud, options.pool, options.at_once, options.all)
             case "tunnel":

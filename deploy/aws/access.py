@@ -36,8 +36,8 @@ async def api(session: Any, grid: Mapping[str, str]) -> AsyncIterator[httpx.Asyn
                 yield client
 
 
-async def call(client: httpx.AsyncClient, method: str, path: str, **body: Any) -> Any:
-    """The answer's JSON; raises DeployError for a refusal and for silence."""
+async def call(client: httpx.AsyncClient, method: str, path: str, *, absent: Any = None, **body: Any) -> Any:
+    """The answer's JSON, or `absent`, if given, for a 404; raises DeployError for a refusal and for silence."""
     try:
         answer = await client.request(method, path, json=body or None)
     except httpx.HTTPError as error:
@@ -46,6 +46,8 @@ async def call(client: httpx.AsyncClient, method: str, path: str, **body: Any) -
         ) from None
     if answer.status_code == 401:
         raise DeployError("the API does not know the first key any more: set PIECEWORK_API_KEY to an operator's key")
+    if answer.status_code == 404 and absent is not None:
+        return absent
     if answer.is_error:
         detail = answer.json().get("detail", "") if "json" in answer.headers.get("content-type", "") else answer.text
         raise DeployError(f"the API refuses {method} {path} ({answer.status_code}): {detail[:500]}")

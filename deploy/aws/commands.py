@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -11,6 +12,7 @@ from botocore.exceptions import ClientError
 from deploy.aws import access
 from deploy.aws.cost import monthly
 from deploy.aws.includes import HERE
+from deploy.aws.largest import largest_node
 from deploy.aws.stacks import DeployError, Say, Stacks
 from deploy.aws.template import Template
 from services.engine.prices import list_prices
@@ -135,9 +137,17 @@ def ending(outputs: Mapping[str, str], idle: float) -> str:
 
 
 async def make_pool(
-    cloud: Cloud, pool: str, given: Mapping[str, str], least: int | None, most: int | None
+    cloud: Cloud,
+    pool: str,
+    given: Mapping[str, str],
+    least: int | None,
+    most: int | None,
+    prices: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """The pool's stack and its row; its capacity is set if it is given, or the pool is new."""
+    """The pool's stack and its row; its capacity is set if it is given, or the pool is new.
+
+    `prices` are `price_per_hour` and `spot_price_per_hour`; the row keeps those that are not given.
+    """
     grid = await cloud.stacks.outputs(cloud.grid)
     given = dict(given)
     if "InstanceTypes" in given and "AmiParameter" not in given:
@@ -156,11 +166,16 @@ async def make_pool(
         "pool",
         {"Grid": cloud.grid, "Pool": pool, **{name: grid[name] for name in _POOL_NEEDS}, **given},
     )
+    largest = await _largest_node(cloud, pool)
     async with access.api(cloud.session, grid) as api:
+        before = {} if new else await access.call(api, "GET", f"/v1/pools/{pool}", absent={})
+        kept = {name: before.get(name) for name in ("price_per_hour", "spot_price_per_hour")}
         await access.call(
             api,
             "PUT",
             f"/v1/pools/{pool}",
+            **(kept | dict(prices)),
+            largest_node=largest,
             queue_url=made["QueueUrl"],
             dead_letter_url=made["DeadLetterUrl"],
             group_name=made["GroupName"],
@@ -170,6 +185,18 @@ async def make_pool(
             await access.call(api, "PUT", f"/v1/pools/{pool}/capacity", min=least or 0, max=most)
     cloud.say(f"Pool {pool} is registered" + (f": {least or 0} to {most} nodes" if most is not None else ""))
     return made
+
+
+async def _largest_node(cloud: Cloud, pool: str) -> dict[str, Any] | None:
+    found = await cloud.stacks.find(cloud.stack_of(pool))
+    assert found is not None
+    deployed = {each["ParameterKey"]: each.get("ParameterValue", "") for each in found.get("Parameters", [])}
+    parameters = Template(HERE / "pool.yaml", deployed).parameters
+    async with cloud.session.client("ec2") as ec2:
+        largest = await largest_node(ec2, parameters)
+    if largest is None:
+        cloud.say(f"Pool {pool}: AWS knows none of the types {parameters['InstanceTypes']} in this region")
+    return largest
 
 
 async def roll(cloud: Cloud, pool: str, at_once: int, everyone: bool = False) -> None:

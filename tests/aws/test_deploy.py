@@ -12,12 +12,14 @@ from typing import Any
 from unittest.mock import AsyncMock
 from uuid import UUID
 
+import aioboto3
 import httpx
 import pytest
 
 from deploy.aws.commands import Cloud, architecture, roll
+from deploy.aws.largest import largest_node
 from deploy.aws.stacks import DeployError
-from deploy.local.emulator import Emulator
+from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.process import ROOT
 from services.engine.pools import register_pool
 from services.engine.workers import register_worker, stop_worker
@@ -28,6 +30,11 @@ from tests.conftest import free_port
 
 IMAGE = "000000000000.dkr.ecr.us-east-1.amazonaws.com/piecework:0.2.0"
 KEY = "key-of-the-tests"
+CREDENTIALS = {
+    "aws_access_key_id": AWS_ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+    "aws_secret_access_key": AWS_ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
+    "region_name": AWS_ENVIRONMENT["AWS_DEFAULT_REGION"],
+}
 
 
 @pytest.fixture
@@ -116,16 +123,21 @@ async def test_a_grid_comes_up_changes_gets_a_pool_and_goes_but_for_its_data(
             "pool",
             "large",
             "--types",
-            "c7i.4xlarge,c6i.4xlarge",
+            "c7i.4xlarge,c6i.4xlarge,m5.large",
             "--max",
             "250",
             "--slots",
             "16",
         ),
-        *("--on-demand", "20", "--set=AmiParameter=/test/ami"),
+        *("--on-demand", "20", "--set=AmiParameter=/test/ami", "--price", "0.7"),
         **reached,
     )
     assert large.returncode == 0, large.stdout + large.stderr
+    repeated = deploy(url, "--grid", "trial", "pool", "large", "--spot-price", "0.25", "--set=RootGb=60", **reached)
+    assert repeated.returncode == 0, repeated.stdout + repeated.stderr
+    shown = pool_row(api_url, "large")
+    assert (shown["price_per_hour"], shown["spot_price_per_hour"]) == (0.7, 0.25), "what is not given stays"
+    assert shown["largest_node"]["cpus"] >= 2 and shown["largest_node"]["disk"] == 30 << 30, "before there is a node"
     assert (pool_row(api_url, "large")["slots"], pool_row(api_url, "large")["capacity_max"]) == (16, 250)
     [group] = client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=["trial-large"])[
         "AutoScalingGroups"
@@ -314,6 +326,27 @@ async def test_without_a_certificate_the_api_is_reached_through_a_session(
     assert second.returncode == 0, second.stdout + second.stderr
     assert pool_row(api_url, "default")["capacity_max"] == 3
     assert deploy(url, "--grid", "quiet", "destroy", "--yes").returncode == 0
+
+
+async def test_the_largest_node_follows_from_the_types(whole_moto: Emulator) -> None:
+    """moto knows AWS's own list of types."""
+    parameters = {"CpusMin": "0", "MemoryMibMin": "0", "RootGb": "40"}
+    async with aioboto3.Session(**CREDENTIALS).client("ec2", endpoint_url=whole_moto.url) as ec2:
+
+        async def largest(types: str, **other: str) -> Any:
+            return await largest_node(ec2, {"InstanceTypes": types, **parameters, **other})
+
+        assert await largest("m7g.large,c7g.xlarge") == {
+            "cpus": 4,
+            "memory": (8192 - 512 - 640) << 20,
+            "gpus": 0,
+            "disk": 20 << 30,
+        }
+        assert (await largest("c7g.medium,c7g.*"))["cpus"] == 64
+        assert (await largest("g5.12xlarge"))["gpus"] == 4
+        assert (await largest("m7g.large,r7g.large", CpusMin="2", MemoryMibMin="16000"))["memory"] >> 30 == 14
+        assert await largest("m7g.large", CpusMin="4") is None
+        assert await largest("z99.large") is None
 
 
 def test_the_architecture_follows_from_the_types() -> None:
