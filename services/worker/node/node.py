@@ -350,7 +350,7 @@ class Node:
 
     async def _load_group(self) -> str | None:
         settings = self._settings
-        database = await connect_database(settings.database_url, 1, seconds=settings.database_seconds)
+        database = await connect_database(settings, 1, seconds=settings.database_seconds)
         try:
             return await pools.load_group(database, settings.pool)
         finally:

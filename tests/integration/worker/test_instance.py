@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
@@ -45,6 +46,14 @@ async def put_in_group(grid: InProcessGrid, imds: ImdsServer, minimum: int = 0) 
     _, [instance_id] = await describe(grid, group)
     imds.items["instance-id"] = instance_id
     return group, instance_id
+
+
+def password_in_file(grid: InProcessGrid, file: Path) -> dict[str, str]:
+    """Settings of a worker whose URL has no password."""
+    place = urlsplit(grid.settings.database_url)
+    file.write_text(unquote(place.password or ""))
+    url = place._replace(netloc=f"{place.username}@{place.netloc.rpartition('@')[2]}").geturl()
+    return {"database_url": url, "database_password_from": f"file:{file}"}
 
 
 async def stopped(grid: InProcessGrid) -> Any:
@@ -150,7 +159,7 @@ async def test_an_instance_that_its_group_ends_is_kept_by_the_hook_until_it_has_
     job_id = await grid.submit(sleeper(1.5, tmp_path / "pid"), [ITEM])
     await grid.dispatch(job_id)
     action = hook | {"InstanceId": instance_id}
-    async with grid.node(lifecycle_hook="drain"):
+    async with grid.node(lifecycle_hook="drain", **password_in_file(grid, tmp_path / "password")):
         await runs(grid, tmp_path / "pid")
         await grid.aws.autoscaling.terminate_instance_in_auto_scaling_group(
             InstanceId=instance_id, ShouldDecrementDesiredCapacity=False
