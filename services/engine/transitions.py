@@ -192,7 +192,8 @@ async def dispatch(
 
 # resend: an unclaimed bundle whose message may be lost is offered again, each time after a longer wait. The message of
 # a bundle that a worker has put off does not count as lost. By then any worker will do: nobody else has taken it.
-# If its pool has had its time, it is offered in the stage's next one. Workers of the pool before may still claim it.
+# If its pool has had its time, it is offered in the stage's next one that is not paused, and whose nodes have what it
+# asks for as far as there are any. Workers of the pool before may still claim it.
 _RESEND = """
     UPDATE bundles AS b SET
         sends = least(b.sends + 1, 32767), avoid = NULL, pool = coalesce(due.next_pool, b.pool),
@@ -202,10 +203,18 @@ _RESEND = """
             * interval '1 second'
     FROM (
         SELECT d.bundle_id, s.pools[cardinality(s.pools)] AS last_pool, s.next_pool_after_seconds,
-            CASE WHEN d.queued_at <= now() - s.next_pool_after_seconds * interval '1 second'
-                THEN s.pools[array_position(s.pools, d.pool) + 1] END AS next_pool
+            (SELECT n.pool
+                FROM unnest(s.pools) WITH ORDINALITY AS n (pool, place) JOIN pools AS p ON p.name = n.pool,
+                    LATERAL (SELECT n.place - array_position(s.pools, d.pool) AS later) AS turn
+                WHERE turn.later > 0 AND NOT p.paused
+                  AND d.queued_at <= now() - turn.later * s.next_pool_after_seconds * interval '1 second'
+                  AND (d.needs IS NULL
+                    OR NOT EXISTS (SELECT FROM workers AS w WHERE w.pool = n.pool AND w.state = 'active')
+                    OR EXISTS (SELECT FROM workers AS w WHERE w.pool = n.pool AND w.state = 'active'
+                        AND node_holds(w.cpus, w.memory, w.gpus, w.disk, d.needs)))
+                ORDER BY n.place LIMIT 1) AS next_pool
         FROM (
-            SELECT bundle_id, job_id, stage, pool, queued_at FROM bundles WHERE worker_id IS NULL AND send_at <= now()
+            SELECT bundle_id, job_id, stage, pool, queued_at, needs FROM bundles WHERE worker_id IS NULL AND send_at <= now()
             ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
         ) AS d LEFT JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
     ) AS due

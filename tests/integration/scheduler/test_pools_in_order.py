@@ -146,3 +146,26 @@ async def test_only_what_is_its_turn_asks_for_instances_of_the_next_pool(
     assert await desired() == 0
     await pass_time(play, SECONDS + 1)
     assert await desired() == 5
+
+
+async def test_what_waits_does_not_move_to_a_pool_that_is_paused_or_too_small(
+    context: Context, play: Play, queue: Queue, second: str
+) -> None:
+    third: str = (await context.aws.sqs.create_queue(QueueName=f"third-{id(play)}"))["QueueUrl"]
+    await add_pool(play.database, "third", third)
+    large, small = Capacity(8, 1 << 34), Capacity(2, 1 << 32)
+    for pool, has in (("default", large), ("second", small), ("third", large)):
+        await play.register(pool, capacity=has)
+    await play.database.execute("UPDATE pools SET paused = true WHERE name = 'third'")
+    await submit(play, 1, pools=["default", "second", "third"], cpus=8, memory="1GiB")
+    await dispatch.step(context)
+
+    await pass_time(play, 3 * SECONDS)
+    await resend.step(context)
+    assert await queued(play) == {"default": 1}
+
+    await play.database.execute("UPDATE pools SET paused = false WHERE name = 'third'")
+    await pass_time(play, SECONDS)
+    await resend.step(context)
+    assert await queued(play) == {"third": 1}
+    await context.slots["resend"].settle()
