@@ -46,17 +46,12 @@ class Share:
         return max(1, int(self.cpus))
 
     def memory_of(self, wanted: int | None) -> int:
-        """The bytes of memory that a task may use whose stage has this `memory_bytes`: no less than it asks for."""
-        if wanted is None or self._asks_for_more(wanted):
-            return self.memory_bytes
-        return min(wanted, self.memory_bytes_max)
-
-    def _asks_for_more(self, wanted: int) -> bool:
-        return self.asked and wanted < self.memory_bytes
+        """The bytes of memory that a task may use whose stage has this `memory_bytes`."""
+        return self.memory_bytes if wanted is None else min(wanted, self.memory_bytes_max)
 
     def explain_memory(self, wanted: int | None) -> str:
         """Where that number comes from, and how to raise it."""
-        if self.asked and (wanted is None or self._asks_for_more(wanted)):
+        if wanted is None and self.asked:
             return "the memory that the stage asks for; ask for more"
         if wanted is None:
             return "a slot's share of this node; set memory_bytes of the stage to allow more"

@@ -331,7 +331,6 @@ async def test_a_container_has_exactly_what_its_stage_asks_for_or_its_slots_shar
     assert _given(await create(cpus=0.25)) == (0.25, 3)
     assert _given(await create(cpus=2.5, memory=5 * GiB)) == (2.5, 5)
     assert _given(await create(memory=5 * GiB, memory_bytes=6 * GiB)) == (1.5, 6)
-    assert _given(await create(memory=5 * GiB, memory_bytes=GiB)) == (1.5, 5)
 
 
 async def test_a_node_that_says_that_it_has_more_cores_gives_a_container_all_that_there_are(create: Create) -> None:

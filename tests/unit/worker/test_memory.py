@@ -60,7 +60,7 @@ def test_who_runs_out_of_memory_is_told_how_to_get_more() -> None:
     assert "by memory_bytes" in share.explain_memory(2 * GiB)
     assert str(4 * GiB) in share.explain_memory(4 * GiB)
     asking = Share(1, GiB, 2 * GiB, asked=True)
-    assert "that the stage asks for" in asking.explain_memory(None) and "asks for" in asking.explain_memory(GiB // 2)
+    assert "that the stage asks for" in asking.explain_memory(None)
     assert "by memory_bytes" in asking.explain_memory(2 * GiB)
 
 
