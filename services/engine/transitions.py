@@ -214,7 +214,8 @@ _RESEND = """
                         AND node_holds(w.cpus, w.memory, w.gpus, w.disk, d.needs)))
                 ORDER BY n.place LIMIT 1) AS next_pool
         FROM (
-            SELECT bundle_id, job_id, stage, pool, queued_at, needs FROM bundles WHERE worker_id IS NULL AND send_at <= now()
+            SELECT bundle_id, job_id, stage, pool, queued_at, needs FROM bundles
+            WHERE worker_id IS NULL AND send_at <= now()
             ORDER BY send_at LIMIT $2 FOR UPDATE SKIP LOCKED
         ) AS d LEFT JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
     ) AS due
