@@ -753,7 +753,7 @@ _OFFER_BACKUPS = """
     WITH job AS (
         SELECT job_id FROM jobs WHERE job_id = $1 AND state = 'running' FOR SHARE
     ), slow AS MATERIALIZED (
-        SELECT bundle_id, pool, job_id, stage, first, count, worker_id, claimed_at, needs FROM bundles
+        SELECT bundle_id, job_id, stage, first, count, worker_id, claimed_at, needs FROM bundles
         WHERE job_id = (SELECT job_id FROM job) AND stage = $2 AND worker_id IS NOT NULL
           AND NOT backed_up AND backup_of IS NULL
           AND is_late(claimed_at, count, $3, $4)
@@ -762,7 +762,7 @@ _OFFER_BACKUPS = """
         UPDATE bundles AS b SET backed_up = true FROM slow WHERE b.bundle_id = slow.bundle_id
     )
     INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at, backup_of, needs)
-    SELECT gen_random_uuid(), b.pool, b.job_id, b.stage, t.index, 1, now() + $6 * interval '1 second', b.worker_id,
+    SELECT gen_random_uuid(), $7, b.job_id, b.stage, t.index, 1, now() + $6 * interval '1 second', b.worker_id,
         b.needs
     FROM slow AS b JOIN tasks AS t ON t.job_id = b.job_id AND t.stage = b.stage
         AND t.index >= b.first AND t.index < b.first + b.count
@@ -776,16 +776,18 @@ async def offer_backups(
     job_id: UUID,
     stage: int,
     *,
+    pool: str,
     seconds_min: float,
     task_seconds_max: float,
     bundles_max: int,
     resend_seconds: float,
 ) -> list[Message]:
-    """Offer backups of running tasks in bundles held for at least `seconds_min`, and `task_seconds_max` per task.
+    """Offer backups of running tasks in bundles held for at least `seconds_min`, and `task_seconds_max` per task, to a
+    pool.
 
     Send the messages after the commit, as with `dispatch`.
     """
-    arguments = (seconds_min, task_seconds_max, bundles_max, resend_seconds)
+    arguments = (seconds_min, task_seconds_max, bundles_max, resend_seconds, pool)
     return [_message(row) for row in await connection.fetch(_OFFER_BACKUPS, job_id, stage, *arguments)]
 
 

@@ -1,8 +1,9 @@
 """Stragglers: near the end of a stage, a task that runs far longer than its peers gets a backup attempt elsewhere.
 
 The first of the two to succeed wins (backup tasks: Dean & Ghemawat 2004, MapReduce, section 3.6). Only for processors
-marked idempotent, only once all tasks of the stage run or have ended, and only into slots that nobody else needs. A
-stage that limits how many of its tasks run (`running_max`) has none.
+marked idempotent, only once all tasks of the stage run or have ended, and only into slots that nobody else needs: of
+pools in order of preference, into those of the first one that has some. A stage that limits how many of its tasks run
+(`running_max`) has none.
 """
 
 import structlog
@@ -17,16 +18,23 @@ log = structlog.get_logger()
 
 # Three of four tasks must have ended, so that the mean is their peers' and the end is near.
 _STAGES = """
-    SELECT s.job_id, s.stage, p.queue_url, s.task_seconds, (
-        SELECT coalesce(sum(w.slots - w.busy), 0)::bigint FROM workers AS w WHERE w.pool = s.pool AND w.state = 'active'
-    ) AS slots_free
-    FROM running_stages AS s JOIN pools AS p ON p.name = s.pool
+    SELECT s.job_id, s.stage, s.task_seconds, p.pool, p.queue_url, p.slots_free
+    FROM running_stages AS s
     JOIN processors AS r ON r.name = s.processor AND r.version = s.processor_version
     JOIN stages AS of USING (job_id, stage)
+    CROSS JOIN LATERAL (
+        SELECT p.name AS pool, p.queue_url, free.slots AS slots_free
+        FROM pools AS p CROSS JOIN LATERAL (
+            SELECT coalesce(sum(w.slots - w.busy), 0)::bigint AS slots FROM workers AS w
+            WHERE w.pool = p.name AND w.state = 'active'
+        ) AS free
+        WHERE p.name = ANY(coalesce(of.pools, ARRAY[of.pool])) AND NOT p.paused
+          AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = p.name AND b.worker_id IS NULL AND b.put_off = 0)
+        ORDER BY free.slots > 0 DESC, array_position(of.pools, p.name) LIMIT 1
+    ) AS p
     WHERE of.state = 'running' AND (of.job_id, of.stage) > ($1, $2) AND (of.job_id, of.stage) <= ($3, $4)
-      AND of.options ->> 'running_max' IS NULL AND s.planned AND NOT p.paused AND (r.spec ->> 'idempotent')::boolean
-      AND s.ready + s.queued = 0 AND s.running > 0 AND s.succeeded >= 3 * s.running
-      AND NOT EXISTS (SELECT FROM bundles AS b WHERE b.pool = s.pool AND b.worker_id IS NULL AND b.put_off = 0)"""
+      AND of.options ->> 'running_max' IS NULL AND s.planned AND (r.spec ->> 'idempotent')::boolean
+      AND s.ready + s.queued = 0 AND s.running > 0 AND s.succeeded >= 3 * s.running"""
 
 
 _ANY_RACE = "SELECT EXISTS (SELECT FROM bundles WHERE backed_up OR backup_of IS NOT NULL)"
@@ -50,6 +58,7 @@ async def _back_up(context: Context, stage: Record) -> None:
         context.database,
         stage["job_id"],
         stage["stage"],
+        pool=stage["pool"],
         seconds_min=settings.straggler_seconds,
         task_seconds_max=settings.straggler_factor * stage["task_seconds"],
         bundles_max=stage["slots_free"],

@@ -131,8 +131,8 @@ class Play:
 
     async def back_up(self, job_id: UUID, stage: int = 0) -> list[Message]:
         """Offer a backup of everything that runs."""
-        limits = {"seconds_min": 0.0, "task_seconds_max": 0.0, "bundles_max": 1000}
-        messages = await transitions.offer_backups(self.database, job_id, stage, **limits, resend_seconds=60)
+        limits = {"seconds_min": 0.0, "task_seconds_max": 0.0, "bundles_max": 1000, "resend_seconds": 60}
+        messages = await transitions.offer_backups(self.database, job_id, stage, pool="default", **limits)
         return sorted(messages, key=lambda message: message.first)
 
     async def race(self, job_id: UUID) -> tuple[UUID, ClaimedTask, UUID, ClaimedTask]:

@@ -405,9 +405,8 @@ class Protocol(RuleBasedStateMachine):
 
     def _back_up(self, job_id: UUID, stage: int, bundles_max: int) -> list[Message]:
         limits = {"seconds_min": 0.0, "task_seconds_max": 0.0, "bundles_max": bundles_max}
-        messages = self.call(
-            transitions.offer_backups(self.grid.connection, job_id, stage, **limits, resend_seconds=RESEND_SECONDS)
-        )
+        limits["resend_seconds"] = RESEND_SECONDS
+        messages = self.call(transitions.offer_backups(self.grid.connection, job_id, stage, pool="default", **limits))
         assert not messages or self.now.state_of(job_id) == "running"
         for message in messages:
             task = self.now.tasks[(str(job_id), stage, message.first)]

@@ -10,9 +10,9 @@ from services.contract.message import Message
 from services.contract.resources import Capacity
 from services.engine import transitions
 from services.scheduler.loop import Context
-from services.scheduler.loops import dispatch, resend, scale
+from services.scheduler.loops import dispatch, resend, scale, stragglers
 from tests.groups import create_group
-from tests.integration.engine.play import Play, add_pool, finished
+from tests.integration.engine.play import HOLD, Play, add_pool, add_processor, finished
 from tests.integration.scheduler.conftest import Queue
 from tests.invariants import assert_invariants
 
@@ -169,3 +169,24 @@ async def test_what_waits_does_not_move_to_a_pool_that_is_paused_or_too_small(
     await resend.step(context)
     assert await queued(play) == {"third": 1}
     await context.slots["resend"].settle()
+
+
+async def test_a_backup_goes_to_the_first_pool_that_has_a_free_slot(
+    context: Context, play: Play, queue: Queue, second: str
+) -> None:
+    await add_processor(play.database, "twice", builtin="noop", idempotent=True)
+    job_id = await submit(play, 4, processor="twice")
+    first_worker, second_worker = await play.register(), await play.register("second")
+    claimed = await play.run(first_worker, job_id, bundle=1, tasks=4)
+    await play.succeed(first_worker, claimed[:3])
+    await play.database.execute(HOLD, 60, first_worker)
+    await play.database.execute("UPDATE workers SET busy = slots WHERE worker_id = $1", first_worker)
+
+    assert await stragglers.step(context)
+
+    assert await queue.receive() == []
+    assert await queued(play) == {"second": 1}
+    [backup] = await play.claim(second_worker, await messages_of(context, second))
+    assert backup.index == claimed[3].index
+    assert await play.complete(second_worker, finished(backup), done=[backup]) == 1
+    await assert_invariants(play.database, job_id)
