@@ -59,7 +59,7 @@ _BACKLOG = """
                 + CASE WHEN s.planned THEN 0 ELSE greatest(s.tasks_expected - s.task_count, 0) END
                 - CASE WHEN s.pools IS NULL THEN 0 ELSE (
                     SELECT coalesce(sum(b.count), 0) FROM bundles AS b
-                    WHERE b.job_id = r.job_id AND b.stage = r.stage AND b.pool <> $5) END
+                    WHERE b.job_id = r.job_id AND b.stage = r.stage AND b.pool <> $5 AND b.backup_of IS NULL) END
             ELSE (
                 SELECT coalesce(sum(b.count), 0) FROM bundles AS b
                 WHERE b.job_id = r.job_id AND b.stage = r.stage AND b.pool = $5) + (

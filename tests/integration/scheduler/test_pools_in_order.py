@@ -181,8 +181,14 @@ async def test_a_backup_goes_to_the_first_pool_that_has_a_free_slot(
     await play.succeed(first_worker, claimed[:3])
     await play.database.execute(HOLD, 60, first_worker)
     await play.database.execute("UPDATE workers SET busy = slots WHERE worker_id = $1", first_worker)
+    group = await create_group(context.aws, maximum=10, desired=1)
+    await play.database.execute("UPDATE pools SET group_name = $1, capacity_max = 5 WHERE name = 'default'", group)
 
     assert await stragglers.step(context)
+    while await scale.step(context):
+        pass
+    wanted = "SELECT capacity_desired FROM pools WHERE name = 'default'"
+    assert await play.database.fetchval(wanted) == 1, "what its backup runs beside is still there"
 
     assert await queue.receive() == []
     assert await queued(play) == {"second": 1}
