@@ -1,0 +1,146 @@
+"""A pool gets a new version while its nodes are busy: nothing is cut, and `roll` replaces each node by a new one."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock
+from uuid import uuid4
+
+import pytest
+
+from deploy.aws.commands import Cloud, roll
+from deploy.aws.includes import HERE
+from deploy.local.emulator import Emulator
+from deploy.local.postgres import EmbeddedPostgres
+from piecework import Client
+from services.platform.database import connect_database
+from services.platform.version import VERSION
+from tests.aws.conftest import client_of
+from tests.aws.stacks import deploy
+from tests.conftest import OpenClients, free_port, quick_settings
+from tests.grid import Gate, ProcessGrid
+from tests.until import until
+
+KEY = "pw_of_the_roll"
+
+
+def test_a_new_version_of_the_stack_ends_no_node(whole_ministack: Emulator) -> None:
+    """The emulator forgets the desired capacity, which AWS leaves alone if the template has none."""
+    pool = deploy(whole_ministack, "ministack")
+    autoscaling = client_of(whole_ministack)("autoscaling")
+    autoscaling.set_desired_capacity(AutoScalingGroupName="piecework-default", DesiredCapacity=2)
+
+    def group() -> Any:
+        return autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=["piecework-default"])[
+            "AutoScalingGroups"
+        ][0]
+
+    before = group()
+    names = {given["ParameterKey"] for given in pool.describe("pool")["Parameters"]} - {"Version"}
+    pool.client("cloudformation").update_stack(
+        StackName="pool",
+        TemplateBody=(HERE / "pool.yaml").read_text(),
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[
+            {"ParameterKey": "Version", "ParameterValue": "0.3.0"},
+            *({"ParameterKey": name, "UsePreviousValue": True} for name in names),
+        ],
+    )
+    while (status := pool.describe("pool")["StackStatus"]).endswith("IN_PROGRESS"):
+        pass
+
+    assert status == "UPDATE_COMPLETE"
+    after = group()
+    assert [each["InstanceId"] for each in after["Instances"]] == [each["InstanceId"] for each in before["Instances"]]
+    assert len(after["Instances"]) == 2
+
+
+@pytest.mark.timeout(200)
+async def test_busy_nodes_are_replaced_and_their_job_is_right(
+    postgres: EmbeddedPostgres,
+    template: str,
+    ministack: Emulator,
+    clients: OpenClients,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = f"roll-{uuid4().hex[:8]}"
+    settings = quick_settings(await postgres.create_database(name.replace("-", "_"), template), ministack, name)
+    aws = await clients(ministack)
+    await aws.s3.create_bucket(Bucket=name)
+    await aws.autoscaling.create_launch_configuration(
+        LaunchConfigurationName=name, ImageId="ami-12c6146b", InstanceType="m5.large"
+    )
+    await aws.autoscaling.create_auto_scaling_group(
+        AutoScalingGroupName=name,
+        LaunchConfigurationName=name,
+        MinSize=0,
+        MaxSize=4,
+        DesiredCapacity=2,
+        AvailabilityZones=["us-east-1a"],
+    )
+
+    async def instances() -> list[str]:
+        answer = await aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+        return [each["InstanceId"] for each in answer["AutoScalingGroups"][0]["Instances"]]
+
+    async with await connect_database(settings.database_url) as database:
+        grid = ProcessGrid(settings, database, aws, tmp_path)
+        try:
+            await grid.prepare()
+            await database.execute(
+                "UPDATE pools SET group_name = $1, capacity_min = 2, capacity_max = 2, capacity_desired = 2", name
+            )
+            port = free_port()
+            url = f"http://127.0.0.1:{port}"
+            grid.start(
+                *("-m", "uvicorn", "--port", str(port), "--no-access-log", "services.api.main:app"),
+                bootstrap_api_key=KEY,
+            )
+            grid.start_scheduler()
+            old = await instances()
+            for instance in old:
+                grid.start_worker(instance_id=instance, slots=1, isolation="process")
+            gate = Gate(tmp_path / "gate")
+            job_id = await grid.submit(gate=gate.path)
+
+            async def busy() -> bool:
+                return len(list((tmp_path / "gate").iterdir())) == 2
+
+            await until(busy, seconds_max=60)
+            await database.execute("UPDATE workers SET release = '0.1.9'")
+            cloud = Cloud(None, None, name, print, 0.2)
+            monkeypatch.setattr(cloud.stacks, "outputs", AsyncMock(return_value={"Version": VERSION, "ApiUrl": ""}))
+            monkeypatch.setenv("PIECEWORK_API_URL", url)
+            monkeypatch.setenv("PIECEWORK_API_KEY", KEY)
+            with Client(api_url=url, api_key=KEY) as client:
+
+                def answers() -> bool:
+                    try:
+                        return bool(client.get_pool("default"))
+                    except Exception:
+                        return False
+
+                await until(lambda: asyncio.to_thread(answers), seconds_max=60)
+            rolling = asyncio.create_task(roll(cloud, "default", 2))
+
+            async def draining() -> bool:
+                return await database.fetchval("SELECT count(*) = 2 FROM workers WHERE state = 'draining'")
+
+            await until(draining)
+            gate.open()
+            await asyncio.wait_for(rolling, 60)
+            new = await instances()
+            assert len(new) == 2 and not set(new) & set(old), "the group has launched what has drained"
+            for instance in new:
+                grid.start_worker(instance_id=instance, slots=1, isolation="process")
+
+            async def ended() -> Any:
+                state = await database.fetchval("SELECT state FROM jobs WHERE job_id = $1", job_id)
+                return state if state in ("succeeded", "failed") else None
+
+            assert await until(ended, seconds_max=90) == "succeeded"
+            outcomes = await database.fetch("SELECT DISTINCT outcome FROM attempts")
+            assert [row["outcome"] for row in outcomes] == ["succeeded"], "nothing was cut"
+        finally:
+            grid.stop()
