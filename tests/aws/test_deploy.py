@@ -15,10 +15,13 @@ from uuid import UUID
 import aioboto3
 import httpx
 import pytest
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 
+from deploy.aws.__main__ import _refusal
 from deploy.aws.commands import Cloud, architecture, roll
 from deploy.aws.largest import largest_node
-from deploy.aws.stacks import DeployError
+from deploy.aws.stacks import DeployError, Stacks
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.process import ROOT
 from services.engine.pools import register_pool
@@ -276,6 +279,27 @@ def test_what_is_wrong_is_said_in_one_line(
 
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
     assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "says"),
+    [
+        ("AccessDenied", "User: me is not authorized", "these credentials may not do this: User: me is not authorized"),
+        ("UnauthorizedOperation", "You are not authorized", "may not do this: You are not authorized (CreateStack)"),
+        ("AlreadyExistsException", "Stack [piecework] already exists", "the name is taken: Stack [piecework] already"),
+        ("LimitExceededException", "200 stacks", "a quota is reached: 200 stacks; ask for more in Service Quotas"),
+        ("ExpiredToken", "The token is old", "AWS does not take these credentials: The token is old"),
+    ],
+)
+async def test_what_aws_refuses_is_said_with_the_way_out(code: str, message: str, says: str) -> None:
+    async with aioboto3.Session(**CREDENTIALS).client("cloudformation") as client:
+        with Stubber(client) as stub:
+            stub.add_client_error("describe_stacks", "ValidationError", "Stack with id piecework does not exist")
+            stub.add_client_error("create_stack", code, message)
+            with pytest.raises(ClientError) as raised:
+                await Stacks(client, print).make("piecework", "pool", {})
+
+    assert says in _refusal(raised.value)
 
 
 def play_aws(tmp_path: Path, port: str) -> None:
