@@ -38,6 +38,9 @@ ALLOWED = {
     ("platform/database.py", "socket.socket"),  # that of such a connection, to set its options
     ("platform/database.py", "services.platform.metrics.MeasuredPool"),
     ("platform/systemd.py", "socket.socket"),  # to the service manager of this machine
+    ("platform/probe.py", "http.client"),  # a command, no service
+    ("platform/probe.py", "http.client.HTTPConnection"),
+    ("platform/probe.py", "http.client.HTTPException"),
     ("platform/aws.py", "aioboto3.Session"),
     ("platform/aws.py", "aiobotocore.session.get_session"),  # that session's core, on whose events the gate listens
     ("platform/slow.py", "aiobotocore.httpsession.AIOHTTPSession"),  # the same clients' connections
@@ -57,6 +60,14 @@ ALLOWED = {
     ("worker/isolation/sandbox.py", "os.execv"),
     ("worker/isolation/sandbox.py", "socket.socket"),  # to bring a loopback interface up
     ("worker/isolation/uids.py", "socket.socket"),  # a name that nobody connects to
+    ("worker/task/engine.py", "aiohttp.ClientTimeout"),  # of the container engine's client
+    ("worker/task/engine.py", "subprocess"),
+    ("worker/task/engine.py", "subprocess.DEVNULL"),
+    ("worker/task/engine.py", "subprocess.PIPE"),
+    ("worker/task/engine.py", "subprocess.Popen"),  # the guard, which only removes what a dead worker has left
+    ("worker/task/engine_guard.py", "http.client"),
+    ("worker/task/engine_guard.py", "http.client.HTTPConnection"),
+    ("worker/task/engine_guard.py", "socket.socket"),
     ("worker/task/processes.py", "subprocess"),
     ("worker/task/processes.py", "subprocess.run"),  # kills what a child has left
     ("api/connections.py", "sqlalchemy.ext.asyncio.create_async_engine"),  # it only reads: see `commit` above

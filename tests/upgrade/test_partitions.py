@@ -9,7 +9,7 @@ import pytest
 
 from services.engine import migrate as migrating
 from services.engine.migrate import migrate
-from services.platform.database import Database, connect_database
+from services.platform.database import Database, connect_database, new_id
 from services.platform.settings import Settings
 from tests.integration.engine.play import Play, add_pool, add_processor
 from tests.roles import as_role
@@ -76,7 +76,10 @@ async def test_what_is_there_becomes_the_first_partition_and_is_not_copied(
 
 async def test_a_job_goes_on_through_it_and_ends(grid: tuple[Play, UUID], own_database_url: str) -> None:
     play, job_id = grid
-    worker_id = await play.register()
+    worker_id = new_id()
+    await play.database.execute(
+        "INSERT INTO workers (worker_id, pool, hostname, pid, slots) VALUES ($1, 'default', 'node', 1, 2)", worker_id
+    )
 
     async def work() -> None:
         for _ in range(10):

@@ -23,6 +23,7 @@ from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
 from services.contract.task_error import TaskError
+from services.platform import effects
 from services.worker.task import engine_guard
 from services.worker.task.memory_watch import MemoryExceeded
 
@@ -135,8 +136,9 @@ class Engine:
     async def _run(self, created: DockerContainer, container: Container, log_file: int, used: "_Used") -> Ended:
         async with created.attach(stdout=True, stderr=True) as stream:
             copying = asyncio.create_task(_copy(stream, log_file))
-            async with asyncio.timeout(_ASK_SECONDS):
-                await created.start()
+            with effects.passing("process", "container"):
+                async with asyncio.timeout(_ASK_SECONDS):
+                    await created.start()
             measuring = asyncio.create_task(used.follow(created))
             waiting = asyncio.create_task(created.wait())
             try:
