@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sys
 from importlib import import_module
 
@@ -15,6 +16,13 @@ for _name in ("services.scheduler", "services.worker"):
     del sys.modules[f"{_name}.__main__"]  # which a fork runs
 for _name in ("services.api.main", "services.stats.main"):
     import_module(_name)
+
+
+# The session that forks share finds no credentials here: each fork finds its own.
+for _name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+    os.environ.pop(_name, None)
+os.environ |= {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull}
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
 async def _read() -> None:

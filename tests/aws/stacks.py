@@ -71,7 +71,7 @@ def deploy(emulator: Emulator, name: str) -> Deployed:
     deployed = Deployed(name, client_of(emulator))
     ami = {}
     if name == "ministack":
-        deployed.client("ssm").put_parameter(Name=AMI, Value="ami-0123456789abcdef0", Type="String")
+        deployed.client("ssm").put_parameter(Name=AMI, Value="ami-0123456789abcdef0", Type="String", Overwrite=True)
         ami = {"AmiParameter": AMI}
     if name not in REFUSED["network"]:
         deployed.make("network", BudgetUsd="100", AlarmEmail="somebody@example.com")
