@@ -1,16 +1,15 @@
 """Docker Compose for an engine of our own: Debian 12 has only a version that can't read our file, so Debian 13's."""
 
 import os
-import subprocess
-from pathlib import Path
 
 from deploy.images.build import make_base, pack
+from deploy.images.debian import unpack_newer
 from deploy.images.engine import STATE, Engine
 
 POSTGRES = "piecework-postgres:15"  # Debian's, started like the official image
 
-_PROGRAM = STATE / "compose" / "usr/libexec/docker/cli-plugins/docker-compose"
-_SOURCE = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main\n"
+_DIRECTORY = STATE / "compose"
+_PROGRAM = _DIRECTORY / "root/usr/libexec/docker/cli-plugins/docker-compose"
 _START = """#!/bin/sh
 # As the official image does: a new cluster has the password and the database that the environment names.
 set -eu
@@ -34,31 +33,12 @@ exec setpriv --reuid postgres --regid postgres --clear-groups "$program" -D "$PG
 
 
 def compose_command(engine: Engine) -> list[str]:
-    """What runs Compose: the machine's plugin, or else the program of Debian 13. Raises CalledProcessError."""
+    """What runs Compose: the machine's plugin, or else the program of Debian 13. Raises as `unpack_newer` does."""
     if not engine.ours:
         return ["docker", "compose"]
     if not _PROGRAM.exists():
-        _fetch(_PROGRAM.parents[4])
+        unpack_newer(_DIRECTORY, "docker-compose")
     return [str(_PROGRAM)]
-
-
-def _fetch(directory: Path) -> None:
-    """Unpack the package, and install nothing: the machine keeps its own release."""
-    lists = directory / "lists"
-    (lists / "partial").mkdir(parents=True, exist_ok=True)
-    source = directory / "sources.list"
-    source.write_text(_SOURCE)
-    options = {
-        "Dir::Etc::sourcelist": source,
-        "Dir::Etc::sourceparts": "-",
-        "Dir::State::lists": lists,
-        "APT::Sandbox::User": "root",
-    }
-    apt = ["apt-get", "-q", *(part for name, value in options.items() for part in ("-o", f"{name}={value}"))]
-    for arguments in ([*apt, "update"], [*apt, "download", "docker-compose"]):
-        subprocess.run(arguments, cwd=directory, check=True, stdout=subprocess.DEVNULL)
-    [package] = directory.glob("docker-compose_*.deb")
-    subprocess.run(["dpkg", "-x", package, directory], check=True)
 
 
 def make_postgres(engine: Engine) -> str:

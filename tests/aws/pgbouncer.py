@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from deploy.images.debian import unpack_newer
 from tests.conftest import free_port
 
-_MIRROR = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main\n"
 _PACKAGES = (
     *("pgbouncer", "libc6", "libcares2", "libevent-2.1-7t64", "libpam0g", "libssl3t64", "libsystemd0", "libaudit1"),
     *("libcap-ng0", "libcap2", "libgcc-s1", "libzstd1", "libcrypt1"),
@@ -30,24 +30,8 @@ logfile = {log}
 
 
 def unpack(directory: Path) -> list[str]:
-    """Fetch the packages with apt's own lists, which stay here; the command that runs the program."""
-    lists, cache, root = directory / "lists", directory / "cache", directory / "root"
-    (lists / "partial").mkdir(parents=True)
-    (cache / "archives/partial").mkdir(parents=True)
-    (directory / "trixie.list").write_text(_MIRROR)
-    options = {
-        "Dir::Etc::sourcelist": directory / "trixie.list",
-        "Dir::Etc::sourceparts": "/dev/null",
-        "Dir::State::lists": lists,
-        "Dir::State::status": "/dev/null",
-        "Dir::Cache": cache,
-        "APT::Sandbox::User": "root",
-    }
-    apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
-    for command in (["update"], ["download", *_PACKAGES]):
-        subprocess.run([*apt, *command], check=True, cwd=directory)
-    for package in directory.glob("*.deb"):
-        subprocess.run(["dpkg", "-x", package, root], check=True)
+    """Fetch the packages; the command that runs the program."""
+    root = unpack_newer(directory, *_PACKAGES)
     libraries = next(root.glob("usr/lib/*-linux-gnu*/libc.so.6")).parent
     loader = next(libraries.glob("ld-linux*"), None) or next(root.glob("usr/lib*/ld-linux*"))
     return [str(loader), "--library-path", str(libraries), str(root / "usr/sbin/pgbouncer")]
