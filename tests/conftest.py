@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -41,6 +42,10 @@ os.environ.update(ANYWHERE)
 
 # A shell has what it starts in the background ignore this, and the programs that tests interrupt would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A logger that has been used with one configuration would keep it, and `capture_logs` of another would miss its lines.
+_configure = structlog.configure
+structlog.configure = lambda **options: _configure(**options | {"cache_logger_on_first_use": False})
 
 # A busy machine is not a failure.
 hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
