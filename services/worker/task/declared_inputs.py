@@ -54,8 +54,7 @@ class DeclaredInputs:
         self._agreed = Pins(s3, layout)
         self._directory = directory
         self._bytes_max = bytes_max
-        self._pins = Once(self._pin)
-        self._pinned: dict[tuple[UUID, str], None] = {}
+        self._pins = Once(self._pin, _PINS_MAX)
         self._files = Once(self._fetch)
         self._current: dict[_Version, _Fetched] = {}
         self._count = 0  # of fetches: each has a directory of its own
@@ -72,7 +71,7 @@ class DeclaredInputs:
         paths: dict[str, Path] = {}
         try:
             for name, uri in inputs.items():
-                version = _Version(uri, await self._pinned_etag(job_id, uri))
+                version = _Version(uri, await self._pins.get((job_id, uri)))
                 self._holders[version] += 1
                 held.append(version)
                 paths[name] = (await self._unchanged(version)).path
@@ -85,15 +84,6 @@ class DeclaredInputs:
     async def close(self) -> None:
         await self._pins.close()
         await self._files.close()
-
-    async def _pinned_etag(self, job_id: UUID, uri: str) -> str:
-        key = (job_id, uri)
-        self._pinned[key] = self._pinned.pop(key, None)
-        if len(self._pinned) > _PINS_MAX:
-            oldest = next(iter(self._pinned))
-            del self._pinned[oldest]
-            self._pins.forget(oldest)
-        return await self._pins.get(key)
 
     async def _pin(self, key: tuple[UUID, str]) -> str:
         """The ETag of the version that the job uses: the one that the first worker pinned."""

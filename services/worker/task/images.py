@@ -45,8 +45,7 @@ class Images:
         self._registries = registries
         self._marks = marks
         self._bytes_max = bytes_max
-        self._resolved = Once(self._resolve)
-        self._order: dict[tuple[UUID, str], None] = {}
+        self._resolved = Once(self._resolve, _KNOWN_MAX)
         self._pulls = Once(self._pull)
 
     async def get(self, job_id: UUID, image: str) -> str:
@@ -54,13 +53,7 @@ class Images:
 
         Raises TaskError (image_unavailable, input_unavailable).
         """
-        key = (job_id, image)
-        self._order[key] = self._order.pop(key, None)
-        if len(self._order) > _KNOWN_MAX:
-            oldest = next(iter(self._order))
-            del self._order[oldest]
-            self._resolved.forget(oldest)
-        reference = image if "@" in image else await self._resolved.get(key)
+        reference = image if "@" in image else await self._resolved.get((job_id, image))
         return await self._present(reference, image)
 
     async def close(self) -> None:
