@@ -55,6 +55,11 @@ class Capacity:
     gpus: int = 0
     disk: int = 0
 
+    @classmethod
+    def of(cls, row: Any) -> "Capacity":
+        """That of a worker's row which says what its node has."""
+        return cls(**{name: row[name] for name in _NAMES})
+
     def share(self, slots: int) -> "Capacity":
         """What a task takes that asks for nothing."""
         return Capacity(self.cpus / slots, self.memory // slots)

@@ -48,9 +48,5 @@ async def known_nodes(connection: Connection | Database, pool: str) -> Nodes:
     """Those of a pool; none if its workers say nothing, or there never were any."""
     rows = await connection.fetch(_NODES, pool)
     declared = [(Capacity(**row["largest_node"]), row["pool_slots"]) for row in rows[:1] if row["largest_node"]]
-    seen = [
-        (Capacity(row["cpus"], row["memory"], row["gpus"], row["disk"]), row["slots"])
-        for row in rows
-        if row["cpus"] is not None
-    ]
+    seen = [(Capacity.of(row), row["slots"]) for row in rows if row["cpus"] is not None]
     return Nodes([*declared, *seen])

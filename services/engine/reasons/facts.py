@@ -192,7 +192,7 @@ async def _read_pools(connection: Connection | Database, priorities: Mapping[str
             running[row["pool"]].append((row["job_id"], row["name"], row["tasks"]))
     nodes: dict[str, list[tuple[Capacity, int]]] = {name: [] for name in priorities}
     for row in await connection.fetch(_NODES, list(priorities)):
-        nodes[row["pool"]].append((Capacity(row["cpus"], row["memory"], row["gpus"], row["disk"]), row["slots"]))
+        nodes[row["pool"]].append((Capacity.of(row), row["slots"]))
     missing: dict[str, list[str]] = {name: [] for name in priorities}
     if short := [row["name"] for row in rows if row["pool"].get("instances_missing")]:
         for row in await connection.fetch(_MISSING, short):

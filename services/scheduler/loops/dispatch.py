@@ -212,8 +212,7 @@ async def _read_nodes(context: Context, pools: set[str]) -> Mapping[str, Mapping
     """How many nodes of each kind live in these pools."""
     nodes: dict[str, dict[Node, int]] = defaultdict(dict)
     for row in await context.database.fetch(_NODES, list(pools)) if pools else ():
-        has = Capacity(row["cpus"], row["memory"], row["gpus"], row["disk"])
-        nodes[row["pool"]][has, row["slots"]] = row["nodes"]
+        nodes[row["pool"]][Capacity.of(row), row["slots"]] = row["nodes"]
     return nodes
 
 
