@@ -5,7 +5,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from piecework import Client
 from services.contract.location import Location
 from services.engine.pools import register_pool
 from services.engine.processors import register_processor
@@ -21,12 +23,22 @@ from services.engine.submission import submit_job
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
+from tests.conftest import free_port
 from tests.forks import Fork, Process
 from tests.invariants import TERMINAL, assert_kept, rows_of
 from tests.roles import as_role, let_in
 from tests.until import until
 
 PROCESSORS = Path(__file__).parent / "processors"
+
+
+def _answers(client: Client) -> bool:
+    try:
+        client.get_pool("default")
+        client.list_pool_stats()
+    except Exception:
+        return False
+    return True
 
 
 class Gate:
@@ -113,6 +125,20 @@ class ProcessGrid:
         name = command[-1].rsplit("/", 1)[-1]
         environment = self.environment(**extra) | self.credentials(service)
         return environment, self.directory / f"{len(self.processes)}-{name}.log"
+
+    def start_server(self, service: Literal["api", "stats"], **extra: Any) -> str:
+        """Start the API or the statistics service; its URL."""
+        port = free_port()
+        self.start("-m", "uvicorn", "--port", str(port), "--no-access-log", f"services.{service}.main:app", **extra)
+        return f"http://127.0.0.1:{port}"
+
+    @asynccontextmanager
+    async def client(self, key: str) -> AsyncIterator[Client]:
+        """A client with this key of an API and a statistics service that are started for it, and answer."""
+        api_url, stats_url = self.start_server("api", bootstrap_api_key=key), self.start_server("stats")
+        with Client(api_url=api_url, stats_url=stats_url, api_key=key) as client:
+            await until(lambda: asyncio.to_thread(_answers, client))
+            yield client
 
     def start_scheduler(self, **extra: Any) -> Fork:
         return self.start("-m", "services.scheduler", **extra)

@@ -17,6 +17,7 @@ from services.platform.aws import Aws
 from tests.aws.gate.gate import Gate
 from tests.aws.gated import POOL, gate_before, roles_of
 from tests.conftest import OpenClients
+from tests.groups import create_group
 
 ClientOf = Callable[[str, str], Any]  # of a service, in a role
 Try = Callable[[Any, dict[str, str]], Any]
@@ -47,18 +48,8 @@ async def gate(
 
 async def _make_group(aws: Aws, grid: str) -> None:
     for pool, tags in ((POOL, {"grid": grid, "pool": POOL}), ("control", {"grid": grid})):
-        name = f"{grid}-{pool}"
-        await aws.autoscaling.create_launch_configuration(
-            LaunchConfigurationName=name, ImageId="ami-12c6146b", InstanceType="m5.large"
-        )
-        await aws.autoscaling.create_auto_scaling_group(
-            AutoScalingGroupName=name,
-            LaunchConfigurationName=name,
-            MinSize=0,
-            MaxSize=5,
-            AvailabilityZones=["us-east-1a"],
-            Tags=[{"Key": f"piecework:{key}", "Value": tag, "PropagateAtLaunch": True} for key, tag in tags.items()],
-        )
+        tagged = {f"piecework:{key}": tag for key, tag in tags.items()}
+        await create_group(aws, f"{grid}-{pool}", maximum=5, tags=tagged)
 
 
 @pytest.fixture(scope="module")

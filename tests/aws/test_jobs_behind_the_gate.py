@@ -18,8 +18,9 @@ from piecework import Client
 from services.platform.database import connect_database
 from tests.aws.gate.gate import Gate
 from tests.aws.gated import POOL, gate_before, roles_of
-from tests.conftest import OpenClients, free_port, quick_settings
+from tests.conftest import OpenClients, quick_settings
 from tests.grid import PROCESSORS, ProcessGrid
+from tests.groups import create_group
 from tests.until import until
 
 pytestmark = pytest.mark.timeout(300)
@@ -60,21 +61,8 @@ async def grid(
 
 @pytest.fixture(scope="module")
 async def client(grid: ProcessGrid) -> AsyncIterator[Client]:
-    ports = {name: free_port() for name in ("api", "stats")}
-    for name, port in ports.items():
-        first_key = {"bootstrap_api_key": KEY} if name == "api" else {}
-        grid.start("-m", "uvicorn", "--port", str(port), "--no-access-log", f"services.{name}.main:app", **first_key)
     grid.start_scheduler()
-    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    with Client(api_url=urls["api"], stats_url=urls["stats"], api_key=KEY) as client:
-
-        def answers() -> bool:
-            try:
-                return bool(client.get_pool(POOL)) and bool(client.list_pool_stats())
-            except Exception:
-                return False
-
-        await until(lambda: asyncio.to_thread(answers))
+    async with grid.client(KEY) as client:
         yield client
 
 
@@ -93,7 +81,8 @@ async def run(client: Client, **spec: Any) -> Any:
 
 async def test_nodes_come_when_jobs_wait(grid: ProcessGrid, client: Client, tmp_path: Path) -> None:
     group = f"{grid.settings.bucket}-{POOL}"
-    await _make_group(grid, group)
+    tags = {"piecework:grid": grid.settings.bucket, "piecework:pool": POOL}
+    await create_group(grid.aws, group, maximum=2, tags=tags)
     pool = {"queue_url": grid.queue_url, "dead_letter_url": grid.dead_letter_url, "group_name": group, "slots": 2}
     await asyncio.to_thread(client.put_pool, POOL, pool)
     await asyncio.to_thread(client.set_pool_capacity, POOL, 0, 2, 1)
@@ -123,22 +112,6 @@ async def test_nodes_come_when_jobs_wait(grid: ProcessGrid, client: Client, tmp_
     results = await asyncio.to_thread(client.get_results, job_id)
     await asyncio.to_thread(client.download, [*results["files"], results["manifest"]], tmp_path / "results")
     await asyncio.to_thread(client.delete_job, job_id)
-
-
-async def _make_group(grid: ProcessGrid, name: str) -> None:
-    await grid.aws.autoscaling.create_launch_configuration(
-        LaunchConfigurationName=name, ImageId="ami-12c6146b", InstanceType="m5.large"
-    )
-    tags = {"piecework:grid": grid.settings.bucket, "piecework:pool": POOL}
-    await grid.aws.autoscaling.create_auto_scaling_group(
-        AutoScalingGroupName=name,
-        LaunchConfigurationName=name,
-        MinSize=0,
-        MaxSize=2,
-        DesiredCapacity=0,
-        AvailabilityZones=["us-east-1a"],
-        Tags=[{"Key": key, "Value": value, "PropagateAtLaunch": True} for key, value in tags.items()],
-    )
 
 
 async def test_code_and_declared_inputs_are_read(client: Client, grid: ProcessGrid, tmp_path: Path) -> None:

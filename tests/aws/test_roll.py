@@ -17,8 +17,9 @@ from services.platform.database import connect_database
 from services.platform.version import VERSION
 from tests.aws.conftest import client_of
 from tests.aws.stacks import deploy
-from tests.conftest import OpenClients, free_port, quick_settings
+from tests.conftest import OpenClients, quick_settings
 from tests.grid import Gate, ProcessGrid
+from tests.groups import create_group
 from tests.until import until
 
 KEY = "pw_of_the_roll"
@@ -68,17 +69,7 @@ async def test_busy_nodes_are_replaced_and_their_job_is_right(
     settings = quick_settings(await postgres.create_database(name.replace("-", "_"), template), ministack, name)
     aws = await clients(ministack)
     await aws.s3.create_bucket(Bucket=name)
-    await aws.autoscaling.create_launch_configuration(
-        LaunchConfigurationName=name, ImageId="ami-12c6146b", InstanceType="m5.large"
-    )
-    await aws.autoscaling.create_auto_scaling_group(
-        AutoScalingGroupName=name,
-        LaunchConfigurationName=name,
-        MinSize=0,
-        MaxSize=4,
-        DesiredCapacity=2,
-        AvailabilityZones=["us-east-1a"],
-    )
+    await create_group(aws, name, maximum=4, desired=2)
 
     async def instances() -> list[str]:
         answer = await aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
@@ -91,12 +82,7 @@ async def test_busy_nodes_are_replaced_and_their_job_is_right(
             await database.execute(
                 "UPDATE pools SET group_name = $1, capacity_min = 2, capacity_max = 2, capacity_desired = 2", name
             )
-            port = free_port()
-            url = f"http://127.0.0.1:{port}"
-            grid.start(
-                *("-m", "uvicorn", "--port", str(port), "--no-access-log", "services.api.main:app"),
-                bootstrap_api_key=KEY,
-            )
+            url = grid.start_server("api", bootstrap_api_key=KEY)
             grid.start_scheduler()
             old = await instances()
             for instance in old:

@@ -14,7 +14,7 @@ from deploy.local.emulator import Emulator
 from deploy.local.postgres import EmbeddedPostgres
 from piecework import Client
 from services.platform.database import connect_database
-from tests.conftest import OpenClients, free_port, quick_settings
+from tests.conftest import OpenClients, quick_settings
 from tests.grid import ProcessGrid
 from tests.until import until
 
@@ -65,30 +65,11 @@ async def grid(
 @pytest.fixture(scope="module")
 async def client(grid: ProcessGrid) -> AsyncIterator[Client]:
     """A client of API, stats, scheduler, and two workers, each a process of its own."""
-    ports = {name: free_port() for name in ("api", "stats")}
-    for name, port in ports.items():
-        first_key = {"bootstrap_api_key": KEY} if name == "api" else {}
-        grid.start("-m", "uvicorn", "--port", str(port), "--no-access-log", f"services.{name}.main:app", **first_key)
     grid.start_scheduler()
     grid.start_worker()
     grid.start_worker()
-    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    with Client(api_url=urls["api"], stats_url=urls["stats"], api_key=KEY) as client:
-
-        async def both_ready() -> bool:
-            return await asyncio.to_thread(_answers, client)
-
-        await until(both_ready)
+    async with grid.client(KEY) as client:
         yield client
-
-
-def _answers(client: Client) -> bool:
-    try:
-        client.get_pool("default")
-        client.list_pool_stats()
-    except Exception:
-        return False
-    return True
 
 
 @pytest.fixture

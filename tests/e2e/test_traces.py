@@ -13,7 +13,6 @@ from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
 from tests.collector import Collector, collecting
-from tests.conftest import free_port
 from tests.grid import ProcessGrid
 from tests.until import until
 
@@ -59,14 +58,10 @@ async def grid(settings: Settings, database: Database, aws: Aws, tmp_path: Path)
 @pytest.fixture
 async def client(collector: Collector, grid: ProcessGrid) -> AsyncIterator[httpx.AsyncClient]:
     """Of an API beside a scheduler and a worker, which send their spans to the collector."""
-    port = free_port()
-    app = "services.api.main:app"
-    grid.start("-m", "uvicorn", "--port", str(port), "--no-access-log", app, bootstrap_api_key=KEY)
+    url = grid.start_server("api", bootstrap_api_key=KEY)
     grid.start_scheduler()
     grid.start("-m", "services.worker", log_level="DEBUG")
-    async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {KEY}"}, timeout=60
-    ) as client:
+    async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client:
 
         async def ready() -> bool:
             try:

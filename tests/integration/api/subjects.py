@@ -9,6 +9,7 @@ import httpx
 from services.platform.aws import Aws
 from services.platform.database import Database, new_id
 from services.platform.settings import Settings
+from tests.groups import create_group
 from tests.integration.api.conftest import PlayedWorker, array_job, ok
 
 SHARE = "finance"  # of anna's jobs
@@ -110,13 +111,7 @@ class Subjects:
             return {"name": name}
         if operation != "set_pool_capacity":
             return {"name": "default"}
-        group = f"group-{uuid4().hex}"
-        await self.aws.autoscaling.create_launch_configuration(
-            LaunchConfigurationName=group, ImageId="ami-1", InstanceType="t3.micro"
-        )
-        await self.aws.autoscaling.create_auto_scaling_group(
-            AutoScalingGroupName=group, MinSize=0, MaxSize=1, LaunchConfigurationName=group, AvailabilityZones=["a"]
-        )
+        group = await create_group(self.aws, maximum=1)
         await ok(self.operator.put("/v1/pools/scaled", json={"group_name": group}))
         return {"name": "scaled"}
 
