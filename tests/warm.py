@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from importlib import import_module
+from unittest.mock import patch
 
 from services.platform.aws import connect_aws
 from services.platform.settings import Settings
@@ -18,18 +19,17 @@ for _name in ("services.api.main", "services.stats.main"):
     import_module(_name)
 
 
-# The session that forks share finds no credentials here: each fork finds its own.
-for _name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
-    os.environ.pop(_name, None)
-os.environ |= {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull}
-os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-
-
 async def _read() -> None:
     """AWS's large API descriptions."""
     async with connect_aws(Settings(aws_endpoint_url="http://127.0.0.1:1")):
         pass
 
 
-asyncio.run(_read())
+# The session that forks share finds no credentials here: each fork finds its own.
+with patch.dict(os.environ):
+    for _name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        os.environ.pop(_name, None)
+    os.environ |= {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull}
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    asyncio.run(_read())
 gc.freeze()  # the forks' garbage collections leave alone what they share
