@@ -21,7 +21,7 @@ async def test_a_storm_makes_nobody_ask_for_more_than_it_may(tmp_path: Path) -> 
         workers=4,
         gap_seconds=0.2,
         storm_seconds=8,
-        calm_seconds=120,
+        patience_seconds=120,
         lease_seconds=3,
         task_seconds=0.05,
     )

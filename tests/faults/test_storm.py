@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.storm.faults import DECK
 from tests.storm.plan import Plan
 from tests.storm.report import render
 from tests.storm.run import run_storm
 
 
+@pytest.mark.timeout(600)
 async def test_a_storm_does_no_harm(tmp_path: Path) -> None:
     plan = Plan(
         seed=1,
@@ -15,7 +18,7 @@ async def test_a_storm_does_no_harm(tmp_path: Path) -> None:
         workers=4,
         gap_seconds=0.2,
         storm_seconds=12,
-        calm_seconds=60,
+        patience_seconds=90,
         lease_seconds=3,
         task_seconds=0.05,
     )

@@ -12,7 +12,8 @@ LOSSES_MAX = 10_000  # a task may lose more workers in a storm than a sane grid 
 class Plan:
     """`gap_seconds` is the mean pause between two faults; they end after `storm_seconds` if each kind has come.
 
-    `task_seconds` is what a short task sleeps.
+    `patience_seconds` without the end of a task end the run: what has not ended then is lost. `task_seconds` is what a
+    short task sleeps.
     """
 
     seed: int
@@ -21,7 +22,7 @@ class Plan:
     schedulers: int = 2
     gap_seconds: float = 1.0
     storm_seconds: float = 600.0
-    calm_seconds: float = 300.0  # then, what has not ended is lost
+    patience_seconds: float = 300.0
     lease_seconds: float = 8.0
     task_seconds: float = 0.0
 

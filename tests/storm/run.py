@@ -113,12 +113,17 @@ async def _weather(
     cancelling = orders.cancel(grid, journal, ids["cancelled"], counts["cancelled"] // 2)
     claimed = 0
     try:
-        async with asyncio.timeout(plan.storm_seconds + plan.calm_seconds), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(plan.patience_seconds) as patience, asyncio.TaskGroup() as group:
             group.create_task(chaos.blow())
             group.create_task(cancelling)
             paused = group.create_task(pausing)
+            seen = -1
             while not await grid.ask(lambda connection: connection.fetchval(_ALL_ENDED)):
-                progress(journal.seconds, await orders.tasks_ended(grid, *ids.values()), journal.dealt.total())
+                ended = await orders.tasks_ended(grid, *ids.values())
+                if ended != seen:
+                    patience.reschedule(asyncio.get_running_loop().time() + plan.patience_seconds)
+                seen = ended
+                progress(journal.seconds, ended, journal.dealt.total())
                 await asyncio.sleep(_POLL_SECONDS)
             chaos.calm()
             claimed = await paused
