@@ -4,7 +4,10 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -26,6 +29,7 @@ from services.platform.database import (
 from services.platform.settings import ApiSettings
 from services.scheduler.loop import Context, Loop, listen
 from services.stats.main import create_app as create_stats
+from tests.integration.engine.test_roles import ROOT, statements
 from tests.storm.database_proxy import DatabaseProxy
 from tests.until import until
 
@@ -86,6 +90,27 @@ async def test_every_session_has_limits(proxy: DatabaseProxy, behind_proxy: ApiS
             assert dict(map(tuple, await session.fetch(_LIMITS))) == expected | of_unix_sockets
     await pool.close()
     await alone.close()
+
+
+async def test_no_statement_makes_a_connection_ask_for_types(database: Database) -> None:
+    """asyncpg would ask about each array, once a connection; the server's log of statements tells."""
+    asked: list[str] = []
+    async with database.acquire() as connection:
+        connection.add_query_logger(lambda query: asked.append(query.query))
+        prepared = 0
+        for service in ("api", "engine", "scheduler", "stats", "worker"):
+            for _, statement in statements(ROOT / "services" / service):
+                with suppress(asyncpg.PostgresError):  # DuckDB's, or a part of one
+                    await connection.prepare(statement)
+                    prepared += 1
+        types = {"smallint": 1, "integer": 2, "bigint": 3, "float8": 0.5, "uuid": UUID(int=4), "jsonb": {"a": [5]}}
+        for name, value in types.items():
+            assert await connection.fetchval(f"SELECT $1::{name}[]", [value, None]) == [value, None]
+        now = datetime(2026, 12, 1, tzinfo=UTC)
+        assert await connection.fetchval("SELECT $1::timestamptz[]", [now]) == [now]
+        assert await connection.fetchval("SELECT $1::xid8[]", [7]) == [7]
+    assert prepared > 150
+    assert [query for query in asked if "typeinfo" in query] == []
 
 
 async def test_a_process_that_stands_still_in_a_transaction_holds_up_nobody_for_long(
