@@ -11,7 +11,9 @@ from services.engine import migrations
 def made_in(migration: str, *what: str) -> str:
     """The statements of a migration that make these functions or views."""
     script = (Path(migrations.__file__).parent / "versions" / f"{migration}.sql").read_text()
-    statements = [re.search(rf"CREATE {name}\b.*?(?:\nEND;|\nEND \$\$;|;\n\n)", script, re.DOTALL) for name in what]
+    statements = [
+        re.search(rf"CREATE {name}\b.*?(?:\nEND;|\nEND \$\$;|;\n(?:\n|\Z))", script, re.DOTALL) for name in what
+    ]
     return "\n".join(found[0] for found in statements if found)
 
 
@@ -19,6 +21,10 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0036": "DROP INDEX stages_unplanned",
+    "0035": made_in("0012_partitions", "OR REPLACE VIEW job_partitions", "OR REPLACE FUNCTION make_partitions")
+    + made_in("0028_left_rows", "OR REPLACE FUNCTION drop_partitions")
+    + made_in("0002_functions", "VIEW stages_to_chain").replace("CREATE", "CREATE OR REPLACE", 1),
     "0034": "ALTER TABLE stages DROP COLUMN pools, DROP COLUMN next_pool_after_seconds",
     "0033": "ALTER TABLE bundles DROP COLUMN reserved_by, DROP COLUMN reserved_until",
     "0032": made_in("0013_retention", "VIEW kept_jobs").replace("CREATE", "CREATE OR REPLACE", 1),

@@ -135,6 +135,17 @@ async def test_a_job_of_a_clock_years_ahead_runs_and_no_months_are_lacking_for_i
     assert await database.fetchval("SELECT count(*) FROM tasks_default") == 1
 
 
+async def test_the_bounds_that_a_name_tells_are_those_of_the_partition(database: Database) -> None:
+    parts = await database.fetch(
+        "SELECT month, first_job, until_job, pg_get_expr(c.relpartbound, c.oid) AS bound "
+        "FROM job_partitions AS p JOIN pg_class AS c ON c.oid = p.partition::regclass"
+    )
+    assert {part["month"] for part in parts} > {"first", *OLD}
+    for part in parts:
+        first = "MINVALUE" if part["month"] == "first" else f"'{part['first_job']}'"
+        assert part["bound"] == f"FOR VALUES FROM ({first}) TO ('{part['until_job']}')"
+
+
 async def test_the_months_of_jobs_are_their_partitions(database: Database) -> None:
     months = await database.fetch("SELECT * FROM job_partitions WHERE of_table = 'tasks' AND month <> 'first'")
     assert len(months) >= 4
