@@ -3,6 +3,7 @@
 The window starts with a whole minute, `minutes` or up to a minute more ago, so that worker_minutes fills it exactly.
 """
 
+from services.engine.pool_tasks import count_tasks
 from services.platform.database import Database
 from services.stats.shapes import PoolStatsList, Timeline, WorkerStatsList
 
@@ -22,17 +23,12 @@ _POOL_STATS = """
             sum(busy) FILTER (WHERE live) AS busy,
             coalesce(sum(busy_seconds) / nullif(sum(slot_seconds), 0), 0) AS busy_share
         FROM workers_since(date_trunc('minute', now() - $1 * interval '1 minute')) GROUP BY pool
-    ), pool_backlog AS (
-        SELECT s.pool, sum(c.ready + c.queued) AS tasks
-        FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
-        WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY s.pool
     )
     SELECT p.name AS pool, coalesce(workers_live, 0) AS workers_live, coalesce(w.slots, 0) AS slots,
         coalesce(w.busy, 0) AS busy, coalesce(busy_share, 0) AS busy_share,
-        coalesce(m.succeeded, 0)::bigint AS tasks_succeeded, coalesce(m.failed, 0)::bigint AS tasks_failed,
-        coalesce(b.tasks, 0)::bigint AS backlog
+        coalesce(m.succeeded, 0)::bigint AS tasks_succeeded, coalesce(m.failed, 0)::bigint AS tasks_failed
     FROM pools AS p LEFT JOIN pool_workers AS w ON w.pool = p.name LEFT JOIN pool_minutes AS m ON m.pool = p.name
-    LEFT JOIN pool_backlog AS b ON b.pool = p.name ORDER BY p.name"""
+    ORDER BY p.name"""
 
 _TIMELINE = """
     SELECT minute, sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed,
@@ -50,7 +46,9 @@ async def read_worker_stats(database: Database, minutes: int, of_pool: str | Non
 
 async def read_pool_stats(database: Database, minutes: int) -> PoolStatsList:
     rows = await database.fetch(_POOL_STATS, minutes)
-    return PoolStatsList.model_validate({"items": [dict(row) for row in rows]})
+    tasks = await count_tasks(database)
+    backlog = {pool: of_pool["ready"] + of_pool["queued"] for pool, of_pool in tasks.items()}
+    return PoolStatsList.model_validate({"items": [{**row, "backlog": backlog.get(row["pool"], 0)} for row in rows]})
 
 
 async def read_timeline(database: Database, minutes: int, of_pool: str | None) -> Timeline:

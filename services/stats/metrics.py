@@ -3,13 +3,16 @@
 Counters come from pool_stats, so they survive restarts and never go back. No label grows with the number of jobs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+from asyncpg import Record
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.contract.states import TASK_STATES
+from services.engine.pool_tasks import count_tasks, unfinished_jobs
 from services.platform.database import Connection, Database
 from services.platform.settings import Settings
 from services.stats.backlogs import read_backlogs
@@ -23,30 +26,24 @@ LE_BUCKETS = range(8 * PER_OCTAVE, 38 * PER_OCTAVE, PER_OCTAVE)  # every octave 
 
 _JOBS = "SELECT state, count(*) AS n FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY state"
 
-_TASKS = """
-    SELECT s.pool, sum(c.ready)::bigint AS ready, sum(c.queued)::bigint AS queued, sum(c.running)::bigint AS running,
-        sum(c.succeeded)::bigint AS succeeded, sum(c.failed)::bigint AS failed, sum(c.cancelled)::bigint AS cancelled
-    FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
-    WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') GROUP BY s.pool"""
-
 _WORKERS = """
     SELECT pool, state, count(*) AS n, sum(slots) AS slots, sum(busy) AS busy
     FROM workers WHERE state IN ('active', 'draining') GROUP BY pool, state"""
 
-# One probe of tasks_ready for each stage of a running job, and the bundles that no worker has: a few for each slot.
-_OLDEST = """
-    SELECT pool, extract(epoch FROM now() - min(since))::float8 AS seconds FROM (
-        SELECT s.pool, first.ready_at AS since
-        FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL (
-            SELECT ready_at FROM tasks AS t
-            WHERE t.job_id = s.job_id AND t.stage = s.stage AND t.ready_at <= now() ORDER BY t.ready_at LIMIT 1
-        ) AS first
-        WHERE j.state = 'running' AND s.state = 'running'
-        UNION ALL SELECT p.name, (
-            SELECT min(b.queued_at) FROM bundles AS b WHERE b.pool = p.name AND b.worker_id IS NULL)
-        FROM pools AS p
-    ) AS waiting
-    GROUP BY pool HAVING min(since) IS NOT NULL"""
+# One probe of tasks_ready for each running stage of these jobs, which are a page of those that have not ended.
+_OLDEST_READY = """
+    SELECT s.pool, extract(epoch FROM now() - min(first.ready_at))::float8 AS seconds
+    FROM stages AS s JOIN jobs AS j USING (job_id) CROSS JOIN LATERAL (
+        SELECT ready_at FROM tasks AS t
+        WHERE t.job_id = s.job_id AND t.stage = s.stage AND t.job_id >= ANY($2) AND t.job_id < ANY($3)
+          AND t.ready_at <= now() ORDER BY t.ready_at LIMIT 1
+    ) AS first
+    WHERE s.job_id = ANY($1::uuid[]) AND j.state = 'running' AND s.state = 'running' GROUP BY s.pool"""
+
+# The bundles that no worker has: a few for each slot.
+_OLDEST_QUEUED = """
+    SELECT pool, extract(epoch FROM now() - min(queued_at))::float8 AS seconds FROM bundles
+    WHERE worker_id IS NULL GROUP BY pool"""
 
 # Workers are kept for some days after their end.
 _NODES = """
@@ -79,10 +76,10 @@ async def _read(connection: Connection, settings: Settings) -> list[Metric]:
     totals = await connection.fetch("SELECT * FROM pool_stats ORDER BY pool, outcome")
     return [
         _jobs(await connection.fetch(_JOBS)),
-        _tasks(await connection.fetch(_TASKS), pools),
+        _tasks(await count_tasks(connection), pools),
         *_workers(await connection.fetch(_WORKERS), pools),
         *_nodes(await connection.fetch(_NODES)),
-        _oldest(await connection.fetch(_OLDEST), pools),
+        _oldest(await _read_oldest(connection), pools),
         *await read_waiting(connection, pools, settings),
         _attempts(totals),
         _attempt_seconds(totals),
@@ -102,14 +99,13 @@ def _jobs(rows: Sequence[Any]) -> Metric:
     return family
 
 
-def _tasks(rows: Sequence[Any], pools: Sequence[str]) -> Metric:
+def _tasks(counts: Mapping[str, Mapping[str, int]], pools: Sequence[str]) -> Metric:
     family = GaugeMetricFamily(
         "piecework_tasks", "Tasks of jobs that have not ended, by state", labels=["pool", "state"]
     )
-    by_pool = {row["pool"]: row for row in rows}
     for pool in pools:
         for state in TASK_STATES:
-            family.add_metric([pool, state], by_pool[pool][state] if pool in by_pool else 0)
+            family.add_metric([pool, state], counts[pool][state])
     return family
 
 
@@ -141,15 +137,20 @@ def _nodes(rows: Sequence[Any]) -> list[Metric]:
     return families
 
 
+async def _read_oldest(connection: Connection) -> list[Record]:
+    """For each pool some rows with the seconds that something has waited."""
+    pages = [await connection.fetch(_OLDEST_READY, *page) for page in await unfinished_jobs(connection)]
+    return [*chain.from_iterable(pages), *await connection.fetch(_OLDEST_QUEUED)]
+
+
 def _oldest(rows: Sequence[Any], pools: Sequence[str]) -> Metric:
     family = GaugeMetricFamily(
         "piecework_queue_oldest_seconds",
         "How long the oldest task of a running job that has not started has been ready or queued",
         labels=["pool"],
     )
-    seconds = {row["pool"]: row["seconds"] for row in rows}
     for pool in pools:
-        family.add_metric([pool], seconds.get(pool, 0.0))
+        family.add_metric([pool], max((row["seconds"] for row in rows if row["pool"] == pool), default=0.0))
     return family
 
 

@@ -17,6 +17,7 @@ from services.api.security import Operator, Viewer
 from services.api.shapes.grid import Capacity, DrainedPool, Pool, PoolDrain, PoolPage, PoolSpec
 from services.api.strict_json import StrictRoute
 from services.engine import pools, removal, workers
+from services.engine.pool_tasks import count_tasks
 from services.platform.database import Connection
 from services.platform.database import Database as ConnectionPool
 from services.platform.problems import conflict, invalid, not_found, problems
@@ -45,24 +46,27 @@ DRAIN_EXAMPLES: Any = {
     }
 }
 
-_LOAD = """
-    SELECT p.name, w.*, t.*
+_WORKERS = """
+    SELECT p.name, w.*
     FROM unnest($1::text[]) AS p (name) CROSS JOIN LATERAL (
         SELECT count(*) AS workers_live, coalesce(sum(slots), 0) AS slots_live, coalesce(sum(busy), 0) AS slots_busy
         FROM workers WHERE pool = p.name AND state IN ('active', 'draining')
-    ) AS w CROSS JOIN LATERAL (
-        SELECT coalesce(sum(c.ready), 0) AS tasks_ready, coalesce(sum(c.queued), 0) AS tasks_queued,
-            coalesce(sum(c.running), 0) AS tasks_running
-        FROM jobs AS j JOIN stages AS s USING (job_id) CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
-        WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') AND s.pool = p.name
-    ) AS t"""
+    ) AS w"""
 
 
 async def _show(connection: Connection | ConnectionPool, rows: Iterable[dict[str, Any]]) -> list[Pool]:
     """The pools with their current workers and tasks."""
     pools = list(rows)
-    load = {row["name"]: dict(row) for row in await connection.fetch(_LOAD, [pool["name"] for pool in pools])}
-    return [Pool.model_validate(pool | load[pool["name"]]) for pool in pools]
+    workers = {row["name"]: dict(row) for row in await connection.fetch(_WORKERS, [pool["name"] for pool in pools])}
+    tasks = await count_tasks(connection)
+    return [
+        Pool.model_validate(
+            pool
+            | workers[pool["name"]]
+            | {f"tasks_{state}": tasks[pool["name"]][state] for state in ("ready", "queued", "running")}
+        )
+        for pool in pools
+    ]
 
 
 async def _load(connection: Connection | ConnectionPool, name: str) -> Pool:

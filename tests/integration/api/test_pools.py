@@ -177,6 +177,25 @@ async def test_a_pool_shows_its_workers_and_tasks(operator: httpx.AsyncClient, w
     }
 
 
+async def test_a_stage_for_several_pools_counts_where_its_tasks_are(
+    operator: httpx.AsyncClient, worker: PlayedWorker, database: Database
+) -> None:
+    await ok(operator.put("/v1/pools/spare", json={}))
+    job = array_job() | {"stages": [{"processor": "noop@1", "pools": ["default", "spare"]}]}
+    job_id = UUID((await ok(operator.post("/v1/jobs", json=job)))["job_id"])
+    await worker.plan(job_id, 6)
+    await worker.claim(job_id, 1)
+    spare = PlayedWorker(database)
+    await spare.register(pool="spare")
+    await spare.claim(job_id, 2)
+
+    pools = {pool["name"]: pool for pool in (await ok(operator.get("/v1/pools")))["items"]}
+
+    states = ("tasks_ready", "tasks_queued", "tasks_running")
+    assert [pools["default"][state] for state in states] == [3, 0, 1]
+    assert [pools["spare"][state] for state in states] == [0, 0, 2]
+
+
 async def test_workers_are_listed_filtered_and_drained(
     operator: httpx.AsyncClient, worker: PlayedWorker, database: Database
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from services.contract.message import Message
 from services.contract.resources import Capacity
 from services.engine import transitions
+from services.engine.pool_tasks import count_tasks
 from services.scheduler.loop import Context
 from services.scheduler.loops import dispatch, resend, scale, stragglers
 from tests.groups import create_group
@@ -169,6 +170,40 @@ async def test_what_waits_does_not_move_to_a_pool_that_is_paused_or_too_small(
     await resend.step(context)
     assert await queued(play) == {"third": 1}
     await context.slots["resend"].settle()
+
+
+async def test_tasks_count_in_the_pool_where_they_wait_or_run(play: Play, second: str) -> None:
+    job_id = await submit(play, 10)
+    await play.submit()  # which has no tasks yet
+    elsewhere = await play.submit(stages=[{"processor": "noop", "pool": "second"}])
+    await play.plan(elsewhere, 7)
+    first_worker, second_worker = await play.register(), await play.register("second")
+
+    async def counted() -> dict[str, dict[str, int]]:
+        tasks = await count_tasks(play.database)
+        return {pool: {state: n for state, n in of_pool.items() if n} for pool, of_pool in tasks.items()}
+
+    one, *_ = await play.dispatch(job_id, tasks=3, bundle=1)
+    [four] = await play.dispatch(job_id, tasks=4, bundle=4, pool="second")
+    assert await counted() == {"default": {"ready": 3, "queued": 3}, "second": {"ready": 7, "queued": 4}}
+
+    await play.claim(first_worker, [one])
+    running = await play.claim(second_worker, [four])
+    assert await counted() == {
+        "default": {"ready": 3, "queued": 2, "running": 1},
+        "second": {"ready": 7, "running": 4},
+    }
+
+    await play.complete(second_worker, finished(running[0]))
+    assert await counted() == {
+        "default": {"ready": 3, "queued": 2, "running": 1, "succeeded": 1},
+        "second": {"ready": 7, "running": 3},
+    }
+    await play.complete(second_worker, *map(finished, running[1:]), done=running)
+    assert await counted() == {
+        "default": {"ready": 3, "queued": 2, "running": 1, "succeeded": 4},
+        "second": {"ready": 7},
+    }
 
 
 async def test_a_backup_goes_to_the_first_pool_that_has_a_free_slot(

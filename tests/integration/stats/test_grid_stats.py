@@ -161,6 +161,19 @@ async def test_pools_sum_their_workers_and_the_work_that_waits(
     }  # fmt: skip
 
 
+async def test_what_is_queued_for_the_next_pool_is_its_backlog(client: httpx.AsyncClient, database: Database) -> None:
+    for name in ("spot", "on-demand"):
+        await insert_pool(database, name)
+    job_id = await insert_job(database, "spot", "running", ready=5, queued=4)
+    await database.execute("UPDATE stages SET pools = '{spot,on-demand}'")
+    await database.execute(
+        "INSERT INTO bundles (bundle_id, pool, job_id, stage, first, count, send_at) "
+        "VALUES (gen_random_uuid(), 'spot', $1, 0, 0, 1, now()), (gen_random_uuid(), 'on-demand', $1, 0, 1, 3, now())",
+        job_id,
+    )
+    assert {pool["pool"]: pool["backlog"] for pool in await read(client, "pools")} == {"spot": 6, "on-demand": 3}
+
+
 async def test_the_timeline_sums_all_jobs_by_minute(
     client: httpx.AsyncClient, database: Database, now: datetime
 ) -> None:

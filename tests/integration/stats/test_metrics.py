@@ -16,7 +16,7 @@ from services.stats.backlogs import COUNTED_MAX
 from services.stats.main import create_app
 from services.stats.rollup import roll_up
 from tests.integration.stats.conftest import catch_up, insert_attempts, insert_pool, insert_worker
-from tests.integration.stats.test_grid_stats import insert_job
+from tests.integration.stats.test_grid_stats import insert_bundle, insert_job
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -84,6 +84,22 @@ async def test_gauges_of_jobs_tasks_and_workers(anonymous: httpx.AsyncClient, da
     assert value(samples, "piecework_slots_busy", pool="default") == 4
     assert value(samples, "piecework_slots", pool="idle") == 0
     assert value(samples, "piecework_queue_oldest_seconds", pool="default") == 0
+
+
+async def test_tasks_for_several_pools_are_told_of_the_pool_where_they_are(
+    anonymous: httpx.AsyncClient, database: Database
+) -> None:
+    for name in ("spot", "on-demand"):
+        await insert_pool(database, name)
+    worker_id = await insert_worker(database, pool="on-demand")
+    job_id = await insert_job(database, "spot", "running", ready=5, running=2, succeeded=4)
+    await database.execute("UPDATE stages SET pools = '{spot,on-demand}'")
+    await insert_bundle(database, worker_id, 2, await database.fetchval("SELECT now()"))
+    await database.execute("UPDATE bundles SET job_id = $1, pool = 'spot'", job_id)
+    samples = await scrape(anonymous)
+    for pool, ready, running, succeeded in (("spot", 5, 0, 4), ("on-demand", 0, 2, 0)):
+        of_pool = [value(samples, "piecework_tasks", pool=pool, state=s) for s in ("ready", "running", "succeeded")]
+        assert of_pool == [ready, running, succeeded]
 
 
 async def test_sick_nodes_are_told_by_pool(anonymous: httpx.AsyncClient, database: Database) -> None:
