@@ -1,7 +1,8 @@
-"""What jobs cost, in US dollars: the time of slots by the price of their nodes, and estimates of what is not measured.
+"""What jobs cost, in US dollars: the time of parts of nodes by their price, and estimates of what is not measured.
 
-The roll-up prices each attempt: a slot's share of what its pool's operator says that a node costs an hour, or else of
-the list price of an On-Demand node's type. What has no known price is told as seconds, never as nothing.
+The roll-up prices each attempt: its part of what its pool's operator says that a node costs an hour, or else of the
+list price of an On-Demand node's type. The part is a slot's share, or the largest share of what the task asks for. What
+has no known price is told as seconds, never as nothing.
 """
 
 from collections.abc import Mapping

@@ -36,6 +36,9 @@ _HORIZON = """
         (SELECT txid FROM attempts WHERE txid >= $1 AND txid < oldest ORDER BY txid OFFSET $2 LIMIT 1) AS last
     FROM oldest_transaction() AS oldest"""
 
+# An attempt pays for the part of its node that it kept from others: the largest share of what its stage asks for, of
+# cores and memory a slot's share if it does not say (services/contract/resources.py). It is a slot's share if the stage
+# asks for nothing or is gone, or the worker, of a release before, does not say what its node has.
 # An attempt's time is spread over the minutes it ran in: a task of two hours is not a burst in its last minute. No
 # attempt, whatever its row says, makes more minutes than are kept ($4 seconds). Busy time is what workers measured: a
 # lost, released or cancelled attempt may only have waited in its bundle.
@@ -48,10 +51,21 @@ _ROLL_UP = """
             index, coalesce(fetch_seconds, 0) AS fetch_seconds, coalesce(put_seconds, 0) AS put_seconds,
             outcome NOT IN ('lost', 'released', 'cancelled') AS measured,
             CASE WHEN outcome NOT IN ('lost', 'released', 'cancelled') THEN CASE w.market
-                WHEN 'spot' THEN p.spot_price_per_hour ELSE coalesce(p.price_per_hour, l.price) END / w.slots / 3600
+                WHEN 'spot' THEN p.spot_price_per_hour ELSE coalesce(p.price_per_hour, l.price) END * part.share / 3600
             END AS price
         FROM attempts AS a LEFT JOIN workers AS w ON w.worker_id = a.worker_id LEFT JOIN pools AS p ON p.name = a.pool
+        LEFT JOIN LATERAL (
+            SELECT needs FROM stages WHERE stages.job_id = a.job_id AND stages.stage = a.stage
+        ) AS s ON true
         LEFT JOIN unnest($5::text[], $6::float8[]) AS l (instance_type, price) USING (instance_type)
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN s.needs IS NULL OR w.cpus IS NULL THEN 1.0 / w.slots ELSE least(1, greatest(
+                coalesce((s.needs ->> 'cpus')::float8 / nullif(w.cpus, 0), 1.0 / w.slots),
+                coalesce((s.needs ->> 'memory')::float8 / nullif(w.memory, 0), 1.0 / w.slots),
+                (s.needs ->> 'gpus')::float8 / nullif(w.gpus, 0),
+                (s.needs ->> 'disk')::float8 / nullif(w.disk, 0)
+            )) END AS share
+        ) AS part
         WHERE txid >= $1 AND txid < $2
     ), minutes AS MATERIALIZED (
         SELECT job_id, stage, pool, worker_id, minute,

@@ -7,6 +7,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from services.contract.resources import Capacity, Needs
 from services.platform.database import Database, new_id
 from services.stats.rollup import prune
 from tests.integration.stats.conftest import catch_up, insert_attempts, insert_pool, insert_worker
@@ -60,6 +61,40 @@ async def test_a_slot_costs_its_share_of_its_node(client: httpx.AsyncClient, dat
     assert cost["nodes"] == pytest.approx(0.15)
     [stage] = cost["stages"]
     assert (stage["name"], stage["pool"], stage["nodes"]) == ("map", "default", cost["nodes"])
+
+
+NODE = {"slots": 4, "cpus": 16.0, "memory": 64 << 30, "gpus": 2, "disk": 100 << 30}
+
+
+@pytest.mark.parametrize(
+    ("needs", "worker", "part"),
+    [
+        (None, NODE, 1 / 4),
+        ({"cpus": 8}, NODE, 1 / 2),
+        ({"cpus": 0.5, "memory": 1 << 30}, NODE, 1 / 32),  # 32 of them fit, though there are four slots
+        ({"cpus": 0.5, "memory": 48 << 30}, NODE, 3 / 4),
+        ({"cpus": 0.5}, NODE, 1 / 4),  # of memory it takes a slot's share
+        ({"cpus": 1, "memory": 1 << 30, "gpus": 2}, NODE, 1),
+        ({"cpus": 1, "memory": 1 << 30, "disk": 50 << 30}, NODE, 1 / 2),
+        ({"cpus": 1, "memory": 1 << 30, "gpus": 1}, NODE | {"gpus": 0}, 1 / 16),  # which Postgres gives to nobody
+        ({"cpus": 32}, NODE, 1),
+        ({"cpus": 8}, {"slots": 4}, 1 / 4),  # a worker that does not say what its node has
+    ],
+)
+async def test_a_task_that_asks_for_something_costs_the_largest_share_of_it(
+    client: httpx.AsyncClient, database: Database, needs: dict[str, float] | None, worker: dict[str, Any], part: float
+) -> None:
+    await put_pool(database, on_demand=1.0)
+    job_id = await insert_job(database)
+    await database.execute("UPDATE stages SET needs = $2 WHERE job_id = $1", job_id, needs)
+
+    await run(database, job_id, {"run_seconds": HOUR}, **worker)
+
+    assert (await cost_of(client, job_id))["nodes"] == pytest.approx(part)
+    if needs is not None and "cpus" in worker:  # as the worker reserves it
+        has = Capacity.of(worker)
+        reserved = has.part(Needs(**needs), worker["slots"])
+        assert has.count(reserved) == (0 if not has.holds(reserved) else int(1 / part + 1e-9))
 
 
 @pytest.mark.parametrize(
