@@ -1,7 +1,7 @@
 """The months of jobs, by which their rows are partitioned (migration 0012): ids are UUIDv7, so they tell the time.
 
-A statement that names the months of its jobs is planned for these alone. Otherwise the planner looks at every
-partition, which costs as much again as a claim.
+A session that plans each time plans a statement that names the months of its jobs for these alone. Otherwise the
+planner looks at every partition, which costs as much again as a claim. A plan that is kept finds them by the ids.
 """
 
 from collections.abc import Iterable

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import asyncpg
 
-from services.platform.database import PLANNER, time_limits
+from services.platform.database import POOLED_PLANNER, time_limits
 
 SERVICES = ("api", "scheduler", "worker", "stats")
 ROLES = tuple(f"piecework_{service}" for service in SERVICES)
@@ -72,7 +72,7 @@ async def set_up_sessions(connection: asyncpg.Connection) -> str | None:
     statements = [
         f"ALTER ROLE {row['user']} IN DATABASE {database} SET {name} = '{value}'"
         for row in await connection.fetch(_MEMBERS, "piecework_worker")
-        for name, value in (PLANNER | time_limits()).items()
+        for name, value in (POOLED_PLANNER | time_limits()).items()
         if f"{name}={value}" not in row["settings"]
     ]
     try:

@@ -16,9 +16,6 @@ _ENDS = """
         SELECT job_id, stage, row_number() OVER (ORDER BY job_id, stage) AS number FROM stages WHERE state = 'running'
     ) AS running WHERE number % $1 = 0 ORDER BY job_id, stage"""
 
-# A plan for each page would add half of a page's time, and to the longest as much again.
-_PLAN_ONCE = "SET LOCAL plan_cache_mode = force_generic_plan"
-
 _BEFORE_ALL = (UUID(int=0), -1)
 _AFTER_ALL = (UUID(int=2**128 - 1), 2**15 - 1)
 
@@ -30,8 +27,7 @@ async def fetch_running(database: Database, statement: str, *arguments: Any) -> 
     ends between two pages is seen or not: whoever acts on what is found asks again under a lock.
     """
     rows: list[Record] = []
-    async with database.acquire() as connection, connection.transaction():
-        await connection.execute(_PLAN_ONCE)
+    async with database.acquire() as connection:
         ends = [(row["job_id"], row["stage"]) for row in await connection.fetch(_ENDS, STAGES_MAX)]
         for after, until in pairwise([_BEFORE_ALL, *ends, _AFTER_ALL]):
             rows += await connection.fetch(statement, *after, *until, *arguments)

@@ -13,7 +13,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from services.engine.logins import LOGINS
 from services.engine.migrate import migrate
 from services.platform.aws import Aws
-from services.platform.database import PLANNER, Database, connect_alone, connect_database, time_limits
+from services.platform.database import POOLED_PLANNER, Database, connect_alone, connect_database, time_limits
 from services.platform.settings import Settings, WorkerSettings
 from tests.aws.pgbouncer import PgBouncer, unpack
 from tests.grid import ProcessGrid
@@ -71,9 +71,11 @@ async def is_open(pooled: dict[str, Any]) -> bool:
 async def test_sessions_of_the_pooler_have_what_statements_need(pooled: dict[str, Any]) -> None:
     pool = await connect_database(WorkerSettings(**pooled))
 
-    rows = await pool.fetch("SELECT name, setting FROM pg_settings WHERE name = ANY($1)", [*PLANNER, *time_limits()])
+    rows = await pool.fetch(
+        "SELECT name, setting FROM pg_settings WHERE name = ANY($1)", [*POOLED_PLANNER, *time_limits()]
+    )
 
-    assert dict(map(tuple, rows)) == PLANNER | time_limits()
+    assert dict(map(tuple, rows)) == POOLED_PLANNER | time_limits()
     await pool.close()
 
 

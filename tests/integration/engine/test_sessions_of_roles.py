@@ -10,7 +10,13 @@ import pytest
 
 from services.engine import logins
 from services.engine.roles import set_up_roles
-from services.platform.database import PLANNER, UnsetSessions, check_pooled_sessions, connect_database, time_limits
+from services.platform.database import (
+    POOLED_PLANNER,
+    UnsetSessions,
+    check_pooled_sessions,
+    connect_database,
+    time_limits,
+)
 from services.platform.settings import Settings, WorkerSettings
 from tests.roles import as_role
 
@@ -37,7 +43,10 @@ async def test_a_migration_gives_them_to_the_workers_users_alone(
     workers = await connect_database(pooled(own_database_url, "worker"))
     others = await connect_database(pooled(own_database_url, "stats"))
 
-    assert dict(map(tuple, await workers.fetch(_SETTINGS, [*PLANNER, *time_limits()]))) == PLANNER | time_limits()
+    assert (
+        dict(map(tuple, await workers.fetch(_SETTINGS, [*POOLED_PLANNER, *time_limits()])))
+        == POOLED_PLANNER | time_limits()
+    )
     await check_pooled_sessions(workers)
     with pytest.raises(UnsetSessions, match=r"enable_hashjoin = on instead of off: run .*migrate"):
         await check_pooled_sessions(others)
