@@ -27,7 +27,7 @@ from services.contract.resources import Needs
 from services.contract.task_input import parse_input
 from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput
 from services.engine.months import ALL, months_of
-from services.platform.database import LONG_SECONDS, Connection, Database
+from services.platform.database import LONG_SECONDS, TASKS_CHANNEL, Connection, Database
 
 # Shards of stage_counters (column `slot`): the scheduler uses 0, the column's default; workers use the ones after it.
 _WORKER_SHARDS = 63
@@ -361,13 +361,15 @@ async def drop_orphan(connection: Connection | Database, bundle_id: UUID) -> Non
 # failure of the task. If a node could not run it (losses_max is set), this counts as a loss, as if the worker had died.
 # If the backup wins or goes on, its columns and those of the first attempt are swapped.
 # d holds the reports, by field name. (`dropped` comes first only for the order of locks: bundles first.)
+# Whoever ends the last bundle of a stage says so: there is a task to dispatch, or the stage is over. Of two workers that
+# do it at the same time neither may see that it was the last one: then the scheduler's next look finds out.
 _COMPLETE = """
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
             SELECT bundle_id FROM bundles WHERE bundle_id = ANY($4::uuid[]) AND worker_id = $1
             ORDER BY bundle_id FOR UPDATE
         ) AS done WHERE b.bundle_id = done.bundle_id
-        RETURNING b.bundle_id
+        RETURNING b.job_id, b.stage
     ), d AS MATERIALIZED (
         SELECT d.*, d.outcome = 'succeeded' AS won,
             CASE WHEN s.pools IS NULL THEN s.pool
@@ -490,7 +492,11 @@ _COMPLETE = """
             records_filtered = c.records_filtered + excluded.records_filtered,
             records_added = c.records_added + excluded.records_added
     )
-    SELECT count(*) FROM ended"""
+    SELECT (SELECT count(*) FROM ended), CASE WHEN EXISTS (
+        SELECT FROM dropped AS o WHERE NOT EXISTS (
+            SELECT FROM bundles AS b
+            WHERE b.job_id = o.job_id AND b.stage = o.stage AND b.bundle_id <> ALL($4::uuid[]))
+    ) THEN pg_notify($7, '') END"""
 
 _key = attrgetter("job_id", "stage", "index")  # the order of locks
 
@@ -504,7 +510,8 @@ async def complete(
     """
     reports = sorted(finished, key=_key)
     months = months_of({report.job_id for report in reports})
-    accepted: int = await connection.fetchval(_COMPLETE, worker_id, _shard(worker_id), reports, bundles_done, *months)
+    arguments = (worker_id, _shard(worker_id), reports, bundles_done, *months, TASKS_CHANNEL)
+    accepted: int = await connection.fetchval(_COMPLETE, *arguments)
     return accepted
 
 

@@ -26,6 +26,7 @@ Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 SQLALCHEMY_URL = "postgresql+asyncpg://"  # the driver; `async_creator` connects, so that there is one way to do it
 
 JOBS_CHANNEL = "piecework_jobs"  # a job or schedule changed: scheduler loops wake
+TASKS_CHANNEL = "piecework_tasks"  # a stage has run dry: the last of its bundles has ended
 WEBHOOKS_CHANNEL = "piecework_webhooks"  # a delivery was recorded
 
 # The database restarts or fails over: the statement may be tried again.

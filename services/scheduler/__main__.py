@@ -9,7 +9,7 @@ import uvloop
 
 from services.engine.schema import wait_for_schema
 from services.platform.aws import connect_aws, require_region
-from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, connect_database
+from services.platform.database import JOBS_CHANNEL, TASKS_CHANNEL, WEBHOOKS_CHANNEL, connect_database
 from services.platform.health import VITALS, serving
 from services.platform.logs import configure_logs
 from services.platform.process import hide_environment
@@ -49,13 +49,14 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer, listene
     """Every loop, with its pauses and what wakes it."""
     busy, idle = settings.loop_seconds, settings.idle_seconds
     jobs, deliveries = frozenset([JOBS_CHANNEL]), frozenset([WEBHOOKS_CHANNEL])
+    tasks = frozenset([JOBS_CHANNEL, TASKS_CHANNEL])
     return [
         Loop("clock", clock.step, busy_seconds=0.0, idle_seconds=min(idle, 1.0), channels=jobs),
         Loop("plan", plan.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
         Loop("columns", columns.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
-        Loop("chain", chain.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
-        Loop("dispatch", dispatch.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
-        Loop("finish", finish.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
+        Loop("chain", chain.step, busy_seconds=busy, idle_seconds=idle, channels=tasks),
+        Loop("dispatch", dispatch.step, busy_seconds=busy, idle_seconds=idle, channels=tasks),
+        Loop("finish", finish.step, busy_seconds=busy, idle_seconds=idle, channels=tasks),
         Loop("merge", merger.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
         Loop("reap", reap.step, busy_seconds=busy, idle_seconds=min(idle, settings.lease_seconds / 10)),
         Loop("resend", resend.step, busy_seconds=busy, idle_seconds=min(idle, settings.lease_seconds / 10)),

@@ -27,6 +27,9 @@ log = structlog.get_logger()
 BACKOFF_SECONDS_FIRST = 0.1
 BACKOFF_SECONDS_MAX = 5.0
 ERROR_LENGTH_MAX = 1000  # of what is kept
+# A loop that is woken rests for as long as its last step took, up to this: however often it is woken, it looks for half
+# of the time at most.
+REST_SECONDS_MAX = 0.01
 # Faults that pass by themselves: the database restarts, AWS throttles or can't be reached.
 PASSING = (*UNAVAILABLE, *S3_ERRORS)
 
@@ -79,6 +82,7 @@ class Loop:
         while not is_cancelled():
             self.wake.clear()
             try:
+                began_at = time.monotonic()
                 with pulse.step():
                     going_on = await self.step(context)
                 rest = 0.0 if isinstance(going_on, bool) else going_on
@@ -102,14 +106,15 @@ class Loop:
             elif rest > pause:
                 await asyncio.sleep(rest)
             else:
-                await self._sleep(pause)
+                await self._sleep(pause, min(time.monotonic() - began_at, REST_SECONDS_MAX))
 
-    async def _sleep(self, seconds: float) -> None:
-        try:
+    async def _sleep(self, seconds: float, rest: float) -> None:
+        """Until that time has passed, or until something wakes it, but not before it has rested."""
+        awake_at = time.monotonic() + rest
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.wake.wait()
-        except TimeoutError:
-            pass
+                await asyncio.sleep(awake_at - time.monotonic())
 
 
 async def listen(settings: Settings, loops: list[Loop]) -> None:

@@ -1,5 +1,6 @@
 """Each transition of a task: what it changes, from where, and that doing it twice changes nothing more."""
 
+import asyncio
 from dataclasses import replace
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from services.contract.task_input import Index
 from services.engine import jobs, stages, transitions, workers
 from services.engine.attempt import AttemptReport
 from services.engine.workers import UnknownPool
-from services.platform.database import new_id
+from services.platform.database import TASKS_CHANNEL, new_id
 from tests.integration.engine.play import HOLD, Order, Play, finished
 from tests.invariants import assert_invariants
 
@@ -706,3 +707,39 @@ async def test_an_attempt_that_begins_after_the_transaction_that_ends_it_took_no
 
     attempt = await play.database.fetchrow("SELECT started_at <= finished_at AS ordered, run_seconds FROM attempts")
     assert (attempt["ordered"], attempt["run_seconds"]) == (True, 0)
+
+
+# Notifications.
+
+
+async def test_whoever_ends_the_last_bundle_of_a_stage_says_so(play: Play) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    def notified(*told: object) -> None:
+        heard.put_nowait(str(told[-1]))
+
+    async def said_until(marker: str) -> list[str]:
+        await play.database.execute("SELECT pg_notify($1, $2)", TASKS_CHANNEL, marker)
+        said: list[str] = []
+        while (payload := await heard.get()) != marker:
+            said.append(payload)
+        return said
+
+    job_id, other = await play.submit(), await play.submit()
+    first, second = await play.register(), await play.register()
+    for each in (job_id, other):
+        await play.plan(each, 2)
+    one, two = await play.dispatch(job_id, bundle=1)
+    await play.run(second, other)
+    tasks = [await play.claim(first, [one]), await play.claim(second, [two])]
+    async with play.database.acquire() as connection:
+        await connection.add_listener(TASKS_CHANNEL, notified)
+
+        await play.succeed(first, tasks[0])
+        assert await said_until("the first bundle has ended") == []
+        await play.succeed(second, tasks[1])
+        assert await said_until("the last bundle has ended") == [""]
+        await play.complete(second, *map(finished, tasks[1]), done=tasks[1])
+        assert await said_until("it was reported again") == []
+
+        await connection.remove_listener(TASKS_CHANNEL, notified)

@@ -107,6 +107,23 @@ async def test_a_wake_during_the_step_is_not_lost() -> None:
     await play(script, loop)
 
 
+async def test_a_loop_that_is_woken_all_the_time_looks_for_half_of_it_at_most() -> None:
+    script = Script(False, False, False, False)
+    loop: Loop
+
+    async def step(grid: Any) -> bool | float:
+        answer = await script.step(grid)
+        await asyncio.sleep(0.005)
+        loop.wake.set()
+        return answer
+
+    loop = Loop("test", step, busy_seconds=0.0, idle_seconds=NEVER)
+
+    await play(script, loop)
+
+    assert min(script.pauses) >= 0.01
+
+
 @pytest.mark.parametrize("busy_seconds", [0.0, 0.1])
 async def test_a_failing_loop_slows_down_and_recovers(busy_seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "BACKOFF_SECONDS_FIRST", 0.01)
