@@ -45,6 +45,11 @@ class Bundles:
         return frozenset(self._held)
 
     @property
+    def unfinished(self) -> bool:
+        """Whether any of their tasks waits or runs."""
+        return any(bundle.unfinished for bundle in self._held.values())
+
+    @property
     def not_idempotent(self) -> frozenset[UUID]:
         """Those whose tasks may not run twice at the same time."""
         return frozenset(id for id, bundle in self._held.items() if not bundle.stage.spec.idempotent)

@@ -18,7 +18,9 @@ from services.worker.node.outage import Outage, in_time
 
 log = structlog.get_logger()
 
-_GATHER_SECONDS = 0.005
+# For how long reports wait for others: a part of the time that their tasks took, within these bounds.
+_GATHER_SECONDS_MIN, _GATHER_SECONDS_MAX = 0.005, 0.05
+_GATHER_SHARE = 0.2
 _ATTEMPTS_MAX = 5000  # in one transaction
 _FLUSH_SECONDS = 10.0  # that a transaction may take; twice as long after each one that took longer
 _FLUSH_SECONDS_MAX = 60.0
@@ -63,7 +65,7 @@ class Completer:
         """Run until cancelled."""
         while True:
             await self._filled.wait()
-            await asyncio.sleep(_GATHER_SECONDS)
+            await asyncio.sleep(self._gather_seconds)
             finished, bundles_done = self._take()
             self._flushing = finished
             await self._flush(finished, bundles_done)
@@ -78,6 +80,14 @@ class Completer:
         """Wait until everything is reported."""
         if self.backlog:
             await self._emptied.wait()
+
+    @property
+    def _gather_seconds(self) -> float:
+        """How long to wait for more reports, which cost little beside these; what ends last waits for none."""
+        if not self._bundles.unfinished:
+            return 0.0
+        run = [attempt.run_seconds for report in self._reports for attempt in report.finished]
+        return min(max(_GATHER_SECONDS_MIN, _GATHER_SHARE * sum(run) / max(1, len(run))), _GATHER_SECONDS_MAX)
 
     @property
     def unreported(self) -> list[AttemptReport]:

@@ -3,6 +3,8 @@
 import asyncio
 from uuid import uuid4
 
+import pytest
+
 from services.engine import stages, transitions, workers
 from services.engine.attempt import AttemptReport
 from services.worker.node.bundles import Bundles
@@ -38,3 +40,33 @@ async def test_a_report_that_can_not_be_stored_fails_its_task_alone(grid: InProc
     assert bundles.ids == frozenset()
     assert await grid.database.fetchval("SELECT count(*) FROM bundles") == 0
     await assert_invariants(grid.database, job_id)
+
+
+@pytest.mark.parametrize(
+    ("run_seconds", "unfinished", "gathers"),
+    [(0.0, 2, 0.005), (0.1, 2, 0.02), (3600.0, 2, 0.05), (0.1, 1, 0.0)],
+    ids=["short tasks", "others", "long tasks", "the last one"],
+)
+async def test_reports_wait_for_others_for_a_part_of_their_tasks_time_and_the_last_for_none(
+    grid: InProcessGrid, run_seconds: float, unfinished: int, gathers: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await grid.submit({"builtin": "noop"}, [{"type": "item", "value": 1}] * unfinished)
+    (message,) = await grid.dispatch(job_id, bundle_tasks_max=unfinished)
+    worker_id, bundles = uuid4(), Bundles()
+    tasks = await transitions.claim(grid.database, worker_id, [message.bundle_id])
+    bundle = bundles.add(message.bundle_id, await stages.load_stage(grid.database, job_id, 0), tasks, suspect=False)
+    completer = Completer(grid.database, worker_id, bundles)
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    completer.report(bundle, [AttemptReport(job_id, 0, tasks[0].index, 1, "succeeded", run_seconds)])
+    running = asyncio.create_task(completer.run())
+    await completer.flushed()
+    running.cancel()
+
+    assert pauses[0] == pytest.approx(gathers)
