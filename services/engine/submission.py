@@ -39,7 +39,7 @@ from services.engine.spec import (
 from services.engine.stages import start_stages
 from services.inputs.chunk import TASKS_MAX
 from services.inputs.grid import needs_grid
-from services.inputs.spec import Input, ItemsInput, RangeInput, Resplit, tells_types
+from services.inputs.spec import Input, RangeInput, Resplit, count_tasks, tells_types
 from services.platform.database import Connection, new_id
 from services.platform.settings import Settings
 from services.platform.tracing import annotate, current_traceparent, traced
@@ -339,16 +339,8 @@ def _array_of(inputs: Sequence[Input]) -> RangeInput | None:
     match inputs:
         case [RangeInput() as array]:
             return array
-    counts = []
-    for source in inputs:
-        match source:
-            case RangeInput():
-                counts.append(len(source.numbers))
-            case ItemsInput():
-                counts.append(len(source.items))
-            case _:
-                return None
-    return RangeInput(type="range", count=sum(counts)) if sum(counts) <= TASKS_MAX else None
+    tasks = count_tasks(inputs)
+    return None if tasks is None or tasks > TASKS_MAX else RangeInput(type="range", count=tasks)
 
 
 def _arrays(stages: Sequence[_ResolvedStage], inputs: Sequence[Input]) -> Iterator[RangeInput | None]:

@@ -361,7 +361,7 @@ async def drop_orphan(connection: Connection | Database, bundle_id: UUID) -> Non
 # failure of the task. If a node could not run it (losses_max is set), this counts as a loss, as if the worker had died.
 # If the backup wins or goes on, its columns and those of the first attempt are swapped.
 # d holds the reports, by field name. (`dropped` comes first only for the order of locks: bundles first.)
-# Whoever ends the last bundle of a stage says so: there is a task to dispatch, or the stage is over. Of two workers that
+# Whoever ends the last bundle of a stage says so: there is a task to dispatch, or the stage is over. Of two workers who
 # do it at the same time neither may see that it was the last one: then the scheduler's next look finds out.
 _COMPLETE = """
     WITH dropped AS (

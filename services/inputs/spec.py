@@ -377,6 +377,20 @@ Inputs = Annotated[
 Resplit = LinesResplit
 
 
+def count_tasks(inputs: Sequence[Input]) -> int | None:
+    """How many tasks these inputs make; None if that is not known before anything is read."""
+    counts = []
+    for source in inputs:
+        match source:
+            case RangeInput():
+                counts.append(len(source.numbers))
+            case ItemsInput():
+                counts.append(len(source.items))
+            case _:
+                return None
+    return sum(counts)
+
+
 def tells_types(source: Input) -> bool:
     """Whether each part of such an input itself tells the types of its columns: those of CSV with a header are text."""
     if isinstance(source, LinesInput):

@@ -22,6 +22,7 @@ from services.api.shapes.jobs import Deletion, Job, JobPage, JobSummary, sum_pro
 from services.api.strict_json import StrictRoute
 from services.contract.states import TERMINAL, JobState
 from services.engine import jobs, ownership, retention, submission
+from services.engine.plans import plan_at_once
 from services.engine.progress import Progress, count_progress, is_slowed, tasks_known
 from services.engine.quotas import check_retry
 from services.engine.reasons.explain import explain
@@ -172,6 +173,7 @@ async def submit_job(
             created_by=creation.caller.principal,
             key_id=creation.caller.key_id,
         )
+        await plan_at_once(connection, job_id, spec, api.settings)
         await creation.caller.record(connection, job_id, name=spec.name, share=spec.share, priority=spec.priority)
         return await _show(connection, api, creation.caller, job_id)
 

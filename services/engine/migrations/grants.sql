@@ -25,7 +25,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON schedules TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON shares TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON stage_counters TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON stages TO piecework_api;
-GRANT SELECT, UPDATE ON tasks TO piecework_api;
+GRANT SELECT, INSERT, UPDATE ON tasks TO piecework_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON triggers TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON uploads TO piecework_api;
 GRANT SELECT, UPDATE ON webhook_deliveries TO piecework_api;

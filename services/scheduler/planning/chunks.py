@@ -12,10 +12,11 @@ import structlog
 from botocore.exceptions import ClientError, ParamValidationError
 
 from services.contract.layout import SCHEDULER
+from services.engine import plans
 from services.engine.attempt import LostOutput
-from services.engine.jobs import fail_job, notify_jobs
+from services.engine.jobs import fail_job
 from services.engine.lost_outputs import lose_outputs
-from services.engine.transitions import plan_same_tasks, plan_tasks
+from services.engine.plans import lock_plan
 from services.inputs.chunk import Chunk, SplitError
 from services.platform import tracing
 from services.platform.database import Connection
@@ -27,51 +28,13 @@ from services.scheduler.traces import trace_of
 
 log = structlog.get_logger()
 
-_LOCK = """
-    SELECT s.task_count FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = $2
-    WHERE j.job_id = $1 AND j.state = 'running' AND NOT s.planned AND s.plan_cursor IS NOT DISTINCT FROM $3
-    FOR SHARE OF j FOR UPDATE OF s SKIP LOCKED"""
-
-_SAVE = """
-    UPDATE stages SET plan_cursor = $3, planned = $4, task_count = task_count + $5, state = 'running',
-        tasks_expected = coalesce(ceil((task_count + $5) / $6::float8), tasks_expected),
-        put_off_at = NULL, started_at = coalesce(started_at, now()),
-        tasks_at = coalesce(tasks_at, CASE WHEN $5 > 0 THEN now() END)
-    WHERE job_id = $1 AND stage = $2"""
-
-
-async def lock_plan(connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any] | None) -> int | None:
-    """Lock the plan; returns the stage's number of tasks, or None if the plan is no longer at `cursor`."""
-    count: int | None = await connection.fetchval(_LOCK, job_id, stage, cursor)
-    return count
-
-
-async def save_plan(
-    connection: Connection,
-    job_id: UUID,
-    stage: int,
-    cursor: dict[str, Any],
-    done: bool,
-    count: int,
-    share: float | None = None,
-) -> None:
-    """Record that `count` more tasks are planned, up to `cursor`: a `share` of the input. Needs the lock."""
-    await connection.execute(_SAVE, job_id, stage, cursor, done, count, share or None)
-    await notify_jobs(connection)
-
 
 async def save_chunk(context: Context, job_id: UUID, stage: int, chunk: Chunk, cursor: dict[str, Any] | None) -> None:
     """Make the chunk's tasks, unless another scheduler has done so since `cursor` was read."""
     async with context.database.acquire() as connection, connection.transaction():
         first = await lock_plan(connection, job_id, stage, cursor)
-        if first is None:
-            return
-        count = len(chunk.inputs) * chunk.repeat
-        if chunk.repeat > 1:
-            await plan_same_tasks(connection, job_id, stage, first, chunk.inputs[0], count)
-        elif chunk.inputs:
-            await plan_tasks(connection, job_id, stage, first, chunk.inputs)
-        await save_plan(connection, job_id, stage, chunk.cursor, chunk.done, count, chunk.share)
+        if first is not None:
+            await plans.save_chunk(connection, job_id, stage, first, chunk)
 
 
 async def _fail(context: Context, job_id: UUID, stage: int, message: str, cursor: dict[str, Any] | None) -> None:

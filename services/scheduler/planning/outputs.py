@@ -2,9 +2,9 @@
 
 from asyncpg import Record
 
+from services.engine.plans import lock_plan, save_plan
 from services.engine.transitions import plan_outputs
 from services.scheduler.loop import Context
-from services.scheduler.planning.chunks import lock_plan, save_plan
 
 TASKS_PER_CHUNK = 5_000
 

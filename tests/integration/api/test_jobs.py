@@ -6,10 +6,12 @@ from uuid import UUID
 import httpx
 import pytest
 
+from services.engine import plans
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
 from tests.integration.api.conftest import PlayedWorker, array_job, ok
+from tests.invariants import assert_invariants
 
 pytestmark = pytest.mark.usefixtures("grid")
 
@@ -22,6 +24,38 @@ async def test_a_submitted_job_runs_at_once_and_shows_its_stages(submitter: http
     assert (stage["name"], stage["processor"], stage["state"]) == ("stage-0", "noop@1", "running")
     assert (stage["task_count"], stage["planned"], stage["progress"]["waiting"]) == (3, False, 3)
     assert await ok(submitter.get(f"/v1/jobs/{job['job_id']}")) == job
+
+
+@pytest.mark.parametrize(
+    ("change", "planned"),
+    [
+        ({"input": {"type": "range", "count": 5}}, True),
+        ({"input": {"type": "items", "items": ["a", None, {"b": 1}]}}, True),
+        ({"input": {"type": "range", "values": [7, 3]}}, True),
+        ({"input": {"type": "range", "count": 6}}, False),
+        ({"input": [{"type": "range", "count": 1}, {"type": "items", "items": [1]}]}, False),
+        ({"run_at": "2099-01-01T00:00:00Z"}, False),
+    ],
+    ids=["range", "items", "numbers", "too many", "several inputs", "later"],
+)
+async def test_a_small_job_is_planned_as_it_is_submitted(
+    submitter: httpx.AsyncClient,
+    database: Database,
+    change: dict[str, Any],
+    planned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plans, "AT_ONCE_MAX", 5)
+
+    job = await ok(submitter.post("/v1/jobs", json=array_job(**change)))
+
+    [stage] = job["stages"]
+    assert stage["planned"] is planned
+    inputs = await database.fetch("SELECT input FROM tasks WHERE job_id = $1 ORDER BY index", UUID(job["job_id"]))
+    assert len(inputs) == stage["progress"]["ready"] == (stage["task_count"] if planned else 0)
+    if items := job["spec"]["input"].get("items") if planned else None:
+        assert [row["input"] for row in inputs] == [{"type": "item", "value": item} for item in items]
+    await assert_invariants(database, UUID(job["job_id"]))
 
 
 async def test_sizes_and_durations_with_units_are_shown_as_numbers(submitter: httpx.AsyncClient) -> None:

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from services.api.routes.jobs import load_job
-from services.engine import jobs
+from services.engine import jobs, plans
 from services.inputs import ranges
 from services.inputs.chunk import Chunk
 from services.inputs.range import split as index_range
@@ -18,7 +18,6 @@ from services.inputs.split import split_each as plain_split
 from services.scheduler import put_off, slots
 from services.scheduler.loop import Context
 from services.scheduler.loops import plan
-from services.scheduler.planning import chunks
 from tests.integration.engine.play import Play
 from tests.integration.scheduler.conftest import Bucket, drive, end_put_off, finish_job
 from tests.invariants import assert_invariants
@@ -102,7 +101,7 @@ async def test_a_crash_between_any_two_writes_of_a_chunk_loses_and_doubles_nothi
     async def die(*_: object) -> None:
         raise Killed
 
-    victims = [(plan, "split_each"), (chunks, "plan_tasks"), (chunks, "notify_jobs")]
+    victims = [(plan, "split_each"), (plans, "plan_tasks"), (plans, "notify_jobs")]
     for module, victim in [*victims, victims[0], victims[2]]:
         with monkeypatch.context() as dying:
             dying.setattr(module, victim, die)
