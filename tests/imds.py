@@ -28,6 +28,12 @@ class ImdsServer:
         self.failures = 0  # of the next requests
         self.url = ""
         self._tokens: set[str] = set()
+        self._peers: set[Any] = set()
+
+    @property
+    def connections(self) -> int:
+        """How many the requests have come over."""
+        return len(self._peers)
 
     def forget_tokens(self) -> None:
         self._tokens.clear()
@@ -48,6 +54,7 @@ class ImdsServer:
     async def answer(self, request: web.Request) -> web.Response:
         path = request.path.removeprefix("/latest/meta-data/")
         self.requests.append(path)
+        self._peers.add(request.transport and request.transport.get_extra_info("peername"))
         if self.failures:
             self.failures -= 1
             return web.Response(status=500)
@@ -67,17 +74,17 @@ def in_seconds(seconds: float) -> str:
 
 
 @asynccontextmanager
-async def imds_server() -> AsyncIterator[ImdsServer]:
-    """A server on a free port of this machine."""
+async def imds_server(address: str = "127.0.0.1", port: int = 0) -> AsyncIterator[ImdsServer]:
+    """A server of this machine, on a free port unless another one is named."""
     server = ImdsServer()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", server.answer)
     runner = web.AppRunner(application)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, address, port)
         await site.start()
-        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        server.url = f"http://{address}:{runner.addresses[0][1]}"
         yield server
     finally:
         await runner.cleanup()

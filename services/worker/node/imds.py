@@ -42,18 +42,24 @@ class Imds:
         self._address = address.rstrip("/")
         self._token: str | None = None
 
-    async def read(self, item: str) -> str | None:
-        """The item below `/latest/meta-data/`; None if there is none. Raises ImdsUnavailable."""
+    async def read(self, *items: str) -> list[str | None]:
+        """The items below `/latest/meta-data/`, over one connection; None for what is not there.
+
+        Raises ImdsUnavailable.
+        """
         timeout = aiohttp.ClientTimeout(total=TRY_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            for number in range(1, TRIES + 1):
-                try:
-                    return await self._try_to_read(session, item)
-                except (ImdsUnavailable, aiohttp.ClientError, TimeoutError, UnicodeDecodeError) as error:
-                    self._token = None  # which may be why
-                    if number == TRIES:
-                        raise ImdsUnavailable(f"{self._address}: {error!r}") from error
-                    await asyncio.sleep(_PAUSE_SECONDS)
+            return [await self._read(session, item) for item in items]
+
+    async def _read(self, session: aiohttp.ClientSession, item: str) -> str | None:
+        for number in range(1, TRIES + 1):
+            try:
+                return await self._try_to_read(session, item)
+            except (ImdsUnavailable, aiohttp.ClientError, TimeoutError, UnicodeDecodeError) as error:
+                self._token = None  # which may be why
+                if number == TRIES:
+                    raise ImdsUnavailable(f"{self._address}: {error!r}") from error
+                await asyncio.sleep(_PAUSE_SECONDS)
         raise AssertionError
 
     async def _try_to_read(self, session: aiohttp.ClientSession, item: str) -> str | None:
@@ -68,10 +74,7 @@ class Imds:
     async def find_instance(self) -> Instance:
         """What this machine is. Raises ImdsUnavailable."""
         return Instance(
-            await self.read("instance-id"),
-            await self.read("instance-type"),
-            await self.read("placement/availability-zone"),
-            await self.read("instance-life-cycle"),
+            *await self.read("instance-id", "instance-type", "placement/availability-zone", "instance-life-cycle")
         )
 
 

@@ -50,12 +50,13 @@ async def watch(imds: Imds, note: Callable[[Interruption], None]) -> NoReturn:
 
 async def find_interruptions(imds: Imds) -> list[Interruption]:
     """All that is announced now. Raises ImdsUnavailable."""
-    found = [
-        _of_spot(await imds.read("spot/instance-action")),
-        _of_group(await imds.read("autoscaling/target-lifecycle-state")),
-        _of_rebalance(await imds.read("events/recommendations/rebalance")),
-        *_of_events(await imds.read("events/maintenance/scheduled")),
-    ]
+    spot, group, rebalance, events = await imds.read(
+        "spot/instance-action",
+        "autoscaling/target-lifecycle-state",
+        "events/recommendations/rebalance",
+        "events/maintenance/scheduled",
+    )
+    found = [_of_spot(spot), _of_group(group), _of_rebalance(rebalance), *_of_events(events)]
     return [interruption for interruption in found if interruption is not None]
 
 

@@ -22,6 +22,7 @@ async def test_it_says_what_the_instance_is_with_one_token(server: ImdsServer) -
 
     assert found == Instance("i-0123456789abcdef0", "m7g.large", "eu-central-1a", "spot")
     assert server.requests.count("/latest/api/token") == 1
+    assert server.connections == 1
 
 
 async def test_what_it_does_not_know_is_left_out(server: ImdsServer) -> None:
@@ -33,12 +34,12 @@ async def test_a_token_that_has_ended_is_replaced(server: ImdsServer) -> None:
     client = Imds(server.url)
     await client.read("instance-id")
     server.forget_tokens()
-    assert await client.read("instance-id") == server.items["instance-id"]
+    assert await client.read("instance-id") == [server.items["instance-id"]]
 
 
 async def test_a_request_that_fails_is_made_three_times(server: ImdsServer) -> None:
     server.failures = 2
-    assert await Imds(server.url).read("instance-type") == "m7g.large"
+    assert await Imds(server.url).read("instance-type") == ["m7g.large"]
     server.failures, before = 100, len(server.requests)
     with pytest.raises(ImdsUnavailable, match="500"):
         await Imds(server.url).read("instance-type")
