@@ -181,10 +181,9 @@ END
 # it starts or stops it has more time each time that it says so.
 ALIVE=(Type=notify NotifyAccess=main WatchdogSec=60)
 
-# watch PROBES [NAMES]: says each minute whether the services answer, and ends a worker's node after fifteen minutes of
-# silence. Those that are named, which tell systemd nothing, are started again after three.
+# watch PROBES: says each minute whether the services answer, and ends a worker's node after fifteen minutes of silence.
 watch() {
-    local probes=$1 deaf=" ${2:-} "
+    local probes=$1
     put 0755 /usr/local/bin/piecework-health <<END
 #!/bin/bash
 cd /run || exit
@@ -198,7 +197,6 @@ for probe in $probes; do
         echo >>"piecework-\$name.silent"
         silent=\$(wc -l <"piecework-\$name.silent")
         if [ "\$silent" -ge 15 ] && [ "$KIND" = worker ]; then systemctl poweroff; fi
-        case "$deaf" in *" \$name "*) if [ \$((silent % 3)) = 0 ]; then systemctl try-restart "piecework-\$name"; fi ;; esac
     fi
 done
 echo "piecework-health: \$ready" >>/var/log/piecework/health.log
@@ -257,10 +255,10 @@ boot_control() {
     run_once migrate '/usr/local/bin/python -m services.engine.migrate'
     run_once logins '/usr/local/bin/python -m services.engine.logins'
     local serve='--host 0.0.0.0 --no-access-log --timeout-graceful-shutdown 5'
-    unit api "/usr/local/bin/uvicorn services.api.main:app --port 8000 $serve"
-    unit stats "/usr/local/bin/uvicorn services.stats.main:app --port 8001 $serve"
+    unit api "/usr/local/bin/uvicorn services.api.main:app --port 8000 $serve" "${ALIVE[@]}"
+    unit stats "/usr/local/bin/uvicorn services.stats.main:app --port 8001 $serve" "${ALIVE[@]}"
     unit scheduler '/usr/local/bin/python -m services.scheduler' "${ALIVE[@]}"
-    watch 'api=8000/readyz stats=8001/readyz scheduler=8002/healthz' 'api stats'
+    watch 'api=8000/readyz stats=8001/readyz scheduler=8002/healthz'
     systemctl stop docker
     systemctl daemon-reload
     for service in $services; do systemctl enable -q --now --no-block "piecework-$service"; done

@@ -38,6 +38,7 @@ from services.platform.auth import has_keys, register_bootstrap_key
 from services.platform.aws import require_region
 from services.platform.concurrency import is_cancelled
 from services.platform.database import UNREADY
+from services.platform.health import DATABASE_AWAITED, VITALS, beating
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems, problems
 from services.platform.process import hide_environment
@@ -86,6 +87,7 @@ async def _begin(connections: Connections, settings: ApiSettings) -> None:
     """Wait for the database and its schema; then register the bootstrap key, if there is one."""
     while not is_cancelled():
         await wait_for_schema(connections.database)
+        VITALS.waits_for = None
         try:
             key = await _bootstrap_key(connections, settings)
             if key and await register_bootstrap_key(connections.database, key):
@@ -112,7 +114,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings: ApiSettings = app.state.settings
-        async with connect(settings) as connections:
+        VITALS.waits_for = DATABASE_AWAITED
+        async with beating(settings), connect(settings) as connections:
             app.state.connections = connections
             app.state.rates = Rates(settings.requests_per_second, settings.failures_per_second)
             beginning = asyncio.create_task(_begin(connections, settings))

@@ -35,6 +35,7 @@ EVENT_LOOP_SECONDS = 15.0  # an event loop that stands still for longer hangs
 FAILURES_MAX = 2  # in a row: then it is not a passing fault of one statement
 CONNECTIONS_MAX = 16  # at once
 CONNECTION_SECONDS = 5.0
+DATABASE_AWAITED = "the database, or its schema, is not there yet"
 
 
 class Pulse:
@@ -148,8 +149,11 @@ class Vitals(Collector):
     def unready(self) -> list[str]:
         """Why the process can't do its work; nothing if it can."""
         waits = [] if self.waits_for is None else [self.waits_for]
-        fails = [why for pulse in list(self._pulses.values()) if (why := pulse.fails())]
-        return [*waits, *self.hung(), *fails]
+        return [*waits, *self.ill()]
+
+    def ill(self) -> list[str]:
+        """What of its work the process can't do, though it waits for nothing."""
+        return [*self.hung(), *(why for pulse in list(self._pulses.values()) if (why := pulse.fails()))]
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(
@@ -181,21 +185,32 @@ def watched(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callab
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[None]:
-    """Answer /healthz, /readyz and /metrics of this process, if `health_port` is set, and tell systemd, if there.
-
-    Raises SystemExit if the port can't be had.
-    """
+async def beating(settings: Settings) -> AsyncIterator[None]:
+    """Show that the event loop turns, and tell systemd of this process, if it is there."""
     VITALS.hung_seconds = settings.hung_seconds
-    beating = asyncio.create_task(VITALS.beat())
-    server = None if settings.health_port is None else _listen(settings.health_host, settings.health_port, settings)
+    beat = asyncio.create_task(VITALS.beat())
     try:
         yield
     finally:
-        beating.cancel()
+        beat.cancel()
         with suppress(asyncio.CancelledError):
-            await beating
-        if server is not None:
+            await beat
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[None]:
+    """Beat, and answer /healthz, /readyz and /metrics of this process, if `health_port` is set.
+
+    Raises SystemExit if the port can't be had.
+    """
+    async with beating(settings):
+        if settings.health_port is None:
+            yield
+            return
+        server = _listen(settings.health_host, settings.health_port, settings)
+        try:
+            yield
+        finally:
             server.shutdown()
             server.server_close()
 

@@ -10,7 +10,7 @@ import uvloop
 from services.engine.schema import wait_for_schema
 from services.platform.aws import connect_aws, require_region
 from services.platform.database import JOBS_CHANNEL, TASKS_CHANNEL, WEBHOOKS_CHANNEL, connect_database
-from services.platform.health import VITALS, serving
+from services.platform.health import DATABASE_AWAITED, VITALS, serving
 from services.platform.logs import configure_logs
 from services.platform.process import hide_environment
 from services.platform.settings import Settings, read_settings
@@ -87,7 +87,7 @@ async def run(settings: Settings) -> None:
     loops = make_loops(settings, merger, deliverer, listeners)
     connections = settings.database_connections_max + len(loops)
     database = await connect_database(settings, connections, seconds=settings.database_seconds)
-    VITALS.waits_for = "the database, or its schema, is not there yet"
+    VITALS.waits_for = DATABASE_AWAITED
     async with serving(settings), connect_aws(settings) as aws:
         context = Context(database, aws, settings)
         try:

@@ -11,7 +11,7 @@ from fastapi_offline import FastAPIOffline
 from services.engine.schema import wait_for_schema
 from services.platform.access_log import AccessLog
 from services.platform.database import Database, connect_database
-from services.platform.health import VITALS
+from services.platform.health import DATABASE_AWAITED, VITALS, beating
 from services.platform.logs import configure_logs
 from services.platform.problems import install_problems
 from services.platform.process import hide_environment
@@ -26,6 +26,7 @@ from services.stats.routes import stats, watch
 
 async def _roll_up(database: Database) -> None:
     await wait_for_schema(database)
+    VITALS.waits_for = None
     await keep_rolled_up(database)
 
 
@@ -39,8 +40,10 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.database = await connect_database(
             settings, settings.database_connections_max, seconds=settings.database_seconds
         )
+        VITALS.waits_for = DATABASE_AWAITED
         rolling = asyncio.create_task(_roll_up(app.state.database))
-        yield
+        async with beating(settings):
+            yield
         rolling.cancel()
         with suppress(asyncio.CancelledError):
             await rolling

@@ -134,7 +134,7 @@ async def readyz(database: TheDatabase) -> Health:
     """Answers within 2 seconds: 503 while the database is away or silent, no connection to it is free, its schema is
     not one that this release works on, or the roll-up fails: then the figures are old."""
     await check_ready(database)
-    _refuse(VITALS.unready())
+    _refuse(VITALS.ill())
     return Health()
 
 

@@ -31,7 +31,7 @@ async def readyz(api: Api) -> Health:
     Most requests need neither S3 nor SQS: if one of them can't be reached, the answer is 200 and has `warnings`.
     """
     await check_ready(api.database)
-    return Health(warnings=VITALS.unready() or None)
+    return Health(warnings=VITALS.ill() or None)
 
 
 @router.get("/metrics", include_in_schema=False)  # text, for Prometheus

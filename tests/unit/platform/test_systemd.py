@@ -1,7 +1,6 @@
 """What systemd is told by a process that it has started."""
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,26 +10,9 @@ from services.platform import health
 from services.platform.health import VITALS, serving
 from services.platform.settings import Settings
 from services.platform.systemd import Systemd
+from tests.systemd import Manager
 
 SETTINGS = Settings(database_url="postgresql://nowhere")
-
-
-class Manager:
-    """The socket of a service manager."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(path))
-        self.socket.setblocking(False)
-
-    def told(self) -> list[str]:
-        """All lines since the last call."""
-        lines: list[str] = []
-        while True:
-            try:
-                lines += self.socket.recv(65_536).decode().splitlines()
-            except BlockingIOError:
-                return lines
 
 
 @pytest.fixture
