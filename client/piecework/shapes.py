@@ -458,12 +458,13 @@ class Trigger(TypedDict):
 
 
 class ProcessorSpec(TypedDict, total=False):
-    """What a processor runs: exactly one of image, command, callable, records, sql, builtin."""
+    """What a processor runs: exactly one of image, command, callable, function, records, sql, builtin."""
 
     image: str | None
     entrypoint: list[str] | None
     command: list[str] | None
     callable: str | None
+    function: str | None
     records: str | None
     sql: str | None
     builtin: Literal["noop", "copy", "split", "compact"] | None

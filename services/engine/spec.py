@@ -239,19 +239,20 @@ class JobSpec(Strict):
         return self
 
 
-_WrittenKind = Literal["image", "command", "callable", "records", "sql"]  # by the processor's author
+_WrittenKind = Literal["image", "command", "callable", "function", "records", "sql"]  # by the processor's author
 _Builtin = Literal["noop", "copy", "split", "compact"]
 ProcessorKind = _WrittenKind | _Builtin
 _WRITTEN_KINDS: tuple[_WrittenKind, ...] = get_args(_WrittenKind)
 
 
 class ProcessorSpec(Strict):
-    """What a registered processor runs; exactly one of image, command, callable, records, sql, builtin.
+    """What a registered processor runs; exactly one of image, command, callable, function, records, sql, builtin.
 
     With an image, `command` is what its container runs. Commands know `{input}`, `{output}`, `{index}`,
     `{params.NAME}`, `{inputs.NAME}` and `{outputs.NAME}`. A callable is
-    `module:function(input: Path, output: Path, **params)`; a records function is `module:function(record, **params)`
-    returning a record, a list of records, None to drop it, or raising to reject it. SQL is a DuckDB query of `input`.
+    `module:function(input: Path, output: Path, **params)`; a function is `module:function(item, **params)` returning
+    any JSON value; a records function is `module:function(record, **params)` returning a record, a list of records,
+    None to drop it, or raising to reject it. SQL is a DuckDB query of `input`.
     """
 
     image: ImageReference | None = Field(
@@ -262,6 +263,9 @@ class ProcessorSpec(Strict):
     )
     command: Annotated[list[Argument], Field(min_length=1, max_length=1000)] | None = None
     callable: Annotated[str, Field(max_length=1000, pattern=r"^[\w.]+:\w+$")] | None = None
+    function: Annotated[str, Field(max_length=1000, pattern=r"^[\w.]+:\w+$")] | None = Field(
+        None, description="a Python function of an item that returns a JSON value", examples=["prices:price_of"]
+    )
     records: Annotated[str, Field(max_length=1000, pattern=r"^[\w.]+:\w+$")] | None = None
     sql: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=65_536)] | None = None
     builtin: _Builtin | None = None
@@ -350,9 +354,11 @@ class ProcessorSpec(Strict):
             kinds.remove("command")
         if len(kinds) != 1:
             raise ValueError(
-                "give exactly one of image (with or without a command), command, callable, records, sql, builtin; "
-                f"got {kinds or 'none'}"
+                "give exactly one of image (with or without a command), command, callable, function, records, sql, "
+                f"builtin; got {kinds or 'none'}"
             )
+        if self.function is not None:
+            self._check_values()
         if self.entrypoint is not None and self.image is None:
             raise ValueError("entrypoint: only an image has one; name the program in command")
         if self.package is not None and self.image is not None:
@@ -370,3 +376,13 @@ class ProcessorSpec(Strict):
         if len(set(filenames)) < len(filenames):
             raise ValueError(f"output and outputs must name different files, got {filenames}")
         return self
+
+    def _check_values(self) -> None:
+        """Raises ValueError for options of processors that write files: a function returns values."""
+        for name in ("output_directory", "output_required", "outputs"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: a function returns its value and writes no files; leave it out")
+        if self.output_format != "jsonl":
+            raise ValueError("output_format: a function's value is JSON; leave it out")
+        if not self.output.endswith(".json") and "." in self.output:
+            raise ValueError(f"output: a value too large for its row becomes a JSON file; {self.output} is not *.json")

@@ -157,8 +157,8 @@ async def _resolve_stage(
     _check_named_params(stage.params, row, processor, field)
     await asyncio.to_thread(check_params, stage.params, processor.params_schema, f"{field}.params")
     _check_arguments(stage.params, row, processor, field)
-    if stage.columns and processor.kind not in ("records", "sql"):
-        fix = f"{row['name']} is neither SQL nor a record function and reads its input itself: leave it out"
+    if stage.columns and processor.kind not in ("function", "records", "sql"):
+        fix = f"{row['name']} is neither SQL nor a function of records and reads its input itself: leave it out"
         raise SpecError(f"{field}.columns", stage.columns, fix)
     if processor.output_directory and not stage.fan_out:
         raise SpecError(f"{field}.fan_out", False, f"{row['name']} makes a directory of files: set fan_out to true")
@@ -202,8 +202,11 @@ def _check_further(stage: _ResolvedStage, filename: str | None) -> None:
 
 
 def _check_joinable(stage: _ResolvedStage, field: str, value: str, fix: str) -> None:
-    """Concatenated Parquet files are not a Parquet file."""
+    """Concatenated Parquet files are not a Parquet file, and values are not files."""
     spec = stage.processor_spec
+    if spec.function is not None:
+        fix = f"{stage.processor} returns values, which are not files that can be joined; leave it out"
+        raise SpecError(field, value, fix)
     if spec.output_format == "parquet" or any(n.endswith(".parquet") for n in (spec.output, *spec.outputs.values())):
         raise SpecError(field, value, f"{stage.processor} writes Parquet, which can't be joined like this; {fix}")
 

@@ -45,7 +45,7 @@ def _show_list(session: Session, processors: list[Processor]) -> None:
 def _what_it_runs(spec: ProcessorSpec) -> tuple[str, str]:
     if spec.get("image"):
         return "image", shlex.join([str(spec["image"]), *(spec.get("entrypoint") or []), *(spec.get("command") or [])])
-    for kind in ("callable", "records", "sql", "builtin"):
+    for kind in ("callable", "function", "records", "sql", "builtin"):
         if spec.get(kind):
             return kind, " ".join(str(spec[kind]).split())
     return "command", shlex.join(spec.get("command") or [])
@@ -112,6 +112,9 @@ class ProcessorOptions:
     ] = None
     callable: Annotated[
         str | None, typer.Option(metavar="MODULE:FUNCTION", help="Python function of input and output path.")
+    ] = None
+    function: Annotated[
+        str | None, typer.Option(metavar="MODULE:FUNCTION", help="Python function of an item that returns a value.")
     ] = None
     records: Annotated[str | None, typer.Option(metavar="MODULE:FUNCTION", help="Python function of a record.")] = None
     sql: Annotated[str | None, typer.Option(metavar="QUERY", help="DuckDB's SQL: SELECT … FROM input.")] = None

@@ -47,6 +47,10 @@ EXAMPLES: Any = {
             },
         },
     },
+    "function": {
+        "summary": "A Python function of an item, which returns a value",
+        "value": {"name": "price", "function": "prices:price_of", "description": "the price of one order"},
+    },
     "records": {
         "summary": "A Python function applied to each record",
         "value": {

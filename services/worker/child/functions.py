@@ -70,14 +70,47 @@ def call_function(
     return counts | ({"value": _small(value, reference)} if value or not counts else {})
 
 
-def _small(value: dict[str, Any], reference: str) -> dict[str, Any]:
-    """The dict as plain JSON values."""
+def call_with_item(
+    reference: str, item: Any, arguments: Mapping[str, Any], output: Path, listing: Path | None
+) -> dict[str, Any]:
+    """Call a function processor; returns the `value` of the child's answer, which is in the file `output` if it is
+    large. In a fan-out stage the function returns a list of items, which go to `listing`.
+
+    Raises TaskError (output_invalid).
+    """
+    function = load_function(reference)
+    try:
+        with forks.single_call():
+            value = function(item, **arguments)
+    except SystemExit as error:
+        if error.code:
+            raise
+        value = None
+    if listing is not None:
+        if value is not None and not isinstance(value, list):
+            message = f"{reference} returned a value of type {type(value).__name__}; it must return a list of items"
+            raise TaskError("output_invalid", message, retryable=False)
+        return {"items": write_items_of_list(value or [], listing)}
+    encoded = _encode(value, reference)
+    if len(encoded) <= VALUE_BYTES_MAX:
+        return {"value": json.loads(encoded)}
+    output.write_bytes(encoded)
+    return {}
+
+
+def _encode(value: Any, reference: str) -> bytes:
     try:
         encoded = encode_json(value)
     except Malformed as error:
         raise TaskError("output_invalid", f"{reference} returned a value that {error}", retryable=False) from None
     if b"\\u0000" in encoded:
         raise TaskError("output_invalid", f"{reference} returned text with a NUL character", retryable=False)
+    return encoded
+
+
+def _small(value: dict[str, Any], reference: str) -> dict[str, Any]:
+    """The dict as plain JSON values."""
+    encoded = _encode(value, reference)
     if len(encoded) > VALUE_BYTES_MAX:
         message = f"{reference} returned {len(encoded)} bytes of JSON, at most {VALUE_BYTES_MAX} fit: write to `output`"
         raise TaskError("output_invalid", message, retryable=False)

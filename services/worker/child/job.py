@@ -9,7 +9,7 @@ from services.inputs.columns import Columns
 from services.inputs.places import Source
 from services.inputs.reader import Step
 
-VALUE_BYTES_MAX = 4096  # of the dict that a callable returns, as JSON: it lives in the task's row
+VALUE_BYTES_MAX = 4096  # of a value that a task returns, as JSON: it lives in the task's row
 
 
 class _Job(TypedDict):
@@ -74,12 +74,26 @@ class RejectsOrigin(TypedDict):
     sources: dict[str, Source]
 
 
-class ReadingJob(TaskJob):
-    """How the records of the input are read, and where unreadable records go."""
+class RecordInput(TaskJob):
+    """How the records of the input are read."""
 
     format: str | None  # by the files' names if None
     options: dict[str, Any]
     declared_columns: Columns
+
+
+class FunctionJob(RecordInput):
+    """Call a function with the task's `value`, or if it is not `by_value`, with what its input holds (child/item)."""
+
+    kind: Literal["function"]
+    function: str
+    by_value: bool
+    value: Any
+
+
+class ReadingJob(RecordInput):
+    """Where unreadable records go."""
+
     rejects: str
     rejects_max: int | None
     task: RejectsOrigin
@@ -102,4 +116,4 @@ class SqlJob(ReadingJob):
     threads: int
 
 
-ChildJob = ProgramJob | CommandJob | PrepareJob | CollectJob | CallableJob | CopyJob | RecordsJob | SqlJob
+ChildJob = ProgramJob | CommandJob | PrepareJob | CollectJob | CallableJob | FunctionJob | CopyJob | RecordsJob | SqlJob

@@ -23,9 +23,10 @@ from services.inputs.text_ends import TextEnds, file_ends
 from services.worker.child import forks, frames, linux
 from services.worker.child.commands import check_exit, run_command
 from services.worker.child.counts import read_counts
-from services.worker.child.functions import call_function, is_loaded, load_function
+from services.worker.child.functions import call_function, call_with_item, is_loaded, load_function
+from services.worker.child.item import read_item
 from services.worker.child.items import write_items_of_lines
-from services.worker.child.job import CallableJob, ChildJob, RecordsJob, SqlJob
+from services.worker.child.job import CallableJob, ChildJob, FunctionJob, RecordsJob, SqlJob
 from services.worker.child.join_parquet import join_parquet, parquet_files
 from services.worker.child.last_words import describe_shown
 from services.worker.child.prepare import prepare
@@ -134,6 +135,12 @@ def _dispatch(job: ChildJob, reply: dict[str, Any], state: ProcessState) -> None
         _load(job, state)
         with state.exits.collecting():
             reply |= copy_context().run(call_function, job["function"], input, output, arguments, listing)
+    elif job["kind"] == "function":
+        _load(job, state)
+        read = partial(read_item, input, job["format"], job["options"], job["declared_columns"])
+        item = job["value"] if job["by_value"] else read()
+        with state.exits.collecting():
+            reply |= copy_context().run(call_with_item, job["function"], item, arguments, output, listing)
     elif job["kind"] == "records":
         _load(job, state)
         with state.exits.collecting(), _rejects(job) as rejected:
@@ -171,7 +178,7 @@ def _dispatch(job: ChildJob, reply: dict[str, Any], state: ProcessState) -> None
         reply["items"] = write_items_of_lines(output, listing)
 
 
-def _load(job: CallableJob | RecordsJob, state: ProcessState) -> None:
+def _load(job: CallableJob | FunctionJob | RecordsJob, state: ProcessState) -> None:
     """Import the processor's module, once. What it sets up is kept; so are its temporary files, with this process."""
     if is_loaded(job["function"]):
         return

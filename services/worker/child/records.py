@@ -36,7 +36,8 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
-def _reader(path: Path, format: str | None, options: Mapping[str, Any], columns: Columns) -> Reader:
+def open_records(path: Path, format: str | None, options: Mapping[str, Any], columns: Columns) -> Reader:
+    """A reader of the file, by its name if no format is given. Values of `columns` are converted to their types."""
     name = format or detect_format(path)
     reader = open_reader(path, name, **options)
     return TypedReader(reader, columns, text=FORMATS[name].text_fields) if columns else reader
@@ -131,7 +132,7 @@ def apply_to_records(
     with closing(writer):
         for path in _files(input):
             with rejected.naming(path):
-                application.reader = _reader(path, format, options, columns)
+                application.reader = open_records(path, format, options, columns)
                 application.apply(function, params, writer)
     application.counts.header_bytes = writer.header_bytes
     return asdict(application.counts)

@@ -17,7 +17,7 @@ _MESSAGE_MAX = 20_000  # characters that are kept
 _Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 
 
-def _small(value: dict[str, Any] | None) -> dict[str, Any] | None:
+def _small(value: Any) -> Any:
     try:
         encoded = b"" if value is None else encode_json(value)
     except Malformed as error:
@@ -51,7 +51,7 @@ class _Answer(BaseModel):
     records_added: _Count = 0
     items: _Count | None = None
     header_bytes: _Count | None = None
-    value: Annotated[dict[str, Any] | None, AfterValidator(_small)] = None
+    value: Annotated[Any, AfterValidator(_small)] = None
 
 
 def read_answer(body: bytes) -> dict[str, Any]:

@@ -48,6 +48,7 @@ from services.worker.task.secrets import Secrets
 from services.worker.task.share import Share
 from services.worker.task.task_log import hold_log_down, put_log
 from services.worker.task.turn import Turn
+from services.worker.task.values import is_by_value, value_filename
 from services.worker.task.warm_children import Served, WarmChildren
 
 log = structlog.get_logger()
@@ -232,7 +233,7 @@ class _Attempt:
             await self._run(runtime, paths)
 
     async def _run(self, runtime: Runtime, inputs: Mapping[str, Path]) -> None:
-        input = await fetch_input(self._equipment.s3, self._task, self.workspace.directory)
+        input = await self._fetch()
         self.finished.bytes_in = input.bytes
         secrets = await self._equipment.secrets.resolve(self._stage.spec.secrets or {})
         self._mask = Mask(secrets.values())
@@ -340,6 +341,11 @@ class _Attempt:
         """Where an output goes."""
         return self._equipment.layout.attempt(*self.key, filename, interim=self._stage.interim)
 
+    async def _fetch(self) -> FetchedInput:
+        if is_by_value(self._task, self._stage):
+            return FetchedInput(self.workspace.directory / "input.json", 0)  # which there is not
+        return await fetch_input(self._equipment.s3, self._task, self.workspace.directory)
+
     def _paths(self, input: FetchedInput, inputs: Mapping[str, Path], package: Path | None) -> Paths:
         spec, workspace = self._stage.spec, self.workspace
         output = workspace.output / self._output_name(input)
@@ -351,6 +357,8 @@ class _Attempt:
     def _output_name(self, input: FetchedInput) -> str:
         """The output's name in the spec; if it has no suffix and we know the format, with that format's suffix."""
         spec = self._stage.spec
+        if spec.function is not None:
+            return value_filename(self._stage)
         if Path(spec.output).suffix or spec.output_directory:
             return spec.output
         if spec.records is not None or spec.sql is not None:

@@ -9,12 +9,13 @@ from services.contract.task_output import ListedOutput
 from services.engine.attempt import ClaimedTask, StageWork
 from services.inputs.fetched import FetchedInput
 from services.inputs.places import Source
-from services.worker.child.job import ChildJob, ReadingJob, TaskJob
+from services.worker.child.job import ChildJob, ReadingJob, RecordInput, TaskJob
 from services.worker.task.environment import task_environment
 from services.worker.task.inputs import input_filename
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.placeholders import command_arguments
 from services.worker.task.share import Share
+from services.worker.task.values import is_by_value, value_of
 
 
 def child_job(
@@ -56,11 +57,18 @@ def child_job(
         return {**job, "kind": "callable", "function": spec.callable}
     if spec.builtin == "copy":
         return {**job, "kind": "copy"}
-    reading: ReadingJob = {
+    records: RecordInput = {
         **job,
         "format": input.format,
         "options": input.options,
         "declared_columns": stage.columns,
+    }
+    if spec.function is not None:
+        by_value = is_by_value(task, stage)
+        value = value_of(task) if by_value else None
+        return {**records, "kind": "function", "function": spec.function, "by_value": by_value, "value": value}
+    reading: ReadingJob = {
+        **records,
         "rejects": str(workspace.rejects),
         "rejects_max": stage.rejects_max,
         "task": {"stage": stage.stage, "index": task.index, "sources": _sources(task.input, input, workspace)},

@@ -35,6 +35,7 @@ _BOOT = (
 _NEEDS = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 _EXIT_SECONDS = 5.0
 _DISCONNECTED = (EOFError, ConnectionError)
+_SUBMIT_DIRECTORY = "SLURM_SUBMIT_DIR"  # the task's own directory (task/array_jobs)
 _SAID_MAX = 500  # bytes shown of what a child says that could not start
 
 
@@ -181,10 +182,13 @@ class ChildProcess:
         return bool(done)
 
     async def _ask(self, job: ChildJob) -> dict[str, Any]:
-        if output := job["environment"].get("PIECEWORK_OUTPUT"):
+        environment = job["environment"]
+        if output := environment.get("PIECEWORK_OUTPUT"):
             self._marks = {("TMPDIR", str(self.cell.tmp)), ("PIECEWORK_OUTPUT", output)}
-        if self.cell.home and job["environment"].get("HOME") in (None, self._worker_home):
-            job["environment"]["HOME"] = str(self.cell.home)
+        elif environment.get(_SUBMIT_DIRECTORY) == job["directory"]:  # of a function, which has no output
+            self._marks = {("TMPDIR", str(self.cell.tmp)), (_SUBMIT_DIRECTORY, job["directory"])}
+        if self.cell.home and environment.get("HOME") in (None, self._worker_home):
+            environment["HOME"] = str(self.cell.home)
         key = frames.new_key()
         self._writer.write(frames.encode(key, job))
         await self._writer.drain()

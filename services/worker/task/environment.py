@@ -81,11 +81,14 @@ def task_environment(
         "PIECEWORK_STAGE_NAME": stage.stage_name,
         "PIECEWORK_TASK_INDEX": task.index,
         "PIECEWORK_ATTEMPT": task.attempt,
-        "PIECEWORK_INPUT": paths.input,
-        "PIECEWORK_OUTPUT": paths.output,
-        "PIECEWORK_RECORDS": paths.records,
         "PIECEWORK_PARAMS": orjson.dumps(stage.params).decode(),
     }
+    if stage.spec.function is None:
+        identity |= {
+            "PIECEWORK_INPUT": paths.input,
+            "PIECEWORK_OUTPUT": paths.output,
+            "PIECEWORK_RECORDS": paths.records,
+        }
     memory_bytes = share.memory_of(stage.memory_bytes)
     identity |= {"SLURM_TMPDIR": base.get("TMPDIR", directory)}
     identity |= array_variables(task, stage, directory=directory, cpus=share.threads, memory_bytes=memory_bytes)

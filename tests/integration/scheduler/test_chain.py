@@ -399,9 +399,14 @@ async def test_what_does_not_go_together_is_refused(
 
 
 @pytest.mark.parametrize(
-    "writer", [{"sql": "FROM input", "output_format": "parquet"}, {"command": ["x"], "outputs": {"log": "log.parquet"}}]
+    ("writer", "why"),
+    [
+        ({"sql": "FROM input", "output_format": "parquet"}, "writer writes Parquet"),
+        ({"command": ["x"], "outputs": {"log": "log.parquet"}}, "writer writes Parquet"),
+        ({"function": "a:b"}, "writer returns values, which are not files"),
+    ],
 )
-async def test_parquet_is_not_concatenated(play: Play, writer: dict[str, Any]) -> None:
+async def test_parquet_and_values_are_not_concatenated(play: Play, writer: dict[str, Any], why: str) -> None:
     await add_processor(play.database, "writer", **writer)
 
     for job, field in (
@@ -411,7 +416,7 @@ async def test_parquet_is_not_concatenated(play: Play, writer: dict[str, Any]) -
             "stages.1.resplit",
         ),
     ):
-        with pytest.raises(errors.SpecError, match="writer writes Parquet") as refused:
+        with pytest.raises(errors.SpecError, match=why) as refused:
             await play.submit(**job)
         assert refused.value.field == field
     await play.submit(stages=[{"processor": "writer"}], merge={"type": "none"})

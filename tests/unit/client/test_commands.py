@@ -779,7 +779,7 @@ def test_options_can_say_all_that_a_processors_file_can(run: Run, service: Servi
         "--image i --entrypoint e --command run --callable a:b --records a:c --sql q --builtin noop --package abc "
         "--input fees --input a=s3://b/a --output o --output-directory --output-optional --further-output log=log.csv "
         "--output-format csv --filters --env A=1 --secret B=env:B --idempotent --no-network --share-children "
-        "--params-schema schema.json --description words --allow-option x"
+        "--function a:d --params-schema schema.json --description words --allow-option x"
     )
     assert run("processors", "register", "clean", *options.split()).exit_code == 0
     body = service.asked[0].body

@@ -25,6 +25,11 @@ from services.inputs.spec import RangeInput
         ({"sql": "SELECT 1", "records": "a:b"}, "exactly one of .* sql"),
         ({"sql": "  "}, "sql\n.*at least 1 character"),
         ({"callable": "a:b", "package": "abc"}, "package\n.*pattern"),
+        ({"function": "a:b", "callable": "a:b"}, "exactly one of .* function"),
+        ({"function": "a:b", "outputs": {"c": "c.txt"}}, "outputs: a function .* writes no files; leave it out"),
+        ({"function": "a:b", "output_required": True}, "output_required: a function .* leave it out"),
+        ({"function": "a:b", "output_format": "csv"}, "output_format: a function's value is JSON; leave it out"),
+        ({"function": "a:b", "output": "prices.csv"}, r"prices.csv is not \*.json"),
     ],
 )
 def test_a_processor_is_refused(spec: dict[str, Any], message: str) -> None:
@@ -44,6 +49,7 @@ def test_a_result_may_not_be_called_like_what_piecework_writes_beside_it() -> No
     [
         ({"command": ["true"]}, "command"),
         ({"callable": "m:f"}, "callable"),
+        ({"function": "m:f"}, "function"),
         ({"records": "m:f"}, "records"),
         ({"sql": "SELECT 1"}, "sql"),
         ({"builtin": "compact"}, "compact"),
