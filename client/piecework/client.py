@@ -16,6 +16,7 @@ from piecework.config import load_config
 from piecework.packing import packed
 from piecework.shapes import (
     ApiKey,
+    AppendedItems,
     AuditEntry,
     AuditOutcome,
     CompletedUpload,
@@ -66,6 +67,7 @@ from piecework.shapes import (
     UploadedPart,
     UploadState,
     UploadSummary,
+    Values,
     WebhookEndpoint,
     Worker,
     WorkerState,
@@ -174,6 +176,21 @@ class Client:
 
     def get_job(self, job_id: Id) -> Job:
         return self._api.get(Job, f"/v1/jobs/{job_id}")
+
+    def append_items(self, job_id: Id, chunk: int, items: Sequence[Any]) -> AppendedItems:
+        """Make a task of each item of a job whose input is a stream. Chunks are numbered from 0, and count once."""
+        body = {"chunk": chunk, "items": items}
+        return self._api.post(AppendedItems, f"/v1/jobs/{job_id}/items", body, repeatable=True)
+
+    def close_job(self, job_id: Id) -> Job:
+        """Say that no more items come: the job ends with its tasks."""
+        return self._api.post(Job, f"/v1/jobs/{job_id}/close", repeatable=True)
+
+    def follow_values(
+        self, job_id: Id, *, stage: int | None = None, after: str | None = None, wait: float = 0.0
+    ) -> Values:
+        """How tasks have ended since the cursor `after`, in this order; waits up to `wait` seconds for the first."""
+        return self._api.get(Values, f"/v1/jobs/{job_id}/values", stage=stage, after=after, wait=wait)
 
     def cancel_job(self, job_id: Id) -> Job:
         return self._api.post(Job, f"/v1/jobs/{job_id}/cancel")

@@ -194,6 +194,13 @@ class RangeInput(TypedDict):
     values: NotRequired[list[int] | None]
 
 
+class StreamInput(TypedDict):
+    """Items that are appended while the job runs; it fails if none come for `idle_seconds`."""
+
+    type: Literal["stream"]
+    idle_seconds: NotRequired[float | str]
+
+
 Input = (
     LinesInput
     | ParquetInput
@@ -205,4 +212,5 @@ Input = (
     | ManifestInput
     | ItemsInput
     | RangeInput
+    | StreamInput
 )

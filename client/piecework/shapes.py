@@ -41,6 +41,7 @@ ReasonCode = Literal[
     "retry_at",
     "running_max",
     "scheduled",
+    "waiting_for_items",
     "workers_starting",
     "lower_priority",
     "workers_busy",
@@ -183,6 +184,33 @@ class Failure(TypedDict):
 
     type: str
     message: str
+
+
+class AppendedItems(TypedDict):
+    """What an open job has so far; `chunks` is the number of the next one."""
+
+    job_id: str
+    chunks: int
+    items: int
+
+
+class Value(TypedDict):
+    """How a task has ended: `value` is what it returned; if its output is an object, `url` links to that."""
+
+    index: int
+    state: TaskState
+    attempt: int
+    value: Any
+    url: str | None
+    error: Failure | None
+
+
+class Values(TypedDict):
+    """Tasks that have ended, in this order, and the cursor `after` them; `ended` says that nothing follows."""
+
+    values: list[Value]
+    after: str
+    ended: bool
 
 
 class Progress(TypedDict):

@@ -17,6 +17,7 @@ from services.api.routes import (
     api_keys,
     audit,
     health,
+    items,
     jobs,
     packages,
     pools,
@@ -142,6 +143,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     v1 = APIRouter(prefix="/v1", responses=problems(401, 403, 422, 429, 500, 503))
     for resource in (
         jobs,
+        items,
         splits,
         tasks,
         results,

@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from services.engine.errors import Conflict, NotFound, SpecError
+from services.engine.open_jobs import EnoughItems
 from services.engine.quotas import QuotaExceeded
 from services.platform import problems
 from services.platform.problems import ProblemError
@@ -25,6 +26,8 @@ def describe(request: Request, error: BaseException) -> ProblemError:
             return ProblemError(404, "not-found", str(error))
         case Conflict():
             return problems.conflict(str(error))
+        case EnoughItems():
+            return ProblemError(429, "enough-items", str(error))
         case QuotaExceeded():
             return ProblemError(409, "quota-exceeded", str(error))
         case SpecError():

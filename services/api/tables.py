@@ -241,6 +241,8 @@ class Stage(SQLModel, table=True):
     needs: dict[str, Any] | None = Field(None, sa_type=JSONB)
     pools: list[str] | None = Field(None, sa_type=ARRAY(Text))
     next_pool_after_seconds: float | None = Field(None, sa_type=Double)
+    open_seconds: float | None = Field(None, sa_type=Double)
+    appended_at: datetime | None = Field(None, sa_type=_UTC)
 
 
 class Task(SQLModel, table=True):

@@ -59,6 +59,10 @@ async def _move_job(connection: Connection, job_id: UUID, order: str, sources: t
     await notify_jobs(connection)
 
 
+# The time in which a job did not run does not count.
+_STAY_OPEN = "UPDATE stages SET appended_at = now() WHERE job_id = $1 AND open_seconds IS NOT NULL"
+
+
 async def pause_job(connection: Connection, job_id: UUID) -> None:
     """Pause the job: no more of its tasks start, running ones end as usual. Raises NotFound, Conflict."""
     async with connection.transaction():
@@ -70,6 +74,7 @@ async def resume_job(connection: Connection, job_id: UUID) -> None:
     """Raises NotFound, Conflict."""
     async with connection.transaction():
         await _move_job(connection, job_id, "resumed", ("paused",), "running")
+        await connection.execute(_STAY_OPEN, job_id)
 
 
 async def cancel_job(connection: Connection, job_id: UUID) -> None:
@@ -101,6 +106,7 @@ async def retry_job(connection: Connection, job_id: UUID) -> None:
             job_id,
         )
         await start_stages(connection, job_id)
+        await connection.execute(_STAY_OPEN, job_id)
         await connection.execute(_FORGIVE, job_id)
         await connection.execute(_FORGIVE_LOSSES, job_id)
         await transitions.retry_tasks(connection, job_id)

@@ -39,7 +39,7 @@ from services.engine.spec import (
 from services.engine.stages import start_stages
 from services.inputs.chunk import TASKS_MAX
 from services.inputs.grid import needs_grid
-from services.inputs.spec import Input, RangeInput, Resplit, count_tasks, tells_types
+from services.inputs.spec import Input, RangeInput, Resplit, StreamInput, count_tasks, tells_types
 from services.platform.database import Connection, new_id
 from services.platform.settings import Settings
 from services.platform.tracing import annotate, current_traceparent, traced
@@ -211,6 +211,13 @@ def _check_joinable(stage: _ResolvedStage, field: str, value: str, fix: str) -> 
         raise SpecError(field, value, f"{stage.processor} writes Parquet, which can't be joined like this; {fix}")
 
 
+def _check_stream(spec: JobSpec, stages: list[_ResolvedStage]) -> None:
+    """Raises SpecError: SQL would wait for columns that only the last item completes."""
+    if isinstance(spec.input, StreamInput) and _columns_due(spec, stages, 0):
+        fix = "SQL needs the types of all columns before it begins, and more items may come: give it the type items"
+        raise SpecError("input.type", "stream", fix)
+
+
 def _check_headers(resplit: Resplit, field: str) -> None:
     """Raises SpecError: the header line of a compressed output can't be left out."""
     if resplit.compressed and resplit.csv and resplit.csv.header:
@@ -285,6 +292,7 @@ async def resolve_stages(
         field = f"stages.{len(spec.stages) - 1}.fan_out"
         raise SpecError(field, True, "no stage comes after the last one to work on its items; leave it out")
     stages += await _resolve_merge(connection, spec, stages[-1])
+    _check_stream(spec, stages)
     declared = {f"{stage.field}.inputs.{name}": uri for stage in stages for name, uri in stage.inputs.items()}
     await check_places(connection, spec, declared, settings, reader)
     return stages
@@ -329,11 +337,13 @@ _INSERT_STAGES = """
     INSERT INTO stages (job_id, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
         fan_in, barrier, output_queue, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
         backoff_max_seconds, timeout_seconds, tolerated_failures,
-        params, inputs, fan_out, memory_bytes, rejects_max, needs, pools, next_pool_after_seconds)
+        params, inputs, fan_out, memory_bytes, rejects_max, needs, pools, next_pool_after_seconds,
+        open_seconds, appended_at)
     SELECT $1, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
         fan_in, barrier, $2, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
         backoff_max_seconds, timeout_seconds, tolerated_failures,
-        params, inputs, fan_out, memory_bytes, rejects_max, needs, pools, next_pool_after_seconds
+        params, inputs, fan_out, memory_bytes, rejects_max, needs, pools, next_pool_after_seconds,
+        open_seconds, CASE WHEN open_seconds IS NOT NULL THEN greatest(now(), $4) END
     FROM json_populate_recordset(NULL::stages, $3::json)"""
 
 
@@ -379,6 +389,7 @@ def _stage_row(
     *,
     columns_due: bool,
     interim: bool,
+    source: Input,
 ) -> dict[str, Any]:
     """The stage's columns by name."""
     options = stage.spec.model_dump(mode="json", include=set(StageOptions.model_fields)) | {"inputs": stage.inputs}
@@ -395,6 +406,7 @@ def _stage_row(
         "columns_due": columns_due,
         "tasks_expected": len(array.numbers) if array and stage.tasks_from == "input" else None,
         "options": options | found | {"interim": interim},
+        "open_seconds": source.idle_seconds if isinstance(source, StreamInput) and number == 0 else None,
         "needs": stage.spec.needs and stage.spec.needs.to_json(),
         "next_pool_after_seconds": stage.spec.pools and (stage.spec.next_pool_after_seconds or NEXT_POOL_AFTER_SECONDS),
         **options,
@@ -458,10 +470,11 @@ async def submit_job(
             array,
             columns_due=_columns_due(spec, resolved, number),
             interim=_is_interim(spec, after),
+            source=spec.inputs[0],
         )
         for number, stage, after, array in zip(count(), resolved, following, arrays)
     ]
-    await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows)
+    await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows, run_at or spec.run_at)
     if spec.run_at is None:
         await start_stages(connection, job_id)
     await notify_jobs(connection)

@@ -56,7 +56,14 @@ _ROWS = (
 )
 FORMATS = {row.name: row for row in _ROWS}
 FOLDERS = tuple(dict.fromkeys(row.folder for row in _ROWS))
-INPUT_TYPES = (*FOLDERS, "objects", "manifest", "items", "range")  # each with a folder of its name, which has `split`
+INPUT_TYPES = (
+    *FOLDERS,
+    "objects",
+    "manifest",
+    "items",
+    "range",
+    "stream",
+)  # each with a folder of its name, which has `split`
 
 _FORMAT_OF_SUFFIX = {suffix: row for row in _ROWS for suffix in row.suffixes}
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
-from services.contract.fields import SIZE, ObjectUri, PrefixUri, Strict
+from services.contract.fields import DURATION, SIZE, ObjectUri, PrefixUri, Strict
 from services.inputs.chunk import TASKS_MAX
 from services.inputs.csv_dialect import CsvDialect
 from services.inputs.registry import COMPRESSION_OF_SUFFIX, compression_suffix
@@ -293,6 +293,15 @@ class ItemsInput(Strict):
     items: Annotated[list[Any], Field(min_length=1, max_length=1_000_000)]
 
 
+class StreamInput(Strict):
+    """Items that are appended while the job runs (append_items), until it is closed (close_job)."""
+
+    type: Literal["stream"]
+    idle_seconds: Annotated[float, Field(ge=1, le=604_800), DURATION] = Field(
+        3600.0, description="a job to which nothing is appended for so long fails, once its tasks have ended"
+    )
+
+
 ArrayNumber = Annotated[int, Field(ge=0, le=2_147_483_647)]
 
 
@@ -349,6 +358,7 @@ Input = Annotated[
     | ManifestInput
     | ItemsInput
     | RangeInput
+    | StreamInput
     | ParquetInput
     | ArrowInput
     | AvroInput
@@ -363,6 +373,8 @@ def _one_or_several(value: Any) -> str:
 
 
 def _count_on(inputs: list[Input]) -> list[Input]:
+    if any(isinstance(one, StreamInput) for one in inputs):
+        raise ValueError("a stream is a job's only input: write it without a list")
     if len(inputs) > 1 and any(isinstance(one, RangeInput) and not one.counts_from_0 for one in inputs):
         raise ValueError("tasks of several inputs are numbered from 0: give count, or make the range the only input")
     return inputs

@@ -125,7 +125,7 @@ async def load_job(
     return Job.model_validate({**row, "stages": stages, "reasons": reasons, "warnings": warnings_of(reasons)})
 
 
-async def _show(connection: Connection | Database, api: Connections, caller: Caller, job_id: UUID) -> Job:
+async def show_job(connection: Connection | Database, api: Connections, caller: Caller, job_id: UUID) -> Job:
     """As much as the caller may see."""
     limit = api.settings.ready_tasks_max
     return await load_job(connection, job_id, ready_tasks_max=limit, named=not caller.is_scoped)
@@ -175,7 +175,7 @@ async def submit_job(
         )
         await plan_at_once(connection, job_id, spec, api.settings)
         await creation.caller.record(connection, job_id, name=spec.name, share=spec.share, priority=spec.priority)
-        return await _show(connection, api, creation.caller, job_id)
+        return await show_job(connection, api, creation.caller, job_id)
 
     return await creation.once(create, prepare=prepare)
 
@@ -247,7 +247,7 @@ async def list_jobs(
 async def get_job(caller: Viewer, api: Api, job_id: JobId) -> Job:
     """A job with its stages and their exact progress."""
     await ownership.require_job(api.database, caller, job_id)
-    return await _show(api.database, api, caller, job_id)
+    return await show_job(api.database, api, caller, job_id)
 
 
 async def _order(
@@ -257,7 +257,7 @@ async def _order(
         await caller.require_control_of_job(connection, job_id)
         await order(connection, job_id)
         await caller.record(connection, job_id)
-        return await _show(connection, api, caller, job_id)
+        return await show_job(connection, api, caller, job_id)
 
 
 @router.post("/{job_id}/cancel", operation_id="cancel_job", responses=problems(404, 409), summary="Cancel a job")

@@ -82,7 +82,7 @@ class _Explanation:
             return "columns"
         if stage["ready"] + stage["queued"]:
             return "dispatch"
-        if not stage["planned"]:
+        if not stage["planned"] and stage["open_seconds"] is None:
             return "chain" if stage["stage"] else "plan"
         return "finish"
 
@@ -118,6 +118,9 @@ class _Explanation:
             return
         elif stage["state"] == "waiting" and stage["planned"]:
             yield self._merging(stage)
+        elif not stage["planned"] and stage["open_seconds"] is not None:
+            if self._has_no_tasks(stage):
+                yield self._waits_for_items(stage)
         elif self._is_put_off(stage):
             what = "the look for the types of its columns" if stage["planned"] else "the plan of its tasks"
             yield self._put_off(stage, "planning_put_off", what)
@@ -129,6 +132,17 @@ class _Explanation:
             yield from self._waiting(stage)
         elif stage["lost_outputs"]:
             yield self._lost_output(stage)
+
+    def _waits_for_items(self, stage: Row) -> Reason:
+        until = stage["appended_at"] + timedelta(seconds=stage["open_seconds"])
+        return _of(
+            stage,
+            "waiting_for_items",
+            f"it has {_count(stage['task_count'], 'item')}, and waits for more: append them (append_items), or close "
+            f"the job (close_job; `piecework close JOB`), which else fails at {_at(until)}",
+            since=stage["appended_at"],
+            details={"items": stage["task_count"], "until": until},
+        )
 
     def _has_no_tasks(self, stage: Row) -> bool:
         """Or none that may be sent: behind a barrier, an array's tasks wait until all of them are planned."""

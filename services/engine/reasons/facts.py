@@ -27,7 +27,8 @@ _JOBS = """
 _STAGES = """
     SELECT s.job_id, s.stage, s.name, s.kind, turn.pool, turn.next_pool, s.next_pool_after_seconds,
         s.state, s.tasks_from, s.barrier, s.chains, s.planned,
-        s.task_count, s.columns_due, s.put_off_at, s.put_off_since, s.put_off_error, s.started_at, s.finished_at,
+        s.task_count, s.open_seconds, s.appended_at, s.columns_due,
+        s.put_off_at, s.put_off_since, s.put_off_error, s.started_at, s.finished_at,
         s.max_attempts, s.retry_budget, (s.options ->> 'running_max')::integer AS running_max,
         c.ready, c.queued, c.running, c.succeeded, c.failed, c.attempts, s.needs,
         due.ready_at, again.error, again.failed_before, offered.queued_at, offered.send_at,

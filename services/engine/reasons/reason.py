@@ -28,6 +28,7 @@ _Code = Literal[
     "retry_at",
     "running_max",
     "scheduled",
+    "waiting_for_items",
     "workers_starting",
     "lower_priority",
     "workers_busy",

@@ -32,13 +32,14 @@ _ENDING = """
 # How many stages are running, and those of them that may be over.
 _RUNNING = """
     WITH looked_at AS MATERIALIZED (
-        SELECT s.job_id, s.stage, s.planned, s.task_count, s.tolerated_failures, s.succeeded, s.failed
+        SELECT s.job_id, s.stage, s.planned, s.task_count, s.tolerated_failures, s.succeeded, s.failed,
+            coalesce(of.appended_at < now() - of.open_seconds * interval '1 second', false) AS forgotten
         FROM running_stages AS s JOIN stages AS of USING (job_id, stage)
         WHERE of.state = 'running' AND (of.job_id, of.stage) > ($1, $2) AND (of.job_id, of.stage) <= ($3, $4)
     )
     SELECT count(*) AS running, NULL::uuid AS job_id, NULL::smallint AS stage FROM looked_at
     UNION ALL SELECT 0, job_id, stage FROM looked_at
-    WHERE failed > tolerated_failures OR planned AND succeeded + failed = task_count"""
+    WHERE failed > tolerated_failures OR (planned OR forgotten) AND succeeded + failed = task_count"""
 
 # Running stages that are looked at in a second: twenty microseconds each, so that this takes a twentieth of a core.
 STAGES_A_SECOND = 2_500
@@ -46,9 +47,11 @@ STAGES_A_SECOND = 2_500
 _HOLD = "SELECT FROM jobs WHERE job_id = $1 FOR UPDATE SKIP LOCKED"
 
 _STAGE = """
-    SELECT job_id, stage, name, planned, task_count, tolerated_failures, succeeded, failed,
+    SELECT r.job_id, r.stage, r.name, r.planned, r.task_count, r.tolerated_failures, r.succeeded, r.failed,
+        s.open_seconds, coalesce(s.appended_at < now() - s.open_seconds * interval '1 second', false) AS forgotten,
         (SELECT n.tasks_from FROM stages AS n WHERE n.job_id = $1 AND n.stage = $2 + 1) AS next
-    FROM running_stages WHERE job_id = $1 AND stage = $2"""
+    FROM running_stages AS r JOIN stages AS s ON s.job_id = $1 AND s.stage = $2
+    WHERE r.job_id = $1 AND r.stage = $2"""
 
 _FIRST_FAILURE = """
     SELECT index, error FROM tasks WHERE job_id = $1 AND stage = $2 AND state = 'failed' ORDER BY index LIMIT 1"""
@@ -91,7 +94,8 @@ def _has_failed(stage: Record) -> bool:
 
 
 def _is_over(stage: Record) -> bool:
-    return _has_failed(stage) or bool(stage["planned"] and stage["succeeded"] + stage["failed"] == stage["task_count"])
+    all_ended = stage["succeeded"] + stage["failed"] == stage["task_count"]
+    return _has_failed(stage) or bool((stage["planned"] or stage["forgotten"]) and all_ended)
 
 
 async def _end_stage(context: Context, job_id: UUID, number: int) -> None:
@@ -103,6 +107,8 @@ async def _end_stage(context: Context, job_id: UUID, number: int) -> None:
             return
         if _has_failed(stage):
             await _fail_stage(connection, stage)
+        elif not stage["planned"]:
+            await _fail_open_job(connection, stage)
         elif stage["failed"] and (torn := await connection.fetchrow(_TORN, job_id, number)):
             await _fail(connection, stage, f"task {torn['index']}: {torn['error']['message']}")
         else:
@@ -113,6 +119,16 @@ async def _fail_stage(connection: Connection, stage: Record) -> None:
     first = await connection.fetchrow(_FIRST_FAILURE, stage["job_id"], stage["stage"])
     why = f"; the first, task {first['index']}: {(first['error'] or {}).get('message')}" if first else ""
     await _fail(connection, stage, f"{stage['failed']} failed tasks, {stage['tolerated_failures']} are tolerated{why}")
+
+
+async def _fail_open_job(connection: Connection, stage: Record) -> None:
+    """More items may have been meant to come, so these do not make a whole result."""
+    message = (
+        f"nothing was appended for {stage['open_seconds']:g} s and nobody closed the job, so it is not known whether "
+        "its items are complete: if they are, retry it and close it (retry_job, close_job); else append the others"
+    )
+    await fail_job(connection, stage["job_id"], {"type": "left_open", "message": message, "stage": stage["stage"]}, 0)
+    log.info("job left open", job=str(stage["job_id"]))
 
 
 async def _fail(connection: Connection, stage: Record, why: str) -> None:

@@ -29,6 +29,7 @@ _UNPLANNED = """
     ) AS s
     CROSS JOIN LATERAL pool_slots(s.pool) AS p
     WHERE j.state = 'running' AND s.state = 'running' AND NOT s.planned
+      AND s.open_seconds IS NULL
       AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
     ORDER BY s.is_full, s.put_off_at NULLS FIRST, j.priority DESC, s.task_count, j.job_id LIMIT $2"""
 

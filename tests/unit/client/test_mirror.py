@@ -22,6 +22,7 @@ NO_SHAPE = {
     "ApiKeySpec",
     "Capacity",
     "FieldError",
+    "ItemsChunk",
     "PackageSpec",
     "PoolDrain",
     "Problem",

@@ -1,0 +1,80 @@
+"""Commands on open jobs: append items, close, and follow the values that tasks leave."""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from piecework.cli.options import JobId
+from piecework.cli.session import Session, command
+from piecework.errors import InputError
+
+CHUNK_ITEMS = 1_000
+WAIT_SECONDS = 20.0
+
+
+def append(
+    session: Session,
+    job_id: JobId,
+    file: Annotated[
+        typer.FileText, typer.Argument(metavar="FILE", help="An item a line, as JSON; - for standard input.")
+    ],
+    close: Annotated[bool, typer.Option("--close", help="Then close the job.")] = False,
+) -> None:
+    """Append items to an open job, one whose input is {type: stream}."""
+    appended = session.client.append_items(job_id, 0, [])  # a chunk that is there, or an empty one: it tells the next
+    for items in _chunks(_items(file)):
+        appended = session.client.append_items(job_id, appended["chunks"], items)
+    if close:
+        session.client.close_job(job_id)
+    session.show(appended, lambda appended: print(f"{job_id} {appended['items']} items"))
+
+
+def _items(file: Any) -> Iterator[Any]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{file.name}: line {number} is not JSON: {error}") from error
+
+
+def _chunks(items: Iterator[Any]) -> Iterator[list[Any]]:
+    from itertools import islice
+
+    while chunk := list(islice(items, CHUNK_ITEMS)):
+        yield chunk
+
+
+def close(session: Session, job_id: JobId) -> None:
+    """Close an open job: it ends when its tasks have ended."""
+    job = session.client.close_job(job_id)
+    session.show(job, lambda job: print(f"{job['job_id']} {job['state']}"))
+
+
+def values(
+    session: Session,
+    job_id: JobId,
+    after: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Go on where this command said that it ended.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more until the job has ended.")] = False,
+) -> None:
+    """Print the values of tasks, or their errors, as JSON lines in the order in which the tasks ended."""
+    while True:
+        page = session.client.follow_values(job_id, after=after, wait=WAIT_SECONDS if follow else 0.0)
+        for value in page["values"]:
+            print(json.dumps(value))
+        sys.stdout.flush()
+        if page["ended"] or not (follow or page["values"]):
+            break
+        after = page["after"]
+    session.note(f"read up to --after {page['after']}")
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "append")(append)
+    command(app, "close")(close)
+    command(app, "values")(values)

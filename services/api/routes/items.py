@@ -1,0 +1,114 @@
+"""Append items to jobs that are open, close them, and follow the values of their tasks."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Body, Query, Request, Response
+
+from services.api.connections import Api, Connections
+from services.api.links import download_link
+from services.api.problems import BODY
+from services.api.routes.jobs import show_job
+from services.api.security import Submitter, Viewer
+from services.api.shapes.items import AppendedItems, ItemsChunk, Values
+from services.api.shapes.jobs import Job
+from services.api.strict_json import StrictRoute
+from services.contract.task_output import TaskOutput
+from services.engine import open_jobs, ownership
+from services.engine.values import Cursor, read_values
+from services.platform.problems import invalid, problems
+from services.platform.routes import JobId
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"], route_class=StrictRoute)
+
+EXAMPLES: Any = {
+    "first": {"summary": "The first chunk", "value": {"chunk": 0, "items": [{"region": "north"}, {"region": "south"}]}}
+}
+
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.005, 0.25  # between looks for values; they grow while there are none
+
+
+@router.post(
+    "/items", operation_id="append_items", responses=problems(*BODY, 404, 409), summary="Append items to an open job"
+)
+async def append_items(
+    caller: Submitter, api: Api, job_id: JobId, chunk: Annotated[ItemsChunk, Body(openapi_examples=EXAMPLES)]
+) -> AppendedItems:
+    """Make a task of each item of a job whose input is of type `stream`. Safe to repeat: a chunk counts once.
+
+    Chunks are numbered from 0 and come in order. While the job has enough tasks that wait, the answer is a 429: send
+    the same chunk again. A chunk without items keeps the job open for longer.
+    """
+    if len(chunk.items) > api.settings.items_max:
+        raise invalid("items", len(chunk.items), f"at most {api.settings.items_max} items fit into a chunk: send more")
+    async with api.transaction() as connection:
+        await caller.require_control_of_job(connection, job_id)
+        appended = await open_jobs.append_items(
+            connection, job_id, chunk.chunk, chunk.items, api.settings.ready_tasks_max
+        )
+        await caller.record(connection, job_id, chunk=chunk.chunk, items=len(chunk.items))
+        return AppendedItems(job_id=job_id, chunks=appended.chunks, items=appended.items)
+
+
+@router.post("/close", operation_id="close_job", responses=problems(404, 409), summary="Close an open job")
+async def close_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
+    """Say that no more items come: the job ends when its tasks have ended. Safe to repeat."""
+    async with api.transaction() as connection:
+        await caller.require_control_of_job(connection, job_id)
+        await open_jobs.close_job(connection, job_id)
+        await caller.record(connection, job_id)
+        return await show_job(connection, api, caller, job_id)
+
+
+@router.get(
+    "/values",
+    operation_id="follow_values",
+    response_model=Values,
+    responses=problems(404),
+    summary="Follow the values of a job's tasks",
+)
+async def follow_values(
+    request: Request,
+    caller: Viewer,
+    api: Api,
+    job_id: JobId,
+    stage: Annotated[int | None, Query(ge=0, le=32_767, description="the last one but a reduce if absent")] = None,
+    after: Annotated[
+        str | None,
+        Query(max_length=40, pattern=r"^\d{1,20}(:\d{1,10})?$", description="`after` of the answer before"),
+    ] = None,
+    wait: Annotated[float, Query(ge=0, le=30, description="seconds to wait for the next value")] = 0.0,
+) -> Response:
+    """The values of tasks that have ended, or their errors, in the order in which they ended.
+
+    Each end is told once, after whichever call: go on with the `after` of the answer before, also in another program.
+    Tasks that were cancelled before they began are not told. `ended` says that nothing follows, as the job has ended.
+    """
+    await ownership.require_job(api.database, caller, job_id)
+    cursor = None if after is None else Cursor.parse(after)
+    until, pause = time.monotonic() + wait, PAUSE_SECONDS
+    while True:
+        found = await read_values(api.database, job_id, stage, cursor)
+        cursor = found.after
+        if found.tasks or found.ended:
+            break
+        if not found.more:
+            if time.monotonic() >= until or await request.is_disconnected():
+                break
+            await asyncio.sleep(min(pause, max(0.0, until - time.monotonic())))
+            pause = min(1.5 * pause, PAUSE_SECONDS_MAX)
+    values = [await _show(api, task) for task in found.tasks]
+    answer = {"values": values, "after": str(cursor), "ended": found.ended}
+    return Response(orjson.dumps(answer), media_type="application/json")
+
+
+async def _show(api: Connections, task: Any) -> dict[str, Any]:
+    """As the shape `Value` says; thousands of them are written without it."""
+    shown = {"index": task["index"], "state": task["state"], "attempt": task["attempt"], "error": task["error"]}
+    output = TaskOutput.from_json(task["output"])
+    if output.object is None:
+        return {**shown, "value": output.value, "url": None}
+    name = output.object.location.key.rpartition("/")[2]
+    return {**shown, "value": output.value, "url": await download_link(api, output.object.location, name)}

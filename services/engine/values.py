@@ -1,0 +1,106 @@
+"""The values of a stage's tasks in the order in which these ended, resumable from a cursor: each end comes once.
+
+A job is read in two ways, both by an index. First its tasks, by their index, as far as they have ended in transactions
+before `txid`, the oldest that could still commit when the reading began. Then the attempts of all jobs from `txid` on,
+in the order of their transactions and only as far as no older one can still commit, of which this job's are picked out.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from asyncpg import Record
+
+from services.contract.states import TERMINAL
+from services.engine.errors import NotFound
+from services.engine.months import months_of
+from services.platform.database import Database
+
+ROWS_MAX = 5_000  # tasks, or attempts of all jobs, that one statement looks at
+_NEVER = 2**64 - 1  # the last transaction that there can be: all that is visible is before it
+
+_JOB = """
+    SELECT j.state, oldest_transaction() AS oldest, pg_snapshot_xmax(pg_current_snapshot()) AS next,
+        (SELECT max(s.stage) FROM stages AS s WHERE s.job_id = j.job_id AND s.kind = 'map') AS last
+    FROM jobs AS j WHERE j.job_id = $1"""
+
+# An end whose attempt is of a later transaction comes with the attempts.
+_TASKS = """
+    SELECT t.index, t.state, t.attempt, t.output, t.error, a.txid FROM (
+        SELECT index, state, attempt, output, error FROM tasks
+        WHERE job_id = $1 AND stage = $2 AND index > $3 ORDER BY index LIMIT $4
+    ) AS t LEFT JOIN LATERAL (
+        SELECT w.txid FROM attempts AS w
+        WHERE w.job_id = $1 AND w.stage = $2 AND w.index = t.index AND w.attempt = t.attempt
+          AND t.state IN ('succeeded', 'failed', 'cancelled')
+        ORDER BY w.txid DESC LIMIT 1
+    ) AS a ON true ORDER BY t.index"""
+
+# All attempts of a transaction, so that the cursor need only name it.
+_ATTEMPTS = """
+    WITH recent AS MATERIALIZED (
+        SELECT txid, job_id, stage, index, attempt FROM attempts
+        WHERE txid > $3::xid8 AND txid < $4::xid8 AND job_id >= ANY($6) AND job_id < ANY($7)
+        ORDER BY txid FETCH FIRST $5 ROWS WITH TIES
+    ), ended AS MATERIALIZED (
+        SELECT index, attempt, max(txid) AS txid FROM recent WHERE job_id = $1 AND stage = $2 GROUP BY index, attempt
+    )
+    SELECT NULL::integer AS index, NULL::text AS state, count(*)::integer AS attempt, NULL::jsonb AS output,
+        NULL::jsonb AS error, max(txid) AS txid FROM recent
+    UNION ALL (
+        SELECT t.index, t.state, t.attempt, t.output, t.error, e.txid FROM ended AS e JOIN tasks AS t
+            ON t.job_id = $1 AND t.stage = $2 AND t.index = e.index AND t.attempt = e.attempt
+        WHERE t.state IN ('succeeded', 'failed', 'cancelled') ORDER BY e.txid, t.index
+    )"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in a job's values: after transaction `txid` or, while its tasks are read, after task `index`."""
+
+    txid: int
+    index: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Raises ValueError."""
+        txid, _, index = text.partition(":")
+        return cls(int(txid), int(index) if index else None)
+
+    def __str__(self) -> str:
+        return str(self.txid) if self.index is None else f"{self.txid}:{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Tasks that have ended, and the cursor after them. If there is `more`, it can be read at once; if the job has
+    `ended`, nothing will ever follow."""
+
+    tasks: list[Record]
+    after: Cursor
+    more: bool
+    ended: bool
+
+
+async def read_values(database: Database, job_id: UUID, stage: int | None, after: Cursor | None) -> Values:
+    """Some of the tasks that have ended since; of the last stage but a reduce, unless it is given. Raises NotFound."""
+    job = await database.fetchrow(_JOB, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    number = job["last"] if stage is None else stage
+    if after is None or after.txid >= job["next"]:  # of a database that was restored since
+        after = Cursor(job["oldest"] - 1, -1)
+    if after.index is not None:
+        return await _read_tasks(database, job_id, number, after.txid, after.index)
+    ended = job["state"] in TERMINAL
+    until = _NEVER if ended else job["oldest"]
+    bounds = (after.txid, until, ROWS_MAX, *months_of([job_id]))
+    looked_at, *tasks = await database.fetch(_ATTEMPTS, job_id, number, *bounds)
+    more = looked_at["attempt"] >= ROWS_MAX
+    return Values(tasks, Cursor(looked_at["txid"] or after.txid), more, ended and not more)
+
+
+async def _read_tasks(database: Database, job_id: UUID, stage: int, txid: int, index: int) -> Values:
+    rows = await database.fetch(_TASKS, job_id, stage, index, ROWS_MAX)
+    tasks = [row for row in rows if row["txid"] is not None and row["txid"] <= txid]
+    is_last = len(rows) < ROWS_MAX
+    return Values(tasks, Cursor(txid, None if is_last else rows[-1]["index"]), more=True, ended=False)

@@ -1,0 +1,1 @@
+"""Items that are appended while the job runs."""

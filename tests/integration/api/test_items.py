@@ -1,0 +1,113 @@
+"""Open jobs over HTTP: items are appended, values are followed, and both can be sent or asked for again."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from tests.integration.api.conftest import Keys, PlayedWorker, array_job, ok
+
+STREAM = array_job(input={"type": "stream"})
+
+pytestmark = pytest.mark.usefixtures("grid")
+
+
+async def submit(client: httpx.AsyncClient, **job: Any) -> str:
+    job_id: str = (await ok(client.post("/v1/jobs", json=STREAM | job)))["job_id"]
+    return job_id
+
+
+async def append(client: httpx.AsyncClient, job_id: str, chunk: int, items: list[Any]) -> Any:
+    return await ok(client.post(f"/v1/jobs/{job_id}/items", json={"chunk": chunk, "items": items}))
+
+
+async def test_items_are_appended_and_the_job_is_closed(submitter: httpx.AsyncClient) -> None:
+    job_id = await submit(submitter)
+    assert await append(submitter, job_id, 0, [1, 2]) == {"job_id": job_id, "chunks": 1, "items": 2}
+    assert await append(submitter, job_id, 0, [1, 2]) == {"job_id": job_id, "chunks": 1, "items": 2}
+    [stage] = (await ok(submitter.get(f"/v1/jobs/{job_id}")))["stages"]
+    assert (stage["planned"], stage["task_count"], stage["progress"]["ready"]) == (False, None, 2)
+
+    [stage] = (await ok(submitter.post(f"/v1/jobs/{job_id}/close")))["stages"]
+    assert (stage["planned"], stage["task_count"]) == (True, 2)
+    refused = await submitter.post(f"/v1/jobs/{job_id}/items", json={"chunk": 1, "items": [3]})
+    assert (refused.status_code, refused.json()["detail"]) == (
+        409,
+        "this job is closed, so it takes no more items: submit another one",
+    )
+
+
+async def test_a_job_that_waits_for_items_says_so(submitter: httpx.AsyncClient) -> None:
+    job_id = await submit(submitter)
+    [reason] = [
+        reason
+        for reason in (await ok(submitter.get(f"/v1/jobs/{job_id}")))["reasons"]
+        if reason["code"] != "no_scheduler"
+    ]
+    assert reason["code"] == "waiting_for_items"
+    assert "append_items" in reason["message"] and "close_job" in reason["message"]
+
+    await append(submitter, job_id, 0, [1])
+    codes = [reason["code"] for reason in (await ok(submitter.get(f"/v1/jobs/{job_id}")))["reasons"]]
+    assert "waiting_for_items" not in codes
+
+
+async def test_a_full_job_is_a_429(keys: Keys, submitter: httpx.AsyncClient) -> None:
+    connections = keys.app.state.connections
+    job_id = await submit(submitter)
+    keys.app.state.connections = type(connections)(
+        connections.settings.model_copy(update={"ready_tasks_max": 1}),
+        connections.database,
+        connections.engine,
+        connections.aws,
+        connections.uploads_ending,
+    )
+    await append(submitter, job_id, 0, list(range(1_000)))
+    refused = await submitter.post(f"/v1/jobs/{job_id}/items", json={"chunk": 1, "items": [3]})
+    assert (refused.status_code, refused.json()["type"]) == (429, "urn:piecework:enough-items")
+
+
+async def test_a_stream_is_the_only_input_of_a_job_and_its(submitter: httpx.AsyncClient) -> None:
+    for job, message in {
+        "several": (array_job(input=[{"type": "stream"}, {"type": "range", "count": 3}]), "only input"),
+        "too long": (array_job(input={"type": "stream", "idle_seconds": "8d"}), "idle_seconds"),
+    }.values():
+        refused = await submitter.post("/v1/jobs", json=job)
+        assert (refused.status_code, message in refused.json()["detail"]) == (422, True), refused.text
+    refused = await submitter.post("/v1/splits", json={"input": {"type": "stream"}})
+    assert (refused.status_code, "nothing to split" in refused.json()["detail"]) == (422, True), refused.text
+
+
+async def test_values_are_followed_to_the_end(
+    submitter: httpx.AsyncClient, viewer: httpx.AsyncClient, worker: PlayedWorker
+) -> None:
+    job_id = await submit(submitter)
+    values = f"/v1/jobs/{job_id}/values"
+    first = await ok(viewer.get(values))
+    assert (first["values"], first["ended"]) == ([], False)
+    await append(submitter, job_id, 0, ["a", "b", "c"])
+    tasks = await worker.claim(UUID(job_id), 3)
+    waiting = asyncio.create_task(ok(viewer.get(values, params={"after": first["after"], "wait": 30})))
+    error = {"type": "exception", "message": "ValueError: no"}
+    await worker.finish(tasks[2], "failed", error=error, retryable=False)
+    page = await waiting
+    assert page["values"] == [{"index": 2, "state": "failed", "attempt": 1, "error": error, "value": None, "url": None}]
+    await worker.finish(tasks[0], output={"value": {"price": 7}})
+    await worker.finish(tasks[1], output={"uri": "s3://piecework/x/output.json", "bytes": 3})
+
+    page = await ok(viewer.get(values, params={"after": page["after"]}))
+    assert [(value["index"], value["value"], value["error"]) for value in page["values"]] == [
+        (0, {"price": 7}, None),
+        (1, None, None),
+    ]
+    assert "/x/output.json" in page["values"][1]["url"]
+    assert len((await ok(viewer.get(values)))["values"]) == 3
+
+
+@pytest.mark.parametrize(("name", "value"), [("after", "x"), ("wait", "31"), ("stage", "-1")])
+async def test_bad_questions_for_values(submitter: httpx.AsyncClient, name: str, value: str) -> None:
+    job_id = await submit(submitter)
+    refused = await submitter.get(f"/v1/jobs/{job_id}/values", params={name: value})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, name)
