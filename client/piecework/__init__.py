@@ -10,6 +10,11 @@ with Client() as client:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from piecework.calls.aio import AsyncExecutor
+    from piecework.calls.decorated import Function, function
+    from piecework.calls.errors import CallFailed, RemoteTraceback
+    from piecework.calls.executor import Executor
+    from piecework.calls.job import MapJob, attach
     from piecework.client import Client, Listing
     from piecework.errors import (
         ApiError,
@@ -27,23 +32,36 @@ if TYPE_CHECKING:
     )
     from piecework.watch import wait_for_job
 
-_HOMES = {"Client": "client", "Listing": "client", "wait_for_job": "watch"}
+_HOMES = {
+    **{"Client": "client", "Listing": "client", "wait_for_job": "watch"},
+    **{"Executor": "calls.executor", "AsyncExecutor": "calls.aio", "MapJob": "calls.job", "attach": "calls.job"},
+    **{"Function": "calls.decorated", "function": "calls.decorated"},
+    **{"CallFailed": "calls.errors", "RemoteTraceback": "calls.errors"},
+}
 
 __all__ = [
     "ApiError",
+    "AsyncExecutor",
+    "CallFailed",
     "Client",
     "Conflict",
+    "Executor",
     "Forbidden",
+    "Function",
     "InputError",
     "Invalid",
     "Listing",
+    "MapJob",
     "NotFound",
     "PieceworkError",
+    "RemoteTraceback",
     "ServerError",
     "TooLarge",
     "TransferError",
     "TransportError",
     "Unauthorized",
+    "attach",
+    "function",
     "wait_for_job",
 ]
 

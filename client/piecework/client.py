@@ -6,7 +6,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
@@ -75,6 +75,9 @@ from piecework.shapes import (
 )
 from piecework.transfer import ReportBytes, Transfers, files_in
 from piecework.transport import Transport
+
+if TYPE_CHECKING:
+    from piecework.calls.executor import Executor
 
 T = TypeVar("T")
 
@@ -191,6 +194,12 @@ class Client:
     ) -> Values:
         """How tasks have ended since the cursor `after`, in this order; waits up to `wait` seconds for the first."""
         return self._api.get(Values, f"/v1/jobs/{job_id}/values", stage=stage, after=after, wait=wait)
+
+    def executor(self, **options: Any) -> "Executor":
+        """An executor of `concurrent.futures` whose calls run on the grid; its options are those of `Executor`."""
+        from piecework.calls.executor import Executor
+
+        return Executor(self, **options)
 
     def cancel_job(self, job_id: Id) -> Job:
         return self._api.post(Job, f"/v1/jobs/{job_id}/cancel")

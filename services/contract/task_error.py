@@ -11,6 +11,8 @@ class TaskError(Exception):
 
     `gone` names the objects that are missing, or no longer what was written to them. If it is `excused`, neither the
     task nor its input is at fault: the attempt does not count as a failure but is released, and the task put off.
+    `raised` tells a program of the exception that a function of items has raised: its `class` (module:name), its
+    `traceback`, and its `args` if they are JSON values.
     """
 
     def __init__(
@@ -22,6 +24,7 @@ class TaskError(Exception):
         exit_code: int | None = None,
         gone: Sequence[Location] = (),
         excused: bool = False,
+        raised: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.type = type
@@ -30,6 +33,7 @@ class TaskError(Exception):
         self.exit_code = exit_code
         self.gone = tuple(gone)
         self.excused = excused
+        self.raised = raised
 
     def as_reply(self) -> dict[str, Any]:
         return {

@@ -31,6 +31,7 @@ from services.worker.child.join_parquet import join_parquet, parquet_files
 from services.worker.child.last_words import describe_shown
 from services.worker.child.prepare import prepare
 from services.worker.child.process_state import ProcessState
+from services.worker.child.raised import describe_raised
 from services.worker.child.records import apply_to_records
 from services.worker.child.rejects import Rejects
 from services.worker.child.sql import Room, run_query
@@ -88,6 +89,8 @@ def _run(job: ChildJob, state: ProcessState) -> dict[str, Any]:
         except BaseException as error:
             forks.print_traceback(error)
             reply |= _raised(error).as_reply()
+            if job["kind"] == "function":
+                reply["error"]["raised"] = describe_raised(error)
         reply["memory_bytes"], peak = linux.memory()
         reply.setdefault("memory_bytes_peak", peak)
         reply["cpu_seconds"] = linux.cpu_seconds() - cpu_seconds

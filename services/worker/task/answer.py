@@ -10,6 +10,7 @@ from services.inputs.json_text import encode_json
 from services.worker.child import frames
 from services.worker.child.counts import COUNT_MAX
 from services.worker.child.job import VALUE_BYTES_MAX
+from services.worker.child.raised import TRACEBACK_CHARACTERS_MAX
 
 BYTES_MAX = 1 << 20  # of an answer
 _MESSAGE_MAX = 20_000  # characters that are kept
@@ -27,11 +28,20 @@ def _small(value: Any) -> Any:
     return value
 
 
+class _Raised(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    class_: str = Field(alias="class", max_length=1000, pattern=r"^[\w.<>]+:[\w.<>]+$")
+    traceback: str = Field(max_length=TRACEBACK_CHARACTERS_MAX)
+    args: Annotated[list[Any] | None, AfterValidator(_small)] = None
+
+
 class _Error(BaseModel):
     model_config = ConfigDict(strict=True)
 
     type: str = Field(pattern="^[a-z_]{1,40}$")
     message: Annotated[str, AfterValidator(lambda text: text[:_MESSAGE_MAX])]
+    raised: _Raised | None = None
 
 
 class _Answer(BaseModel):
@@ -57,7 +67,7 @@ class _Answer(BaseModel):
 def read_answer(body: bytes) -> dict[str, Any]:
     """The fields that the answer has. Raises TaskError (crash) unless their types and bounds are those of an answer."""
     try:
-        return _Answer.model_validate(frames.decode(body)).model_dump(exclude_unset=True)
+        return _Answer.model_validate(frames.decode(body)).model_dump(exclude_unset=True, by_alias=True)
     except ValidationError as error:
         why = explain(error)
     except (ValueError, RecursionError) as error:

@@ -150,7 +150,7 @@ class _Attempt:
             finished.outcome = "succeeded"
         except TaskError as error:
             finished.retryable, finished.exit_code = error.retryable, error.exit_code
-            self._explain(error.type, error.message)
+            self._explain(error.type, error.message, error.raised)
             self._doubtful = isinstance(error, NotStarted) or error.type == "processor_load"
             if error.type == "node_unfit":
                 self._node_fault = error.message
@@ -216,8 +216,10 @@ class _Attempt:
             lost.append(LostOutput(maker.stage, maker.index, maker.attempt, location.uri))
         return lost
 
-    def _explain(self, type: str, message: str) -> None:
+    def _explain(self, type: str, message: str, raised: dict[str, Any] | None = None) -> None:
         self.finished.error = {"type": type, "message": storable(self._mask.text(message))}
+        if raised is not None:
+            self.finished.error["raised"] = self._mask.value(raised | {"traceback": storable(raised["traceback"])})
 
     async def _work(self) -> None:
         self.workspace.make()
@@ -268,7 +270,8 @@ class _Attempt:
         if error := answer.get("error"):
             message = _naming_objects(error, input, {inputs[name]: uri for name, uri in self._stage.inputs.items()})
             type = "exception" if error["type"] == "node_unfit" else error["type"]  # not for user code to say
-            raise TaskError(type, message, retryable=answer["retryable"], exit_code=answer["exit_code"])
+            facts = {"retryable": answer["retryable"], "exit_code": answer["exit_code"]}
+            raise TaskError(type, message, raised=error.get("raised"), **facts)
         self.finished.output = (await self._put_outputs(input, paths, answer)).to_json()
 
     @asynccontextmanager

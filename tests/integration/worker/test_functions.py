@@ -79,10 +79,14 @@ async def test_an_exception_is_told_with_its_traceback_in_the_log(grid: InProces
     (code / "work.py").write_text(CODE)
     job_id = await grid.submit({"function": "work:fail"}, items("X9"))
     (task,) = await grid.run(job_id)
+    raised = task["error"].pop("raised")
     assert (task["state"], task["error"]) == (
         "failed",
         {"type": "exception", "message": "ValueError: no price for X9"},
     )
+    assert (raised["class"], raised["args"]) == ("builtins:ValueError", ["no price for X9"])
+    assert raised["traceback"].startswith("Traceback") and "in fail" in raised["traceback"]
+    assert "services" not in raised["traceback"]
     (attempt,) = await grid.attempts(job_id)
     assert b"in fail" in await grid.get(attempt["log"])
 

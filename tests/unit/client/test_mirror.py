@@ -40,7 +40,7 @@ NO_SHAPE = {
 }
 
 # Methods that are not one operation: they move bytes, or are about the client itself.
-OWN_METHODS = {"close", "download", "now", "push_package", "read_object", "upload"}
+OWN_METHODS = {"close", "download", "executor", "now", "push_package", "read_object", "upload"}
 
 # A mapping for the client, texts such as `month:2026-01` for the API.
 OTHER_FORMS = {"label"}
