@@ -2,7 +2,7 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0045"
+revision = "0037"
 down_revision = "0036"
 
 
