@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from services.platform.database import Connection, Database, new_id
+from services.platform.database import JOBS_CHANNEL, Connection, Database, new_id
 
 Outcome = Literal["done", "refused"]
 
 _RECORD = """
     INSERT INTO audit_log (audit_id, key_id, principal, role, action, outcome, subject_kind, subject, summary, address,
         request_id)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"""
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    RETURNING CASE WHEN $6 = 'done' THEN pg_notify($12, '') END"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,10 @@ async def record(
     summary: Mapping[str, Any],
     outcome: Outcome = "done",
 ) -> None:
-    """Add an entry: `action` is an operation of the API, `summary` says what was changed and holds no secret."""
+    """Add an entry: `action` is an operation of the API, `summary` says what was changed and holds no secret.
+
+    Schedulers hear of each change, since any of their loops may have to act on it.
+    """
     await connection.execute(
         _RECORD,
         new_id(),
@@ -49,6 +53,7 @@ async def record(
         dict(summary),
         actor.address,
         actor.request_id,
+        JOBS_CHANNEL,
     )
 
 

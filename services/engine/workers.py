@@ -39,16 +39,30 @@ _LOOK = """
             THEN unseen * tstzmultirange(tstzrange(now() - interval '7 days', NULL))
                 + tstzmultirange(tstzrange(seen_at + $1 * interval '1 second', now()))
             ELSE unseen END
-    RETURNING extract(epoch FROM now() - (SELECT seen_at FROM database_watch))::float8 - $1"""
+    RETURNING extract(epoch FROM now() - (SELECT seen_at FROM database_watch))::float8 - $1 AS unseen_seconds,
+        EXISTS (
+            SELECT FROM workers
+            WHERE state IN ('active', 'draining') AND heartbeat_at < now() - $2 * interval '1 second') AS silent,
+        EXISTS (SELECT FROM bundles WHERE worker_id IS NOT NULL) AS claimed"""
 
 
-async def look(connection: Connection | Database, lease_seconds: float) -> float:
-    """Note that this scheduler sees the database. Returns for how many seconds no scheduler did before, else 0.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """For how many seconds no scheduler has seen the database before this look, else 0; and what there is to check."""
+
+    unseen_seconds: float
+    silent: bool  # a worker has sent no heartbeat for longer than the lease
+    claimed: bool  # workers hold bundles
+
+
+async def look(connection: Connection | Database, lease_seconds: float) -> Look:
+    """Note that this scheduler sees the database.
 
     Whoever decides by leases looks first, several times a lease: time in which nobody has looked counts for none.
     """
-    unseen: float | None = await connection.fetchval(_LOOK, lease_seconds * _LOOK_SHARE)
-    return max(0.0, unseen or 0.0)
+    row = await connection.fetchrow(_LOOK, lease_seconds * _LOOK_SHARE, lease_seconds)
+    assert row is not None
+    return Look(max(0.0, row["unseen_seconds"] or 0.0), row["silent"], row["claimed"])
 
 
 _MARK_LOST = """

@@ -190,7 +190,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: Seconds = 5.0
     resend_seconds: Seconds = Field(60.0, description="an unclaimed bundle is sent again after this long")
     loop_seconds: Seconds = Field(0.1, description="pause between the steps of a busy scheduler loop")
-    idle_seconds: Seconds = Field(5.0, description="pause of an idle scheduler loop; a NOTIFY ends it early")
+    idle_seconds: Seconds = Field(
+        5.0, description="pause of an idle scheduler loop; a NOTIFY ends it early, and one look a pause is for all"
+    )
     bundle_seconds: Seconds = Field(0.5, description="target amount of work per SQS message")
     bundle_tasks_max: int = Field(500, ge=1, le=1_000_000)
     window_bundles: PositiveFloat = Field(2.0, description="unclaimed bundles to keep queued per slot of a pool")

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import signal
+from functools import partial
 
 import structlog
 import uvloop
@@ -16,7 +17,7 @@ from services.platform.process import hide_environment
 from services.platform.settings import Settings, read_settings
 from services.platform.tracing import configure_tracing
 from services.platform.version import VERSION
-from services.scheduler.loop import Context, Loop, listen
+from services.scheduler.loop import Context, Loop, listen, wake_resting
 from services.scheduler.loops import (
     chain,
     clock,
@@ -25,6 +26,7 @@ from services.scheduler.loops import (
     dispatch,
     finish,
     leftovers,
+    look,
     maintain,
     outbox,
     plan,
@@ -51,31 +53,33 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer, listene
     jobs, deliveries = frozenset([JOBS_CHANNEL]), frozenset([WEBHOOKS_CHANNEL])
     tasks = frozenset([JOBS_CHANNEL, TASKS_CHANNEL])
     return [
-        Loop("clock", clock.step, busy_seconds=0.0, idle_seconds=min(idle, 1.0), channels=jobs),
-        Loop("plan", plan.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
-        Loop("columns", columns.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
-        Loop("chain", chain.step, busy_seconds=busy, idle_seconds=idle, channels=tasks),
-        Loop("dispatch", dispatch.step, busy_seconds=busy, idle_seconds=idle, channels=tasks),
-        Loop("finish", finish.step, busy_seconds=busy, idle_seconds=idle, channels=tasks),
-        Loop("merge", merger.step, busy_seconds=busy, idle_seconds=idle, channels=jobs),
+        Loop("look", look.step, busy_seconds=busy, idle_seconds=idle),
+        Loop("clock", clock.step, busy_seconds=0.0, idle_seconds=min(idle, 1.0), channels=jobs, rests=True),
+        Loop("plan", plan.step, busy_seconds=busy, idle_seconds=idle, channels=jobs, rests=True),
+        Loop("columns", columns.step, busy_seconds=busy, idle_seconds=idle, channels=jobs, rests=True),
+        Loop("chain", chain.step, busy_seconds=busy, idle_seconds=idle, channels=tasks, rests=True),
+        Loop("dispatch", dispatch.step, busy_seconds=busy, idle_seconds=idle, channels=tasks, rests=True),
+        Loop("finish", finish.step, busy_seconds=busy, idle_seconds=idle, channels=tasks, rests=True),
+        Loop("merge", merger.step, busy_seconds=busy, idle_seconds=idle, channels=jobs, rests=True),
         Loop("reap", reap.step, busy_seconds=busy, idle_seconds=min(idle, settings.lease_seconds / 10)),
-        Loop("resend", resend.step, busy_seconds=busy, idle_seconds=min(idle, settings.lease_seconds / 10)),
-        Loop("renew", renew.step, busy_seconds=busy, idle_seconds=min(idle, 1.0), channels=jobs),
-        Loop("stragglers", stragglers.step, busy_seconds=min(idle, 1.0), idle_seconds=idle),
-        Loop("outbox", outbox.step, busy_seconds=busy, idle_seconds=min(idle, 1.0), channels=jobs),
-        Loop("triggers", listeners.step, busy_seconds=busy, idle_seconds=min(idle, 1.0)),
+        Loop("resend", resend.step, busy_seconds=busy, idle_seconds=min(idle, settings.lease_seconds / 10), rests=True),
+        Loop("renew", renew.step, busy_seconds=busy, idle_seconds=min(idle, 1.0), channels=jobs, rests=True),
+        Loop("stragglers", stragglers.step, busy_seconds=min(idle, 1.0), idle_seconds=idle, rests=True),
+        Loop("outbox", outbox.step, busy_seconds=busy, idle_seconds=min(idle, 1.0), channels=jobs, rests=True),
+        Loop("triggers", listeners.step, busy_seconds=min(idle, 1.0), idle_seconds=min(idle, 1.0), rests=True),
         Loop(
             "webhooks",
             deliverer.step,
             busy_seconds=0.0,
             idle_seconds=min(idle, 1.0),
             channels=deliveries,
+            rests=True,
             wake=deliverer.ended,
         ),
-        Loop("webhooks_given_up", give_up, busy_seconds=busy, idle_seconds=idle),
-        Loop("scale", scale.step, busy_seconds=busy, idle_seconds=settings.scale_seconds),
+        Loop("webhooks_given_up", give_up, busy_seconds=busy, idle_seconds=idle, rests=True),
+        Loop("scale", scale.step, busy_seconds=busy, idle_seconds=settings.scale_seconds, rests=True),
         Loop("depths", depths.step, busy_seconds=busy, idle_seconds=depths.IDLE_SECONDS),
-        Loop("retain", retain.step, busy_seconds=busy, idle_seconds=idle),
+        Loop("retain", retain.step, busy_seconds=busy, idle_seconds=idle, rests=True),
         Loop("leftovers", leftovers.step, busy_seconds=1.0, idle_seconds=HOUR_SECONDS),
         Loop("maintain", maintain.step, busy_seconds=1.0, idle_seconds=HOUR_SECONDS),
     ]
@@ -90,12 +94,13 @@ async def run(settings: Settings) -> None:
     VITALS.waits_for = DATABASE_AWAITED
     async with serving(settings), connect_aws(settings) as aws:
         context = Context(database, aws, settings)
+        context.quiet.wake = partial(wake_resting, loops)
         try:
             await wait_for_schema(database)
             VITALS.waits_for = None
             log.info("scheduler started", loops=[loop.name for loop in loops])
             async with asyncio.TaskGroup() as group:
-                group.create_task(listen(settings, loops))
+                group.create_task(listen(settings, loops, context.quiet))
                 group.create_task(keep_noting(database, loops))
                 for loop in loops:
                     group.create_task(loop.run(context), name=loop.name)

@@ -19,6 +19,7 @@ from services.platform.database import UNAVAILABLE, Database, connect_alone, sto
 from services.platform.health import VITALS
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import Settings
+from services.scheduler.quiet import QUIET_SECONDS, Quiet
 from services.scheduler.slots import Slots
 from services.scheduler.turns import Turns
 
@@ -56,6 +57,7 @@ class Context:
     turns: defaultdict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))  # of dispatch, by pool
     queues_taking: dict[str, float] = field(default_factory=dict)  # when it was last noted, by URL
     slots: defaultdict[str, Slots[Any]] = field(default_factory=lambda: defaultdict(Slots))  # by loop
+    quiet: Quiet = field(default_factory=Quiet)
 
 
 # Whether work is going on; or, as a number, the seconds until the next look at least, since a look costs much.
@@ -64,13 +66,17 @@ Step = Callable[[Context], Awaitable[bool | float]]
 
 @dataclass(slots=True)
 class Loop:
-    """A named step. While work is going on it runs again after `busy_seconds`, or when it has rested enough."""
+    """A named step. While work is going on it runs again after `busy_seconds`, or when it has rested enough.
+
+    A loop that `rests` makes no looks of its own while the grid is quiet, or few.
+    """
 
     name: str
     step: Step
     busy_seconds: float
     idle_seconds: float
     channels: frozenset[str] = frozenset()
+    rests: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     stepped_at: float | None = None  # by the clock of `time.monotonic`: its last step that went well
     error: str | None = None  # of its last step
@@ -78,7 +84,7 @@ class Loop:
     async def run(self, context: Context) -> None:
         """Repeat the step until cancelled. Errors are logged, and the step is retried with growing pauses."""
         failures = 0
-        pulse = VITALS.pulse(self.name, self.idle_seconds)
+        pulse = VITALS.pulse(self.name, max(self.idle_seconds, QUIET_SECONDS if self.rests else 0.0))
         while not is_cancelled():
             self.wake.clear()
             try:
@@ -86,7 +92,7 @@ class Loop:
                 with pulse.step():
                     going_on = await self.step(context)
                 rest = 0.0 if isinstance(going_on, bool) else going_on
-                pause = self.busy_seconds if going_on else self.idle_seconds
+                pause = self.busy_seconds if going_on else self._idle_pause(context)
                 pulse.succeeded()
                 self.stepped_at, self.error = time.monotonic(), None
                 if failures:
@@ -108,6 +114,9 @@ class Loop:
             else:
                 await self._sleep(pause, min(time.monotonic() - began_at, REST_SECONDS_MAX))
 
+    def _idle_pause(self, context: Context) -> float:
+        return max(self.idle_seconds, QUIET_SECONDS) if self.rests and context.quiet.is_on else self.idle_seconds
+
     async def _sleep(self, seconds: float, rest: float) -> None:
         """Until that time has passed, or until something wakes it, but not before it has rested."""
         awake_at = time.monotonic() + rest
@@ -117,8 +126,18 @@ class Loop:
                 await asyncio.sleep(awake_at - time.monotonic())
 
 
-async def listen(settings: Settings, loops: list[Loop]) -> None:
+def wake_resting(loops: list[Loop]) -> None:
+    """The quiet has ended."""
+    for loop in loops:
+        if loop.rests:
+            loop.wake.set()
+
+
+async def listen(settings: Settings, loops: list[Loop], quiet: Quiet) -> None:
     """Wake loops when one of their channels is notified. While the database is down, they only poll.
+
+    Whoever does not hear has no quiet, and a lost connection may have lost notifications: all look when there is a new
+    one.
 
     A connection that has nothing to say may have fallen silent for good: it is asked now and then.
     """
@@ -128,6 +147,7 @@ async def listen(settings: Settings, loops: list[Loop]) -> None:
         for loop in loops:
             if channel in loop.channels:
                 loop.wake.set()
+        quiet.end()
 
     while not is_cancelled():
         try:
@@ -139,6 +159,7 @@ async def listen(settings: Settings, loops: list[Loop]) -> None:
                     await connection.add_listener(channel, notified)
                 for loop in loops:
                     loop.wake.set()
+                quiet.is_heard = True
                 while not lost.is_set():
                     with suppress(TimeoutError):
                         async with asyncio.timeout(settings.database_seconds):
@@ -146,6 +167,8 @@ async def listen(settings: Settings, loops: list[Loop]) -> None:
                     if not await connection.answers():
                         break
             finally:
+                quiet.end()
+                quiet.is_heard = False
                 connection.terminate()
         except _DATABASE as error:
             log.debug("not listening", error=repr(error))

@@ -18,6 +18,7 @@ from services.platform.database import JOBS_CHANNEL, connect_alone, connect_data
 from services.platform.database_access import DatabaseAccess, NotLetIn
 from services.platform.settings import ApiSettings, Settings
 from services.scheduler.loop import Loop, listen
+from services.scheduler.quiet import Quiet
 from services.stats.main import create_app as create_stats
 from tests.certificates import Authority
 from tests.grid import ProcessGrid
@@ -144,7 +145,7 @@ async def test_the_scheduler_listens_by_tls(
         return False
 
     loop = Loop("mine", nothing, 3600.0, 3600.0, frozenset([JOBS_CHANNEL]))
-    listening = asyncio.create_task(listen(ApiSettings(**settings.model_dump() | trusting), [loop]))
+    listening = asyncio.create_task(listen(ApiSettings(**settings.model_dump() | trusting), [loop], Quiet()))
     try:
         await asyncio.wait_for(loop.wake.wait(), 10)
         assert len(server.links) == 1

@@ -28,6 +28,7 @@ from services.platform.database import (
 )
 from services.platform.settings import ApiSettings
 from services.scheduler.loop import Context, Loop, listen
+from services.scheduler.quiet import Quiet
 from services.stats.main import create_app as create_stats
 from tests.integration.engine.test_roles import ROOT, statements
 from tests.storm.database_proxy import DatabaseProxy
@@ -204,7 +205,7 @@ async def test_a_silent_connection_to_listen_on_is_replaced(
         return False
 
     loop = Loop("mine", nothing, HOUR, HOUR, frozenset([JOBS_CHANNEL]))
-    listening = asyncio.create_task(listen(behind_proxy, [loop]))
+    listening = asyncio.create_task(listen(behind_proxy, [loop], Quiet()))
     try:
         await asyncio.wait_for(loop.wake.wait(), 10)  # it listens now
         loop.wake.clear()

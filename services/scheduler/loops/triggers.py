@@ -94,7 +94,7 @@ class Listeners:
         self._gates = Gates()
 
     async def step(self, context: Context) -> bool:
-        """Start and stop listening, as triggers and schedulers come, change and go."""
+        """Start and stop listening, as triggers and schedulers come, change and go; True while there are triggers."""
         await self._beat(context)
         rows = await context.database.fetch(TRIGGERS)
         mine = {row["trigger_id"]: row for row in rows if self._is_mine(row["trigger_id"])}
@@ -104,7 +104,7 @@ class Listeners:
         for trigger_id in mine.keys() - set(self._slots.keys):
             self._triggers[trigger_id] = mine[trigger_id]
             self._slots.start(trigger_id, _listen(context, mine[trigger_id], self._gates))
-        return False
+        return bool(rows)
 
     async def stop(self, context: Context) -> None:
         """Stop listening, and leave the triggers to the other schedulers."""

@@ -80,7 +80,7 @@ async def test_a_notification_wakes_the_loops_of_its_channel_and_a_lost_connecti
         return False
 
     mine, others = (Loop(name, nothing, HOUR, HOUR, frozenset([name])) for name in (JOBS_CHANNEL, "other"))
-    listening = asyncio.create_task(listen(context.settings, [mine, others]))
+    listening = asyncio.create_task(listen(context.settings, [mine, others], context.quiet))
     try:
         for _ in range(2):
             await asyncio.wait_for(mine.wake.wait(), 10)  # whatever came before it listened

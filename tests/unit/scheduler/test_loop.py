@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -12,7 +14,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ParamValid
 
 from services.inputs.chunk import SplitError
 from services.scheduler import loop as loop_module
-from services.scheduler.loop import Loop, passes
+from services.scheduler.loop import Loop, passes, wake_resting
+from services.scheduler.quiet import Quiet
 
 GRID: Any = None
 NEVER = 3600.0
@@ -122,6 +125,32 @@ async def test_a_loop_that_is_woken_all_the_time_looks_for_half_of_it_at_most() 
     await play(script, loop)
 
     assert min(script.pauses) >= 0.01
+
+
+async def test_a_loop_rests_while_the_grid_is_quiet_until_that_ends() -> None:
+    script, quiet = Script(False, False), Quiet()
+    loop = Loop("test", script.step, busy_seconds=0.0, idle_seconds=0.0, rests=True)
+    quiet.wake = partial(wake_resting, [loop])
+    quiet.is_heard = True
+    quiet.begin(0.0)
+
+    running = asyncio.create_task(loop.run(SimpleNamespace(quiet=quiet)))  # type: ignore[arg-type]
+    await script.begun.wait()
+    await asyncio.sleep(0.05)
+    assert len(script.times) == 1
+    quiet.end()
+
+    await asyncio.wait_for(script.over.wait(), 10)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+def test_who_hears_no_notifications_has_no_quiet() -> None:
+    quiet = Quiet()
+    quiet.begin(0.0)
+    assert not quiet.is_on
+    quiet.is_heard = True
+    assert quiet.is_on
 
 
 @pytest.mark.parametrize("busy_seconds", [0.0, 0.1])
