@@ -126,6 +126,7 @@ class Client:
         tries: int = 4,
     ) -> None:
         config = load_config(api_url, stats_url, api_key)
+        self._timeout_seconds = timeout_seconds
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
             headers={"User-Agent": f"piecework/{version('piecework')}"},
@@ -193,7 +194,8 @@ class Client:
         self, job_id: Id, *, stage: int | None = None, after: str | None = None, wait: float = 0.0
     ) -> Values:
         """How tasks have ended since the cursor `after`, in this order; waits up to `wait` seconds for the first."""
-        return self._api.get(Values, f"/v1/jobs/{job_id}/values", stage=stage, after=after, wait=wait)
+        path, patience = f"/v1/jobs/{job_id}/values", self._timeout_seconds + wait
+        return self._api.get(Values, path, timeout_seconds=patience, stage=stage, after=after, wait=wait)
 
     def executor(self, **options: Any) -> "Executor":
         """An executor of `concurrent.futures` whose calls run on the grid; its options are those of `Executor`."""

@@ -53,8 +53,9 @@ class Transport:
         least = self._clock_skew_least
         return datetime.now(UTC) + min(max(timedelta(), least), least + timedelta(seconds=1))
 
-    def get(self, shape: type[T], path: str, **query: Any) -> T:
-        return cast(T, self._call("GET", path, query=query))
+    def get(self, shape: type[T], path: str, *, timeout_seconds: float | None = None, **query: Any) -> T:
+        """`timeout_seconds` is for what the service waits with its answer."""
+        return cast(T, self._call("GET", path, query=query, timeout_seconds=timeout_seconds))
 
     def post(
         self,

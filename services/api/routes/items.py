@@ -27,7 +27,7 @@ EXAMPLES: Any = {
     "first": {"summary": "The first chunk", "value": {"chunk": 0, "items": [{"region": "north"}, {"region": "south"}]}}
 }
 
-PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.005, 0.25  # between looks for values; they grow while there are none
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.005, 0.5  # between looks for values: as long as a third of the wait so far
 
 
 @router.post(
