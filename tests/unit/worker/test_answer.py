@@ -19,6 +19,7 @@ COUNTS = ["records_in", "records_out", "records_rejected", "records_filtered", "
         {"cpu_seconds": 0, "exit_code": None, "value": None},
         {"exit_code": -11, "records_in": 2**48, "items": 0, "header_bytes": 17, "value": {"a": [1, None]}},
         {"error": {"type": "exit_code", "message": "exit code 1"}, "retryable": False, "exit_code": 1},
+        *[{"value": value} for value in ([1], "text", 7, True)],
     ],
 )
 def test_an_answer_is_read_as_it_is(fields: dict[str, Any]) -> None:
@@ -39,7 +40,7 @@ def test_a_long_message_is_cut() -> None:
         *[{"cpu_seconds": value} for value in (-1, 1e300, float("nan"), float("inf"), "1", None)],
         *[{"exit_code": value} for value in (2**31, -(2**31) - 1, "0", 0.5, False)],
         *[{"clean": value} for value in (1, "yes", None)],
-        *[{"value": value} for value in ({"a": "x" * 4096}, {"a": "\0"}, [1], "text", {"a": float("nan")})],
+        *[{"value": value} for value in ({"a": "x" * 4096}, {"a": "\0"}, ["x" * 4096], {"a": float("nan")})],
         *[{"error": value} for value in ("text", {}, {"type": "Type", "message": ""}, {"type": "x", "message": 1})],
         {"retryable": "no"},
     ],
