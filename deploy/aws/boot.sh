@@ -96,15 +96,20 @@ Description=Keeps tasks from the node's credentials and the database
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=/usr/sbin/nft -f /etc/nftables/piecework.nft
+${TASK_ROLE:+ExecStart=/usr/sbin/ip address replace 169.254.170.2/32 dev lo}
 END
     nft -f "/etc/nftables/piecework.nft"
 }
 
 trust_database() {
-    say "fetch the certificates of RDS"
+    say "trust the certificates of RDS"
     install -d -m 0755 "/etc/piecework"
-    again curl -fsS --proto =https --max-time 30 -o "/etc/piecework/rds.pem" \
-        https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
+    if [ -s "$HOME_DIRECTORY/etc/piecework/rds.pem" ]; then  # for nodes that do not reach the internet
+        put 0644 "/etc/piecework/rds.pem" <"$HOME_DIRECTORY/etc/piecework/rds.pem"
+    else
+        again curl -fsS --proto =https --max-time 30 -o "/etc/piecework/rds.pem" \
+            https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
+    fi
     grep -q 'BEGIN CERTIFICATE' "/etc/piecework/rds.pem"
 }
 
@@ -280,6 +285,7 @@ PIECEWORK_DRAIN_SECONDS=$DRAIN_SECONDS
 PIECEWORK_DATABASE_CONNECTIONS_MAX=3
 PIECEWORK_LIFECYCLE_HOOK=$GRID-$POOL-drain
 PIECEWORK_TASK_UIDS=52000-52999
+PIECEWORK_TASK_ROLE=$TASK_ROLE
 PIECEWORK_SCRATCH=/var/lib/piecework/scratch
 PIECEWORK_CACHE=/var/lib/piecework/cache
 END
@@ -312,7 +318,7 @@ say "$KIND node of the grid $GRID, version $VERSION"
 install_packages
 send_logs
 fence_tasks
-trust_database
 unpack_image
+trust_database
 "boot_$KIND"
 say "ready"

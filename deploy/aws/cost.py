@@ -16,6 +16,7 @@ FREE = (
     *("AWS::EC2::LaunchTemplate", "AWS::AutoScaling::LifecycleHook", "AWS::Budgets::Budget"),
     *("AWS::S3::Bucket", "AWS::S3::BucketPolicy", "AWS::SQS::Queue", "AWS::SNS::Topic", "AWS::SNS::Subscription"),
     *("AWS::RDS::DBSubnetGroup", "AWS::RDS::DBParameterGroup", "AWS::IAM::Role", "AWS::IAM::InstanceProfile"),
+    *("AWS::IAM::Policy", "AWS::WAFv2::WebACLAssociation"),
     *("AWS::Logs::LogGroup", "AWS::Logs::MetricFilter", "AWS::CloudWatch::Dashboard"),
     *("AWS::ElasticLoadBalancingV2::TargetGroup", "AWS::ElasticLoadBalancingV2::Listener"),
 )
@@ -122,9 +123,9 @@ def _balancer(name: str, properties: Any, _: Template, prices: Prices) -> Iterat
         yield Line(f"{name}: 2 public addresses", 2 * prices.address_hour * HOURS)
 
 
-def _endpoint(name: str, properties: Any, _: Template, __: Prices) -> Iterator[Line]:
+def _endpoint(name: str, properties: Any, _: Template, prices: Prices) -> Iterator[Line]:
     if properties["VpcEndpointType"] != "Gateway":  # which alone is free
-        yield Line(f"{name}: endpoint", None)
+        yield Line(f"{name}: endpoint", len(properties["SubnetIds"]) * prices.endpoint_hour * HOURS)
 
 
 _PRICED: Mapping[str, Callable[[str, Any, Template, Prices], Iterator[Line]]] = {

@@ -5,6 +5,7 @@ stands between `# include FILE` and `# end of FILE` is FILE, as far in as these 
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -18,9 +19,16 @@ def included(template: str) -> str:
     return _INCLUDE.sub(_place, template)
 
 
+def without_comments(lines: Sequence[str]) -> list[str]:
+    """Lines of a shell script that are more than a comment."""
+    return [line for line in lines if not line.lstrip().startswith("# ")]
+
+
 def _place(match: re.Match[str]) -> str:
     indent, file = match["indent"], match["file"]
     lines = (HERE / file).read_text().splitlines()
+    if file.endswith(".sh"):  # there is a limit for templates, and for what a node gets
+        lines = without_comments(lines)
     body = "".join(f"{indent}{line}\n" if line else "\n" for line in lines)
     return f"{indent}# include {file}\n{body}{indent}# end of {file}"
 

@@ -18,6 +18,7 @@ class Prices(BaseModel):
     database_gb_month: float
     disk_gb_month: float
     nat_gateway_hour: float
+    endpoint_hour: float  # in one zone
     load_balancer_hour: float
     address_hour: float
     secret_month: float

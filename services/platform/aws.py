@@ -44,6 +44,7 @@ _KINDS: dict[str, effects.Kind] = {
     "secrets-manager": "secretsmanager",
     "ssm": "ssm",
     "ecr": "ecr",
+    "sts": "sts",
 }
 
 

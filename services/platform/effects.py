@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
-Kind = Literal["sql", "s3", "sqs", "autoscaling", "secretsmanager", "ssm", "ecr", "http", "process"]
+Kind = Literal["sql", "s3", "sqs", "autoscaling", "secretsmanager", "ssm", "ecr", "sts", "http", "process"]
 Moment = Literal["before", "after"]
 
 

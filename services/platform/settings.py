@@ -3,6 +3,7 @@
 import os
 import ssl
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -314,6 +315,9 @@ def _state_directory() -> Path:
     return (given if given.is_absolute() else Path.home() / ".local" / "state") / "piecework"
 
 
+_AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+
+
 class WorkerSettings(Settings):
     """One worker node."""
 
@@ -374,6 +378,11 @@ class WorkerSettings(Settings):
         description="variables of the worker's environment that tasks inherit beside the usual ones, comma-separated; "
         "a * in a name stands for anything",
     )
+    task_role: str = Field(
+        "",
+        pattern=r"^(arn:[^:]+:iam::\d{12}:role/.+)?$",
+        description="ARN of the role of which tasks get AWS credentials; unset: they get none",
+    )
     isolation: Isolation | None = Field(
         None, description="how strongly tasks are kept apart; unset: the strongest level that works here"
     )
@@ -403,6 +412,15 @@ class WorkerSettings(Settings):
     )
     log_bytes_max: Bytes = 1_048_576
     receive_wait_seconds: Annotated[int, Field(ge=1, le=20), DURATION] = 20
+
+    @model_validator(mode="after")
+    def _credentials_of_one(self) -> Self:
+        listed = [each.strip() for each in self.task_environment.split(",")]
+        found = next((name for name in _AWS_KEYS for each in listed if fnmatchcase(name, each)), None)
+        if self.task_role and found:
+            fault = f"it names {found}, and PIECEWORK_TASK_ROLE gives tasks credentials, too; leave them out"
+            raise contradiction("task_environment", fault)
+        return self
 
 
 def contradiction(setting: str, fault: str) -> PydanticCustomError:

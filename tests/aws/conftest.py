@@ -15,9 +15,9 @@ Client = Callable[[str], Any]
 
 
 class WholeMinistack(Emulator):
-    """ministack with every service that it has, newer and as it comes; the local stack needs few of them."""
+    """ministack with every service that it has, newer and nearly as it comes; the local stack needs few of them."""
 
-    command = [str(ROOT / ".venv-cloud/bin/python"), "-m", "ministack.app"]
+    command = [str(ROOT / ".venv-cloud/bin/python"), "-m", "tests.aws.ministack_server"]
 
     def __init__(self, port: int) -> None:
         super().__init__(port)

@@ -22,6 +22,13 @@ def policies_of(names: Names) -> Mapping[str, Document]:
     for role, name in _ROLES.items():
         template = Template(TEMPLATES / f"{name}.yaml")
         for policy in template.resources()[role]["Properties"]["Policies"]:
-            if policy["PolicyName"] in _SERVICES:
+            if policy.get("PolicyName") in _SERVICES:
                 documents[policy["PolicyName"]] = template.resolve(policy["PolicyDocument"], names)
     return documents
+
+
+def optional_policies_of(names: Names) -> Mapping[str, Document]:
+    """Those of a pool's nodes that parameters ask for: `tasks` and `key`."""
+    template = Template(TEMPLATES / "pool.yaml", {"TaskRoleArn": "arn:…", "KmsKeyArn": "arn:…"})
+    found = [made["Properties"] for made in template.resources().values() if made["Type"] == "AWS::IAM::Policy"]
+    return {each["PolicyName"]: template.resolve(each["PolicyDocument"], names) for each in found}

@@ -16,7 +16,7 @@ from typing import Any
 import certifi
 import pytest
 
-from deploy.aws.includes import HERE
+from deploy.aws.includes import HERE, without_comments
 from services.platform.settings import WorkerSettings, read_settings
 from tests.aws.test_templates import resources
 
@@ -48,6 +48,7 @@ WORKER = COMMON | {
     "SLOTS": "4",
     "DRAIN_SECONDS": "100",
     "TASKS_USE_NODE_ROLE": "false",
+    "TASK_ROLE": "",
     "CONTAINERS": "true",
 }
 
@@ -170,7 +171,7 @@ def test_the_template_sets_all_that_the_script_needs(name: str, settings: dict[s
     lines = preamble["Fn::Sub"].splitlines()
     assert lines[:2] == ["#!/bin/bash", "cat >/run/piecework.boot <<'END'"] and lines[-1] == "END"
     assert {line.split("=")[0] for line in lines[2:-1]} == set(settings)
-    assert BOOT.read_text() in script
+    assert "\n".join(without_comments(BOOT.read_text().splitlines())) in script
 
 
 def test_a_control_node_migrates_serves_and_tells_its_stack(start: Start) -> None:
@@ -314,6 +315,34 @@ def test_tasks_reach_the_nodes_credentials_only_if_the_pool_says_so(start: Start
     seen = probes(start(WORKER | {"TASKS_USE_NODE_ROLE": "true"}, then=PROBE))
 
     assert (seen[52000, 80], seen[52000, 15432]) == ("open", "shut")
+
+
+def test_tasks_with_a_role_of_their_own_ask_the_worker_where_containers_reach_it(start: Start) -> None:
+    role = "arn:aws:iam::123456789012:role/tasks"
+    node = start(WORKER | {"TASK_ROLE": role}, then=PROBE)
+
+    assert node.settings("worker")["PIECEWORK_TASK_ROLE"] == role
+    fence = node.read("/etc/systemd/system/piecework-fence.service")
+    assert "ExecStart=/usr/sbin/ip address replace 169.254.170.2/32 dev lo\n" in fence
+    assert probes(node)[52000, 80] == "shut", "the node's own credentials stay out of reach"
+
+
+def test_a_node_without_internet_trusts_the_certificates_of_rds_in_its_image(start: Start) -> None:
+    played = PLAYED["docker"].replace("cat /fakes/image.tar", "cat /fakes/image-with-certificates.tar")
+    packed = """
+        cd /fakes
+        mkdir -p i/etc/piecework
+        tar -x -C i -f image.tar
+        echo '-----BEGIN CERTIFICATE----- of the image' >i/etc/piecework/rds.pem
+        tar -c -C i -f image-with-certificates.tar .
+        cd /
+    """
+
+    node = start(WORKER, docker=played, dnf=packed, curl="case $* in *https*) exit 6 ;; esac")
+
+    assert node.code == 0, node.output
+    assert node.read("/etc/piecework/rds.pem") == "-----BEGIN CERTIFICATE----- of the image\n"
+    assert (node.root / "etc/piecework/rds.pem").stat().st_mode & 0o777 == 0o644
 
 
 @pytest.mark.parametrize(

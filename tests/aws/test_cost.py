@@ -104,6 +104,13 @@ def test_a_kind_of_resource_that_is_not_known_is_said_to_be_unknown(grid: Path) 
     assert lines(grid)["Role (AWS::Redshift::Cluster)"] is None
 
 
+def test_endpoints_cost_by_the_zone() -> None:
+    network = Template(TEMPLATES / "network.yaml", {"Egress": "endpoints"})
+    found = {line.what: line.dollars for line in monthly(network, list_prices())}
+    assert len(found) == 10 and {round(dollars or 0, 2) for dollars in found.values()} == {7.3}
+    assert "S3: endpoint" not in found, "that of S3 is free"
+
+
 def test_a_parameter_that_does_not_exist_is_refused(grid: Path) -> None:
     with pytest.raises(ValueError, match=r"grid.yaml has no parameters \['Klass'\]; it has"):
         Template(grid, {"Klass": "db.t4g.micro"})

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from deploy.aws.includes import TEMPLATES
 from deploy.local.emulator import Emulator
-from tests.aws.stacks import LEFT_OUT, REFUSED, Deployed, deploy
+from tests.aws.stacks import KEY, LEFT_OUT, REFUSED, TASK_ROLE, Deployed, deploy, deploy_with_options
 from tests.aws.test_templates import load
 from tests.emulators import NAMES
 
@@ -27,15 +27,21 @@ def deployments(whole_ministack: Emulator, whole_moto: Emulator) -> Iterator[dic
     yield {"ministack": deploy(whole_ministack, "ministack"), "moto": deploy(whole_moto, "moto")}
 
 
+@pytest.fixture(scope="module")
+def with_options(whole_ministack: Emulator, whole_moto: Emulator) -> Iterator[dict[str, Deployed]]:
+    made = {"ministack": whole_ministack, "moto": whole_moto}
+    yield {name: deploy_with_options(emulator, name) for name, emulator in made.items()}
+
+
 @pytest.mark.parametrize("emulator", NAMES)
 @pytest.mark.parametrize("template", ALL)
 def test_every_resource_is_made_but_those_that_are_known_to_be_left_out(
-    deployments: dict[str, Deployed], emulator: str, template: str
+    deployments: dict[str, Deployed], with_options: dict[str, Deployed], emulator: str, template: str
 ) -> None:
     if emulator in REFUSED.get(template, {}):
         pytest.skip(REFUSED[template][emulator])
     kinds = {name: resource["Type"] for name, resource in ALL[template]["Resources"].items()}
-    made = deployments[emulator].resources(template)
+    made = deployments[emulator].resources(template) | with_options[emulator].resources(template)
     assert {made[name]["ResourceStatus"] for name in made} == {"CREATE_COMPLETE"}
     assert {kinds[name] for name in kinds.keys() - made.keys()} <= LEFT_OUT[emulator]
 
@@ -264,6 +270,62 @@ def zones(deployed: Deployed) -> bool:
     return len({subnet["AvailabilityZone"] for subnet in subnets}) == 2
 
 
+def bucket_with_key(deployed: Deployed) -> bool:
+    answer = deployed.client("s3").get_bucket_encryption(Bucket=bucket(deployed))
+    [rule] = answer["ServerSideEncryptionConfiguration"]["Rules"]
+    default = rule["ApplyServerSideEncryptionByDefault"]
+    return (default["SSEAlgorithm"], default["KMSMasterKeyID"], rule["BucketKeyEnabled"]) == ("aws:kms", KEY, True)
+
+
+def secret_with_key(deployed: Deployed) -> bool:
+    answer = deployed.client("secretsmanager").describe_secret(SecretId=deployed.outputs["grid"]["BootstrapKey"])
+    return bool(answer["KmsKeyId"] == KEY)
+
+
+def disk_with_key(template: str, name: str) -> Ask:
+    def ask(deployed: Deployed) -> bool:
+        [device] = launch_data(deployed, template, name)["BlockDeviceMappings"]
+        return bool(device["Ebs"]["KmsKeyId"] == KEY)
+
+    return ask
+
+
+def queues_with_key(deployed: Deployed) -> bool:
+    found = [queue(deployed, output) for output in ("QueueUrl", "DeadLetterUrl")]
+    return all(each["KmsMasterKeyId"] == KEY and each.get("SqsManagedSseEnabled") != "true" for each in found)
+
+
+def uses_key(template: str, name: str) -> Ask:
+    return lambda deployed: resources_of(inline_policies(deployed, template, name)["key"], "UseKey") == [KEY]
+
+
+def assumes_one_role(deployed: Deployed) -> bool:
+    policies = inline_policies(deployed, "pool", "Role")
+    return resources_of(policies["tasks"], "AssumeRoleOfTasks") == [TASK_ROLE]
+
+
+def endpoints(deployed: Deployed) -> set[str]:
+    of_vpc = [{"Name": "vpc-id", "Values": [deployed.outputs["network"]["VpcId"]]}]
+    found = deployed.client("ec2").describe_vpc_endpoints(Filters=of_vpc)["VpcEndpoints"]
+    assert all(each["PrivateDnsEnabled"] and each["Groups"] for each in found if each["VpcEndpointType"] == "Interface")
+    return {each["ServiceName"].partition("us-east-1.")[2] for each in found}
+
+
+def by_endpoints_alone(deployed: Deployed) -> bool:
+    ec2, outputs = deployed.client("ec2"), deployed.outputs["network"]
+    [table] = ec2.describe_route_tables(RouteTableIds=[deployed.id("network", "PrivateRoutes")])["RouteTables"]
+    out = [route for route in table["Routes"] if route.get("DestinationCidrBlock") == "0.0.0.0/0"]
+    private = outputs["NodeSubnets"] == outputs["PrivateSubnets"] and outputs["PublicNodes"] == "false"
+    return private and not out and endpoints(deployed) == CALLED | {"s3"}
+
+
+# What boot.sh, its agents and the services call.
+CALLED = {
+    *("sqs", "autoscaling", "secretsmanager", "logs", "ecr.api", "ecr.dkr"),
+    *("ssm", "ssmmessages", "cloudformation", "sts"),
+}
+
+NO_KEY = {"ministack": "drops the key of a launch template's disk"}
 NO_JSON = {"moto": "tells policies of CloudFormation as Python writes them"}
 
 FACTS = [
@@ -307,6 +369,20 @@ FACTS = [
 ]  # fmt: skip
 
 
+OPTIONS = [
+    Fact("the bucket encrypts with the grid's key", "grid", bucket_with_key, {"ministack": "drops the key"}),
+    Fact("the database has the grid's key", "grid", lambda at: database(at)["KmsKeyId"] == KEY),
+    Fact("secrets have the grid's key", "grid", secret_with_key),
+    Fact("the control node's disk has the grid's key", "grid", disk_with_key("grid", "ControlTemplate"), NO_KEY),
+    Fact("the control node may use the grid's key", "grid", uses_key("grid", "ControlRole")),
+    Fact("queues have the grid's key", "pool", queues_with_key, {"moto": "says that a key of SQS encrypts, too"}),
+    Fact("nodes' disks have the grid's key", "pool", disk_with_key("pool", "Template"), NO_KEY),
+    Fact("nodes may use the grid's key", "pool", uses_key("pool", "Role"), NO_JSON),
+    Fact("nodes may assume the role of tasks alone", "pool", assumes_one_role, NO_JSON),
+    Fact("nodes reach the services that they call, and nothing else", "network", by_endpoints_alone),
+]  # fmt: skip
+
+
 def true(fact: Fact, deployed: Deployed) -> bool:
     try:
         return bool(fact.ask(deployed))
@@ -314,23 +390,41 @@ def true(fact: Fact, deployed: Deployed) -> bool:
         return False
 
 
-CASES = [
-    pytest.param(name, fact, id=f"{name}: {fact.says}")
-    for fact in FACTS
-    for name in NAMES
-    if name not in REFUSED.get(fact.template, {})
-]
+def cases(facts: list[Fact]) -> list[Any]:
+    return [
+        pytest.param(name, fact, id=f"{name}: {fact.says}")
+        for fact in facts
+        for name in NAMES
+        if name not in REFUSED.get(fact.template, {})
+    ]
 
 
-@pytest.mark.parametrize(("emulator", "fact"), CASES)
-def test_a_fact_is_true_of_the_deployment(deployments: dict[str, Deployed], emulator: str, fact: Fact) -> None:
+def check(fact: Fact, emulator: str, deployed: Deployed) -> None:
     if emulator in fact.holes:
-        assert not true(fact, deployments[emulator]), f"{emulator} keeps it now: it is a hole no more"
+        assert not true(fact, deployed), f"{emulator} keeps it now: it is a hole no more"
     else:
-        assert fact.ask(deployments[emulator])
+        assert fact.ask(deployed)
+
+
+@pytest.mark.parametrize(("emulator", "fact"), cases(FACTS))
+def test_a_fact_is_true_of_the_deployment(deployments: dict[str, Deployed], emulator: str, fact: Fact) -> None:
+    check(fact, emulator, deployments[emulator])
+
+
+@pytest.mark.parametrize(("emulator", "fact"), cases(OPTIONS))
+def test_a_fact_is_true_of_a_deployment_with_options(
+    with_options: dict[str, Deployed], emulator: str, fact: Fact
+) -> None:
+    check(fact, emulator, with_options[emulator])
 
 
 def test_what_neither_emulator_keeps_is_asserted_of_the_template() -> None:
     """In test_templates.py."""
-    nowhere = {fact.says for fact in FACTS if not set(NAMES) - set(fact.holes) - set(REFUSED.get(fact.template, {}))}
-    assert nowhere == {"the bucket has its lifecycle rules", "a pool replaces what Spot will take"}
+    facts = FACTS + OPTIONS
+    nowhere = {fact.says for fact in facts if not set(NAMES) - set(fact.holes) - set(REFUSED.get(fact.template, {}))}
+    assert nowhere == {
+        "the bucket has its lifecycle rules",
+        "a pool replaces what Spot will take",
+        "the bucket encrypts with the grid's key",
+        "the control node's disk has the grid's key",
+    }

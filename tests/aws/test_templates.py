@@ -19,13 +19,14 @@ UNTAGGED = {
     "AWS::CloudWatch::Dashboard",
     "AWS::EC2::Route",
     "AWS::EC2::SubnetRouteTableAssociation",
-    "AWS::EC2::VPCEndpoint",
     "AWS::EC2::VPCGatewayAttachment",
     "AWS::ElasticLoadBalancingV2::Listener",
     "AWS::IAM::InstanceProfile",
+    "AWS::IAM::Policy",
     "AWS::Logs::MetricFilter",
     "AWS::S3::BucketPolicy",
     "AWS::SNS::Subscription",
+    "AWS::WAFv2::WebACLAssociation",
 }
 
 # They know no resources in IAM: https://docs.aws.amazon.com/service-authorization/latest/reference/
@@ -55,8 +56,9 @@ def resources(*kinds: str) -> Iterator[tuple[str, Resource]]:
 
 
 def statements() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, role in resources("AWS::IAM::Role"):
-        for policy in role["Properties"]["Policies"]:
+    for name, made in resources("AWS::IAM::Role", "AWS::IAM::Policy"):
+        for each in made["Properties"].get("Policies", [made["Properties"]]):
+            policy = each["Fn::If"][1] if "Fn::If" in each else each
             for statement in policy["PolicyDocument"]["Statement"]:
                 yield f"{name}.{policy['PolicyName']}.{statement['Sid']}", statement
 
@@ -124,6 +126,32 @@ def test_the_control_group_is_replaced_only_once_a_new_node_says_that_it_is_read
     assert group["Properties"]["HealthCheckType"] == "EC2"
 
 
+def test_the_owners_password_is_made_and_rotated_by_rds() -> None:
+    """ministack keeps nothing of it."""
+    [(_, database)] = resources("AWS::RDS::DBInstance")
+    assert database["Properties"]["ManageMasterUserPassword"] is True
+    assert "MasterUserPassword" not in database["Properties"]
+
+
+def test_each_disk_database_queue_and_secret_takes_the_grids_key() -> None:
+    key = {"Fn::If": ["Keyed", {"Ref": "KmsKeyArn"}, {"Ref": "AWS::NoValue"}]}
+    encrypted = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": {"Ref": "KmsKeyArn"}}
+    [(_, bucket)] = resources("AWS::S3::Bucket")
+    [rule] = bucket["Properties"]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["Fn::If"][:2] == ["Keyed", {"ServerSideEncryptionByDefault": encrypted, "BucketKeyEnabled": True}]
+    places = {
+        "AWS::RDS::DBInstance": lambda made: [made["KmsKeyId"]],
+        "AWS::SecretsManager::Secret": lambda made: [made["KmsKeyId"]],
+        "AWS::SQS::Queue": lambda made: [made["KmsMasterKeyId"]],
+        "AWS::EC2::LaunchTemplate": lambda made: [
+            device["Ebs"]["KmsKeyId"] for device in made["LaunchTemplateData"]["BlockDeviceMappings"]
+        ],
+    }
+    for kind, keys in places.items():
+        for name, made in resources(kind):
+            assert keys(made["Properties"]) == [key], name
+
+
 def test_data_outlive_their_stack() -> None:
     kept = {name: resource["DeletionPolicy"] for name, resource in resources() if "DeletionPolicy" in resource}
     assert {name: policy for name, policy in kept.items() if policy != "Delete"} == {
@@ -175,7 +203,7 @@ def test_everybody_may_connect_to_nothing_but_the_load_balancer() -> None:
         name
         for name, group in resources("AWS::EC2::SecurityGroup")
         for rule in listed(group["Properties"].get("SecurityGroupIngress", []))
-        if "CidrIp" in rule
+        if "CidrIp" in rule and rule["CidrIp"] != {"Fn::GetAtt": ["Vpc", "CidrBlock"]}
     }
     assert open_groups == {"grid.BalancerSecurityGroup"}
 

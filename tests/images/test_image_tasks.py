@@ -4,11 +4,15 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from services.worker.task.credentials import FOR_CONTAINERS, TaskCredentials
 from tests.images.conftest import SMALL, ContainerGrid
 from tests.until import until
 
@@ -48,6 +52,40 @@ async def test_a_container_reads_its_part_and_writes_its_output(containers: Cont
     assert log[3:] == ["image spec 0"], "the working directory is empty"
     assert containers.containers() == []
     assert (await grid.worker())["engine"].startswith("docker ")
+
+
+@pytest.fixture
+def address_for_containers() -> Iterator[None]:
+    """What boot.sh gives a node whose tasks have a role."""
+    if os.geteuid() != 0:
+        pytest.skip("it takes root")
+    address = ("address", "replace", f"{FOR_CONTAINERS}/32", "dev", "lo")
+    subprocess.run(["ip", *address], check=True)
+    yield
+    subprocess.run(["ip", "address", "delete", *address[2:]], check=True)
+
+
+async def test_a_container_gets_the_credentials_of_its_pools_role(
+    containers: ContainerGrid, address_for_containers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At an address of the node, since its own loopback is another one."""
+    grid = containers.grid
+
+    async def assume(self: TaskCredentials) -> dict[str, Any]:
+        ends = datetime.now(UTC) + timedelta(hours=1)
+        return {"AccessKeyId": "ASIA", "SecretAccessKey": "s", "SessionToken": "t", "Expiration": ends}
+
+    monkeypatch.setattr(TaskCredentials, "_assume", assume)
+    grid.settings = grid.settings.model_copy(update={"task_role": "arn:aws:iam::123456789012:role/tasks"})
+    token = "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN"
+    ask = f'wget -q -O - --header "{token}" "$AWS_CONTAINER_CREDENTIALS_FULL_URI"'
+
+    job_id = await grid.submit(shell(ask), [ITEM])
+    (task,) = await grid.run(job_id)
+
+    assert task["state"] == "succeeded", task["error"]
+    (attempt,) = await grid.attempts(job_id)
+    assert json.loads(await grid.get(attempt["log"]))["AccessKeyId"] == "ASIA"
 
 
 async def test_a_container_has_only_what_its_task_needs(containers: ContainerGrid) -> None:

@@ -6,12 +6,13 @@ import math
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID
 
@@ -48,6 +49,7 @@ from services.worker.node.slots import Slots
 from services.worker.node.storage import ASK_SECONDS
 from services.worker.task.attempt import Equipment
 from services.worker.task.containers import Containers, find_containers
+from services.worker.task.credentials import LOOPBACK, RoleRefused, task_credentials
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.engine import EngineUnusable
 from services.worker.task.environment import base_environment
@@ -121,10 +123,13 @@ class Node:
                 stack.callback(asyncio.create_task(watch(imds, self._interrupt)).cancel)
             stack.callback(asyncio.create_task(self._keep_group_waiting(aws)).cancel)
             try:
+                credentials = await stack.enter_async_context(task_credentials(self._settings))
+                variables = await credentials.variables(LOOPBACK)
                 cells = await strongest_cells(self._settings, directory)
-                finding = find_containers(self._settings, aws.s3, cells)
-                equipment = equip(self._settings, aws.s3, cells, await stack.enter_async_context(finding))
-            except EngineUnusable as error:
+                finding = find_containers(self._settings, aws.s3, cells, credentials)
+                containers = await stack.enter_async_context(finding)
+                equipment = equip(self._settings, aws.s3, cells, containers, variables)
+            except (EngineUnusable, RoleRefused) as error:
                 raise NodeUnfit(str(error)) from error
             except OSError as error:  # its directories may go at any moment
                 raise NodeUnfit(f"the node can't run tasks: {error}") from error
@@ -320,33 +325,24 @@ class Node:
         """While the node drains because its group ends the instance, if the group has a hook for that."""
         await self._group_ends_it.wait()
         while self._settings.lifecycle_hook is not None:
-            if (hook := await self._find_hook(aws)) is not None:
+            if (hook := self._hook(aws, await self._find_group())) is not None:
                 await hook.hold()
             await asyncio.sleep(_STOP_SECONDS)
 
-    async def _find_hook(self, aws: Aws) -> LifecycleHook | None:
+    def _hook(self, aws: Aws, group: str | None) -> LifecycleHook | None:
         """The group's hook for this instance, if it has one."""
         name, instance_id = self._settings.lifecycle_hook, self._instance.instance_id
-        if name is None or instance_id is None:
-            return None
-        try:
-            group = await in_time(self._load_group(), _STOP_SECONDS)
-        except Exception as error:
-            log.error("group not found", pool=self._settings.pool, error=repr(error))
-            return None
-        if group is None:
+        if name is None or instance_id is None or not group:
             return None
         return LifecycleHook(aws.autoscaling, hook=name, group=group, instance_id=instance_id)
 
-    async def _is_in_group(self) -> bool:
-        """Whether this machine is its group's: else it is somebody's own, who ends it or does not."""
-        if self._settings.instance_id is not None:
-            return True
+    async def _find_group(self) -> str | None:
+        """The pool's group; None if it has none, and the empty string if the database does not say so now."""
         try:
-            return await in_time(self._load_group(), _STOP_SECONDS) is not None
+            return await in_time(self._load_group(), _STOP_SECONDS)
         except Exception as error:
             log.error("group not found", pool=self._settings.pool, error=repr(error))
-            return True
+            return ""
 
     async def _load_group(self) -> str | None:
         settings = self._settings
@@ -359,7 +355,10 @@ class Node:
     async def _end_instance(self, aws: Aws) -> None:
         """Raises InstanceNotEnded."""
         instance_id = self._instance.instance_id
-        if self._ending == "stays" or instance_id is None or not await self._is_in_group():
+        if self._ending == "stays" or instance_id is None:
+            return
+        group = await self._find_group()
+        if group is None and self._settings.instance_id is None:  # a machine of somebody's own, who ends it or does not
             return
         if self._ending != "is being ended":
             replaced, power_off = self._ending == "is replaced", self._settings.power_off
@@ -368,7 +367,7 @@ class Node:
             except InstanceNotEnded:
                 if not self._drain.interrupted:  # else EC2 does it
                     raise
-        if (hook := await self._find_hook(aws)) is not None:
+        if (hook := self._hook(aws, group)) is not None:
             await hook.complete()
 
     async def _drain_when_told(
@@ -457,9 +456,15 @@ def _own_file(path: Path) -> bytes:
         raise ScratchUnusable(f"can't use the directory in PIECEWORK_CACHE: {error}") from None
 
 
-def equip(settings: WorkerSettings, s3: Any, cells: Cells, containers: Containers | None = None) -> Equipment:
-    """Raises ScratchUnusable."""
-    layout, environment = settings.layout, base_environment(settings)
+def equip(
+    settings: WorkerSettings,
+    s3: Any,
+    cells: Cells,
+    containers: Containers | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Equipment:
+    """`variables` are what all tasks get besides, unless they run in containers. Raises ScratchUnusable."""
+    layout, environment = settings.layout, {**base_environment(settings), **variables}
     cache = cache_directory(Path(settings.cache))
     hardware = Hardware.of_node(settings, cells.directory)
     return Equipment(

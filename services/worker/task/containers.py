@@ -20,7 +20,8 @@ from services.platform.threads import beside_loop
 from services.worker.isolation.cells import Cell, Cells, Given
 from services.worker.isolation.uids import Uids
 from services.worker.isolation.view import View
-from services.worker.task.engine import Container, Ended, Engine, ImageGone, Limits, find_engine
+from services.worker.task.credentials import FOR_CONTAINERS, TaskCredentials
+from services.worker.task.engine import Container, Ended, Engine, EngineUnusable, ImageGone, Limits, find_engine
 from services.worker.task.environment import container_environment
 from services.worker.task.hardware import listed_gpus
 from services.worker.task.images import Images
@@ -154,7 +155,9 @@ def _restore_log(workspace: Workspace) -> None:
 
 
 @asynccontextmanager
-async def find_containers(settings: WorkerSettings, s3: Any, cells: Cells) -> AsyncIterator[Containers | None]:
+async def find_containers(
+    settings: WorkerSettings, s3: Any, cells: Cells, credentials: TaskCredentials
+) -> AsyncIterator[Containers | None]:
     """What runs tasks in containers here, with the limits of `cells`; None without an engine. Raises EngineUnusable."""
     directory = cells.directory
     async with find_engine(settings.container_engine, directory) as engine:
@@ -169,7 +172,20 @@ async def find_containers(settings: WorkerSettings, s3: Any, cells: Cells) -> As
         layout = settings.layout
         marks = Path(settings.cache) / "images"
         images = Images(engine.docker, Pins(s3, layout), Registries(settings), marks, settings.images_bytes_max)
+        environment = container_environment(settings) | await _credentials(credentials)
         try:
-            yield Containers(engine, images, own, container_environment(settings), {"piecework.grid": layout.root.uri})
+            yield Containers(engine, images, own, environment, {"piecework.grid": layout.root.uri})
         finally:
             await images.close()
+
+
+async def _credentials(credentials: TaskCredentials) -> dict[str, str]:
+    """Raises EngineUnusable."""
+    try:
+        return await credentials.variables(FOR_CONTAINERS)
+    except OSError as error:
+        raise EngineUnusable(
+            f"tasks in containers ask for credentials of PIECEWORK_TASK_ROLE at {FOR_CONTAINERS}, where it "
+            f"can't listen ({error.strerror}): run `ip address add {FOR_CONTAINERS}/32 dev lo` on the machine, or set "
+            "PIECEWORK_CONTAINER_ENGINE=none"
+        ) from error

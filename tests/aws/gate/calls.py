@@ -73,6 +73,8 @@ async def read_call(request: Request, service: str, find_group: FindGroup) -> Ca
             return _s3(request)
         case "autoscaling":
             return await _autoscaling(dict(parse_qsl(request.body.decode())), find_group)
+        case "sts":
+            return _sts(dict(parse_qsl(request.body.decode())))
         case "sqs" | "secretsmanager" | "ssm":
             return _json(service, request)
     raise UnknownToGate(f"the service {service}")
@@ -215,6 +217,13 @@ async def _autoscaling(arguments: Mapping[str, str], find_group: FindGroup) -> C
         group = Group(_arn("autoscaling", f"autoScalingGroup:none:autoScalingGroupName/{name or ''}"), {})
     context = {"aws:ResourceAccount": ACCOUNT}
     return Call("autoscaling", operation, (Need(f"autoscaling:{operation}", group.arn, context, group.tags),))
+
+
+def _sts(arguments: Mapping[str, str]) -> Call:
+    match arguments:
+        case {"Action": "AssumeRole", "RoleArn": str(arn)}:
+            return Call("sts", "AssumeRole", (Need("sts:AssumeRole", arn, {"aws:ResourceAccount": ACCOUNT}),))
+    raise UnknownToGate(f"{arguments.get('Action')} of sts")
 
 
 def _arn(service: str, name: str) -> str:

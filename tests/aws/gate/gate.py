@@ -123,7 +123,7 @@ def _deny(role: str, call: Call, denied: Sequence[Need], *, head: bool) -> web.R
         case "s3":
             error = f"<Error><Code>AccessDenied</Code><Message>{message}</Message></Error>"
             return web.Response(status=403, text="" if head else error, content_type="application/xml")
-        case "autoscaling":
+        case "autoscaling" | "sts":
             error = f"<Error><Type>Sender</Type><Code>AccessDenied</Code><Message>{message}</Message></Error>"
             error = f"<ErrorResponse>{error}</ErrorResponse>"
             return web.Response(status=403, text=error, content_type="application/xml")
