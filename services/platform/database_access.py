@@ -62,7 +62,7 @@ class DatabaseAccess:
         except asyncpg.InvalidAuthorizationSpecificationError as error:  # it may be in the middle of its rotation
             raise NotLetIn(f"{error}; see PIECEWORK_DATABASE_PASSWORD_FROM") from error
         except NoPassword as error:
-            raise NotLetIn(f"the database's password (PIECEWORK_DATABASE_PASSWORD_FROM) is missing: {error}") from error
+            raise NotLetIn(_missing(error)) from error
 
     def _verifying(self) -> ssl.SSLContext | None:
         """The TLS of `verify-…`. asyncpg would read the CAs for each connection; those of RDS take it 30 ms."""
@@ -79,16 +79,28 @@ class DatabaseAccess:
         )
 
     async def for_programs(self) -> tuple[str, dict[str, str]]:
-        """The database for a program of Postgres's own: its `--dbname`, and the variables that must stay unseen."""
+        """The database for a program of Postgres's own: its `--dbname`, and the variables that must stay unseen.
+
+        Raises NotLetIn if there is no password.
+        """
         parts = urlsplit(self.url)
         user, _, password = parts.netloc.rpartition("@")[0].partition(":")
         shown = parts.netloc.replace(f"{user}:{password}@", f"{user}@", 1) if password else parts.netloc
         query = dict(parse_qsl(parts.query))
         password = query.pop("password", unquote(password))
         if self.password is not None:
-            password = await self.password.current()
+            password = await self._newest(self.password)
         url = parts._replace(netloc=shown, query=urlencode(query, quote_via=quote)).geturl()
         return url, {"PGPASSWORD": password} if password else {}
+
+    @staticmethod
+    async def _newest(password: Password) -> str:
+        """As it is now: a program does not read it again when the server refuses what it was yesterday."""
+        try:
+            await password.renewed(await password.current())
+            return await password.current()
+        except NoPassword as error:
+            raise NotLetIn(_missing(error)) from error
 
     def _distrust(self, error: ssl.SSLCertVerificationError) -> str:
         query = dict(parse_qsl(urlsplit(self.url).query))
@@ -101,6 +113,10 @@ class DatabaseAccess:
             f"the certificate of the database's server is not trusted: {error.verify_message}; "
             f"the file of PIECEWORK_DATABASE_CA ({query.get('sslrootcert')}) must have the certificate of its issuer"
         )
+
+
+def _missing(error: NoPassword) -> str:
+    return f"the database's password (PIECEWORK_DATABASE_PASSWORD_FROM) is missing: {error}"
 
 
 @lru_cache(maxsize=4)

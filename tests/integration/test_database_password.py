@@ -173,6 +173,22 @@ async def test_a_program_of_postgres_gets_the_password_in_its_environment(proxy:
     )
 
 
+async def test_a_program_of_postgres_gets_the_password_of_now(
+    proxy: DatabaseProxy, users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can't read it again when the server refuses the old one, which this process has got in with."""
+    monkeypatch.setattr("services.platform.database_password._AGAIN_SECONDS", 0.0)
+    way = access(Settings(**users.settings(proxy.url, "worker")))
+    await (await way.connect()).close()
+    users.write(password := await users.change())
+
+    assert await way.for_programs() == (way.url, {"PGPASSWORD": password})
+
+    users.file.unlink()
+    with pytest.raises(NotLetIn, match=r"PIECEWORK_DATABASE_PASSWORD_FROM.* is missing: it can't be read"):
+        await way.for_programs()
+
+
 def test_a_token_of_rds_is_what_the_aws_library_makes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime(2026, 11, 30, tzinfo=UTC)
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_, **__: now.replace(tzinfo=None))
