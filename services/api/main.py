@@ -46,6 +46,7 @@ from services.platform.process import hide_environment
 from services.platform.rates import Rates
 from services.platform.secret_values import Unresolved, resolve_own
 from services.platform.security_headers import SecurityHeaders
+from services.platform.server import let_servers_rest
 from services.platform.settings import ApiSettings, read_settings
 from services.platform.tracing import configure_tracing
 from services.platform.version import VERSION
@@ -170,6 +171,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 def _served() -> FastAPI:
     settings = read_settings(ApiSettings)
     hide_environment()
+    let_servers_rest()
     configure_tracing("api")
     require_region()
     return create_app(settings)

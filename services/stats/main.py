@@ -17,6 +17,7 @@ from services.platform.problems import install_problems
 from services.platform.process import hide_environment
 from services.platform.rates import Rates
 from services.platform.security_headers import SecurityHeaders
+from services.platform.server import let_servers_rest
 from services.platform.settings import Settings, read_settings
 from services.platform.tracing import configure_tracing
 from services.platform.version import VERSION
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _served() -> FastAPI:
     settings = read_settings(Settings)
     hide_environment()
+    let_servers_rest()
     configure_tracing("stats")
     return create_app(settings)
 
