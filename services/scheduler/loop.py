@@ -19,6 +19,7 @@ from services.platform.database import UNAVAILABLE, Database, connect_alone, sto
 from services.platform.health import VITALS
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import Settings
+from services.scheduler.paces import Paces
 from services.scheduler.quiet import QUIET_SECONDS, Quiet
 from services.scheduler.slots import Slots
 from services.scheduler.turns import Turns
@@ -57,6 +58,7 @@ class Context:
     turns: defaultdict[str, Turns] = field(default_factory=lambda: defaultdict(Turns))  # of dispatch, by pool
     queues_taking: dict[str, float] = field(default_factory=dict)  # when it was last noted, by URL
     slots: defaultdict[str, Slots[Any]] = field(default_factory=lambda: defaultdict(Slots))  # by loop
+    paces: Paces = field(default_factory=Paces)
     quiet: Quiet = field(default_factory=Quiet)
 
 

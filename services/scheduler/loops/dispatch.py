@@ -31,12 +31,14 @@ from services.platform import tracing
 from services.platform.database import Connection
 from services.platform.settings import Settings
 from services.scheduler.loop import Context
+from services.scheduler.paces import Paces
 from services.scheduler.queues import send
 from services.scheduler.traces import trace_of
 from services.scheduler.turns import Turns
 
 # Assumed task time until the stage's first task has ended; it keeps a new stage's share of the pool small.
 UNMEASURED_SECONDS = 1.0
+FIRST_BUNDLE_TASKS_MAX = 100  # of a stage whose tasks are believed to be as long as those of its processor's last jobs
 TASK_SECONDS_MIN = 0.001  # what a task costs the grid at least: one that was measured to take no time does not either
 BUNDLES_MAX = 5_000  # queued by one transaction
 TOP_UP_SECONDS = 1.0  # of one transaction: pausing the pool waits for its end, and so does every other scheduler
@@ -50,6 +52,7 @@ SLOWED_SHARE = 0.1  # of a pool's slots, for a stage that has used up its retry 
 Share = tuple[int, str]
 Job = tuple[int, str, UUID]
 Place = tuple[Any, ...]  # of one of them in a queue; the party comes last
+Row = Record | dict[str, Any]  # of a stage
 
 # Pools that can take work, the slots to keep busy, and the bundles that wait for them.
 _POOLS = """
@@ -84,7 +87,7 @@ _NODES = """
 # A stage that makes the tasks of the next one is held back while that has enough of them.
 _STAGES = """
     SELECT s.job_id, s.stage, s.pool, s.max_attempts, s.retry_budget, s.priority, s.share, s.ready, s.running,
-        s.queued + s.running AS in_flight, s.attempts, s.succeeded, s.task_seconds,
+        s.queued + s.running AS in_flight, s.attempts, s.succeeded, s.task_seconds, s.processor, s.processor_version,
         (of.options ->> 'running_max')::integer AS running_max, of.needs, of.pools, of.next_pool_after_seconds,
         EXISTS (
             SELECT FROM bundles AS b
@@ -111,6 +114,7 @@ class Candidate:
     in_flight_seconds: float
     task_seconds: float | None  # measured mean; None before the first task has ended
     running_max: int | None = None
+    believed: bool = False  # nothing of the stage is measured: task_seconds is that of its processor's last jobs
     due_seconds: float = 0.0  # for which its tasks must have been due in the pools before
     shared: bool = False  # by several pools
     granted: int = 0
@@ -138,7 +142,8 @@ class Candidate:
             return 1  # those of a bundle run one after the other
         aimed = int(settings.bundle_seconds / self.expected_seconds)
         fair_rest = math.ceil(self.ready / (2 * slots))
-        return max(1, min(aimed, fair_rest, settings.bundle_tasks_max))
+        most = settings.bundle_tasks_max
+        return max(1, min(aimed, fair_rest, most, FIRST_BUNDLE_TASKS_MAX if self.believed else most))
 
     def take_bundle(self, settings: Settings, slots: int) -> float:
         """Grant one more bundle; returns its seconds of work."""
@@ -162,13 +167,27 @@ async def step(context: Context) -> bool | float:
     Returns how long to rest while any job has tasks that are not terminal, else False.
     """
     while True:
-        stages = await fetch_running(context.database, _STAGES, context.settings.ready_tasks_max)
+        rows = await fetch_running(context.database, _STAGES, context.settings.ready_tasks_max)
+        stages = [_paced(row, context.paces) for row in rows]
         taken = await _top_up_all(context, stages)
         if taken < 0.5:  # else bundles are so short that slots would starve during a pause
             return len(stages) / (STAGES_A_SECOND_QUEUEING if taken else STAGES_A_SECOND) if stages else False
 
 
-async def _top_up_all(context: Context, stages: list[Record]) -> float:
+def _paced(row: Record, paces: Paces) -> Row:
+    """The first tasks of a stage are as long as those of its processor's last jobs; it begins with many small bundles.
+
+    Only its first tasks: if they are longer, nobody knows for how long.
+    """
+    version = (row["processor"], row["processor_version"])
+    if row["task_seconds"] is not None:
+        paces.note(version, row["task_seconds"])
+    elif not row["in_flight"] and not row["attempts"] and (seconds := paces.seconds_of(version)) is not None:
+        return {**row, "task_seconds": seconds, "believed": True}
+    return row
+
+
+async def _top_up_all(context: Context, stages: Sequence[Row]) -> float:
     """The largest share of a pool's window that it took; as many as one step may take count as the window's half."""
     by_pool: dict[str, list[Row]] = defaultdict(list)
     for row in (*stages, *await _read_overdue(context, stages)):
@@ -186,10 +205,7 @@ async def _top_up_all(context: Context, stages: list[Record]) -> float:
     return taken
 
 
-Row = Record | dict[str, Any]  # of a stage
-
-
-async def _read_overdue(context: Context, stages: Sequence[Record]) -> list[Row]:
+async def _read_overdue(context: Context, stages: Sequence[Row]) -> list[Row]:
     """Stages once more, for their next pools: with those of their tasks that the pools before did not begin in time."""
     asked = [
         {**row, "pool": pool, "due_seconds": place * row["next_pool_after_seconds"]}
@@ -279,6 +295,7 @@ def _candidate(row: Row, slots: int) -> Candidate:
         in_flight_seconds=0.0,
         task_seconds=row["task_seconds"],
         running_max=row["running_max"],
+        believed=row.get("believed", False),
         due_seconds=row.get("due_seconds", 0.0),
         shared=bool(row["pools"]),
     )

@@ -113,6 +113,31 @@ async def test_many_messages_go_out_in_several_requests(context: Context, play: 
     assert len(set(await queue.receive())) == 26
 
 
+async def test_the_first_bundles_of_a_stage_follow_the_pace_of_its_processors_last_jobs(
+    context: Context, play: Play
+) -> None:
+    measured = await submit(play, 100)
+    await measure(play, measured, seconds=0.001)
+    await dispatch.step(context)
+    await play.order(jobs.cancel_job, measured)
+    await drive(context, finish.step, until=lambda: over(play, measured))
+
+    job_id = await submit(play, 10_000)
+    await dispatch.step(context)
+    first = await offered(play)
+    assert [message.count for message in first] == [dispatch.FIRST_BUNDLE_TASKS_MAX] * WINDOW
+
+    # They take longer than was believed: nothing more is believed until the first of them has ended.
+    await play.claim(await play.register(), first)
+    await dispatch.step(context)
+    assert {message.count for message in await offered(play)} == {1}
+    await assert_invariants(play.database, job_id)
+
+
+async def over(play: Play, job_id: UUID) -> bool:
+    return (await play.job(job_id))["finished_at"] is not None
+
+
 async def test_bundles_follow_the_measured_time_and_shrink_towards_the_end(context: Context, play: Play) -> None:
     job_id = await submit(play, 1001)
     await measure(play, job_id, 0.02)
