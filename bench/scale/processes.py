@@ -24,6 +24,7 @@ from services.scheduler.loop import Context, listen
 from services.scheduler.loops.triggers import Listeners
 from services.scheduler.loops.webhooks import Deliverer
 from services.scheduler.merges.merge import Merger
+from services.scheduler.quiet import Quiet
 from services.stats.rollup import keep_rolled_up
 
 
@@ -87,7 +88,7 @@ async def _run_scheduler(load: Load, url: str, queue: socket.socket) -> None:
         group.create_task(keep_rolled_up(await connect_database(_named(url, "roll-up"), 2)))
         loops = make_loops(settings, Merger(), Deliverer(), Listeners())
         loops = [loop for loop in loops if loop.name != "merge"]  # there is no S3
-        group.create_task(listen(settings, loops))
+        group.create_task(listen(settings, loops, Quiet()))
         for loop in loops:
             pool = await connect_database(_named(url, f"scheduler: {loop.name}"), 2)
             group.create_task(loop.run(Context(pool, Aws(None, sqs, None), settings)))

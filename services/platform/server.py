@@ -12,18 +12,18 @@ from uvicorn.server import HANDLED_SIGNALS
 TICK_SECONDS = 1.0  # as exact as the header Date is
 
 
-async def _main_loop(server: uvicorn.Server) -> None:
+async def _main_loop(self: uvicorn.Server) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
-        server.handle_exit(number, frame)
+        self.handle_exit(number, frame)
         loop.call_soon_threadsafe(told.set)
 
     if threading.current_thread() is threading.main_thread():  # no other gets signals; uvicorn puts them back
         for number in HANDLED_SIGNALS:
             signal.signal(number, handle_exit)
-    while not await server.on_tick(0):
+    while not await self.on_tick(0):
         with suppress(TimeoutError):
             async with asyncio.timeout(TICK_SECONDS):
                 await told.wait()
