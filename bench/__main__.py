@@ -8,7 +8,19 @@ import traceback
 
 from bench.record import Record
 
-STANDARD = ("noop", "function", "isolation", "latency", "sleep", "transform", "sql", "transcode", "merge", "idle")
+STANDARD = (
+    "noop",
+    "function",
+    "map",
+    "isolation",
+    "latency",
+    "sleep",
+    "transform",
+    "sql",
+    "transcode",
+    "merge",
+    "idle",
+)
 SUITES = (*STANDARD, "splits", "peers", "tenmillion", "manyjobs", "statements", "deletion", "partitions", "soak")
 
 

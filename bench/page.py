@@ -129,6 +129,14 @@ _AIMS: list[tuple[str, str, Callable[[Any], str]]] = [
     ("noop", "at most 50 AWS requests for 1,000 no-op tasks", _requests),
     ("function", "empty Python functions, as users write them", _rate),
     (
+        "map",
+        "`map` of 10,000 items, from the call to the last value: at least 8,000 a second; one call at most 25 ms",
+        lambda results: (
+            f"{results['items_per_second']:,} a second over {results['items']:,}; "
+            f"one call {_milliseconds(results['submit_seconds'])}"
+        ),
+    ),
+    (
         "sleep",
         "tasks of 100 ms: at least 97 % of the slots' ideal throughput",
         lambda results: f"{100 * results['of_ideal']:.1f} %",

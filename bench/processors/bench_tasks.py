@@ -9,6 +9,10 @@ def nothing(input: Path, output: Path) -> None:
     """A no-op that is user code all the same: it runs in a child process of the worker, with files."""
 
 
+def echo(item: Any) -> Any:
+    return item
+
+
 def started(input: Path, output: Path) -> dict[str, float]:
     return {"started": time.time()}
 
