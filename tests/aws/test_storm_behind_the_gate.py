@@ -1,5 +1,6 @@
 """A small storm in which each service has the rights of its own policies: what faults make it do needs no more."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,23 +9,14 @@ from tests.aws.gate.gate import Gate
 from tests.aws.gated import roles_of
 from tests.storm.aws_proxy import AwsProxy
 from tests.storm.journal import Journal
-from tests.storm.plan import Plan
+from tests.storm.plan import SMALL
 from tests.storm.report import render
 from tests.storm.run import run_storm
 
 
 @pytest.mark.timeout(300)
 async def test_a_storm_makes_nobody_ask_for_more_than_it_may(tmp_path: Path) -> None:
-    plan = Plan(
-        seed=2,
-        tasks=1000,
-        workers=4,
-        gap_seconds=0.2,
-        storm_seconds=8,
-        patience_seconds=120,
-        lease_seconds=3,
-        task_seconds=0.05,
-    )
+    plan = replace(SMALL, seed=2)
     gates: list[Gate] = []
 
     def make_proxy(url: str, journal: Journal) -> AwsProxy:

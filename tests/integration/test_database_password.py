@@ -64,14 +64,6 @@ class Users:
 
 
 @pytest.fixture
-async def proxy(database_url: str) -> AsyncIterator[DatabaseProxy]:
-    proxy = DatabaseProxy(database_url)
-    await proxy.start()
-    yield proxy
-    proxy.stop()
-
-
-@pytest.fixture
 async def users(database: Database, tmp_path: Path) -> AsyncIterator[Users]:
     users = Users(database, tmp_path / "password")
     await users.make("scheduler", "worker")

@@ -44,14 +44,6 @@ _LIMITS = """
 
 
 @pytest.fixture
-async def proxy(database_url: str) -> AsyncIterator[DatabaseProxy]:
-    proxy = DatabaseProxy(database_url)
-    await proxy.start()
-    yield proxy
-    proxy.stop()
-
-
-@pytest.fixture
 async def impatient(proxy: DatabaseProxy) -> AsyncIterator[Database]:
     """A pool whose connections pass the proxy."""
     database = await connect_database(proxy.url, seconds=SECONDS)

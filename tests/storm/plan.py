@@ -44,3 +44,16 @@ class Plan:
     @property
     def worker_settings(self) -> dict[str, Any]:
         return {"slots": 2, "receive_wait_seconds": 1, "drain_seconds": self.lease_seconds / 2}
+
+
+# That a test has the time for.
+SMALL = Plan(
+    seed=1,
+    tasks=1000,
+    workers=4,
+    gap_seconds=0.2,
+    storm_seconds=8,
+    patience_seconds=120,
+    lease_seconds=3,
+    task_seconds=0.05,
+)

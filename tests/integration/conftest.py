@@ -1,0 +1,16 @@
+"""What tests of several services need."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.storm.database_proxy import DatabaseProxy
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[DatabaseProxy]:
+    """The way to the database, which a test can cut or silence."""
+    proxy = DatabaseProxy(database_url)
+    await proxy.start()
+    yield proxy
+    proxy.stop()
