@@ -52,7 +52,7 @@ test-aws: .venv/.dev $(CLOUD)/.installed  ## run the tests of the deployment to 
 images: .venv/.dev  ## build the images of deploy/docker (with a container engine, or as root on Debian, which gets one)
 	@$(BIN)/python -m deploy.images
 
-test-images: .venv/.dev  ## build the images, run tasks in containers (with a container engine, or as root on Debian, which gets one)
+test-images: .venv/.dev $(CLOUD)/.installed  ## build the images, boot nodes, run tasks in containers (with a container engine, or as root on Debian, which gets one)
 	@$(BIN)/python -m pytest -rs --timeout 900 $(or $(TESTS),tests/images)
 
 storm: .venv/.dev  ## run 100,000 tasks in a storm of faults and check every result (make storm STORM='--seed 7')

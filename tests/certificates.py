@@ -52,7 +52,7 @@ class Authority:
         """The TLS of a server that has these names, or addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([_alternative(name) for name in names])
-        certificate = self._signed(_name(names[0]), key, [(alternatives, False)])
+        certificate = self._signed(_name(names[0][:64]), key, [(alternatives, False)])
         file = self.path.with_name(f"{self.path.stem}-{names[0]}.pem")
         file.write_bytes(
             key.private_bytes(

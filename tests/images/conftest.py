@@ -54,6 +54,12 @@ def _busybox() -> bytes:
 
 
 @pytest.fixture(scope="session")
+def server_image(engine: Engine) -> str:
+    """The name of the image that the services run in."""
+    return build(engine, "server")
+
+
+@pytest.fixture(scope="session")
 def images(engine: Engine) -> dict[str, str]:
     """The names of the images of deploy/docker, by target."""
     return {target: build(engine, target) for target in TARGETS}

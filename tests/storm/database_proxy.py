@@ -52,11 +52,12 @@ class DatabaseProxy:
         self.refuse = False
         self.frozen = False  # whether new connections are silent, too
 
-    async def start(self) -> None:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def start(self, address: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen there, or on any free port."""
+        self._listener = await asyncio.start_server(self._serve, address, port)
         port = self._listener.sockets[0].getsockname()[1]
         plain = "?sslmode=disable" if self._tls is None else ""
-        self.url = f"postgresql://{self._credentials}@127.0.0.1:{port}{self._database}{plain}"
+        self.url = f"postgresql://{self._credentials}@{address}:{port}{self._database}{plain}"
 
     def stop(self) -> None:
         self._listener.close()
@@ -74,6 +75,11 @@ class DatabaseProxy:
             link.silence()
         return len(self.links)
 
+    async def greet(
+        self, reader: asyncio.StreamReader, service: asyncio.StreamWriter, server: asyncio.StreamWriter
+    ) -> None:
+        """What comes before everything is handed on: nothing here. Raises ConnectionRefusedError."""
+
     async def _serve(self, reader: asyncio.StreamReader, service: asyncio.StreamWriter) -> None:
         try:
             if self.refuse:
@@ -81,6 +87,7 @@ class DatabaseProxy:
             if self._tls is not None:
                 await _begin_tls(reader, service, self._tls)
             replies, server = await asyncio.open_unix_connection(self._socket)
+            await self.greet(reader, service, server)
         except (OSError, asyncio.IncompleteReadError):  # the server is down, or somebody will not speak with us
             service.transport.abort()
             return
