@@ -33,7 +33,7 @@ from services.worker.split.meter import Meter
 from services.worker.split.run import run_grid_split
 from services.worker.task.child_job import child_job, collect_job
 from services.worker.task.child_process import NotStarted
-from services.worker.task.containers import Containers
+from services.worker.task.containers import Containers, Work
 from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.hardware import Hardware
 from services.worker.task.inputs import fetch_input
@@ -312,14 +312,8 @@ class _Attempt:
         with self._log_held_down():
             try:
                 ended = await containers.run(
-                    self._task,
-                    self._stage,
-                    image_id,
-                    environment=environment,
-                    workspace=self.workspace,
-                    paths=paths,
-                    share=self._equipment.share,
-                    killed=killed,
+                    Work(self._task, self._stage, image_id, environment, self.workspace, paths, self._equipment.share),
+                    killed,
                 )
             finally:
                 self._measure(killed)

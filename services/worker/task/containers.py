@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,19 @@ _GIVEN = "NVIDIA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What an attempt brings to its container."""
+
+    task: ClaimedTask
+    stage: StageWork
+    image_id: str
+    environment: Mapping[str, str]
+    workspace: Workspace
+    paths: Paths
+    share: Share
+
+
+@dataclass(frozen=True, slots=True)
 class Containers:
     """A node's engine, its images, and the users that its containers run as."""
 
@@ -50,61 +63,39 @@ class Containers:
     environment: Mapping[str, str]  # what all of them get
     labels: Mapping[str, str]
 
-    async def run(
-        self,
-        task: ClaimedTask,
-        stage: StageWork,
-        image_id: str,
-        *,
-        environment: Mapping[str, str],
-        workspace: Workspace,
-        paths: Paths,
-        share: Share,
-        killed: dict[str, Any],
-    ) -> Ended:
+    async def run(self, work: Work, killed: dict[str, Any]) -> Ended:
         """Run the task's container. Raises what Engine.run does, but ImageGone, and what Images.get does."""
-        cell = await asyncio.to_thread(self.cells.make, View(), environment)
+        image, workspace = work.stage.spec.image or "", work.workspace
+        cell = await asyncio.to_thread(self.cells.make, View(), work.environment)
         try:
             with await beside_loop(_open_log, workspace.files, workspace.log) as log:
                 given = await asyncio.to_thread(cell.give, workspace.directory)
                 try:
+                    container = self._container(work, cell, given)
                     for _ in range(_TRIES):
-                        container = self._container(
-                            task, stage, image_id, environment, workspace, paths, share, cell, given
-                        )
                         try:
                             return await self.engine.run(container, log.fileno(), killed)
                         except ImageGone:
-                            image_id = await self.images.get(task.job_id, stage.spec.image or "")
-                    raise TaskError("image_unavailable", f"the image {stage.spec.image} is removed again and again")
+                            container = replace(container, image=await self.images.get(work.task.job_id, image))
+                    raise TaskError("image_unavailable", f"the image {image} is removed again and again")
                 finally:
                     await asyncio.shield(asyncio.to_thread(cell.take_back, given))
                     await beside_loop(_restore_log, workspace)
         finally:
             await asyncio.shield(asyncio.to_thread(cell.close))
 
-    def _container(
-        self,
-        task: ClaimedTask,
-        stage: StageWork,
-        image_id: str,
-        environment: Mapping[str, str],
-        workspace: Workspace,
-        paths: Paths,
-        share: Share,
-        cell: Cell,
-        given: Given,
-    ) -> Container:
+    def _container(self, work: Work, cell: Cell, given: Given) -> Container:
+        task, stage, workspace, share = work.task, work.stage, work.workspace, work.share
         spec, limits = stage.spec, self.cells.limits
-        entrypoint, command = image_arguments(spec, paths=paths, index=task.index, params=stage.params)
-        variables = {"HOME": str(workspace.tmp), **environment}
+        entrypoint, command = image_arguments(spec, paths=work.paths, index=task.index, params=stage.params)
+        variables = {"HOME": str(workspace.tmp), **work.environment}
         visible = variables.pop(_VISIBLE, None)
         gpus = _gpus(visible) if share.gpus is None else share.gpus
         if gpus is not None:
             variables[_GIVEN] = ",".join(gpus) or "void"
         return Container(
             name=f"piecework-{workspace.directory.parent.name}-{workspace.directory.name}",
-            image=image_id,
+            image=work.image_id,
             entrypoint=entrypoint,
             command=command,
             environment=variables,
@@ -112,7 +103,7 @@ class Containers:
             gid=os.getegid() if cell.uid is None else cell.uid,
             directory=workspace.work,
             writable=[given.inside],
-            readable=[paths.input, *paths.inputs.values()],
+            readable=[work.paths.input, *work.paths.inputs.values()],
             network=spec.network,
             gpus=gpus,
             limits=Limits(
