@@ -31,7 +31,7 @@ def _small(value: Any) -> Any:
 class _Raised(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    class_: str = Field(alias="class", max_length=1000, pattern=r"^[\w.<>]+:[\w.<>]+$")
+    class_: str = Field(alias="class", max_length=1000, pattern=r"^[^\x00]*$")
     traceback: str = Field(max_length=TRACEBACK_CHARACTERS_MAX)
     args: Annotated[list[Any] | None, AfterValidator(_small)] = None
 

@@ -91,6 +91,16 @@ async def test_an_exception_is_told_with_its_traceback_in_the_log(grid: InProces
     assert b"in fail" in await grid.get(attempt["log"])
 
 
+async def test_an_exception_is_told_whatever_its_class_is_called_and_its_args_are(
+    grid: InProcessGrid, code: Path
+) -> None:
+    (code / "work.py").write_text("def fail(item):\n    raise type('odd-error', (Exception,), {})(object(), '\\0')\n")
+    (task,) = await grid.run(await grid.submit({"function": "work:fail"}, items(1)))
+    assert task["error"]["type"] == "exception"
+    assert task["error"]["raised"].keys() == {"class", "traceback"}
+    assert task["error"]["raised"]["class"] == "work:odd-error"
+
+
 async def test_a_fan_out_yields_the_list_that_it_returns(grid: InProcessGrid, code: Path) -> None:
     (code / "work.py").write_text(CODE)
     job_id = await grid.submit({"function": "work:listed"}, items(3), fan_out=True)
