@@ -9,6 +9,7 @@ from functools import partial
 
 import aioboto3
 from botocore.exceptions import (
+    BotoCoreError,
     ClientError,
     EndpointConnectionError,
     NoCredentialsError,
@@ -39,20 +40,23 @@ def _parser() -> argparse.ArgumentParser:
     up = verbs.add_parser("up", help="make the grid, or bring it up to date, and its first pool")
     up.add_argument("--image", help="the image of the services; docs/aws.md says how to build it")
     up.add_argument("--version", help="the release that the image holds (that of this clone)")
-    up.add_argument("--egress", choices=("nat", "public"), help="how nodes reach the internet")
+    up.add_argument("--egress", choices=("nat", "public", "endpoints"), help="how nodes reach AWS (docs/aws.md)")
     up.add_argument("--budget", help="monthly budget in US dollars")
     up.add_argument("--email", help="who gets alarms")
     up.add_argument("--certificate", help="ARN of ACM's certificate of the API's name")
     up.add_argument("--name", help="the API's name, that of the certificate")
     up.add_argument("--types", help="instance types of the first pool, as in m7g.large,m6g.large")
-    up.add_argument("--max", type=int, default=10, help="nodes of the first pool at most (%(default)s)")
+    up.add_argument("--min", type=_count, default=0, help="nodes of the first pool at least (%(default)s)")
+    up.add_argument("--max", type=_count, default=10, help="nodes of the first pool at most (%(default)s)")
+    _waits(up)
     _settable(up, "grid.yaml; your own network: VpcId, NodeSubnets, DatabaseSubnets, PublicSubnets")
 
     pool = verbs.add_parser("pool", help="add a pool, or change it")
     pool.add_argument("pool")
     pool.add_argument("--types", help="instance types, as in m7g.xlarge,m6g.xlarge or c7g.*")
-    pool.add_argument("--min", type=int, help="nodes at least")
-    pool.add_argument("--max", type=int, help="nodes at most")
+    pool.add_argument("--min", type=_count, help="nodes at least")
+    pool.add_argument("--max", type=_count, help="nodes at most")
+    _waits(pool)
     pool.add_argument("--on-demand", metavar="PERCENT", help="how many percent are On-Demand")
     pool.add_argument("--price", type=float, help="US dollars an hour of a node (list price of its type)")
     pool.add_argument("--spot-price", type=float, help="the same of a Spot node, of which there is no list")
@@ -63,13 +67,14 @@ def _parser() -> argparse.ArgumentParser:
 
     roll = verbs.add_parser("roll", help="replace workers of other versions, as they drain")
     roll.add_argument("pool", nargs="?", default="default")
-    roll.add_argument("--at-once", type=int, default=2, help="how many drain at a time (%(default)s)")
+    roll.add_argument("--at-once", type=_count, default=2, help="how many drain at a time (%(default)s)")
+    _waits(roll)
     roll.add_argument(
         "--all", action="store_true", help="all that run now: after a change that is not of the version, such as disks"
     )
 
     tunnel = verbs.add_parser("tunnel", help="lead ports 8000 and 8001 of this machine to the API and the statistics")
-    tunnel.add_argument("--port", type=int, default=8000, help="the API's; that of the statistics is the next one")
+    tunnel.add_argument("--port", type=_port, default=8000, help="the API's; that of the statistics is the next one")
 
     verbs.add_parser("cost", help="what a month without jobs costs, and an hour of a node, by list prices")
     verbs.add_parser("status", help="show the stacks, their versions and nodes")
@@ -78,6 +83,24 @@ def _parser() -> argparse.ArgumentParser:
     destroy.add_argument("--pool", action="append", default=[], help="only this pool")
     destroy.add_argument("--yes", action="store_true", help="do not ask")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of nodes")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65534")
+    return int(text)
+
+
+def _waits(parser: argparse.ArgumentParser) -> None:
+    minutes = commands.NODE_SECONDS / 60
+    what = "how long new nodes may take to work (%(default)g)"
+    parser.add_argument("--wait", metavar="MINUTES", type=float, default=minutes, help=what)
 
 
 def _settable(parser: argparse.ArgumentParser, what: str) -> None:
@@ -120,7 +143,7 @@ async def _run(options: argparse.Namespace) -> None:
                 network = {"Egress": options.egress, "BudgetUsd": options.budget, "AlarmEmail": options.email}
                 types = {} if options.types is None else {"InstanceTypes": options.types}
                 given = {name: value for name, value in network.items() if value is not None}
-                await commands.up(cloud, given, grid, types, options.max)
+                await commands.up(cloud, given, grid, types, options.min, options.max, options.wait * 60)
             case "pool":
                 given = _parameters(
                     options,
@@ -132,9 +155,10 @@ async def _run(options: argparse.Namespace) -> None:
                 )
                 named = {"price_per_hour": options.price, "spot_price_per_hour": options.spot_price}
                 prices = {name: price for name, price in named.items() if price is not None}
-                await commands.make_pool(cloud, options.pool, given, options.min, options.max, prices)
+                least, most, node_seconds = options.min, options.max, options.wait * 60
+                await commands.make_pool(cloud, options.pool, given, least, most, prices, node_seconds)
             case "roll":
-                await commands.roll(cloud, options.pool, options.at_once, options.all)
+                await commands.roll(cloud, options.pool, options.at_once, options.all, options.wait * 60)
             case "tunnel":
                 outputs = await cloud.stacks.outputs(cloud.grid)
                 for number, service in enumerate(("api", "stats")):
@@ -156,8 +180,8 @@ def main() -> int:
     options = _parser().parse_args()
     if options.verb == "destroy" and not options.yes:
         what = f"the pools {', '.join(options.pool)}" if options.pool else f"the grid {options.grid} with all its pools"
-        if input(f"Delete {what}? Write its name ({options.grid}): ").strip() != options.grid:
-            print("nothing is deleted", file=sys.stderr)
+        if _ask(f"Delete {what}? Write its name ({options.grid}): ") != options.grid:
+            print("deploy: nothing is deleted", file=sys.stderr)
             return 1
     try:
         asyncio.run(_run(options))
@@ -173,6 +197,8 @@ def main() -> int:
         wrong = f"AWS can't be reached: {error}"
     except ClientError as error:
         wrong = _refusal(error)
+    except BotoCoreError as error:
+        wrong = f"the AWS library refuses: {' '.join(str(error).split())}"
     except KeyboardInterrupt:
         print("interrupted: repeat the command, and it goes on from where AWS is by then", file=sys.stderr)
         return 130
@@ -180,6 +206,15 @@ def main() -> int:
         return 0
     print(f"deploy: {wrong}", file=sys.stderr)
     return 1
+
+
+def _ask(question: str) -> str:
+    """The answer; none if nobody is there to give one."""
+    try:
+        return input(question).strip()
+    except EOFError:
+        print()
+        return ""
 
 
 def _refusal(error: ClientError) -> str:

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -23,17 +23,12 @@ async def api(session: Any, grid: Mapping[str, str]) -> AsyncIterator[httpx.Asyn
     if key is None:
         async with session.client("secretsmanager") as secrets:
             key = (await secrets.get_secret_value(SecretId=grid["BootstrapKey"]))["SecretString"]
-    url = os.environ.get("PIECEWORK_API_URL") or grid["ApiUrl"]
-    if url:
-        async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client:
-            yield client
-    else:
-        async with tunnel(session, grid, "api") as port:
-            base = f"http://127.0.0.1:{port}"
-            async with httpx.AsyncClient(
-                base_url=base, headers={"Authorization": f"Bearer {key}"}, timeout=30
-            ) as client:
-                yield client
+    async with AsyncExitStack() as stack:
+        url = os.environ.get("PIECEWORK_API_URL") or grid["ApiUrl"]
+        if not url:
+            url = f"http://127.0.0.1:{await stack.enter_async_context(tunnel(session, grid, 'api'))}"
+        headers = {"Authorization": f"Bearer {key}"}
+        yield await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers, timeout=30))
 
 
 async def call(client: httpx.AsyncClient, method: str, path: str, *, absent: Any = None, **body: Any) -> Any:
@@ -51,7 +46,10 @@ async def call(client: httpx.AsyncClient, method: str, path: str, *, absent: Any
     if answer.is_error:
         detail = answer.json().get("detail", "") if "json" in answer.headers.get("content-type", "") else answer.text
         raise DeployError(f"the API refuses {method} {path} ({answer.status_code}): {detail[:500]}")
-    return answer.json()
+    try:
+        return answer.json()
+    except ValueError:
+        raise DeployError(f"what answers at {client.base_url} is not the grid's API: {answer.text[:100]!r}") from None
 
 
 @asynccontextmanager

@@ -1,30 +1,38 @@
 """What an operator does with a grid on AWS. All of it is safe to repeat."""
 
 import asyncio
+import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
+import httpx
 from botocore.exceptions import ClientError
 
 from deploy.aws import access
 from deploy.aws.cost import monthly
 from deploy.aws.includes import HERE
 from deploy.aws.largest import largest_node
-from deploy.aws.stacks import DeployError, Say, Stacks
+from deploy.aws.nodes import await_nodes
+from deploy.aws.stacks import DeployError, Say, Stack, Stacks
 from deploy.aws.template import Template
 from services.engine.prices import list_prices
 
 _POOL_NEEDS = (
     *("Bucket", "Database", "DatabaseResource", "NodeSubnets", "PublicNodes", "WorkerSecurityGroup", "AlarmTopic"),
+    "KmsKeyArn",
 )
 _AMI = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-"
 _TYPES = {
     "arm64": "m7g.large,m6g.large,c7g.large,r7g.large",
     "x86_64": "m7i.large,m6i.large,m7a.large,c7i.large,r7i.large",
 }
+_FIRST_POOL = "default"
+_NODES_MAX = 10  # of a new pool, unless it is said
+NODE_SECONDS = 900.0  # how long new nodes may take until they work
 _INSTANCES_PER_CALL = 50  # of SetInstanceProtection
 
 
@@ -32,6 +40,9 @@ class Cloud:
     """The account and region that the command works on."""
 
     def __init__(self, session: Any, cloudformation: Any, grid: str, say: Say, pause_seconds: float = 3.0) -> None:
+        """Raises DeployError if the name could be that of another grid's stack."""
+        if re.search(r"-(pool-.*|pool|network)$", grid):
+            raise DeployError(f"--grid {grid}: stacks of pools are named so; take a name without -pool or -network")
         self.session = session
         self.stacks = Stacks(cloudformation, say, pause_seconds)
         self.grid = grid
@@ -69,14 +80,21 @@ def architecture(types: str) -> str:
 
 
 async def up(
-    cloud: Cloud, network: Mapping[str, str], grid: Mapping[str, str], pool: Mapping[str, str], most: int
+    cloud: Cloud,
+    network: Mapping[str, str],
+    grid: Mapping[str, str],
+    pool: Mapping[str, str],
+    least: int,
+    most: int,
+    node_seconds: float = NODE_SECONDS,
 ) -> None:
-    """The network, unless one is given, the grid and its first pool."""
+    """The network, unless one is given, the grid and its first pool, whose least nodes then work."""
     async with cloud.session.client("sts") as sts:
         account = (await sts.get_caller_identity())["Account"]
     cloud.say(f"Grid {cloud.grid} in account {account}, region {cloud.session.region_name}")
     grid = dict(grid)
     known = await cloud.stacks.find(cloud.grid)
+    _check_key(cloud, known, grid)
     if "VpcId" not in grid and (known is None or await cloud.stacks.find(cloud.network) is not None):
         made = await cloud.stacks.make(cloud.network, "network", {"Grid": cloud.grid, **network})
         grid |= {name: made[name] for name in ("VpcId", "NodeSubnets", "PublicNodes", "PublicSubnets")}
@@ -86,11 +104,45 @@ async def up(
     if known is None and "ImageUri" not in grid:
         raise DeployError("the grid is new: name its image (--image), which docs/aws.md says how to build")
     outputs = await cloud.stacks.make(cloud.grid, "grid", {"Grid": cloud.grid, **grid})
-    if not await cloud.pools():
+    if await _needs_first_pool(cloud, outputs):
         control = architecture(grid.get("ControlInstanceType", "t4g.small"))
         alike: dict[str, str] = {name: grid[name] for name in ("Version", "ImageUri", "AmiParameter") if name in grid}
-        await make_pool(cloud, "default", {"InstanceTypes": _TYPES[control], **alike, **pool}, 0, most)
+        given = {"InstanceTypes": _TYPES[control], **alike, **pool}
+        await make_pool(cloud, _FIRST_POOL, given, least, most, node_seconds=node_seconds)
     cloud.say(ending(outputs, await idle_dollars(cloud)))
+
+
+def _check_key(cloud: Cloud, known: Stack | None, grid: Mapping[str, str]) -> None:
+    """Raises DeployError where CloudFormation would put an empty database in the place of the one that is there."""
+    if known is None or "KmsKeyArn" not in grid or "SnapshotId" in grid:
+        return
+    before = _given(known).get("KmsKeyArn", "")
+    if before != grid["KmsKeyArn"]:
+        raise DeployError(
+            f"the grid {cloud.grid} was made with {before or 'keys of AWS'}, which its database keeps: for others, "
+            "restore it from a snapshot (docs/aws.md)"
+        )
+
+
+async def _needs_first_pool(cloud: Cloud, outputs: Mapping[str, str]) -> bool:
+    """Whether the grid has no pool, or the first one is not registered, since the command ended before it was."""
+    pools = await cloud.pools()
+    if pools != [_FIRST_POOL]:
+        return not pools
+    async with access.api(cloud.session, outputs) as api:
+        return not await access.call(api, "GET", f"/v1/pools/{_FIRST_POOL}", absent={})
+
+
+def _given(stack: Stack) -> dict[str, str]:
+    """The parameters that a stack has."""
+    return {each["ParameterKey"]: each.get("ParameterValue", "") for each in stack.get("Parameters", [])}
+
+
+def _deployed(template: str, stack: Stack) -> Template:
+    """The template of this clone with a stack's parameters; those of another release may have others."""
+    path = HERE / f"{template}.yaml"
+    known = Template(path).parameters
+    return Template(path, {name: value for name, value in _given(stack).items() if name in known})
 
 
 def _release(parameters: Mapping[str, str]) -> dict[str, str]:
@@ -102,10 +154,7 @@ async def templates(cloud: Cloud) -> tuple[Template | None, Template, list[Templ
 
     async def deployed(template: str, stack: str) -> Template | None:
         found = await cloud.stacks.find(stack)
-        if found is None:
-            return None
-        given = {each["ParameterKey"]: each.get("ParameterValue", "") for each in found.get("Parameters", [])}
-        return Template(HERE / f"{template}.yaml", given)
+        return None if found is None else _deployed(template, found)
 
     grid = await deployed("grid", cloud.grid)
     if grid is None:
@@ -143,24 +192,28 @@ async def make_pool(
     least: int | None,
     most: int | None,
     prices: Mapping[str, float] = MappingProxyType({}),
+    node_seconds: float = NODE_SECONDS,
 ) -> dict[str, str]:
-    """The pool's stack and its row; its capacity is set if it is given, or the pool is new.
+    """The pool's stack and its row; its capacity is set if it is given, or the pool is new. `least` nodes then work.
 
     `prices` are `price_per_hour` and `spot_price_per_hour`; the row keeps those that are not given.
     """
     grid = await cloud.stacks.outputs(cloud.grid)
+    if lacking := [name for name in _POOL_NEEDS if name not in grid]:
+        raise DeployError(f"the stack {cloud.grid} is of an older release, and has no {lacking[0]}: run `up` first")
     given = dict(given)
     if "InstanceTypes" in given and "AmiParameter" not in given:
         given["AmiParameter"] = _AMI + architecture(given["InstanceTypes"])
-    new = await cloud.stacks.find(cloud.stack_of(pool)) is None
-    if new:
+    known = await cloud.stacks.find(cloud.stack_of(pool))
+    if known is None:
         control = await cloud.stacks.find(cloud.grid)
         assert control is not None
-        parameters = {each["ParameterKey"]: each.get("ParameterValue", "") for each in control["Parameters"]}
-        given = _release(parameters) | given
-        most = most or 10
-    if most is not None and most > int(given.get("MaxNodes", 100)):
-        given["MaxNodes"] = str(most)
+        given = _release(_given(control)) | given
+        most = max(_NODES_MAX, least or 0) if most is None else most
+    if most is not None and (least or 0) > most:
+        raise DeployError(f"--min {least} is more than --max {most}")
+    if (most or least or 0) > _ceiling(given if known is None else _given(known) | given):
+        given["MaxNodes"] = str(most or least)
     made = await cloud.stacks.make(
         cloud.stack_of(pool),
         "pool",
@@ -168,7 +221,7 @@ async def make_pool(
     )
     largest = await _largest_node(cloud, pool)
     async with access.api(cloud.session, grid) as api:
-        before = {} if new else await access.call(api, "GET", f"/v1/pools/{pool}", absent={})
+        before = {} if known is None else await access.call(api, "GET", f"/v1/pools/{pool}", absent={})
         kept = {name: before.get(name) for name in ("price_per_hour", "spot_price_per_hour")}
         await access.call(
             api,
@@ -181,17 +234,46 @@ async def make_pool(
             group_name=made["GroupName"],
             slots=int(made["Slots"]),
         )
-        if most is not None:
-            await access.call(api, "PUT", f"/v1/pools/{pool}/capacity", min=least or 0, max=most)
-    cloud.say(f"Pool {pool} is registered" + (f": {least or 0} to {most} nodes" if most is not None else ""))
+        if least is None and most is None and before:
+            cloud.say(f"Pool {pool} is registered")
+            return made
+        if most is None:
+            most = max(before.get("capacity_max", _NODES_MAX), least or 0)
+        if least is None:
+            least = min(before.get("capacity_min", 0), most)
+        await access.call(api, "PUT", f"/v1/pools/{pool}/capacity", min=least, max=most)
+        cloud.say(f"Pool {pool} is registered: {least} to {most} nodes")
+        if least:
+            await _await_nodes(cloud, api, pool, made["GroupName"], node_seconds, least)
     return made
+
+
+def _ceiling(pool: Mapping[str, str]) -> float:
+    """MaxNodes of the pool's stack; what is not a number, CloudFormation refuses."""
+    given = (Template(HERE / "pool.yaml").parameters | dict(pool))["MaxNodes"]
+    return int(given) if given.isdecimal() else math.inf
+
+
+async def _await_nodes(
+    cloud: Cloud, api: httpx.AsyncClient, pool: str, group: str, node_seconds: float, least: int = 0
+) -> None:
+    async with cloud.session.client("autoscaling") as autoscaling:
+        await await_nodes(
+            autoscaling,
+            api,
+            pool,
+            group,
+            least=least,
+            patience_seconds=node_seconds,
+            pause_seconds=cloud.pause_seconds,
+            say=cloud.say,
+        )
 
 
 async def _largest_node(cloud: Cloud, pool: str) -> dict[str, Any] | None:
     found = await cloud.stacks.find(cloud.stack_of(pool))
     assert found is not None
-    deployed = {each["ParameterKey"]: each.get("ParameterValue", "") for each in found.get("Parameters", [])}
-    parameters = Template(HERE / "pool.yaml", deployed).parameters
+    parameters = _deployed("pool", found).parameters
     async with cloud.session.client("ec2") as ec2:
         largest = await largest_node(ec2, parameters)
     if largest is None:
@@ -199,12 +281,16 @@ async def _largest_node(cloud: Cloud, pool: str) -> dict[str, Any] | None:
     return largest
 
 
-async def roll(cloud: Cloud, pool: str, at_once: int, everyone: bool = False) -> None:
+async def roll(
+    cloud: Cloud, pool: str, at_once: int, everyone: bool = False, node_seconds: float = NODE_SECONDS
+) -> None:
     """Drain the pool's workers of other versions, or all that run now, some at a time; tasks that run end first.
 
-    Each ends its instance without making the group smaller, so that the group launches one of the new template.
+    Each ends its instance without making the group smaller, so that the group launches one of the new template. Ends
+    when these work; raises DeployError if they do not within `node_seconds` after the last one has drained.
     """
-    wanted = (await cloud.stacks.outputs(cloud.stack_of(pool)))["Version"]
+    made = await cloud.stacks.outputs(cloud.stack_of(pool))
+    wanted = made["Version"]
     grid = await cloud.stacks.outputs(cloud.grid)
     which = {"started_before": datetime.now(UTC).isoformat()} if everyone else {"release_not": wanted}
     told = None
@@ -220,6 +306,7 @@ async def roll(cloud: Cloud, pool: str, at_once: int, everyone: bool = False) ->
                 cloud.say(f"{pool}: {now[0]} workers drain, {now[1]} are to follow")
                 told = now
             await asyncio.sleep(cloud.pause_seconds)
+        await _await_nodes(cloud, api, pool, made["GroupName"], node_seconds)
     cloud.say(f"{pool}: all older workers are gone" if everyone else f"{pool}: all workers are of version {wanted}")
 
 
@@ -251,19 +338,20 @@ async def destroy(cloud: Cloud, pools: Sequence[str] = ()) -> None:
     grid = await cloud.stacks.find(cloud.grid)
     outputs = {} if grid is None else {each["OutputKey"]: each["OutputValue"] for each in grid.get("Outputs", [])}
     if "DatabaseId" in outputs:
-        async with cloud.session.client("rds") as rds:
-            with suppress(rds.exceptions.DBInstanceNotFoundFault):
-                await rds.modify_db_instance(
-                    DBInstanceIdentifier=outputs["DatabaseId"], DeletionProtection=False, ApplyImmediately=True
-                )
-    await cloud.stacks.delete(cloud.grid)
-    await cloud.stacks.delete(cloud.network)
-    if "Bucket" in outputs:
-        cloud.say(
-            f"What stays, and costs by the gigabyte: the bucket {outputs['Bucket']}, and the database's last snapshot"
-        )
-    else:
-        cloud.say(f"There is no grid {cloud.grid}")
+        await _unprotect_database(cloud, outputs["DatabaseId"])
+    gone = [await cloud.stacks.delete(name) for name in (cloud.grid, cloud.network)]
+    if not any(gone):
+        cloud.say(f"There is no grid {cloud.grid} in this account and region")
+        return
+    bucket = outputs.get("Bucket", f"whose name begins with {cloud.grid}-bucket-")
+    cloud.say(f"What stays, and costs by the gigabyte: the bucket {bucket}, and the database's last snapshot")
+
+
+async def _unprotect_database(cloud: Cloud, name: str) -> None:
+    """Let the stack's deletion delete it; it may be gone, or being deleted, by a command that was interrupted."""
+    async with cloud.session.client("rds") as rds:
+        with suppress(rds.exceptions.DBInstanceNotFoundFault, rds.exceptions.InvalidDBInstanceStateFault):
+            await rds.modify_db_instance(DBInstanceIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
 
 
 async def _release_nodes(cloud: Cloud, pool: str) -> None:

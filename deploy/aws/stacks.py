@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -11,8 +11,16 @@ from botocore.exceptions import ClientError
 from deploy.aws.includes import HERE
 
 Say = Callable[[str], None]
+Stack = dict[str, Any]  # as CloudFormation describes it
 
 _PAUSE_SECONDS = 3.0
+# States that no update leads out of: what has happened, and the command of the AWS CLI that does.
+_STUCK = {
+    **dict.fromkeys(("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED"), ("did not come up", "delete-stack")),
+    "UPDATE_ROLLBACK_FAILED": ("could not go back from a change", "continue-update-rollback"),
+    "DELETE_FAILED": ("was not deleted as a whole", "delete-stack"),
+}
+_BEGINNINGS = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS")
 _QUOTA = ("limit", "quota", "maximum number", "vcpu", "too many")
 
 
@@ -34,7 +42,7 @@ class Stacks:
         self._say = say
         self._pause = pause_seconds
 
-    async def find(self, name: str) -> dict[str, Any] | None:
+    async def find(self, name: str) -> Stack | None:
         """The stack as AWS describes it; None if there is none."""
         try:
             answer = await self._client.describe_stacks(StackName=name)
@@ -42,7 +50,7 @@ class Stacks:
             if "does not exist" in str(error):
                 return None
             raise
-        stack: dict[str, Any] = answer["Stacks"][0]
+        stack: Stack = answer["Stacks"][0]
         return None if stack["StackStatus"] == "DELETE_COMPLETE" else stack
 
     async def outputs(self, name: str) -> dict[str, str]:
@@ -52,7 +60,9 @@ class Stacks:
             raise DeployError(
                 f"there is no stack {name} in this account and region: `python -m deploy.aws up` makes it"
             )
-        return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+        if not stack.get("Outputs"):
+            raise DeployError(f"the stack {name} is in {stack['StackStatus']}, without outputs: it did not come up yet")
+        return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
     async def names(self, prefix: str) -> list[str]:
         """Stacks whose names begin so, oldest first."""
@@ -100,16 +110,17 @@ class Stacks:
                 await self._follow(answer["StackId"], name)
         return await self.outputs(name)
 
-    async def delete(self, name: str) -> None:
-        """Delete the stack, if it is there, and wait until it is gone."""
+    async def delete(self, name: str) -> bool:
+        """Delete the stack, and wait until it is gone; returns whether it was there."""
         stack = await self.find(name)
         if stack is None:
-            return
+            return False
         self._say(f"{name}: delete")
         await self._client.delete_stack(StackName=name)
         await self._follow(stack["StackId"], name)
+        return True
 
-    async def _settled(self, name: str) -> dict[str, Any] | None:
+    async def _settled(self, name: str) -> Stack | None:
         """The stack, once nothing is going on with it."""
         stack = await self.find(name)
         if stack is None:
@@ -118,11 +129,12 @@ class Stacks:
             self._say(f"{name}: wait for what is going on ({stack['StackStatus']})")
             await self._follow(stack["StackId"], name)
             stack = await self.find(name)
-        if stack is not None and stack["StackStatus"] in ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED"):
-            why = await self._first_failure(stack["StackId"])
+        if stack is not None and stack["StackStatus"] in _STUCK:
+            what, way_out = _STUCK[stack["StackStatus"]]
+            why = await self._first_failure(stack["StackId"], name)
             raise DeployError(
-                f"the stack {name} is in {stack['StackStatus']}: it did not come up ({why}); fix that, delete the "
-                f"stack (aws cloudformation delete-stack --stack-name {name}), and repeat"
+                f"the stack {name} is in {stack['StackStatus']}: it {what} ({why}); fix that, run `aws cloudformation "
+                f"{way_out} --stack-name {name}`, and repeat"
             )
         return stack
 
@@ -142,17 +154,26 @@ class Stacks:
                 break
             await asyncio.sleep(self._pause)
         if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE", "DELETE_COMPLETE"):
-            raise DeployError(f"the stack {name} ended in {status}: {await self._first_failure(stack_id)}")
+            raise DeployError(f"the stack {name} ended in {status}: {await self._first_failure(stack_id, name)}")
         self._say(f"{name}: {status} after {datetime.now().timestamp() - started:.0f} s")
 
-    async def _first_failure(self, stack_id: str) -> str:
-        answer = await self._client.describe_stack_events(StackName=stack_id)
-        failures = [event for event in answer["StackEvents"] if event["ResourceStatus"].endswith("_FAILED")]
-        if not failures:
+    async def _first_failure(self, stack_id: str, name: str) -> str:
+        """Of what was done with the stack last."""
+        first = None
+        async for event in self._events(stack_id):  # the newest comes first
+            if event["ResourceStatus"].endswith("_FAILED"):
+                first = event
+            elif event["LogicalResourceId"] == name and event["ResourceStatus"] in _BEGINNINGS:
+                break
+        if first is None:
             return "CloudFormation says no reason"
-        first = failures[-1]  # the newest comes first
         reason = str(first.get("ResourceStatusReason", "no reason is given"))
         hint = ""
         if any(word in reason.lower() for word in _QUOTA):
             hint = "; it may be a quota: ask for more in Service Quotas"
         return f"{first['LogicalResourceId']}: {reason}{hint}"
+
+    async def _events(self, stack_id: str) -> AsyncIterator[dict[str, Any]]:
+        async for page in self._client.get_paginator("describe_stack_events").paginate(StackName=stack_id):
+            for event in page["StackEvents"]:
+                yield event

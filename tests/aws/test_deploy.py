@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from unittest.mock import AsyncMock
-from uuid import UUID
+from unittest.mock import AsyncMock, MagicMock
+from uuid import UUID, uuid4
 
 import aioboto3
 import httpx
@@ -19,17 +20,19 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from deploy.aws.__main__ import _refusal
-from deploy.aws.commands import Cloud, architecture, roll
+from deploy.aws.commands import Cloud, _unprotect_database, architecture, roll
 from deploy.aws.largest import largest_node
 from deploy.aws.stacks import DeployError, Stacks
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.process import ROOT
 from services.engine.pools import register_pool
 from services.engine.workers import register_worker, stop_worker
+from services.platform.aws import Aws
 from services.platform.database import connect_database, new_id
 from services.platform.version import VERSION
 from tests.aws.conftest import client_of
-from tests.conftest import free_port
+from tests.conftest import OpenClients, free_port
+from tests.groups import create_group
 
 IMAGE = "000000000000.dkr.ecr.us-east-1.amazonaws.com/piecework:0.2.0"
 KEY = "key-of-the-tests"
@@ -72,6 +75,7 @@ def deploy(url: str, *arguments: str, **environment: str) -> subprocess.Complete
         [sys.executable, "-m", "deploy.aws", *arguments],
         cwd=ROOT,
         env=os.environ | {"AWS_ENDPOINT_URL": url, "PIECEWORK_DEPLOY_PAUSE_SECONDS": "0.1"} | environment,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=300,
@@ -147,6 +151,13 @@ async def test_a_grid_comes_up_changes_gets_a_pool_and_goes_but_for_its_data(
     ]
     assert (group["MinSize"], group["MaxSize"], group["DesiredCapacity"]) == (0, 250, 0)
 
+    least = deploy(url, "--grid", "trial", "pool", "large", "--min", "1", "--wait", "0.001", **reached)
+    assert least.returncode == 1 and "0 of 1 nodes of large work; without a working worker: i-" in least.stderr
+    assert (pool_row(api_url, "large")["capacity_min"], pool_row(api_url, "large")["capacity_max"]) == (1, 250)
+    none = deploy(url, "--grid", "trial", "pool", "large", "--min", "0", **reached)
+    assert none.returncode == 0, none.stderr
+    client("autoscaling").set_desired_capacity(AutoScalingGroupName="trial-large", DesiredCapacity=0)
+
     cost = deploy(url, "--grid", "trial", "cost")
     assert "db.t4g.small" in cost.stdout and "c7i.4xlarge" in cost.stdout, cost.stderr
     assert "US dollars a month without jobs" in up.stdout
@@ -212,40 +223,65 @@ def test_a_stack_that_was_rolled_back_is_told_with_its_reason(whole_ministack: E
     assert deploy(whole_ministack.url, "--grid", "broken", "destroy", "--yes").returncode == 0
 
 
+async def launch(aws: Aws, group: str, count: int) -> list[str]:
+    """The instances of a new group."""
+    await create_group(aws, group, maximum=count, desired=count)
+    [made] = (await aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[group]))["AutoScalingGroups"]
+    return [each["InstanceId"] for each in made["Instances"]]
+
+
+def cloud_of(emulator: Emulator, group: str, api_url: str, monkeypatch: pytest.MonkeyPatch, say: Any) -> Cloud:
+    """What `roll` works on, with a pool that has this group and the API's release."""
+    cloud = Cloud(aioboto3.Session(), None, "trial", say, 0)
+    outputs = {"Version": VERSION, "ApiUrl": "", "GroupName": group}
+    monkeypatch.setattr(cloud.stacks, "outputs", AsyncMock(return_value=outputs))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
+    monkeypatch.setenv("PIECEWORK_API_URL", api_url)
+    monkeypatch.setenv("PIECEWORK_API_KEY", KEY)
+    return cloud
+
+
 @pytest.mark.parametrize("everyone", [False, True], ids=["other-releases", "all"])
 async def test_workers_are_replaced_some_at_a_time(
-    own_database_url: str, api_url: str, monkeypatch: pytest.MonkeyPatch, everyone: bool
+    whole_ministack: Emulator,
+    clients: OpenClients,
+    own_database_url: str,
+    api_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    everyone: bool,
 ) -> None:
     """Each is gone as soon as it drains, as an idle one is, and the group launches one of the pool's release."""
     database = await connect_database(own_database_url)
     await register_pool(database, "large", queue_url="q", dead_letter_url="d", group_name=None, slots=2)
 
-    async def start() -> UUID:
+    group = f"roll-{uuid4().hex[:8]}"
+    instances = await launch(await clients(whole_ministack), group, 4)
+
+    async def start(instance: str) -> UUID:
         worker_id = new_id()
         await register_worker(
-            database, worker_id=worker_id, pool="large", hostname="h", instance_id=None, pid=1, slots=2
+            database, worker_id=worker_id, pool="large", hostname="h", instance_id=instance, pid=1, slots=2
         )
         return worker_id
 
-    ids = [await start() for _ in range(4)]
+    ids = [await start(instance) for instance in instances]
     await database.execute("UPDATE workers SET release = '0.1.9' WHERE worker_id = ANY($1)", ids[:3])
     most = 0
 
     async def pause(_: float) -> None:
         nonlocal most
-        draining = await database.fetch("SELECT worker_id, replace_instance FROM workers WHERE state = 'draining'")
+        draining = await database.fetch(
+            "SELECT worker_id, instance_id, replace_instance FROM workers WHERE state = 'draining'"
+        )
         most = max(most, len(draining))
         for row in draining:
             assert row["replace_instance"]
             await stop_worker(database, row["worker_id"])
-            await start()
+            await start(row["instance_id"])
 
     said: list[str] = []
-    cloud = Cloud(None, None, "trial", said.append, 0)
-    monkeypatch.setattr(cloud.stacks, "outputs", AsyncMock(return_value={"Version": VERSION, "ApiUrl": ""}))
+    cloud = cloud_of(whole_ministack, group, api_url, monkeypatch, said.append)
     monkeypatch.setattr("deploy.aws.commands.asyncio.sleep", pause)
-    monkeypatch.setenv("PIECEWORK_API_URL", api_url)
-    monkeypatch.setenv("PIECEWORK_API_KEY", KEY)
 
     await roll(cloud, "large", 2, everyone)
 
@@ -267,6 +303,8 @@ async def test_workers_are_replaced_some_at_a_time(
         (["--grid", "none", "pool", "large"], {}, "there is no stack none"),
         (["--grid", "none", "roll"], {}, "there is no stack none-pool-default"),
         (["pool", "large", "--set", "Types"], {}, "write NAME=VALUE"),
+        (["--grid", "my-pool-x", "status"], {}, "take a name without -pool or -network"),
+        (["--region", "no where", "status"], {}, "the AWS library refuses"),
         (["--grid", "new", "up", "--set=VpcId=vpc-1"], {}, "the grid is new: name its image"),
     ],
 )
@@ -300,6 +338,54 @@ async def test_what_aws_refuses_is_said_with_the_way_out(code: str, message: str
                 await Stacks(client, print).make("piecework", "pool", {})
 
     assert says in _refusal(raised.value)
+
+
+async def test_a_database_that_is_being_deleted_needs_no_more_than_that() -> None:
+    """As where `destroy` was interrupted, and is repeated."""
+    async with aioboto3.Session(**CREDENTIALS).client("rds") as rds:
+        session = MagicMock()
+        session.client.return_value.__aenter__ = AsyncMock(return_value=rds)
+        with Stubber(rds) as stub:
+            for code in ("InvalidDBInstanceState", "DBInstanceNotFound"):
+                stub.add_client_error("modify_db_instance", code)
+                await _unprotect_database(Cloud(session, None, "trial", print), "trial-database")
+            stub.add_client_error("modify_db_instance", "AccessDenied")
+            with pytest.raises(ClientError, match="AccessDenied"):
+                await _unprotect_database(Cloud(session, None, "trial", print), "trial-database")
+
+
+async def test_the_reason_is_that_of_what_was_done_last() -> None:
+    begun = ("grid", "UPDATE_IN_PROGRESS", "")
+    events = [("Queue", "UPDATE_FAILED", "no more queues"), begun, ("Role", "UPDATE_FAILED", "a year ago"), begun]
+    told = [
+        {
+            "StackId": "s", "EventId": "e", "StackName": "grid", "Timestamp": datetime.now(UTC),
+            "LogicalResourceId": name, "ResourceStatus": status, "ResourceStatusReason": why,
+        }
+        for name, status, why in events
+    ]  # fmt: skip
+    async with aioboto3.Session(**CREDENTIALS).client("cloudformation") as client:
+        with Stubber(client) as stub:
+            stub.add_response("describe_stack_events", {"StackEvents": told})
+            assert await Stacks(client, print)._first_failure("s", "grid") == "Queue: no more queues"
+
+
+def test_nothing_is_deleted_if_nobody_says_so(whole_ministack: Emulator) -> None:
+    asked = deploy(whole_ministack.url, "destroy")
+    assert (asked.returncode, asked.stderr) == (1, "deploy: nothing is deleted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["pool", "x", "--max", "many"], "'many' is not a number of nodes"),
+        (["tunnel", "--port", "70000"], "'70000' is not a port"),
+        (["up", "--egress", "proxy"], "invalid choice: 'proxy'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(arguments: list[str], says: str) -> None:
+    done = deploy("http://127.0.0.1:9", *arguments)
+    assert done.returncode == 2 and says in done.stderr.splitlines()[-1]
 
 
 def play_aws(tmp_path: Path, port: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import AsyncMock
 from uuid import uuid4
 
+import aioboto3
 import pytest
 
 from deploy.aws.commands import Cloud, roll
@@ -95,8 +96,10 @@ async def test_busy_nodes_are_replaced_and_their_job_is_right(
 
             await until(busy, seconds_max=60)
             await database.execute("UPDATE workers SET release = '0.1.9'")
-            cloud = Cloud(None, None, name, print, 0.2)
-            monkeypatch.setattr(cloud.stacks, "outputs", AsyncMock(return_value={"Version": VERSION, "ApiUrl": ""}))
+            cloud = Cloud(aioboto3.Session(), None, name, print, 0.2)
+            outputs = {"Version": VERSION, "ApiUrl": "", "GroupName": name}
+            monkeypatch.setattr(cloud.stacks, "outputs", AsyncMock(return_value=outputs))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", ministack.url)
             monkeypatch.setenv("PIECEWORK_API_URL", url)
             monkeypatch.setenv("PIECEWORK_API_KEY", KEY)
             with Client(api_url=url, api_key=KEY) as client:
@@ -115,11 +118,16 @@ async def test_busy_nodes_are_replaced_and_their_job_is_right(
 
             await until(draining)
             gate.open()
-            await asyncio.wait_for(rolling, 60)
-            new = await instances()
-            assert len(new) == 2 and not set(new) & set(old), "the group has launched what has drained"
+
+            async def replaced() -> list[str]:
+                found = await instances()
+                return found if len(found) == 2 and not set(found) & set(old) else []
+
+            new = await until(replaced, seconds_max=60)
+            assert not rolling.done(), "the new nodes do not work yet"
             for instance in new:
                 grid.start_worker(instance_id=instance, slots=1, isolation="process")
+            await asyncio.wait_for(rolling, 60)
 
             async def ended() -> Any:
                 state = await database.fetchval("SELECT state FROM jobs WHERE job_id = $1", job_id)
