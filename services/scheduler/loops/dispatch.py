@@ -14,7 +14,7 @@ as its workers can hold of them at once. So what fits nowhere is not queued, and
 import heapq
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +117,7 @@ class Candidate:
     believed: bool = False  # nothing of the stage is measured: task_seconds is that of its processor's last jobs
     due_seconds: float = 0.0  # for which its tasks must have been due in the pools before
     shared: bool = False  # by several pools
+    rivals: int = 1  # stages of its priority that have ready tasks, itself among them
     granted: int = 0
 
     @property
@@ -137,11 +138,14 @@ class Candidate:
         return UNMEASURED_SECONDS if self.task_seconds is None else max(self.task_seconds, TASK_SECONDS_MIN)
 
     def bundle_tasks(self, settings: Settings, slots: int) -> int:
-        """How many tasks the next bundle gets."""
+        """How many tasks the next bundle gets: its last ones are spread over its part of the slots.
+
+        If many stages share these, each bundle has more tasks: a slot that turns to another job needs another child.
+        """
         if self.task_seconds is None or self.running_max is not None:
             return 1  # those of a bundle run one after the other
         aimed = int(settings.bundle_seconds / self.expected_seconds)
-        fair_rest = math.ceil(self.ready / (2 * slots))
+        fair_rest = math.ceil(self.ready * self.rivals / (2 * slots))
         most = settings.bundle_tasks_max
         return max(1, min(aimed, fair_rest, most, FIRST_BUNDLE_TASKS_MAX if self.believed else most))
 
@@ -254,6 +258,9 @@ def _windows(pool: Record, stages: Sequence[Row], nodes: Mapping[Node, int], set
         ):  # as many as any window has
             continue
         candidates = [_candidate(row, slots) for row in rows]
+        rivals = Counter(candidate.priority for candidate in candidates if candidate.ready)
+        for candidate in candidates:
+            candidate.rivals = rivals[candidate.priority]
         if any(candidate.ready for candidate in candidates):
             bundles = window_bundles(candidates, sum(row["running"] for row in rows), slots, settings)
             yield Window(needs, slots, candidates, bundles)

@@ -26,9 +26,9 @@ async def submit(play: Play, tasks: int, **changes: Any) -> UUID:
     return job_id
 
 
-async def measure(play: Play, job_id: UUID, seconds: float) -> None:
+async def measure(play: Play, job_id: UUID, seconds: float, worker_id: UUID | None = None) -> None:
     """One task ends, after this many seconds: the stage's task time is known."""
-    worker_id = await play.register()
+    worker_id = worker_id or await play.register()
     [task] = await play.run(worker_id, job_id, tasks=1)
     report = finished(task)
     report.run_seconds = seconds
@@ -152,6 +152,19 @@ async def test_bundles_follow_the_measured_time_and_shrink_towards_the_end(conte
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < 5
     await assert_invariants(play.database, job_id)
+
+
+async def test_small_jobs_that_share_the_slots_are_not_cut_into_single_tasks(context: Context, play: Play) -> None:
+    """A slot that turns to another job needs another child."""
+    worker_id = await play.register()
+    for _ in range(WINDOW):
+        await measure(play, await submit(play, 8), 0.001, worker_id)
+    await dispatch.step(context)
+
+    messages = await offered(play)
+
+    assert {message.count for message in messages} == {7}  # and one has ended
+    assert len({message.job_id for message in messages}) == WINDOW
 
 
 async def test_the_higher_priority_is_queued_first_and_leaves_the_rest(context: Context, play: Play) -> None:

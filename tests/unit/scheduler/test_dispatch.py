@@ -1,6 +1,7 @@
 """Who gets the next bundle, and how large it is."""
 
 from collections import deque
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -46,6 +47,12 @@ def test_a_bundle_is_a_second_of_work_and_shrinks_towards_the_end(
     ready: int, task_seconds: float | None, tasks: int
 ) -> None:
     assert candidate(ready=ready, task_seconds=task_seconds).bundle_tasks(SETTINGS, SLOTS) == tasks
+
+
+@pytest.mark.parametrize(("rivals", "tasks"), [(1, 10), (2, 20), (8, 80), (100, 80)])
+def test_the_fewer_slots_are_a_stages_part_the_larger_are_its_last_bundles(rivals: int, tasks: int) -> None:
+    stage = replace(candidate(ready=80, task_seconds=0.01), rivals=rivals)
+    assert min(stage.ready, stage.bundle_tasks(SETTINGS, SLOTS)) == tasks
 
 
 @pytest.mark.parametrize(
