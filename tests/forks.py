@@ -4,6 +4,7 @@ They begin within a twentieth of a second. A start of Python and the imports tak
 most jobs of the tests.
 """
 
+import asyncio
 import multiprocessing
 import os
 import runpy
@@ -43,6 +44,16 @@ class Fork:
         if (code := self.poll()) is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         return code
+
+    async def ended(self) -> int:
+        """Wait for its end, as `wait` would."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._process.sentinel, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._process.sentinel)
+        return self.wait()
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

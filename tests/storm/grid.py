@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
-from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,12 +12,12 @@ from typing import Any, TypeVar
 
 from deploy.local.emulator import AWS_ENVIRONMENT, Emulator
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.process import spawn, stop
 from services.engine.migrate import migrate
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import UNAVAILABLE, Connection, Database, connect_database
 from services.platform.settings import Settings
 from tests.conftest import free_port
+from tests.forks import Fork
 from tests.grid import PROCESSORS
 from tests.roles import as_role, let_in
 from tests.storm.aws_proxy import AwsProxy
@@ -47,34 +45,41 @@ class Service:
         self.scratch = scratch
         self.ends: Counter[int] = Counter()
         self.stopped_in_order = False
-        self.process: Process | None = None
-        self._command = [sys.executable, "-m", module]
+        self.process: Fork | None = None
+        self._module = module
         self._environment = environment | {"PIECEWORK_SCRATCH": str(scratch)}
         self._log = log
 
     @property
     def alive(self) -> bool:
-        return self.process is not None and self.process.returncode is None
+        return self.process is not None and self.process.poll() is None
 
     @property
     def pid(self) -> int | None:
         return None if self.process is None else self.process.pid
 
     def signal(self, number: int) -> None:
-        if self.process is not None and self.process.returncode is None:
+        if self.process is not None:
             self.process.send_signal(number)
 
     async def run(self) -> None:
         """Until cancelled; then it is stopped in good order."""
         try:
             while True:
-                self.process = await spawn(self._command, log=self._log, environment=self._environment)
-                self.ends[await self.process.wait()] += 1
+                self.process = Fork(self._module, env=self._environment, log=self._log)
+                self.ends[await self.process.ended()] += 1
                 await asyncio.sleep(_RESTART_SECONDS)
         finally:
             if self.process is not None:
-                await stop(self.process, signal.SIGTERM, _STOP_SECONDS)
-                self.stopped_in_order = self.process.returncode in (0, -signal.SIGTERM)
+                self.stopped_in_order = await self._stop(self.process) in (0, -signal.SIGTERM)
+
+    async def _stop(self, process: Fork) -> int:
+        process.terminate()
+        try:
+            return await asyncio.wait_for(process.ended(), _STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            return await process.ended()
 
     @property
     def crashes(self) -> list[int]:
