@@ -13,8 +13,10 @@ from botocore.credentials import ContainerProvider
 from botocore.exceptions import ClientError
 
 from services.platform.settings import WorkerSettings, read_settings
+from services.worker.task import containers
 from services.worker.task import credentials as module
 from services.worker.task.credentials import LOOPBACK, RoleRefused, TaskCredentials, task_credentials
+from services.worker.task.engine import EngineUnusable
 
 ROLE = "arn:aws:iam::123456789012:role/claims-tasks"
 VARIABLES = {"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"}
@@ -145,6 +147,14 @@ async def test_without_a_role_there_are_none(sts: PlayedSts) -> None:
 async def test_an_address_that_the_machine_has_not_is_an_error(served: TaskCredentials) -> None:
     with pytest.raises(OSError, match="assign requested address"):
         await served.variables("192.0.2.1")
+
+
+async def test_an_engine_without_the_address_for_containers_is_unusable(
+    served: TaskCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "FOR_CONTAINERS", "192.0.2.1")
+    with pytest.raises(EngineUnusable, match="run `ip address add 192.0.2.1/32 dev lo` on the machine"):
+        await containers._credentials(served)
 
 
 @pytest.mark.parametrize(
