@@ -153,7 +153,7 @@ async def test_an_engine_without_the_address_for_containers_is_unusable(
     served: TaskCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(containers, "FOR_CONTAINERS", "192.0.2.1")
-    with pytest.raises(EngineUnusable, match="run `ip address add 192.0.2.1/32 dev lo` on the machine"):
+    with pytest.raises(EngineUnusable, match=r"run `ip address add 192\.0\.2\.1/32 dev lo` on the machine"):
         await containers._credentials(served)
 
 
