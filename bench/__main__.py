@@ -21,13 +21,24 @@ STANDARD = (
     "merge",
     "idle",
 )
-SUITES = (*STANDARD, "splits", "peers", "tenmillion", "manyjobs", "statements", "deletion", "partitions", "soak")
+SUITES = (
+    *STANDARD,
+    "splits",
+    "peers",
+    "tenmillion",
+    "manyjobs",
+    "statements",
+    "deletion",
+    "partitions",
+    "soak",
+    "sizing",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all but the last eight"
+        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all but the last nine"
     )
     parser.add_argument(
         "--size", type=int, help="tasks (jobs, MB) instead of the suite's own number, to try it small; not recorded"

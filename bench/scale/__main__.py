@@ -28,6 +28,7 @@ _HELP = {
     "speed": "shortens every pause of the protocol: 10 does an hour's work in six minutes, 0.1 shows a fleet ten times "
     "too large for the machine in slow motion",
     "connections": "of one load process, for claims, completes and heartbeats each",
+    "own_connections": "at most, of each worker's own pool; 0: all workers of a load process share their connections",
     "commit_ms": "added to every flush of the WAL",
 }
 

@@ -26,6 +26,7 @@ class Load:
     minutes: float = 3.0
     processes: int = 2
     connections: int = 24  # of one load process and one kind of statement
+    own_connections: int = 0  # of each worker's pool, as real ones have it; 0: they share those above
     commit_ms: float = 0.0  # that every flush of the WAL takes longer
 
     @property

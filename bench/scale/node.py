@@ -9,10 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from bench.scale.load import POOL, Load
+from services.contract.resources import Needs
 from services.engine import workers
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.engine.pools import PoolQueues
-from services.platform.database import Database, new_id
+from services.platform.database import UNAVAILABLE, Database, new_id
 from services.platform.settings import Settings
 from services.worker.node.bundles import Bundle, Bundles
 from services.worker.node.completer import Completer
@@ -50,6 +51,19 @@ class SleepingSlots:
     @property
     def busy(self) -> int:
         return len(self._running)
+
+    @property
+    def wanted(self) -> int:
+        return self.busy
+
+    @property
+    def offered(self) -> int:
+        return self.count
+
+    can_work = True
+
+    def reserve(self, needs: Needs | None) -> None:
+        """Tasks ask for nothing here."""
 
     @property
     def longest_running_seconds(self) -> float:
@@ -96,9 +110,13 @@ async def run_node(load: Load, settings: Settings, pools: Pools, sqs: Any, lost:
     await asyncio.sleep(random.uniform(0, load.ramp_seconds))
     while True:
         worker_id = new_id()
-        await workers.register_worker(
-            pools.heartbeat, worker_id=worker_id, pool=POOL, hostname="", instance_id=None, pid=0, slots=load.slots
-        )
+        try:
+            await workers.register_worker(
+                pools.heartbeat, worker_id=worker_id, pool=POOL, hostname="", instance_id=None, pid=0, slots=load.slots
+            )
+        except UNAVAILABLE:  # the database is busy with the others
+            await asyncio.sleep(1.0)
+            continue
         try:
             await _work(load, settings, pools, sqs, worker_id)
         except* LeaseLost:

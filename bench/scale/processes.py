@@ -58,19 +58,23 @@ def play_workers(load: Load, number: int, url: str, queue: Path, noting: Any, re
 async def _play_workers(load: Load, number: int, url: str, queue: Path, noting: Any, results: Any) -> None:
     settings = load.settings(url)
     latencies, lost = new_latencies(), list[UUID]()
-    timed = {
-        name: TimedPool(
-            await connect_database(_named(url, name), load.connections), latencies[name], lambda: noting.value
-        )
-        for name in ("claim", "complete", "heartbeat")
-    }
+
+    async def connect() -> Pools:
+        own = await connect_database(_named(url, "worker"), load.own_connections) if load.own_connections else None
+        timed = {}
+        for name in ("claim", "complete", "heartbeat"):
+            pool = own or await connect_database(_named(url, name), load.connections)
+            timed[name] = TimedPool(pool, latencies[name], lambda: noting.value)
+        return Pools(**timed)  # type: ignore[arg-type]
+
+    shared = None if load.own_connections else await connect()
     sqs = Receiver()
     workers = range(number, load.workers, load.processes)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(sqs.listen(queue))
             for _ in workers:
-                group.create_task(run_node(load, settings, Pools(**timed), sqs, lost))  # type: ignore[arg-type]
+                group.create_task(run_node(load, settings, shared or await connect(), sqs, lost))
     finally:
         results.put((dict(latencies), len(lost)))
 

@@ -26,6 +26,7 @@ def describe(result: dict[str, Any]) -> Iterator[str]:
         yield f"{kind:<12}{row['per_second']:>10,.1f}{row['p50_ms']:>10.1f}{row['p99_ms']:>10.1f}{row['cpu_us']:>10.0f}"
     yield ""
     yield "cores used: " + _list(result["cpu_cores"], 0.005, "{:.2f}")
+    yield f"sessions of the workers, at most: {result['sessions_of_workers']}"
     yield "sessions at once, by what they wait for: " + _list(result["waits"], 0.02, "{:.2f}")
     server = result["server"]
     per_task = f", {result['wal_bytes_per_task']:,} B a task" if result["wal_bytes_per_task"] else ""

@@ -12,11 +12,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
 from bench.scale.load import POOL, Load
 from bench.scale.processes import play_workers, run_scheduler
 from bench.scale.sampler import Sampler
 from bench.scale.summary import summarize
 from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.roles import ensure_logins
+from services.engine.logins import LOGINS
 from services.engine.migrate import migrate
 from services.engine.pools import register_pool
 from services.engine.processors import register_processor
@@ -48,9 +52,18 @@ def _server(load: Load) -> Iterator[tuple[EmbeddedPostgres, Path]]:
             server.stop()
 
 
+async def _let_workers_in(server: EmbeddedPostgres, url: str) -> None:
+    """Workers have the user of their service, with its rights."""
+    connection = await asyncpg.connect(url)
+    await ensure_logins(connection, server.passwords)
+    await connection.close()
+
+
 async def _simulate(load: Load, server: EmbeddedPostgres, queue: Path) -> dict[str, Any]:
     url = await server.create_database("piecework")
     await migrate(url)
+    workers_url = server.url("piecework", LOGINS["worker"])
+    await _let_workers_in(server, url)
     await _submit(load, url)
     context = multiprocessing.get_context("spawn")
     noting: Any = context.Value(c_bool, False, lock=False)
@@ -60,7 +73,7 @@ async def _simulate(load: Load, server: EmbeddedPostgres, queue: Path) -> dict[s
     listener.listen()
     scheduler = context.Process(target=run_scheduler, args=(load, url, listener))
     players = [
-        context.Process(target=play_workers, args=(load, number, url, queue, noting, results))
+        context.Process(target=play_workers, args=(load, number, workers_url, queue, noting, results))
         for number in range(load.processes)
     ]
     processes = [scheduler, *players]
@@ -70,7 +83,7 @@ async def _simulate(load: Load, server: EmbeddedPostgres, queue: Path) -> dict[s
             process.start()
         sampler = Sampler(pool, server.pid, [process.pid or 0 for process in processes])
         sampling = asyncio.create_task(sampler.run())
-        await _fill(sampler, load, processes)
+        await _fill(sampler, load, pool, processes)
         sampler.measuring = noting.value = True
         await asyncio.sleep(60 * load.minutes)
         sampler.measuring = noting.value = False
@@ -103,7 +116,7 @@ async def _submit(load: Load, url: str) -> None:
     await pool.close()
 
 
-async def _fill(sampler: Sampler, load: Load, processes: Sequence[BaseProcess]) -> None:
+async def _fill(sampler: Sampler, load: Load, pool: Database, processes: Sequence[BaseProcess]) -> None:
     """Wait until all workers are there, all tasks planned, all slots at work, or for a while no more of them."""
     most, began_at = 0, time.monotonic()
     rose_at = began_at + load.ramp_seconds
@@ -114,12 +127,16 @@ async def _fill(sampler: Sampler, load: Load, processes: Sequence[BaseProcess]) 
         progress = await sampler.progress()
         known = sum(progress.values())
         print(f"\r{known:,} tasks planned, {progress['running']:,} running ", end="", flush=True)
-        full = progress["running"] >= _FULL * load.workers * load.slots or not load.jobs
+        full = progress["running"] >= _FULL * load.workers * load.slots
+        if not load.jobs:
+            full = await pool.fetchval(_LIVE) >= load.workers
         if full and known >= load.task_count and time.monotonic() > began_at + load.ramp_seconds:
             return
-        if progress["running"] > 1.02 * most or known < load.task_count:
+        if progress["running"] > 1.02 * most or known < load.task_count or not load.jobs:
             most, rose_at = max(most, progress["running"]), max(rose_at, time.monotonic())
 
+
+_LIVE = "SELECT count(*) FROM workers WHERE state = 'active'"
 
 _CHECK = """
     SELECT (SELECT coalesce(sum(succeeded), 0)::bigint FROM stage_counters) AS counted,

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from services.engine.logins import LOGINS
 from services.platform.database import Database
 
 LOOK_SECONDS = 0.1
@@ -34,6 +35,9 @@ _SIZES = """
         sum(n_tup_upd)::bigint AS updates, sum(n_tup_hot_upd)::bigint AS hot_updates,
         sum(n_tup_del)::bigint AS deletes, sum(autovacuum_count)::bigint AS vacuums
     FROM pg_stat_user_tables GROUP BY 1"""
+
+# Of the workers, which have a user of their own.
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1"
 
 _SERVER = """
     SELECT w.wal_bytes::bigint, w.wal_records, w.wal_fpi, d.xact_commit AS commits,
@@ -78,6 +82,7 @@ class Sampler:
             {
                 "at": time.monotonic(),
                 "progress": await self.progress(),
+                "sessions": await self._pool.fetchval(_SESSIONS, LOGINS["worker"]),
                 "server": dict(await self._pool.fetchrow(_SERVER) or {}),
                 "tables": {row["table"]: dict(row) for row in sizes if row["table"] in TABLES},
                 "cpu": self._cpu | {"postgres": self._server_cpu(), "load": sum(map(_seconds, self._generators))},

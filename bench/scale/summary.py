@@ -30,6 +30,7 @@ def summarize(load: Load, sampler: Sampler, played: Sequence[tuple[Latencies, in
             for kind in ("claim", "complete", "heartbeat")
         },
         "cpu_cores": {name: round(used / seconds, 3) for name, used in sorted(cpu.items(), key=lambda item: -item[1])},
+        "sessions_of_workers": max(r["sessions"] for r in rounds),
         "waits": {
             f"{name}: {wait}": round(count / sampler.looks, 3) for (name, wait), count in sampler.waits.most_common(40)
         },
