@@ -22,7 +22,7 @@ class Quiet:
         return self.is_heard and self._begins_at is not None and time.monotonic() >= self._begins_at
 
     def begin(self, after_seconds: float) -> None:
-        """A look has found nothing; after so many seconds without work it is quiet, not just between two jobs."""
+        """A look has found nothing: the grid is quiet if that is still so after these seconds."""
         if self._begins_at is None:
             self._begins_at = time.monotonic() + after_seconds
 
