@@ -78,7 +78,7 @@ async def submit(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
     assert registered.status_code == 201, registered.text
     spec = {
         "name": "followed",
-        "input": {"type": "range", "count": 2},
+        "input": [{"type": "range", "count": 1}] * 2,  # one alone would be planned as it is submitted
         "stages": [{"processor": "says"}],
         "merge": {"type": "concat", "filename": "traces"},
     }
