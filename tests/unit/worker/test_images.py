@@ -21,7 +21,7 @@ from services.engine.attempt import ClaimedTask, StageWork
 from services.engine.spec import ProcessorSpec
 from services.platform.settings import WorkerSettings
 from services.worker.isolation.cells import Cells
-from services.worker.task.containers import Containers
+from services.worker.task.containers import Containers, Work
 from services.worker.task.engine import find_engine
 from services.worker.task.environment import task_environment
 from services.worker.task.images import Images
@@ -299,9 +299,7 @@ async def create(
             containers = Containers(found, make(), Cells("process", tmp_path), {}, {})
             given = task_environment({}, task, work, paths, directory=workspace.work, share=share)
             with pytest.raises(TaskError, match="the engine refuses"):
-                await containers.run(
-                    task, work, "i", environment=given, workspace=workspace, paths=paths, share=share, killed={}
-                )
+                await containers.run(Work(task, work, "i", given, workspace, paths, share), {})
         return engine.created.pop()
 
     yield create
