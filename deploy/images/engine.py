@@ -6,6 +6,7 @@ Ours is for a Debian machine whose root we are and where no engine runs, such as
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +19,8 @@ from services.worker.child.linux import die_with_parent
 
 # docker.io is the engine, busybox-static is the content of a small image, docker-registry a registry for tests.
 PACKAGES = ("docker.io", "mmdebstrap", "busybox-static", "docker-registry")
+# catatonit is the init process of its containers, netavark makes their networks.
+_PODMAN_PACKAGES = (*PACKAGES, "podman", "runc", "catatonit", "netavark")
 STATE = Path(__file__).parents[2] / ".piecework" / "images"
 
 _START_SECONDS = 60.0
@@ -30,11 +33,12 @@ class NoEngine(Exception):
 
 
 class Engine:
-    """A running engine, which the command `docker` reaches at `url`."""
+    """A running engine, `docker` or `podman`, which the command `docker` reaches at `url`."""
 
-    def __init__(self, url: str, *, ours: bool) -> None:
+    def __init__(self, url: str, *, ours: bool, kind: str = "docker") -> None:
         self.url = url
         self.ours = ours
+        self.kind = kind
 
     def docker(self, *arguments: str, input: bytes | None = None, cwd: Path | None = None) -> str:
         """What the command prints. Raises CalledProcessError; what it says of its failure goes to standard error."""
@@ -60,6 +64,14 @@ def running_engine() -> Iterator[Engine]:
         yield Engine(url, ours=True)
 
 
+@contextmanager
+def running_podman() -> Iterator[Engine]:
+    """A Podman of our own for the time of the context, whatever engine the machine has. Raises NoEngine."""
+    install(_PODMAN_PACKAGES)
+    with _podman(STATE / "podman.log") as url:
+        yield Engine(url, ours=True, kind="podman")
+
+
 def _of_machine() -> str | None:
     if shutil.which("docker") is None:
         return None
@@ -69,13 +81,13 @@ def _of_machine() -> str | None:
     return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 
-def install() -> None:
+def install(packages: Sequence[str] = PACKAGES) -> None:
     """Install the packages that are missing. Raises NoEngine where that can't be done."""
     if os.geteuid() != 0:
         raise NoEngine("no container engine answers, and only root can start one")
     if not Path("/etc/debian_version").exists() or shutil.which("apt-get") is None:
         raise NoEngine("no container engine answers, and one is installed on Debian only")
-    missing = [name for name in PACKAGES if not _is_installed(name)]
+    missing = [name for name in packages if not _is_installed(name)]
     if not missing:
         return
     apt = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]
@@ -113,38 +125,90 @@ def _without_services() -> Iterator[None]:
 
 @contextmanager
 def _daemon(directory: Path) -> Iterator[str]:
-    """A daemon whose images stay in the directory. Raises NoEngine."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="piecework-engine-", ignore_cleanup_errors=True) as place,
-        (directory / "log").open("w") as log,
-    ):
-        own = Path(place)  # short: a socket's path has 108 bytes
+    """A daemon of Docker whose images stay in the directory. Raises NoEngine."""
+    with _place() as own:
         (own / "daemon.json").write_text("{}")  # not the machine's
         url = f"unix://{own}/sock"
+        command = [
+            *("dockerd", "--host", url, "--config-file", f"{own}/daemon.json", "--pidfile", f"{own}/pid"),
+            *("--data-root", str(directory / "data"), "--exec-root", f"{own}/exec"),
+        ]
+        with _serving(command, url, directory / "log"):
+            yield url
+
+
+# What a Podman needs whose root may not raise limits, as in a container, and that leaves the machine's own alone.
+_PODMAN = """
+[containers]
+default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+tmp_dir = "{own}/tmp"
+[network]
+network_config_dir = "{own}/networks"
+"""
+_REGISTRIES = """
+[[registry]]
+location = "127.0.0.1"
+insecure = true  # as Docker has it
+"""
+
+
+@contextmanager
+def _podman(log: Path) -> Iterator[str]:
+    """Podman's service, with Docker's API. Its images go with it: it remembers all of its places. Raises NoEngine."""
+    with _place() as own:
+        files, processes = (resource.getrlimit(which)[1] for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
+        (own / "containers.conf").write_text(_PODMAN.format(own=own, files=files, processes=processes))
+        url = f"unix://{own}/sock"
+        command = [
+            *("podman", "--root", f"{own}/data", "--runroot", f"{own}/run", "--storage-driver", "overlay"),
+            *("system", "service", "--time", "0", url),
+        ]
+        (own / "registries.conf").write_text(_REGISTRIES)
+        own_files = {
+            "CONTAINERS_CONF": f"{own}/containers.conf",
+            "CONTAINERS_REGISTRIES_CONF": f"{own}/registries.conf",
+        }
+        with _serving(command, url, log, **own_files):
+            yield url
+
+
+@contextmanager
+def _place() -> Iterator[Path]:
+    """A directory for a daemon, with a short name: a socket's path has 108 bytes."""
+    with tempfile.TemporaryDirectory(prefix="piecework-engine-", ignore_cleanup_errors=True) as place:
+        yield Path(place)
+
+
+@contextmanager
+def _serving(command: Sequence[str], url: str, log: Path, **environment: str) -> Iterator[None]:
+    """A daemon that answers at the URL, for the time of the context. Raises NoEngine."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
         daemon = subprocess.Popen(
-            [
-                *("dockerd", "--host", url, "--config-file", f"{own}/daemon.json", "--pidfile", f"{own}/pid"),
-                *("--data-root", str(directory / "data"), "--exec-root", f"{own}/exec"),
-            ],
-            stdout=log,
-            stderr=log,
+            command,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **environment},
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
         try:
-            _wait_for(daemon, url, directory / "log")
-            yield url
+            _wait_for(daemon, command[0], url, log)
+            yield
         finally:
             daemon.terminate()
             daemon.wait()
 
 
-def _wait_for(daemon: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+def _wait_for(daemon: "subprocess.Popen[bytes]", name: str, url: str, log: Path) -> None:
     give_up_at = time.monotonic() + _START_SECONDS
     ask: Sequence[str] = ("docker", "--host", url, "info")
     while subprocess.run(ask, capture_output=True, check=False).returncode != 0:
         if daemon.poll() is not None or time.monotonic() > give_up_at:
             last = log.read_text().strip().splitlines()[-1:]
-            raise NoEngine(f"dockerd does not start here: {last}")
+            raise NoEngine(f"{name} does not start here: {last}")
         time.sleep(0.2)

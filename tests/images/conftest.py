@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.images.build import TARGETS, build
-from deploy.images.engine import Engine, NoEngine, running_engine
+from deploy.images.engine import Engine, NoEngine, running_engine, running_podman
 from tests.integration.worker.conftest import InProcessGrid, code, grid
 
 __all__ = ["code", "grid"]
@@ -27,8 +27,28 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
+def podman() -> Iterator[Engine]:
+    try:
+        with running_podman() as found:
+            yield found
+    except NoEngine as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", params=["engine", "podman"], ids=["docker", "podman"])
+def task_engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine in turn that tasks may be run by."""
+    engine: Engine = request.getfixturevalue(request.param)
+    return engine
+
+
+@pytest.fixture(scope="session")
 def small(engine: Engine) -> str:
     """The name of an image that has a shell and the usual programs, and is in no registry."""
+    return make_small(engine)
+
+
+def make_small(engine: Engine) -> str:
     if not engine.has_image(SMALL):
         engine.docker("import", "--change", "ENV PATH=/bin", "--change", "ENV SAYS=image", "-", SMALL, input=_busybox())
     return SMALL
@@ -81,5 +101,6 @@ class ContainerGrid:
 
 
 @pytest.fixture
-def containers(grid: InProcessGrid, engine: Engine, small: str) -> ContainerGrid:
-    return ContainerGrid(grid, engine)
+def containers(grid: InProcessGrid, task_engine: Engine) -> ContainerGrid:
+    make_small(task_engine)
+    return ContainerGrid(grid, task_engine)

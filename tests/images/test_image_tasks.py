@@ -51,7 +51,7 @@ async def test_a_container_reads_its_part_and_writes_its_output(containers: Cont
     assert log[2].startswith(grid.settings.scratch)
     assert log[3:] == ["image spec 0"], "the working directory is empty"
     assert containers.containers() == []
-    assert (await grid.worker())["engine"].startswith("docker ")
+    assert (await grid.worker())["engine"].startswith(f"{containers.engine.kind} ")
 
 
 @pytest.fixture

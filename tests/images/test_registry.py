@@ -34,6 +34,12 @@ def wait_for(host: str, seconds: float = 60.0) -> None:
             time.sleep(0.1)
 
 
+@pytest.fixture(scope="session")
+def task_engine(engine: Engine) -> Engine:
+    """Docker alone: the registry is filled by it."""
+    return engine
+
+
 @pytest.fixture
 def registry(engine: Engine, small: str, tmp_path: Path) -> Iterator[str]:
     """The host of a registry that asks for a password."""

@@ -162,7 +162,14 @@ async def find_containers(
         )
         layout = settings.layout
         marks = Path(settings.cache) / "images"
-        images = Images(engine.docker, Pins(s3, layout), Registries(settings), marks, settings.images_bytes_max)
+        images = Images(
+            engine.docker,
+            Pins(s3, layout),
+            Registries(settings),
+            marks,
+            settings.images_bytes_max,
+            digests_for_all=engine.is_podman,
+        )
         environment = container_environment(settings) | await _credentials(credentials)
         try:
             yield Containers(engine, images, own, environment, {"piecework.grid": layout.root.uri})

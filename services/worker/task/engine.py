@@ -90,14 +90,23 @@ class Engine:
     """One for all attempts of a node."""
 
     def __init__(
-        self, docker: aiodocker.Docker, name: str, socket: str, worker: Path, *, cpus: int, keep_id: bool
+        self,
+        docker: aiodocker.Docker,
+        name: str,
+        socket: str,
+        worker: Path,
+        *,
+        cpus: int,
+        is_podman: bool,
+        rootless: bool,
     ) -> None:
         self.docker = docker
         self.name = name  # such as `docker 28.2.2`
+        self.is_podman = is_podman
         self._cpus = cpus  # of the machine: an engine refuses a container that may have more
         self._socket = socket
         self._worker = str(worker)
-        self._keep_id = keep_id
+        self._keep_id = is_podman and rootless
         self._guard: subprocess.Popen[bytes] | None = None
         self._removing: set[asyncio.Future[None]] = set()
 
@@ -237,7 +246,13 @@ async def _open(url: str, worker: Path) -> Engine:
     rootless = any("rootless" in option for option in info.get("SecurityOptions") or ())
     name = f"{'podman' if is_podman else 'docker'} {version['Version']}"
     return Engine(
-        docker, name, url.removeprefix("unix://"), worker, cpus=int(info["NCPU"]), keep_id=is_podman and rootless
+        docker,
+        name,
+        url.removeprefix("unix://"),
+        worker,
+        cpus=int(info["NCPU"]),
+        is_podman=is_podman,
+        rootless=rootless,
     )
 
 
@@ -248,6 +263,8 @@ def _config(container: Container, cpus_max: int, *, keep_id: bool) -> dict[str, 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files_max = _FILES_MAX if hard == resource.RLIM_INFINITY else min(_FILES_MAX, hard)
     ulimits = {"nofile": files_max, "core": 0} | ({"fsize": limits.file_bytes_max} if limits.file_bytes_max else {})
+    if container.uid != os.geteuid():  # a user of its own: Podman would set the kernel's most, by that right
+        ulimits["nproc"] = limits.processes_max
     mounts = [(path, False) for path in container.writable] + [(path, True) for path in container.readable]
     host: dict[str, Any] = {
         "Mounts": [

@@ -35,16 +35,27 @@ _NOT_FOUND = ("manifest unknown", "not found", "does not exist", "no matching ma
 
 
 class Images:
-    """A node's. `marks` is a directory with a file for each pulled image; it was last used when the file changed."""
+    """A node's. `marks` is a directory with a file for each pulled image; it was last used when the file changed.
+
+    `digests_for_all`: the engine gives an image digests of a registry even if it was made on this node, as Podman does.
+    """
 
     def __init__(
-        self, docker: aiodocker.Docker, pins: Pins, registries: Registries, marks: Path, bytes_max: int
+        self,
+        docker: aiodocker.Docker,
+        pins: Pins,
+        registries: Registries,
+        marks: Path,
+        bytes_max: int,
+        *,
+        digests_for_all: bool = False,
     ) -> None:
         self._docker = docker
         self._pins = pins
         self._registries = registries
         self._marks = marks
         self._bytes_max = bytes_max
+        self._digests_for_all = digests_for_all
         self._resolved = Once(self._resolve, _KNOWN_MAX)
         self._pulls = Once(self._pull)
 
@@ -69,7 +80,12 @@ class Images:
         here = await self._inspect(image)
         if here is not None and not here.get("RepoDigests"):
             return str(here["Id"])  # made on this node: no registry has it
-        await self._pull_once(image)
+        try:
+            await self._pull_once(image)
+        except TaskError:
+            if here is None or not self._digests_for_all or self._mark(here["Id"]).exists():
+                raise
+            return str(here["Id"])  # nor does a registry have this one
         here = await self._inspect(image)
         if here is None:
             raise _unavailable(image, "it was removed as soon as it was pulled")
