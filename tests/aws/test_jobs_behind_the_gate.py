@@ -228,4 +228,4 @@ def test_no_service_has_asked_for_more_than_it_may(gate: Gate, client: Client) -
 
 def test_no_service_may_do_more_than_it_has_needed(gate: Gate, client: Client) -> None:
     unused = {part.partition(": ")[2].partition(": ")[2]: part for part in gate.unused()}
-    assert unused.keys() == NEEDED_ELSEWHERE.keys(), unused
+    assert unused.keys() <= NEEDED_ELSEWHERE.keys(), unused  # chance may have needed some of them here, too
