@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.engine import plans
 from tests.storm.database_proxy import DatabaseProxy
 
 
@@ -14,3 +15,9 @@ async def proxy(database_url: str) -> AsyncIterator[DatabaseProxy]:
     await proxy.start()
     yield proxy
     proxy.stop()
+
+
+@pytest.fixture(autouse=True)
+def planned_by_the_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PlayedWorker plans: no submission does it by itself."""
+    monkeypatch.setattr(plans, "AT_ONCE_MAX", 0)

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from services.contract.resources import Capacity
-from services.engine import plans, transitions, workers
+from services.engine import transitions, workers
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.platform.auth import Role, hash_secret, new_secret
 from services.platform.aws import Aws
@@ -45,12 +45,6 @@ def client_of(app: FastAPI, secret: str | None = None) -> httpx.AsyncClient:
     headers = {"authorization": f"Bearer {secret}"} if secret else {}
     transport = httpx.ASGITransport(app)
     return httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers)
-
-
-@pytest.fixture(autouse=True)
-def planned_by_the_played(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PlayedWorker plans: no submission does it by itself."""
-    monkeypatch.setattr(plans, "AT_ONCE_MAX", 0)
 
 
 @pytest.fixture
