@@ -46,6 +46,12 @@ class Option(NamedTuple):
     negatable: bool = False
 
 
+def _seconds(text: str) -> float:
+    from piecework.units import parse_duration
+
+    return parse_duration(text)
+
+
 def _size(text: str) -> int:
     from piecework.units import parse_size
 
@@ -198,7 +204,9 @@ class StreamInput(TypedDict):
     """Items that are appended while the job runs; it fails if none come for `idle_seconds`."""
 
     type: Literal["stream"]
-    idle_seconds: NotRequired[float | str]
+    idle_seconds: NotRequired[
+        Annotated[float | str, Option("How long an open job may get no items, such as 2h.", "DURATION", _seconds)]
+    ]
 
 
 Input = (

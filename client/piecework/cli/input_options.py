@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _COMPRESSED = (".gz", ".bgz", ".zst")
 _MANIFEST_FORMATS = get_args(ManifestFormat)
-_SOURCES = ("input", "upload", "manifest", "item", "count", "array")
+_SOURCES = ("input", "upload", "manifest", "item", "count", "array", "stream")
 
 
 def with_fields_of(inputs: Any) -> Callable[[type[T]], type[T]]:
@@ -62,6 +62,9 @@ class InputOptions:
         str | None,
         typer.Option(metavar="NUMBERS", help="An array job as Slurm writes it: 1-100, 1-100:4, 3,7,9, 1-100%5."),
     ] = None
+    stream: Annotated[
+        bool | None, typer.Option("--stream", help="An open job: its items come by `piecework append`.")
+    ] = None
     format: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +106,8 @@ class InputOptions:
             return {"type": "range", "count": self.count}
         if self.item:
             return {"type": "items", "items": [parse_value(item) for item in self.item]}
+        if self.stream:
+            return {"type": "stream"}
         if self.manifest is not None:
             return {"type": "manifest", "uri": from_here(self.manifest)}
         path = self.input or self.upload

@@ -221,6 +221,8 @@ def _describe_input(source: Mapping[str, Any]) -> str:
             return f"array of {source['count']:,} tasks"
         case "items":
             return f"{len(source['items']):,} items"
+        case "stream":
+            return "items that are appended"
         case "objects":
             return f"objects {source['prefix']}{source.get('include', '*')}"
         case kind:

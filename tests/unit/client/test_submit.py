@@ -254,6 +254,10 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
         },
     ),
     (
+        ["--stream", "--idle-seconds", "2h", "--stage", "noop"],
+        {"input": {"type": "stream", "idle_seconds": 7200.0}, "stages": NOOP},
+    ),
+    (
         ["--count", "1", "--stage", "noop", "--merge", "reduce:sum@3"],
         {
             "input": {"type": "range", "count": 1},
