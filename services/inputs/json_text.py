@@ -91,7 +91,9 @@ def exact_number(text: str) -> float | Decimal:
     if not math.isfinite(number):
         return exact
     digits = len(exact.as_tuple().digits)
-    return number if digits <= _FLOAT_DIGITS and Decimal(f"{number:.{digits}g}") == exact else exact
+    # Rounded to as many digits, or by the shortest text of it: these differ in the middle between two texts.
+    printed = (f"{number:.{digits}g}", repr(number)) if digits <= _FLOAT_DIGITS else ()
+    return number if exact in map(Decimal, printed) else exact
 
 
 def keeps_digits(raw: bytes) -> bool:

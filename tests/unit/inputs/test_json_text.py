@@ -36,6 +36,7 @@ def test_every_number_comes_out_as_it_came_in(number: str, beside_null: bool) ->
         ("1.50", 1.5),
         ("0.30000000000000004", 0.1 + 0.2),
         ("0.10000000000000001", 0.1),  # as C prints it
+        ("5.960464477539063e-8", 2**-24),  # as Rust prints it: in the middle of two texts of 16 digits
         ("9007199254740993.0", Decimal("9007199254740993.0")),
         ("18446744073709551616", 1 << 64),
         ("1e400", Decimal("1e400")),
