@@ -17,8 +17,8 @@ WAYS_OUT = re.compile(
     r"""asyncpg\.(.*\.)?(connect|create_pool) | services\.platform\.metrics\.MeasuredPool
     | psycopg.* | sqlite3.* | sqlalchemy.*\.create_(async_)?engine
     | aioboto3\..* | boto3.* | (aio)?botocore\.(session|client|endpoint|httpsession).*
-    | httpx\.(?!URL|Request$|Response$).* | aiohttp\.(?!ClientError$|web(\.|$)).* | requests.* | urllib3.* | urllib\.request.*
-    | http\.client.* | (smtp|ftp|imap|pop|telnet)lib.* | websockets.* | xmlrpc.*
+    | httpx\.(?!URL|Request$|Response$).* | aiohttp\.(?!ClientError$|web(\.|$)).* | requests.*
+    | urllib3.* | urllib\.request.* | http\.client.* | (smtp|ftp|imap|pop|telnet)lib.* | websockets.* | xmlrpc.*
     | socket\.(socket|socketpair|create_connection|fromfd) | asyncio\.open_(unix_)?connection
     | subprocess.* | asyncio\.subprocess\..* | asyncio\.create_subprocess.* | multiprocessing.* | pty.*
     | concurrent\.futures\.ProcessPoolExecutor | os\.(fork|forkpty|posix_spawn|spawn|exec|system|popen).*
