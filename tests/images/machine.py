@@ -47,7 +47,9 @@ WantedBy=cloud-init.target
 _RIGHTS = (
     *("--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--security-opt", "seccomp=unconfined"),
     *("--security-opt", "apparmor=unconfined", "--security-opt", "systempaths=unconfined", "--cgroupns", "host"),
-    *("--volume", "/sys/fs/cgroup:/sys/fs/cgroup"),
+    # Read-only above the hierarchies: systemd would begin further ones, and an engine that does not see all of them
+    # is not told when a container runs out of memory.
+    *("--volume", "/sys/fs/cgroup:/sys/fs/cgroup:ro"),
 )
 _DOCKERFILE = """
 RUN apt-get -q update && apt-get -q install -y --no-install-recommends awscli curl dbus docker.io iptables nftables \\

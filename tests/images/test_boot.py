@@ -104,7 +104,7 @@ def test_nodes_boot_into_a_grid_that_runs_a_job(around: Cloud, server_image: str
     aws("ssm").put_parameter(Name="/test/ami", Value="ami-0123456789abcdef0", Type="String")
     said = run("up", "--image", image, *network(around.emulator), "--set=AmiParameter=/test/ami")
     assert "piecework-pool-default: CREATE_COMPLETE" in said, said
-    around.rds.owner_password = json.loads(secret("DatabaseOwner"))["password"]
+    around.rds.owner_password = json.loads(secret("rds!db"))["password"]
     data = user_data(aws, "piecework", "ControlTemplate")
     around.name_database(data.partition("DATABASE='")[2].partition("'")[0])
 

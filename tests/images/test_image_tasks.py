@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,9 +48,10 @@ async def test_a_container_reads_its_part_and_writes_its_output(containers: Cont
     (attempt,) = await grid.attempts(job_id)
     assert (attempt["outcome"], attempt["exit_code"], attempt["error"]) == ("succeeded", 0, None)
     log = (await grid.get(attempt["log"])).decode().splitlines()
-    assert sorted(log[:2]) == ["and an error", "to the log"]
-    assert log[2].startswith(grid.settings.scratch)
-    assert log[3:] == ["image spec 0"], "the working directory is empty"
+    log.remove("and an error")  # anywhere: its engine sends the two streams one beside the other
+    assert log[0] == "to the log"
+    assert log[1].startswith(grid.settings.scratch)
+    assert log[2:] == ["image spec 0"], "the working directory is empty"
     assert containers.containers() == []
     assert (await grid.worker())["engine"].startswith(f"{containers.engine.kind} ")
 
@@ -110,19 +112,32 @@ async def test_a_container_has_only_what_its_task_needs(containers: ContainerGri
     assert rest == ["CapEff:\t0000000000000000", "NoNewPrivs:\t1", "lo", "0"]
 
 
+def unmounted_hierarchies() -> list[str]:
+    """The controllers of cgroup v1 that are in use and nowhere to be seen."""
+    mounted = {
+        option for line in Path("/proc/mounts").read_text().splitlines() for option in line.split()[3].split(",")
+    }
+    used = [line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    return [each for each in used if each and not mounted.issuperset(each.split(","))]
+
+
+BY_MEMORY, NO_PROGRAM = "by memory_bytes of the stage", "exit code 127: a program was not found: "
+UNTOLD_BY_PODMAN = (BY_MEMORY, NO_PROGRAM)
+
+
 @pytest.mark.parametrize(
     ("processor", "stage", "outcome", "type", "message"),
     [
         (shell("echo before; echo it broke; exit 3"), {}, "failed", "exit_code", "exit code 3: it broke"),
         (shell("kill -SEGV $$"), {}, "failed", "exit_code", "exit code 139: killed by signal 11 (SIGSEGV)"),
         (shell("sleep 60"), {"timeout_seconds": 3}, "timeout", "timeout", "did not end within timeout_seconds = 3"),
-        (shell("tail /dev/zero"), {"memory_bytes": 33_554_432}, "memory", "memory", "by memory_bytes of the stage"),
+        (shell("tail /dev/zero"), {"memory_bytes": 33_554_432}, "memory", "memory", BY_MEMORY),
         (
             {"image": SMALL, "command": ["no-such-program"]},
             {},
             "failed",
             "exit_code",
-            "exit code 127: a program was not found: ",
+            NO_PROGRAM,
         ),
         (
             {"image": SMALL, "command": ["cat", "{output}"]},
@@ -138,6 +153,10 @@ async def test_a_container_has_only_what_its_task_needs(containers: ContainerGri
 async def test_how_a_container_fails(
     containers: ContainerGrid, processor: dict[str, Any], stage: dict[str, Any], outcome: str, type: str, message: str
 ) -> None:
+    if containers.engine.kind == "podman" and message in UNTOLD_BY_PODMAN:
+        pytest.skip("Podman tells no more of this than an exit code")
+    if message == BY_MEMORY and (unseen := unmounted_hierarchies()):
+        pytest.skip(f"containerd is not told of it where control groups are not mounted: {unseen}")
     grid = containers.grid
     job_id = await grid.submit(processor, [ITEM], **stage)
     (task,) = await grid.run(job_id)
