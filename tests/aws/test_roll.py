@@ -129,11 +129,7 @@ async def test_busy_nodes_are_replaced_and_their_job_is_right(
                 grid.start_worker(instance_id=instance, slots=1, isolation="process")
             await asyncio.wait_for(rolling, 60)
 
-            async def ended() -> Any:
-                state = await database.fetchval("SELECT state FROM jobs WHERE job_id = $1", job_id)
-                return state if state in ("succeeded", "failed") else None
-
-            assert await until(ended, seconds_max=90) == "succeeded"
+            await grid.assert_right(job_id)
             outcomes = await database.fetch("SELECT DISTINCT outcome FROM attempts")
             assert [row["outcome"] for row in outcomes] == ["succeeded"], "nothing was cut"
         finally:
