@@ -87,7 +87,7 @@ def write_a_little_everywhere(input, output):
 
 def leave_copy_running(input, output):
     if os.fork() == 0:
-        time.sleep(0.1)
+        time.sleep(0.5)
         return {"pid": os.getpid()}
     return work(output)
 
@@ -95,7 +95,7 @@ def leave_daemon_running(input, output):
     if (pid := os.fork()) == 0:
         os.setsid()
         if os.fork() == 0:
-            time.sleep(0.1)
+            time.sleep(0.5)
             sys.exit("too late")
         os._exit(0)
     return work(output, pid)
