@@ -121,7 +121,7 @@ class Executor(concurrent.futures.Executor):
         if self._pickles is not None:
             raise InputError("start_map: results of pickled calls can be read by this program alone; use a module")
         job_id = self._client.submit_job(self._spec(function, params, spread=False))["job_id"]
-        append_all(self._client, job_id, iter(items))
+        append_all(self._client, job_id, items)
         return MapJob(self._client, job_id)
 
     def attach(self, job_id: str) -> MapJob:

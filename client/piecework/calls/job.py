@@ -1,16 +1,14 @@
 """A job of calls that goes on without the program that started it, and its results wherever they are asked for."""
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from piecework.calls.errors import error_of
+from piecework.calls.values import WAIT_SECONDS, value_of
 
 if TYPE_CHECKING:
     from piecework.client import Client
-
-WAIT_SECONDS = 20.0
 
 
 class MapJob:
@@ -32,8 +30,7 @@ class MapJob:
             page = self._client.follow_values(self.id, after=self.cursor, wait=WAIT_SECONDS)
             for value in page["values"]:
                 if value["state"] == "succeeded":
-                    url = value["url"]
-                    yield value["index"], value["value"] if url is None else json.loads(self._client.read_object(url))
+                    yield value["index"], value_of(self._client, value)
                     continue
                 error = error_of(value, self.id, 0)
                 if not errors:

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from piecework.calls.errors import CallFailed, error_of
+from piecework.calls.values import WAIT_SECONDS, value_of
 from piecework.errors import ApiError, InputError, PieceworkError, ServerError, TransportError
 from piecework.shapes import Value, Values
 
@@ -22,7 +23,6 @@ T = TypeVar("T")
 CHUNK_ITEMS = 2_000
 CHUNK_BYTES = 524_288  # half of what a request may have, unless the operator allows more
 GATHER_SECONDS = 0.002  # for which a call waits for others that go with it
-WAIT_SECONDS = 20.0  # of a request for the next value
 PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.05, 5.0  # before a request that failed is made again
 IDLE_SECONDS = 3_600.0  # an open job fails if nothing is appended for so long
 READERS = 8  # of values that are objects
@@ -182,15 +182,15 @@ class OpenJob:
             self._resolve(future, value["value"])
         else:
             self._readers = self._readers or ThreadPoolExecutor(READERS, "piecework reads values")
-            self._readers.submit(self._read, future, value["url"])
+            self._readers.submit(self._read, future, value)
 
-    def _read(self, future: "Future[Any]", url: str) -> None:
+    def _read(self, future: "Future[Any]", value: Value) -> None:
         try:
-            value = json.loads(self._client.read_object(url))
+            found = value_of(self._client, value)
         except (PieceworkError, ValueError) as error:
             future.set_exception(error)
         else:
-            self._resolve(future, value)
+            self._resolve(future, found)
 
     def _resolve(self, future: "Future[Any]", value: Any) -> None:
         try:
@@ -221,32 +221,45 @@ def _patiently(request: Callable[..., T], *args: Any, **named: Any) -> T:
     pause = PAUSE_SECONDS
     while True:
         try:
-            return request(*args, **named)
+            return with_room(request, *args, **named)
         except (TransportError, ServerError):
             time.sleep(pause)
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
+
+
+def with_room(request: Callable[..., T], *args: Any, **named: Any) -> T:
+    """The answer to a request, once the job has room for more tasks."""
+    while True:
+        try:
+            return request(*args, **named)
         except ApiError as error:
             if error.status != 429:
                 raise
             time.sleep(PAUSE_SECONDS)
 
 
-def append_all(client: "Client", job_id: str, items: Sequence[Any] | Iterator[Any]) -> None:
-    """Append all items of an iterable, and close the job. Raises InputError and the errors of the API."""
+def chunks_of(items: Iterable[Any], items_max: int = CHUNK_ITEMS) -> Iterator[list[Any]]:
+    """Items that go together. One that is too large for others goes alone."""
     chunk: list[Any] = []
-    number = size = 0
-
-    def send() -> None:
-        nonlocal number, size
-        _patiently(client.append_items, job_id, number, chunk)
-        chunk.clear()
-        number, size = number + 1, 0
-
+    size = 0
     for item in items:
-        size += encoded_bytes(item)
+        more = len(json.dumps(item))
+        if chunk and (len(chunk) == items_max or size + more > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
         chunk.append(item)
-        if len(chunk) >= CHUNK_ITEMS or size >= CHUNK_BYTES // 2:
-            send()
+        size += more
     if chunk:
-        send()
+        yield chunk
+
+
+def append_all(client: "Client", job_id: str, items: Iterable[Any]) -> None:
+    """Append all items of an iterable, and close the job. Raises InputError and the errors of the API."""
+    for number, chunk in enumerate(chunks_of(map(_checked, items))):
+        _patiently(client.append_items, job_id, number, chunk)
     _patiently(client.close_job, job_id)
+
+
+def _checked(item: Any) -> Any:
+    encoded_bytes(item)
+    return item

@@ -12,7 +12,6 @@ from piecework.cli.session import Session, command
 from piecework.errors import InputError
 
 CHUNK_ITEMS = 1_000
-WAIT_SECONDS = 20.0
 
 
 def append(
@@ -24,9 +23,11 @@ def append(
     close: Annotated[bool, typer.Option("--close", help="Then close the job.")] = False,
 ) -> None:
     """Append items to an open job, one whose input is {type: stream}."""
+    from piecework.calls.open_job import chunks_of, with_room
+
     appended = session.client.append_items(job_id, 0, [])  # a chunk that is there, or an empty one: it tells the next
-    for items in _chunks(_items(file)):
-        appended = session.client.append_items(job_id, appended["chunks"], items)
+    for items in chunks_of(_items(file), CHUNK_ITEMS):
+        appended = with_room(session.client.append_items, job_id, appended["chunks"], items)
     if close:
         session.client.close_job(job_id)
     session.show(appended, lambda appended: print(f"{job_id} {appended['items']} items"))
@@ -39,13 +40,6 @@ def _items(file: Any) -> Iterator[Any]:
                 yield json.loads(line)
             except ValueError as error:
                 raise InputError(f"{file.name}: line {number} is not JSON: {error}") from error
-
-
-def _chunks(items: Iterator[Any]) -> Iterator[list[Any]]:
-    from itertools import islice
-
-    while chunk := list(islice(items, CHUNK_ITEMS)):
-        yield chunk
 
 
 def close(session: Session, job_id: JobId) -> None:
@@ -63,6 +57,8 @@ def values(
     follow: Annotated[bool, typer.Option("--follow", help="Wait for more until the job has ended.")] = False,
 ) -> None:
     """Print the values of tasks, or their errors, as JSON lines in the order in which the tasks ended."""
+    from piecework.calls.values import WAIT_SECONDS
+
     while True:
         page = session.client.follow_values(job_id, after=after, wait=WAIT_SECONDS if follow else 0.0)
         for value in page["values"]:

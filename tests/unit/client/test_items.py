@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.unit.client.answers import JOB_ID, job
-from tests.unit.client.conftest import Asked, Run, Service, answer
+from tests.unit.client.conftest import Asked, Run, Service, answer, problem
 
 PATH = f"/v1/jobs/{JOB_ID}"
 
@@ -26,6 +26,25 @@ def test_items_are_appended_after_those_that_are_there(run: Run, service: Servic
     assert (result.exit_code, result.stdout) == (0, f"{JOB_ID} 1203 items\n")
     assert [(body["chunk"], len(body["items"])) for body in sent] == [(0, 0), (7, 1_000), (8, 200)]
     assert len(service.requests("POST", f"{PATH}/close")) == 1
+
+
+def test_a_chunk_fits_into_a_request_and_waits_while_the_job_is_full(
+    run: Run, service: Service, tmp_path: Path
+) -> None:
+    sent: list[list[str]] = []
+
+    def append(asked: Asked) -> object:
+        sent.append(asked.body["items"])
+        return answer({"job_id": JOB_ID, "chunks": len(sent), "items": sum(map(len, sent))})
+
+    service.on("POST", f"{PATH}/items", append, *[problem(429)] * 7, append)
+    items = ["a" * 200_000, "b" * 200_000, "c" * 200_000, "d"]
+    (tmp_path / "items.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in items))
+
+    result = run("append", JOB_ID, "items.jsonl")
+
+    assert (result.exit_code, result.stdout) == (0, f"{JOB_ID} 4 items\n")
+    assert sent == [[], items[:2], items[2:]]
 
 
 def test_a_line_that_is_not_json_is_named(run: Run, service: Service) -> None:
