@@ -56,14 +56,8 @@ _ROWS = (
 )
 FORMATS = {row.name: row for row in _ROWS}
 FOLDERS = tuple(dict.fromkeys(row.folder for row in _ROWS))
-INPUT_TYPES = (
-    *FOLDERS,
-    "objects",
-    "manifest",
-    "items",
-    "range",
-    "stream",
-)  # each with a folder of its name, which has `split`
+# Each with a folder of its name, which has `split`.
+INPUT_TYPES = (*FOLDERS, "objects", "manifest", "items", "range", "stream")
 
 _FORMAT_OF_SUFFIX = {suffix: row for row in _ROWS for suffix in row.suffixes}
 

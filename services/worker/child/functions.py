@@ -50,14 +50,7 @@ def call_function(
 
     In a fan-out stage it may return a list of items, which go to `listing`. Raises TaskError (output_invalid).
     """
-    function = load_function(reference)
-    try:
-        with forks.single_call():
-            value = function(input, output, **arguments)
-    except SystemExit as error:
-        if error.code:
-            raise
-        return {}  # a program's main() may end in sys.exit(0)
+    value = _call(reference, input, output, **arguments)
     if value is None:
         return {}
     if isinstance(value, list) and listing is not None:
@@ -78,14 +71,7 @@ def call_with_item(
 
     Raises TaskError (output_invalid).
     """
-    function = load_function(reference)
-    try:
-        with forks.single_call():
-            value = function(item, **arguments)
-    except SystemExit as error:
-        if error.code:
-            raise
-        value = None
+    value = _call(reference, item, **arguments)
     if listing is not None:
         if value is not None and not isinstance(value, list):
             message = f"{reference} returned a value of type {type(value).__name__}; it must return a list of items"
@@ -96,6 +82,18 @@ def call_with_item(
         return {"value": json.loads(encoded)}
     output.write_bytes(encoded)
     return {}
+
+
+def _call(reference: str, /, *given: Any, **arguments: Any) -> Any:
+    """What the function returns; None if it ends in sys.exit(0), as a program's main() may."""
+    function = load_function(reference)
+    try:
+        with forks.single_call():
+            return function(*given, **arguments)
+    except SystemExit as error:
+        if error.code:
+            raise
+        return None
 
 
 def _encode(value: Any, reference: str) -> bytes:
