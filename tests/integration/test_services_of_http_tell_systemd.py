@@ -10,7 +10,7 @@ from services.api.main import create_app as create_api
 from services.platform import health
 from services.platform.settings import ApiSettings
 from services.stats.main import create_app as create_stats
-from tests.systemd import Manager
+from tests.systemd import Manager, managing
 from tests.until import until
 
 BOTH = pytest.mark.parametrize("make", [create_api, create_stats], ids=["api", "stats"])
@@ -18,11 +18,7 @@ BOTH = pytest.mark.parametrize("make", [create_api, create_stats], ids=["api", "
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
-    manager = Manager(tmp_path / "notify")
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    monkeypatch.setattr(health, "BEAT_SECONDS", 0.01)
-    yield manager
-    manager.socket.close()
+    yield from managing(tmp_path, monkeypatch)
 
 
 @BOTH

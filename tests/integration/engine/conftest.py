@@ -8,7 +8,7 @@ import pytest
 
 from services.platform.database import Connection, Database
 from services.platform.settings import Settings
-from tests.integration.engine.play import Play, add_pool, add_processor
+from tests.integration.engine.play import Play, set_up
 
 
 @pytest.fixture
@@ -20,9 +20,7 @@ def settings(database_url: str) -> Settings:
 @pytest.fixture
 async def play(database: Database, settings: Settings) -> Play:
     """A grid with the pool `default` and the processor `noop`, and every part of it played by the test."""
-    await add_pool(database, "default")
-    await add_processor(database, "noop", builtin="noop")
-    return Play(database, settings)
+    return await set_up(database, settings)
 
 
 @pytest.fixture

@@ -211,3 +211,19 @@ class Play:
         """The recorded attempts of a job by outcome."""
         rows = await self.database.fetch("SELECT outcome FROM attempts WHERE job_id = $1", job_id)
         return dict(Counter(row["outcome"] for row in rows))
+
+
+async def set_up(database: Database, settings: Settings, **pool: Any) -> Play:
+    """A grid with the pool `default` and the processor `noop`, and every part of it played by the test."""
+    await add_pool(database, "default", **pool)
+    await add_processor(database, "noop", builtin="noop")
+    return Play(database, settings)
+
+
+async def set_to_work(play: Play) -> tuple[UUID, UUID]:
+    """A job, of whose tasks some are ready, some queued and some run, and the worker that runs them."""
+    job_id, worker_id = await play.submit(stages=2), await play.register()
+    await play.plan(job_id, 300)
+    await play.run(worker_id, job_id, tasks=100, bundle=10)
+    await play.dispatch(job_id, tasks=100, bundle=10)
+    return job_id, worker_id

@@ -14,7 +14,7 @@ from services.engine import transitions, workers
 from services.platform.database import Connection, Database, connect_database
 from services.platform.settings import Settings
 from services.scheduler.loops import dispatch, finish
-from tests.integration.engine.play import Play, add_pool, add_processor, finished
+from tests.integration.engine.play import Play, finished, set_to_work, set_up
 from tests.integration.engine.test_plans import nodes
 
 Logged = asyncpg.connection.LoggedQuery
@@ -45,19 +45,12 @@ async def filled(request: pytest.FixtureRequest, postgres: EmbeddedPostgres, tem
 
 @pytest.fixture
 async def play(filled: Database) -> Play:
-    await add_pool(filled, "default")
-    await add_processor(filled, "noop", builtin="noop")
-    return Play(filled, Settings())
+    return await set_up(filled, Settings())
 
 
 @pytest.fixture
 async def running(play: Play) -> tuple[UUID, UUID]:
-    """A job, of whose tasks some are ready, some queued and some run, and the worker that runs them."""
-    job_id, worker_id = await play.submit(stages=2), await play.register()
-    await play.plan(job_id, 300)
-    await play.run(worker_id, job_id, tasks=100, bundle=10)
-    await play.dispatch(job_id, tasks=100, bundle=10)
-    return job_id, worker_id
+    return await set_to_work(play)
 
 
 async def claim(play: Play, connection: Connection, job_id: UUID, worker_id: UUID) -> None:

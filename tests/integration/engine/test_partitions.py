@@ -9,7 +9,7 @@ import pytest
 from services.engine.months import ALL, months_of
 from services.platform.database import Database, connect_database, new_id
 from services.platform.settings import Settings
-from tests.integration.engine.play import Play, add_pool, add_processor
+from tests.integration.engine.play import Play, set_up
 
 TABLES = ("attempts", "tasks", "stage_counters", "stage_stats")
 OLD = ("2020_01", "2020_02", "2020_03")
@@ -33,9 +33,7 @@ async def database(own_database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def play(database: Database) -> Play:
-    await add_pool(database, "default")
-    await add_processor(database, "noop", builtin="noop")
-    return Play(database, Settings())
+    return await set_up(database, Settings())
 
 
 async def partitions(database: Database) -> set[str]:

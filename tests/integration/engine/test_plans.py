@@ -11,7 +11,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from services.engine import attempt, jobs, transitions, workers
 from services.platform.database import Connection, Database, connect_database, new_id
 from services.platform.settings import Settings
-from tests.integration.engine.play import Play, add_pool, add_processor, finished
+from tests.integration.engine.play import finished, set_to_work, set_up
 
 Transition = Callable[[Connection, UUID, UUID], Awaitable[Any]]
 
@@ -26,13 +26,7 @@ async def young_pool(postgres: EmbeddedPostgres, template: str) -> AsyncIterator
 
 @pytest.fixture
 async def job_id(young_pool: Database) -> UUID:
-    await add_pool(young_pool, "default")
-    await add_processor(young_pool, "noop", builtin="noop")
-    play = Play(young_pool, Settings())
-    job_id = await play.submit(stages=2)
-    await play.plan(job_id, 300)
-    await play.run(await play.register(), job_id, tasks=100, bundle=10)
-    await play.dispatch(job_id, tasks=100, bundle=10)
+    job_id, _ = await set_to_work(await set_up(young_pool, Settings()))
     return job_id
 
 

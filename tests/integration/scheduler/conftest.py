@@ -16,7 +16,7 @@ from services.platform.settings import Settings
 from services.scheduler import slots
 from services.scheduler.loop import Context, Step
 from services.scheduler.loops import finish
-from tests.integration.engine.play import Play, add_pool, add_processor
+from tests.integration.engine.play import Play, set_up
 from tests.invariants import TERMINAL, assert_invariants
 
 
@@ -137,6 +137,4 @@ async def queue(aws: Aws) -> Queue:
 @pytest.fixture
 async def play(database: Database, settings: Settings, queue: Queue) -> Play:
     """A grid with the pool `default`, of two slots, and the processor `noop`; workers and users are the test's."""
-    await add_pool(database, "default", queue_url=queue.url)
-    await add_processor(database, "noop", builtin="noop")
-    return Play(database, settings)
+    return await set_up(database, settings, queue_url=queue.url)

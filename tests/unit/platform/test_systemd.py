@@ -6,22 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from services.platform import health
 from services.platform.health import VITALS, serving
 from services.platform.settings import Settings
 from services.platform.systemd import Systemd
-from tests.systemd import Manager
+from tests.systemd import Manager, managing
 
 SETTINGS = Settings(database_url="postgresql://nowhere")
 
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
-    manager = Manager(tmp_path / "notify")
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    monkeypatch.setattr(health, "BEAT_SECONDS", 0.01)
-    yield manager
-    manager.socket.close()
+    yield from managing(tmp_path, monkeypatch)
 
 
 def test_it_is_ready_once_and_only_when_it_waits_for_nothing(manager: Manager) -> None:
