@@ -27,6 +27,7 @@ from services.platform.health import VITALS
 from services.platform.settings import ApiSettings, Settings
 from tests import distribution, emulators
 from tests.roles import let_in
+from tests.servers import spare_the_disk
 from tests.shared_database import SharedDatabase
 
 OpenClients = Callable[[Emulator], Awaitable[Aws]]
@@ -74,9 +75,8 @@ async def template(postgres: EmbeddedPostgres) -> str:
     await migrate(url)
     connection = await asyncpg.connect(url)
     await let_in(connection, url)
-    await connection.execute("ALTER SYSTEM SET fsync = off")  # many databases come and go; no test pulls the plug
-    await connection.execute("SELECT pg_reload_conf()")
     await connection.close()
+    await spare_the_disk(postgres)
     return "template"
 
 

@@ -23,6 +23,7 @@ from services.platform.database import connect_database
 from services.platform.settings import Settings
 from tests.grid import ProcessGrid
 from tests.invariants import TERMINAL, assert_invariants
+from tests.servers import spare_the_disk
 from tests.storm.database_proxy import DatabaseProxy, cut
 from tests.until import until
 
@@ -83,6 +84,7 @@ async def server() -> AsyncIterator[EmbeddedPostgres]:
         server = EmbeddedPostgres(Path(directory) / "data")
         server.start()
         await migrate(await server.create_database("template"))
+        await spare_the_disk(server)
         yield server
         server.stop()
 

@@ -12,6 +12,7 @@ from services.platform.aws import Aws
 from services.platform.database import connect_database
 from services.platform.settings import Settings
 from tests.grid import Gate, ProcessGrid
+from tests.servers import spare_the_disk
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ async def crashing(settings: Settings, aws: Aws, tmp_path: Path) -> AsyncIterato
         server.start()
         url = await server.create_database("piecework")
         await migrate(url)
+        await spare_the_disk(server)
         quick = {"database_url": url, "lease_seconds": 4.0, "heartbeat_seconds": 0.2, "resend_seconds": 1.0}
         database = await connect_database(url)
         grid = ProcessGrid(settings.model_copy(update=quick), database, aws, tmp_path)

@@ -20,6 +20,7 @@ from tests.conftest import free_port
 from tests.forks import Fork
 from tests.grid import PROCESSORS
 from tests.roles import as_role, let_in
+from tests.servers import spare_the_disk
 from tests.storm.aws_proxy import AwsProxy
 from tests.storm.database_proxy import DatabaseProxy
 from tests.storm.journal import Journal
@@ -129,15 +130,13 @@ async def running_grid(
         await asyncio.gather(asyncio.to_thread(postgres.start), asyncio.to_thread(emulator.start))
         url = await postgres.create_database("piecework")
         await migrate(url)
+        await spare_the_disk(postgres)
         async with _proxies(url, make_proxy(emulator.url, journal), journal) as (database_proxy, aws_proxy, receiver):
             settings = plan.settings(database_proxy.url, aws_proxy.url)
             direct = settings.model_copy(update={"database_url": url, "aws_endpoint_url": emulator.url})
             async with connect_aws(direct) as aws, await connect_database(url) as database:
                 async with database.acquire() as connection:
                     await let_in(connection, url)
-                    # A recovery waits for the disk of everything else otherwise; what is killed here are processes.
-                    await connection.execute("ALTER SYSTEM SET fsync = off")
-                    await connection.execute("SELECT pg_reload_conf()")
                 await aws.s3.create_bucket(Bucket=settings.bucket)
                 queue, dead = [(await aws.sqs.create_queue(QueueName=name))["QueueUrl"] for name in QUEUES]
                 workers = _services("worker", plan.workers, settings, aws_proxy, data, logs, **plan.worker_settings)
