@@ -58,6 +58,7 @@ def test_a_new_version_of_the_stack_ends_no_node(whole_ministack: Emulator) -> N
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.parametrize("before", ["0.1.9", "9.9.9"], ids=["forth", "back"])
 async def test_busy_nodes_are_replaced_and_their_job_is_right(
     postgres: EmbeddedPostgres,
     template: str,
@@ -65,6 +66,7 @@ async def test_busy_nodes_are_replaced_and_their_job_is_right(
     clients: OpenClients,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    before: str,
 ) -> None:
     name = f"roll-{uuid4().hex[:8]}"
     settings = quick_settings(await postgres.create_database(name.replace("-", "_"), template), ministack, name)
@@ -95,7 +97,7 @@ async def test_busy_nodes_are_replaced_and_their_job_is_right(
                 return len(list((tmp_path / "gate").iterdir())) == 2
 
             await until(busy, seconds_max=60)
-            await database.execute("UPDATE workers SET release = '0.1.9'")
+            await database.execute("UPDATE workers SET release = $1", before)
             cloud = Cloud(aioboto3.Session(), None, name, print, 0.2)
             outputs = {"Version": VERSION, "ApiUrl": "", "GroupName": name}
             monkeypatch.setattr(cloud.stacks, "outputs", AsyncMock(return_value=outputs))
