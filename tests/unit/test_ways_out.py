@@ -56,6 +56,11 @@ ALLOWED = {
     ("worker/task/child_process.py", "asyncio.subprocess.DEVNULL"),
     ("worker/task/child_process.py", "socket.socketpair"),  # to the child
     ("worker/task/child_process.py", "asyncio.open_unix_connection"),
+    ("worker/task/fork_server.py", "subprocess"),
+    ("worker/task/fork_server.py", "subprocess.DEVNULL"),
+    ("worker/task/fork_server.py", "subprocess.Popen"),  # of children, each of which passes the gate at its start
+    ("worker/task/fork_server.py", "socket.socketpair"),
+    ("worker/isolation/fork_server.py", "socket.socket"),  # to the worker
     ("worker/isolation/sandbox.py", "os.fork"),  # the launcher of such a child, which passed the gate at its start
     ("worker/isolation/sandbox.py", "os.execv"),
     ("worker/isolation/sandbox.py", "socket.socket"),  # to bring a loopback interface up

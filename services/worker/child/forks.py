@@ -29,6 +29,8 @@ _called_once = False  # the call of user code that runs is a `single_call`
 
 def keep_from_copies(channel: socket.socket) -> None:
     """Have copies lose their descriptor of the channel at once, and end when user code gives them back to us."""
+    global _own_pid, _returned  # of the process that serves jobs: it may be a copy of the one that has loaded this
+    _own_pid, _returned = os.getpid(), mmap.mmap(-1, _PID.size)
 
     def part() -> None:
         with contextlib.suppress(OSError):

@@ -7,16 +7,22 @@ import random
 import sys
 from typing import Any
 
-random.getrandbits(1)  # makes the words that the next 624 numbers are taken from
-_SEEDED_BY_SYSTEM = random.getstate()[1][:-1]  # these words, without the place of the next
+
+def random_words() -> tuple[int, ...]:
+    """The words that the next 624 random numbers are taken from."""
+    random.getrandbits(1)  # makes them
+    return random.getstate()[1][:-1]  # without the place of the next
 
 
 class LibraryState:
-    """What the modules hold when the object is made; for those that are imported later, what they hold at first."""
+    """What the modules hold when the object is made; for those that are imported later, what they hold at first.
 
-    def __init__(self) -> None:
+    `unseeded` are the random words of the process's own start.
+    """
+
+    def __init__(self, unseeded: tuple[int, ...]) -> None:
         state = random.getstate()
-        self._random = None if state[1][:-1] == _SEEDED_BY_SYSTEM else state
+        self._random = None if state[1][:-1] == unseeded else state
         self._tempdir = getattr(sys.modules.get("tempfile"), "tempdir", None)
         self._tracing = (tracemalloc := sys.modules.get("tracemalloc")) and tracemalloc.is_tracing()
         self._start_method = _start_method()

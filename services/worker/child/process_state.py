@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from services.worker.child.exits import Exits
-from services.worker.child.library_state import LibraryState
+from services.worker.child.library_state import LibraryState, random_words
 
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -114,6 +114,7 @@ class ProcessState:
         self.exits = Exits()
         self.environment: dict[str, str] = {}  # what the import of the processor's module has set
         self._lost = False
+        self._unseeded = random_words()
         self.remember()
 
     def lose(self) -> None:
@@ -132,7 +133,7 @@ class ProcessState:
         self._decimal = decimal.getcontext().copy()
         self._threads = set(sys._current_frames())
         self._descriptors = _descriptors()
-        self._libraries = LibraryState()
+        self._libraries = LibraryState(self._unseeded)
 
     def restore(self) -> bool:
         """Put everything back. False if that can't be done, or if the process has done what it would do at its exit."""

@@ -37,14 +37,16 @@ from services.worker.child.rejects import Rejects
 from services.worker.child.sql import Room, run_query
 from services.worker.child.sql_views import Source
 
-_own_tmp = os.environ.get("TMPDIR", "")  # removed with this process; each task has one of its own
+_own_tmp = ""  # the process's own TMPDIR, removed with it; each task has one of its own
 
 
 def main(control: int, parent: int) -> None:
     """Serve jobs from the socket `control` until the process `parent` closes it."""
+    global _own_tmp
     linux.die_with_parent()
     if os.getppid() != parent:
         return  # the worker died before the death signal was set up
+    _own_tmp = os.environ.get("TMPDIR", "")
     linux.adopt_orphans()
     linux.be_killed_first()
     faulthandler.enable(file=2)
@@ -65,7 +67,6 @@ def _leave_no_trace() -> None:
     """Hide our modules: user code may have modules of the same names, and must find an ordinary interpreter."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "services"]:
         del sys.modules[name]
-    del sys.path[0]  # where ours came from
     sys.argv[:] = [""]
 
 
@@ -75,7 +76,7 @@ def _run(job: ChildJob, state: ProcessState) -> dict[str, Any]:
         linux.reset_memory_peak()
         cpu_seconds = linux.cpu_seconds()
         try:
-            _set_environment(job["environment"] | state.environment)
+            set_environment(job["environment"] | state.environment)
             os.chdir(job["directory"])
             try:
                 _dispatch(job, reply, state)
@@ -102,8 +103,8 @@ def _run(job: ChildJob, state: ProcessState) -> dict[str, Any]:
     return reply
 
 
-def _set_environment(wanted: dict[str, str]) -> None:
-    """Change only the variables that differ: most are the same as for the task before."""
+def set_environment(wanted: dict[str, str]) -> None:
+    """Have these variables alone. Change only the variables that differ: most are the same as for the task before."""
     zone = os.environ.get("TZ")
     for name in os.environ.keys() - wanted.keys():
         del os.environ[name]
@@ -194,7 +195,7 @@ def _load(job: CallableJob | FunctionJob | RecordsJob, state: ProcessState) -> N
         state.lose()
         raise
     state.environment = {name: value for name, value in os.environ.items() if before.get(name) != value}
-    _set_environment(job["environment"] | state.environment)
+    set_environment(job["environment"] | state.environment)
     tempfile: Any = sys.modules.get("tempfile")
     if tempfile and tempfile.tempdir == _own_tmp:
         tempfile.tempdir = None  # to be found again, by each task

@@ -30,7 +30,8 @@ from services.worker.isolation.uids import Uids
 from services.worker.isolation.view import View
 
 _LAUNCH = (
-    "import sys; sys.path.insert(0, {root!r}); from services.worker.isolation.launcher import launch; launch({plan!r})"
+    "import sys; sys.path.insert(0, {root!r}); from services.worker.isolation.launcher import launch; "
+    "from services.worker.isolation.sandbox import execute; launch({plan!r}, lambda: execute({arguments!r}))"
 )
 _ROOT = str(Path(__file__).parents[3])
 
@@ -127,12 +128,21 @@ class Cell:
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The command line that starts a program in this cell."""
-        if self.isolation == "process":
+        plan = self.plan()
+        if plan is None:
             return list(arguments)
+        launch = _LAUNCH.format(root=_ROOT, plan=plan, arguments=list(arguments))
+        return [sys.executable, "-I", "-S", "-c", launch]
+
+    def plan(self) -> Plan | None:
+        """How a program starts in this cell; None: as the worker itself would start it."""
+        if self.isolation == "process":
+            return None
         limits = self._cells.limits
-        plan: Plan = {
+        if self.cgroup is not None:
+            self.cgroup.limit_processes(limits.processes_max)
+        return {
             "worker": os.getpid(),
-            "arguments": list(arguments),
             "cgroup": str(self.cgroup.directory) if self.cgroup else None,
             "uid": self.uid,
             "network": self._view.network,
@@ -140,9 +150,6 @@ class Cell:
             "file_bytes_max": limits.file_bytes_max,
             "sandbox": self._sandbox() if self.isolation == "sandbox" else None,
         }
-        if self.cgroup is not None:
-            self.cgroup.limit_processes(limits.processes_max)
-        return [sys.executable, "-I", "-S", "-c", _LAUNCH.format(root=_ROOT, plan=plan)]
 
     def _sandbox(self) -> SandboxPlan:
         node = str(self._cells.directory)

@@ -6,6 +6,7 @@ Linux 5.2, mount_setattr of 5.12.
 
 import ctypes
 import os
+import sys
 
 MOUNTS, HOST_NAME, IPC, USERS, PIDS, NETWORK = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 READ_ONLY, NO_SETUID, NO_DEVICES, NO_EXEC = 1, 2, 4, 8  # of mounts
@@ -19,7 +20,8 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # on all architectures
 _CAPABILITY_VERSION_3 = 0x20080522
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_CLONE_PARENT, _CLONE_CHILD_CLEARTID, _CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_GET_TID_ADDRESS = 1, 4, 38, 40
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -36,11 +38,36 @@ class _MountAttributes(ctypes.Structure):
 
 def clone(namespaces: int) -> int:
     """Fork into new namespaces; returns 0 there. Only for a process of one thread: no handler of a fork is called."""
-    number = _CLONE.get(os.uname().machine)
-    if number is None:
-        raise OSError(f"no system calls are known for {os.uname().machine}")
-    nothing = ctypes.c_void_p()
-    return _syscall("clone", number, ctypes.c_ulong(namespaces | _SIGCHLD), nothing, nothing, nothing, nothing)
+    return _clone(namespaces | _SIGCHLD, ctypes.c_void_p())
+
+
+def can_fork_siblings() -> bool:
+    address = ctypes.c_void_p()
+    return (
+        sys.platform == "linux"
+        and hasattr(os, "pidfd_open")
+        and os.uname().machine in _CLONE
+        and _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(address)) == 0
+    )
+
+
+def fork_sibling() -> int:
+    """Fork as os.fork does, but a child of this process's own parent, which can wait for it; returns 0 there.
+
+    Only for a process of one thread. The C library's fork has the kernel write the new thread's id to the address that
+    the kernel knows already; so does this (PR_GET_TID_ADDRESS).
+    """
+    address = ctypes.c_void_p()
+    _check("prctl", _libc.prctl(_PR_GET_TID_ADDRESS, ctypes.byref(address)))
+    flags = _CLONE_PARENT | _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID | _SIGCHLD
+    python = ctypes.pythonapi
+    python.PyOS_BeforeFork()
+    pid = -1
+    try:
+        pid = _clone(flags, address)
+    finally:
+        (python.PyOS_AfterFork_Parent if pid else python.PyOS_AfterFork_Child)()
+    return pid
 
 
 def unshare(namespaces: int) -> None:
@@ -106,9 +133,22 @@ def die_with_parent() -> None:
     _check("prctl", _libc.prctl(_PR_SET_PDEATHSIG, *map(ctypes.c_ulong, (_SIGKILL, 0, 0, 0))))
 
 
+def show_memory() -> None:
+    """Let this process be as any other of its user, after a change of user or `hide_memory`."""
+    _check("prctl", _libc.prctl(_PR_SET_DUMPABLE, *map(ctypes.c_ulong, (1, 0, 0, 0))))
+
+
 def hide_memory() -> None:
     """Let no process of the same user read this one's memory and environment, nor trace it."""
     _check("prctl", _libc.prctl(_PR_SET_DUMPABLE, *map(ctypes.c_ulong, (0, 0, 0, 0))))
+
+
+def _clone(flags: int, thread_id: ctypes.c_void_p) -> int:
+    number = _CLONE.get(os.uname().machine)
+    if number is None:
+        raise OSError(f"no system calls are known for {os.uname().machine}")
+    nothing = ctypes.c_void_p()  # the last two are the id's address and the thread's storage, whose order differs
+    return _syscall("clone", number, ctypes.c_ulong(flags), nothing, nothing, thread_id, thread_id)
 
 
 def _syscall(what: str, number: int, *arguments: object) -> int:

@@ -1,4 +1,4 @@
-"""Starts a child at its level of isolation: `launch(plan)` becomes the program, or stays outside of its sandbox.
+"""Starts a child at its level of isolation: `launch` becomes the program, or stays outside of its sandbox.
 
 It runs before any user code, as the worker's user, and dies with the worker.
 """
@@ -10,13 +10,16 @@ from services.worker.isolation import kernel, limits, sandbox, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the module `typing` takes longer to import than all the rest
+    from collections.abc import Callable
+    from typing import NoReturn
+
     from services.worker.isolation.plan import Plan
 
 _FAILED = 125  # exit code
 
 
-def launch(plan: "Plan") -> None:
-    """Start the plan's program. If that fails, say why on standard error."""
+def launch(plan: "Plan", start: "Callable[[], NoReturn]") -> "NoReturn":
+    """Have `start` run the program as planned. If that fails, say why on standard error."""
     try:
         _die_with(plan["worker"])
         if plan["cgroup"] is not None:
@@ -24,15 +27,15 @@ def launch(plan: "Plan") -> None:
                 file.write("0")
         limits.limit_resources(plan["file_bytes_max"])
         if plan["sandbox"] is not None:
-            sandbox.run(plan, plan["sandbox"])
-        else:
-            _become(plan)
+            sandbox.run(plan, plan["sandbox"], start)
+        _confine(plan)
+        start()
     except OSError as error:
         print(error, file=sys.stderr, flush=True)
         os._exit(_FAILED)
 
 
-def _become(plan: "Plan") -> None:
+def _confine(plan: "Plan") -> None:
     if not plan["network"]:
         kernel.unshare(kernel.NETWORK)
         sandbox.bring_loopback_up()
@@ -43,7 +46,6 @@ def _become(plan: "Plan") -> None:
         kernel.gain_nothing()
         seccomp.filter_calls()
         _die_with(plan["worker"])
-    sandbox.execute(plan["arguments"])
 
 
 def _die_with(worker: int) -> None:

@@ -1,6 +1,9 @@
-"""What the worker tells the launcher of a child, as plain values."""
+"""What the worker tells a child that starts, and its launcher, as plain values."""
 
 from typing import TypedDict
+
+FORK = b"fork"  # what the worker asks of a fork server
+MARK = "PIECEWORK_CHILD"  # the variable that shows whose process it is, as long as no other program has replaced it
 
 
 class SandboxPlan(TypedDict):
@@ -19,10 +22,18 @@ class Plan(TypedDict):
     """How a child starts."""
 
     worker: int  # the process that the child may not outlive
-    arguments: list[str]  # of the program
     cgroup: str | None  # the directory of the cgroup that it joins
     uid: int | None  # the user and group that it runs as; None: the worker's own
     network: bool
     processes_max: int
     file_bytes_max: int | None
     sandbox: SandboxPlan | None  # None: in the worker's namespaces
+
+
+class Order(TypedDict):
+    """How a fork server's child starts."""
+
+    plan: Plan | None  # None: where the server runs
+    environment: dict[str, str]
+    mark: str  # as long as the server's
+    parent: int  # the child's parent as the child sees it

@@ -13,6 +13,7 @@ from services.worker.isolation import kernel, limits, mounts, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from services.worker.isolation.plan import Plan, SandboxPlan
@@ -22,18 +23,18 @@ _NAMESPACES = kernel.USERS | kernel.PIDS | kernel.MOUNTS | kernel.IPC | kernel.H
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
-def run(plan: "Plan", view: "SandboxPlan") -> "NoReturn":
-    """Run the plan's program in a sandbox, and end as it ended. Raises OSError if a sandbox can't be made."""
+def run(plan: "Plan", view: "SandboxPlan", start: "Callable[[], NoReturn]") -> "NoReturn":
+    """Have `start` run the program in a sandbox, and end as it ended. Raises OSError if a sandbox can't be made."""
     go, let_go = os.pipe()
     told, tell = os.pipe()
     first = kernel.clone(_NAMESPACES | (0 if plan["network"] else kernel.NETWORK))
     if first == 0:
         os.close(let_go)
         os.close(told)
-        _be_first(plan, view, go, tell)
+        _be_first(plan, view, go, tell, start)
     os.close(go)
     os.close(tell)
-    _close_all_but(let_go, told)
+    close_all_but(let_go, told)
     _map_users(first, plan["uid"])
     os.write(let_go, b"g")  # it stays open: its end tells the first process of ours
     status = os.read(told, 16)
@@ -41,7 +42,7 @@ def run(plan: "Plan", view: "SandboxPlan") -> "NoReturn":
     _end_as(int(status) if status else _signal.SIGKILL)
 
 
-def _be_first(plan: "Plan", view: "SandboxPlan", go: int, tell: int) -> "NoReturn":
+def _be_first(plan: "Plan", view: "SandboxPlan", go: int, tell: int, start: "Callable[[], NoReturn]") -> "NoReturn":
     try:
         kernel.die_with_parent()
         if os.read(go, 1) != b"g":
@@ -60,8 +61,8 @@ def _be_first(plan: "Plan", view: "SandboxPlan", go: int, tell: int) -> "NoRetur
         if _has_ended(go):
             os._exit(_FAILED)
         seccomp.filter_calls()
-        program = _start(plan["arguments"])
-        _close_all_but(tell)
+        program = _fork(start)
+        close_all_but(tell)
         os.write(tell, str(_reap(program)).encode())
     except OSError as error:
         print(f"no sandbox: {error}", file=sys.stderr, flush=True)
@@ -70,8 +71,8 @@ def _be_first(plan: "Plan", view: "SandboxPlan", go: int, tell: int) -> "NoRetur
         os._exit(0)
 
 
-def _close_all_but(*kept: int) -> None:
-    """Leave the program's connection to the program alone: the worker sees when that one closes it."""
+def close_all_but(*kept: int) -> None:
+    """Close all descriptors above the standard ones but these: the worker sees when the program closes the others."""
     for descriptor in sorted(map(int, os.listdir("/proc/self/fd"))):
         if descriptor > 2 and descriptor not in kept:
             try:  # noqa: SIM105  # contextlib takes long to import
@@ -87,11 +88,11 @@ def _has_ended(pipe: int) -> bool:
         return False
 
 
-def _start(arguments: list[str]) -> int:
+def _fork(start: "Callable[[], NoReturn]") -> int:
     program = os.fork()
     if program == 0:
         os.setsid()
-        execute(arguments)
+        start()
     return program
 
 

@@ -20,8 +20,10 @@ from services.worker.child import frames
 from services.worker.child.commands import killed_by
 from services.worker.child.job import ChildJob
 from services.worker.isolation.cells import Cell, Cells, Given
+from services.worker.isolation.plan import MARK, Order
 from services.worker.isolation.view import View
 from services.worker.task.answer import BYTES_MAX, read_answer
+from services.worker.task.fork_server import FORKING, Forked, ForkServer
 from services.worker.task.memory_watch import MemoryExceeded, MemoryWatch
 from services.worker.task.processes import Processes
 from services.worker.task.scratch import remove_tree
@@ -29,10 +31,11 @@ from services.worker.task.scratch import remove_tree
 _ROOT = str(Path(__file__).parents[3])
 _BOOT = (
     "import sys; sys.path[:0] = [{root!r}]; sys.path += [p for p in {needs!r} if p not in sys.path]; "
-    "from services.worker.child.program import main; main({fd}, {parent})"
+    "from services.worker.child.program import main; del sys.path[0]; main({fd}, {parent})"
 )
 # Where the child's requirements are installed, for an interpreter of another environment.
 _NEEDS = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+_NO_HOME = "/nonexistent"  # of a fork server whose children each have a home of their own
 _EXIT_SECONDS = 5.0
 _DISCONNECTED = (EOFError, ConnectionError)
 _SUBMIT_DIRECTORY = "SLURM_SUBMIT_DIR"  # the task's own directory (task/array_jobs)
@@ -48,7 +51,7 @@ class ChildProcess:
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
+        process: asyncio.subprocess.Process | Forked,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         cell: Cell,
@@ -66,7 +69,8 @@ class ChildProcess:
         self._end: asyncio.Future[None] | None = None
         self._said = said  # what it said before its first job
         self._answered = False
-        self._marks = {("TMPDIR", str(cell.tmp))}  # variables that only its descendants have
+        self._own_marks = {("TMPDIR", str(cell.tmp)), (MARK, cell.private.name)}
+        self._marks = self._own_marks  # variables that only its descendants have
         self.memory_bytes = 0  # resident memory at its last answer
         self.clean = True  # its last job has left nothing behind that the next could meet
         self.answered_at = time.monotonic()
@@ -79,7 +83,7 @@ class ChildProcess:
 
         Raises TaskError if its tasks can't be isolated as `view` says, IsolationUnusable, and OSError.
         """
-        cell = await asyncio.to_thread(cells.make, view or View(), environment)
+        cell = await _make_cell(cells, view or View(), environment)
         Processes.starting += 1
         try:
             return await cls._start_in(cell, environment, python)
@@ -94,17 +98,29 @@ class ChildProcess:
         own = {"TMPDIR": str(cell.tmp)} | ({"HOME": str(cell.home)} if cell.home else {})
         said = tempfile.TemporaryFile(dir=cell.private)  # noqa: SIM115  # closed with the child
         ours, theirs = socket.socketpair()
+        process: asyncio.subprocess.Process | Forked
         with theirs, effects.passing("process", "child"):
-            boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), parent=cell.parent)
-            process = await asyncio.create_subprocess_exec(
-                *cell.command([python, "-P", "-c", boot]),
-                env={**environment, **own},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=said,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
+            if python == sys.executable and FORKING:
+                order: Order = {
+                    "plan": cell.plan(),
+                    "environment": {**environment, **own},
+                    "mark": cell.private.name,
+                    "parent": cell.parent,
+                }
+                ours.sendall(frames.encode(frames.new_key(), order))
+                server = ForkServer.of({**environment, "HOME": _NO_HOME} if cell.home else environment)
+                process = await server.fork(theirs.fileno(), said.fileno())
+            else:
+                boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), parent=cell.parent)
+                process = await asyncio.create_subprocess_exec(
+                    *cell.command([python, "-P", "-c", boot]),
+                    env={**environment, **own},
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=said,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         return cls(process, reader, writer, cell, environment.get("HOME"), said)
 
@@ -184,9 +200,9 @@ class ChildProcess:
     async def _ask(self, job: ChildJob) -> dict[str, Any]:
         environment = job["environment"]
         if output := environment.get("PIECEWORK_OUTPUT"):
-            self._marks = {("TMPDIR", str(self.cell.tmp)), ("PIECEWORK_OUTPUT", output)}
+            self._marks = self._own_marks | {("PIECEWORK_OUTPUT", output)}
         elif environment.get(_SUBMIT_DIRECTORY) == job["directory"]:  # of a function, which has no output
-            self._marks = {("TMPDIR", str(self.cell.tmp)), (_SUBMIT_DIRECTORY, job["directory"])}
+            self._marks = self._own_marks | {(_SUBMIT_DIRECTORY, job["directory"])}
         if self.cell.home and environment.get("HOME") in (None, self._worker_home):
             environment["HOME"] = str(self.cell.home)
         key = frames.new_key()
@@ -229,3 +245,14 @@ class ChildProcess:
         self._said.close()
         await asyncio.to_thread(remove_tree, self.cell.private)
         await asyncio.to_thread(self.cell.close)
+
+
+async def _make_cell(cells: Cells, view: View, environment: Mapping[str, str]) -> Cell:
+    making = asyncio.ensure_future(asyncio.to_thread(cells.make, view, environment))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await asyncio.wait({making})
+        if not making.exception():
+            await asyncio.to_thread(making.result().close)
+        raise

@@ -27,13 +27,18 @@ class Processes:
 
     adopts_orphans: ClassVar[bool] = False
     starting: ClassVar[int] = 0  # children that are not known here yet
-    _started: ClassVar[set[int]] = set()  # by this worker, for any child
+    _started: ClassVar[set[int]] = set()  # by this worker, for any child, and what forks them
 
     def __init__(self, pid: int, cell: Cell) -> None:
         self.pid = pid
         self._started.add(pid)
         self._cell = cell
         self._program: psutil.Process | None = None
+
+    @classmethod
+    def await_elsewhere(cls, pid: int) -> None:
+        """A child of the worker that is not a task's."""
+        cls._started.add(pid)
 
     @classmethod
     def adopt_orphans(cls) -> None:

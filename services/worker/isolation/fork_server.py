@@ -1,0 +1,92 @@
+"""The fork server: a process that has loaded the child's program, and forks children that are ready at once.
+
+It reads nothing: a child gets its order over its own connection to the worker. So the server holds no data of any task,
+and all children begin alike. A child is the server's sibling: the worker waits for it, and it outlives the server.
+"""
+
+import ctypes
+import gc
+import os
+import site
+import socket
+import sys
+import traceback
+from functools import partial
+from typing import NoReturn
+
+from services.worker.child import frames, program
+from services.worker.isolation import kernel, sandbox
+from services.worker.isolation.launcher import launch
+from services.worker.isolation.plan import FORK, MARK, Order
+
+_libc = ctypes.CDLL(None)
+_libc.getenv.restype = ctypes.c_void_p
+
+
+def serve(channel_descriptor: int, worker: int) -> None:
+    """Fork a child for each request, until the process `worker` closes the channel; answers with the process id.
+
+    A request, FORK, comes with two descriptors: the child's connection, and the file that gets what it says at first.
+    """
+    kernel.die_with_parent()
+    if os.getppid() != worker:
+        return  # the worker died before the kernel was told
+    mark = _libc.getenv(MARK.encode())  # where the kernel looks for the process's environment
+    del os.environ[MARK]
+    gc.collect()
+    gc.freeze()  # so that no child's collector touches, and copies, the memory that all share
+    with socket.socket(fileno=channel_descriptor) as channel:
+        while True:
+            request, descriptors, _, _ = socket.recv_fds(channel, len(FORK), 2)
+            if not request:
+                return
+            control, said = descriptors
+            pid = kernel.fork_sibling()
+            if pid == 0:
+                channel.close()
+                _begin(control, said, mark)
+            os.close(control)
+            os.close(said)
+            channel.send(str(pid).encode())
+
+
+def _begin(control: int, said: int, mark: int) -> NoReturn:
+    try:
+        os.setsid()
+        os.dup2(said, 2)
+        order = _read_order(control)
+        ctypes.memmove(mark, order["mark"].encode(), len(order["mark"]))
+        start = partial(_run_program, control, order["environment"], order["parent"])
+        if order["plan"]:
+            launch(order["plan"], start)
+        start()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _read_order(control: int) -> Order:
+    with socket.socket(fileno=os.dup(control)) as channel, channel.makefile("rb", buffering=1) as stream:
+        read = frames.read(stream)  # and nothing after it: what follows is for the program
+    if read is None:
+        os._exit(0)  # the worker has gone
+    order: Order = read[1]
+    return order
+
+
+def _run_program(control: int, environment: dict[str, str], parent: int) -> NoReturn:
+    """Become as the interpreter would be if it had started with this environment, and run the child's program."""
+    try:
+        kernel.show_memory()
+        sandbox.close_all_but(control)
+        program.set_environment(environment)
+        sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+        if path := environment.get("PYTHONPATH"):
+            sys.path[:0] = dict.fromkeys(map(os.path.abspath, path.split(":")))
+            site.execsitecustomize()
+        program.main(control, parent)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)

@@ -1,0 +1,118 @@
+"""Children that a fork server makes: each is as if its interpreter had just started, and none depends on the server."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from services.worker.isolation.cells import Cells
+from services.worker.task.child_process import ChildProcess
+from services.worker.task.fork_server import FORKING
+from tests.unit.worker.conftest import Run
+from tests.until import until
+
+pytestmark = pytest.mark.skipif(not FORKING, reason="children are started by fork servers on Linux alone")
+
+
+async def found_by(run: Run, code: str, processor: str = "p") -> Any:
+    """What the code calls `found`, in a child of its own for each processor."""
+    answer = await run("callable", function="user_code:find", params={"code": code}, processor=(processor, 1))
+    return answer["value"]["found"]
+
+
+async def test_children_of_one_server_share_nothing_that_a_start_makes(run: Run) -> None:
+    code = "import os, random, threading; found = (os.getpid(), random.random(), threading.get_native_id())"
+    first, second = [eval(await found_by(run, code, processor)) for processor in ("first", "second")]
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+    assert first[2] == first[0], "the C library and the kernel agree on the thread's id"
+
+
+async def test_user_code_finds_an_ordinary_interpreter(run: Run, user_code: Path) -> None:
+    (user_code / "sitecustomize.py").write_text("import sys\nsys.customized = True\n")
+    code = """
+import gc, os, sys
+ours = [name for name, module in sys.modules.items() if "/services/worker/" in str(getattr(module, "__file__", ""))]
+found = [sys.customized, sys.path[0], sys.argv, ours, os.environ.get("PIECEWORK_CHILD"), sys.dont_write_bytecode,
+    sorted(os.listdir("/proc/self/fd"), key=int)[:3], os.getpgid(0) == os.getsid(0) == os.getpid()]
+"""
+    found, writes_none = eval(await found_by(run, code)), bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    assert found == [True, str(user_code), [""], [], None, writes_none, ["0", "1", "2"], True]
+
+
+async def test_a_child_outlives_its_server_and_the_next_one_gets_a_new_server(run: Run) -> None:
+    first = await found_by(run, "import os; found = os.getpid()")
+    for server in fork_servers():
+        server.kill()
+        server.wait()
+    assert await found_by(run, "import os; found = os.getpid()") == first
+    assert await found_by(run, "import os; found = os.getpid()", "another") != first
+    assert len(fork_servers()) == 1
+
+
+async def test_a_copy_that_left_the_child_is_known_by_its_mark(tmp_path: Path, run: Run) -> None:
+    """It has replaced neither its program nor its variables, but its session and its parent."""
+    code = f"""
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        open({str(tmp_path / "pid")!r}, "w").write(f"{{os.getpid()}}.")
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+while True: time.sleep(1)
+"""
+    running = asyncio.create_task(run("callable", function="user_code:do", params={"code": code}))
+    await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("."))
+    copy = psutil.Process(int((tmp_path / "pid").read_text().strip(".")))
+    running.cancel()
+    await asyncio.wait({running})
+    await until(lambda: not copy.is_running() or copy.status() == psutil.STATUS_ZOMBIE)
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    cells, environment = Cells("process", tmp_path), dict(os.environ)
+    await (await ChildProcess.start(cells, environment)).kill()  # the server runs
+    before = children()
+    for steps in range(12):
+        starting = asyncio.create_task(ChildProcess.start(cells, environment))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait({starting})
+        if not starting.cancelled():
+            await starting.result().kill()
+    assert children() == before
+    assert cells_in(tmp_path) == []
+
+
+async def test_signals_that_the_worker_handles_have_their_default_in_a_child(run: Run) -> None:
+    code = "import signal; found = [int(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)]"
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        assert eval(await found_by(run, code)) == [signal.SIG_DFL] * 3
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def fork_servers() -> list[psutil.Process]:
+    found = psutil.Process().children()
+    return [process for process in found if "isolation.fork_server" in " ".join(process.cmdline()) and serves(process)]
+
+
+def serves(process: psutil.Process) -> bool:
+    """A child has the same command line, and a mark of its own."""
+    return process.environ().get("PIECEWORK_CHILD") == "c-xxxxxxxx"
+
+
+def cells_in(scratch: Path) -> list[Path]:
+    return list(scratch.iterdir())
+
+
+def children() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
