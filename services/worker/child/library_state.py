@@ -11,7 +11,8 @@ from typing import Any
 def random_words() -> tuple[int, ...]:
     """The words that the next 624 random numbers are taken from."""
     random.getrandbits(1)  # makes them
-    return random.getstate()[1][:-1]  # without the place of the next
+    words: tuple[int, ...] = random.getstate()[1]
+    return words[:-1]  # without the place of the next
 
 
 class LibraryState:
