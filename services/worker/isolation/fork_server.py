@@ -12,6 +12,7 @@ import socket
 import sys
 import traceback
 from functools import partial
+from importlib.machinery import PathFinder
 from typing import NoReturn
 
 from services.worker.child import frames, program
@@ -56,7 +57,7 @@ def _begin(control: int, said: int, mark: int) -> NoReturn:
         os.dup2(said, 2)
         order = _read_order(control)
         ctypes.memmove(mark, order["mark"].encode(), len(order["mark"]))
-        start = partial(_run_program, control, order["environment"], order["parent"])
+        start = partial(_run_program, control, order)
         if order["plan"]:
             launch(order["plan"], start)
         start()
@@ -75,18 +76,37 @@ def _read_order(control: int) -> Order:
     return order
 
 
-def _run_program(control: int, environment: dict[str, str], parent: int) -> NoReturn:
+def _run_program(control: int, order: Order) -> NoReturn:
     """Become as the interpreter would be if it had started with this environment, and run the child's program."""
     try:
         kernel.show_memory()
         sandbox.close_all_but(control)
-        program.set_environment(environment)
-        sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
-        if path := environment.get("PYTHONPATH"):
+        program.set_environment(order["environment"])
+        sys.dont_write_bytecode = bool(order["environment"].get("PYTHONDONTWRITEBYTECODE"))
+        path = order["environment"].get("PYTHONPATH")
+        if path:
             sys.path[:0] = dict.fromkeys(map(os.path.abspath, path.split(":")))
+        if order["python"] != sys.executable:
+            _enter_virtual_environment(order["python"])
+        if path or order["python"] != sys.executable:
             site.execsitecustomize()
-        program.main(control, parent)
+        program.main(control, order["parent"])
     except BaseException:
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def _enter_virtual_environment(python: str) -> None:
+    """Do what `site` does when this interpreter starts; the packages of the worker's own come last."""
+    own = [place for place in site.getsitepackages() if place in sys.path]
+    sys.path[:] = [place for place in sys.path if place not in own]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if finder.__module__.startswith("_frozen_importlib")]
+    sys.executable = python
+    site.venv(site.removeduppaths())
+    sys.path += own
+    theirs = site.getsitepackages()
+    for name, module in list(sys.modules.items()):
+        is_own = (getattr(module, "__file__", None) or "").startswith(tuple(own))
+        if is_own and PathFinder.find_spec(name.partition(".")[0], theirs):
+            del sys.modules[name]  # user code gets the version that its package asks for

@@ -34,6 +34,7 @@ class Order(TypedDict):
     """How a fork server's child starts."""
 
     plan: Plan | None  # None: where the server runs
+    python: str  # the interpreter that it stands for: the server's, or that of a virtual environment made from it
     environment: dict[str, str]
     mark: str  # as long as the server's
     parent: int  # the child's parent as the child sees it

@@ -100,9 +100,10 @@ class ChildProcess:
         ours, theirs = socket.socketpair()
         process: asyncio.subprocess.Process | Forked
         with theirs, effects.passing("process", "child"):
-            if python == sys.executable and FORKING:
+            if FORKING:
                 order: Order = {
                     "plan": cell.plan(),
+                    "python": python,
                     "environment": {**environment, **own},
                     "mark": cell.private.name,
                     "parent": cell.parent,

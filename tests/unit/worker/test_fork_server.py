@@ -1,8 +1,12 @@
 """Children that a fork server makes: each is as if its interpreter had just started, and none depends on the server."""
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,46 @@ found = [sys.customized, sys.path[0], sys.argv, ours, os.environ.get("PIECEWORK_
 """
     found, writes_none = eval(await found_by(run, code)), bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     assert found == [True, str(user_code), [""], [], None, writes_none, ["0", "1", "2"], True]
+
+
+SEEN = """
+import json, site, sys, sysconfig
+print(json.dumps([sys.prefix, sys.exec_prefix, sys.base_prefix, sys.executable, sys.path, site.PREFIXES,
+    sysconfig.get_paths(), sys.flags.safe_path, [finder.__module__ for finder in sys.meta_path], sys.noted]))
+"""
+
+
+async def test_a_virtual_environment_is_as_its_own_interpreter_finds_it(tmp_path: Path) -> None:
+    work, python = tmp_path / "work", virtual_environment(tmp_path / "virtual")
+    work.mkdir()
+    (work / "seen.py").write_text(f"def print_it(input, output):\n    exec({SEEN!r})\n")
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(work)}
+    expected = printed_by(
+        python, f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n{SEEN}", environment
+    )
+
+    child = await ChildProcess.start(Cells("process", work), environment, python)
+    files = {name: str(work / name) for name in ("log", "input", "output")}
+    nothing: dict[str, Any] = {"params": {}, "paths": {}, "steps": [], "checks": [], "items": None}
+    job: Any = {"kind": "callable", "function": "seen:print_it", "directory": str(work), "environment": environment}
+    await child.run(job | nothing | files)
+    await child.kill()
+
+    assert json.loads((work / "log").read_text()) == json.loads(expected)
+    assert str(tmp_path / "virtual") in json.loads(expected)
+
+
+def virtual_environment(place: Path) -> str:
+    """A new one, which runs code when its interpreter starts; returns the interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    (packages,) = place.glob("lib/python3.*/site-packages")
+    (packages / "noted.pth").write_text(f"{place}\nimport sys; sys.noted = 'by a .pth file'\n")
+    return str(place / "bin" / "python")
+
+
+def printed_by(python: str, code: str, environment: dict[str, str]) -> str:
+    command = [python, "-P", "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout
 
 
 async def test_a_child_outlives_its_server_and_the_next_one_gets_a_new_server(run: Run) -> None:
