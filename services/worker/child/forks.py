@@ -27,14 +27,15 @@ _returned = mmap.mmap(-1, _PID.size)  # shared with all copies: the last one in 
 _called_once = False  # the call of user code that runs is a `single_call`
 
 
-def keep_from_copies(channel: socket.socket) -> None:
-    """Have copies lose their descriptor of the channel at once, and end when user code gives them back to us."""
+def keep_from_copies(channel: socket.socket, *pipes: int) -> None:
+    """Have copies lose their descriptors of these at once, and end when user code gives them back to us."""
     global _own_pid, _returned  # of the process that serves jobs: it may be a copy of the one that has loaded this
     _own_pid, _returned = os.getpid(), mmap.mmap(-1, _PID.size)
 
     def part() -> None:
-        with contextlib.suppress(OSError):
-            os.close(channel.detach())
+        for descriptor in (channel.detach(), *pipes):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
         if not _called_once and (caller := _caller_of_user_code()):
             sys.setprofile(_end_at_return_to(caller))
 
@@ -43,6 +44,12 @@ def keep_from_copies(channel: socket.socket) -> None:
 
 def is_copy() -> bool:
     return os.getpid() != _own_pid
+
+
+def end_copies() -> None:
+    """End this process if it is one: it was made without os.fork, such as by a library in C."""
+    if is_copy():
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ import struct
 from typing import Any, BinaryIO
 
 HEAD = struct.Struct(">16sI")
+TOKEN = struct.Struct("=I")  # of a task of a session, in the pipe of tokens (child/session)
+END = 0  # the token that ends a session
 
 
 def new_key() -> bytes:
@@ -16,7 +18,14 @@ def new_key() -> bytes:
 
 
 def encode(key: bytes, value: Any) -> bytes:
-    body = json.dumps(value).encode()
+    return pack(key, encode_body(value))
+
+
+def encode_body(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def pack(key: bytes, body: bytes) -> bytes:
     return HEAD.pack(key, len(body)) + body
 
 

@@ -64,10 +64,10 @@ def call_function(
 
 
 def call_with_item(
-    reference: str, item: Any, arguments: Mapping[str, Any], output: Path, listing: Path | None
+    reference: str, item: Any, arguments: Mapping[str, Any], locate: Callable[[], Path], listing: Path | None
 ) -> dict[str, Any]:
-    """Call a function processor; returns the `value` of the child's answer, which is in the file `output` if it is
-    large. In a fan-out stage the function returns a list of items, which go to `listing`.
+    """Call a function processor; returns the `value` of the child's answer. A large one goes to the file that `locate`
+    names. In a fan-out stage the function returns a list of items, which go to `listing`.
 
     Raises TaskError (output_invalid).
     """
@@ -80,6 +80,8 @@ def call_with_item(
     encoded = _encode(value, reference)
     if len(encoded) <= VALUE_BYTES_MAX:
         return {"value": json.loads(encoded)}
+    output = locate()
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(encoded)
     return {}
 

@@ -12,20 +12,20 @@ from services.inputs.reader import Step
 VALUE_BYTES_MAX = 4096  # of a value that a task returns, as JSON: it lives in the task's row
 
 
-class _Job(TypedDict):
+class Job(TypedDict):
     directory: str  # the working directory at the start
     environment: dict[str, str]
     log: str  # gets everything that is printed
 
 
-class ProgramJob(_Job):
+class ProgramJob(Job):
     """Run a program outside of any task."""
 
     kind: Literal["program"]
     arguments: list[str]
 
 
-class TaskJob(_Job):
+class TaskJob(Job):
     """The part that all tasks share: paths of files, and the steps that prepare the input for the processor."""
 
     input: str
@@ -114,6 +114,21 @@ class SqlJob(ReadingJob):
     spill: str
     memory_bytes: int
     threads: int
+
+
+class SessionJob(Job):
+    """Call a function with the value of each task of a stage, as long as the worker sends some (child/session)."""
+
+    kind: Literal["session"]
+    function: str
+    params: dict[str, Any]
+    values: str  # the directory of values that are too large for an answer
+    filename: str  # of each
+    tmp: str  # TMPDIR of the tasks
+    job_id: str
+    job_number: int  # as programs for array jobs know it
+    overridden: list[str]  # variables that are the same for all tasks, by the processor's spec
+    memory_bytes_max: int  # that this process may have after a task, to begin another
 
 
 ChildJob = ProgramJob | CommandJob | PrepareJob | CollectJob | CallableJob | FunctionJob | CopyJob | RecordsJob | SqlJob

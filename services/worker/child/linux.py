@@ -11,6 +11,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _FALLOC_FL_KEEP_SIZE_PUNCH_HOLE = 3
+_WALL = 0x40000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _linux = sys.platform == "linux"
@@ -58,18 +59,38 @@ def kill_descendants() -> None:
 
 
 def has_children() -> bool:
-    """Whether this process has live descendants."""
-    for thread in os.listdir("/proc/self/task") if _linux else ():  # noqa: PTH208  # after every task: quicker so
-        with contextlib.suppress(OSError):
-            if read(f"/proc/self/task/{thread}/children"):
-                return True
-    return False
+    """Whether this process has children, of any thread (https://man7.org/linux/man-pages/man2/waitid.2.html)."""
+    if not _linux:
+        return False
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
+    except ChildProcessError:
+        return False
+    return True
+
+
+class _KernelFiles:
+    """Files of the kernel about this process, kept open: they are used before and after every task."""
+
+    def __init__(self) -> None:
+        self.status = self.clear_refs = -1
+
+
+_files = _KernelFiles()
+
+
+def keep_open() -> None:
+    """Open what tells and resets this process's memory."""
+    with contextlib.suppress(OSError):
+        _files.status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):
+        _files.clear_refs = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
 
 
 def memory() -> tuple[int, int]:
     """Resident memory of this process in bytes (0 where it is unknown), and its peak since the last reset."""
     try:
-        status = read("/proc/self/status")
+        status = os.pread(_files.status, 1 << 16, 0)
         return _status_bytes(status, b"VmRSS:"), _status_bytes(status, b"VmHWM:")
     except (OSError, IndexError):  # not every kernel tells
         return 0, memory_bytes_of(resource.getrusage(resource.RUSAGE_SELF))
@@ -77,11 +98,7 @@ def memory() -> tuple[int, int]:
 
 def reset_memory_peak() -> None:
     with contextlib.suppress(OSError):
-        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
-        try:
-            os.write(descriptor, b"5")
-        finally:
-            os.close(descriptor)
+        os.write(_files.clear_refs, b"5")
 
 
 def memory_bytes_of(usage: resource.struct_rusage) -> int:
@@ -94,6 +111,11 @@ def cpu_seconds() -> float:
         usage.ru_utime + usage.ru_stime
         for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     )
+
+
+def usage_of_programs() -> resource.struct_rusage:
+    """Of this process's children that have ended: it changes with each."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN)
 
 
 def _status_bytes(status: bytes, field: bytes) -> int:

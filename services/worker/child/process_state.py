@@ -113,6 +113,7 @@ class ProcessState:
     def __init__(self) -> None:
         self.exits = Exits()
         self.environment: dict[str, str] = {}  # what the import of the processor's module has set
+        self.own_descriptors: set[str] = set()  # not the task's
         self._lost = False
         self._unseeded = random_words()
         self.remember()
@@ -132,7 +133,7 @@ class ProcessState:
         os.umask(self._umask)
         self._decimal = decimal.getcontext().copy()
         self._threads = set(sys._current_frames())
-        self._descriptors = _descriptors()
+        self._descriptors = _descriptors() - self.own_descriptors
         self._libraries = LibraryState(self._unseeded)
 
     def restore(self) -> bool:
@@ -184,7 +185,7 @@ class ProcessState:
         return not self._threads.issuperset(sys._current_frames())
 
     def _has_left_files(self, private: str) -> bool:
-        descriptors = _descriptors()
+        descriptors = _descriptors() - self.own_descriptors
         if any(_target(descriptor).startswith(private) for descriptor in descriptors - self._descriptors):
             return True
         self._descriptors = descriptors

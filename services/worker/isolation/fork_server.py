@@ -16,6 +16,7 @@ from importlib.machinery import PathFinder
 from typing import NoReturn
 
 from services.worker.child import frames, program
+from services.worker.child.environment import set_environment
 from services.worker.isolation import kernel, sandbox
 from services.worker.isolation.launcher import launch
 from services.worker.isolation.plan import FORK, MARK, Order
@@ -27,7 +28,8 @@ _libc.getenv.restype = ctypes.c_void_p
 def serve(channel_descriptor: int, worker: int) -> None:
     """Fork a child for each request, until the process `worker` closes the channel; answers with the process id.
 
-    A request, FORK, comes with two descriptors: the child's connection, and the file that gets what it says at first.
+    A request, FORK, comes with four descriptors: the child's connection, the file that gets what it says at first, and
+    the two pipes of its sessions.
     """
     kernel.die_with_parent()
     if os.getppid() != worker:
@@ -38,26 +40,26 @@ def serve(channel_descriptor: int, worker: int) -> None:
     gc.freeze()  # so that no child's collector touches, and copies, the memory that all share
     with socket.socket(fileno=channel_descriptor) as channel:
         while True:
-            request, descriptors, _, _ = socket.recv_fds(channel, len(FORK), 2)
+            request, descriptors, _, _ = socket.recv_fds(channel, len(FORK), 4)
             if not request:
                 return
-            control, said = descriptors
             pid = kernel.fork_sibling()
             if pid == 0:
                 channel.close()
-                _begin(control, said, mark)
-            os.close(control)
-            os.close(said)
+                _begin(descriptors, mark)
+            for descriptor in descriptors:
+                os.close(descriptor)
             channel.send(str(pid).encode())
 
 
-def _begin(control: int, said: int, mark: int) -> NoReturn:
+def _begin(descriptors: list[int], mark: int) -> NoReturn:
+    control, said, *session = descriptors
     try:
         os.setsid()
         os.dup2(said, 2)
         order = _read_order(control)
         ctypes.memmove(mark, order["mark"].encode(), len(order["mark"]))
-        start = partial(_run_program, control, order)
+        start = partial(_run_program, control, session, order)
         if order["plan"]:
             launch(order["plan"], start)
         start()
@@ -76,12 +78,12 @@ def _read_order(control: int) -> Order:
     return order
 
 
-def _run_program(control: int, order: Order) -> NoReturn:
+def _run_program(control: int, session: list[int], order: Order) -> NoReturn:
     """Become as the interpreter would be if it had started with this environment, and run the child's program."""
     try:
         kernel.show_memory()
-        sandbox.close_all_but(control)
-        program.set_environment(order["environment"])
+        sandbox.close_all_but(control, *session)
+        set_environment(order["environment"])
         sys.dont_write_bytecode = bool(order["environment"].get("PYTHONDONTWRITEBYTECODE"))
         path = order["environment"].get("PYTHONPATH")
         if path:
@@ -90,7 +92,7 @@ def _run_program(control: int, order: Order) -> NoReturn:
             _enter_virtual_environment(order["python"])
         if path or order["python"] != sys.executable:
             site.execsitecustomize()
-        program.main(control, order["parent"])
+        program.main(control, session, order["parent"])
     except BaseException:
         traceback.print_exc()
         os._exit(1)

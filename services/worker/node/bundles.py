@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from services.engine.attempt import ClaimedTask, StageWork
 from services.worker.node.room import Part
+from services.worker.session.eligible import runs_in_session
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +24,7 @@ class Bundle:
     waiting: deque[ClaimedTask]
     unfinished: int
     suspect: bool  # its task may kill this worker
+    in_session: bool  # its tasks run in sessions
     part: Part | None = None
     claimed_at: float = field(default_factory=time.monotonic)
 
@@ -33,7 +35,8 @@ class Bundles:
     def __init__(self) -> None:
         self._held: dict[UUID, Bundle] = {}
         self._queue: deque[Bundle] = deque()
-        self._any_waiting = asyncio.Event()
+        self._changed = asyncio.Event()  # the queue's first bundle may be another
+        self.added: Callable[[], None] = lambda: None  # called when more tasks wait
         self.claiming: frozenset[UUID] = frozenset()
         self.tasks_waiting = 0
 
@@ -65,9 +68,12 @@ class Bundles:
         tasks: Sequence[ClaimedTask],
         *,
         suspect: bool,
+        alone: bool = False,
         part: Part | None = None,
     ) -> Bundle:
-        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), suspect, part)
+        """`alone`: its task shares no session with others."""
+        in_session = not (suspect or alone or part) and runs_in_session(stage, tasks)
+        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), suspect, in_session, part)
         self._held[bundle_id] = bundle
         if part is None:
             self._wait(bundle)
@@ -76,19 +82,64 @@ class Bundles:
     def _wait(self, bundle: Bundle) -> None:
         self._queue.append(bundle)
         self.tasks_waiting += len(bundle.waiting)
-        self._any_waiting.set()
+        self._changed.set()
+        self.added()
 
     async def take(self) -> tuple[Bundle, list[ClaimedTask]]:
-        """The next task to run, as soon as there is one; for no-ops, all that wait in the bundle."""
-        while not self._queue:
-            self._any_waiting.clear()
-            await self._any_waiting.wait()
+        """The next task that runs in no session, as soon as it is next; for no-ops, all that wait in the bundle."""
+        while not self._queue or self._queue[0].in_session:
+            await self._change()
         bundle = self._queue[0]
+        return bundle, self.take_next(bundle)
+
+    async def session_is_next(self) -> None:
+        """Wait until the next task runs in a session."""
+        while self.next_in_session is None:
+            await self._change()
+
+    @property
+    def next_in_session(self) -> Bundle | None:
+        """The next task's bundle, if that task runs in a session."""
+        return self._queue[0] if self._queue and self._queue[0].in_session else None
+
+    def take_next(self, bundle: Bundle) -> list[ClaimedTask]:
+        """Of the first bundle, like `take_of`."""
         tasks = self.take_of(bundle)
         self.tasks_waiting -= len(tasks)
         if not bundle.waiting:
             self._queue.popleft()
-        return bundle, tasks
+            self._changed.set()
+        return tasks
+
+    def take_for_session(self, stage: StageWork, count: int) -> list[tuple[Bundle, ClaimedTask]]:
+        """The next tasks of the queue, up to this number, as long as they are of the stage."""
+        taken: list[tuple[Bundle, ClaimedTask]] = []
+        key = (stage.job_id, stage.stage)
+        while len(taken) < count and (bundle := self.next_in_session) is not None:
+            if (bundle.stage.job_id, bundle.stage.stage) != key:
+                break
+            while bundle.waiting and len(taken) < count:
+                taken.append((bundle, bundle.waiting.popleft()))
+            if not bundle.waiting:
+                self._queue.popleft()
+                self._changed.set()
+        self.tasks_waiting -= len(taken)
+        return taken
+
+    def give_back(self, taken: Sequence[tuple[Bundle, ClaimedTask]]) -> None:
+        """They have not begun, and are next, in this order; those of bundles that are no longer held are dropped."""
+        for bundle, task in reversed(taken):
+            if bundle.bundle_id in self._held:
+                if not bundle.waiting:
+                    self._queue.appendleft(bundle)
+                bundle.waiting.appendleft(task)
+                self.tasks_waiting += 1
+        if taken:
+            self._changed.set()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
     def take_of(self, bundle: Bundle) -> list[ClaimedTask]:
         """The next task of a bundle, or all if they are no-ops; none if none waits."""
@@ -122,4 +173,5 @@ class Bundles:
         if bundle.part is None:
             self._queue.remove(bundle)
             self.tasks_waiting -= len(bundle.waiting)
+            self._changed.set()
         bundle.waiting.clear()

@@ -398,7 +398,14 @@ class Receiver:
             await transitions.abandon(self._database, self._worker_id, [message.bundle_id])
             return
         part = self._parts.pop(message.bundle_id, None)
-        bundle = self._bundles.add(message.bundle_id, stage, tasks, suspect=message.suspect, part=part)
+        bundle = self._bundles.add(
+            message.bundle_id,
+            stage,
+            tasks,
+            suspect=message.suspect,
+            alone=message.backup_of is not None,
+            part=part,
+        )
         if part is not None:
             self._slots.run_in_part(bundle, part)
         self._bundle_tasks += _SMOOTHING * (len(tasks) - self._bundle_tasks)

@@ -24,6 +24,7 @@ from services.worker.node.drain import Drain
 from services.worker.node.pace import Pace
 from services.worker.node.quarantine import Quarantine
 from services.worker.node.room import Part, Room
+from services.worker.node.sessions import Sessions
 from services.worker.node.storage import Storage
 from services.worker.task.attempt import Equipment, release, run_attempt
 from services.worker.task.node_health import is_of_node
@@ -65,12 +66,23 @@ class Slots:
         self._open: dict[asyncio.Task[AttemptReport], tuple[Bundle, Turn]] = {}
         self._room = Room(equipment.hardware, count, lambda: WarmChildren(equipment.cells))
         self._entrance = asyncio.Semaphore(count)  # of attempts that do not run yet
+        self._sessions = Sessions(
+            count,
+            equipment,
+            bundles,
+            self._room.free,
+            self.pace,
+            self._report,
+            self._note,
+            self._run_alone,
+            self.progress.set,
+        )
 
     @property
     def busy(self) -> int:
         """The number of slots in use, or closed because something beside them takes their place."""
         in_slots = sum(bundle.part is None for bundle, _ in self._open.values())
-        return min(self.count, in_slots + self.count - self.open)
+        return min(self.count, in_slots + self._sessions.busy + self.count - self.open)
 
     @property
     def open(self) -> int:
@@ -90,13 +102,14 @@ class Slots:
     @property
     def wanted(self) -> int:
         """The number of attempts that hold or wait for a slot; more than the slots if some have started ahead."""
-        return sum(turn.phase != "after" for bundle, turn in self._open.values() if bundle.part is None)
+        attempts = sum(turn.phase != "after" for bundle, turn in self._open.values() if bundle.part is None)
+        return attempts + self._sessions.wanted
 
     @property
     def longest_running_seconds(self) -> float:
         """Of those in slots."""
         in_slots = [turn.working_seconds for bundle, turn in self._open.values() if bundle.part is None]
-        return max(in_slots, default=0.0)
+        return max([*in_slots, self._sessions.longest_running_seconds])
 
     def may_hold(self, needs: Needs) -> bool:
         """Whether this node ever has room for such a bundle."""
@@ -150,6 +163,7 @@ class Slots:
                 group.create_task(self._release_stale())
                 group.create_task(_end_idle_children(slots))
                 group.create_task(self._storage.run())
+                group.create_task(self._sessions.run(group))
                 for _ in range(_OPEN_MAX * self.count):
                     group.create_task(self._serve())
         finally:
@@ -171,11 +185,14 @@ class Slots:
         for attempt, (bundle, _) in self._open.items():
             if bundle_ids is None or bundle.bundle_id in bundle_ids:
                 attempt.cancel()
+        self._sessions.cancel(bundle_ids)
 
     def release_waiting(self, waited_seconds: float = 0.0) -> int:
         """Give back the tasks that have waited this long for a slot; returns how many."""
         claimed_before = time.monotonic() - waited_seconds
+        self._sessions.take_back(claimed_before)
         taken = self._bundles.take_back(claimed_before)
+        self._sessions.wake()
         for bundle, tasks in taken:
             self._completer.report(bundle, [_finished(task, "released") for task in tasks])
         ahead = [
@@ -188,7 +205,7 @@ class Slots:
         return sum(len(tasks) for _, tasks in taken) + len(ahead)
 
     async def _idle(self) -> None:
-        while self._open:
+        while self._open or self._sessions.any_open:
             self.progress.clear()
             await self.progress.wait()
 
@@ -224,8 +241,22 @@ class Slots:
             seconds = finished[0].run_seconds
         if finished[0].outcome == "succeeded":
             self.pace.learn((bundle.stage.job_id, bundle.stage.stage), seconds, len(tasks))
+        self._report(bundle, finished)
+
+    async def _run_alone(self, bundle: Bundle, children: WarmChildren) -> None:
+        """Run the next task, of a bundle for sessions, by itself."""
+        own: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
+        own.put_nowait(children)
+        await self._work(self._equipment, bundle, self._bundles.take_next(bundle), own, lambda: None)
+
+    def _report(self, bundle: Bundle, finished: Sequence[AttemptReport]) -> None:
         self._completer.report(bundle, finished)
         self.progress.set()
+
+    def _note(self, finished: AttemptReport, began: float) -> None:
+        """What the end of an attempt tells of this node."""
+        self._quarantine.note(finished, began)
+        self._storage.note(finished.error)
 
     async def _attempt(
         self,
@@ -250,8 +281,7 @@ class Slots:
         if attempt.cancelled():
             return _finished(task, "released", turn.working_seconds)
         finished = self._broken(task, turn, error) if (error := attempt.exception()) else attempt.result()
-        self._quarantine.note(finished, began)
-        self._storage.note(finished.error)
+        self._note(finished, began)
         write = log.debug if finished.outcome == "succeeded" else log.info
         with tracing.within(bundle.stage.traceparent):
             seconds = round(finished.run_seconds, 3)

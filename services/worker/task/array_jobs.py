@@ -14,6 +14,7 @@ from pathlib import Path
 from uuid import UUID
 
 from services.engine.attempt import ClaimedTask, StageWork
+from services.worker.child.task_variables import task_variables
 
 Variables = dict[str, object]
 
@@ -48,15 +49,19 @@ def array_variables(task: ClaimedTask, stage: StageWork, *, directory: Path, cpu
     Its number is its index, or what the job's range gives it instead. As long as the size of the array is not known,
     the variables that tell it are not set.
     """
-    number = task.index if stage.array is None else stage.array.numbers[task.index]
+    number = task_number(task, stage)
     job = job_number(task.job_id, task.stage)
     return {
-        **_own(number, stage),
-        **_aws_batch(task, stage),
-        **_slurm(task, stage, number, job, cpus, memory_bytes),
-        **_pbs_and_others(stage, number, job, cpus),
+        **task_variables(task.job_id, job, task.index, number, task.attempt),
+        **_own_and_aws_batch(stage),
+        **_slurm(stage, job, cpus, memory_bytes),
+        **_pbs_and_others(stage, job, cpus),
         **dict.fromkeys(_DIRECTORIES, directory),
     }
+
+
+def task_number(task: ClaimedTask, stage: StageWork) -> int:
+    return task.index if stage.array is None else stage.array.numbers[task.index]
 
 
 def job_number(job_id: UUID, stage: int) -> int:
@@ -68,33 +73,19 @@ def job_number(job_id: UUID, stage: int) -> int:
     return _NUMBER_MIN + int.from_bytes(digest[:8]) % (_NUMBER_MAX - _NUMBER_MIN)
 
 
-def _own(number: int, stage: StageWork) -> Variables:
-    own: Variables = {"PIECEWORK_TASK_NUMBER": number}
-    return own if stage.array is None else own | {"PIECEWORK_TASK_COUNT": len(stage.array.numbers)}
+def _own_and_aws_batch(stage: StageWork) -> Variables:
+    if stage.array is None:
+        return {}
+    return dict.fromkeys(("PIECEWORK_TASK_COUNT", "AWS_BATCH_JOB_ARRAY_SIZE"), len(stage.array.numbers))
 
 
-def _aws_batch(task: ClaimedTask, stage: StageWork) -> Variables:
-    """AWS Batch counts from 0."""
+def _slurm(stage: StageWork, job: int, cpus: int, memory_bytes: int) -> Variables:
     variables: Variables = {
-        "AWS_BATCH_JOB_ID": f"{task.job_id}:{task.index}",
-        "AWS_BATCH_JOB_ATTEMPT": task.attempt,
-        "AWS_BATCH_JOB_ARRAY_INDEX": task.index,
-    }
-    return variables if stage.array is None else variables | {"AWS_BATCH_JOB_ARRAY_SIZE": len(stage.array.numbers)}
-
-
-def _slurm(task: ClaimedTask, stage: StageWork, number: int, job: int, cpus: int, memory_bytes: int) -> Variables:
-    """As in Slurm, each task of an array has a job id of its own, and a restart count only once it was restarted."""
-    variables: Variables = {
-        **dict.fromkeys(("SLURM_JOB_ID", "SLURM_JOBID"), job + task.index),
         "SLURM_JOB_NAME": stage.job_name,
         "SLURM_ARRAY_JOB_ID": job,
-        "SLURM_ARRAY_TASK_ID": number,
         **dict.fromkeys(("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE"), cpus),
         "SLURM_MEM_PER_NODE": memory_bytes // 1_048_576,
     }
-    if task.attempt > 1:
-        variables["SLURM_RESTART_COUNT"] = task.attempt - 1
     if stage.array is not None:
         first, last, step = _bounds(stage.array.numbers)
         variables |= {
@@ -106,12 +97,10 @@ def _slurm(task: ClaimedTask, stage: StageWork, number: int, job: int, cpus: int
     return variables
 
 
-def _pbs_and_others(stage: StageWork, number: int, job: int, cpus: int) -> Variables:
+def _pbs_and_others(stage: StageWork, job: int, cpus: int) -> Variables:
     """PBS Professional and Torque, Grid Engine, LSF."""
     variables: Variables = {
-        "PBS_JOBID": f"{job}[{number}].piecework",
         "PBS_ARRAY_ID": f"{job}[].piecework",
-        **dict.fromkeys(("PBS_ARRAY_INDEX", "PBS_ARRAYID", "SGE_TASK_ID", "LSB_JOBINDEX"), number),
         **dict.fromkeys(("PBS_JOBNAME", "JOB_NAME", "LSB_JOBNAME"), stage.job_name),
         **dict.fromkeys(("JOB_ID", "LSB_JOBID"), job),
         **dict.fromkeys(("NCPUS", "NSLOTS", "LSB_DJOB_NUMPROC"), cpus),

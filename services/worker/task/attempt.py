@@ -38,7 +38,7 @@ from services.worker.task.declared_inputs import DeclaredInputs
 from services.worker.task.hardware import Hardware
 from services.worker.task.inputs import fetch_input
 from services.worker.task.levels import do_a_job
-from services.worker.task.masking import Mask
+from services.worker.task.masking import NOTHING, Mask
 from services.worker.task.memory_watch import MemoryExceeded
 from services.worker.task.node_health import FULL, NodeHealth, is_of_node
 from services.worker.task.outputs import Outputs, missing_output
@@ -54,7 +54,7 @@ from services.worker.task.warm_children import Served, WarmChildren
 log = structlog.get_logger()
 
 _REMOVE_SECONDS = 30.0
-_EXCUSED_MAX = 100  # attempts of a task, some hours; after that, what is nobody's fault counts as a failure, too
+EXCUSED_MAX = 100  # attempts of a task, some hours; after that, what is nobody's fault counts as a failure, too
 # Fields that the child's answer and AttemptReport share.
 _MEASURES = ("exit_code", *RECORD_COUNTS, "cpu_seconds", "memory_bytes_peak")
 
@@ -106,14 +106,14 @@ async def run_attempt(equipment: Equipment, task: ClaimedTask, stage: StageWork,
             if attempt.finished.error is not None:
                 span.fail(attempt.finished.error["message"])
     finally:
-        await _remove(attempt.workspace)
+        await remove(attempt.workspace)
     await attempt.acquit()
     attempt.finished.run_seconds = turn.working_seconds
     attempt.finished.fetch_seconds, attempt.finished.put_seconds = turn.fetch_seconds, turn.put_seconds
     return attempt.finished
 
 
-async def _remove(workspace: Workspace) -> None:
+async def remove(workspace: Workspace) -> None:
     """Remove the workspace; if that takes long, the attempt's report does not wait for its end."""
     removing = asyncio.ensure_future(in_own_thread(workspace.remove))
     await asyncio.wait({removing}, timeout=_REMOVE_SECONDS)
@@ -154,7 +154,7 @@ class _Attempt:
             self._doubtful = isinstance(error, NotStarted) or error.type == "processor_load"
             if error.type == "node_unfit":
                 self._node_fault = error.message
-            if error.excused and self._task.attempt <= _EXCUSED_MAX:
+            if error.excused and self._task.attempt <= EXCUSED_MAX:
                 finished.outcome, self.excused = "released", True
             if lost := self._find_lost(error):
                 finished.outcome, finished.lost = "released", lost
@@ -185,26 +185,21 @@ class _Attempt:
 
     async def _waited_for_s3(self) -> bool:
         """Whether it took too long for S3's sake: its program does not run, and S3 is away."""
-        if self._turn.phase not in ("before", "after") or self._task.attempt > _EXCUSED_MAX:
+        if self._turn.phase not in ("before", "after") or self._task.attempt > EXCUSED_MAX:
             return False
         s3 = self._equipment.s3
         return await find_outage(s3, self._equipment.layout.bucket, s3.meta.config.read_timeout) is not None
 
     async def acquit(self) -> None:
-        """Release an attempt that has failed because of its node. Its files are removed by now."""
-        if self.finished.outcome != "failed":
-            return
-        found = await self._equipment.health.find_fault(self._began)
-        if fault := self._node_fault or found or (self._doubtful and await self._child_fault()):
-            release(self.finished, self._mask.text(fault), self._equipment.losses_max)
-
-    async def _child_fault(self) -> str | None:
-        """Why a child that belongs to no task can't do a job here either."""
-        try:
-            await do_a_job(self._equipment.cells, self._equipment.packages.own.environment, View())
-        except (IsolationUnusable, TaskError, OSError) as error:
-            return f"no child can work here: {error}"
-        return None
+        """Its files are removed by now."""
+        await acquit(
+            self._equipment,
+            self.finished,
+            self._began,
+            node_fault=self._node_fault,
+            doubtful=self._doubtful,
+            mask=self._mask,
+        )
 
     def _find_lost(self, error: TaskError) -> list[LostOutput]:
         """What earlier tasks must make again; nothing if something is gone that no task has made."""
@@ -217,9 +212,7 @@ class _Attempt:
         return lost
 
     def _explain(self, type: str, message: str, raised: dict[str, Any] | None = None) -> None:
-        self.finished.error = {"type": type, "message": storable(self._mask.text(message))}
-        if raised is not None:
-            self.finished.error["raised"] = self._mask.value(raised | {"traceback": storable(raised["traceback"])})
+        self.finished.error = masked_error(self._mask, type, message, raised)
 
     async def _work(self) -> None:
         self.workspace.make()
@@ -254,12 +247,7 @@ class _Attempt:
             paths=paths,
             share=self._equipment.share,
         )
-        served = Served(
-            None if self._stage.spec.share_children else self._task.job_id,
-            self._stage.processor,
-            self._stage.processor_version,
-            View((*((runtime.home,) if runtime.home else ()), *inputs.values()), network=self._stage.spec.network),
-        )
+        served = Served.of(self._stage, runtime.home, inputs.values())
         async with self._in_slot() as children:
             ask = partial(self._ask_child, children, served, runtime)
             if image_id is not None and containers is not None:
@@ -434,6 +422,40 @@ class _Attempt:
         bytes_max = self._equipment.log_bytes_max
         if await put_log(self._equipment.s3, self.workspace, location, bytes_max, self._mask):
             self.finished.log = location.uri
+
+
+def masked_error(mask: Mask, type: str, message: str, raised: dict[str, Any] | None = None) -> dict[str, Any]:
+    """An attempt's error, as it is reported."""
+    error: dict[str, Any] = {"type": type, "message": storable(mask.text(message))}
+    if raised is not None:
+        error["raised"] = mask.value(raised | {"traceback": storable(raised["traceback"])})
+    return error
+
+
+async def acquit(
+    equipment: Equipment,
+    finished: AttemptReport,
+    began: float,
+    *,
+    node_fault: str | None = None,
+    doubtful: bool = False,
+    mask: Mask = NOTHING,
+) -> None:
+    """Release an attempt that has failed because of its node. `doubtful`: that may be why its program did not start."""
+    if finished.outcome != "failed":
+        return
+    found = await equipment.health.find_fault(began)
+    if fault := node_fault or found or (doubtful and await _child_fault(equipment)):
+        release(finished, mask.text(fault), equipment.losses_max)
+
+
+async def _child_fault(equipment: Equipment) -> str | None:
+    """Why a child that belongs to no task can't do a job here either."""
+    try:
+        await do_a_job(equipment.cells, equipment.packages.own.environment, View())
+    except (IsolationUnusable, TaskError, OSError) as error:
+        return f"no child can work here: {error}"
+    return None
 
 
 def release(finished: AttemptReport, fault: str, losses_max: int) -> None:

@@ -7,7 +7,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -18,20 +18,22 @@ from services.contract.task_error import TaskError
 from services.platform import effects
 from services.worker.child import frames
 from services.worker.child.commands import killed_by
-from services.worker.child.job import ChildJob
+from services.worker.child.job import ChildJob, SessionJob
 from services.worker.isolation.cells import Cell, Cells, Given
 from services.worker.isolation.plan import MARK, Order
 from services.worker.isolation.view import View
 from services.worker.task.answer import BYTES_MAX, read_answer
+from services.worker.task.answers import Answers
 from services.worker.task.fork_server import FORKING, Forked, ForkServer
 from services.worker.task.memory_watch import MemoryExceeded, MemoryWatch
 from services.worker.task.processes import Processes
 from services.worker.task.scratch import remove_tree
+from services.worker.task.tokens import Tokens
 
 _ROOT = str(Path(__file__).parents[3])
 _BOOT = (
     "import sys; sys.path[:0] = [{root!r}]; sys.path += [p for p in {needs!r} if p not in sys.path]; "
-    "from services.worker.child.program import main; del sys.path[0]; main({fd}, {parent})"
+    "from services.worker.child.program import main; del sys.path[0]; main({fd}, {session}, {parent})"
 )
 # Where the child's requirements are installed, for an interpreter of another environment.
 _NEEDS = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
@@ -57,16 +59,21 @@ class ChildProcess:
         cell: Cell,
         home: str | None,
         said: IO[bytes],
+        tokens: Tokens,
+        answers: Answers,
     ) -> None:
         self.cell = cell
+        self._answers = answers
+        self.tokens = tokens
         self._worker_home = home
         self._process = process
         self._processes = Processes(process.pid, cell)
-        self._death = asyncio.ensure_future(process.wait())
+        self.death = asyncio.ensure_future(process.wait())
         self._reader = reader
         self._writer = writer
         self._given: Given | None = None  # the directory of the task that runs
         self._end: asyncio.Future[None] | None = None
+        self.talk: asyncio.Future[None] | None = None  # reads what it sends in a session
         self._said = said  # what it said before its first job
         self._answered = False
         self._own_marks = {("TMPDIR", str(cell.tmp)), (MARK, cell.private.name)}
@@ -98,8 +105,14 @@ class ChildProcess:
         own = {"TMPDIR": str(cell.tmp)} | ({"HOME": str(cell.home)} if cell.home else {})
         said = tempfile.TemporaryFile(dir=cell.private)  # noqa: SIM115  # closed with the child
         ours, theirs = socket.socketpair()
+        tokens, answers = Tokens(), Answers()
         process: asyncio.subprocess.Process | Forked
-        with theirs, effects.passing("process", "child"):
+        with (
+            theirs,
+            tokens.inheriting() as token,
+            answers.inheriting() as answer,
+            effects.passing("process", "child"),
+        ):
             if FORKING:
                 order: Order = {
                     "plan": cell.plan(),
@@ -110,20 +123,21 @@ class ChildProcess:
                 }
                 ours.sendall(frames.encode(frames.new_key(), order))
                 server = ForkServer.of({**environment, "HOME": _NO_HOME} if cell.home else environment)
-                process = await server.fork(theirs.fileno(), said.fileno())
+                process = await server.fork(theirs.fileno(), said.fileno(), token, answer)
             else:
-                boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), parent=cell.parent)
+                session = token, answer
+                boot = _BOOT.format(root=_ROOT, needs=_NEEDS, fd=theirs.fileno(), session=session, parent=cell.parent)
                 process = await asyncio.create_subprocess_exec(
                     *cell.command([python, "-P", "-c", boot]),
                     env={**environment, **own},
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=said,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *session),
                     start_new_session=True,
                 )
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return cls(process, reader, writer, cell, environment.get("HOME"), said)
+        return cls(process, reader, writer, cell, environment.get("HOME"), said, tokens, answers)
 
     @property
     def pid(self) -> int:
@@ -131,7 +145,7 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        return not self._death.done()
+        return not self.death.done()
 
     async def run(
         self,
@@ -172,33 +186,46 @@ class ChildProcess:
             self.cell.take_back(given)
 
     async def _answer(self, job: ChildJob, memory_bytes_max: int | None) -> dict[str, Any]:
-        cgroup = self.cell.cgroup
-        killed_before = cgroup.out_of_memory_kills if cgroup else 0
-        if cgroup:
-            cgroup.limit_memory(memory_bytes_max)
+        was_killed = self.limit_memory(memory_bytes_max)
         answer = asyncio.ensure_future(self._ask(job))
         memory = MemoryWatch(self._processes.memory_bytes, memory_bytes_max, self.memory_bytes)
         try:
             while not (await self._wait(answer, memory.pause_seconds)):
                 await memory.look()
-            if memory_bytes_max and cgroup and cgroup.out_of_memory_kills > killed_before:
+            if memory_bytes_max and was_killed():
                 raise MemoryExceeded(memory_bytes_max, memory_bytes_max)
             if answer.done() and not isinstance(answer.exception(), _DISCONNECTED):
                 self._answered = True
                 self.memory_bytes, self.clean = answer.result()["memory_bytes"], answer.result()["clean"]
                 self.clean = self.clean and not self._processes.has_strays(self._marks)
                 return answer.result()
-            raise await self._crash()
+            raise await self.crash()
         finally:
             answer.cancel()
             await asyncio.gather(answer, return_exceptions=True)
 
+    def limit_memory(self, memory_bytes_max: int | None) -> Callable[[], bool]:
+        """Have the kernel hold it, if it can. The returned function says whether it has killed a process for that."""
+        cgroup = self.cell.cgroup
+        if cgroup is None:
+            return lambda: False
+        killed_before = cgroup.out_of_memory_kills
+        cgroup.limit_memory(memory_bytes_max)
+        return lambda: cgroup.out_of_memory_kills > killed_before
+
     async def _wait(self, answer: asyncio.Future[Any], seconds: float | None) -> bool:
         """Wait for the answer or the child's end; False if neither has come in time."""
-        done, _ = await asyncio.wait([self._death, answer], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([self.death, answer], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return bool(done)
 
     async def _ask(self, job: ChildJob) -> dict[str, Any]:
+        key = self._send(job)
+        await self._writer.drain()
+        length = _length(await self._reader.readexactly(frames.HEAD.size), key)
+        return read_answer(await self._reader.readexactly(length))
+
+    def _send(self, job: ChildJob | SessionJob) -> bytes:
+        """Returns the key of the answers to it."""
         environment = job["environment"]
         if output := environment.get("PIECEWORK_OUTPUT"):
             self._marks = self._own_marks | {("PIECEWORK_OUTPUT", output)}
@@ -208,20 +235,66 @@ class ChildProcess:
             environment["HOME"] = str(self.cell.home)
         key = frames.new_key()
         self._writer.write(frames.encode(key, job))
-        await self._writer.drain()
-        found, length = frames.HEAD.unpack(await self._reader.readexactly(frames.HEAD.size))
-        if found != key:
-            raise TaskError("crash", "the processor wrote to its process's connection to the worker")
-        if length > BYTES_MAX:
-            raise TaskError("crash", f"the processor's process gave an answer of {length} bytes")
-        return read_answer(await self._reader.readexactly(length))
+        return key
 
-    async def _crash(self) -> TaskError:
+    async def begin(self, job: SessionJob, workspace: Path, heard: Callable[[list[bytes]], None]) -> bytes:
+        """Begin a session, for which the child has the directory; returns the key of what belongs to it.
+
+        `heard` is called with the bodies of its answers. `talk` ends when nothing more comes, with the exception that
+        says why: TaskError (crash), EOFError, ConnectionError, or what `heard` raises.
+        """
+        self._given = await self._give(workspace)
+        key = self._send(job)
+        self.talk = asyncio.ensure_future(self._hear(key, heard))
+        return key
+
+    def send(self, key: bytes, body: bytes) -> None:
+        """Send more of a session. What the child does not take yet is kept in memory."""
+        self._writer.write(frames.pack(key, body))
+
+    async def _hear(self, key: bytes, heard: Callable[[list[bytes]], None]) -> None:
+        kept = b""
+        while True:
+            read = await self._answers.read()
+            if not read:
+                raise EOFError
+            kept, at = kept + read, 0
+            bodies: list[bytes] = []
+            while len(kept) >= (begin := at + frames.HEAD.size):
+                end = begin + _length(kept[at:begin], key)
+                if len(kept) < end:
+                    break
+                bodies.append(kept[begin:end])
+                at = end
+            kept = kept[at:]
+            heard(bodies)
+
+    def end_session(self, memory_bytes: int, *, clean: bool) -> None:
+        """The child has ended a session by itself. Raises TaskError (output_invalid) if it replaced its directory."""
+        assert self.talk is not None
+        self.talk.cancel()
+        self.talk = None
+        self._take_back()
+        self.memory_bytes, self.answered_at = memory_bytes, time.monotonic()
+        self.clean = clean and not self._processes.has_strays(self._marks)
+
+    def used(self) -> tuple[float, int]:
+        """CPU seconds and bytes of memory of all its processes."""
+        return self._processes.cpu_seconds(), self._processes.memory_bytes()
+
+    async def watch_memory(self, memory_bytes_max: int) -> None:
+        """Look until cancelled. Raises MemoryExceeded."""
+        watch = MemoryWatch(self._processes.memory_bytes, memory_bytes_max, self.memory_bytes)
+        while True:
+            await asyncio.sleep(watch.pause_seconds or 0)
+            await watch.look()
+
+    async def crash(self) -> TaskError:
         """The reason for a missing answer: the child has died, or has closed its connection."""
-        await asyncio.wait([self._death], timeout=_EXIT_SECONDS)
+        await asyncio.wait([self.death], timeout=_EXIT_SECONDS)
         if self.alive:
             return TaskError("crash", "the processor closed its process's connection to the worker")
-        code = self._death.result()
+        code = self.death.result()
         if code < 0:
             return TaskError("crash", killed_by(-code), exit_code=128 - code)
         said = os.pread(self._said.fileno(), _SAID_MAX, max(0, os.fstat(self._said.fileno()).st_size - _SAID_MAX))
@@ -232,20 +305,35 @@ class ChildProcess:
     async def kill(self) -> None:
         """End the child and all its descendants at once."""
         if self._end is None:
-            self._writer.close()
             trackers = self._processes.kill(alive=self.alive)
             self._end = asyncio.ensure_future(self._clean_up(trackers))
         await asyncio.shield(self._end)  # whoever waits may be cancelled meanwhile
 
     async def _clean_up(self, trackers: list[psutil.Process]) -> None:
         await asyncio.to_thread(self._processes.kill_rest, trackers, self._marks)
-        await asyncio.wait([self._death])
+        await asyncio.wait([self.death])
+        if self.talk is not None:
+            await asyncio.wait([self.talk], timeout=_EXIT_SECONDS)  # what it has said before
+            self.talk.cancel()
+        self._writer.close()
+        self.tokens.close()
+        self._answers.close()
         self._processes.forget()
         with suppress(TaskError):  # the attempt has failed already
             self._take_back()
         self._said.close()
         await asyncio.to_thread(remove_tree, self.cell.private)
         await asyncio.to_thread(self.cell.close)
+
+
+def _length(head: bytes, key: bytes) -> int:
+    """Of the answer that follows. Raises TaskError (crash) if it is not the child's."""
+    found, length = frames.HEAD.unpack(head)
+    if found != key:
+        raise TaskError("crash", "the processor wrote to its process's connection to the worker")
+    if length > BYTES_MAX:
+        raise TaskError("crash", f"the processor's process gave an answer of {length} bytes")
+    return int(length)
 
 
 async def _make_cell(cells: Cells, view: View, environment: Mapping[str, str]) -> Cell:

@@ -79,8 +79,6 @@ def task_environment(
         "PIECEWORK_JOB_NAME": stage.job_name,
         "PIECEWORK_STAGE": task.stage,
         "PIECEWORK_STAGE_NAME": stage.stage_name,
-        "PIECEWORK_TASK_INDEX": task.index,
-        "PIECEWORK_ATTEMPT": task.attempt,
         "PIECEWORK_PARAMS": orjson.dumps(stage.params).decode(),
     }
     if stage.spec.function is None:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -88,9 +88,9 @@ class ForkServer:
             self._channel.close()
         self._process.wait()
 
-    async def fork(self, control: int, said: int) -> Forked:
-        """Fork a child with these two descriptors. Raises OSError if the server has ended."""
-        forking = asyncio.ensure_future(asyncio.to_thread(self._fork, control, said))
+    async def fork(self, *descriptors: int) -> Forked:
+        """Fork a child with what `serve` says that it gets. Raises OSError if the server has ended."""
+        forking = asyncio.ensure_future(asyncio.to_thread(self._fork, descriptors))
         try:
             return Forked(await asyncio.shield(forking))
         except asyncio.CancelledError:
@@ -100,9 +100,9 @@ class ForkServer:
                 _reap(forking.result())
             raise
 
-    def _fork(self, control: int, said: int) -> int:
+    def _fork(self, descriptors: Sequence[int]) -> int:
         with self._lock:
-            socket.send_fds(self._channel, [FORK], [control, said])
+            socket.send_fds(self._channel, [FORK], descriptors)
             answer = self._channel.recv(_PID_BYTES_MAX)
         if not answer:
             raise OSError("the fork server of the tasks' processes has ended")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,13 @@ def free_middle(files: UserFiles, path: Path, bytes_max: int) -> None:
 
 async def put_log(s3: Any, workspace: Workspace, target: Location, bytes_max: int, mask: Mask = NOTHING) -> bool:
     """Upload the log unless it is empty; True if it was stored. A failure does not fail the attempt."""
+    return await put_text(s3, target, lambda: shorten_log(workspace.files, workspace.log, bytes_max, mask))
+
+
+async def put_text(s3: Any, target: Location, read: Callable[[], bytes]) -> bool:
+    """Upload what `read` returns, in a thread, unless it is empty; True if it was stored. Failures are only logged."""
     try:
-        body = await beside_loop(shorten_log, workspace.files, workspace.log, bytes_max, mask)
+        body = await beside_loop(read)
         if not body:
             return False
         async with asyncio.timeout(_PUT_SECONDS):
@@ -59,12 +65,17 @@ def shorten_log(files: UserFiles, path: Path, bytes_max: int, mask: Mask = NOTHI
     if opened is None:
         return b""
     with opened, BufferedReader(Reading(opened)) as file:
-        size, half = file.seek(0, os.SEEK_END), bytes_max // 2
-        file.seek(0)
-        if size <= bytes_max:
-            return mask.log(file.read(size))[0]
-        head = file.read(half)
-        file.seek(size - half)
-        head, tail = mask.log(head, file.read(half))
+        return shorten(file, 0, file.seek(0, os.SEEK_END), bytes_max, mask)
+
+
+def shorten(file: "BufferedReader[Any]", start: int, end: int, bytes_max: int, mask: Mask) -> bytes:
+    """The file's bytes from `start` to `end`, likewise."""
+    size, half = end - start, bytes_max // 2
+    file.seek(start)
+    if size <= bytes_max:
+        return mask.log(file.read(size))[0]
+    head = file.read(half)
+    file.seek(end - half)
+    head, tail = mask.log(head, file.read(half))
     left_out = f"\n[piecework: {size - 2 * half} bytes left out here, log_bytes_max is {bytes_max}]\n"
     return head + left_out.encode() + tail

@@ -64,6 +64,17 @@ class UserFiles:
         finally:
             os.close(place)
 
+    def remove(self, path: Path) -> None:
+        """Remove a name that is not a directory's. Raises OSError."""
+        name = self._name(path)
+        place = self._enter(name.parent)
+        if place is None:
+            return
+        try:
+            os.unlink(name.name, dir_fd=place)
+        finally:
+            os.close(place)
+
     def has_file(self, path: Path) -> bool:
         """Whether `open` would open it."""
         file = self.open(path)

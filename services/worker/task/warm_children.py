@@ -1,11 +1,14 @@
 """A slot's child processes, kept between tasks so that a processor's imports stay warm."""
 
 import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from services.engine.attempt import StageWork
 from services.worker.child.job import ChildJob
 from services.worker.isolation.cells import Cells
 from services.worker.isolation.view import View
@@ -25,6 +28,16 @@ class Served:
     processor: str
     version: int
     view: View = field(default_factory=View)
+
+    @classmethod
+    def of(cls, stage: StageWork, home: Path | None, inputs: Iterable[Path] = ()) -> "Served":
+        """The tasks of a stage, with the home of their package and their declared inputs."""
+        return cls(
+            None if stage.spec.share_children else stage.job_id,
+            stage.processor,
+            stage.processor_version,
+            View((*((home,) if home else ()), *inputs), network=stage.spec.network),
+        )
 
 
 class WarmChildren:
@@ -48,6 +61,17 @@ class WarmChildren:
         ChildProcess.run documents results, errors, and `killed`; ChildProcess.start what else it raises. Raises
         PackageChanged.
         """
+        async with self.lease(served, runtime, memory_bytes_max) as child:
+            return await child.run(job, memory_bytes_max, killed, workspace)
+
+    @asynccontextmanager
+    async def lease(
+        self, served: Served, runtime: Runtime, memory_bytes_max: int | None
+    ) -> AsyncIterator[ChildProcess]:
+        """A child for the caller alone; afterwards, it is kept if it is clean.
+
+        Raises PackageChanged, and what ChildProcess.start raises.
+        """
         child = self._children.pop(served, None)
         if child is not None and not _may_serve(child, memory_bytes_max):
             await child.kill()
@@ -58,12 +82,15 @@ class WarmChildren:
             if runtime.check:
                 await runtime.check()
             child = await ChildProcess.start(self._cells, runtime.environment, runtime.python, served.view)
-        answer = await child.run(job, memory_bytes_max, killed, workspace)
+        try:
+            yield child
+        except BaseException:
+            await child.kill()
+            raise
         if child.clean:
             self._children[served] = child
         else:  # the processes, threads and open files that a task leaves behind end with it
             await child.kill()
-        return answer
 
     async def end_idle(self, idle_seconds: float) -> None:
         """End the children without a job for so long: they hold what a job has loaded that may have ended."""

@@ -1,0 +1,51 @@
+"""What a child is told when a session begins: all that its tasks share."""
+
+from collections.abc import Mapping
+
+from services.engine.attempt import ClaimedTask, StageWork
+from services.platform import tracing
+from services.worker.child.job import SessionJob
+from services.worker.child.task_variables import task_variables
+from services.worker.task.array_jobs import job_number
+from services.worker.task.environment import task_environment
+from services.worker.task.packages import Runtime
+from services.worker.task.paths import Paths, Workspace
+from services.worker.task.share import Share
+from services.worker.task.values import value_filename
+
+
+def session_job(
+    task: ClaimedTask,
+    stage: StageWork,
+    runtime: Runtime,
+    secrets: Mapping[str, str],
+    workspace: Workspace,
+    share: Share,
+) -> SessionJob:
+    """For tasks of a stage, of which `task` is any."""
+    number = job_number(task.job_id, task.stage)
+    overridden = {*stage.spec.environment, *secrets}
+    paths = Paths(workspace.directory / "input.json", workspace.output, workspace.records, package=runtime.package)
+    base = {**runtime.environment, "TMPDIR": str(workspace.tmp)}
+    with tracing.within(stage.traceparent):
+        environment = {
+            **task_environment(base, task, stage, paths, directory=workspace.work, share=share),
+            **secrets,
+        }
+    for name in task_variables(task.job_id, number, task.index, task.index, task.attempt).keys() - overridden:
+        del environment[name]
+    return {
+        "kind": "session",
+        "directory": str(workspace.work),
+        "environment": environment,
+        "log": str(workspace.log),
+        "function": stage.spec.function or "",
+        "params": stage.params,
+        "values": str(workspace.output),
+        "filename": value_filename(stage),
+        "tmp": str(workspace.tmp),
+        "job_id": str(task.job_id),
+        "job_number": number,
+        "overridden": sorted(overridden),
+        "memory_bytes_max": share.memory_of(stage.memory_bytes) // 2,  # as warm_children demands of a child
+    }

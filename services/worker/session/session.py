@@ -1,0 +1,540 @@
+"""One session: a slot's child, tasks on their way to it, and what becomes of each, whatever happens to the child."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Literal, NamedTuple, Protocol
+from uuid import UUID
+
+import orjson
+import structlog
+
+from services.contract.location import Location
+from services.contract.task_error import TaskError, describe
+from services.contract.task_output import TaskOutput
+from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
+from services.platform.threads import beside_loop
+from services.worker.child.frames import END
+from services.worker.session.depth import AHEAD_SECONDS, tasks_ahead
+from services.worker.session.job import session_job
+from services.worker.session.logs import FILE_BYTES_MAX, SessionLog, hold_down
+from services.worker.task.answer import read_session_answer
+from services.worker.task.array_jobs import task_number
+from services.worker.task.attempt import EXCUSED_MAX, Equipment, acquit, masked_error, remove
+from services.worker.task.child_process import ChildProcess, NotStarted
+from services.worker.task.masking import Mask
+from services.worker.task.memory_watch import MemoryExceeded
+from services.worker.task.outputs import Outputs
+from services.worker.task.paths import Workspace
+from services.worker.task.values import value_filename, value_of
+from services.worker.task.warm_children import Served, WarmChildren
+
+log = structlog.get_logger()
+
+_LINGER_SECONDS = 0.05  # that a session without a task stays open
+_SESSION_SECONDS_MAX = 60.0  # then it takes no more tasks: secrets may have changed
+_PUTS_AT_ONCE = 16
+_PUTS_MAX = 64  # that wait, before no more tasks are sent
+_LOG_LOOK_SECONDS = 1.0
+_LEAVE_SECONDS = 5.0  # for a child without a task to end its session
+
+
+class Held(NamedTuple):
+    """A task that this worker has claimed, and its bundle, of which a session knows nothing."""
+
+    bundle: Any
+    task: ClaimedTask
+
+
+class Source(Protocol):
+    """Where the tasks of a session's stage come from, and who is told of their ends."""
+
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def waiting(self) -> int:
+        """Tasks in the queue."""
+
+    def take(self, count: int) -> list[Held]:
+        """The next tasks, up to this number, as long as they are of the stage."""
+
+    def give_back(self, held: Sequence[Held]) -> None:
+        """Those that have not begun; they are next."""
+
+    def report(self, ended: Sequence[tuple[Held, AttemptReport]]) -> None: ...
+
+    def learn(self, seconds: float, tasks: int) -> None:
+        """This number of tasks, one after another, took these seconds."""
+
+    @property
+    def task_seconds(self) -> float | None:
+        """The mean; None if it is not known."""
+
+    @property
+    def has_idle_slot(self) -> bool: ...
+
+    def closed(self) -> None:
+        """The slot is free."""
+
+
+class NotOpened(Exception):
+    """There is no session for the stage now: its next task must find out why by itself."""
+
+
+class _Over(Exception):
+    """The child has left the session by itself."""
+
+
+class _Sent(NamedTuple):
+    token: int
+    held: Held
+
+
+_Cause = Literal["timeout", "cancelled"]
+
+
+class Session:
+    """Call `run` once. `take_back` and `cancel` may be called meanwhile, and `wake` when there are more tasks."""
+
+    def __init__(
+        self,
+        equipment: Equipment,
+        stage: StageWork,
+        first: ClaimedTask,
+        children: WarmChildren,
+        source: Source,
+        name: str,
+    ) -> None:
+        self.stage = stage
+        self._equipment = equipment
+        self._first = first
+        self._children = children
+        self._source = source
+        self._workspace = Workspace(equipment.directory / name)
+        self._log = SessionLog(self._workspace, equipment.log_bytes_max)
+        self._mask = Mask()
+        self._child: ChildProcess
+        self._key = b""
+        self._opened_at: float | None = None
+        self._sent: deque[_Sent] = deque()  # not answered; the first one runs
+        self._token = 0
+        self._since = 0.0  # the first one of them runs
+        self._answered = 0
+        self._cpu_seconds = 0.0  # of the tasks that have ended
+        self._last: dict[str, Any] = {}  # answer
+        self._feeding = False  # the child gets more tasks
+        self._stop: asyncio.Future[_Cause] = asyncio.get_running_loop().create_future()
+        self._condemned = 0  # token of the task because of which the session is stopped
+        self._timer: asyncio.TimerHandle | None = None
+        self._looked_at_log = time.monotonic()
+        self._background: set[asyncio.Task[None]] = set()
+        self._at_once = asyncio.Semaphore(_PUTS_AT_ONCE)
+
+    @property
+    def idle(self) -> bool:
+        return not self._sent
+
+    @property
+    def ahead(self) -> int:
+        """The number of tasks that were sent and have not begun."""
+        return max(0, len(self._sent) - 1)
+
+    @property
+    def not_begun(self) -> list[Held]:
+        """Those that were sent after the one that runs, or is about to."""
+        return [each.held for each in list(self._sent)[1:]]
+
+    @property
+    def running_seconds(self) -> float:
+        return time.monotonic() - self._since if self._sent else 0.0
+
+    async def run(self) -> None:
+        """Run tasks of the stage as long as they are next. Raises NotOpened; then none has been taken."""
+        try:
+            try:
+                async with AsyncExitStack() as stack:
+                    await self._open(stack)
+                    await self._serve()
+            except NotOpened:
+                raise
+            except Exception as error:
+                log.exception("session broke", job=str(self.stage.job_id), stage=self.stage.stage)
+                self._broke(error)
+            self._source.closed()
+            while self._background:
+                await asyncio.wait(self._background)
+        finally:
+            self._feeding = False
+            if self._timer is not None:
+                self._timer.cancel()
+            for task in self._background:
+                task.cancel()
+            self._log.close()
+            await remove(self._workspace)
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        stage, equipment = self.stage, self._equipment
+        self._memory_bytes_max = equipment.share.memory_of(stage.memory_bytes)
+        try:
+            runtime = await stack.enter_async_context(equipment.packages.holding(stage.spec.package))
+            secrets = await equipment.secrets.resolve(stage.spec.secrets or {})
+            self._mask = Mask(secrets.values())
+            self._workspace.make()
+            served = Served.of(stage, runtime.home)
+            leasing = self._children.lease(served, runtime, self._memory_bytes_max)
+            self._child = await stack.enter_async_context(leasing)
+            self._was_killed = self._child.limit_memory(self._memory_bytes_max)
+            self._cpu_before = self._child.used()[0]
+            job = session_job(self._first, stage, runtime, secrets, self._workspace, equipment.share)
+            self._key = await self._child.begin(job, self._workspace.directory, self._heard)
+        except Exception as error:
+            raise NotOpened from error
+        self._opened_at, self._feeding = time.monotonic(), True
+
+    async def _serve(self) -> None:
+        child = self._child
+        assert child.talk is not None
+        watching = asyncio.ensure_future(child.watch_memory(self._memory_bytes_max))
+        try:
+            self._feed()
+            ends: list[asyncio.Future[Any]] = [child.talk, child.death, watching, self._stop]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if child.talk.done() and isinstance(child.talk.exception(), _Over):
+                self._leave()
+            else:
+                await self._end_by_force(watching)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    def wake(self) -> None:
+        """There may be more tasks."""
+        self._feed()
+
+    def _feed(self) -> None:
+        """Have enough tasks on their way. They are filled up when half of them are left."""
+        if not self._feeding or self._stop.done():
+            return
+        source, has = self._source, len(self._sent)
+        if has and time.monotonic() >= self._since + AHEAD_SECONDS:
+            return  # it may take long: others would only wait for it
+        wanted = tasks_ahead(source.task_seconds, source.waiting, source.slots)
+        if self._has_much_to_put:
+            self._look_in(_LINGER_SECONDS)
+        elif (has == 0 or has <= wanted // 2) and self._may_go_on() and (held := source.take(wanted - has)):
+            self._send(held)
+        elif not has:
+            self._linger()
+
+    def _may_go_on(self) -> bool:
+        assert self._opened_at is not None
+        is_young = time.monotonic() < self._opened_at + _SESSION_SECONDS_MAX
+        return is_young and self._log.end < FILE_BYTES_MAX
+
+    @property
+    def _has_much_to_put(self) -> bool:
+        return len(self._background) >= _PUTS_MAX
+
+    def _send(self, held: Sequence[Held]) -> None:
+        sent = [_Sent(token, each) for token, each in enumerate(held, self._token + 1)]
+        self._token += len(sent)
+        tasks = [
+            (token, task.index, task.attempt, task_number(task, self.stage), value_of(task))
+            for token, (_, task) in sent
+        ]
+        if not self._sent:
+            self._since = time.monotonic()
+            self._look_in(AHEAD_SECONDS)
+        self._sent.extend(sent)
+        self._child.send(self._key, orjson.dumps(tasks))
+        self._child.tokens.put([token for token, _ in sent])
+
+    def _linger(self) -> None:
+        """Wait a little for more tasks, unless the slot is wanted for others."""
+        if self._source.waiting or not self._may_go_on():
+            self._end()
+        else:
+            self._look_in(_LINGER_SECONDS)
+
+    def _end(self) -> None:
+        self._feeding = False
+        self._child.tokens.put([END])
+        self._look_in(_LEAVE_SECONDS)
+
+    def _look_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Is the running task's time up? Does it hold up others for which another slot is free?"""
+        if self._stop.done():
+            return
+        if not self._sent and self._feeding:
+            if self._has_much_to_put:
+                self._look_in(_LINGER_SECONDS)
+            else:
+                self._end()
+            return
+        if not self._sent:  # the child does not end the session, although it has nothing to do
+            self._stop_for("cancelled")
+            return
+        now = time.monotonic()
+        left = self._since + self.stage.timeout_seconds - now
+        if left <= 0:
+            self._stop_for("timeout")
+            return
+        if self.ahead and now - self._since >= AHEAD_SECONDS and self._source.has_idle_slot:
+            self.take_back()
+        if now >= self._looked_at_log + _LOG_LOOK_SECONDS:
+            self._looked_at_log = now
+            self._in_background(hold_down(self._log))
+        self._look_in(min(AHEAD_SECONDS, left))
+
+    def _stop_for(self, cause: _Cause) -> None:
+        self._condemned = self._sent[0].token if self._sent else 0
+        self._stop.set_result(cause)
+
+    def take_back(self) -> None:
+        """Give back what has not begun."""
+        self._source.give_back(self._withdraw())
+
+    def _withdraw(self) -> list[Held]:
+        if not self._sent:
+            return []
+        tokens = self._child.tokens.take_back()
+        back = [each.held for each in self._sent if each.token in tokens]
+        self._sent = deque(each for each in self._sent if each.token not in tokens)
+        return back
+
+    def cancel(self, bundle_ids: Collection[UUID] | None = None) -> None:
+        """Kill the running task if it is of these bundles (None: of any), and drop those that have not begun."""
+
+        def is_cancelled(held: Held) -> bool:
+            return bundle_ids is None or held.task.bundle_id in bundle_ids
+
+        if bundle_ids is not None and not any(is_cancelled(each.held) for each in self._sent):
+            return
+        withdrawn = self._withdraw()
+        self._source.report([(held, _released(held.task)) for held in withdrawn if is_cancelled(held)])
+        self._source.give_back([held for held in withdrawn if not is_cancelled(held)])
+        runs = bool(self._sent) and is_cancelled(self._sent[0].held)
+        if (runs or bundle_ids is None) and not self._stop.done():
+            self._stop_for("cancelled")
+        self._feed()
+
+    def _heard(self, bodies: list[bytes]) -> None:
+        """Answers, in the order in which their tasks were sent. Raises TaskError, and _Over after the last one."""
+        ended: list[tuple[Held, AttemptReport]] = []
+        began, successes, over = self._since, 0, False
+        try:
+            for body in bodies:
+                answer = read_session_answer(body)
+                if answer["token"] == END:
+                    over, self._last = True, answer
+                    break
+                if not self._sent or self._sent[0].token != answer["token"]:
+                    raise TaskError("crash", "the processor's process answered for a task that it does not run")
+                held = self._sent[0].held
+                finished = self._read(held, answer)
+                self._sent.popleft()
+                successes += finished.outcome == "succeeded"
+                self._conclude(ended, held, finished, answer)
+                self._last = answer
+                if not self._answered:
+                    began = self._since = max(began, min(answer["began"], time.monotonic()))  # its child has started
+                self._answered += 1
+                self._since = min(time.monotonic(), max(self._since, answer["began"] + answer["seconds"]))
+                over = answer["over"]
+        finally:
+            self._source.report(ended)
+        if successes:
+            self._source.learn(self._since - began, len(bodies))
+        if over:
+            raise _Over
+        self._feed()
+
+    def _read(self, held: Held, answer: dict[str, Any]) -> AttemptReport:
+        finished = _report(held.task, min(answer["seconds"], time.monotonic() - (self._opened_at or 0.0)))
+        finished.cpu_seconds = answer["cpu_seconds"]
+        finished.memory_bytes_peak = answer["memory_bytes_peak"]
+        self._cpu_seconds += finished.cpu_seconds
+        error = answer.get("error")
+        if (error or answer["programs"]) and self._was_killed():  # a process that the function had started
+            self._explain(finished, MemoryExceeded(self._memory_bytes_max, self._memory_bytes_max), None)
+            self._was_killed = self._child.limit_memory(self._memory_bytes_max)
+        elif error:
+            type = "exception" if error["type"] == "node_unfit" else error["type"]  # not for user code to say
+            facts = {"retryable": answer["retryable"], "exit_code": answer["exit_code"]}
+            self._fail(finished, TaskError(type, error["message"], raised=error.get("raised"), **facts))
+        else:
+            finished.output = TaskOutput(value=self._mask.value(answer.get("value"))).to_json()
+        return finished
+
+    def _fail(self, finished: AttemptReport, error: TaskError) -> None:
+        finished.outcome = "failed"
+        finished.retryable, finished.exit_code = error.retryable, error.exit_code
+        finished.error = masked_error(self._mask, error.type, error.message, error.raised)
+        if error.excused and finished.attempt <= EXCUSED_MAX:
+            finished.outcome = "released"
+
+    def _conclude(
+        self, ended: list[tuple[Held, AttemptReport]], held: Held, finished: AttemptReport, answer: dict[str, Any]
+    ) -> None:
+        """Have it reported, at once if there is nothing to put or to find out."""
+        start, end = self._log.cut(answer["log_end"])
+        is_large = finished.outcome == "succeeded" and "value" not in answer
+        if finished.outcome == "succeeded" and start == end and not is_large:
+            ended.append((held, finished))
+            return
+        doubtful = finished.error is not None and finished.error["type"] == "processor_load"
+        large = answer["token"] if is_large else None
+        self._in_background(self._finish(held, finished, start, end, large, doubtful=doubtful))
+
+    async def _finish(
+        self, held: Held, finished: AttemptReport, start: int, end: int, large: int | None, *, doubtful: bool
+    ) -> None:
+        """Put what a task has left, find out whether its failure was its own, and report it."""
+        began = time.monotonic()
+        try:
+            async with self._at_once:
+                if large is not None:
+                    await self._put_value(finished, large)
+                target = self._equipment.layout.log(*_key(finished))
+                if end > start and await self._log.put(self._equipment.s3, target, start, end, self._mask):
+                    finished.log = target.uri
+        except TaskError as error:
+            self._fail(finished, error)
+        except Exception as error:
+            log.exception("attempt broke", **names(finished))
+            self._fail(finished, TaskError("exception", f"the worker broke: {describe(error)}"))
+        await acquit(self._equipment, finished, began - finished.run_seconds, doubtful=doubtful, mask=self._mask)
+        finished.put_seconds = time.monotonic() - began
+        finished.run_seconds += finished.put_seconds
+        self._source.report([(held, finished)])
+        self.wake()
+
+    async def _put_value(self, finished: AttemptReport, token: int) -> None:
+        """Upload a value that the child has written to a file. Raises TaskError."""
+        files, filename = self._workspace.files, value_filename(self.stage)
+
+        def locate(name: str) -> Location:
+            return self._equipment.layout.attempt(*_key(finished), name, interim=self.stage.interim)
+
+        path = self._workspace.output / str(token) / filename
+        outputs = Outputs(self._equipment.s3, files, locate)
+        try:
+            stored = await outputs.put_output(path, 0)
+        except OSError as error:
+            raise TaskError("output_unavailable", f"the value can't be read: {error}", excused=True) from error
+        if stored is None:
+            raise TaskError("output_missing", f"the file of the function's value, {filename}, is gone")
+        finished.bytes_out = outputs.bytes
+        finished.output = TaskOutput(stored).to_json()
+        with suppress(OSError, TaskError):
+            files.remove(path)
+
+    def _in_background(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _leave(self) -> None:
+        """The child has ended the session by itself, and may serve others if it is clean."""
+        self._feeding = False
+        self._source.give_back(self._withdraw())
+        self._release_rest()
+        try:
+            self._child.end_session(self._last["memory_bytes"], clean=self._last["clean"])
+        except TaskError:  # it has replaced its own directory
+            self._child.clean = False
+
+    async def _end_by_force(self, watching: asyncio.Future[None]) -> None:
+        """The child has died, or must. That costs the task that ran, and no other."""
+        self._feeding = False
+        child, now = self._child, time.monotonic()
+        used = child.used() if child.alive else (0.0, 0)
+        failure: TaskError | None = None
+        exceeded = watching.exception() if watching.done() else None
+        if not isinstance(exceeded, MemoryExceeded):
+            exceeded = None
+        if exceeded is None and not self._stop.done():
+            found = child.talk.exception() if child.talk is not None and child.talk.done() else None
+            if found is not None and not isinstance(found, (TaskError, EOFError, ConnectionError)):
+                raise found
+            failure = found if isinstance(found, TaskError) else await child.crash()
+            if self._was_killed():
+                exceeded = MemoryExceeded(self._memory_bytes_max, self._memory_bytes_max)
+        child.clean = False
+        await child.kill()  # which reads what it has said before
+        self._source.give_back(self._withdraw())
+        if not self._sent:
+            if failure is not None and not self._answered:
+                raise NotOpened from failure
+            return
+        sent = self._sent.popleft()
+        self._release_rest()
+        finished = _report(sent.held.task, now - self._since)
+        finished.cpu_seconds = max(0.0, used[0] - self._cpu_before - self._cpu_seconds)
+        finished.memory_bytes_peak = used[1]
+        if self._condemned and sent.token != self._condemned:
+            finished.outcome = "released"  # the one for which the child was killed had ended meanwhile
+        else:
+            self._explain(finished, exceeded, failure)
+        doubtful = isinstance(failure, NotStarted)
+        start, end = self._log.cut(await beside_loop(self._log.size))
+        self._in_background(self._finish(sent.held, finished, start, end, None, doubtful=doubtful))
+
+    def _release_rest(self) -> None:
+        """Nothing is left, unless user code has read tokens."""
+        self._source.report([(held, _released(held.task)) for _, held in self._sent])
+        self._sent.clear()
+
+    def _broke(self, error: Exception) -> None:
+        """The worker's own part has failed: that costs the task that ran, too. The child has been killed."""
+        self._source.give_back(self._withdraw())
+        if self._sent:
+            held = self._sent.popleft().held
+            finished = _report(held.task, time.monotonic() - self._since)
+            self._fail(finished, TaskError("exception", f"the worker broke: {describe(error)}"))
+            self._source.report([(held, finished)])
+        self._release_rest()
+
+    def _explain(self, finished: AttemptReport, exceeded: BaseException | None, failure: TaskError | None) -> None:
+        if isinstance(exceeded, MemoryExceeded):
+            finished.outcome, finished.memory_bytes_peak = "memory", exceeded.memory_bytes
+            limit = self._equipment.share.explain_memory(self.stage.memory_bytes)
+            finished.error = {"type": "memory", "message": f"{exceeded}: {limit}"}
+        elif failure is not None:
+            self._fail(finished, failure)
+        elif self._stop.result() == "timeout":
+            finished.outcome = "timeout"
+            message = f"did not end within timeout_seconds = {self.stage.timeout_seconds:g}"
+            finished.error = {"type": "timeout", "message": message}
+        else:
+            finished.outcome = "released"
+
+
+def _key(finished: AttemptReport) -> tuple[UUID, int, int, int]:
+    return finished.job_id, finished.stage, finished.index, finished.attempt
+
+
+def names(finished: AttemptReport) -> dict[str, Any]:
+    """The log's fields for an attempt."""
+    job_id, stage, index, attempt = _key(finished)
+    return {"job": str(job_id), "stage": stage, "index": index, "attempt": attempt}
+
+
+def _released(task: ClaimedTask) -> AttemptReport:
+    finished = _report(task, 0.0)
+    finished.outcome = "released"
+    return finished
+
+
+def _report(task: ClaimedTask, seconds: float) -> AttemptReport:
+    finished = AttemptReport(task.job_id, task.stage, task.index, task.attempt, "succeeded", seconds)
+    finished.fetch_seconds = finished.put_seconds = 0.0
+    return finished
