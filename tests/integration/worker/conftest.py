@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -115,8 +116,11 @@ class InProcessGrid:
                 await running
 
     async def ended(self, job_id: UUID) -> None:
+        await until(partial(self.has_ended, job_id))
+
+    async def has_ended(self, job_id: UUID) -> bool:
         query = "SELECT count(*) = 0 FROM tasks WHERE job_id = $1 AND state IN ('ready', 'queued', 'running')"
-        await self.until(query, job_id)
+        return bool(await self.database.fetchval(query, job_id))
 
     async def until(self, query: str, *arguments: Any) -> None:
         """Wait until the database says so."""

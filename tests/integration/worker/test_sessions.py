@@ -1,5 +1,8 @@
 """Many tasks of one stage run in one child, one after another: what one of them does costs itself alone."""
 
+import os
+import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +114,35 @@ HARMLESS = (
     *("process left", "thread left", "stdout closed", "stderr closed", "fd 1 elsewhere", "chdir", "environ"),
     *("umask", "signal", "files left", "large value", "prints"),
 )
+# How often each is in the stage. What costs the child is rarer, so that the test takes less than a minute of CPU time.
+# As often as the rest, which takes some minutes: SESSION_MISBEHAVIOURS=100.
+OF_EACH = int(os.environ.get("SESSION_MISBEHAVIOURS", "0"))
+COSTLY = ("segfault", "exit at once", "fork that returns", "process left", "thread left", "files left")
+COUNTS = dict.fromkeys(COSTLY, 5) | {"time-out": 2, "memory": 2}
 
 
 @pytest.fixture(autouse=True)
 def no_task_waits_too_long(grid: InProcessGrid) -> None:
     """However long their child takes to start: nobody dispatches here what is given back."""
-    grid.settings = grid.settings.model_copy(update={"bundle_seconds": 60.0})
+    grid.settings = grid.settings.model_copy(update={"bundle_seconds": 3600.0})
+
+
+def mixed() -> list[Any]:
+    """The misbehaving, in an order that only looks random, and a well-behaved one after each."""
+    bad = [[kind, number] for kind in [*FAILURES, *HARMLESS] for number in range(OF_EACH or COUNTS.get(kind, 100))]
+    random.Random(1).shuffle(bad)
+    return [value for each in bad for value in (each, ["good", 0])]
 
 
 async def test_what_a_task_does_costs_itself_alone(grid: InProcessGrid, code: Path) -> None:
     (code / "work.py").write_text(CODE)
-    kinds = [*FAILURES, *HARMLESS]
-    values = [value for number, kind in enumerate(kinds) for value in ([kind, number], ["good", 0], ["good", 1])]
+    values = mixed()
+    marks = {f"{kind} {number}" for kind, number in values}
     job_id = await grid.submit({"function": "work:work"}, items(*values), timeout_seconds=8, memory_bytes=150 << 20)
-    tasks = await grid.run(job_id, bundle_tasks_max=20)
-    attempts = {each["index"]: each for each in await grid.attempts(job_id)}
+    await grid.dispatch(job_id, bundle_tasks_max=100)
+    async with grid.node(slots=4):
+        await until(partial(grid.has_ended, job_id), 3600)
+    tasks, attempts = await grid.tasks(job_id), {each["index"]: each for each in await grid.attempts(job_id)}
     assert len(attempts) == len(tasks) == len(values), "each has one attempt"
     for (kind, number), task in zip(values, tasks, strict=True):
         attempt = attempts[task["index"]]
@@ -134,16 +151,17 @@ async def test_what_a_task_does_costs_itself_alone(grid: InProcessGrid, code: Pa
         if kind == "good":
             assert task["output"]["value"][0] == str(task["index"])
             assert attempt["log"] is None
-        else:
-            printed = (await grid.get(attempt["log"])).decode()
-            assert printed.startswith(f"{kind} {number}\n"), printed
-            assert not any(f"{other} " in printed for other, _ in values if other not in (kind, "prints")), printed
-    last = {kind: tasks[3 * number] for number, kind in enumerate(kinds)}
-    assert last["large value"]["output"]["bytes"] == 5002
-    prints = (await grid.get(attempts[last["prints"]["index"]]["log"])).decode()
-    assert "from a program\n" in prints and "from C\n" in prints
-    assert attempts[last["time-out"]["index"]]["run_seconds"] < 20
-    assert attempts[last["memory"]["index"]]["memory_bytes_peak"] > 150 << 20
+            continue
+        printed = (await grid.get(attempt["log"])).decode()
+        assert marks & set(printed.splitlines()) == {f"{kind} {number}"}, printed
+        if kind == "prints":
+            assert "from a program\n" in printed and "from C\n" in printed
+        elif kind == "large value":
+            assert task["output"]["bytes"] == 5002
+        elif kind == "time-out":
+            assert attempt["run_seconds"] < 30
+        elif kind == "memory":
+            assert attempt["memory_bytes_peak"] > 150 << 20
     await assert_invariants(grid.database, job_id)
 
 
