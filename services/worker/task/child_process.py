@@ -315,6 +315,7 @@ class ChildProcess:
         if self.talk is not None:
             await asyncio.wait([self.talk], timeout=_EXIT_SECONDS)  # what it has said before
             self.talk.cancel()
+            await asyncio.gather(self.talk, return_exceptions=True)
         self._writer.close()
         self.tokens.close()
         self._answers.close()
