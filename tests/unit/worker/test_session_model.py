@@ -332,8 +332,8 @@ class PlayedSession(RuleBasedStateMachine):
 
 def test_whatever_happens_each_task_comes_to_one_end() -> None:
     chosen = hypothesis_settings(
-        max_examples=EXAMPLES or 60,
-        stateful_step_count=25,
+        max_examples=EXAMPLES or 150,
+        stateful_step_count=12,
         derandomize=not EXAMPLES,
         database=None,
         deadline=None,
