@@ -260,14 +260,16 @@ class ChildProcess:
                 raise EOFError
             kept, at = kept + read, 0
             bodies: list[bytes] = []
-            while len(kept) >= (begin := at + frames.HEAD.size):
-                end = begin + _length(kept[at:begin], key)
-                if len(kept) < end:
-                    break
-                bodies.append(kept[begin:end])
-                at = end
+            try:
+                while len(kept) >= (begin := at + frames.HEAD.size):
+                    end = begin + _length(kept[at:begin], key)
+                    if len(kept) < end:
+                        break
+                    bodies.append(kept[begin:end])
+                    at = end
+            finally:  # what comes before something else counts
+                heard(bodies)
             kept = kept[at:]
-            heard(bodies)
 
     def end_session(self, memory_bytes: int, *, clean: bool) -> None:
         """The child has ended a session by itself. Raises TaskError (output_invalid) if it replaced its directory."""

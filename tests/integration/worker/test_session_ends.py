@@ -361,13 +361,19 @@ async def test_who_leaves_something_behind_ends_the_session_for_the_others(play:
         assert scene.outcomes() == ["succeeded", "succeeded", "back", "back"]
 
 
-@pytest.mark.parametrize("said", [b"x" * 100, b""])
-async def test_who_writes_to_the_answers_is_charged(play: Play, said: bytes) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("said", [b"x" * 100, b"y" * 20])
+async def test_who_writes_to_the_answers_is_charged(play: Play, said: bytes, at_once: bool) -> None:
     """User code shares the process, and so the pipe; without the session's key nothing in it is an answer."""
-    speaks = f"os.write(find_pipe(os.O_WRONLY), {said!r} or b'y' * 20); wait_for('never')"
-    async with play(GOOD, speaks, GOOD) as scene:
+    speaks = f"os.write(find_pipe(os.O_WRONLY), {said!r}); tell('said'); wait_for('never')"
+    async with play(GOOD, STAYS, speaks, GOOD) as scene:
+        await scene.began()
+        if at_once:
+            scene.go()
+            scene.sleep_until((scene.place / "said").exists)
+        scene.go()
         await scene.ended()
-        assert scene.outcomes() == ["succeeded", "crash", "back"]
+        assert scene.outcomes() == ["succeeded", "succeeded", "crash", "back"]
 
 
 async def test_who_reads_the_tokens_of_others_makes_them_wait_only(play: Play) -> None:
