@@ -92,3 +92,4 @@ class AttemptReport:
     fetch_seconds: float | None = None  # of run_seconds, until its input was there
     put_seconds: float | None = None  # of run_seconds, for its outputs and its log
     lost: Sequence[LostOutput] = ()
+    ended_at: float | None = None  # by the worker's monotonic clock; None: now

@@ -17,6 +17,7 @@ lock in one order, so that no two wait for each other: jobs, bundles (by id, or 
 tasks by key, counters by key.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -380,7 +381,7 @@ _COMPLETE = """
             exit_code integer,
             bytes_in bigint, bytes_out bigint, records_in bigint, records_out bigint, records_rejected bigint,
             records_filtered bigint, records_added bigint, cpu_seconds float8, memory_bytes_peak bigint, log text,
-            fetch_seconds float8, put_seconds float8)
+            fetch_seconds float8, put_seconds float8, ended_at float8)
         JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
         WHERE (SELECT count(*) FROM dropped) >= 0
     ), ended AS (
@@ -445,7 +446,8 @@ _COMPLETE = """
         INSERT INTO attempts (job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at,
             run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
             records_filtered, records_added, cpu_seconds, memory_bytes_peak, log, fetch_seconds, put_seconds)
-        SELECT job_id, stage, index, attempt, $1, pool, outcome, now() - run_seconds * interval '1 second', now(),
+        SELECT job_id, stage, index, attempt, $1, pool, outcome,
+            now() - (run_seconds + greatest(0, $8::float8 - ended_at)) * interval '1 second', now(),
             run_seconds, exit_code, error, bytes_in, bytes_out, records_in, records_out, records_rejected,
             records_filtered, records_added, cpu_seconds, memory_bytes_peak, log, fetch_seconds, put_seconds
         FROM ended
@@ -510,7 +512,7 @@ async def complete(
     """
     reports = sorted(finished, key=_key)
     months = months_of({report.job_id for report in reports})
-    arguments = (worker_id, _shard(worker_id), reports, bundles_done, *months, TASKS_CHANNEL)
+    arguments = (worker_id, _shard(worker_id), reports, bundles_done, *months, TASKS_CHANNEL, time.monotonic())
     accepted: int = await connection.fetchval(_COMPLETE, *arguments)
     return accepted
 

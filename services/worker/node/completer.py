@@ -1,6 +1,7 @@
 """Reports ended attempts to the database, many per transaction, and retries until it has them."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Completer:
         if bundle.bundle_id not in self._bundles:
             return
         done = self._bundles.finish(bundle, len(finished))
+        for attempt in finished:
+            attempt.ended_at = attempt.ended_at or time.monotonic()
         self._reports.append(_Report(finished, bundle.bundle_id if done else None))
         self.backlog += len(finished)
         REPORTS_WAITING.set(self.backlog)

@@ -347,7 +347,7 @@ class Session:
                 if not self._answered:
                     began = self._since = max(began, min(answer["began"], time.monotonic()))  # its child has started
                 self._answered += 1
-                self._since = min(time.monotonic(), max(self._since, answer["began"] + answer["seconds"]))
+                self._since = finished.ended_at or self._since
                 over = answer["over"]
         finally:
             self._source.report(ended)
@@ -358,7 +358,9 @@ class Session:
         self._feed()
 
     def _read(self, held: Held, answer: dict[str, Any]) -> AttemptReport:
-        finished = _report(held.task, min(answer["seconds"], time.monotonic() - (self._opened_at or 0.0)))
+        now = time.monotonic()
+        finished = _report(held.task, min(answer["seconds"], now - (self._opened_at or 0.0)))
+        finished.ended_at = min(now, max(self._since, answer["began"] + answer["seconds"]))
         finished.cpu_seconds = answer["cpu_seconds"]
         finished.memory_bytes_peak = answer["memory_bytes_peak"]
         self._cpu_seconds += finished.cpu_seconds
@@ -414,6 +416,7 @@ class Session:
         await acquit(self._equipment, finished, began - finished.run_seconds, doubtful=doubtful, mask=self._mask)
         finished.put_seconds = time.monotonic() - began
         finished.run_seconds += finished.put_seconds
+        finished.ended_at = None
         self._source.report([(held, finished)])
         self.wake()
 

@@ -1,6 +1,7 @@
 """Each transition of a task: what it changes, from where, and that doing it twice changes nothing more."""
 
 import asyncio
+import time
 from dataclasses import replace
 from uuid import UUID
 
@@ -121,6 +122,19 @@ async def test_a_bundle_is_claimed_once_whoever_asks_again(play: Play) -> None:
 
 
 # Complete.
+
+
+async def test_an_attempt_that_is_reported_late_has_begun_all_the_earlier(play: Play) -> None:
+    job_id = await play.submit()
+    await play.plan(job_id, 1)
+    worker_id = await play.register()
+    [task] = await play.run(worker_id, job_id)
+    report = finished(task, ended_at=time.monotonic() - 100.0)
+    await play.complete(worker_id, report, done=[task])
+    seconds = await play.database.fetchval(
+        "SELECT extract(epoch FROM finished_at - started_at) FROM attempts WHERE job_id = $1", job_id
+    )
+    assert 100.5 <= seconds < 110.0, "its half second, and 100 until the report"
 
 
 async def test_a_success_keeps_output_and_measurements(play: Play) -> None:
