@@ -17,12 +17,13 @@ from botocore import xform_name
 from botocore.session import get_session
 
 from deploy.local.emulator import Emulator
-from services.platform import aws, effects
+from services.platform import aws, effects, s3_fast_path
 from services.platform.effects import Effect, Moment
 
 SERVICES = Path(aws.__file__).parents[1]
 NAMES = ("ministack", "moto")
 
+_GATE = (aws.__name__, effects.__name__, s3_fast_path.__name__)
 _CLIENTS = ("s3", "sqs", "autoscaling", "secretsmanager", "ssm")  # of services.platform.aws
 
 
@@ -85,7 +86,7 @@ def _is_call_of_services() -> bool:
     frame = sys._getframe(2)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module.startswith("services.") and module not in (aws.__name__, effects.__name__):
+        if module.startswith("services.") and module not in _GATE:
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False

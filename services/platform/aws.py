@@ -15,6 +15,7 @@ from aiobotocore.session import get_session
 from botocore.utils import parse_timestamp
 
 from services.platform import effects
+from services.platform.s3_fast_path import FastPath, is_handed_over
 from services.platform.settings import Settings, refuse_to_start
 from services.platform.slow import impatient_session, watch_bodies
 
@@ -54,6 +55,8 @@ def _tell(event_name: str, **_: Any) -> None:
     Below it, aiohttp sends a GET, HEAD or PUT again when its connection breaks before the answer: that stays unseen.
     """
     event, service, operation = event_name.split(".")
+    if is_handed_over(event_name):
+        return
     effects.tell("before" if event == "before-send" else "after", _KINDS[service], operation)
 
 
@@ -139,6 +142,8 @@ async def connect_aws(settings: Settings, tries: int = 5) -> AsyncIterator[Aws]:
         if settings.bucket_owner is not None:
             s3.meta.events.register("provide-client-params.s3", _OwnedBucket(settings.bucket, settings.bucket_owner))
         s3.meta.events.register("after-call.s3.GetObject", watch_bodies(*limits))
+        if (credentials := await _session().get_credentials()) is not None:
+            s3 = FastPath(s3, credentials, _parse_time)
         yield Aws(s3, await client("sqs", sqs_config), await client("autoscaling", config))
 
 
