@@ -1,5 +1,7 @@
 """Fixtures every test can use: a real Postgres, a real S3/SQS/Auto Scaling endpoint, a fresh database and bucket."""
 
+import asyncio
+import gc
 import os
 import signal
 import socket
@@ -14,6 +16,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import structlog
+import uvloop
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -34,8 +37,13 @@ OpenClients = Callable[[Emulator], Awaitable[Aws]]
 
 os.environ.update(AWS_ENVIRONMENT)
 
+gc.disable()  # until all tests are collected
+
 # To compile all tests takes each process of a run ten seconds, whatever PYTHONDONTWRITEBYTECODE says of other programs.
 sys.dont_write_bytecode = False
+
+# The loop of the services, which needs less time for the same.
+asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 # Tests put data wherever they like; those of where jobs may read and write set this themselves.
 ANYWHERE = {"PIECEWORK_READ_FROM": "*", "PIECEWORK_WRITE_TO": "*", "PIECEWORK_QUEUES": "*"}
@@ -132,6 +140,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     distribution.spread(items)
+
+
+def pytest_collection_finish() -> None:
+    """What all tests are made of stays: no garbage collection looks through it."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
