@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from services.worker.child.linux import die_with_parent
+from tests.until import until
 
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload([__name__, "tests.warm"])
@@ -25,6 +26,7 @@ class Fork:
 
     def __init__(self, module: str, *arguments: str, env: Mapping[str, str], log: Path) -> None:
         self.args = [module, *arguments]
+        self.log = log
         self.returncode: int | None = None  # as of the last `poll` or `wait`
         self._process = forks.Process(target=_run, args=(self.args, dict(env), log), daemon=True)
         self._process.start()
@@ -54,6 +56,21 @@ class Fork:
         finally:
             loop.remove_reader(self._process.sentinel)
         return self.wait()
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    @property
+    def lines(self) -> list[str]:
+        """Those that it has printed as a whole."""
+        return self.output.rpartition("\n")[0].splitlines()
+
+    async def prints(self, number: int) -> str:
+        """Wait for the line of this number, from 0."""
+        [line] = await until(lambda: self.lines[number : number + 1])
+        return str(line)
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

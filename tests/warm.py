@@ -12,9 +12,13 @@ from services.platform.settings import Settings
 
 for _name in ("uvicorn", "uvloop", "httptools", "uvicorn.protocols.http.httptools_impl", "uvicorn.lifespan.on"):
     import_module(_name)
-for _name in ("services.scheduler", "services.worker"):
-    import_module(f"{_name}.__main__")
-    del sys.modules[f"{_name}.__main__"]  # which a fork runs
+_programs = [
+    f"services.{name}" for name in ("scheduler.__main__", "worker.__main__", "engine.restore", "engine.migrate")
+]
+for _name in _programs:
+    import_module(_name)
+for _name in _programs:
+    del sys.modules[_name]  # which a fork runs
 for _name in ("services.api.main", "services.stats.main"):
     import_module(_name)
 

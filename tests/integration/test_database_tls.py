@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from services.scheduler.loop import Loop, listen
 from services.scheduler.quiet import Quiet
 from services.stats.main import create_app as create_stats
 from tests.certificates import Authority
+from tests.forks import Fork
 from tests.grid import ProcessGrid
 from tests.storm.database_proxy import DatabaseProxy
 from tests.until import until
@@ -69,19 +69,15 @@ UNTRUSTED = [
 ]
 
 
-async def run_module(module: str, settings: dict[str, Any]) -> tuple[int | None, str]:
+async def run_module(module: str, settings: dict[str, Any], log: Path) -> tuple[int, str]:
     """The exit code and the output of `python -m module`."""
     environment = os.environ | {f"PIECEWORK_{name.upper()}": str(value) for name, value in settings.items()}
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, env=environment, stdout=pipe, stderr=asyncio.subprocess.STDOUT
-    )
-    output, _ = await process.communicate()
-    return process.returncode, output.decode()
+    process = Fork(module, env=environment, log=log)
+    return await process.ended(), process.output
 
 
-async def test_migrate_verifies_the_server(trusting: dict[str, Any]) -> None:
-    assert await run_module("services.engine.migrate", trusting) == (
+async def test_migrate_verifies_the_server(trusting: dict[str, Any], tmp_path: Path) -> None:
+    assert await run_module("services.engine.migrate", trusting, tmp_path / "log") == (
         0,
         f"the schema is at {NEEDED_REVISION}: nothing to do\n",
     )
@@ -90,9 +86,9 @@ async def test_migrate_verifies_the_server(trusting: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("spoil", "reason"), UNTRUSTED)
 @pytest.mark.parametrize("module", ["services.engine.migrate", "services.engine.restore"])
 async def test_a_command_says_in_a_line_whom_it_does_not_trust(
-    trusting: dict[str, Any], module: str, spoil: Access, reason: str
+    trusting: dict[str, Any], module: str, spoil: Access, reason: str, tmp_path: Path
 ) -> None:
-    code, output = await run_module(module, spoil(trusting))
+    code, output = await run_module(module, spoil(trusting), tmp_path / "log")
 
     assert code == 1
     assert output.count("\n") == 1

@@ -3,9 +3,9 @@
 import asyncio
 import json
 import os
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +19,7 @@ from services.platform.database import Database
 from services.platform.settings import Settings
 from services.scheduler import __main__ as scheduler
 from services.stats import main as stats
+from tests.forks import Fork
 from tests.until import until
 from tests.upgrade.schema import go_back
 
@@ -83,26 +84,16 @@ async def test_what_the_schema_lacks_is_not_taken_for_a_bug(
             assert "schema" in response.json()["detail"] and "/readyz" in response.json()["detail"]
 
 
-@asynccontextmanager
-async def process(settings: Settings, module: str, **extra: Any) -> AsyncIterator[asyncio.subprocess.Process]:
-    values = settings.model_dump(exclude_none=True) | extra
+@contextmanager
+def process(settings: Settings, module: str, directory: Path) -> Iterator[Fork]:
+    values = settings.model_dump(exclude_none=True)
+    values |= {"scratch": directory / "scratch", "cache": directory / "cache"}
     environment = os.environ | {f"PIECEWORK_{name.upper()}": str(value) for name, value in values.items()}
-    started = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, env=environment, stderr=asyncio.subprocess.PIPE
-    )
+    started = Fork(module, env=environment, log=directory / "log")
     try:
         yield started
     finally:
-        if started.returncode is None:
-            started.kill()
-            await started.wait()
-
-
-async def next_line(started: asyncio.subprocess.Process) -> dict[str, Any]:
-    assert started.stderr is not None
-    line = await asyncio.wait_for(started.stderr.readline(), 30)
-    found: dict[str, Any] = json.loads(line)
-    return found
+        started.kill()
 
 
 async def looks(database: Database, times: int) -> None:
@@ -125,23 +116,23 @@ async def looks(database: Database, times: int) -> None:
     [("services.scheduler", ["scheduler started"]), ("services.worker", ["works again", "registered"])],
 )
 async def test_a_scheduler_and_a_worker_say_it_in_one_line_and_begin_when_it_is_migrated(
-    module: str, goes_on: list[str], settings: Settings, database: Database, tmp_path: Any
+    module: str, goes_on: list[str], settings: Settings, database: Database, tmp_path: Path
 ) -> None:
     await database.execute(
         "INSERT INTO pools (name, queue_url, dead_letter_url, slots) VALUES ('default', 'q', 'd', 1)"
     )
-    async with process(settings, module, scratch=tmp_path / "scratch", cache=tmp_path / "cache") as started:
-        waiting = await next_line(started)
+    with process(settings, module, tmp_path) as started:
+        waiting = json.loads(await started.prints(0))
         await looks(database, 3)
         await migrate(settings.database_url)
-        lines = [await next_line(started) for _ in goes_on]
+        lines = [json.loads(await started.prints(number)) for number, _ in enumerate(goes_on, 1)]
         started.terminate()
-        await asyncio.wait_for(started.wait(), 20)
+        code = await asyncio.wait_for(started.ended(), 20)
 
     assert all(part in waiting["error"] for part in ("0002", NEEDED_REVISION, COMMAND))
     assert waiting["level"] == "warning"
     assert [line["event"] for line in lines] == goes_on
-    assert started.returncode == 0
+    assert code == 0
 
 
 @pytest.mark.usefixtures("behind")

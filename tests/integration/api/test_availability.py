@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from services.platform.database import Database
 from services.platform.settings import ApiSettings, Settings
 from services.platform.version import VERSION
 from tests.conftest import free_port
+from tests.forks import Fork
 from tests.integration.api.conftest import Keys, array_job, client_of, ok
 from tests.until import until
 
@@ -145,7 +145,7 @@ async def test_without_s3_a_submission_that_needs_it_is_503(settings: Settings, 
 
 
 @pytest.fixture
-async def server(settings: Settings, aws: Aws) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+async def server(settings: Settings, aws: Aws, tmp_path: Path) -> AsyncIterator[tuple[str, Fork]]:
     """`uvicorn services.api.main:app`, as in production."""
     port = free_port()
     environment = {
@@ -155,10 +155,8 @@ async def server(settings: Settings, aws: Aws) -> AsyncIterator[tuple[str, async
         "PIECEWORK_BUCKET": settings.bucket,
         "PIECEWORK_BOOTSTRAP_API_KEY": "pw_bootstrap",
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "uvicorn", "services.api.main:app", "--port", str(port), "--no-access-log",
-        env=environment, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    arguments = ("services.api.main:app", "--port", str(port), "--no-access-log")
+    process = Fork("uvicorn", *arguments, env=environment, log=tmp_path / "log")
     url = f"http://127.0.0.1:{port}"
     async with httpx.AsyncClient() as client, asyncio.timeout(60):
         while True:
@@ -166,16 +164,14 @@ async def server(settings: Settings, aws: Aws) -> AsyncIterator[tuple[str, async
                 if (await client.get(f"{url}/readyz")).status_code == 200:
                     break
             except httpx.TransportError:
-                assert process.returncode is None
+                assert process.poll() is None
             await asyncio.sleep(0.05)
     yield url, process
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
+    process.kill()
 
 
 async def test_a_real_server_refuses_floods_logs_each_request_and_stops_in_order(
-    server: tuple[str, asyncio.subprocess.Process], settings: Settings
+    server: tuple[str, Fork], settings: Settings
 ) -> None:
     url, process = server
 
@@ -191,13 +187,13 @@ async def test_a_real_server_refuses_floods_logs_each_request_and_stops_in_order
         after = await client.get("/v1/pools")
         unknown = await client.get("/v1/nothing")
     process.terminate()
-    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    await asyncio.wait_for(process.ended(), 30)
 
     for refused in (announced, chunked):
         assert refused.status_code == 413 and str(settings.body_bytes_max) in refused.json()["detail"]
     assert (after.status_code, unknown.status_code) == (200, 404)
-    assert b"Application shutdown complete" in stderr
-    lines = [json.loads(line) for line in stderr.decode().splitlines() if line.startswith("{")]
+    assert "Application shutdown complete" in process.output
+    lines = [json.loads(line) for line in process.lines if line.startswith("{")]
     requests = [line for line in lines if line["event"] == "request" and line["path"] != "/readyz"]
     # A request ends, and is logged, a little after its answer was read: the order of lines is not ours to expect.
     assert Counter((line["method"], line["path"], line["status"], line["key"]) for line in requests) == {
@@ -206,4 +202,4 @@ async def test_a_real_server_refuses_floods_logs_each_request_and_stops_in_order
         ("GET", "/v1/nothing", 404, None): 1,
     }
     assert all(line["ms"] >= 0 and line["service"] == "api" for line in requests)
-    assert b"pw_bootstrap" not in stderr and b"Traceback" not in stderr
+    assert "pw_bootstrap" not in process.output and "Traceback" not in process.output

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import signal
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from services.platform.database import JOBS_CHANNEL
 from services.platform.settings import Settings
 from services.scheduler import __main__ as scheduler
 from services.scheduler.loop import Context, Loop, listen
+from tests.forks import Fork
 from tests.integration.engine.play import Play
 from tests.integration.scheduler.conftest import Bucket, Queue
 from tests.invariants import assert_invariants
@@ -100,16 +99,13 @@ async def test_a_notification_wakes_the_loops_of_its_channel_and_a_lost_connecti
         await asyncio.wait({listening})
 
 
-async def test_the_process_ends_in_order_when_it_is_told_to(settings: Settings, play: Play) -> None:
+async def test_the_process_ends_in_order_when_it_is_told_to(settings: Settings, play: Play, tmp_path: Path) -> None:
     environment = os.environ | {
         "PIECEWORK_DATABASE_URL": settings.database_url,
         "PIECEWORK_AWS_ENDPOINT_URL": str(settings.aws_endpoint_url),
         "PIECEWORK_BUCKET": settings.bucket,
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.scheduler", env=environment, cwd=Path(__file__).parents[3],
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    process = Fork("services.scheduler", env=environment, log=tmp_path / "log")
     try:
         job_id = await play.submit(input={"type": "range", "count": 3})
 
@@ -118,9 +114,9 @@ async def test_the_process_ends_in_order_when_it_is_told_to(settings: Settings, 
 
         await until(queued)
     finally:
-        process.send_signal(signal.SIGTERM)
-        _, errors = await asyncio.wait_for(process.communicate(), 20)
+        process.terminate()
+        code = await asyncio.wait_for(process.ended(), 20)
 
-    assert process.returncode == 0
-    assert b'"scheduler stopped"' in errors.splitlines()[-1]
-    assert b"Traceback" not in errors, errors.decode()
+    assert code == 0
+    assert '"scheduler stopped"' in process.lines[-1]
+    assert "Traceback" not in process.output, process.output

@@ -228,11 +228,10 @@ async def test_a_node_that_can_not_end_its_instance_at_all_says_so(grid: InProce
 
 
 async def test_its_process_ends_with_an_exit_code_that_says_so(grid: InProcessGrid) -> None:
-    process = await start(grid, PIECEWORK_INSTANCE_ID="i-unknown")
+    process = start(grid, PIECEWORK_INSTANCE_ID="i-unknown")
     await order_drain(grid)
-    _, errors = await process.communicate()
-    assert process.returncode == os.EX_OSERR
-    assert b"i-unknown could not be ended" in errors
+    assert await process.ended() == os.EX_OSERR
+    assert "i-unknown could not be ended" in process.output
 
 
 async def test_two_busy_workers_of_an_old_release_are_replaced_and_their_jobs_results_are_the_same(

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from services.engine import jobs, transitions, workers
 from services.platform import effects
 from services.worker.node import node as node_module
 from services.worker.node import receiver
+from tests.forks import Fork
 from tests.groups import create_group
 from tests.integration.worker.conftest import InProcessGrid
 from tests.invariants import assert_invariants
@@ -389,18 +389,11 @@ async def message_is_passed_on(grid: InProcessGrid) -> None:
     await until(hidden)
 
 
-async def start(grid: InProcessGrid, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+def start(grid: InProcessGrid, *arguments: str, **environment: str) -> Fork:
     names = ("database_url", "aws_endpoint_url", "bucket", "scratch", "heartbeat_seconds", "receive_wait_seconds")
     settings = {f"PIECEWORK_{name.upper()}": str(getattr(grid.settings, name)) for name in (*names, "isolation")}
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.worker",
-        *arguments,
-        env={**os.environ, **settings, **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    log = Path(f"{grid.settings.scratch}.log")
+    return Fork("services.worker", *arguments, env={**os.environ, **settings, **environment}, log=log)
 
 
 @pytest.mark.parametrize(
@@ -415,21 +408,19 @@ async def start(grid: InProcessGrid, *arguments: str, **environment: str) -> asy
 async def test_what_can_not_start_says_why_in_one_line(
     grid: InProcessGrid, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
-    process = await start(grid, *arguments, **environment)
-    _, errors = await process.communicate()
-    (line,) = errors.decode().splitlines()
+    process = start(grid, *arguments, **environment)
+    assert await process.ended() == 2
+    (line,) = process.lines
     assert line.startswith(message)
-    assert process.returncode == 2
 
 
 async def test_sigterm_drains_the_process(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(0.5, tmp_path / "pid"), [ITEM] * 3)
     await grid.dispatch(job_id, bundle_tasks_max=3)
-    process = await start(grid, "--slots", "1")
+    process = start(grid, "--slots", "1")
     await runs(grid, tmp_path / "pid")
     process.send_signal(signal.SIGTERM)
-    await process.communicate()
-    assert process.returncode == 0
+    assert await process.ended() == 0
     assert [task["state"] for task in await grid.tasks(job_id)] == ["succeeded", "ready", "ready"]
     assert (await grid.worker())["state"] == "stopped"
     assert os.listdir(grid.settings.scratch) == ["lock"]  # noqa: PTH208
@@ -438,15 +429,12 @@ async def test_sigterm_drains_the_process(grid: InProcessGrid, tmp_path: Path) -
 async def test_a_second_interrupt_ends_the_process_and_its_tasks_at_once(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM])
     await grid.dispatch(job_id)
-    process = await start(grid)
+    process = start(grid)
     pid = await runs(grid, tmp_path / "pid")
     process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    while b'"draining"' not in await process.stderr.readline():
-        pass
+    await until(lambda: any('"draining"' in line for line in process.lines))
     process.send_signal(signal.SIGINT)
-    await process.communicate()
-    assert process.returncode == 130
+    assert await process.ended() == 130
     await is_gone(grid, pid)
 
 
@@ -456,15 +444,13 @@ async def test_a_worker_waits_for_its_database_and_queue(grid: InProcessGrid) ->
     real_url = grid.queue_url
     await grid.database.execute("UPDATE pools SET queue_url = replace(queue_url, '/test-', '/gone-')")
     async with database_away(grid):
-        process = await start(grid)
-        assert process.stderr is not None
-        assert b'"database"' in await process.stderr.readline()
-    lines = [await process.stderr.readline() for _ in range(3)]
-    assert [b"works again" in lines[0], b"registered" in lines[1], b'"queue"' in lines[2]] == [True] * 3
+        process = start(grid)
+        assert '"database"' in await process.prints(0)
+    lines = [await process.prints(number) for number in (1, 2, 3)]
+    assert ["works again" in lines[0], "registered" in lines[1], '"queue"' in lines[2]] == [True] * 3
     await grid.aws.sqs.create_queue(QueueName=real_url.rpartition("/")[2].replace("test-", "gone-"))
     grid.queue_url = real_url.replace("/test-", "/gone-")
     await grid.dispatch(job_id)
     await grid.ended(job_id)
     process.terminate()
-    await process.communicate()
-    assert process.returncode == 0
+    assert await process.ended() == 0
