@@ -19,6 +19,7 @@ from piecework.shapes import (
     AppendedItems,
     AuditEntry,
     AuditOutcome,
+    CancelledItems,
     CompletedUpload,
     CostList,
     CreatedApiKey,
@@ -185,6 +186,12 @@ class Client:
         """Make a task of each item of a job whose input is a stream. Chunks are numbered from 0, and count once."""
         body = {"chunk": chunk, "items": items}
         return self._api.post(AppendedItems, f"/v1/jobs/{job_id}/items", body, repeatable=True)
+
+    def cancel_items(self, job_id: Id, items: Sequence[int]) -> CancelledItems:
+        """End these items of a job whose input is a stream, up to a thousand: what waits never runs, what runs is
+        killed."""
+        body = {"items": items}
+        return self._api.post(CancelledItems, f"/v1/jobs/{job_id}/items/cancel", body, repeatable=True)
 
     def close_job(self, job_id: Id) -> Job:
         """Say that no more items come: the job ends with its tasks."""

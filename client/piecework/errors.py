@@ -32,7 +32,9 @@ class FieldError(TypedDict):
 
 
 class ApiError(PieceworkError):
-    """The service answered with a problem (RFC 9457)."""
+    """The service answered with a problem (RFC 9457). `retry_after`: seconds after which to ask again, if told."""
+
+    retry_after: float | None = None
 
     def __init__(self, status: int, title: str, detail: str = "", errors: list[FieldError] | None = None) -> None:
         super().__init__(detail or title)

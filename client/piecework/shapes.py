@@ -194,6 +194,13 @@ class AppendedItems(TypedDict):
     items: int
 
 
+class CancelledItems(TypedDict):
+    """Those of some items of an open job that are cancelled, now or before; the others had ended."""
+
+    job_id: str
+    cancelled: list[int]
+
+
 class Value(TypedDict):
     """How a task has ended: `value` is what it returned; if its output is an object, `url` links to that."""
 

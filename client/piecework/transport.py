@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import httpx
 
-from piecework.errors import InputError, TransportError, api_error
+from piecework.errors import ApiError, InputError, TransportError, api_error
 
 T = TypeVar("T")
 
@@ -132,7 +132,9 @@ class Transport:
             except ValueError as error:
                 message = f"{self._url} answered with something other than JSON; is this the {self._service}'s URL?"
                 raise TransportError(message) from error
-        raise _problem(response)
+        problem = _problem(response)
+        problem.retry_after = _retry_after(response)
+        raise problem
 
     def _note_clock(self, response: httpx.Response) -> None:
         # Date is cut to the second, so each answer gives a lower bound: the highest is the nearest.
@@ -159,7 +161,7 @@ def _retry_after(response: httpx.Response) -> float | None:
     return min(float(value), RETRY_AFTER_SECONDS_MAX) if value.isdigit() else None
 
 
-def _problem(response: httpx.Response) -> Exception:
+def _problem(response: httpx.Response) -> ApiError:
     """The exception of a problem answer; also of an answer that is not problem+json, such as a proxy's."""
     try:
         problem = response.json()

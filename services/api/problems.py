@@ -14,6 +14,8 @@ from services.platform.problems import ProblemError
 
 BODY = (400, 413, 415)  # the errors of a request with a body
 
+ROOM_SECONDS = 1  # after which a full job may have room for more items
+
 log = structlog.get_logger()
 
 
@@ -27,7 +29,8 @@ def describe(request: Request, error: BaseException) -> ProblemError:
         case Conflict():
             return problems.conflict(str(error))
         case EnoughItems():
-            return ProblemError(429, "enough-items", str(error))
+            retry = {"Retry-After": str(ROOM_SECONDS)}
+            return ProblemError(429, "enough-items", str(error), headers=retry)
         case QuotaExceeded():
             return ProblemError(409, "quota-exceeded", str(error))
         case SpecError():

@@ -15,7 +15,7 @@ from asyncpg import Record
 from services.contract.task_input import Item
 from services.engine.errors import Conflict, NotFound, SpecError
 from services.engine.jobs import notify_jobs
-from services.engine.transitions import plan_tasks
+from services.engine.transitions import cancel_some, plan_tasks
 from services.inputs.chunk import TASKS_MAX
 from services.platform.database import Connection
 
@@ -34,6 +34,14 @@ _APPEND = """
     WHERE job_id = $1 AND stage = 0"""
 
 _CLOSE = "UPDATE stages SET planned = true WHERE job_id = $1 AND stage = 0"
+
+_HOLD_ITEMS = """
+    SELECT s.open_seconds, s.task_count FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = 0
+    WHERE j.job_id = $1 FOR SHARE OF j"""
+
+_CANCELLED = """
+    SELECT index FROM tasks WHERE job_id = $1 AND stage = 0 AND index = ANY($2) AND state = 'cancelled'
+    ORDER BY index"""
 
 
 class EnoughItems(Exception):
@@ -81,6 +89,27 @@ async def close_job(connection: Connection, job_id: UUID) -> None:
     _check_open(job)
     await connection.execute(_CLOSE, job_id)
     await notify_jobs(connection)
+
+
+async def cancel_items(connection: Connection, job_id: UUID, items: Sequence[int]) -> list[int]:
+    """End these items, by their numbers, unless their tasks of the first stage have ended; inside a transaction.
+
+    Returns those that are cancelled, now or before. Raises NotFound, Conflict.
+    """
+    job = await connection.fetchrow(_HOLD_ITEMS, job_id)
+    if job is None:
+        raise NotFound(f"no job has the id {job_id}")
+    if job["open_seconds"] is None:
+        raise Conflict(
+            "single items can be cancelled only of a job whose input is of type stream, where each stands for itself: "
+            "cancel this job as a whole"
+        )
+    if items and max(items) >= job["task_count"]:
+        raise NotFound(f"the job has no item {max(items)}: it has {job['task_count']} so far, from 0")
+    while not await cancel_some(connection, job_id, 0, items):
+        pass
+    await notify_jobs(connection)
+    return [row["index"] for row in await connection.fetch(_CANCELLED, job_id, items)]
 
 
 async def _hold(connection: Connection, job_id: UUID, ready_tasks_max: int) -> Record:

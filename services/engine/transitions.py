@@ -640,11 +640,12 @@ async def reap_overdue(connection: Connection | Database, slack_seconds: float, 
     return count
 
 
-# withdraw: queued → ready, for the unclaimed bundles of a job or a pool that is paused.
+# withdraw: queued → ready, for the unclaimed bundles of a job or a pool that is paused, or of tasks to be cancelled.
 _WITHDRAW = """
     WITH dropped AS (
         DELETE FROM bundles AS b USING (
-            SELECT bundle_id FROM bundles WHERE worker_id IS NULL AND (job_id = $1 OR pool = $2)
+            SELECT bundle_id FROM bundles
+            WHERE worker_id IS NULL AND (job_id = $1 OR pool = $2 OR bundle_id = ANY($3::uuid[]))
             ORDER BY bundle_id FOR UPDATE
         ) AS unclaimed WHERE b.bundle_id = unclaimed.bundle_id
         RETURNING b.job_id, b.stage, b.first, b.count, b.backup_of
@@ -663,9 +664,11 @@ _WITHDRAW = """
     SELECT count(*) FROM back"""
 
 
-async def withdraw(connection: Connection, *, job_id: UUID | None = None, pool: str | None = None) -> int:
+async def withdraw(
+    connection: Connection, *, job_id: UUID | None = None, pool: str | None = None, bundle_ids: Sequence[UUID] = ()
+) -> int:
     """Take back bundles that are queued but not claimed; their messages become duplicates that claim nothing."""
-    count: int = await connection.fetchval(_WITHDRAW, job_id, pool, timeout=LONG_SECONDS)
+    count: int = await connection.fetchval(_WITHDRAW, job_id, pool, bundle_ids, timeout=LONG_SECONDS)
     return count
 
 
@@ -677,7 +680,7 @@ _HELD = "SELECT bundle_id FROM bundles WHERE worker_id IS NOT NULL"
 async def release_all(connection: Connection) -> int:
     """Take back all that is queued or running, whoever runs it; returns how many attempts this ends."""
     for row in await connection.fetch("SELECT name FROM pools"):
-        await connection.fetchval(_WITHDRAW, None, row["name"], timeout=None)
+        await connection.fetchval(_WITHDRAW, None, row["name"], [], timeout=None)
     bundles = [row["bundle_id"] for row in await connection.fetch(_HELD)]
     portions = [bundles[at : at + _RELEASED_AT_ONCE] for at in range(0, len(bundles), _RELEASED_AT_ONCE)]
     return sum([await _give_back(connection, "released", portion) for portion in portions])
@@ -755,6 +758,81 @@ async def cancel_tasks(connection: Connection, job_id: UUID, tasks_max: int) -> 
         await connection.execute(_CANCEL_BUNDLED, [bundle["bundle_id"] for bundle in bundles])
         await connection.execute(_CANCEL_READY, job_id, tasks_max)
         return not await connection.fetchval(_ANY_LEFT, job_id)
+
+
+# cancel some: ready, running → cancelled, by their index; bundles that offer queued ones are withdrawn before. The
+# bundle of a running one tells its worker (`cancelled`), since its neighbours run on. What was cancelled before it
+# began has an attempt on record, too: its end is told like any other (services/engine/values.py).
+_LOCK_BUNDLES_OF = """
+    SELECT bundle_id FROM bundles AS b
+    WHERE job_id = $1 AND stage = $2 AND EXISTS (
+        SELECT FROM unnest($3::integer[]) AS index WHERE index >= b.first AND index < b.first + b.count)
+    ORDER BY bundle_id FOR UPDATE"""
+
+_CANCEL_SOME = """
+    WITH unfinished AS MATERIALIZED (
+        SELECT index, state, worker_id, started_at FROM tasks
+        WHERE job_id = $1 AND stage = $2 AND index = ANY($3) AND state IN ('ready', 'queued', 'running')
+        ORDER BY index FOR UPDATE
+    ), found AS MATERIALIZED (
+        SELECT u.index, u.state, coalesce(h.pool, s.pool) AS pool
+        FROM unfinished AS u JOIN stages AS s ON s.job_id = $1 AND s.stage = $2 LEFT JOIN LATERAL (
+            SELECT b.pool FROM bundles AS b
+            WHERE b.bundle_id = ANY($4) AND u.index >= b.first AND u.index < b.first + b.count
+              AND b.worker_id = u.worker_id AND b.claimed_at = u.started_at
+            LIMIT 1
+        ) AS h ON u.state = 'running'
+        WHERE u.state = 'ready' OR h.pool IS NOT NULL
+    ), cancelled AS (
+        UPDATE tasks AS t SET state = 'cancelled', ready_at = NULL, finished_at = now(),
+            attempt = CASE WHEN f.state = 'running' THEN t.attempt ELSE greatest(t.attempt, t.backup_attempt) + 1 END,
+            error = jsonb_build_object('type', 'cancelled', 'message', CASE WHEN f.state = 'running'
+                THEN format('somebody cancelled it while attempt %s ran', t.attempt)
+                ELSE 'somebody cancelled it before it began' END)
+        FROM found AS f
+        WHERE t.job_id = $1 AND t.stage = $2 AND t.index = f.index
+        RETURNING t.index, t.attempt, t.worker_id, t.started_at, t.backup_attempt, t.backup_worker_id,
+            t.backup_started_at, t.error, f.state AS was, f.pool
+    ), marked AS (
+        UPDATE bundles AS b SET cancelled = b.cancelled || m.indexes
+        FROM (
+            SELECT o.bundle_id, array_agg(c.index ORDER BY c.index) AS indexes
+            FROM cancelled AS c JOIN bundles AS o ON o.bundle_id = ANY($4)
+                AND c.index >= o.first AND c.index < o.first + o.count
+                AND o.worker_id IN (c.worker_id, c.backup_worker_id)
+            WHERE c.was = 'running' GROUP BY o.bundle_id
+        ) AS m WHERE b.bundle_id = m.bundle_id
+    ), ended AS (
+        SELECT index, attempt, worker_id, started_at, pool, error FROM cancelled WHERE was = 'running'
+        UNION ALL SELECT index, backup_attempt, backup_worker_id, backup_started_at, pool, error FROM cancelled
+            WHERE was = 'running' AND backup_worker_id IS NOT NULL
+        UNION ALL SELECT index, attempt, NULL, now(), pool, error FROM cancelled WHERE was <> 'running'
+    ), recorded AS (
+        INSERT INTO attempts (job_id, stage, index, attempt, worker_id, pool, outcome, started_at, finished_at,
+            run_seconds, error)
+        SELECT $1, $2, index, attempt, worker_id, pool, 'cancelled', least(started_at, now()), now(),
+            greatest(extract(epoch FROM now() - started_at), 0), error
+        FROM ended
+    ), counted AS (
+        INSERT INTO stage_counters AS c (job_id, stage, ready, running, cancelled)
+        SELECT $1, $2, -count(*) FILTER (WHERE was = 'ready'), -count(*) FILTER (WHERE was = 'running'), count(*)
+        FROM cancelled HAVING count(*) > 0
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready,
+            running = c.running + excluded.running, cancelled = c.cancelled + excluded.cancelled
+    )
+    SELECT (SELECT count(*) FROM unfinished) = (SELECT count(*) FROM found)"""
+
+
+async def cancel_some(connection: Connection, job_id: UUID, stage: int, indexes: Sequence[int]) -> bool:
+    """Cancel those of these tasks that have not ended; False if some moved on meanwhile: call again.
+
+    What waits never runs, what runs is killed, whoever reports it then changes nothing. The caller is in a transaction
+    and holds the job.
+    """
+    bundles = [row["bundle_id"] for row in await connection.fetch(_LOCK_BUNDLES_OF, job_id, stage, indexes)]
+    await withdraw(connection, bundle_ids=bundles)
+    all_found: bool = await connection.fetchval(_CANCEL_SOME, job_id, stage, indexes, bundles)
+    return all_found
 
 
 # backup: if a bundle is held far longer than its tasks should take, each task that still runs is offered once more.

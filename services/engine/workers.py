@@ -1,6 +1,7 @@
 """The life of a worker: active → draining → stopped, or lost when its lease ends."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -21,12 +22,14 @@ class UnknownPool(LookupError):
 class Heartbeat:
     """The database's view of a worker: its state (`lost` if it is not live) and the bundles it holds.
 
-    `replace_instance`: when it has drained, its group replaces its instance.
+    `replace_instance`: when it has drained, its group replaces its instance. `cancelled`: of some bundles, the indexes
+    of tasks that were cancelled one by one.
     """
 
     state: str
     bundle_ids: frozenset[UUID]
     replace_instance: bool = False
+    cancelled: Mapping[UUID, Collection[int]] = field(default_factory=dict)
 
 
 # The part of a lease that may pass between two looks of the schedulers; what is longer was an outage.
@@ -93,7 +96,9 @@ _HEARTBEAT = """
     )
     SELECT coalesce((SELECT state FROM beat), 'lost') AS state,
         coalesce((SELECT replace_instance FROM beat), false) AS replace_instance,
-        ARRAY(SELECT bundle_id FROM bundles WHERE worker_id = $1) AS bundle_ids"""
+        ARRAY(SELECT bundle_id FROM bundles WHERE worker_id = $1) AS bundle_ids,
+        (SELECT jsonb_object_agg(bundle_id, cancelled) FROM bundles WHERE worker_id = $1 AND cancelled IS NOT NULL)
+            AS cancelled"""
 
 
 _STOP = """
@@ -134,7 +139,8 @@ async def heartbeat(connection: Connection | Database, worker_id: UUID, busy: in
     """Renew the worker's lease; `busy` is its slots in use."""
     row = await connection.fetchrow(_HEARTBEAT, worker_id, busy)
     assert row is not None
-    return Heartbeat(row["state"], frozenset(row["bundle_ids"]), row["replace_instance"])
+    cancelled = {UUID(bundle_id): frozenset(indexes) for bundle_id, indexes in (row["cancelled"] or {}).items()}
+    return Heartbeat(row["state"], frozenset(row["bundle_ids"]), row["replace_instance"], cancelled)
 
 
 async def stop_worker(connection: Connection | Database, worker_id: UUID) -> None:

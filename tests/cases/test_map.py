@@ -1,8 +1,10 @@
 """Functions of a Python program on a real grid: the page about them, and what only a real worker shows."""
 
+import asyncio
 import re
 import subprocess
 import sys
+from concurrent.futures import CancelledError
 from pathlib import Path
 from types import ModuleType
 
@@ -10,11 +12,13 @@ import pytest
 
 from piecework import CallFailed, RemoteTraceback
 from tests.cases.conftest import CaseGrid
+from tests.until import until
 
 PAGE = Path(__file__).parents[2] / "docs" / "map.md"
 
 MODULE = """
 import os
+import time
 
 
 class TooDear(Exception):
@@ -39,6 +43,10 @@ def buy(price):
 
 def large(characters):
     return "x" * characters
+
+
+def linger(seconds):
+    time.sleep(seconds)
 
 
 def crash(_):
@@ -95,6 +103,29 @@ def test_calls_of_a_module_of_the_programs_own(grid: CaseGrid, shop: ModuleType)
     assert "raise TooDear(price, 100)" in str(error.__cause__)
     log = grid.client.get_task_log(error.job_id, 0, error.index)
     assert grid.client.read_object(log["url"]).decode().startswith("buying for 101")
+
+
+def test_calls_that_are_cancelled_are_killed_or_never_run_and_the_others_go_on(
+    grid: CaseGrid, shop: ModuleType
+) -> None:
+    slots = sum(worker["slots"] for worker in grid.client.list_workers() if worker["state"] == "active")
+
+    def progress() -> dict[str, int]:
+        [stage] = grid.client.get_job(job["job_id"])["stages"]
+        return dict(stage["progress"])
+
+    with grid.client.executor(retries=0, name="lingers") as executor:
+        futures = [executor.submit(shop.linger, 600) for _ in range(slots + 3)]
+        [job] = grid.client.list_jobs(name="lingers").page(1)["items"]
+        asyncio.run(until(lambda: progress()["running"] >= slots))
+        assert all(future.cancel() for future in futures)
+        with pytest.raises(CancelledError):
+            futures[0].result()
+        assert executor.submit(shop.linger, 0).result(60) is None  # a slot is free
+    assert (progress()["cancelled"], progress()["succeeded"]) == (slots + 3, 1)
+    values = grid.client.follow_values(job["job_id"])["values"]
+    assert [value["state"] for value in values] == ["cancelled"] * (slots + 3) + ["succeeded"]
+    assert {value["error"]["type"] for value in values[:-1]} == {"cancelled"}
 
 
 def test_calls_of_functions_that_are_in_no_module(grid: CaseGrid) -> None:

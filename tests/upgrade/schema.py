@@ -21,6 +21,7 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0038": "ALTER TABLE bundles DROP COLUMN cancelled",
     "0037": "ALTER TABLE stages DROP COLUMN open_seconds, DROP COLUMN appended_at",
     "0036": "DROP INDEX stages_unplanned",
     "0035": made_in("0012_partitions", "OR REPLACE VIEW job_partitions", "OR REPLACE FUNCTION make_partitions")

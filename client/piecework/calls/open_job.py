@@ -1,11 +1,11 @@
-"""An open job with a future for each of its items: one thread appends what is put in, another follows the values."""
+"""An open job with a future for each of its items: one thread writes (appends, cancels, closes), another follows."""
 
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHUNK_ITEMS = 2_000
+CANCELLED_ITEMS = 1_000  # in one request
 CHUNK_BYTES = 524_288  # half of what a request may have, unless the operator allows more
 GATHER_SECONDS = 0.002  # for which a call waits for others that go with it
 PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.05, 5.0  # before a request that failed is made again
@@ -28,13 +29,22 @@ IDLE_SECONDS = 3_600.0  # an open job fails if nothing is appended for so long
 READERS = 8  # of values that are objects
 
 
-@dataclass(slots=True)
-class _Call:
-    """An item on its way, and its future."""
+class Call(Future[Any]):
+    """The future of an item. It is pending until the grid tells how its task has ended, and can be cancelled till then:
+    a task that waits then never runs, one that runs is killed."""
 
-    item: Any
-    bytes: int
-    future: "Future[Any]"
+    def __init__(self, job: "OpenJob", item: Any, bytes: int) -> None:
+        super().__init__()
+        self.item, self.bytes = item, bytes
+        self.index: int | None = None  # once it is sent
+        self._job = job
+
+    def cancel(self) -> bool:
+        """True if the call is cancelled, as it then counts at once; the grid is told soon after."""
+        cancelled = super().cancel()
+        if cancelled:
+            self._job.dismiss(self)
+        return cancelled
 
 
 def encoded_bytes(item: Any) -> int:
@@ -60,41 +70,54 @@ class OpenJob:
         self._client = client
         self._decode = decode
         self.job_id = client.submit_job(spec)["job_id"]
-        self._waiting: SimpleQueue[_Call | None] = SimpleQueue()
-        self._futures: dict[int, Future[Any]] = {}
-        self._failure: PieceworkError | None = None
-        self._closed = False
+        self._lock = threading.Lock()  # of the calls' indexes
+        self._waiting: SimpleQueue[Call | None] = SimpleQueue()  # None: look again at what else there is to do
+        self._calls: dict[int, Call] = {}  # that were sent and have not ended, by index
+        self._dismissed: deque[int] = deque()  # that were sent and then cancelled
+        self._sent = 0
+        self._failure: PieceworkError | CancelledError | None = None
+        self._closed = self._cancelled = self._ended = False
+        self._is_closed = threading.Event()  # there
         self._readers: ThreadPoolExecutor | None = None
-        self._appender = threading.Thread(target=self._append, name=f"appends {self.job_id}", daemon=True)
+        self._writer = threading.Thread(target=self._write, name=f"writes {self.job_id}", daemon=True)
         self._follower = threading.Thread(target=self._follow, name=f"follows {self.job_id}", daemon=True)
-        self._appender.start()
+        self._writer.start()
         self._follower.start()
 
     def put(self, item: Any) -> "Future[Any]":
         """Raises InputError; RuntimeError once the job is closed."""
         if self._closed:
             raise RuntimeError("can't call anything more: the executor was shut down")
-        call = _Call(item, encoded_bytes(item), Future())
+        call = Call(self, item, encoded_bytes(item))
         self._waiting.put(call)
-        return call.future
+        return call
+
+    def dismiss(self, call: Call) -> None:
+        """Nobody waits for this call any more. One that was not sent yet never is."""
+        with self._lock:
+            sent = call.index is not None and self._calls.pop(call.index, None) is not None
+        if sent and call.index is not None:
+            call.set_running_or_notify_cancel()  # who waits for it hears of it
+            self._dismissed.append(call.index)
+            self._waiting.put(None)
 
     def close(self) -> None:
         """No more calls come. The job ends with those that are there, whether or not somebody waits for it."""
-        if not self._closed:
-            self._closed = True
-            self._waiting.put(None)
+        self._closed = True
+        self._waiting.put(None)
 
     def join(self) -> None:
         """Wait until all calls have ended."""
-        self._appender.join()
+        self._writer.join()
         self._follower.join()
 
     def flush(self) -> None:
         """Wait until all calls have been sent, and the job is closed: it then goes on without this program."""
-        self._appender.join()
+        self._is_closed.wait()
 
     def cancel(self) -> None:
-        """End all calls that have not ended."""
+        """End all calls that have not ended; they then count as cancelled."""
+        self._cancelled = True
         self.close()
         try:
             self._client.cancel_job(self.job_id)
@@ -102,47 +125,72 @@ class OpenJob:
             if error.status != 409:  # else it has ended
                 raise
 
-    # The thread that appends.
+    # The thread that writes.
 
-    def _append(self) -> None:
-        chunk = index = 0
+    def _write(self) -> None:
+        chunk = 0
         try:
-            for calls in self._chunks():
-                begun = [call for call in calls if call.future.set_running_or_notify_cancel()]
-                for call in begun:
-                    self._futures[index] = call.future
-                    index += 1
-                if begun or not calls:
-                    items = [call.item for call in begun]
-                    _patiently(self._client.append_items, self.job_id, chunk, items)
+            while self._failure is None and not (self._closed and self._waiting.empty()):
+                calls = self._gather()
+                items = self._number(calls or [])
+                if items or calls is None:
+                    _patiently(self._append, chunk, items)
+                    self._sent += len(items)
                     chunk += 1
+                self._cancel_dismissed()
             _patiently(self._client.close_job, self.job_id)
+            self._is_closed.set()
+            while not self._ended:
+                self._waiting.get()
+                self._cancel_dismissed()
         except PieceworkError as error:
             self._fail(error)
         if self._failure is not None:  # of the other thread, maybe while the last calls were sent
             self._fail(self._failure)
         self._fail_waiting()
+        self._is_closed.set()
 
-    def _chunks(self) -> Iterator[list[_Call]]:
-        """Calls that go together, until the job is closed; none if nobody has called for a while."""
-        closing = False
-        while not closing and self._failure is None:
-            calls: list[_Call] = []
-            size, until = 0, None
-            while len(calls) < CHUNK_ITEMS and size < CHUNK_BYTES // 2:
-                pause = IDLE_SECONDS / 4 if until is None else max(0.0, until - time.monotonic())
-                try:
-                    call = self._waiting.get(timeout=pause)
-                except Empty:
-                    break
-                if call is None:
-                    closing = True
-                    break
-                calls.append(call)
-                size += call.bytes
-                until = until or time.monotonic() + GATHER_SECONDS
-            if calls or not closing:
-                yield calls
+    def _gather(self) -> list[Call] | None:
+        """Calls that go together, none if there is something else to do; None if nobody has called for a while."""
+        calls: list[Call] = []
+        size, until, pause = 0, 0.0, IDLE_SECONDS / 4
+        while len(calls) < CHUNK_ITEMS and size < CHUNK_BYTES // 2:
+            try:
+                call = self._waiting.get(timeout=pause)
+            except Empty:
+                return calls or None
+            if call is None:
+                break
+            calls.append(call)
+            size += call.bytes
+            until = until or time.monotonic() + GATHER_SECONDS
+            pause = max(0.0, until - time.monotonic())
+        return calls
+
+    def _number(self, calls: list[Call]) -> list[Any]:
+        """The items of those calls that were not cancelled: they have their indexes now."""
+        items: list[Any] = []
+        with self._lock:
+            for call in calls:
+                if call.cancelled():
+                    call.set_running_or_notify_cancel()
+                    continue
+                call.index = self._sent + len(items)
+                self._calls[call.index] = call
+                items.append(call.item)
+        return items
+
+    def _append(self, chunk: int, items: list[Any]) -> None:
+        """Raises the client's errors. A job that is full may have room once what was cancelled here is so there."""
+        self._cancel_dismissed()
+        self._client.append_items(self.job_id, chunk, items)
+
+    def _cancel_dismissed(self) -> None:
+        dismissed = [self._dismissed.popleft() for _ in range(len(self._dismissed))]
+        self._dismissed.extend(index for index in dismissed if index >= self._sent)
+        there = [index for index in dismissed if index < self._sent]
+        for at in range(0, len(there), CANCELLED_ITEMS):
+            _patiently(self._client.cancel_items, self.job_id, there[at : at + CANCELLED_ITEMS])
 
     def _fail_waiting(self) -> None:
         """What was put in since, of a job that takes no more."""
@@ -151,8 +199,8 @@ class OpenJob:
                 call = self._waiting.get_nowait()
             except Empty:
                 return
-            if call is not None and call.future.set_running_or_notify_cancel():
-                call.future.set_exception(self._failure or CancelledError())
+            if call is not None:
+                _end(call, self._failure or CancelledError())
 
     # The thread that follows.
 
@@ -163,26 +211,29 @@ class OpenJob:
             while True:
                 page: Values = _patiently(follow, after=after, wait=WAIT_SECONDS)
                 for value in page["values"]:
-                    future = self._futures.pop(value["index"], None)
-                    if future is not None:
-                        self._settle(future, value)
+                    if call := self._calls.pop(value["index"], None):
+                        self._settle(call, value)
                 after = page["after"]
                 if page["ended"]:
-                    self._fail(self._end())
+                    self._fail(self._why_ended())
                     break
         except PieceworkError as error:
             self._fail(error)
+        self._ended = True
+        self._waiting.put(None)
         if self._readers is not None:
             self._readers.shutdown()
 
-    def _settle(self, future: "Future[Any]", value: Value) -> None:
-        if value["state"] != "succeeded":
-            future.set_exception(error_of(value, self.job_id, 0))
+    def _settle(self, call: Call, value: Value) -> None:
+        if not call.set_running_or_notify_cancel():
+            pass  # cancelled here just now
+        elif value["state"] != "succeeded":
+            call.set_exception(error_of(value, self.job_id, 0))
         elif value["url"] is None:
-            self._resolve(future, value["value"])
+            self._resolve(call, value["value"])
         else:
             self._readers = self._readers or ThreadPoolExecutor(READERS, "piecework reads values")
-            self._readers.submit(self._read, future, value)
+            self._readers.submit(self._read, call, value)
 
     def _read(self, future: "Future[Any]", value: Value) -> None:
         try:
@@ -200,20 +251,29 @@ class OpenJob:
         else:
             future.set_result(result)
 
-    def _end(self) -> PieceworkError:
+    def _why_ended(self) -> PieceworkError | CancelledError:
         """What calls raise that have not ended though the job has."""
         job = self._client.get_job(self.job_id)
+        if job["state"] == "cancelled" and self._cancelled:
+            return CancelledError()
         error = job["error"] or {"type": job["state"], "message": f"the job was {job['state']}"}
         return CallFailed(error["type"], f"job {self.job_id}: {error['message']}")
 
-    def _fail(self, error: PieceworkError) -> None:
+    def _fail(self, error: PieceworkError | CancelledError) -> None:
         """All that has not ended fails with this, and so does what is put in."""
-        self._failure = error
+        self._failure = self._failure or error
         self._closed = True
         self._waiting.put(None)
-        while self._futures:
-            _, future = self._futures.popitem()
-            future.set_exception(error)
+        while self._calls:
+            _end(self._calls.popitem()[1], self._failure)
+
+
+def _end(call: Call, error: PieceworkError | CancelledError) -> None:
+    """Let a call raise this, unless it was cancelled; whoever has taken it from its job does so, once."""
+    if isinstance(error, CancelledError):
+        Future.cancel(call)  # the grid need not be told
+    if call.set_running_or_notify_cancel():
+        call.set_exception(error)
 
 
 def _patiently(request: Callable[..., T], *args: Any, **named: Any) -> T:
@@ -235,7 +295,7 @@ def with_room(request: Callable[..., T], *args: Any, **named: Any) -> T:
         except ApiError as error:
             if error.status != 429:
                 raise
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS if error.retry_after is None else error.retry_after)
 
 
 def chunks_of(items: Iterable[Any], items_max: int = CHUNK_ITEMS) -> Iterator[list[Any]]:

@@ -229,9 +229,22 @@ def _describe_input(source: Mapping[str, Any]) -> str:
             return f"{source.get('format', kind)} {source['uri']}"
 
 
-def cancel(session: Session, job_id: JobId) -> None:
-    """Cancel a job: its running tasks are stopped."""
-    _show_state(session, session.client.cancel_job(job_id))
+def cancel(
+    session: Session,
+    job_id: JobId,
+    item: Annotated[
+        list[int] | None, typer.Option(metavar="NUMBER", help="Only this item of an open job; may be repeated.")
+    ] = None,
+) -> None:
+    """Cancel a job, or some of its items: its running tasks are stopped."""
+    if not item:
+        _show_state(session, session.client.cancel_job(job_id))
+        return
+    cancelled = session.client.cancel_items(job_id, item)
+    ended = sorted(set(item) - set(cancelled["cancelled"]))
+    session.show(cancelled, lambda it: print(f"{job_id} {len(it['cancelled'])} items cancelled"))
+    if ended:
+        session.note(f"had ended: {', '.join(map(str, ended))}")
 
 
 def pause(session: Session, job_id: JobId) -> None:

@@ -1,4 +1,4 @@
-"""Append items to jobs that are open, close them, and follow the values of their tasks."""
+"""Append items to jobs that are open, cancel some of them, close the jobs, and follow the values of their tasks."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from services.api.links import download_link
 from services.api.problems import BODY
 from services.api.routes.jobs import show_job
 from services.api.security import Submitter, Viewer
-from services.api.shapes.items import AppendedItems, ItemsChunk, Values
+from services.api.shapes.items import AppendedItems, CancelledItems, ItemNumbers, ItemsChunk, Values
 from services.api.shapes.jobs import Job
 from services.api.strict_json import StrictRoute
 from services.contract.task_output import TaskOutput
@@ -26,6 +26,8 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"], route_class=StrictRou
 EXAMPLES: Any = {
     "first": {"summary": "The first chunk", "value": {"chunk": 0, "items": [{"region": "north"}, {"region": "south"}]}}
 }
+
+SOME: Any = {"some": {"summary": "Two items", "value": {"items": [7, 9]}}}
 
 PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.005, 0.5  # between looks for values: as long as a third of the wait so far
 
@@ -50,6 +52,27 @@ async def append_items(
         )
         await caller.record(connection, job_id, chunk=chunk.chunk, items=len(chunk.items))
         return AppendedItems(job_id=job_id, chunks=appended.chunks, items=appended.items)
+
+
+@router.post(
+    "/items/cancel",
+    operation_id="cancel_items",
+    responses=problems(*BODY, 404, 409),
+    summary="Cancel items of an open job",
+)
+async def cancel_items(
+    caller: Submitter, api: Api, job_id: JobId, numbers: Annotated[ItemNumbers, Body(openapi_examples=SOME)]
+) -> CancelledItems:
+    """End these items of a job whose input is of type `stream`, and no others. Safe to repeat.
+
+    A task that waits never starts; one that runs is killed within a heartbeat, and whatever it still reports does not
+    count. One that had ended stays as it is. Their values read as `cancelled`, and count as no failures.
+    """
+    async with api.transaction() as connection:
+        await caller.require_control_of_job(connection, job_id)
+        cancelled = await open_jobs.cancel_items(connection, job_id, sorted(set(numbers.items)))
+        await caller.record(connection, job_id, cancelled=len(cancelled))
+        return CancelledItems(job_id=job_id, cancelled=cancelled)
 
 
 @router.post("/close", operation_id="close_job", responses=problems(404, 409), summary="Close an open job")
@@ -84,7 +107,8 @@ async def follow_values(
     """The values of tasks that have ended, or their errors, in the order in which they ended.
 
     Each end is told once, after whichever call: go on with the `after` of the answer before, also in another program.
-    Tasks that were cancelled before they began are not told. `ended` says that nothing follows, as the job has ended.
+    Of a job that was cancelled, tasks that never began are not told. `ended` says that nothing follows, as the job has
+    ended.
     """
     await ownership.require_job(api.database, caller, job_id)
     cursor = None if after is None else Cursor.parse(after)

@@ -25,6 +25,21 @@ class AppendedItems(BaseModel):
     items: int = Field(description="items that it has: task 0 is the first one's")
 
 
+class ItemNumbers(Strict):
+    """Items of an open job."""
+
+    items: Annotated[list[Annotated[int, Field(ge=0, le=2_147_483_646)]], Field(min_length=1, max_length=1_000)] = (
+        Field(description="their numbers: the first item of the job has 0")
+    )
+
+
+class CancelledItems(BaseModel):
+    """Which of these items are cancelled, now or before. The others had ended."""
+
+    job_id: UUID
+    cancelled: list[int]
+
+
 class Value(BaseModel):
     """How a task has ended."""
 

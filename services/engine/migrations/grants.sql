@@ -9,7 +9,7 @@ GRANT SELECT ON alembic_version, schema_compatibility
 
 -- The API: what users make, control and read.
 GRANT SELECT, INSERT, UPDATE ON api_keys TO piecework_api;
-GRANT SELECT ON attempts TO piecework_api;
+GRANT SELECT, INSERT ON attempts TO piecework_api;
 GRANT SELECT, INSERT ON audit_log TO piecework_api;
 GRANT SELECT, UPDATE, DELETE ON bundles TO piecework_api;
 GRANT SELECT, UPDATE ON deleted_jobs TO piecework_api;

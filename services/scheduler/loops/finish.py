@@ -32,14 +32,15 @@ _ENDING = """
 # How many stages are running, and those of them that may be over.
 _RUNNING = """
     WITH looked_at AS MATERIALIZED (
-        SELECT s.job_id, s.stage, s.planned, s.task_count, s.tolerated_failures, s.succeeded, s.failed,
+        SELECT s.job_id, s.stage, s.planned, s.task_count, s.tolerated_failures, s.failed,
+            s.succeeded + s.failed + s.cancelled AS ended,
             coalesce(of.appended_at < now() - of.open_seconds * interval '1 second', false) AS forgotten
         FROM running_stages AS s JOIN stages AS of USING (job_id, stage)
         WHERE of.state = 'running' AND (of.job_id, of.stage) > ($1, $2) AND (of.job_id, of.stage) <= ($3, $4)
     )
     SELECT count(*) AS running, NULL::uuid AS job_id, NULL::smallint AS stage FROM looked_at
     UNION ALL SELECT 0, job_id, stage FROM looked_at
-    WHERE failed > tolerated_failures OR (planned OR forgotten) AND succeeded + failed = task_count"""
+    WHERE failed > tolerated_failures OR (planned OR forgotten) AND ended = task_count"""
 
 # Running stages that are looked at in a second: twenty microseconds each, so that this takes a twentieth of a core.
 STAGES_A_SECOND = 2_500
@@ -47,7 +48,8 @@ STAGES_A_SECOND = 2_500
 _HOLD = "SELECT FROM jobs WHERE job_id = $1 FOR UPDATE SKIP LOCKED"
 
 _STAGE = """
-    SELECT r.job_id, r.stage, r.name, r.planned, r.task_count, r.tolerated_failures, r.succeeded, r.failed,
+    SELECT r.job_id, r.stage, r.name, r.planned, r.task_count, r.tolerated_failures, r.failed,
+        r.succeeded + r.failed + r.cancelled AS ended,
         s.open_seconds, coalesce(s.appended_at < now() - s.open_seconds * interval '1 second', false) AS forgotten,
         (SELECT n.tasks_from FROM stages AS n WHERE n.job_id = $1 AND n.stage = $2 + 1) AS next
     FROM running_stages AS r JOIN stages AS s ON s.job_id = $1 AND s.stage = $2
@@ -94,7 +96,7 @@ def _has_failed(stage: Record) -> bool:
 
 
 def _is_over(stage: Record) -> bool:
-    all_ended = stage["succeeded"] + stage["failed"] == stage["task_count"]
+    all_ended = stage["ended"] == stage["task_count"]
     return _has_failed(stage) or bool((stage["planned"] or stage["forgotten"]) and all_ended)
 
 

@@ -96,8 +96,9 @@ def _walk(rows: list[Record], first: int, stage: Record) -> list[Record]:
     for row in rows:
         expected = walked[-1]["index"] + 1 if walked else first
         gap = row["index"] != expected and not stage["before_planned"]
-        # A failed task may be tried again by its user, as long as its stage has not succeeded.
-        over = row["state"] == "succeeded" or (row["state"] == "failed" and stage["before_state"] == "succeeded")
+        # A task that failed or was cancelled may be tried again by its user, as long as its stage has not succeeded.
+        without = row["state"] in ("failed", "cancelled") and stage["before_state"] == "succeeded"
+        over = row["state"] == "succeeded" or without
         if gap or not over:
             break
         walked.append(row)
@@ -105,7 +106,7 @@ def _walk(rows: list[Record], first: int, stage: Record) -> list[Record]:
 
 
 class _Listing:
-    """A task's listing of its items, from the byte `start` to the byte `end`; empty if the task has failed."""
+    """A task's listing of its items, from the byte `start` to the byte `end`; empty if the task has not succeeded."""
 
     def __init__(self, task: Record, start: int) -> None:
         self.index: int = task["index"]

@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from services.engine.attempt import ClaimedTask, StageWork
@@ -16,7 +17,8 @@ from services.worker.session.eligible import runs_in_session
 class Bundle:
     """A bundle that this worker has claimed; `unfinished` counts its tasks that wait or run.
 
-    Tasks of one with a `part` of the node run in that, one after another; those of others wait for slots.
+    Tasks of one with a `part` of the node run in that, one after another; those of others wait for slots. `running` are
+    attempts by the indexes of their tasks.
     """
 
     bundle_id: UUID
@@ -27,6 +29,7 @@ class Bundle:
     in_session: bool  # its tasks run in sessions
     part: Part | None = None
     claimed_at: float = field(default_factory=time.monotonic)
+    running: dict[int, asyncio.Task[Any]] = field(default_factory=dict)
 
 
 class Bundles:
@@ -145,6 +148,21 @@ class Bundles:
         """The next task of a bundle, or all if they are no-ops; none if none waits."""
         count = len(bundle.waiting) if bundle.stage.spec.builtin == "noop" else min(1, len(bundle.waiting))
         return [bundle.waiting.popleft() for _ in range(count)]
+
+    def get(self, bundle_id: UUID) -> Bundle | None:
+        return self._held.get(bundle_id)
+
+    def take_out(self, bundle: Bundle, indexes: Collection[int]) -> list[ClaimedTask]:
+        """Remove and return those of these tasks of a bundle that still wait."""
+        taken = [task for task in bundle.waiting if task.index in indexes]
+        rest = [task for task in bundle.waiting if task.index not in indexes]
+        if not rest and bundle.waiting:
+            self._clear(bundle)
+        elif taken:
+            bundle.waiting.clear()
+            bundle.waiting.extend(rest)
+            self.tasks_waiting -= len(taken) if bundle.part is None else 0
+        return taken
 
     def finish(self, bundle: Bundle, count: int) -> bool:
         """Count tasks as finished; True if that was the last of the bundle."""

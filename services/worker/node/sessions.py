@@ -76,9 +76,15 @@ class Sessions:
         """Whether a task of the stage would begin at once."""
         return not self.free.empty() or any(session.idle and session.stage is stage for session in self._in_slots)
 
-    def cancel(self, bundle_ids: Collection[UUID] | None) -> None:
+    def kill(self, bundle_ids: Collection[UUID] | None) -> None:
+        """Kill the running tasks of these bundles (None: of all), and drop those of them that were sent ahead."""
         for session in list(self._in_slots):
-            session.cancel(bundle_ids)
+            session.cancel(None if bundle_ids is None else lambda task: task.bundle_id in bundle_ids)
+
+    def cancel(self, bundle_id: UUID, indexes: Collection[int]) -> None:
+        """Kill, or drop, these tasks of a bundle."""
+        for session in list(self._in_slots):
+            session.cancel(lambda task: task.bundle_id == bundle_id and task.index in indexes)
 
     def take_back(self, claimed_before: float) -> None:
         """Have tasks wait in the queue again that were claimed before that moment and have not begun. Then `wake`."""

@@ -185,7 +185,17 @@ class Slots:
         for attempt, (bundle, _) in self._open.items():
             if bundle_ids is None or bundle.bundle_id in bundle_ids:
                 attempt.cancel()
-        self._sessions.cancel(bundle_ids)
+        self._sessions.kill(bundle_ids)
+
+    def cancel(self, bundle_id: UUID, indexes: Collection[int]) -> None:
+        """End these tasks of a bundle, which were cancelled one by one: what is reported of them changes nothing."""
+        if (bundle := self._bundles.get(bundle_id)) is None:
+            return
+        if waiting := self._bundles.take_out(bundle, indexes):
+            self._completer.report(bundle, [_finished(task, "released") for task in waiting])
+        for index in bundle.running.keys() & set(indexes):
+            bundle.running[index].cancel()
+        self._sessions.cancel(bundle_id, indexes)
 
     def release_waiting(self, waited_seconds: float = 0.0) -> int:
         """Give back the tasks that have waited this long for a slot; returns how many."""
@@ -270,12 +280,13 @@ class Slots:
         turn, began = Turn(free, started, self.progress.set), time.monotonic()
         attempt = asyncio.create_task(run_attempt(equipment, task, bundle.stage, turn))
         self._open[attempt] = bundle, turn
+        bundle.running[task.index] = attempt
         try:
             await asyncio.wait({attempt})
         finally:
             attempt.cancel()
             await asyncio.wait({attempt})
-            del self._open[attempt]
+            del self._open[attempt], bundle.running[task.index]
             if turn.phase in ("before", "waiting"):
                 started()
         if attempt.cancelled():

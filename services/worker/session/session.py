@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Literal, NamedTuple, Protocol
 from uuid import UUID
@@ -310,19 +310,19 @@ class Session:
         self._sent = deque(each for each in self._sent if each.token not in tokens)
         return back
 
-    def cancel(self, bundle_ids: Collection[UUID] | None = None) -> None:
-        """Kill the running task if it is of these bundles (None: of any), and drop those that have not begun."""
-
-        def is_cancelled(held: Held) -> bool:
-            return bundle_ids is None or held.task.bundle_id in bundle_ids
-
-        if bundle_ids is not None and not any(is_cancelled(each.held) for each in self._sent):
+    def cancel(self, is_cancelled: Callable[[ClaimedTask], bool] | None = None) -> None:
+        """Kill the running task if it is one of these (None: whatever it is), and drop those that have not begun."""
+        if is_cancelled is not None and not any(is_cancelled(each.held.task) for each in self._sent):
             return
-        withdrawn = self._withdraw()
-        self._source.report([(held, _released(held.task)) for held in withdrawn if is_cancelled(held)])
-        self._source.give_back([held for held in withdrawn if not is_cancelled(held)])
-        runs = bool(self._sent) and is_cancelled(self._sent[0].held)
-        if (runs or bundle_ids is None) and not self._stop.done():
+        withdrawn, kept = self._withdraw(), []
+        for held in withdrawn:
+            if is_cancelled is None or is_cancelled(held.task):
+                self._source.report([(held, _released(held.task))])
+            else:
+                kept.append(held)
+        self._source.give_back(kept)
+        runs = bool(self._sent) and (is_cancelled is None or is_cancelled(self._sent[0].held.task))
+        if (runs or is_cancelled is None) and not self._stop.done():
             self._stop_for("cancelled")
         self._feed()
 

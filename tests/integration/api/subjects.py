@@ -57,14 +57,17 @@ class Subjects:
         return Request(method, path.format(**ids), body, next(iter(ids.values()), None))
 
     async def _jobs(self, operation: str) -> dict[str, str]:
-        open = {"input": {"type": "stream"}} if operation in ("append_items", "close_job") else {}
+        of_items = ("append_items", "cancel_items", "close_job")
+        open = {"input": {"type": "stream"}} if operation in of_items else {}
         job = await ok(self.anna.post("/v1/jobs", json=array_job(share=SHARE, **open)))
         job_id = UUID(job["job_id"])
         if operation == "resume_job":
             await ok(self.anna.post(f"/v1/jobs/{job_id}/pause"))
         elif operation in ("retry_job", "delete_job"):
             await self.database.execute("UPDATE jobs SET state = 'failed' WHERE job_id = $1", job_id)
-        elif operation not in ("submit_job", "cancel_job", "pause_job", "append_items", "close_job"):
+        elif operation == "cancel_items":
+            await ok(self.anna.post(f"/v1/jobs/{job_id}/items", json={"chunk": 0, "items": [1]}))
+        elif operation not in ("submit_job", "cancel_job", "pause_job", *of_items):
             await self.worker.plan(job_id, 1)
             [task] = await self.worker.claim(job_id, 1)
             await self.worker.finish(task, log="s3://b/log.txt")
@@ -154,6 +157,7 @@ class Subjects:
         return {
             "submit_job": array_job(),
             "append_items": {"chunk": 0, "items": [1]},
+            "cancel_items": {"items": [0]},
             "preview_split": {"input": {"type": "range", "count": 3}},
             "create_schedule": {"name": name, "cron": "0 2 L * *", "job": array_job()},
             "create_trigger": {"name": name, "queue_url": getattr(self, "_queue_url", ""), "job": array_job()},

@@ -67,6 +67,7 @@ async def test_a_full_job_is_a_429(keys: Keys, submitter: httpx.AsyncClient) -> 
     await append(submitter, job_id, 0, list(range(1_000)))
     refused = await submitter.post(f"/v1/jobs/{job_id}/items", json={"chunk": 1, "items": [3]})
     assert (refused.status_code, refused.json()["type"]) == (429, "urn:piecework:enough-items")
+    assert refused.headers["Retry-After"] == "1"
 
 
 async def test_a_stream_is_the_only_input_of_a_job_and_its(submitter: httpx.AsyncClient) -> None:
@@ -104,6 +105,32 @@ async def test_values_are_followed_to_the_end(
     ]
     assert "/x/output.json" in page["values"][1]["url"]
     assert len((await ok(viewer.get(values)))["values"]) == 3
+
+
+async def test_items_are_cancelled_and_their_values_say_so(
+    submitter: httpx.AsyncClient, viewer: httpx.AsyncClient, worker: PlayedWorker
+) -> None:
+    job_id = await submit(submitter)
+    await append(submitter, job_id, 0, ["a", "b", "c"])
+    tasks = await worker.claim(UUID(job_id), 2)
+    await worker.finish(tasks[0])
+    values = f"/v1/jobs/{job_id}/values"
+    waiting = asyncio.create_task(
+        ok(viewer.get(values, params={"after": (await ok(viewer.get(values)))["after"], "wait": 30}))
+    )
+    cancel = {"url": f"/v1/jobs/{job_id}/items/cancel", "json": {"items": [2, 0, 1, 1]}}
+    for _ in range(2):
+        assert await ok(submitter.post(**cancel)) == {"job_id": job_id, "cancelled": [1, 2]}
+
+    told = (await waiting)["values"]
+    assert [(value["index"], value["state"], value["error"]["message"]) for value in told] == [
+        (1, "cancelled", "somebody cancelled it while attempt 1 ran"),
+        (2, "cancelled", "somebody cancelled it before it began"),
+    ]
+    [stage] = (await ok(viewer.get(f"/v1/jobs/{job_id}")))["stages"]
+    assert (stage["progress"]["cancelled"], stage["progress"]["succeeded"]) == (2, 1)
+    missing = await submitter.post(cancel["url"], json={"items": [3]})
+    assert (missing.status_code, missing.json()["detail"]) == (404, "the job has no item 3: it has 3 so far, from 0")
 
 
 @pytest.mark.parametrize(("name", "value"), [("after", "x"), ("wait", "31"), ("stage", "-1")])

@@ -22,7 +22,7 @@ ROLES: dict[str, set[str]] = {
         "submit_job", "cancel_job", "pause_job", "resume_job", "retry_job", "create_schedule", "delete_schedule",
         "pause_schedule", "resume_schedule", "create_upload", "complete_upload", "preview_split",
         "list_uploads", "renew_upload", "abort_upload", "hold_job", "release_job", "delete_job",
-        "append_items", "close_job",
+        "append_items", "cancel_items", "close_job",
     },
     "developer": {"register_processor", "create_package", "delete_processor_version"},
     "operator": {

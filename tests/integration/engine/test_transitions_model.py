@@ -629,6 +629,11 @@ class Protocol(RuleBasedStateMachine):
             return
         for bundle_id in worker.held.keys() - answer.bundle_ids:
             del worker.held[bundle_id]
+        for bundle_id, indexes in answer.cancelled.items():
+            held = worker.held.get(bundle_id, [])
+            released = [self._finish(task, "released") for task in held if task.index in indexes]
+            worker.held[bundle_id] = [task for task in held if task.index not in indexes]
+            self._send(Report(worker, released, [] if worker.held[bundle_id] else [bundle_id]))
         if unknown := answer.bundle_ids - worker.held.keys():
             self.call(transitions.abandon(self.grid.connection, worker.worker_id, list(unknown)))
 
@@ -668,6 +673,19 @@ class Protocol(RuleBasedStateMachine):
             assert self.call(jobs.fail_job(self.grid.connection, job_id, error, stage))
         else:
             self._order(jobs.pause_job if self.now.state_of(job_id) == "running" else jobs.resume_job, job_id)
+
+    @rule(pick=picks, indexes=st.lists(picks, min_size=1, max_size=3, unique=True))
+    @when(lambda self: self.may_end and self.now.tasks)
+    def cancel_some(self, pick: int, indexes: list[int]) -> None:
+        """Tasks of the first stage, whatever they do; those that have ended stay as they are."""
+        job_id = choose(self.job_ids, pick)
+        of_stage = {key: task for key, task in self.now.tasks.items() if key[:2] == (str(job_id), 0)}
+        self.foretold = {
+            key: task["state"] if task["state"] in TERMINAL else "cancelled"
+            for key, task in of_stage.items()
+            if key[2] in indexes
+        }
+        assert self.call(transitions.cancel_some(self.grid.connection, job_id, 0, sorted(indexes)))
 
     def pools_to_turn(self) -> list[str]:
         """Pools that are paused, or have something to take back."""

@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.engine import jobs, values
+from services.engine import jobs, transitions, values
 from services.engine.errors import NotFound
 from services.engine.values import Cursor, read_values
 from services.platform.database import Database, new_id
@@ -76,6 +76,21 @@ async def test_a_task_is_told_when_it_has_failed_for_good_and_again_when_it_was_
     await play.order(jobs.retry_job, job_id)
     await play.succeed(worker_id, await play.run(worker_id, job_id))
     assert await follower.next() == [(0, "succeeded")]
+
+
+async def test_a_task_that_is_cancelled_by_itself_is_told_like_any_other_end(play: Play, database: Database) -> None:
+    job_id = await play.submit()
+    await play.plan(job_id, 4)
+    follower, worker_id = Follower(database, job_id), await play.register()
+    await follower.next()
+    [task] = await play.run(worker_id, job_id, tasks=1)
+    await play.complete(worker_id, finished(task, "released"), done=[task])  # it waits, and has an attempt on record
+    assert await follower.next() == []
+    await play.run(worker_id, job_id, tasks=2)
+    async with database.acquire() as connection, connection.transaction():
+        await transitions.cancel_some(connection, job_id, 0, [0, 1, 3])
+    assert await follower.next() == [(index, "cancelled") for index in (0, 1, 3)]
+    assert await Follower(database, job_id).next() == [(index, "cancelled") for index in (0, 1, 3)]
 
 
 async def test_what_ends_while_the_tasks_are_read_is_told_once(

@@ -1,16 +1,19 @@
 """Jobs whose items come while they run: tasks are made as items come, and the job ends when it was closed."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
-from services.engine import jobs, open_jobs
-from services.engine.errors import Conflict
+from services.engine import jobs, open_jobs, workers
+from services.engine.errors import Conflict, NotFound
+from services.platform.database import new_id
 from services.scheduler.loop import Context
 from services.scheduler.loops import finish, plan
 from services.scheduler.merges.merge import Merger
-from tests.integration.engine.play import Play
+from tests.integration.engine.play import Play, finished, until_blocked
 from tests.integration.scheduler.conftest import finish_job
 from tests.invariants import assert_invariants
 
@@ -25,6 +28,11 @@ async def append(play: Play, job_id: UUID, chunk: int, items: list[Any], ready_m
 async def close(play: Play, job_id: UUID) -> None:
     async with play.database.acquire() as connection, connection.transaction():
         await open_jobs.close_job(connection, job_id)
+
+
+async def cancel(play: Play, job_id: UUID, *items: int) -> list[int]:
+    async with play.database.acquire() as connection, connection.transaction():
+        return await open_jobs.cancel_items(connection, job_id, items)
 
 
 async def forget(play: Play, job_id: UUID) -> None:
@@ -166,3 +174,81 @@ async def test_other_jobs_take_no_items(play: Play) -> None:
     with pytest.raises(Conflict, match="has all its items already"):
         await close(play, job_id)
     await assert_invariants(play.database, job_id)
+
+
+async def test_items_are_cancelled_one_by_one_wherever_they_are(context: Context, play: Play) -> None:
+    job_id, worker_id = await play.submit(input=STREAM), await play.register()
+    await append(play, job_id, 0, list(range(12)))
+    running = await play.run(worker_id, job_id, tasks=4, bundle=2)
+    queued = await play.dispatch(job_id, tasks=4, bundle=4)
+    await play.complete(worker_id, finished(running[2]))
+
+    for _ in range(2):
+        assert await cancel(play, job_id, 0, 2, 5, 8) == [0, 5, 8]
+        assert await play.states(job_id) == {"cancelled": 3, "succeeded": 1, "running": 2, "ready": 6}
+        await assert_invariants(play.database, job_id)
+    answer = await workers.heartbeat(play.database, worker_id, 0)
+    assert answer.cancelled == {running[0].bundle_id: {0}}
+    assert await play.claim(worker_id, queued) == []
+    assert await play.complete(worker_id, finished(running[0])) == 0
+
+    await play.complete(worker_id, finished(running[1]), finished(running[3]), done=running)
+    await play.run_all(job_id)
+    await close(play, job_id)
+    assert (await finish_job(context, play, job_id, Merger().step))["state"] == "succeeded"
+    assert await play.states(job_id) == {"cancelled": 3, "succeeded": 9}
+    assert await cancel(play, job_id, 0, 1) == [0]
+    assert await play.outcomes(job_id) == {"cancelled": 3, "succeeded": 9}
+
+
+async def test_both_attempts_of_an_item_that_has_a_backup_are_cancelled(play: Play) -> None:
+    job_id = await play.submit(input=STREAM)
+    await append(play, job_id, 0, ["a"])
+    first, task, second, backup = await play.race(job_id)
+    assert await cancel(play, job_id, 0) == [0]
+    await assert_invariants(play.database, job_id)
+    assert await play.complete(first, finished(task)) == await play.complete(second, finished(backup)) == 0
+    assert await play.outcomes(job_id) == {"cancelled": 2}
+    for worker_id, lease in ((first, task), (second, backup)):
+        answer = await workers.heartbeat(play.database, worker_id, 0)
+        assert answer.cancelled == {lease.bundle_id: {0}}
+
+
+async def test_an_item_that_is_claimed_meanwhile_is_cancelled_all_the_same(play: Play, database_url: str) -> None:
+    job_id, worker_id = await play.submit(input=STREAM), await play.register()
+    await append(play, job_id, 0, ["a", "b"])
+    messages = await play.dispatch(job_id)
+    claiming = await asyncpg.connect(database_url)
+    transaction = claiming.transaction()
+    await transaction.start()
+    await claiming.execute("SELECT FROM bundles FOR UPDATE")
+    await claiming.execute(
+        "UPDATE bundles SET worker_id = $1, claimed_at = now() WHERE bundle_id = $2", worker_id, messages[0].bundle_id
+    )
+    await claiming.execute(
+        "UPDATE tasks SET state = 'running', attempt = 1, worker_id = $1, started_at = now() WHERE job_id = $2",
+        worker_id,
+        job_id,
+    )
+    await claiming.execute("UPDATE stage_counters SET queued = 0, running = 2 WHERE job_id = $1", job_id)
+    cancelling = asyncio.create_task(cancel(play, job_id, 1))
+    await until_blocked(play.database)
+    await transaction.commit()
+    await claiming.close()
+
+    assert await cancelling == [1]
+    assert await play.states(job_id) == {"running": 1, "cancelled": 1}
+    await assert_invariants(play.database, job_id)
+    assert (await workers.heartbeat(play.database, worker_id, 0)).cancelled == {messages[0].bundle_id: {1}}
+
+
+async def test_what_can_not_be_cancelled(play: Play) -> None:
+    job_id, other = await play.submit(input=STREAM), await play.submit()
+    await append(play, job_id, 0, ["a"])
+    with pytest.raises(NotFound, match="no item 1: it has 1 so far"):
+        await cancel(play, job_id, 0, 1)
+    with pytest.raises(Conflict, match="only of a job whose input is of type stream"):
+        await cancel(play, other, 0)
+    with pytest.raises(NotFound):
+        await cancel(play, new_id(), 0)
+    assert await play.states(job_id) == {"ready": 1}

@@ -280,7 +280,7 @@ async def test_a_cancelled_task_ends_and_those_of_other_bundles_do_not(play: Pla
     gone, kept = uuid4(), uuid4()
     async with play(STAYS, GOOD, GOOD, bundles=[gone, gone, kept]) as scene:
         await scene.began()
-        scene.session.cancel({gone})
+        scene.session.cancel(lambda task: task.bundle_id == gone)
         await scene.ended()
         assert scene.outcomes() == ["released", "released", "back"]
 
@@ -289,7 +289,7 @@ async def test_the_cancellation_of_what_has_not_begun_leaves_the_running_task_al
     gone, kept = uuid4(), uuid4()
     async with play(STAYS, GOOD, GOOD, bundles=[kept, gone, kept]) as scene:
         await scene.began()
-        scene.session.cancel({gone})
+        scene.session.cancel(lambda task: task.bundle_id == gone)
         scene.go()
         await scene.ended()
         assert scene.outcomes() == ["succeeded", "released", "back"]
@@ -303,7 +303,7 @@ async def test_a_cancelled_task_that_has_answered_costs_nothing(play: Play) -> N
         await scene.began()
         scene.go()
         scene.sleep_until((scene.place / "next").exists)
-        scene.session.cancel({gone})
+        scene.session.cancel(lambda task: task.bundle_id == gone)
         await scene.ended()
         assert scene.outcomes() == ["succeeded", "released", "back"]
 

@@ -33,7 +33,9 @@ class ScriptedJob:
         self.items: list[Any] = []
         self.chunks: list[list[Any]] = []
         self.closed = self.cancelled = False
+        self.gone: list[int] = []  # items that were cancelled
         grid.service.on("POST", f"{self.path}/items", self.append)
+        grid.service.on("POST", f"{self.path}/items/cancel", self.cancel_items)
         grid.service.on("POST", f"{self.path}/close", self.close)
         grid.service.on("POST", f"{self.path}/cancel", self.cancel)
         grid.service.on("GET", f"{self.path}/values", self.values)
@@ -44,6 +46,11 @@ class ScriptedJob:
             self.chunks.append(asked.body["items"])
             self.items += asked.body["items"]
         return answer({"job_id": "j", "chunks": len(self.chunks), "items": len(self.items)})
+
+    def cancel_items(self, asked: Asked) -> Answer:
+        assert max(asked.body["items"]) < len(self.items)
+        self.gone += asked.body["items"]
+        return answer({"job_id": "j", "cancelled": asked.body["items"]})
 
     def close(self, _: Asked) -> Answer:
         self.closed = True
@@ -226,6 +233,82 @@ def test_calls_of_a_job_that_somebody_cancels_fail(client: Client, grid: Scripte
         grid.job.cancelled = True
         with pytest.raises(CallFailed, match="the job was cancelled"):
             future.result(10)
+
+
+def test_a_call_that_is_cancelled_ends_here_at_once_and_on_the_grid(client: Client, grid: ScriptedGrid) -> None:
+    grid.goes_on.clear()
+    done: list[Any] = []
+    with client.executor() as executor:
+        futures = [executor.submit("f", number) for number in range(4)]
+        futures[1].add_done_callback(done.append)
+        while len(grid.job.items) < 4:
+            time.sleep(0.001)
+        assert [future.cancel() for future in futures[1:3]] == [True, True]
+        assert futures[1].cancel()
+        assert done == [futures[1]] and futures[1].cancelled()
+        assert concurrent.futures.wait(futures[1:3], timeout=10).not_done == set()
+        with pytest.raises(concurrent.futures.CancelledError):
+            futures[2].result(10)
+        while len(grid.job.gone) < 2:
+            time.sleep(0.001)
+        grid.goes_on.set()
+        assert (futures[0].result(10), futures[3].result(10)) == (0, 6)
+        assert not futures[3].cancel() and not futures[3].cancelled()
+    assert sorted(grid.job.gone) == [1, 2]
+
+
+def test_a_call_that_is_cancelled_before_it_is_sent_never_is(
+    client: Client, grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_job, "GATHER_SECONDS", 10.0)
+    with client.executor() as executor:
+        futures = [executor.submit("f", number) for number in range(3)]
+        assert futures[0].cancel()
+    assert (grid.job.items, grid.job.gone) == ([1, 2], [])
+    assert [future.cancelled() for future in futures] == [True, False, False]
+
+
+def test_cancelled_calls_make_room_in_a_job_that_is_full(client: Client, grid: ScriptedGrid) -> None:
+    grid.goes_on.clear()
+    with client.executor() as executor:
+        first = executor.submit("f", 1)
+        while not grid.job.items:
+            time.sleep(0.001)
+        append = grid.job.append
+        grid.service.on(
+            "POST",
+            f"{JOB}/items",
+            lambda asked: append(asked) if grid.job.gone else problem(429, "enough items", **{"Retry-After": "0"}),
+        )
+        second = executor.submit("f", 2)
+        while len(grid.service.requests("POST", f"{JOB}/items")) < 2:
+            time.sleep(0.001)
+        assert first.cancel()
+        grid.goes_on.set()
+        assert second.result(10) == 4
+
+
+def test_a_full_job_is_asked_again_when_it_said(
+    client: Client, grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    ScriptedJob(grid, "j0")
+    grid.service.on("POST", "/v1/jobs", answer({"job_id": "j0"}, 201))
+    refused = problem(429, "enough items", **{"Retry-After": "7"})
+    grid.service.on("POST", f"{JOB}/items", *[refused] * 5, answer({}))
+    client.executor().start_map("f", [1])
+    assert slept == [7.0] * 5
+
+
+def test_who_cancels_all_futures_finds_them_cancelled(client: Client, grid: ScriptedGrid) -> None:
+    grid.goes_on.clear()
+    executor = client.executor()
+    future = executor.submit("f", 4)
+    while not grid.job.items:
+        time.sleep(0.001)
+    executor.shutdown(cancel_futures=True)
+    assert future.cancelled()
 
 
 def test_an_error_in_the_block_cancels_what_has_not_ended(client: Client, grid: ScriptedGrid) -> None:

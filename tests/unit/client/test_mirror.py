@@ -22,6 +22,7 @@ NO_SHAPE = {
     "ApiKeySpec",
     "Capacity",
     "FieldError",
+    "ItemNumbers",
     "ItemsChunk",
     "PackageSpec",
     "PoolDrain",

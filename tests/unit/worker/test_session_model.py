@@ -247,7 +247,7 @@ class PlayedSession(RuleBasedStateMachine):
             "death": self.child.die,
             "memory": self.child.use_too_much_memory,
             "time": lambda: self._look(7200.0),
-            "cancellation": lambda: self.session.cancel({BUNDLES[0]}),
+            "cancellation": lambda: self.session.cancel(lambda task: task.bundle_id == BUNDLES[0]),
         }
         self.act(ends[end])
 
@@ -280,7 +280,7 @@ class PlayedSession(RuleBasedStateMachine):
 
     @rule(bundle=st.sampled_from([*BUNDLES, None]))
     def cancel(self, bundle: UUID | None) -> None:
-        self.act(lambda: self.session.cancel(None if bundle is None else {bundle}))
+        self.act(lambda: self.session.cancel(None if bundle is None else lambda task: task.bundle_id == bundle))
 
     @rule(seconds=st.sampled_from([0.1, 7200.0]))
     def time_passes(self, seconds: float) -> None:
