@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from services.api.ends import Ends
 from services.platform.aws import Aws, connect_aws
 from services.platform.database import SQLALCHEMY_URL, Connection, Database, connect_alone, connect_database
 from services.platform.settings import ApiSettings
@@ -30,6 +31,7 @@ class Connections:
     engine: AsyncEngine
     aws: Aws
     uploads_ending: asyncio.Semaphore  # each takes a connection of its own
+    ends: Ends = field(default_factory=Ends)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

@@ -38,9 +38,10 @@ from services.platform.access_log import AccessLog
 from services.platform.auth import has_keys, register_bootstrap_key
 from services.platform.aws import require_region
 from services.platform.concurrency import is_cancelled
-from services.platform.database import UNREADY
+from services.platform.database import ENDS_CHANNEL, UNREADY
 from services.platform.health import DATABASE_AWAITED, VITALS, beating
 from services.platform.logs import configure_logs
+from services.platform.notifications import listen
 from services.platform.problems import install_problems, problems
 from services.platform.process import hide_environment
 from services.platform.rates import Rates
@@ -102,6 +103,11 @@ async def _begin(connections: Connections, settings: ApiSettings) -> None:
         await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
 
 
+async def _listen(connections: Connections) -> None:
+    settings, ends = connections.settings, connections.ends
+    await listen(settings, settings.database_seconds, [ENDS_CHANNEL], ends.notified, ends.heard)
+
+
 async def _bootstrap_key(connections: Connections, settings: ApiSettings) -> str | None:
     """Its source is asked only for a grid without any key: later it may be gone. Raises Unresolved."""
     if settings.bootstrap_api_key_from is None or await has_keys(connections.database):
@@ -122,8 +128,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
             app.state.rates = Rates(settings.requests_per_second, settings.failures_per_second)
             beginning = asyncio.create_task(_begin(connections, settings))
             looking = asyncio.create_task(look_at_aws(connections))
+            listening = asyncio.create_task(_listen(connections))
             yield
-            for task in (beginning, looking):
+            for task in (beginning, looking, listening):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task

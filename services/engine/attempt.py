@@ -35,6 +35,7 @@ class StageWork(StageOptions):
     interim: bool = False  # only later stages and the merge need its outputs
     array: RangeInput | None = None
     traceparent: str | None = None  # the job's trace
+    is_open: bool = False  # of an open job: whoever waits for its values is told
     found_columns: Columns | None = None  # of the records of all its tasks, as samples show them
 
 

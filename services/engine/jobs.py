@@ -14,7 +14,7 @@ from asyncpg import Record
 from services.engine import transitions
 from services.engine.errors import Conflict, NotFound
 from services.engine.stages import start_stages
-from services.platform.database import JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection, notify
+from services.platform.database import ENDS_CHANNEL, JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection, notify
 from services.platform.settings import Settings
 
 EVENT_FILES_MAX = 20  # a queue's messages are small
@@ -190,4 +190,5 @@ async def end_job(
         await connection.execute(_RECORD_WEBHOOKS, job_id, event["type"], event, settings.webhook_hours)
         await connection.execute(_TELL_QUEUE, job_id, event)
         await notify(connection, WEBHOOKS_CHANNEL)
+        await notify(connection, ENDS_CHANNEL, str(job_id))
         return True

@@ -17,7 +17,7 @@ from services.engine.errors import Conflict, NotFound, SpecError
 from services.engine.jobs import notify_jobs
 from services.engine.transitions import cancel_some, plan_tasks
 from services.inputs.chunk import TASKS_MAX
-from services.platform.database import Connection
+from services.platform.database import ENDS_CHANNEL, Connection, notify
 
 OPEN_STATES = ("scheduled", "running", "paused")  # of a job that takes more items
 
@@ -109,6 +109,7 @@ async def cancel_items(connection: Connection, job_id: UUID, items: Sequence[int
     while not await cancel_some(connection, job_id, 0, items):
         pass
     await notify_jobs(connection)
+    await notify(connection, ENDS_CHANNEL, str(job_id))
     return [row["index"] for row in await connection.fetch(_CANCELLED, job_id, items)]
 
 

@@ -42,7 +42,10 @@ _LOAD_STAGE = """
         s.processor_version, p.spec, s.timeout_seconds,
         coalesce(s.options, jsonb_build_object('params', s.params, 'inputs', s.inputs,
             'fan_out', s.fan_out, 'memory_bytes', s.memory_bytes, 'rejects_max', s.rejects_max)) AS options,
-        CASE WHEN followed.planned THEN followed.task_count END AS task_count
+        CASE WHEN followed.planned THEN followed.task_count END AS task_count,
+        EXISTS (
+            SELECT FROM stages AS o WHERE o.job_id = s.job_id AND o.stage = 0 AND o.open_seconds IS NOT NULL
+        ) AS is_open
     FROM stages AS s JOIN jobs AS j USING (job_id)
     LEFT JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
     CROSS JOIN LATERAL (

@@ -5,6 +5,7 @@ before `txid`, the oldest that could still commit when the reading began. Then t
 in the order of their transactions and only as far as no older one can still commit, of which this job's are picked out.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,13 +14,15 @@ from asyncpg import Record
 from services.contract.states import TERMINAL
 from services.engine.errors import NotFound
 from services.engine.months import months_of
-from services.platform.database import Database
+from services.platform.database import ENDS_CHANNEL, Database
 
 ROWS_MAX = 5_000  # tasks, or attempts of all jobs, that one statement looks at
 _NEVER = 2**64 - 1  # the last transaction that there can be: all that is visible is before it
 
 _JOB = """
-    SELECT j.state, oldest_transaction() AS oldest, pg_snapshot_xmax(pg_current_snapshot()) AS next,
+    SELECT j.state, EXISTS (
+            SELECT FROM stages AS s WHERE s.job_id = j.job_id AND s.stage = 0 AND s.open_seconds IS NOT NULL
+        ) AS is_open, oldest_transaction() AS oldest, pg_snapshot_xmax(pg_current_snapshot()) AS next,
         (SELECT max(s.stage) FROM stages AS s WHERE s.job_id = j.job_id AND s.kind = 'map') AS last
     FROM jobs AS j WHERE j.job_id = $1"""
 
@@ -73,12 +76,13 @@ class Cursor:
 @dataclass(frozen=True, slots=True)
 class Values:
     """Tasks that have ended, and the cursor after them. If there is `more`, it can be read at once; if the job has
-    `ended`, nothing will ever follow."""
+    `ended`, nothing will ever follow. Whether further ends are `notified` on the channel of ends."""
 
     tasks: list[Record]
     after: Cursor
     more: bool
     ended: bool
+    notified: bool
 
 
 async def read_values(database: Database, job_id: UUID, stage: int | None, after: Cursor | None) -> Values:
@@ -90,17 +94,29 @@ async def read_values(database: Database, job_id: UUID, stage: int | None, after
     if after is None or after.txid >= job["next"]:  # of a database that was restored since
         after = Cursor(job["oldest"] - 1, -1)
     if after.index is not None:
-        return await _read_tasks(database, job_id, number, after.txid, after.index)
+        return await _read_tasks(database, job_id, number, after.txid, after.index, job["is_open"])
     ended = job["state"] in TERMINAL
     until = _NEVER if ended else job["oldest"]
     bounds = (after.txid, until, ROWS_MAX, *months_of([job_id]))
     looked_at, *tasks = await database.fetch(_ATTEMPTS, job_id, number, *bounds)
     more = looked_at["attempt"] >= ROWS_MAX
-    return Values(tasks, Cursor(looked_at["txid"] or after.txid), more, ended and not more)
+    return Values(tasks, Cursor(looked_at["txid"] or after.txid), more, ended and not more, job["is_open"])
 
 
-async def _read_tasks(database: Database, job_id: UUID, stage: int, txid: int, index: int) -> Values:
+async def _read_tasks(database: Database, job_id: UUID, stage: int, txid: int, index: int, notified: bool) -> Values:
     rows = await database.fetch(_TASKS, job_id, stage, index, ROWS_MAX)
     tasks = [row for row in rows if row["txid"] is not None and row["txid"] <= txid]
     is_last = len(rows) < ROWS_MAX
-    return Values(tasks, Cursor(txid, None if is_last else rows[-1]["index"]), more=True, ended=False)
+    return Values(
+        tasks, Cursor(txid, None if is_last else rows[-1]["index"]), more=True, ended=False, notified=notified
+    )
+
+
+async def tell_ends(database: Database, job_ids: Collection[UUID]) -> None:
+    """Wake whoever waits for values of these jobs, after their tasks have ended.
+
+    Not in the same transaction: one that notifies holds up all others that do until it is on disk.
+    """
+    await database.execute(
+        "SELECT pg_notify($1, job_id::text) FROM unnest($2::uuid[]) AS job_id", ENDS_CHANNEL, list(job_ids)
+    )

@@ -27,6 +27,7 @@ SQLALCHEMY_URL = "postgresql+asyncpg://"  # the driver; `async_creator` connects
 
 JOBS_CHANNEL = "piecework_jobs"  # a job or schedule changed: scheduler loops wake
 TASKS_CHANNEL = "piecework_tasks"  # a stage has run dry: the last of its bundles has ended
+ENDS_CHANNEL = "piecework_ends"  # tasks of an open job have ended, or any job has: its id is the payload
 WEBHOOKS_CHANNEL = "piecework_webhooks"  # a delivery was recorded
 
 # The database restarts or fails over: the statement may be tried again.
@@ -349,9 +350,9 @@ async def check_pooled_sessions(database: Database) -> None:
         )
 
 
-async def notify(connection: Connection, channel: str) -> None:
+async def notify(connection: Connection, channel: str, payload: str = "") -> None:
     """Wake the channel's listeners: at once, or when the connection's transaction commits."""
-    await connection.execute("SELECT pg_notify($1, '')", channel)
+    await connection.execute("SELECT pg_notify($1, $2)", channel, payload)
 
 
 async def connect_alone(place: Place, seconds: float = SECONDS, **options: Any) -> GatedConnection:

@@ -13,9 +13,10 @@ import structlog
 from botocore.exceptions import ClientError, ParamValidationError
 from pydantic import ValidationError
 
+from services.platform import notifications
 from services.platform.aws import Aws
 from services.platform.concurrency import is_cancelled
-from services.platform.database import UNAVAILABLE, Database, connect_alone, storable
+from services.platform.database import UNAVAILABLE, Database, storable
 from services.platform.health import VITALS
 from services.platform.s3_faults import S3_ERRORS, fault_of
 from services.platform.settings import Settings
@@ -140,38 +141,19 @@ async def listen(settings: Settings, loops: list[Loop], quiet: Quiet) -> None:
 
     Whoever does not hear has no quiet, and a lost connection may have lost notifications: all look when there is a new
     one.
-
-    A connection that has nothing to say may have fallen silent for good: it is asked now and then.
     """
-    channels = frozenset[str]().union(*(loop.channels for loop in loops))
 
-    def notified(connection: object, pid: int, channel: str, payload: object) -> None:
+    def notified(channel: str, _: str) -> None:
         for loop in loops:
             if channel in loop.channels:
                 loop.wake.set()
         quiet.end()
 
-    while not is_cancelled():
-        try:
-            connection = await connect_alone(settings, settings.database_seconds)
-            try:
-                lost = asyncio.Event()
-                connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                for channel in channels:
-                    await connection.add_listener(channel, notified)
-                for loop in loops:
-                    loop.wake.set()
-                quiet.is_heard = True
-                while not lost.is_set():
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(settings.database_seconds):
-                            await lost.wait()
-                    if not await connection.answers():
-                        break
-            finally:
-                quiet.end()
-                quiet.is_heard = False
-                connection.terminate()
-        except _DATABASE as error:
-            log.debug("not listening", error=repr(error))
-        await asyncio.sleep(1.0)
+    def heard(is_heard: bool) -> None:
+        for loop in loops if is_heard else []:
+            loop.wake.set()
+        quiet.end()
+        quiet.is_heard = is_heard
+
+    channels = frozenset[str]().union(*(loop.channels for loop in loops))
+    await notifications.listen(settings, settings.database_seconds, channels, notified, heard)

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Annotated, Any
+from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -17,7 +19,8 @@ from services.api.shapes.jobs import Job
 from services.api.strict_json import StrictRoute
 from services.contract.task_output import TaskOutput
 from services.engine import open_jobs, ownership
-from services.engine.values import Cursor, read_values
+from services.engine import values as read
+from services.engine.values import Cursor
 from services.platform.problems import invalid, problems
 from services.platform.routes import JobId
 
@@ -29,7 +32,8 @@ EXAMPLES: Any = {
 
 SOME: Any = {"some": {"summary": "Two items", "value": {"items": [7, 9]}}}
 
-PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.005, 0.5  # between looks for values: as long as a third of the wait so far
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.005, 0.5  # between looks for values that nobody announces: each half as long again
+LOOK_SECONDS = 5.0  # the same if they are announced: all that a lost notification costs
 
 
 @router.post(
@@ -112,20 +116,36 @@ async def follow_values(
     """
     await ownership.require_job(api.database, caller, job_id)
     cursor = None if after is None else Cursor.parse(after)
-    until, pause = time.monotonic() + wait, PAUSE_SECONDS
-    while True:
-        found = await read_values(api.database, job_id, stage, cursor)
-        cursor = found.after
-        if found.tasks or found.ended:
-            break
-        if not found.more:
-            if time.monotonic() >= until or await request.is_disconnected():
-                break
-            await asyncio.sleep(min(pause, max(0.0, until - time.monotonic())))
-            pause = min(1.5 * pause, PAUSE_SECONDS_MAX)
+    found = await _wait(request, api, job_id, stage, cursor, time.monotonic() + wait)
     values = [await _show(api, task) for task in found.tasks]
-    answer = {"values": values, "after": str(cursor), "ended": found.ended}
+    answer = {"values": values, "after": str(found.after), "ended": found.ended}
     return Response(orjson.dumps(answer), media_type="application/json")
+
+
+async def _wait(
+    request: Request, api: Connections, job_id: UUID, stage: int | None, cursor: Cursor | None, until: float
+) -> read.Values:
+    """The next values, as soon as there are any, but not after `until` (monotonic).
+
+    Who is woken and finds nothing looks again soon: what has ended is told once no older transaction can still commit.
+    """
+    with api.ends.of(job_id) as woken:
+        pause = PAUSE_SECONDS
+        while True:
+            woken.clear()
+            found = await read.read_values(api.database, job_id, stage, cursor)
+            cursor = found.after
+            left = until - time.monotonic()
+            if found.tasks or found.ended or (not found.more and (left <= 0 or await request.is_disconnected())):
+                return found
+            if found.more:
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(pause, left)):
+                    await woken.wait()
+            announced = found.notified and api.ends.is_heard
+            most = LOOK_SECONDS if announced else PAUSE_SECONDS_MAX
+            pause = PAUSE_SECONDS if woken.is_set() else min((4.0 if announced else 1.5) * pause, most)
 
 
 async def _show(api: Connections, task: Any) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,7 +13,8 @@ import structlog
 
 from services.engine import lost_outputs, transitions
 from services.engine.attempt import AttemptReport
-from services.platform.database import Database
+from services.engine.values import tell_ends
+from services.platform.database import UNAVAILABLE, Database
 from services.worker.node.bundles import Bundle, Bundles
 from services.worker.node.metrics import REPORTS_WAITING, count_attempts
 from services.worker.node.outage import Outage, in_time
@@ -34,6 +36,7 @@ _UNSTORABLE = (ValueError, TypeError, asyncpg.DataError)
 class _Report:
     finished: Sequence[AttemptReport]
     bundle_done: UUID | None
+    open_job: UUID | None
 
 
 class Completer:
@@ -58,7 +61,8 @@ class Completer:
         done = self._bundles.finish(bundle, len(finished))
         for attempt in finished:
             attempt.ended_at = attempt.ended_at or time.monotonic()
-        self._reports.append(_Report(finished, bundle.bundle_id if done else None))
+        open_job = bundle.stage.job_id if bundle.stage.is_open else None
+        self._reports.append(_Report(finished, bundle.bundle_id if done else None, open_job))
         self.backlog += len(finished)
         REPORTS_WAITING.set(self.backlog)
         self._filled.set()
@@ -69,10 +73,12 @@ class Completer:
         while True:
             await self._filled.wait()
             await asyncio.sleep(self._gather_seconds)
-            finished, bundles_done = self._take()
+            finished, bundles_done, open_jobs = self._take()
             self._flushing = finished
             await self._flush(finished, bundles_done)
             self._flushing = ()
+            if open_jobs:
+                await self._tell(open_jobs)
             self._bundles.drop(bundles_done)
             self.backlog -= len(finished)
             REPORTS_WAITING.set(self.backlog)
@@ -97,18 +103,29 @@ class Completer:
         """What the database has not got yet, or has not said that it has."""
         return [*self._flushing, *(attempt for report in self._reports for attempt in report.finished)]
 
-    def _take(self) -> tuple[list[AttemptReport], list[UUID]]:
-        """The oldest reports, as many as fit into one transaction. A bundle ends together with its last attempts."""
+    def _take(self) -> tuple[list[AttemptReport], list[UUID], set[UUID]]:
+        """The oldest reports, as many as fit into one transaction, and which open jobs they are of.
+
+        A bundle ends together with its last attempts.
+        """
         finished: list[AttemptReport] = []
         bundles_done: list[UUID] = []
+        open_jobs: set[UUID] = set()
         while self._reports and len(finished) < _ATTEMPTS_MAX:
             report = self._reports.popleft()
             finished += report.finished
             if report.bundle_done is not None:
                 bundles_done.append(report.bundle_done)
+            if report.open_job is not None:
+                open_jobs.add(report.open_job)
         if not self._reports:
             self._filled.clear()
-        return finished, bundles_done
+        return finished, bundles_done, open_jobs
+
+    async def _tell(self, open_jobs: Collection[UUID]) -> None:
+        """Once is enough: whoever is not told looks soon."""
+        with suppress(*UNAVAILABLE):
+            await in_time(tell_ends(self._database, open_jobs), _FLUSH_SECONDS)
 
     async def _flush(self, finished: Sequence[AttemptReport], bundles_done: Sequence[UUID]) -> None:
         """Report until the database has the reports; `complete` may be repeated."""

@@ -7,7 +7,10 @@ from uuid import UUID
 import httpx
 import pytest
 
+from services.api.routes import items
+from services.engine.values import tell_ends
 from tests.integration.api.conftest import Keys, PlayedWorker, array_job, ok
+from tests.until import until
 
 STREAM = array_job(input={"type": "stream"})
 
@@ -105,6 +108,75 @@ async def test_values_are_followed_to_the_end(
     ]
     assert "/x/output.json" in page["values"][1]["url"]
     assert len((await ok(viewer.get(values)))["values"]) == 3
+
+
+async def follow(viewer: httpx.AsyncClient, job_id: str) -> "asyncio.Task[Any]":
+    """A request that waits for the next value."""
+    values = f"/v1/jobs/{job_id}/values"
+    after = (await ok(viewer.get(values)))["after"]
+    return asyncio.create_task(ok(viewer.get(values, params={"after": after, "wait": 30})))
+
+
+async def test_who_waits_for_values_is_told_and_need_not_look(
+    keys: Keys,
+    submitter: httpx.AsyncClient,
+    viewer: httpx.AsyncClient,
+    worker: PlayedWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(items, "PAUSE_SECONDS", 60.0)
+    ends, database = keys.app.state.connections.ends, keys.database
+    await until(lambda: ends.is_heard)
+    job_id, other = await submit(submitter), await submit(submitter)
+    await append(submitter, job_id, 0, ["a"])
+    waiting = [await follow(viewer, job_id) for _ in range(3)]
+    [task] = await worker.claim(UUID(job_id), 1)
+    await worker.finish(task)
+    await tell_ends(database, [UUID(other)])
+    assert (await asyncio.wait(waiting, timeout=0.1))[0] == set()
+    await tell_ends(database, [UUID(job_id)])
+    assert [value["index"] for page in await asyncio.gather(*waiting) for value in page["values"]] == [0, 0, 0]
+
+
+async def test_a_notification_that_is_lost_costs_a_look(
+    keys: Keys,
+    submitter: httpx.AsyncClient,
+    viewer: httpx.AsyncClient,
+    worker: PlayedWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(items, "LOOK_SECONDS", 0.2)
+    ends = keys.app.state.connections.ends
+    await until(lambda: ends.is_heard)
+    job_id = await submit(submitter)
+    await append(submitter, job_id, 0, ["a"])
+    waiting = await follow(viewer, job_id)
+    [task] = await worker.claim(UUID(job_id), 1)
+    await worker.finish(task)  # and tells nobody
+    assert len((await waiting)["values"]) == 1
+
+
+async def test_all_look_when_the_connection_that_listens_was_lost(
+    keys: Keys,
+    submitter: httpx.AsyncClient,
+    viewer: httpx.AsyncClient,
+    worker: PlayedWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(items, "PAUSE_SECONDS", 60.0)
+    ends = keys.app.state.connections.ends
+    await until(lambda: ends.is_heard)
+    job_id = await submit(submitter)
+    await append(submitter, job_id, 0, ["a"])
+    waiting = await follow(viewer, job_id)
+    [task] = await worker.claim(UUID(job_id), 1)
+    await worker.finish(task)
+    await keys.database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    )
+    assert len((await waiting)["values"]) == 1
+    await until(lambda: ends.is_heard)
 
 
 async def test_items_are_cancelled_and_their_values_say_so(

@@ -7,6 +7,7 @@ import pytest
 
 from services.engine import stages, transitions, workers
 from services.engine.attempt import AttemptReport
+from services.platform.database import ENDS_CHANNEL
 from services.worker.node.bundles import Bundles
 from services.worker.node.completer import Completer
 from tests.integration.worker.conftest import InProcessGrid
@@ -70,3 +71,32 @@ async def test_reports_wait_for_others_for_a_part_of_their_tasks_time_and_the_la
     running.cancel()
 
     assert pauses[0] == pytest.approx(gathers)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_whoever_waits_for_values_of_an_open_job_is_told_of_ends(grid: InProcessGrid, is_open: bool) -> None:
+    job_id = await grid.submit({"builtin": "noop"}, [{"type": "item", "value": 1}] * 2)
+    if is_open:
+        await grid.database.execute("UPDATE stages SET open_seconds = 60 WHERE job_id = $1", job_id)
+    (message,) = await grid.dispatch(job_id, bundle_tasks_max=2)
+    worker_id, bundles, told = uuid4(), Bundles(), asyncio.Queue[str]()
+    tasks = await transitions.claim(grid.database, worker_id, [message.bundle_id])
+    bundle = bundles.add(message.bundle_id, await stages.load_stage(grid.database, job_id, 0), tasks, suspect=False)
+    completer = Completer(grid.database, worker_id, bundles)
+    running = asyncio.create_task(completer.run())
+
+    def hear(_: object, pid: int, channel: str, payload: object) -> None:
+        told.put_nowait(str(payload))
+
+    async with grid.database.acquire() as connection:
+        await connection.add_listener(ENDS_CHANNEL, hear)
+        for task in tasks:
+            completer.report(bundle, [AttemptReport(job_id, 0, task.index, 1, "succeeded", 0.1)])
+            await completer.flushed()
+        await grid.database.execute("SELECT pg_notify($1, 'last')", ENDS_CHANNEL)
+        heard = [await told.get()]
+        while heard[-1] != "last":
+            heard.append(await told.get())
+        await connection.remove_listener(ENDS_CHANNEL, hear)
+    running.cancel()
+    assert set(heard) == ({str(job_id), "last"} if is_open else {"last"})
