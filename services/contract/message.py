@@ -17,6 +17,8 @@ _STAGE_MAX = 2**15 - 1
 _INDEX_MAX = 2**31 - 1
 _COUNT_MAX = 1_000_000
 
+CROWDED_MAX = 10  # times as much work as usual may a bundle hold where many stages share few slots
+
 
 class MessageError(ValueError):
     """The message is not one of ours; it belongs in the dead-letter queue."""

@@ -5,7 +5,8 @@ step chooses again which job's tasks come next. Of those with equal work in flig
 longest ago goes first, so that tasks that take no time are shared out evenly, too.
 
 Bundles aim at half a second of work, by the measured task time of the stage, and shrink towards its end (guided
-self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495).
+self-scheduling, Polychronopoulos & Kuck 1987, doi:10.1109/TC.1987.5009495). They hold more where slots are few and
+stages many.
 
 Tasks that ask for a part of their node have a window of their own for each size: to them, the pool's slots are as many
 as its workers can hold of them at once. So what fits nowhere is not queued, and keeps nothing else out.
@@ -22,7 +23,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from services.contract.message import Message
+from services.contract.message import CROWDED_MAX, Message
 from services.contract.resources import Capacity, Needs
 from services.engine import transitions
 from services.engine.progress import is_slowed
@@ -140,11 +141,13 @@ class Candidate:
     def bundle_tasks(self, settings: Settings, slots: int) -> int:
         """How many tasks the next bundle gets: its last ones are spread over its part of the slots.
 
-        If many stages share these, each bundle has more tasks: a slot that turns to another job needs another child.
+        If more stages than slots take turns, each has a longer one: a slot that turns to another job needs another
+        child, and would soon do little else.
         """
         if self.task_seconds is None or self.running_max is not None:
             return 1  # those of a bundle run one after the other
-        aimed = int(settings.bundle_seconds / self.expected_seconds)
+        crowd = min(max(1.0, self.rivals / slots), CROWDED_MAX)
+        aimed = int(crowd * settings.bundle_seconds / self.expected_seconds)
         fair_rest = math.ceil(self.ready * self.rivals / (2 * slots))
         most = settings.bundle_tasks_max
         return max(1, min(aimed, fair_rest, most, FIRST_BUNDLE_TASKS_MAX if self.believed else most))

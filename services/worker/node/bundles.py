@@ -24,6 +24,7 @@ class Bundle:
     bundle_id: UUID
     stage: StageWork
     waiting: deque[ClaimedTask]
+    count: int
     unfinished: int
     suspect: bool  # its task may kill this worker
     in_session: bool  # its tasks run in sessions
@@ -76,7 +77,7 @@ class Bundles:
     ) -> Bundle:
         """`alone`: its task shares no session with others."""
         in_session = not (suspect or alone or part) and runs_in_session(stage, tasks)
-        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), suspect, in_session, part)
+        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), len(tasks), suspect, in_session, part)
         self._held[bundle_id] = bundle
         if part is None:
             self._wait(bundle)
@@ -170,9 +171,9 @@ class Bundles:
         assert bundle.unfinished >= 0
         return bundle.unfinished == 0
 
-    def take_back(self, claimed_before: float) -> list[tuple[Bundle, list[ClaimedTask]]]:
-        """Remove and return the tasks that still wait in bundles claimed before that moment (monotonic)."""
-        stale = [bundle for bundle in self._held.values() if bundle.waiting and bundle.claimed_at < claimed_before]
+    def take_back(self, is_stale: Callable[[Bundle], bool]) -> list[tuple[Bundle, list[ClaimedTask]]]:
+        """Remove and return the tasks that still wait in such bundles."""
+        stale = [bundle for bundle in self._held.values() if bundle.waiting and is_stale(bundle)]
         taken = []
         for bundle in stale:
             taken.append((bundle, list(bundle.waiting)))

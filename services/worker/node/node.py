@@ -63,7 +63,6 @@ from services.worker.task.share import Share
 
 log = structlog.get_logger()
 
-_WAIT_BUNDLES_MAX = 5  # a task that waits as long as this many bundles should take is released
 _AWS_TRIES = 3  # of a request; what waits for S3 or SQS tries again by itself
 _REGISTER_SECONDS = 30.0  # of a try
 _STOP_SECONDS = 5.0
@@ -242,7 +241,7 @@ class Node:
         completer = Completer(database, worker_id, bundles)
         slots = Slots(
             settings.slots,
-            _WAIT_BUNDLES_MAX * settings.bundle_seconds,
+            settings.bundle_seconds,
             equipment,
             bundles,
             completer,

@@ -86,11 +86,11 @@ class Sessions:
         for session in list(self._in_slots):
             session.cancel(lambda task: task.bundle_id == bundle_id and task.index in indexes)
 
-    def take_back(self, claimed_before: float) -> None:
-        """Have tasks wait in the queue again that were claimed before that moment and have not begun. Then `wake`."""
+    def take_back(self, is_stale: Callable[[Bundle], bool]) -> None:
+        """Have tasks of such bundles wait in the queue again that have not begun. Then `wake`."""
         self._is_quiet = True
         for session in list(self._in_slots):
-            if any(held.bundle.claimed_at < claimed_before for held in session.not_begun):
+            if any(is_stale(held.bundle) for held in session.not_begun):
                 session.take_back()
         self._is_quiet = False
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from services.contract.message import CROWDED_MAX
 from services.contract.resources import Needs
 from services.contract.states import ReportedOutcome
 from services.contract.task_error import describe
@@ -34,6 +35,7 @@ from services.worker.task.warm_children import WarmChildren
 log = structlog.get_logger()
 
 _OPEN_MAX = 3  # attempts per slot: one is about to run, one runs, one has run
+_WAIT_BUNDLES_MAX = 5  # a task that waits as long as this many bundles like its own should take is released
 _IDLE_SECONDS = 60.0  # that a child is kept without a job
 
 
@@ -41,14 +43,14 @@ class Slots:
     """Runs what `bundles` holds and reports it to the completer.
 
     `pace` learns how long tasks take here, `quarantine` whether they can run here at all. `progress` is set whenever
-    tasks have ended. A task that waits longer than `wait_seconds_max` is released: its bundle takes longer than
-    expected, and other workers may be free.
+    tasks have ended. A task that waits much longer than `bundle_seconds`, or what its bundle should take by that pace,
+    is released: other workers may be free.
     """
 
     def __init__(
         self,
         count: int,
-        wait_seconds_max: float,
+        bundle_seconds: float,
         equipment: Equipment,
         bundles: Bundles,
         completer: Completer,
@@ -57,7 +59,7 @@ class Slots:
         self.count = count
         self.pace = Pace()
         self.progress = asyncio.Event()
-        self._wait_seconds_max = wait_seconds_max
+        self._bundle_seconds = bundle_seconds
         self._equipment = equipment
         self._bundles = bundles
         self._completer = completer
@@ -197,18 +199,15 @@ class Slots:
             bundle.running[index].cancel()
         self._sessions.cancel(bundle_id, indexes)
 
-    def release_waiting(self, waited_seconds: float = 0.0) -> int:
-        """Give back the tasks that have waited this long for a slot; returns how many."""
-        claimed_before = time.monotonic() - waited_seconds
-        self._sessions.take_back(claimed_before)
-        taken = self._bundles.take_back(claimed_before)
+    def release_waiting(self, is_stale: Callable[[Bundle], bool] = lambda _: True) -> int:
+        """Give back the tasks of such bundles that wait for a slot; returns how many."""
+        self._sessions.take_back(is_stale)
+        taken = self._bundles.take_back(is_stale)
         self._sessions.wake()
         for bundle, tasks in taken:
             self._completer.report(bundle, [_finished(task, "released") for task in tasks])
         ahead = [
-            attempt
-            for attempt, (bundle, turn) in self._open.items()
-            if turn.phase == "waiting" and bundle.claimed_at < claimed_before
+            attempt for attempt, (bundle, turn) in self._open.items() if turn.phase == "waiting" and is_stale(bundle)
         ]
         for attempt in ahead:
             attempt.cancel()
@@ -221,9 +220,15 @@ class Slots:
 
     async def _release_stale(self) -> None:
         while True:
-            await asyncio.sleep(self._wait_seconds_max / 5)
-            if count := self.release_waiting(self._wait_seconds_max):
+            await asyncio.sleep(self._bundle_seconds)
+            if count := self.release_waiting(self._is_stale):
                 log.info("waiting tasks released", tasks=count)
+
+    def _is_stale(self, bundle: Bundle) -> bool:
+        """Whether it takes much longer than it should, by the pace of its tasks here, or else than most bundles."""
+        task_seconds = self.pace.seconds_of((bundle.stage.job_id, bundle.stage.stage)) or 0.0
+        expected = min(max(self._bundle_seconds, task_seconds * bundle.count), CROWDED_MAX * self._bundle_seconds)
+        return time.monotonic() - bundle.claimed_at > _WAIT_BUNDLES_MAX * expected
 
     async def _serve(self) -> None:
         while True:

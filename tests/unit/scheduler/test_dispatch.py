@@ -55,6 +55,12 @@ def test_the_fewer_slots_are_a_stages_part_the_larger_are_its_last_bundles(rival
     assert min(stage.ready, stage.bundle_tasks(SETTINGS, SLOTS)) == tasks
 
 
+@pytest.mark.parametrize(("rivals", "tasks"), [(1, 2), (4, 2), (8, 4), (40, 20), (1000, 20)])
+def test_turns_are_longer_where_more_stages_than_slots_take_them(rivals: int, tasks: int) -> None:
+    """Else slots do little but turn: each other job's task needs another child. Ten times as long is the longest."""
+    assert replace(candidate(task_seconds=0.5), rivals=rivals).bundle_tasks(SETTINGS, SLOTS) == tasks
+
+
 @pytest.mark.parametrize(
     ("task_seconds", "running", "bundles"),
     [
