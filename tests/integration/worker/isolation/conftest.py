@@ -36,6 +36,7 @@ class Slot:
         /,
         *,
         arguments: list[str] | None = None,
+        session: list[Any] | None = None,
         module: str | None = None,
         job: int = 1,
         readable: tuple[str, ...] = (),
@@ -43,10 +44,14 @@ class Slot:
         seconds: float = 60.0,
         **params: Any,
     ) -> dict[str, Any]:
-        """The answer to one task: `main(input, output, **params)` of the code, or the command."""
+        """The answer to one task: `main(input, output, **params)` of the code, or the command.
+
+        With items for a `session`, the answers of `main(item, **params)` to each of them.
+        """
         self.send(
             code,
             arguments=arguments,
+            session=session,
             module=module,
             job=job,
             readable=readable,
@@ -58,7 +63,7 @@ class Slot:
 
     def send(self, code: str, /, *, module: str | None, **asked: Any) -> None:
         self._modules += 1
-        own = {name: asked.pop(name) for name in ("arguments", "job", "readable", "network", "seconds")}
+        own = {name: asked.pop(name) for name in ("arguments", "session", "job", "readable", "network", "seconds")}
         line = {"code": code, "module": module or f"code_{self._modules}", "params": asked, **own}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(line) + "\n")

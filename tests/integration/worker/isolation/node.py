@@ -16,14 +16,18 @@ from uuid import UUID
 
 from services.contract.task_error import TaskError
 from services.platform.settings import WorkerSettings
+from services.worker.child import frames
+from services.worker.child.job import SessionJob
 from services.worker.isolation import kernel, sandbox
 from services.worker.isolation.cells import Cells
 from services.worker.isolation.errors import IsolationUnusable
 from services.worker.isolation.view import View
+from services.worker.task.answer import read_session_answer
 from services.worker.task.levels import strongest_cells
 from services.worker.task.packages import Runtime
 from services.worker.task.paths import Workspace
 from services.worker.task.processes import Processes
+from services.worker.task.task_log import shorten_log
 from services.worker.task.warm_children import Served, WarmChildren
 
 _numbers = itertools.count()
@@ -65,6 +69,8 @@ async def answer(cells: Cells, slot: WarmChildren, code: Path, asked: dict[str, 
     workspace.make()
     (workspace.directory / "input").write_text("some input")
     paths = {name: str(workspace.directory / name) for name in ("log", "input", "records")}
+    if asked["session"]:
+        return await answer_session(slot, served, runtime, workspace, asked)
     kind = {"kind": "command", "arguments": asked["arguments"]}
     if not asked["arguments"]:
         kind = {"kind": "callable", "function": f"{asked['module']}:main"}
@@ -86,6 +92,46 @@ async def answer(cells: Cells, slot: WarmChildren, code: Path, asked: dict[str, 
     except TimeoutError:
         done = {"error": {"type": "timeout", "message": ""}}
     return {**done, "owner": workspace.directory.stat().st_uid if workspace.directory.is_dir() else None}
+
+
+async def answer_session(
+    slot: WarmChildren, served: Served, runtime: Runtime, workspace: Workspace, asked: dict[str, Any]
+) -> Any:
+    """The answers of `main(item, **params)` to each of the items, in one session, and what that has printed."""
+    job: SessionJob = {
+        "kind": "session",
+        "directory": str(workspace.work),
+        "environment": {**runtime.environment, "TMPDIR": str(workspace.tmp)},
+        "log": str(workspace.log),
+        "function": f"{asked['module']}:main",
+        "params": asked["params"],
+        "values": str(workspace.output),
+        "filename": "output.json",
+        "tmp": str(workspace.tmp),
+        "job_id": "j",
+        "job_number": 1,
+        "overridden": [],
+        "memory_bytes_max": 1 << 40,
+    }
+    items = asked["session"]
+    answers: list[dict[str, Any]] = []
+    ended = asyncio.Event()
+
+    def hear(bodies: list[bytes]) -> None:
+        answers.extend(map(read_session_answer, bodies))
+        if len(answers) > len(items):
+            ended.set()
+
+    async with slot.lease(served, runtime, None) as child:
+        key = await child.begin(job, workspace.directory, hear)
+        tasks = [(token, token, 1, token, item) for token, item in enumerate(items, 1)]
+        child.send(key, frames.encode_body(tasks))
+        child.tokens.put([*range(1, len(items) + 1), frames.END])
+        async with asyncio.timeout(asked["seconds"]):
+            await ended.wait()
+        printed = shorten_log(workspace.files, workspace.log, 1 << 20).decode()  # while the child has the directory
+        child.end_session(0, clean=answers[-1]["clean"])
+    return {"answers": answers[:-1], "printed": printed}
 
 
 if __name__ == "__main__":

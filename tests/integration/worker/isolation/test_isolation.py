@@ -148,6 +148,45 @@ def main(input, output, mark):
 )
 
 
+def test_the_tasks_of_a_session_find_what_a_task_alone_finds(slot: Slot) -> None:
+    code = """
+import os, resource, signal
+
+def found(worker, place):
+    told = {"ids": (os.getresuid(), os.getresgid(), os.getgroups()), "limits": [], "names": sorted(os.environ)}
+    for name in ("RLIMIT_NPROC", "RLIMIT_FSIZE", "RLIMIT_CORE", "RLIMIT_NOFILE"):
+        told["limits"].append(resource.getrlimit(getattr(resource, name)))
+    with open("/proc/self/status") as status:
+        told["rights"] = [line for line in status if line.startswith(("Cap", "NoNewPrivs", "Seccomp:"))]
+    told["spaces"] = [os.readlink(f"/proc/self/ns/{name}") == seen for name, seen in worker["spaces"].items()]
+    for act in (lambda: os.kill(worker["pid"], 0), lambda: open(f"/proc/{worker['pid']}/environ").read(),
+                lambda: os.listdir(worker["directory"])):
+        try:
+            told.setdefault("acts", []).append("done" if act() is None else "read")
+        except OSError as error:
+            told["acts"].append(error.errno)
+    return told
+
+def main(item, output=None, *, worker):
+    print("item", item if output is None else "alone")
+    return {"found": found(worker, "."), "item": None if output else item}
+"""
+    spaces = {
+        name: str(Path(f"/proc/{slot.pid}/ns/{name}").readlink())
+        for name in ("user", "pid", "mnt", "ipc", "uts", "net")
+    }
+    worker = {"pid": slot.pid, "directory": slot.directory, "spaces": spaces}
+    alone = slot.run(code, module="found", worker=worker)["value"]["found"]
+    ended = slot.run(code, session=["a", "b", "c"], module="found", worker=worker)
+    values = [answer["value"] for answer in ended["answers"]]
+    assert [value["item"] for value in values] == ["a", "b", "c"]
+    for value in values:
+        own = set(value["found"].pop("names")) - set(alone["names"])
+        assert all(name.startswith(("PIECEWORK_", "AWS_BATCH_", "SLURM_", "PBS_", "SGE_", "LSB_")) for name in own)
+        assert value["found"] == {name: told for name, told in alone.items() if name != "names"}
+    assert ended["printed"] == "item a\nitem b\nitem c\n"
+
+
 def test_no_daemon_outlives_its_task(slot: Slot) -> None:
     mark = f"98{slot.pid}"
     assert "error" not in slot.run(DAEMON, mark=mark)
