@@ -182,6 +182,14 @@ class ProcessGrid:
         words = {"type": "lines", "uri": Location(self.settings.bucket, "words.txt").uri, "part_bytes": part_bytes}
         return await self._submit(JobSpec.model_validate({"input": words, "stages": [{"processor": "clean"}]}))
 
+    async def submit_squares(self, count: int, gated: int, gate: Gate) -> UUID:
+        """A job of short functions of numbers, one of which waits at the gate."""
+        async with self.database.acquire() as connection, connection.transaction():
+            await register_processor(connection, "square", ProcessorSpec(function="words:square"))
+        stage = {"processor": "square", "params": {"gate": gate.path, "gated": gated}}
+        items = {"type": "items", "items": list(range(count))}
+        return await self._submit(JobSpec.model_validate({"input": items, "stages": [stage]}))
+
     async def _submit(self, spec: JobSpec) -> UUID:
         async with self.database.acquire() as connection, connection.transaction():
             return await submit_job(connection, spec, settings=self.settings)

@@ -26,6 +26,15 @@ def count(input: Path, output: Path, gate: str | None = None) -> None:
     output.write_text(json.dumps(sums))
 
 
+def square(number: int, gate: str, gated: int) -> int:
+    """Of one number, say that its task has started and wait until the gate is open."""
+    if number == gated:
+        Path(gate, f"started-{time.monotonic_ns()}").touch()
+        while not Path(gate, "open").exists():
+            time.sleep(0.01)
+    return number * number
+
+
 def add_up_at_second_try(input: Path, output: Path) -> None:
     """Sum the numbers by word, of a file of records or a directory of such; but the first try of even tasks fails."""
     if os.environ["PIECEWORK_ATTEMPT"] == "1" and int(os.environ["PIECEWORK_TASK_INDEX"]) % 2 == 0:
