@@ -134,6 +134,7 @@ def mixed() -> list[Any]:
     return [value for each in bad for value in (each, ["good", 0])]
 
 
+@pytest.mark.timeout(3600 if OF_EACH else 120)
 async def test_what_a_task_does_costs_itself_alone(grid: InProcessGrid, code: Path) -> None:
     (code / "work.py").write_text(CODE)
     values = mixed()

@@ -63,7 +63,8 @@ class Slot:
 
     def send(self, code: str, /, *, module: str | None, **asked: Any) -> None:
         self._modules += 1
-        own = {name: asked.pop(name) for name in ("arguments", "session", "job", "readable", "network", "seconds")}
+        own = {name: asked.pop(name) for name in ("arguments", "job", "readable", "network", "seconds")}
+        own["session"] = asked.pop("session", None)
         line = {"code": code, "module": module or f"code_{self._modules}", "params": asked, **own}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(line) + "\n")
