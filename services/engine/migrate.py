@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import asyncpg
-from alembic import command
 from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
@@ -43,10 +43,11 @@ async def migrate(place: Place, say: Say = lambda line: None) -> None:
     try:
         async with engine.connect() as connection:
             await _wait_for_others(connection, say)
+            scripts = ScriptDirectory(str(Path(__file__).parent / "migrations"))  # reads all of them, at the first use
             async with connection.begin():
-                found, outstanding = await connection.run_sync(_look)
+                found, outstanding = await connection.run_sync(_look, scripts)
             for revision in outstanding:
-                await _apply(connection, found, revision, say)
+                await _apply(connection, scripts, found, revision, say)
                 found = revision
             say(f"the schema is at {found}" + ("" if outstanding else ": nothing to do"))
             if found == NEEDED_REVISION and (advice := await set_up_roles(await _driver(connection))):
@@ -83,28 +84,23 @@ async def _driver(connection: AsyncConnection) -> asyncpg.Connection:
     return driver
 
 
-def _config(connection: Connection | None = None) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    return config
-
-
-def _look(connection: Connection) -> tuple[str | None, list[str]]:
+def _look(connection: Connection, scripts: ScriptDirectory) -> tuple[str | None, list[str]]:
     """The database's revision (None if it is empty) and the revisions that it lacks."""
     found = MigrationContext.configure(connection).get_current_revision()
     if found is not None and found > NEEDED_REVISION:  # that of a newer release
         return found, []
-    lacking = ScriptDirectory.from_config(_config()).iterate_revisions("head", found)
+    lacking = scripts.iterate_revisions("head", found)
     return found, [script.revision for script in reversed(list(lacking))]
 
 
-async def _apply(connection: AsyncConnection, found: str | None, revision: str, say: Say) -> None:
+async def _apply(
+    connection: AsyncConnection, scripts: ScriptDirectory, found: str | None, revision: str, say: Say
+) -> None:
     """Apply one migration; try again until it gets its locks."""
     started, pause = time.monotonic(), _PAUSE_SECONDS
     while True:
         try:
-            await connection.run_sync(_upgrade, revision)
+            await connection.run_sync(_upgrade, scripts, revision)
         except (DBAPIError, asyncpg.LockNotAvailableError) as error:
             if not _waited_for_lock(error):
                 raise
@@ -124,11 +120,14 @@ def _waited_for_lock(error: Exception) -> bool:
     return isinstance(error, asyncpg.LockNotAvailableError)
 
 
-def _upgrade(connection: Connection, revision: str) -> None:
+def _upgrade(connection: Connection, scripts: ScriptDirectory, revision: str) -> None:
+    """As alembic.command.upgrade does, which would read all migrations again for each."""
     with connection.begin():
         for name, value in _TIMEOUTS.items():
             connection.execute(text(f"SET {name} = '{value}'"))
-    command.upgrade(_config(connection), revision)
+    config = Config(attributes={"connection": connection})
+    with EnvironmentContext(config, scripts, fn=lambda found, _: scripts._upgrade_revs(revision, found)):
+        scripts.run_env()
 
 
 if __name__ == "__main__":

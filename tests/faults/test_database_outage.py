@@ -83,8 +83,8 @@ async def server() -> AsyncIterator[EmbeddedPostgres]:
     with tempfile.TemporaryDirectory(prefix="piecework-test-", ignore_cleanup_errors=True) as directory:
         server = EmbeddedPostgres(Path(directory) / "data")
         server.start()
-        await migrate(await server.create_database("template"))
         await spare_the_disk(server)
+        await migrate(await server.create_database("template"))
         yield server
         server.stop()
 
