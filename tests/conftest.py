@@ -9,13 +9,16 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import httpx
 import pytest
 import structlog
+import typer.testing
 import uvloop
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
@@ -56,6 +59,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 _configure = structlog.configure
 structlog.configure = lambda **options: _configure(**options | {"cache_logger_on_first_use": False})
 
+# A process makes these once: for every test, they would cost more than the test.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
+typer.testing._get_command = cache(typer.testing._get_command)
+
 # A busy machine is not a failure.
 hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("patient")
@@ -79,12 +86,12 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 async def template(postgres: EmbeddedPostgres) -> str:
+    await spare_the_disk(postgres)
     url = await postgres.create_database("template")
     await migrate(url)
     connection = await asyncpg.connect(url)
     await let_in(connection, url)
     await connection.close()
-    await spare_the_disk(postgres)
     return "template"
 
 

@@ -6,14 +6,11 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-import httpx
 import pytest
-import typer.testing
 import uvicorn
 from typer.testing import CliRunner, Result
 
@@ -21,10 +18,6 @@ from piecework import Client, transport
 from piecework.cli import app
 
 KEY = "pw_test"
-
-# A process makes each of these once; made for every test, they would cost more than the test.
-typer.testing._get_command = cache(typer.testing._get_command)
-httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 
 
 @dataclass

@@ -3,20 +3,27 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from services.api.main import app as api
-from services.stats.main import app as stats
-
-DOCUMENTS = [api.openapi(), stats.openapi()]
-SCHEMAS: dict[str, Any] = {}
-for document in DOCUMENTS:
-    SCHEMAS |= document["components"]["schemas"]
+from services.api import main as api
+from services.stats import main as stats
 
 PROBES = ("healthz", "readyz", "metrics")  # for load balancers and Prometheus, not for users
 
 # What a parameter takes in the tests, by the type in its schema.
 _SAMPLES = {"string": "x", "integer": 7, "number": 0.5, "boolean": True, "null": None}
+
+
+@cache
+def documents() -> list[dict[str, Any]]:
+    return [api.app.openapi(), stats.app.openapi()]
+
+
+@cache
+def schemas() -> dict[str, Any]:
+    """Those of both documents, by name."""
+    return {name: schema for each in documents() for name, schema in each["components"]["schemas"].items()}
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Operation:
     def parameters(self) -> list[dict[str, Any]]:
         """Those in the path, the query and the headers, but for the cursor and the size of pages."""
         described = self.description.get("parameters", [])
-        paging = {"limit", "cursor"} if self.answer and is_page(SCHEMAS[self.answer]) else set()
+        paging = {"limit", "cursor"} if self.answer and is_page(schemas()[self.answer]) else set()
         return [one for one in described if one["name"] not in paging]
 
     def samples(self, place: str) -> dict[str, Any]:
@@ -59,7 +66,7 @@ class Operation:
 
 
 def operations() -> Iterator[Operation]:
-    for document in DOCUMENTS:
+    for document in documents():
         for path, methods in document["paths"].items():
             for method, description in methods.items():
                 if description["operationId"] not in PROBES:
@@ -76,7 +83,7 @@ def is_page(schema: dict[str, Any]) -> bool:
 
 def resolve(schema: dict[str, Any]) -> dict[str, Any]:
     name = name_of(schema)
-    found: dict[str, Any] = SCHEMAS[name] if name else schema
+    found: dict[str, Any] = schemas()[name] if name else schema
     return found
 
 
@@ -90,7 +97,7 @@ def named_in(schema: Any) -> set[str]:
                 name = reference.rpartition("/")[2]
                 if name not in found:
                     found.add(name)
-                    waiting.append(SCHEMAS[name])
+                    waiting.append(schemas()[name])
             case dict(parts):
                 waiting += parts.values()
             case list(parts):

@@ -24,7 +24,7 @@ from tests.unit.client.answers import (
     task,
 )
 from tests.unit.client.conftest import KEY, Answer, Run, Service, answer, problem
-from tests.unit.client.openapi import SCHEMAS, operations
+from tests.unit.client.openapi import operations, schemas
 
 ID = "01970000-0000-7000-8000-00000000000d"
 
@@ -506,7 +506,7 @@ def test_the_answers_here_are_those_of_the_services(arguments: str, route: str, 
         assert shape is None
     else:
         jsonschema.validate(
-            shape, {"$ref": f"#/components/schemas/{operation.answer}", "components": {"schemas": SCHEMAS}}
+            shape, {"$ref": f"#/components/schemas/{operation.answer}", "components": {"schemas": schemas()}}
         )
 
 
@@ -783,7 +783,7 @@ def test_options_can_say_all_that_a_processors_file_can(run: Run, service: Servi
     )
     assert run("processors", "register", "clean", *options.split()).exit_code == 0
     body = service.asked[0].body
-    assert body.keys() == SCHEMAS["ProcessorRegistration"]["properties"].keys()
+    assert body.keys() == schemas()["ProcessorRegistration"]["properties"].keys()
     assert (body["inputs"], body["outputs"]) == ({"fees": None, "a": "s3://b/a"}, {"log": "log.csv"})
     assert body["output_required"] is False
     assert body["network"] is False

@@ -11,10 +11,7 @@ import pytest
 from piecework import shapes
 from piecework.client import Client, Listing
 from tests.unit.client.conftest import Service, answer
-from tests.unit.client.openapi import SCHEMAS, Operation, is_page, name_of, named_in, operations, resolve, sample
-
-OPERATIONS = list(operations())
-NAMED = named_in([[one.description.get("requestBody"), one.description["responses"]] for one in OPERATIONS])
+from tests.unit.client.openapi import Operation, is_page, name_of, named_in, operations, resolve, sample, schemas
 
 # Schemas without a shape: errors are exceptions, pages are Page[…], codes are a Literal, and these requests' fields are
 # parameters.
@@ -37,11 +34,14 @@ NO_SHAPE = {
     "UploadCompletion",
     "UploadSpec",
     "WebhookEndpointSpec",
-    *(name for name in NAMED if is_page(SCHEMAS[name])),
 }
 
 # Methods that are not one operation: they move bytes, or are about the client itself.
 OWN_METHODS = {"close", "download", "executor", "now", "push_package", "read_object", "upload"}
+
+# What there must be one of for each schema, and for each operation.
+SHAPES = {name for name, value in vars(shapes).items() if is_typeddict(value) and not name.startswith("_")} - {"Page"}
+METHODS = {name for name, _ in inspect.getmembers(Client, inspect.isfunction) if name[0] != "_"} - OWN_METHODS
 
 # A mapping for the client, texts such as `month:2026-01` for the API.
 OTHER_FORMS = {"label"}
@@ -52,7 +52,7 @@ KINDS = {str: "string", UUID: "string", int: "integer", float: "number", bool: "
 def allowed_by_schema(schema: dict[str, Any]) -> frozenset[Any]:
     """What a schema allows, in words that can be compared with those of an annotation."""
     name = name_of(schema)
-    if name and "properties" in SCHEMAS[name]:
+    if name and "properties" in schemas()[name]:
         return frozenset({name})
     schema = resolve(schema)
     if choices := schema.get("anyOf") or schema.get("oneOf"):
@@ -82,32 +82,37 @@ def allowed_by_annotation(annotation: Any) -> frozenset[Any]:
     return frozenset({("list of", allowed_by_annotation(arguments[0]))})
 
 
-@pytest.mark.parametrize("name", sorted(NAMED - NO_SHAPE))
+@pytest.mark.parametrize("name", sorted(SHAPES))
 def test_a_shape_has_the_fields_of_its_schema(name: str) -> None:
-    shape, schema = getattr(shapes, name), SCHEMAS[name]
+    shape, schema = getattr(shapes, name), schemas()[name]
     fields = {field: allowed_by_annotation(annotation) for field, annotation in get_type_hints(shape).items()}
     assert fields == {field: allowed_by_schema(described) for field, described in schema["properties"].items()}
     assert shape.__required_keys__ == frozenset(schema.get("required", []))
 
 
 def test_every_shape_is_of_a_schema() -> None:
-    public = {name for name, value in vars(shapes).items() if is_typeddict(value) and not name.startswith("_")}
-    assert public - {"Page"} == NAMED - NO_SHAPE
+    named = named_in([[one.description.get("requestBody"), one.description["responses"]] for one in operations()])
+    assert {name for name in named if not is_page(schemas()[name])} - NO_SHAPE == SHAPES
 
 
 def test_every_method_is_an_operation() -> None:
-    public = {name for name, _ in inspect.getmembers(Client, inspect.isfunction) if not name.startswith("_")}
-    assert public - OWN_METHODS == {operation.name for operation in OPERATIONS}
+    assert {operation.name for operation in operations()} == METHODS
 
 
-for_every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+@pytest.fixture
+def operation(request: pytest.FixtureRequest) -> Operation:
+    [operation] = [one for one in operations() if one.name == request.param]
+    return operation
+
+
+for_every_operation = pytest.mark.parametrize("operation", sorted(METHODS), indirect=True)
 
 
 @for_every_operation
 def test_a_method_answers_with_the_shape_of_the_operation(operation: Operation) -> None:
     returned = get_type_hints(getattr(Client, operation.name))["return"]
-    if operation.answer and is_page(SCHEMAS[operation.answer]):
-        [item] = allowed_by_schema(SCHEMAS[operation.answer]["properties"]["items"])
+    if operation.answer and is_page(schemas()[operation.answer]):
+        [item] = allowed_by_schema(schemas()[operation.answer]["properties"]["items"])
         assert (get_origin(returned), allowed_by_annotation(get_args(returned)[0])) == (Listing, item[1])
     else:
         assert allowed_by_annotation(returned) == {operation.answer or "null"}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.client.answers import JOB_ID, job
 from tests.unit.client.conftest import Answer, Run, Service, answer, problem
-from tests.unit.client.openapi import SCHEMAS, resolve
+from tests.unit.client.openapi import resolve, schemas
 
 NOOP = [{"processor": "noop"}]
 SCHEDULE_ID = "01970000-0000-7000-8000-00000000000c"
@@ -320,13 +320,13 @@ def fields_in(value: Any, path: str) -> Iterator[str]:
 
 def test_options_can_say_all_that_a_job_file_can() -> None:
     shown = {field for _, spec in OPTIONS for field in fields_in(spec, "job")}
-    missing = set(fields_of(SCHEMAS["JobSpec"], "job")) - shown
+    missing = set(fields_of(schemas()["JobSpec"], "job")) - shown
     assert {field for field in missing if not field.startswith(tuple(f"job.{field}" for field in FILE_ONLY))} == set()
 
 
 @pytest.mark.parametrize("spec", [spec for _, spec in OPTIONS])
 def test_what_options_make_is_what_the_api_takes(spec: dict[str, Any]) -> None:
-    jsonschema.validate(spec, {"$ref": "#/components/schemas/JobSpec", "components": {"schemas": SCHEMAS}})
+    jsonschema.validate(spec, {"$ref": "#/components/schemas/JobSpec", "components": {"schemas": schemas()}})
 
 
 JOB_FILE = """

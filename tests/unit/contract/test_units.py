@@ -17,7 +17,7 @@ from services.engine.errors import explain
 from services.engine.spec import JobSpec
 from services.inputs.spec import Input
 from services.platform.settings import ApiSettings, WorkerSettings, read_settings
-from tests.unit.client.openapi import SCHEMAS
+from tests.unit.client.openapi import schemas
 
 Size = TypeAdapter(Annotated[int, SIZE])
 Duration = TypeAdapter(Annotated[float, DURATION])
@@ -138,8 +138,8 @@ def test_objects_are_grouped_by_a_size_with_a_unit() -> None:
 def test_every_size_and_duration_of_a_job_may_have_a_unit() -> None:
     fields = {
         f"{name}.{field}": described
-        for name in ("StageSpec", "Retry", *(name for name in SCHEMAS if name.endswith(("Input", "Resplit"))))
-        for field, described in SCHEMAS[name]["properties"].items()
+        for name in ("StageSpec", "Retry", *(name for name in schemas() if name.endswith(("Input", "Resplit"))))
+        for field, described in schemas()[name]["properties"].items()
         if field.endswith(("_bytes", "_seconds"))
     }
     assert len(fields) >= 14
