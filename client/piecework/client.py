@@ -68,6 +68,7 @@ from piecework.shapes import (
     UploadedPart,
     UploadState,
     UploadSummary,
+    Value,
     Values,
     WebhookEndpoint,
     Worker,
@@ -203,6 +204,22 @@ class Client:
         """How tasks have ended since the cursor `after`, in this order; waits up to `wait` seconds for the first."""
         path, patience = f"/v1/jobs/{job_id}/values", self._timeout_seconds + wait
         return self._api.get(Values, path, timeout_seconds=patience, stage=stage, after=after, wait=wait)
+
+    def stream_values(
+        self, job_id: Id, *, stage: int | None = None, after: str | None = None, wait: float = 0.0
+    ) -> Iterator[Values]:
+        """The same, portion by portion as they end, until the job has ended or `wait` is over.
+
+        If it breaks off (TransportError), go on after the last portion.
+        """
+        path, patience = f"/v1/jobs/{job_id}/values", self._timeout_seconds + wait
+        values: list[Value] = []
+        for line in self._api.lines(path, timeout_seconds=patience, stage=stage, after=after, wait=wait):
+            if "after" in line:
+                yield {"values": values, "after": line["after"], "ended": line["ended"]}
+                values = []
+            else:
+                values.append(line)
 
     def executor(self, **options: Any) -> "Executor":
         """An executor of `concurrent.futures` whose calls run on the grid; its options are those of `Executor`."""

@@ -4,7 +4,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
@@ -57,6 +57,30 @@ class Transport:
         """`timeout_seconds` is for what the service waits with its answer."""
         return cast(T, self._call("GET", path, query=query, timeout_seconds=timeout_seconds))
 
+    def lines(self, path: str, *, timeout_seconds: float | None = None, **query: Any) -> Iterator[Any]:
+        """The values of an answer of JSON lines, as they come; `timeout_seconds` is for what may lie between two.
+
+        Raises TransportError if it breaks off.
+        """
+        accept = {"Accept": "application/x-ndjson"}
+        request = self._request("GET", path, query=query, headers=accept, timeout_seconds=timeout_seconds)
+        response = self._send(request, repeatable=True, stream=True)
+        try:
+            if not response.is_success:
+                response.read()
+                self._read(response)
+            self._note_clock(response)
+            rest = b""
+            for piece in response.iter_bytes():
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from map(json.loads, lines)
+        except httpx.RequestError as error:
+            raise TransportError(self._unreachable(error)) from error
+        except ValueError as error:
+            raise TransportError(self._not_json()) from error
+        finally:
+            response.close()
+
     def post(
         self,
         shape: type[T],
@@ -93,7 +117,20 @@ class Transport:
         repeatable: bool = True,
         timeout_seconds: float | None = None,
     ) -> Any:
-        request = self._http.build_request(
+        request = self._request(method, path, query=query, body=body, headers=headers, timeout_seconds=timeout_seconds)
+        return self._read(self._send(request, repeatable))
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] = MappingProxyType({}),
+        body: Any = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        timeout_seconds: float | None = None,
+    ) -> httpx.Request:
+        return self._http.build_request(
             method,
             self._url + path,
             params={name: value for name, value in query.items() if value is not None},
@@ -101,15 +138,14 @@ class Transport:
             content=None if body is None else _encode(body),
             timeout=httpx.USE_CLIENT_DEFAULT if timeout_seconds is None else timeout_seconds,
         )
-        return self._read(self._send(request, repeatable))
 
-    def _send(self, request: httpx.Request, repeatable: bool) -> httpx.Response:
+    def _send(self, request: httpx.Request, repeatable: bool, *, stream: bool = False) -> httpx.Response:
         failures = 0
         while True:
             last = failures + 1 >= self._tries
             pause = None
             try:
-                response = self._http.send(request)
+                response = self._http.send(request, stream=stream)
             except httpx.RequestError as error:
                 if last or not (repeatable or isinstance(error, _NOT_SENT)):
                     raise TransportError(self._unreachable(error)) from error
@@ -117,6 +153,7 @@ class Transport:
                 again = response.status_code == _REFUSED or (repeatable and response.status_code in _TEMPORARY)
                 if last or not again:
                     return response
+                response.close()
                 pause = _retry_after(response)
             failures += 1
             time.sleep(pause or backoff(failures))
@@ -130,8 +167,7 @@ class Transport:
             try:
                 return response.json()
             except ValueError as error:
-                message = f"{self._url} answered with something other than JSON; is this the {self._service}'s URL?"
-                raise TransportError(message) from error
+                raise TransportError(self._not_json()) from error
         problem = _problem(response)
         problem.retry_after = _retry_after(response)
         raise problem
@@ -141,6 +177,9 @@ class Transport:
         with contextlib.suppress(KeyError, ValueError):
             skew = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC) - datetime.now(UTC)
             self._clock_skew_least = max(skew, self._clock_skew_least or skew)
+
+    def _not_json(self) -> str:
+        return f"{self._url} answered with something other than JSON; is this the {self._service}'s URL?"
 
     def _unreachable(self, error: httpx.RequestError) -> str:
         reason = (

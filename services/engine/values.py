@@ -85,8 +85,11 @@ class Values:
     notified: bool
 
 
-async def read_values(database: Database, job_id: UUID, stage: int | None, after: Cursor | None) -> Values:
+async def read_values(
+    database: Database, job_id: UUID, stage: int | None, after: Cursor | None, rows_max: int | None = None
+) -> Values:
     """Some of the tasks that have ended since; of the last stage but a reduce, unless it is given. Raises NotFound."""
+    rows_max = rows_max or ROWS_MAX
     job = await database.fetchrow(_JOB, job_id)
     if job is None:
         raise NotFound(f"there is no job {job_id}")
@@ -94,22 +97,16 @@ async def read_values(database: Database, job_id: UUID, stage: int | None, after
     if after is None or after.txid >= job["next"]:  # of a database that was restored since
         after = Cursor(job["oldest"] - 1, -1)
     if after.index is not None:
-        return await _read_tasks(database, job_id, number, after.txid, after.index, job["is_open"])
+        rows = await database.fetch(_TASKS, job_id, number, after.index, rows_max)
+        tasks = [row for row in rows if row["txid"] is not None and row["txid"] <= after.txid]
+        read_to = Cursor(after.txid, None if len(rows) < rows_max else rows[-1]["index"])
+        return Values(tasks, read_to, more=True, ended=False, notified=job["is_open"])
     ended = job["state"] in TERMINAL
     until = _NEVER if ended else job["oldest"]
-    bounds = (after.txid, until, ROWS_MAX, *months_of([job_id]))
+    bounds = (after.txid, until, rows_max, *months_of([job_id]))
     looked_at, *tasks = await database.fetch(_ATTEMPTS, job_id, number, *bounds)
-    more = looked_at["attempt"] >= ROWS_MAX
+    more = looked_at["attempt"] >= rows_max
     return Values(tasks, Cursor(looked_at["txid"] or after.txid), more, ended and not more, job["is_open"])
-
-
-async def _read_tasks(database: Database, job_id: UUID, stage: int, txid: int, index: int, notified: bool) -> Values:
-    rows = await database.fetch(_TASKS, job_id, stage, index, ROWS_MAX)
-    tasks = [row for row in rows if row["txid"] is not None and row["txid"] <= txid]
-    is_last = len(rows) < ROWS_MAX
-    return Values(
-        tasks, Cursor(txid, None if is_last else rows[-1]["index"]), more=True, ended=False, notified=notified
-    )
 
 
 async def tell_ends(database: Database, job_ids: Collection[UUID]) -> None:

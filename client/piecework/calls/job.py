@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from piecework.calls.errors import error_of
-from piecework.calls.values import WAIT_SECONDS, value_of
+from piecework.calls.values import value_of, values_of
 
 if TYPE_CHECKING:
     from piecework.client import Client
@@ -26,9 +26,8 @@ class MapJob:
         the job takes; what has ended is there at once.
         """
         self.cursor = after
-        while True:
-            page = self._client.follow_values(self.id, after=self.cursor, wait=WAIT_SECONDS)
-            for value in page["values"]:
+        for portion in values_of(self._client, self.id, after):
+            for value in portion["values"]:
                 if value["state"] == "succeeded":
                     yield value["index"], value_of(self._client, value)
                     continue
@@ -36,9 +35,7 @@ class MapJob:
                 if not errors:
                     raise error
                 yield value["index"], error
-            self.cursor = page["after"]
-            if page["ended"]:
-                return
+            self.cursor = portion["after"]
 
     def cancel(self) -> None:
         self._client.cancel_job(self.id)

@@ -6,14 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from piecework.calls.errors import CallFailed, error_of
-from piecework.calls.values import WAIT_SECONDS, value_of
+from piecework.calls.values import PAUSE_SECONDS, PAUSE_SECONDS_MAX, value_of, values_of
 from piecework.errors import ApiError, InputError, PieceworkError, ServerError, TransportError
-from piecework.shapes import Value, Values
+from piecework.shapes import Value
 
 if TYPE_CHECKING:
     from piecework.client import Client
@@ -24,7 +23,6 @@ CHUNK_ITEMS = 2_000
 CANCELLED_ITEMS = 1_000  # in one request
 CHUNK_BYTES = 524_288  # half of what a request may have, unless the operator allows more
 GATHER_SECONDS = 0.002  # for which a call waits for others that go with it
-PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.05, 5.0  # before a request that failed is made again
 IDLE_SECONDS = 3_600.0  # an open job fails if nothing is appended for so long
 READERS = 8  # of values that are objects
 
@@ -205,18 +203,12 @@ class OpenJob:
     # The thread that follows.
 
     def _follow(self) -> None:
-        follow = partial(self._client.follow_values, self.job_id)
-        after: str | None = None
         try:
-            while True:
-                page: Values = _patiently(follow, after=after, wait=WAIT_SECONDS)
-                for value in page["values"]:
+            for portion in values_of(self._client, self.job_id, is_known=True):
+                for value in portion["values"]:
                     if call := self._calls.pop(value["index"], None):
                         self._settle(call, value)
-                after = page["after"]
-                if page["ended"]:
-                    self._fail(self._why_ended())
-                    break
+            self._fail(self._why_ended())
         except PieceworkError as error:
             self._fail(error)
         self._ended = True

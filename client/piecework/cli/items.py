@@ -57,17 +57,15 @@ def values(
     follow: Annotated[bool, typer.Option("--follow", help="Wait for more until the job has ended.")] = False,
 ) -> None:
     """Print the values of tasks, or their errors, as JSON lines in the order in which the tasks ended."""
-    from piecework.calls.values import WAIT_SECONDS
+    from piecework.calls.values import values_of
 
-    while True:
-        page = session.client.follow_values(job_id, after=after, wait=WAIT_SECONDS if follow else 0.0)
-        for value in page["values"]:
+    client = session.client
+    for portion in values_of(client, str(job_id), after) if follow else client.stream_values(job_id, after=after):
+        for value in portion["values"]:
             print(json.dumps(value))
         sys.stdout.flush()
-        if page["ended"] or not (follow or page["values"]):
-            break
-        after = page["after"]
-    session.note(f"read up to --after {page['after']}")
+        after = portion["after"]
+    session.note(f"read up to --after {after}")
 
 
 def register(app: typer.Typer) -> None:

@@ -2,13 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
+import structlog
 from fastapi import APIRouter, Body, Query, Request, Response
 
+from services.api import json_lines
 from services.api.connections import Api, Connections
 from services.api.links import download_link
 from services.api.problems import BODY
@@ -20,7 +24,9 @@ from services.api.strict_json import StrictRoute
 from services.contract.task_output import TaskOutput
 from services.engine import open_jobs, ownership
 from services.engine import values as read
+from services.engine.errors import NotFound
 from services.engine.values import Cursor
+from services.platform.database import UNREADY
 from services.platform.problems import invalid, problems
 from services.platform.routes import JobId
 
@@ -31,6 +37,12 @@ EXAMPLES: Any = {
 }
 
 SOME: Any = {"some": {"summary": "Two items", "value": {"items": [7, 9]}}}
+
+LINES_MAX = 500  # values that are read at once for an answer of lines
+
+log = structlog.get_logger()
+
+_GONE: tuple[type[BaseException], ...] = (NotFound, *UNREADY)  # the job or the database: who asks again is told
 
 PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.005, 0.5  # between looks for values that nobody announces: each half as long again
 LOOK_SECONDS = 5.0  # the same if they are announced: all that a lost notification costs
@@ -93,7 +105,7 @@ async def close_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
     "/values",
     operation_id="follow_values",
     response_model=Values,
-    responses=problems(404),
+    responses={**problems(404), 200: {"content": {json_lines.MEDIA_TYPE: {}}}},
     summary="Follow the values of a job's tasks",
 )
 async def follow_values(
@@ -113,37 +125,73 @@ async def follow_values(
     Each end is told once, after whichever call: go on with the `after` of the answer before, also in another program.
     Of a job that was cancelled, tasks that never began are not told. `ended` says that nothing follows, as the job has
     ended.
+
+    With `Accept: application/x-ndjson` they come as JSON lines, one a value, until the job has ended or `wait` is over.
+    Between them are lines with `after` and `ended`: what came before such a line need not be read again. `after` of the
+    last one is where to go on, also if the answer broke off. They come as they are read, and compressed if the reader
+    accepts gzip.
     """
     await ownership.require_job(api.database, caller, job_id)
     cursor = None if after is None else Cursor.parse(after)
-    found = await _wait(request, api, job_id, stage, cursor, time.monotonic() + wait)
+    question = _Question(request, api, job_id, stage, time.monotonic() + wait)
+    if json_lines.wants_lines(request):
+        return json_lines.answer_lines(request, _lines(question, cursor))
+    found = await _next(question, cursor)
     values = [await _show(api, task) for task in found.tasks]
     answer = {"values": values, "after": str(found.after), "ended": found.ended}
     return Response(orjson.dumps(answer), media_type="application/json")
 
 
-async def _wait(
-    request: Request, api: Connections, job_id: UUID, stage: int | None, cursor: Cursor | None, until: float
-) -> read.Values:
-    """The next values, as soon as there are any, but not after `until` (monotonic).
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """For values of a stage, to be waited for until then (monotonic)."""
+
+    request: Request
+    api: Connections
+    job_id: UUID
+    stage: int | None
+    until: float
+
+
+async def _lines(question: _Question, cursor: Cursor | None) -> AsyncIterator[bytes]:
+    """Each portion is read when the one before has been taken. If the database goes away, the answer ends early."""
+    going_on = True
+    while going_on:
+        try:
+            found = await _next(question, cursor, LINES_MAX)
+            values = [await _show(question.api, task) for task in found.tasks]
+        except _GONE as error:
+            log.warning("values broken off", job=str(question.job_id), error=repr(error))
+            return
+        cursor = found.after
+        going_on = not found.ended and (found.more or time.monotonic() < question.until)
+        for piece in json_lines.pieces_of([*values, {"after": str(cursor), "ended": found.ended}]):
+            yield piece
+
+
+async def _next(question: _Question, cursor: Cursor | None, rows_max: int | None = None) -> read.Values:
+    """The next values, as soon as there are any, or none when it is time.
 
     Who is woken and finds nothing looks again soon: what has ended is told once no older transaction can still commit.
     """
-    with api.ends.of(job_id) as woken:
+    ends = question.api.ends
+    with ends.of(question.job_id) as woken:
         pause = PAUSE_SECONDS
         while True:
             woken.clear()
-            found = await read.read_values(api.database, job_id, stage, cursor)
+            found = await read.read_values(question.api.database, question.job_id, question.stage, cursor, rows_max)
             cursor = found.after
-            left = until - time.monotonic()
-            if found.tasks or found.ended or (not found.more and (left <= 0 or await request.is_disconnected())):
+            left = question.until - time.monotonic()
+            if found.tasks or found.ended:
                 return found
             if found.more:
                 continue
+            if left <= 0 or await question.request.is_disconnected():
+                return found
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(pause, left)):
                     await woken.wait()
-            announced = found.notified and api.ends.is_heard
+            announced = found.notified and ends.is_heard
             most = LOOK_SECONDS if announced else PAUSE_SECONDS_MAX
             pause = PAUSE_SECONDS if woken.is_set() else min((4.0 if announced else 1.5) * pause, most)
 

@@ -1,6 +1,7 @@
 """Open jobs over HTTP: items are appended, values are followed, and both can be sent or asked for again."""
 
 import asyncio
+import json
 from typing import Any
 from uuid import UUID
 
@@ -108,6 +109,106 @@ async def test_values_are_followed_to_the_end(
     ]
     assert "/x/output.json" in page["values"][1]["url"]
     assert len((await ok(viewer.get(values)))["values"]) == 3
+
+
+NDJSON = {"Accept": "application/x-ndjson", "Accept-Encoding": "identity"}
+
+
+def parsed(answer: httpx.Response) -> list[Any]:
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson"), answer.text
+    return [json.loads(line) for line in answer.content.split(b"\n")[:-1]]
+
+
+async def test_values_come_as_lines_and_can_be_read_on_from_each_position(
+    keys: Keys,
+    submitter: httpx.AsyncClient,
+    viewer: httpx.AsyncClient,
+    worker: PlayedWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(items, "LINES_MAX", 2)
+    job_id = await submit(submitter)
+    values = f"/v1/jobs/{job_id}/values"
+    await append(submitter, job_id, 0, list(range(5)))
+    tasks = await worker.claim(UUID(job_id), 5)
+    for task in tasks[:4]:
+        await worker.finish(task, output={"value": f"{task.index}\u2028\n"})
+
+    told = parsed(await viewer.get(values, headers=NDJSON))
+    positions = [line["after"] for line in told if "after" in line]
+    assert [line["value"] for line in told if "index" in line] == [f"{index}\u2028\n" for index in range(4)]
+    assert len(positions) > 2 and not told[-1]["ended"]
+    for after in positions:
+        rest = parsed(await viewer.get(values, headers=NDJSON, params={"after": after}))
+        place = told.index({"after": after, "ended": False})
+        assert [line for line in rest if "index" in line] == [line for line in told[place:] if "index" in line]
+
+    waiting = asyncio.create_task(
+        viewer.get(values, headers=NDJSON, params={"after": positions[-1], "wait": 30, "stage": 0})
+    )
+    await worker.finish(tasks[4])
+    await ok(submitter.post(f"/v1/jobs/{job_id}/cancel"))
+    await keys.database.execute("UPDATE jobs SET state = 'cancelled' WHERE job_id = $1", UUID(job_id))
+    told = parsed(await waiting)
+    assert ([line["index"] for line in told if "index" in line], told[-1]["ended"]) == ([4], True)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "compressed"),
+    [("gzip", True), ("deflate, GZIP;q=0.5", True), ("gzip;q=0", False), ("br", False), ("", False)],
+)
+async def test_lines_are_compressed_for_whoever_accepts_it(
+    submitter: httpx.AsyncClient, viewer: httpx.AsyncClient, worker: PlayedWorker, accepted: str, compressed: bool
+) -> None:
+    job_id = await submit(submitter)
+    await append(submitter, job_id, 0, ["a"])
+    [task] = await worker.claim(UUID(job_id), 1)
+    await worker.finish(task, output={"value": "x" * 3_000})
+    answer = await viewer.get(f"/v1/jobs/{job_id}/values", headers=NDJSON | {"Accept-Encoding": accepted})
+    assert parsed(answer)[0]["value"] == "x" * 3_000
+    assert answer.headers.get("content-encoding") == ("gzip" if compressed else None)
+    assert "Accept-Encoding" in answer.headers["vary"]
+
+
+async def test_a_slow_reader_holds_no_connection_and_no_more_than_a_portion(
+    keys: Keys, submitter: httpx.AsyncClient, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "LINES_MAX", 3)
+    job_id = await submit(submitter)
+    await append(submitter, job_id, 0, list(range(9)))
+    for task in await worker.claim(UUID(job_id), 9):
+        await worker.finish(task)
+    taken, sent = asyncio.Semaphore(0), asyncio.Queue[dict[str, Any]]()
+
+    async def send(message: dict[str, Any]) -> None:
+        await sent.put(message)
+        await taken.acquire()
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(3_600)
+        return {"type": "http.disconnect"}
+
+    secret = await keys.secret("viewer", all=True)
+    headers = {**NDJSON, "authorization": f"Bearer {secret}"}
+    path = f"/v1/jobs/{job_id}/values"
+    scope = {
+        **{"type": "http", "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.4"}},
+        **{"method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "scheme": "http"},
+        **{"headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()]},
+        **{"client": ("127.0.0.1", 1), "server": ("api", 80), "root_path": ""},
+    }
+    answering = asyncio.create_task(keys.app(scope, receive, send))
+    bodies = []
+    database = keys.app.state.connections.database
+    while not bodies or bodies[-1]:
+        message = await sent.get()
+        if message["type"] == "http.response.body":
+            bodies.append(message.get("body", b""))
+            assert bodies[-1].count(b"\n") <= 4
+            assert sent.empty() and database.get_size() == database.get_idle_size()
+        taken.release()
+    await answering
+    assert b"".join(bodies).count(b'"index"') == 9
 
 
 async def follow(viewer: httpx.AsyncClient, job_id: str) -> "asyncio.Task[Any]":

@@ -58,6 +58,11 @@ def problem(status: int, detail: str = "", errors: list[dict[str, Any]] | None =
     return Answer(status, json.dumps(body).encode(), {"content-type": "application/problem+json", **headers})
 
 
+def lines(*values: Any) -> Answer:
+    content = b"".join(json.dumps(value).encode() + b"\n" for value in values)
+    return Answer(200, content, {"content-type": "application/x-ndjson"})
+
+
 HANG_UP = Answer(hang_up_after=0)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from piecework import AsyncExecutor, CallFailed, Client, Conflict, InputError, RemoteTraceback, attach
-from piecework.calls import open_job
-from tests.unit.client.conftest import HANG_UP, Answer, Asked, Service, answer, problem
+from piecework import AsyncExecutor, CallFailed, Client, Conflict, InputError, RemoteTraceback, TransportError, attach
+from piecework.calls import open_job, values
+from tests.unit.client.conftest import HANG_UP, Answer, Asked, Service, answer, lines, problem
 from tests.until import until
 
 JOB = "/v1/jobs/j0"
@@ -67,7 +67,8 @@ class ScriptedJob:
         if not values:
             time.sleep(0.001)
         over = self.cancelled or (self.closed and ended == len(self.items))
-        return answer({"values": values[::-1] if self.grid.backwards else values, "after": str(ended), "ended": over})
+        read_to = {"after": str(ended), "ended": over}
+        return lines(*(values[::-1] if self.grid.backwards else values), read_to)
 
     def value(self, number: int) -> dict[str, Any]:
         value = {"index": number, "state": "succeeded", "attempt": 1, "value": None, "url": None, "error": None}
@@ -111,6 +112,7 @@ def grid(service: Service) -> ScriptedGrid:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_job, "PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(values, "PAUSE_SECONDS", 0.001)
 
 
 def test_results_come_in_the_order_of_the_items(client: Client, grid: ScriptedGrid) -> None:
@@ -346,6 +348,26 @@ def test_a_job_of_calls_is_started_and_read_later(client: Client, grid: Scripted
     found = attach(job.id, client)
     assert dict(found.results()) == {n: n * 2 for n in range(4_500)}
     assert list(attach(job.id, client).results(found.cursor)) == []
+
+
+def test_values_that_break_off_are_read_on_from_where_they_were(client: Client, grid: ScriptedGrid) -> None:
+    def value(index: int, content: Any) -> dict[str, Any]:
+        return {"index": index, "state": "succeeded", "attempt": 1, "value": content, "url": None, "error": None}
+
+    first = lines(value(0, "a\u2028b\x85"), {"after": "1", "ended": False}, value(1, "lost"), {"after": "2"})
+    first.hang_up_after = len(first.content) - 40
+    rest = lines(value(1, "c"), {"after": "2", "ended": True})
+    grid.service.on("GET", f"{JOB}/values", first, HANG_UP, problem(503), lines(), rest)
+    assert list(attach("j0", client).results()) == [(0, "a\u2028b\x85"), (1, "c")]
+    asked = grid.service.requests("GET", f"{JOB}/values")
+    assert {tuple(request.query.get("after", [])) for request in asked} == {(), ("1",)}
+    assert {request.headers["accept"] for request in asked} == {"application/x-ndjson"}
+
+
+def test_a_job_that_can_not_be_reached_is_not_waited_for(client: Client, grid: ScriptedGrid) -> None:
+    grid.service.on("GET", f"{JOB}/values", HANG_UP)
+    with pytest.raises(TransportError, match="can't reach"):
+        next(attach("j0", client).results())
 
 
 async def test_an_asyncio_program_awaits_its_calls(client: Client, grid: ScriptedGrid) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.unit.client.answers import JOB_ID, job
-from tests.unit.client.conftest import Asked, Run, Service, answer, problem
+from tests.unit.client.conftest import Asked, Run, Service, answer, lines, problem
 
 PATH = f"/v1/jobs/{JOB_ID}"
 
@@ -64,9 +64,9 @@ def test_values_are_followed_to_the_end_of_the_job(run: Run, service: Service) -
     service.on(
         "GET",
         f"{PATH}/values",
-        answer({"values": [], "after": "5:1", "ended": False}),
-        answer({"values": [value], "after": "7", "ended": False}),
-        answer({"values": [value], "after": "9", "ended": True}),
+        lines({"after": "5:1", "ended": False}),
+        lines(value, {"after": "7", "ended": False}),
+        lines(value, {"after": "9", "ended": True}),
     )
     result = run("values", JOB_ID, "--follow")
     assert [json.loads(line) for line in result.stdout.splitlines()] == [value, value]
@@ -75,7 +75,7 @@ def test_values_are_followed_to_the_end_of_the_job(run: Run, service: Service) -
 
 
 def test_values_that_are_there_are_printed_without_waiting(run: Run, service: Service) -> None:
-    service.on("GET", f"{PATH}/values", answer({"values": [], "after": "5", "ended": False}))
+    service.on("GET", f"{PATH}/values", lines({"after": "5", "ended": False}))
     result = run("values", JOB_ID, "--after", "4")
     assert (result.exit_code, result.stdout) == (0, "")
     [asked] = service.requests("GET", f"{PATH}/values")

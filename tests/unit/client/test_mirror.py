@@ -37,7 +37,7 @@ NO_SHAPE = {
 }
 
 # Methods that are not one operation: they move bytes, or are about the client itself.
-OWN_METHODS = {"close", "download", "executor", "now", "push_package", "read_object", "upload"}
+OWN_METHODS = {"close", "download", "executor", "now", "push_package", "read_object", "stream_values", "upload"}
 
 # What there must be one of for each schema, and for each operation.
 SHAPES = {name for name, value in vars(shapes).items() if is_typeddict(value) and not name.startswith("_")} - {"Page"}
