@@ -1,9 +1,7 @@
 """The executor for asyncio programs: the same calls, awaited."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -42,15 +40,13 @@ class AsyncExecutor:
         ahead: int | None = None,
         **params: Any,
     ) -> AsyncIterator[Any]:
-        """The results of the items in their order; `ahead` calls are on their way at the same time."""
+        """The results of the items in their order; `ahead` calls are on their way at the same time.
+
+        A result does not wait for later items, however slowly these come.
+        """
         async with _Calls(self._executor, function, items, ahead, params) as calls:
-            waiting: deque[asyncio.Future[Any]] = deque()
-            async for future, _ in calls.begin():
-                waiting.append(future)
-                if len(waiting) >= calls.most:
-                    yield await waiting.popleft()
-            while waiting:
-                yield await waiting.popleft()
+            async for _, future in calls.begun():
+                yield await future
 
     async def map_unordered(
         self,
@@ -62,24 +58,15 @@ class AsyncExecutor:
     ) -> AsyncIterator[tuple[Any, "asyncio.Future[Any]"]]:
         """Each item with its future, which is done, in the order in which the calls end."""
         async with _Calls(self._executor, function, items, ahead, params) as calls:
-            done: asyncio.Queue[tuple[Any, asyncio.Future[Any]]] = asyncio.Queue()
-            under_way = 0
+            async for ended in calls.ended():
+                yield ended
 
-            def end(item: Any, future: "asyncio.Future[Any]") -> None:
-                done.put_nowait((item, future))
 
-            async for future, item in calls.begin():
-                future.add_done_callback(partial(end, item))
-                under_way += 1
-                while under_way >= calls.most or not done.empty():
-                    yield await done.get()
-                    under_way -= 1
-            for _ in range(under_way):
-                yield await done.get()
+_Pair = tuple[Any, "asyncio.Future[Any]"]  # an item and its call
 
 
 class _Calls:
-    """The job of one map, which is cancelled unless all its results were taken."""
+    """The job of one map, which is cancelled unless all its results were taken. A task takes the items meanwhile."""
 
     def __init__(
         self,
@@ -89,21 +76,56 @@ class _Calls:
         ahead: int | None,
         params: dict[str, Any],
     ) -> None:
-        self.most = ahead or executor.ahead
         self._executor, self._function, self._items, self._params = executor, function, items, params
+        self._room = asyncio.Semaphore(ahead or executor.ahead)
+        self._told: asyncio.Queue[_Pair | int | Exception] = asyncio.Queue()  # calls; at last how many there are
 
     async def __aenter__(self) -> Self:
         self._calls = await asyncio.to_thread(self._executor.begin, self._function, self._params)
         return self
 
-    async def begin(self) -> AsyncIterator[tuple["asyncio.Future[Any]", Any]]:
-        async for item in _each(self._items):
-            yield asyncio.wrap_future(self._calls.put([item])), item
-        self._calls.close()
+    def begun(self) -> AsyncIterator[_Pair]:
+        """The calls in the order of the items."""
+        return self._follow(lambda item, future: self._told.put_nowait((item, future)))
+
+    def ended(self) -> AsyncIterator[_Pair]:
+        """The calls as they end."""
+        return self._follow(
+            lambda item, future: future.add_done_callback(lambda done: self._told.put_nowait((item, done)))
+        )
+
+    async def _follow(self, note: Callable[[Any, "asyncio.Future[Any]"], None]) -> AsyncIterator[_Pair]:
+        self._taking = asyncio.create_task(self._take(note))
+        followed, count = 0, None
+        while followed != count:
+            told = await self._told.get()
+            if isinstance(told, Exception):
+                raise told
+            if isinstance(told, int):
+                count = told
+            else:
+                yield told
+                followed += 1
+                self._room.release()
+
+    async def _take(self, note: Callable[[Any, "asyncio.Future[Any]"], None]) -> None:
+        count, items = 0, _each(self._items)
+        try:
+            while True:
+                await self._room.acquire()
+                item = await anext(items)
+                note(item, asyncio.wrap_future(self._calls.put([item])))
+                count += 1
+        except StopAsyncIteration:
+            self._calls.close()
+            self._told.put_nowait(count)
+        except Exception as error:
+            self._told.put_nowait(error)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._taking.cancel()
         if error is not None:
             await asyncio.to_thread(self._calls.cancel)
 

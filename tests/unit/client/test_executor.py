@@ -5,7 +5,7 @@ import concurrent.futures
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -376,6 +376,51 @@ async def test_an_asyncio_program_awaits_its_calls(client: Client, grid: Scripte
         assert [result async for result in executor.map("double", [1, 2, 3, 4])] == [2, 4, 6, 8]
         ended = [(item, future.result()) async for item, future in executor.map_unordered("double", [1, 2, 3, 4])]
     assert sorted(ended) == [(1, 2), (2, 4), (3, 6), (4, 8)]
+
+
+async def test_results_do_not_wait_for_items_that_come_slowly(client: Client, grid: ScriptedGrid) -> None:
+    received: list[Any] = []
+    go_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+            await go_on.wait()
+            go_on.clear()
+
+    async with AsyncExecutor(client) as executor:
+        async for result in executor.map("f", slowly()):
+            received.append(result)
+            go_on.set()
+        async for item, future in executor.map_unordered("f", slowly()):
+            received.append((item, await future))
+            go_on.set()
+    assert received == [0, 2, 4, (0, 0), (1, 2), (2, 4)]
+
+
+async def test_items_of_an_asyncio_program_are_taken_as_results_are(client: Client, grid: ScriptedGrid) -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[int]:
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    async with AsyncExecutor(client, ahead=5) as executor:
+        results = executor.map("double", endless())
+        assert [await anext(results) for _ in range(3)] == [0, 2, 4]
+        await asyncio.sleep(0)
+        assert len(taken) <= 8
+        await results.aclose()
+        with pytest.raises(ValueError, match="no more"):
+            async for _ in executor.map("double", broken()):
+                pass
+    assert grid.job.cancelled
+
+
+def broken() -> Iterator[int]:
+    yield 1
+    raise ValueError("no more")
 
 
 async def test_a_cancelled_program_cancels_its_calls(client: Client, grid: ScriptedGrid) -> None:
