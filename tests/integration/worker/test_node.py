@@ -352,7 +352,7 @@ async def test_tasks_that_wait_too_long_are_released_to_others(grid: InProcessGr
 
 
 async def test_a_long_bundle_of_short_tasks_keeps_them(grid: InProcessGrid) -> None:
-    """Where many jobs share few slots, bundles are long. By the pace of the first tasks, this one is as it should be."""
+    """Where many jobs share few slots, bundles are long. By its first tasks' pace, this one is as it should be."""
     job_id = await grid.submit({"command": ["sleep", "0.15"]}, [ITEM] * 6)
     await grid.dispatch(job_id, bundle_tasks_max=6)
     async with grid.node(slots=1, bundle_seconds=0.1):
