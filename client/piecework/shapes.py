@@ -202,7 +202,10 @@ class CancelledItems(TypedDict):
 
 
 class Value(TypedDict):
-    """How a task has ended: `value` is what it returned; if its output is an object, `url` links to that."""
+    """How a task has ended: `value` is what it returned; if its output is an object, `url` links to that.
+
+    If it failed, `log_url` links to what its last attempt printed.
+    """
 
     index: int
     state: TaskState
@@ -210,6 +213,7 @@ class Value(TypedDict):
     value: Any
     url: str | None
     error: Failure | None
+    log_url: str | None
 
 
 class Values(TypedDict):

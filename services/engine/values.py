@@ -28,11 +28,11 @@ _JOB = """
 
 # An end whose attempt is of a later transaction comes with the attempts.
 _TASKS = """
-    SELECT t.index, t.state, t.attempt, t.output, t.error, a.txid FROM (
+    SELECT t.index, t.state, t.attempt, t.output, t.error, a.txid, a.log FROM (
         SELECT index, state, attempt, output, error FROM tasks
         WHERE job_id = $1 AND stage = $2 AND index > $3 ORDER BY index LIMIT $4
     ) AS t LEFT JOIN LATERAL (
-        SELECT w.txid FROM attempts AS w
+        SELECT w.txid, w.log FROM attempts AS w
         WHERE w.job_id = $1 AND w.stage = $2 AND w.index = t.index AND w.attempt = t.attempt
           AND t.state IN ('succeeded', 'failed', 'cancelled')
         ORDER BY w.txid DESC LIMIT 1
@@ -41,16 +41,17 @@ _TASKS = """
 # All attempts of a transaction, so that the cursor need only name it.
 _ATTEMPTS = """
     WITH recent AS MATERIALIZED (
-        SELECT txid, job_id, stage, index, attempt FROM attempts
+        SELECT txid, job_id, stage, index, attempt, log FROM attempts
         WHERE txid > $3::xid8 AND txid < $4::xid8 AND job_id >= ANY($6) AND job_id < ANY($7)
         ORDER BY txid FETCH FIRST $5 ROWS WITH TIES
     ), ended AS MATERIALIZED (
-        SELECT index, attempt, max(txid) AS txid FROM recent WHERE job_id = $1 AND stage = $2 GROUP BY index, attempt
+        SELECT index, attempt, max(txid) AS txid, max(log) AS log FROM recent
+        WHERE job_id = $1 AND stage = $2 GROUP BY index, attempt
     )
     SELECT NULL::integer AS index, NULL::text AS state, count(*)::integer AS attempt, NULL::jsonb AS output,
-        NULL::jsonb AS error, max(txid) AS txid FROM recent
+        NULL::jsonb AS error, max(txid) AS txid, NULL::text AS log FROM recent
     UNION ALL (
-        SELECT t.index, t.state, t.attempt, t.output, t.error, e.txid FROM ended AS e JOIN tasks AS t
+        SELECT t.index, t.state, t.attempt, t.output, t.error, e.txid, e.log FROM ended AS e JOIN tasks AS t
             ON t.job_id = $1 AND t.stage = $2 AND t.index = e.index AND t.attempt = e.attempt
         WHERE t.state IN ('succeeded', 'failed', 'cancelled') ORDER BY e.txid, t.index
     )"""

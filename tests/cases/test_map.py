@@ -101,8 +101,7 @@ def test_calls_of_a_module_of_the_programs_own(grid: CaseGrid, shop: ModuleType)
     error = raised.value
     assert (error.attempts, isinstance(error.__cause__, RemoteTraceback)) == (1, True)
     assert "raise TooDear(price, 100)" in str(error.__cause__)
-    log = grid.client.get_task_log(error.job_id, 0, error.index)
-    assert grid.client.read_object(log["url"]).decode().startswith("buying for 101")
+    assert grid.client.read_object(error.log_url).decode().startswith("buying for 101")
 
 
 def test_calls_that_are_cancelled_are_killed_or_never_run_and_the_others_go_on(

@@ -30,8 +30,8 @@ class RemoteTraceback(Exception):
 def error_of(value: Value, job_id: str, stage: int) -> BaseException:
     """The exception that a failed call raises.
 
-    It has `job_id`, `index` and `attempts`, a note that says how to see the log, and the worker's traceback as its
-    cause.
+    It has `job_id`, `index`, `attempts` and `log_url` (None if nothing was printed), a note that says how to see the
+    log later, and the worker's traceback as its cause.
     """
     failure: dict[str, Any] = dict(
         value["error"] or {"type": value["state"], "message": f"the call was {value['state']}"}
@@ -39,7 +39,8 @@ def error_of(value: Value, job_id: str, stage: int) -> BaseException:
     error = _raised(failure) or CallFailed(failure["type"], failure["message"])
     if text := failure.get("raised", {}).get("traceback"):
         error.__cause__ = RemoteTraceback(text)
-    for name, fact in {"job_id": job_id, "index": value["index"], "attempts": value["attempt"]}.items():
+    known = {"job_id": job_id, "index": value["index"], "attempts": value["attempt"], "log_url": value.get("log_url")}
+    for name, fact in known.items():
         setattr(error, name, fact)
     error.add_note(
         f"task {value['index']} of job {job_id}, attempt {value['attempt']}; "

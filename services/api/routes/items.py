@@ -21,6 +21,7 @@ from services.api.security import Submitter, Viewer
 from services.api.shapes.items import AppendedItems, CancelledItems, ItemNumbers, ItemsChunk, Values
 from services.api.shapes.jobs import Job
 from services.api.strict_json import StrictRoute
+from services.contract.location import Location
 from services.contract.task_output import TaskOutput
 from services.engine import open_jobs, ownership
 from services.engine import values as read
@@ -198,9 +199,15 @@ async def _next(question: _Question, cursor: Cursor | None, rows_max: int | None
 
 async def _show(api: Connections, task: Any) -> dict[str, Any]:
     """As the shape `Value` says; thousands of them are written without it."""
-    shown = {"index": task["index"], "state": task["state"], "attempt": task["attempt"], "error": task["error"]}
     output = TaskOutput.from_json(task["output"])
-    if output.object is None:
-        return {**shown, "value": output.value, "url": None}
-    name = output.object.location.key.rpartition("/")[2]
-    return {**shown, "value": output.value, "url": await download_link(api, output.object.location, name)}
+    log = task["log"] if task["state"] == "failed" else None
+    return {
+        **{name: task[name] for name in ("index", "state", "attempt", "error")},
+        "value": output.value,
+        "url": None if output.object is None else await _link(api, output.object.location),
+        "log_url": None if log is None else await _link(api, Location.parse(log)),
+    }
+
+
+async def _link(api: Connections, location: Location) -> str:
+    return await download_link(api, location, location.key.rpartition("/")[2])

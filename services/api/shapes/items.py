@@ -49,6 +49,7 @@ class Value(BaseModel):
     value: Any = Field(description="what it returned; null: nothing, or its output is an object")
     url: str | None = Field(description="presigned link to its output, if that is an object")
     error: Failure | None
+    log_url: str | None = Field(description="presigned link to what its last attempt printed, if it has failed")
 
 
 class Values(BaseModel):

@@ -96,9 +96,11 @@ async def test_values_are_followed_to_the_end(
     tasks = await worker.claim(UUID(job_id), 3)
     waiting = asyncio.create_task(ok(viewer.get(values, params={"after": first["after"], "wait": 30})))
     error = {"type": "exception", "message": "ValueError: no"}
-    await worker.finish(tasks[2], "failed", error=error, retryable=False)
+    await worker.finish(tasks[2], "failed", error=error, retryable=False, log="s3://piecework/x/log.txt")
     page = await waiting
-    assert page["values"] == [{"index": 2, "state": "failed", "attempt": 1, "error": error, "value": None, "url": None}]
+    [failed] = page["values"]
+    assert "/x/log.txt?" in failed.pop("log_url")
+    assert failed == {"index": 2, "state": "failed", "attempt": 1, "error": error, "value": None, "url": None}
     await worker.finish(tasks[0], output={"value": {"price": 7}})
     await worker.finish(tasks[1], output={"uri": "s3://piecework/x/output.json", "bytes": 3})
 
