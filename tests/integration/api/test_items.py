@@ -9,7 +9,9 @@ import httpx
 import pytest
 
 from services.api.routes import items
+from services.engine import values as read
 from services.engine.values import tell_ends
+from services.platform.database import Database
 from tests.integration.api.conftest import Keys, PlayedWorker, array_job, ok
 from tests.until import until
 
@@ -126,6 +128,7 @@ async def test_values_come_as_lines_and_can_be_read_on_from_each_position(
     submitter: httpx.AsyncClient,
     viewer: httpx.AsyncClient,
     worker: PlayedWorker,
+    looks: list[UUID],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(items, "LINES_MAX", 2)
@@ -213,11 +216,28 @@ async def test_a_slow_reader_holds_no_connection_and_no_more_than_a_portion(
     assert b"".join(bodies).count(b'"index"') == 9
 
 
-async def follow(viewer: httpx.AsyncClient, job_id: str) -> "asyncio.Task[Any]":
-    """A request that waits for the next value."""
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
+    """The job of each look for values that has been taken."""
+    taken: list[UUID] = []
+    read_values = read.read_values
+
+    async def look(database: Database, job_id: UUID, *where: Any) -> Any:
+        found = await read_values(database, job_id, *where)
+        taken.append(job_id)
+        return found
+
+    monkeypatch.setattr(read, "read_values", look)
+    return taken
+
+
+async def follow(viewer: httpx.AsyncClient, job_id: str, looks: list[UUID]) -> "asyncio.Task[Any]":
+    """A request that has seen no value yet and waits for the next."""
     values = f"/v1/jobs/{job_id}/values"
-    after = (await ok(viewer.get(values)))["after"]
-    return asyncio.create_task(ok(viewer.get(values, params={"after": after, "wait": 30})))
+    after, taken = (await ok(viewer.get(values)))["after"], len(looks)
+    waiting = asyncio.create_task(ok(viewer.get(values, params={"after": after, "wait": 30})))
+    await until(lambda: len(looks) > taken)
+    return waiting
 
 
 async def test_who_waits_for_values_is_told_and_need_not_look(
@@ -225,6 +245,7 @@ async def test_who_waits_for_values_is_told_and_need_not_look(
     submitter: httpx.AsyncClient,
     viewer: httpx.AsyncClient,
     worker: PlayedWorker,
+    looks: list[UUID],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(items, "PAUSE_SECONDS", 60.0)
@@ -232,7 +253,7 @@ async def test_who_waits_for_values_is_told_and_need_not_look(
     await until(lambda: ends.is_heard)
     job_id, other = await submit(submitter), await submit(submitter)
     await append(submitter, job_id, 0, ["a"])
-    waiting = [await follow(viewer, job_id) for _ in range(3)]
+    waiting = [await follow(viewer, job_id, looks) for _ in range(3)]
     [task] = await worker.claim(UUID(job_id), 1)
     await worker.finish(task)
     await tell_ends(database, [UUID(other)])
@@ -246,6 +267,7 @@ async def test_a_notification_that_is_lost_costs_a_look(
     submitter: httpx.AsyncClient,
     viewer: httpx.AsyncClient,
     worker: PlayedWorker,
+    looks: list[UUID],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(items, "LOOK_SECONDS", 0.2)
@@ -253,7 +275,7 @@ async def test_a_notification_that_is_lost_costs_a_look(
     await until(lambda: ends.is_heard)
     job_id = await submit(submitter)
     await append(submitter, job_id, 0, ["a"])
-    waiting = await follow(viewer, job_id)
+    waiting = await follow(viewer, job_id, looks)
     [task] = await worker.claim(UUID(job_id), 1)
     await worker.finish(task)  # and tells nobody
     assert len((await waiting)["values"]) == 1
@@ -264,6 +286,7 @@ async def test_all_look_when_the_connection_that_listens_was_lost(
     submitter: httpx.AsyncClient,
     viewer: httpx.AsyncClient,
     worker: PlayedWorker,
+    looks: list[UUID],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(items, "PAUSE_SECONDS", 60.0)
@@ -271,7 +294,7 @@ async def test_all_look_when_the_connection_that_listens_was_lost(
     await until(lambda: ends.is_heard)
     job_id = await submit(submitter)
     await append(submitter, job_id, 0, ["a"])
-    waiting = await follow(viewer, job_id)
+    waiting = await follow(viewer, job_id, looks)
     [task] = await worker.claim(UUID(job_id), 1)
     await worker.finish(task)
     await keys.database.execute(

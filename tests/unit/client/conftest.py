@@ -90,6 +90,7 @@ class Service:
         return [asked for asked in self.asked if (asked.method, asked.path) == (method, path)]
 
     def start(self) -> None:
+        self._socket.listen()  # who connects before the server runs waits for it
         config = uvicorn.Config(self, log_level="critical", lifespan="off", date_header=False)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
