@@ -218,6 +218,16 @@ class ProcessGrid:
         assert json.loads(files["totals.json"]) == self.expected
         assert len(files["rejects.jsonl"].splitlines()) == 1
 
+    async def assert_nothing_cut(self, job_id: UUID) -> None:
+        """Every attempt that ran has succeeded.
+
+        A task that only waited, or whose claim's reply was lost, may have been left to another worker.
+        """
+        cut = """SELECT * FROM attempts WHERE job_id = $1 AND outcome <> 'succeeded'
+            AND (outcome <> 'released' OR run_seconds > fetch_seconds + 0.001 OR error IS NOT NULL)"""
+        found = [dict(row) for row in await self.database.fetch(cut, job_id)]
+        assert found == [], found
+
     async def result_files(self, job_id: UUID) -> dict[str, bytes]:
         """The job's result files by name."""
         result = await self.database.fetchval(

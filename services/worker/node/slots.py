@@ -226,9 +226,9 @@ class Slots:
 
     def _is_stale(self, bundle: Bundle) -> bool:
         """Whether it takes much longer than it should, by the pace of its tasks here, or else than most bundles."""
-        task_seconds = self.pace.seconds_of((bundle.stage.job_id, bundle.stage.stage)) or 0.0
-        expected = min(max(self._bundle_seconds, task_seconds * bundle.count), CROWDED_MAX * self._bundle_seconds)
-        return time.monotonic() - bundle.claimed_at > _WAIT_BUNDLES_MAX * expected
+        task_seconds = self.pace.seconds_of((bundle.stage.job_id, bundle.stage.stage))
+        seconds_max = wait_seconds_max(self._bundle_seconds, task_seconds, bundle.count)
+        return time.monotonic() - bundle.claimed_at > seconds_max
 
     async def _serve(self) -> None:
         while True:
@@ -295,7 +295,9 @@ class Slots:
             if turn.phase in ("before", "waiting"):
                 started()
         if attempt.cancelled():
-            return _finished(task, "released", turn.working_seconds)
+            released = _finished(task, "released", turn.working_seconds)
+            released.fetch_seconds = min(released.run_seconds, turn.fetch_seconds)
+            return released
         finished = self._broken(task, turn, error) if (error := attempt.exception()) else attempt.result()
         self._note(finished, began)
         write = log.debug if finished.outcome == "succeeded" else log.info
@@ -320,6 +322,15 @@ async def _end_idle_children(slots: Sequence[WarmChildren]) -> None:
         await asyncio.sleep(_IDLE_SECONDS / 5)
         for slot in slots:
             await slot.end_idle(_IDLE_SECONDS)
+
+
+def wait_seconds_max(bundle_seconds: float, task_seconds: float | None, tasks: int) -> float:
+    """How long tasks of a bundle may wait for a slot, of this number and pace; where many jobs share few slots, longer.
+
+    `bundle_seconds` is how long most bundles take.
+    """
+    expected = max(bundle_seconds, (task_seconds or 0.0) * tasks)
+    return _WAIT_BUNDLES_MAX * min(expected, CROWDED_MAX * bundle_seconds)
 
 
 def _finished(task: ClaimedTask, outcome: ReportedOutcome, seconds: float = 0.0) -> AttemptReport:

@@ -351,15 +351,6 @@ async def test_tasks_that_wait_too_long_are_released_to_others(grid: InProcessGr
     await assert_invariants(grid.database, job_id)
 
 
-async def test_a_long_bundle_of_short_tasks_keeps_them(grid: InProcessGrid) -> None:
-    """Where many jobs share few slots, bundles are long. By its first tasks' pace, this one is as it should be."""
-    job_id = await grid.submit({"command": ["sleep", "0.15"]}, [ITEM] * 6)
-    await grid.dispatch(job_id, bundle_tasks_max=6)
-    async with grid.node(slots=1, bundle_seconds=0.1):
-        await grid.until("SELECT count(*) = 6 FROM tasks WHERE job_id = $1 AND state = 'succeeded'", job_id)
-    assert {attempt["outcome"] for attempt in await grid.attempts(job_id)} == {"succeeded"}
-
-
 async def test_long_tasks_are_left_to_others(grid: InProcessGrid, tmp_path: Path) -> None:
     job_id = await grid.submit(sleeper(1000, tmp_path / "pid"), [ITEM] * 6)
     await grid.dispatch(job_id)
