@@ -13,9 +13,14 @@ from typing import Any
 import psutil
 import pytest
 
+from services.contract.states import Isolation
 from services.worker.isolation.cells import Cells
+from services.worker.isolation.errors import IsolationUnusable
+from services.worker.isolation.view import View
+from services.worker.task import child_process
 from services.worker.task.child_process import ChildProcess
 from services.worker.task.fork_server import FORKING
+from services.worker.task.levels import do_a_job
 from tests.unit.worker.conftest import Run
 from tests.until import until
 
@@ -133,6 +138,18 @@ async def test_a_start_that_is_cancelled_leaves_no_process(tmp_path: Path) -> No
             await starting.result().kill()
     assert children() == before
     assert cells_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("isolation", ["process", "sandbox"])
+async def test_without_fork_servers_each_child_starts_by_itself(
+    isolation: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS, and on kernels that do not tell the address of a thread's id."""
+    monkeypatch.setattr(child_process, "FORKING", False)
+    try:
+        await do_a_job(Cells(isolation, tmp_path), {"PATH": os.environ["PATH"]}, View())
+    except IsolationUnusable as error:
+        pytest.skip(str(error))
 
 
 async def test_signals_that_the_worker_handles_have_their_default_in_a_child(run: Run) -> None:
