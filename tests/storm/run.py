@@ -24,7 +24,9 @@ _POLL_SECONDS = 0.25
 _WEBHOOK_SECONDS = 90.0
 
 _ALL_ENDED = "SELECT NOT EXISTS (SELECT FROM jobs WHERE state NOT IN ('succeeded', 'failed', 'cancelled'))"
-_HASTEN = "UPDATE webhook_deliveries SET next_try_at = now() WHERE state = 'pending'"
+_HASTEN = """
+    WITH open AS (UPDATE webhook_endpoints SET paused_until = now() WHERE paused_until > now())
+    UPDATE webhook_deliveries SET next_try_at = now() WHERE state = 'pending'"""
 _DELIVERIES_PENDING = """
     SELECT EXISTS (SELECT FROM webhook_deliveries JOIN webhook_endpoints USING (endpoint_id)
         WHERE state = 'pending' AND url = $1)"""
@@ -133,7 +135,10 @@ async def _weather(
 
 
 async def _deliver_webhooks(grid: StormGrid, journal: Journal) -> None:
-    """In the calm; what waits for its next try, or for a scheduler that died in the middle, is made due at once."""
+    """In the calm; what waits for its next try, or for a scheduler that died in the middle, is made due at once.
+
+    So is an endpoint that has refused so much that it is paused for longer than anybody waits here.
+    """
     try:
         async with asyncio.timeout(_WEBHOOK_SECONDS):
             pending = True
