@@ -68,6 +68,18 @@ async def in_own_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
     return await done
 
 
+async def in_thread_or_undone(make: Callable[[], R], undo: Callable[[R], object]) -> R:
+    """Make something in a thread. If the caller is cancelled meanwhile, it is undone before the caller goes on."""
+    making = asyncio.ensure_future(asyncio.to_thread(make))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await asyncio.wait({making})
+        if not making.exception():
+            await asyncio.to_thread(undo, making.result())
+        raise
+
+
 def _serve(calls: SimpleQueue[Callable[[], None]]) -> None:
     """One call after the other; a call that does not return keeps its thread from all others."""
     while True:

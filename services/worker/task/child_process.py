@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,7 @@ import psutil
 
 from services.contract.task_error import TaskError
 from services.platform import effects
+from services.platform.threads import in_thread_or_undone
 from services.worker.child import frames
 from services.worker.child.commands import killed_by
 from services.worker.child.job import ChildJob, SessionJob
@@ -90,7 +92,7 @@ class ChildProcess:
 
         Raises TaskError if its tasks can't be isolated as `view` says, IsolationUnusable, and OSError.
         """
-        cell = await _make_cell(cells, view or View(), environment)
+        cell = await in_thread_or_undone(partial(cells.make, view or View(), environment), Cell.close)
         Processes.starting += 1
         try:
             return await cls._start_in(cell, environment, python)
@@ -337,14 +339,3 @@ def _length(head: bytes, key: bytes) -> int:
     if length > BYTES_MAX:
         raise TaskError("crash", f"the processor's process gave an answer of {length} bytes")
     return int(length)
-
-
-async def _make_cell(cells: Cells, view: View, environment: Mapping[str, str]) -> Cell:
-    making = asyncio.ensure_future(asyncio.to_thread(cells.make, view, environment))
-    try:
-        return await asyncio.shield(making)
-    except asyncio.CancelledError:
-        await asyncio.wait({making})
-        if not making.exception():
-            await asyncio.to_thread(making.result().close)
-        raise

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from services.platform.threads import in_thread_or_undone
 from services.worker.isolation import kernel
 from services.worker.isolation.plan import FORK, MARK
 from services.worker.task.processes import Processes
@@ -90,15 +91,7 @@ class ForkServer:
 
     async def fork(self, *descriptors: int) -> Forked:
         """Fork a child with what `serve` says that it gets. Raises OSError if the server has ended."""
-        forking = asyncio.ensure_future(asyncio.to_thread(self._fork, descriptors))
-        try:
-            return Forked(await asyncio.shield(forking))
-        except asyncio.CancelledError:
-            await asyncio.wait({forking})
-            with suppress(OSError):
-                os.kill(forking.result(), signal.SIGKILL)
-                _reap(forking.result())
-            raise
+        return Forked(await in_thread_or_undone(partial(self._fork, descriptors), _kill))
 
     def _fork(self, descriptors: Sequence[int]) -> int:
         with self._lock:
@@ -107,6 +100,11 @@ class ForkServer:
         if not answer:
             raise OSError("the fork server of the tasks' processes has ended")
         return int(answer)
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    _reap(pid)
 
 
 def _reap(pid: int) -> int:

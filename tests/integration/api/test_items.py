@@ -240,6 +240,18 @@ async def follow(viewer: httpx.AsyncClient, job_id: str, looks: list[UUID]) -> "
     return waiting
 
 
+async def follow_one_that_ends(
+    submitter: httpx.AsyncClient, viewer: httpx.AsyncClient, worker: PlayedWorker, looks: list[UUID]
+) -> "asyncio.Task[Any]":
+    """A request that waits for the value of a task which has ended meanwhile; its worker has told nobody."""
+    job_id = await submit(submitter)
+    await append(submitter, job_id, 0, ["a"])
+    waiting = await follow(viewer, job_id, looks)
+    [task] = await worker.claim(UUID(job_id), 1)
+    await worker.finish(task)
+    return waiting
+
+
 async def test_who_waits_for_values_is_told_and_need_not_look(
     keys: Keys,
     submitter: httpx.AsyncClient,
@@ -273,11 +285,7 @@ async def test_a_notification_that_is_lost_costs_a_look(
     monkeypatch.setattr(items, "LOOK_SECONDS", 0.2)
     ends = keys.app.state.connections.ends
     await until(lambda: ends.is_heard)
-    job_id = await submit(submitter)
-    await append(submitter, job_id, 0, ["a"])
-    waiting = await follow(viewer, job_id, looks)
-    [task] = await worker.claim(UUID(job_id), 1)
-    await worker.finish(task)  # and tells nobody
+    waiting = await follow_one_that_ends(submitter, viewer, worker, looks)
     assert len((await waiting)["values"]) == 1
 
 
@@ -292,11 +300,7 @@ async def test_all_look_when_the_connection_that_listens_was_lost(
     monkeypatch.setattr(items, "PAUSE_SECONDS", 60.0)
     ends = keys.app.state.connections.ends
     await until(lambda: ends.is_heard)
-    job_id = await submit(submitter)
-    await append(submitter, job_id, 0, ["a"])
-    waiting = await follow(viewer, job_id, looks)
-    [task] = await worker.claim(UUID(job_id), 1)
-    await worker.finish(task)
+    waiting = await follow_one_that_ends(submitter, viewer, worker, looks)
     await keys.database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND query LIKE 'LISTEN%'"

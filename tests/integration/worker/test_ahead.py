@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from services.contract.task_input import Item
-from services.engine.attempt import ClaimedTask, StageWork
+from services.engine.attempt import ClaimedTask
 from services.engine.spec import ProcessorSpec
 from services.platform import effects
 from services.worker.isolation.cells import Cells
@@ -17,6 +17,7 @@ from services.worker.task.turn import Turn
 from services.worker.task.warm_children import WarmChildren
 from tests.integration.worker.conftest import InProcessGrid
 from tests.integration.worker.test_node import runs
+from tests.stages import stage_work
 from tests.until import until
 
 pytestmark = pytest.mark.usefixtures("tells_outside")
@@ -60,22 +61,7 @@ async def test_one_input_is_fetched_ahead(grid: InProcessGrid, tmp_path: Path) -
 async def test_the_wait_for_a_slot_is_not_the_tasks_time(grid: InProcessGrid, tmp_path: Path) -> None:
     timeout_seconds = 0.5
     task = ClaimedTask(uuid4(), uuid4(), 0, 0, 1, Item(1))
-    stage = StageWork(
-        job_id=task.job_id,
-        stage=0,
-        job_name="j",
-        stage_name="s",
-        kind="map",
-        processor="p",
-        processor_version=1,
-        spec=ProcessorSpec(command=["true"]),
-        params={},
-        inputs={},
-        fan_out=False,
-        timeout_seconds=timeout_seconds,
-        memory_bytes=None,
-        rejects_max=None,
-    )
+    stage = stage_work(task.job_id, ProcessorSpec(command=["true"]), timeout_seconds=timeout_seconds)
     free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
     given_back = asyncio.Event()
     turn = Turn(free, lambda: None, given_back.set)

@@ -17,13 +17,14 @@ import psutil
 import pytest
 
 from services.contract.task_input import Item
-from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
+from services.engine.attempt import AttemptReport, ClaimedTask
 from services.engine.spec import ProcessorSpec
 from services.worker.isolation.cells import Cells
 from services.worker.node.node import equip
 from services.worker.session.session import Held, NotOpened, Session
 from services.worker.task.warm_children import WarmChildren
 from tests.integration.worker.conftest import InProcessGrid
+from tests.stages import stage_work
 from tests.until import until
 
 CODE = """
@@ -162,22 +163,9 @@ async def play(grid: InProcessGrid, code: Path, tmp_path: Path) -> AsyncIterator
     async def playing(*codes: str, bundles: Sequence[UUID] = (), timeout_seconds: float = 60.0) -> AsyncIterator[Scene]:
         """A session that gets tasks which run these lines; of bundles one after another, else all of one."""
         job_id, one = uuid4(), uuid4()
-        stage = StageWork(
-            job_id=job_id,
-            stage=0,
-            job_name="j",
-            stage_name="s",
-            kind="map",
-            processor="p",
-            processor_version=1,
-            spec=ProcessorSpec(function="scenes:work"),
-            params={"place": str(place)},
-            inputs={},
-            fan_out=False,
-            timeout_seconds=timeout_seconds,
-            memory_bytes=MEMORY_BYTES,
-            rejects_max=None,
-        )
+        spec = ProcessorSpec(function="scenes:work")
+        limits = {"timeout_seconds": timeout_seconds, "memory_bytes": MEMORY_BYTES}
+        stage = stage_work(job_id, spec, params={"place": str(place)}, **limits)
         tasks = [
             ClaimedTask(bundles[index] if bundles else one, job_id, 0, index, 1, Item({"name": index, "code": code}))
             for index, code in enumerate(codes)

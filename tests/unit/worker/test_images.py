@@ -17,7 +17,7 @@ from deploy.local.emulator import Emulator
 from services.contract.resources import Capacity
 from services.contract.task_error import TaskError
 from services.contract.task_input import parse_input
-from services.engine.attempt import ClaimedTask, StageWork
+from services.engine.attempt import ClaimedTask
 from services.engine.spec import ProcessorSpec
 from services.platform.settings import WorkerSettings
 from services.worker.isolation.cells import Cells
@@ -28,6 +28,7 @@ from services.worker.task.images import Images
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.registries import Registries
 from services.worker.task.share import Share
+from tests.stages import stage_work
 
 JOB = UUID(int=1)
 ECR = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
@@ -287,10 +288,7 @@ async def create(
         **stage: Any,
     ) -> dict[str, Any]:
         spec = ProcessorSpec(image="a/b:1", environment=environment or {})
-        work = StageWork(
-            **{"job_id": JOB, "stage": 0, "job_name": "j", "stage_name": "s", "kind": "map", "processor": "p"},
-            **{"processor_version": 1, "spec": spec, "timeout_seconds": 60.0, **stage},
-        )
+        work = stage_work(JOB, spec, **stage)
         share = Share.of_node(4, node)
         if work.needs is not None:
             share = share.of_part(work, node.part(work.needs, 4), assigned)

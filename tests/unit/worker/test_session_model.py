@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from services.contract.task_error import TaskError
 from services.contract.task_input import Item
-from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
+from services.engine.attempt import AttemptReport, ClaimedTask
 from services.engine.spec import ProcessorSpec
 from services.platform.settings import WorkerSettings
 from services.worker.child.frames import END, TOKEN
@@ -31,6 +31,7 @@ from services.worker.node.node import equip
 from services.worker.session.session import Held, NotOpened, Session
 from services.worker.task.memory_watch import MemoryExceeded
 from services.worker.task.tokens import Tokens
+from tests.stages import stage_work
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "0"))
 TASKS = 8
@@ -193,22 +194,7 @@ class PlayedSession(RuleBasedStateMachine):
                 raise
 
         job_id = uuid4()
-        stage = StageWork(
-            job_id=job_id,
-            stage=0,
-            job_name="j",
-            stage_name="s",
-            kind="map",
-            processor="p",
-            processor_version=1,
-            spec=ProcessorSpec(function="m:f"),
-            params={},
-            inputs={},
-            fan_out=False,
-            timeout_seconds=3600,
-            memory_bytes=None,
-            rejects_max=None,
-        )
+        stage = stage_work(job_id, ProcessorSpec(function="m:f"), timeout_seconds=3600)
         tasks = [ClaimedTask(BUNDLES[i * 2 // TASKS], job_id, 0, i, 1, Item(i)) for i in range(TASKS)]
         directory = Path(self.place.name)
         settings = WorkerSettings(bucket="model", scratch=str(directory), cache=str(directory / "cache"))
