@@ -178,7 +178,12 @@ class Cell:
         return given
 
     def take_back(self, given: "Given") -> None:
-        """Raises TaskError (output_invalid) if the directory is not the same any more."""
+        """Raises TaskError if the directory is not the same any more: output_invalid, or node_unfit if it has gone.
+
+        A child of another user could not remove it, as it lies in a directory of the worker's: somebody else has.
+        """
+        if self.uid is not None and not os.path.lexists(given.inside):
+            raise TaskError("node_unfit", "the task's directory was removed while it ran")
         if _identity(given.inside) != given.identity:
             raise TaskError("output_invalid", "the task has replaced its own directory", retryable=False)
         if given.inside != given.directory:

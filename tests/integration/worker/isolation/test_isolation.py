@@ -1,6 +1,7 @@
 """What user code can't do to its worker, to other tasks and to the machine, at the levels that promise it."""
 
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -10,6 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from services.contract.states import Isolation
+from services.contract.task_error import TaskError
+from services.worker.isolation.cells import Cells
+from services.worker.isolation.uids import Uids
+from services.worker.isolation.view import View
 from tests.integration.worker.isolation.conftest import LEVELS, SECRET, Slot
 
 VALUE = "def main(input, output, **params):\n"
@@ -359,6 +365,21 @@ def main(input, output):
 """
     answer = slot.run(code)
     assert answer.get("value") == {"refused": True} or "replaced its own directory" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("isolation", ["sandbox", "uid"])
+def test_a_tasks_directory_that_has_gone_is_its_nodes_fault(isolation: Isolation, tmp_path: Path) -> None:
+    """A child of another user can't have removed it: a disk was lost, or somebody cleans up."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("changes users, which takes root on Linux")
+    cell = Cells(isolation, tmp_path, uids=Uids(70_000, 70_009)).make(View(), {})
+    (directory := tmp_path / "task").mkdir()
+    given = cell.give(directory)
+    shutil.rmtree(given.inside)
+    with pytest.raises(TaskError) as failure:
+        cell.take_back(given)
+    assert failure.value.type == "node_unfit"
+    cell.close()
 
 
 def test_a_tasks_files_are_the_workers_again(slot: Slot) -> None:
