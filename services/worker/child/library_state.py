@@ -3,6 +3,8 @@
 Those that few processors import are looked at only where they are loaded. State that other libraries keep is theirs.
 """
 
+import itertools
+import os
 import random
 import sys
 from typing import Any
@@ -23,6 +25,7 @@ class LibraryState:
 
     def __init__(self, unseeded: tuple[int, ...]) -> None:
         state = random.getstate()
+        self._seeds = itertools.count(int.from_bytes(os.urandom(16)))  # quicker than the 2,500 bytes of random.seed()
         self._random = None if state[1][:-1] == unseeded else state
         self._tempdir = getattr(sys.modules.get("tempfile"), "tempdir", None)
         self._tracing = (tracemalloc := sys.modules.get("tracemalloc")) and tracemalloc.is_tracing()
@@ -32,7 +35,7 @@ class LibraryState:
 
     def restore(self) -> None:
         if self._random is None:
-            random.seed()  # tasks must not have the same numbers
+            random.seed(next(self._seeds))  # tasks must not have the same numbers
         else:
             random.setstate(self._random)
         tempfile: Any = sys.modules.get("tempfile")

@@ -23,10 +23,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from services.worker.child import linux
 from services.worker.child.exits import Exits
 from services.worker.child.library_state import LibraryState, random_words
 
-_LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
+_LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 _SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _OPEN_SHARE_MAX = 0.5  # of the descriptors that the process may have
@@ -79,9 +80,9 @@ def _refuse(_: object) -> None:
 # How to read a setting, and how to put it back if it differs. Limits come first: the rest may need them.
 _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (sys.getrecursionlimit, sys.setrecursionlimit),
-    (lambda: [resource.getrlimit(number) for number in _LIMITS], _set_limits),
-    (lambda: [_signal.getsignal(number) for number in _SIGNALS], _set_handlers),
-    (lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()), partial(signal.pthread_sigmask, signal.SIG_SETMASK)),
+    (lambda: list(map(resource.getrlimit, _LIMITS)), _set_limits),
+    (lambda: list(map(_signal.getsignal, _SIGNALS)), _set_handlers),
+    (lambda: _signal.pthread_sigmask(signal.SIG_BLOCK, ()), partial(signal.pthread_sigmask, signal.SIG_SETMASK)),
     (faulthandler.is_enabled, lambda _: faulthandler.enable(file=2)),
     (lambda: [list(getattr(place, name)) for place, name in _LISTS], _set_lists),
     (lambda: list(warnings.filters), _set_warnings),
@@ -98,13 +99,13 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (gc.get_threshold, lambda thresholds: gc.set_threshold(*thresholds)),
     (gc.get_debug, gc.set_debug),
     (socket.getdefaulttimeout, socket.setdefaulttimeout),
-    (lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
-    (lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda nice: os.setpriority(os.PRIO_PROCESS, 0, nice)),
+    (partial(locale.setlocale, locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
+    (partial(os.getpriority, os.PRIO_PROCESS, 0), partial(os.setpriority, os.PRIO_PROCESS, 0)),
     (lambda: os.fstat(0)[:3], lambda _: _open_null(0)),
     (_ids, _refuse),
 ]
 if sys.platform == "linux":
-    _SETTINGS.append((lambda: os.sched_getaffinity(0), lambda cores: os.sched_setaffinity(0, cores)))
+    _SETTINGS.append((partial(os.sched_getaffinity, 0), partial(os.sched_setaffinity, 0)))
 
 
 class ProcessState:
@@ -134,6 +135,7 @@ class ProcessState:
         self._decimal = decimal.getcontext().copy()
         self._threads = set(sys._current_frames())
         self._descriptors = _descriptors() - self.own_descriptors
+        self._descriptors_mark: tuple[int, int] | None = None
         self._libraries = LibraryState(self._unseeded)
 
     def restore(self) -> bool:
@@ -170,12 +172,18 @@ class ProcessState:
         for (place, name), importers in zip(_IMPORTERS, self._importers, strict=True):
             if lost := [importer for importer in importers if importer not in getattr(place, name)]:
                 getattr(place, name)[:0] = lost
-        failures = sum(not _restore(*setting, value) for setting, value in zip(_SETTINGS, self._settings, strict=True))
+        failures = 0 if self._has_settings() else sum(map(_failed, _SETTINGS, self._settings))
         if sys.stdin is not self._stdin or self._stdin.closed:
             self._stdin = sys.stdin = os.fdopen(0, closefd=False)
         decimal.setcontext(self._decimal.copy())
         self._libraries.restore()
         return not failures
+
+    def _has_settings(self) -> bool:
+        """Mostly: so they are all read in one go."""
+        with contextlib.suppress(Exception):  # such as of a closed descriptor
+            return [read() for read, _ in _SETTINGS] == self._settings
+        return False
 
     def unfinished_threads(self) -> list[str]:
         """Names of the threads that Python would wait for at the end of a program."""
@@ -185,28 +193,30 @@ class ProcessState:
         return not self._threads.issuperset(sys._current_frames())
 
     def _has_left_files(self, private: str) -> bool:
+        mark = linux.descriptors_mark()
+        if mark is not None and mark == self._descriptors_mark:
+            return False
         descriptors = _descriptors() - self.own_descriptors
         if any(_target(descriptor).startswith(private) for descriptor in descriptors - self._descriptors):
             return True
         self._descriptors = descriptors
-        return len(descriptors) > _OPEN_SHARE_MAX * resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def _restore(read: Callable[[], Any], write: Callable[[Any], object], value: Any) -> bool:
-    try:
-        if read() == value:
+        if len(descriptors) > _OPEN_SHARE_MAX * resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
             return True
-    except Exception:  # such as of a closed descriptor
-        return _write(write, value)
-    return _write(write, value)
+        self._descriptors_mark = mark
+        return False
 
 
-def _write(write: Callable[[Any], object], value: Any) -> bool:
+def _failed(setting: tuple[Callable[[], Any], Callable[[Any], object]], value: Any) -> bool:
+    """Whether it can't be put back."""
+    read, write = setting
+    with contextlib.suppress(Exception):
+        if read() == value:
+            return False
     try:
         write(value)
     except Exception:
-        return False
-    return True
+        return True
+    return False
 
 
 def _descriptors() -> set[str]:

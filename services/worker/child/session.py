@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from services.worker.child import forks, frames, linux
+from services.worker.child.emptiness import Emptiness
 from services.worker.child.environment import SessionEnvironment
 from services.worker.child.frames import END, TOKEN
 from services.worker.child.functions import call_with_item
@@ -102,6 +103,7 @@ class _Session:
         self._params = frames.encode_body(job["params"])
         self._overridden = frozenset(job["overridden"])
         self._environment = SessionEnvironment()
+        self._directory, self._tmp = Emptiness(job["directory"]), Emptiness(job["tmp"])
         self._base = job["environment"] | state.environment
         self._is_loaded = False
 
@@ -115,8 +117,8 @@ class _Session:
         reply["over"] = (
             not reply["clean"]
             or reply["memory_bytes"] > self._job["memory_bytes_max"]
-            or _holds_anything(self._job["directory"])
-            or _holds_anything(self._job["tmp"])
+            or self._directory.holds_anything()
+            or self._tmp.holds_anything()
         )
         reply["programs"] = linux.usage_of_programs() != programs
         reply["began"] = round(began, 6)
@@ -148,10 +150,3 @@ class _Session:
     def _output(self, task: SentTask) -> Path:
         """The file of a value that is too large for an answer."""
         return Path(self._job["values"], str(task.token), self._job["filename"])
-
-
-def _holds_anything(directory: str) -> bool:
-    """Also if it is not there any more."""
-    with contextlib.suppress(OSError):
-        return bool(os.listdir(directory))  # noqa: PTH208  # after every task: quicker so
-    return True

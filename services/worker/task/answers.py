@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _READ_BYTES = 1 << 18
+_TICK_SECONDS = 0.003  # between two looks while answers come: many are read at once
 
 
 class Answers:
@@ -17,6 +18,7 @@ class Answers:
     def __init__(self) -> None:
         self._read, self._theirs = os.pipe()
         os.set_blocking(self._read, False)
+        self._looked_at = 0.0
 
     @contextmanager
     def inheriting(self) -> Iterator[int]:
@@ -30,11 +32,17 @@ class Answers:
             os.close(self._theirs)
 
     async def read(self) -> bytes:
-        """What has come, as soon as there is something; nothing once all its writers have ended."""
+        """What has come; nothing once all its writers have ended.
+
+        What comes after a pause is read at once, what comes soon after is gathered, as by a network card's interrupts.
+        """
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._looked_at + _TICK_SECONDS - loop.time())
         while True:
             try:
-                return os.read(self._read, _READ_BYTES)
+                read = os.read(self._read, _READ_BYTES)
+                self._looked_at = loop.time()
+                return read
             except BlockingIOError:
                 pass
             ready = asyncio.Event()
