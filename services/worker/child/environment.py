@@ -1,9 +1,14 @@
 """The environment of the task that runs in this process."""
 
+import ctypes
 import os
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from services.worker.child import linux
+
+_PLACE_BYTES = 512  # for the name and the value of a variable that differs from task to task
 
 
 def set_environment(wanted: Mapping[str, str]) -> None:
@@ -16,12 +21,15 @@ def set_environment(wanted: Mapping[str, str]) -> None:
         time.tzset()
 
 
+_places: dict[bytes, Any] = {}  # by name; C's environment points into them
+
+
 class SessionEnvironment:
     """That of a session's tasks: a few variables differ from task to task.
 
-    They are put right into what `os.environ` keeps, encoded: through its own methods they would take as long as all
-    else that is done for a task. Where these are not as CPython has them, or user code has changed anything, all
-    variables are set again.
+    They are put right into what `os.environ` keeps, encoded, and into C's environment, of which glibc would keep every
+    value for good: through `os.environ` they would take as long as all else that is done for a task. Where these are
+    not as CPython has them, or user code has changed anything, all variables are set again.
     """
 
     def __init__(self) -> None:
@@ -32,11 +40,19 @@ class SessionEnvironment:
         kept: Any = getattr(os.environ, "_data", None)
         if self._left is None or kept != self._left or variables.keys() != self._names:
             set_environment({**base, **{name: str(value) for name, value in variables.items()}})
+            kept = getattr(os.environ, "_data", None)
+            self._put_in_places(variables)
         else:
             for name, value in variables.items():
                 key, encoded = name.encode(), str(value).encode()
                 if kept[key] != encoded:
-                    os.putenv(key, encoded)
                     kept[key] = encoded
-        kept = getattr(os.environ, "_data", None)
+                    _places[key].value = b"%s=%s" % (key, encoded)
         self._left, self._names = kept and dict(kept), set(variables)
+
+    def _put_in_places(self, variables: Mapping[str, object]) -> None:
+        for name, value in variables.items():
+            key = name.encode()
+            place = _places.setdefault(key, ctypes.create_string_buffer(_PLACE_BYTES))
+            place.value = b"%s=%s" % (key, str(value).encode())
+            linux.put_environment(place)

@@ -29,7 +29,7 @@ from services.worker.child.task_variables import task_variables
 from services.worker.child.user_code import run_user_code
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SentTask:
     """A task as the worker sends it: `token` counts a session's tasks from 1, `number` is that in the array."""
 
@@ -100,7 +100,7 @@ class _Session:
         self._log = log
         self._state = state
         self._private = job["log"].rpartition("/")[0]
-        self._params = frames.encode_body(job["params"])
+        self._params, self._has_params = frames.encode_body(job["params"]), bool(job["params"])
         self._overridden = frozenset(job["overridden"])
         self._environment = SessionEnvironment()
         self._directory, self._tmp = Emptiness(job["directory"]), Emptiness(job["tmp"])
@@ -142,7 +142,7 @@ class _Session:
                 call_with_item,
                 job["function"],
                 task.value,
-                frames.decode(self._params),
+                frames.decode(self._params) if self._has_params else {},
                 lambda: self._output(task),
                 None,
             )

@@ -1,5 +1,6 @@
 """What a worker measures of its own work."""
 
+import collections
 from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge
@@ -18,8 +19,8 @@ _ATTEMPTS = Counter(
 
 def count_attempts(reports: Iterable[AttemptReport]) -> None:
     """Count attempts that have ended."""
-    for report in reports:
-        _ATTEMPTS.labels(report.outcome, _cause(report)).inc()
+    for labels, count in collections.Counter((report.outcome, _cause(report)) for report in reports).items():
+        _ATTEMPTS.labels(*labels).inc(count)
 
 
 def _cause(report: AttemptReport) -> str:

@@ -1,10 +1,11 @@
 """A child's answer to a job, checked: user code shares the child's process, and may have written it."""
 
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, Required, cast
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from services.contract.task_error import Malformed, TaskError
 from services.engine.errors import explain
@@ -18,6 +19,7 @@ BYTES_MAX = 1 << 20  # of an answer
 _MESSAGE_MAX = 20_000  # characters that are kept
 
 _Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
+_Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 def _small(value: Any) -> Any:
@@ -30,68 +32,73 @@ def _small(value: Any) -> Any:
     return value
 
 
-class _Raised(BaseModel):
-    model_config = ConfigDict(strict=True)
+_STRICT = ConfigDict(strict=True)
+_CLASS = Field(max_length=1000, pattern=r"^[^\x00]*$")
+_TRACEBACK = Field(max_length=TRACEBACK_CHARACTERS_MAX)
+_ARGS = Annotated[list[Any] | None, AfterValidator(_small)]
+_Raised = TypedDict(
+    "_Raised",
+    {"class": Annotated[str, _CLASS], "traceback": Annotated[str, _TRACEBACK], "args": NotRequired[_ARGS]},
+)
+_Raised.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
 
-    class_: str = Field(alias="class", max_length=1000, pattern=r"^[^\x00]*$")
-    traceback: str = Field(max_length=TRACEBACK_CHARACTERS_MAX)
-    args: Annotated[list[Any] | None, AfterValidator(_small)] = None
 
+class _Error(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
-class _Error(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    type: str = Field(pattern="^[a-z_]{1,40}$")
+    type: Annotated[str, Field(pattern="^[a-z_]{1,40}$")]
     message: Annotated[str, AfterValidator(lambda text: text[:_MESSAGE_MAX])]
-    raised: _Raised | None = None
+    raised: NotRequired[_Raised | None]
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(strict=True)
+class _Answer(TypedDict, total=False):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
 
-    clean: bool
-    memory_bytes: _Count
-    memory_bytes_peak: _Count = 0
-    cpu_seconds: float = Field(0.0, ge=0, le=1e9, allow_inf_nan=False)
-    exit_code: int | None = Field(None, ge=-(2**31), lt=2**31)
-    error: _Error | None = None
-    retryable: bool = True
-    records_in: _Count = 0
-    records_out: _Count = 0
-    records_rejected: _Count = 0
-    records_filtered: _Count = 0
-    records_added: _Count = 0
-    items: _Count | None = None
-    header_bytes: _Count | None = None
-    value: Annotated[Any, AfterValidator(_small)] = None
+    clean: Required[bool]
+    memory_bytes: Required[_Count]
+    memory_bytes_peak: _Count
+    cpu_seconds: _Seconds
+    exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None
+    error: _Error | None
+    retryable: bool
+    records_in: _Count
+    records_out: _Count
+    records_rejected: _Count
+    records_filtered: _Count
+    records_added: _Count
+    items: _Count | None
+    header_bytes: _Count | None
+    value: Annotated[Any, AfterValidator(_small)]
 
 
-class _SessionAnswer(_Answer):
+class _SessionAnswer(_Answer, total=False):
     """`token` is the task's; END for the end of the session. `began` is by CLOCK_MONOTONIC. It has run `programs`."""
 
-    token: int = Field(ge=0, lt=2**32)
-    began: float = Field(0.0, ge=0, le=1e12, allow_inf_nan=False)
-    seconds: float = Field(0.0, ge=0, le=1e9, allow_inf_nan=False)
-    log_end: _Count = 0
-    programs: bool = False
-    over: bool = False
+    token: Required[Annotated[int, Field(ge=0, lt=2**32)]]
+    began: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+    seconds: _Seconds
+    log_end: _Count
+    programs: bool
+    over: bool
 
 
-_DEFAULTS = {
-    name: field.default
-    for name, field in _SessionAnswer.model_fields.items()
-    if not field.is_required() and name not in ("error", "value")
+_ANSWER = TypeAdapter(_Answer)
+_SESSION_ANSWER = TypeAdapter(_SessionAnswer)
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("memory_bytes_peak", "log_end"), 0),
+    **dict.fromkeys(("cpu_seconds", "began", "seconds"), 0.0),
+    **{"exit_code": None, "retryable": True, "programs": False, "over": False},
 }
 
 
 def read_session_answer(body: bytes) -> dict[str, Any]:
     """Likewise, of a task in a session, with what is not there as if it were 0. Raises TaskError (crash)."""
-    return _DEFAULTS | _read(_SessionAnswer, body)
+    return _DEFAULTS | _read(_SESSION_ANSWER, body)
 
 
 def read_answer(body: bytes) -> dict[str, Any]:
     """The fields that the answer has. Raises TaskError (crash) unless their types and bounds are those of an answer."""
-    return _read(_Answer, body)
+    return _read(_ANSWER, body)
 
 
 def _decode(body: bytes) -> Any:
@@ -102,9 +109,9 @@ def _decode(body: bytes) -> Any:
     return frames.decode(body)
 
 
-def _read(model: type[_Answer], body: bytes) -> dict[str, Any]:
+def _read(answer: TypeAdapter[Any], body: bytes) -> dict[str, Any]:
     try:
-        return model.model_validate(_decode(body)).model_dump(exclude_unset=True, by_alias=True)
+        return cast(dict[str, Any], answer.validator.validate_python(_decode(body)))
     except ValidationError as error:
         why = explain(error)
     except (ValueError, RecursionError) as error:

@@ -376,6 +376,7 @@ async def test_a_fault_of_the_worker_costs_the_task_that_ran(play: Play, monkeyp
     next_one = "tell('next'); wait_for('never')"
     async with play(GOOD, STAYS, next_one, GOOD) as scene:
         await scene.began()
+        await until(lambda: scene.session._answered == 1)
 
         def broken(*_: Any) -> None:
             raise RuntimeError("a fault of our own")
