@@ -182,10 +182,11 @@ class ProcessGrid:
         words = {"type": "lines", "uri": Location(self.settings.bucket, "words.txt").uri, "part_bytes": part_bytes}
         return await self._submit(JobSpec.model_validate({"input": words, "stages": [{"processor": "clean"}]}))
 
-    async def submit_squares(self, count: int, gated: int, gate: Gate) -> UUID:
-        """A job of short functions of numbers, one of which waits at the gate."""
+    async def submit_squares(self, count: int, gated: int, gate: Gate, *, with_files: bool) -> UUID:
+        """A job of short functions of numbers, or of files with one each, one of which waits at the gate."""
+        spec = ProcessorSpec(callable="words:square_of_file") if with_files else ProcessorSpec(function="words:square")
         async with self.database.acquire() as connection, connection.transaction():
-            await register_processor(connection, "square", ProcessorSpec(function="words:square"))
+            await register_processor(connection, "square", spec)
         stage = {"processor": "square", "params": {"gate": gate.path, "gated": gated}}
         items = {"type": "items", "items": list(range(count))}
         return await self._submit(JobSpec.model_validate({"input": items, "stages": [stage]}))

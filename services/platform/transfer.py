@@ -11,6 +11,7 @@ import os
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
@@ -214,11 +215,26 @@ async def upload(s3: Any, file: OpenFile, target: Location) -> StoredObject:
     Raises TaskError: output_forbidden, or output_unavailable, which is retryable.
     """
     size = (await beside_loop(os.fstat, file.fileno())).st_size
+    put = partial(_put if size <= _PART_BYTES else _put_parts, s3, file, size, target)
+    parts, etag = await _trying(s3, target, put)
+    return StoredObject(target, parts.bytes, parts.crc32, etag=etag)
+
+
+async def upload_bytes(s3: Any, body: bytes, target: Location) -> StoredObject:
+    """Likewise, of bytes that one request takes."""
+
+    async def put() -> str:
+        return str((await s3.put_object(Bucket=target.bucket, Key=target.key, Body=body))["ETag"])
+
+    etag = await _trying(s3, target, put)
+    return StoredObject(target, len(body), zlib.crc32(body), etag=etag)
+
+
+async def _trying(s3: Any, target: Location, put: Callable[[], Awaitable[T]]) -> T:
     try:
         async for attempt in _retrying(s3):
             with attempt:
-                put = _put(s3, file, size, target) if size <= _PART_BYTES else _put_parts(s3, file, size, target)
-                parts, etag = await put
+                return await put()
     except S3_ERRORS as error:
         message = f"{target.uri} can't be written: {describe(error)}"
         if fault_of(error) == "refused":
@@ -227,7 +243,7 @@ async def upload(s3: Any, file: OpenFile, target: Location) -> StoredObject:
             )
             raise TaskError("output_forbidden", message, retryable=False) from None
         raise TaskError("output_unavailable", message, excused=is_outage(error)) from None
-    return StoredObject(target, parts.bytes, parts.crc32, etag=etag)
+    raise AssertionError("retrying ends with an answer or an exception")
 
 
 class _Parts:

@@ -24,11 +24,14 @@ async def test_a_worker_killed_in_mid_task_loses_nothing(grid: ProcessGrid, gate
 
 
 @pytest.mark.parametrize("end", ["killed", "told to stop"])
-async def test_a_worker_that_ends_in_mid_session_loses_nothing(grid: ProcessGrid, gate: Gate, end: str) -> None:
+@pytest.mark.parametrize("with_files", [False, True])
+async def test_a_worker_that_ends_in_mid_session_loses_nothing(
+    grid: ProcessGrid, gate: Gate, end: str, with_files: bool
+) -> None:
     """Many tasks have ended in the session, many were sent ahead, and one runs."""
     grid.start_scheduler()
     first = grid.start_worker()
-    job_id = await grid.submit_squares(2000, 1500, gate)
+    job_id = await grid.submit_squares(2000, 1500, gate, with_files=with_files)
 
     await gate.task_waits()
     first.kill() if end == "killed" else first.terminate()
@@ -38,7 +41,8 @@ async def test_a_worker_that_ends_in_mid_session_loses_nothing(grid: ProcessGrid
     assert (await grid.ended(job_id))["state"] == "succeeded"
     assert_kept(await rows_of(grid.database, job_id))
     tasks = await grid.database.fetch("SELECT index, output, failures FROM tasks WHERE job_id = $1 ORDER BY 1", job_id)
-    assert [task["output"]["value"] for task in tasks] == [number * number for number in range(2000)]
+    values = [task["output"]["value"] for task in tasks]
+    assert values == [{"square": n * n} if with_files else n * n for n in range(2000)]
     assert {task["failures"] for task in tasks} == {0}
     lost = await grid.database.fetchval("SELECT count(*) FROM attempts WHERE job_id = $1 AND outcome = 'lost'", job_id)
     assert bool(lost) == (end == "killed")

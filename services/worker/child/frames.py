@@ -1,6 +1,7 @@
 """The child's protocol: JSON values over a socket pair, each preceded by the key of its job and its length.
 
 User code can write to the child's descriptors: only what begins with the job's key is the answer to it.
+In a session, the bytes of files may follow a value: NUL, which no JSON text holds, and then they (`with_bytes`).
 """
 
 import json
@@ -29,6 +30,17 @@ def pack(key: bytes, body: bytes) -> bytes:
     return HEAD.pack(key, len(body)) + body
 
 
+def with_bytes(text: bytes, *pieces: bytes) -> bytes:
+    """A JSON text and bytes as one body."""
+    return b"\0".join((text, b"".join(pieces)))
+
+
+def cut_bytes(body: bytes) -> tuple[bytes, bytes | None]:
+    """The JSON text of a body, and the bytes after it; None if it has no place for them."""
+    text, has_bytes, rest = body.partition(b"\0")
+    return text, rest if has_bytes else None
+
+
 def decode(body: bytes) -> Any:
     """Uses the standard library's reader: stricter ones refuse the lone surrogates that its writer lets through."""
     return json.loads(body)
@@ -36,8 +48,15 @@ def decode(body: bytes) -> Any:
 
 def read(stream: BinaryIO) -> tuple[bytes, Any] | None:
     """The next key and value, or None when the other side has gone."""
+    found = read_with_bytes(stream)
+    return found and found[:2]
+
+
+def read_with_bytes(stream: BinaryIO) -> tuple[bytes, Any, bytes] | None:
+    """Likewise, with the bytes after the value."""
     head = stream.read(HEAD.size)
     if len(head) < HEAD.size:
         return None
     key, length = HEAD.unpack(head)
-    return key, decode(stream.read(length))
+    text, rest = cut_bytes(stream.read(length))
+    return key, decode(text), rest or b""

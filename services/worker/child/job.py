@@ -10,6 +10,7 @@ from services.inputs.places import Source
 from services.inputs.reader import Step
 
 VALUE_BYTES_MAX = 4096  # of a value that a task returns, as JSON: it lives in the task's row
+FILE_BYTES_MAX = 256 << 10  # of a file that is sent with a task of a session, or with its answer
 
 
 class Job(TypedDict):
@@ -116,12 +117,32 @@ class SqlJob(ReadingJob):
     threads: int
 
 
+class SessionFiles(TypedDict):
+    """How tasks of a session find their files (child/session_files)."""
+
+    output: str  # the file's name
+    requires_output: bool
+    places: dict[str, str]  # variables that name places in the task's own directory, such as TMPDIR: its `tmp`
+
+
+class SessionInput(TypedDict):
+    """A task's input in a session: a file of that name, whose bytes were sent with the task."""
+
+    name: str
+    bytes: int
+    checks: list[Step]
+
+
 class SessionJob(Job):
-    """Call a function with the value of each task of a stage, as long as the worker sends some (child/session)."""
+    """Call a function with the value of each task of a stage, as long as the worker sends some (child/session).
+
+    With `files`, it is a callable, and each task gets the paths of its own.
+    """
 
     kind: Literal["session"]
     function: str
     params: dict[str, Any]
+    files: SessionFiles | None
     values: str  # the directory of values that are too large for an answer
     filename: str  # of each
     tmp: str  # TMPDIR of the tasks

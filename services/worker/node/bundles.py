@@ -10,7 +10,7 @@ from uuid import UUID
 
 from services.engine.attempt import ClaimedTask, StageWork
 from services.worker.node.room import Part
-from services.worker.session.eligible import runs_in_session
+from services.worker.session.eligible import is_sent, may_run_in_session
 
 
 @dataclass(slots=True, eq=False)
@@ -27,10 +27,15 @@ class Bundle:
     count: int
     unfinished: int
     suspect: bool  # its task may kill this worker
-    in_session: bool  # its tasks run in sessions
+    alone: set[int] | None  # indexes of those of its tasks that run in no session; None: none does
     part: Part | None = None
     claimed_at: float = field(default_factory=time.monotonic)
     running: dict[int, asyncio.Task[Any]] = field(default_factory=dict)
+
+    @property
+    def next_in_session(self) -> bool:
+        """Whether the next of its waiting tasks runs in a session."""
+        return self.alone is not None and bool(self.waiting) and self.waiting[0].index not in self.alone
 
 
 class Bundles:
@@ -76,8 +81,10 @@ class Bundles:
         part: Part | None = None,
     ) -> Bundle:
         """`alone`: its task shares no session with others."""
-        in_session = not (suspect or alone or part) and runs_in_session(stage, tasks)
-        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), len(tasks), suspect, in_session, part)
+        by_themselves: set[int] | None = None
+        if not (suspect or alone or part) and may_run_in_session(stage):
+            by_themselves = {task.index for task in tasks if not is_sent(task, stage)}
+        bundle = Bundle(bundle_id, stage, deque(tasks), len(tasks), len(tasks), suspect, by_themselves, part)
         self._held[bundle_id] = bundle
         if part is None:
             self._wait(bundle)
@@ -91,7 +98,7 @@ class Bundles:
 
     async def take(self) -> tuple[Bundle, list[ClaimedTask]]:
         """The next task that runs in no session, as soon as it is next; for no-ops, all that wait in the bundle."""
-        while not self._queue or self._queue[0].in_session:
+        while not self._queue or self._queue[0].next_in_session:
             await self._change()
         bundle = self._queue[0]
         return bundle, self.take_next(bundle)
@@ -104,7 +111,7 @@ class Bundles:
     @property
     def next_in_session(self) -> Bundle | None:
         """The next task's bundle, if that task runs in a session."""
-        return self._queue[0] if self._queue and self._queue[0].in_session else None
+        return self._queue[0] if self._queue and self._queue[0].next_in_session else None
 
     def take_next(self, bundle: Bundle) -> list[ClaimedTask]:
         """Of the first bundle, like `take_of`."""
@@ -113,6 +120,9 @@ class Bundles:
         if not bundle.waiting:
             self._queue.popleft()
             self._changed.set()
+        if bundle.next_in_session:
+            self._changed.set()
+            self.added()
         return tasks
 
     def take_for_session(self, stage: StageWork, count: int) -> list[tuple[Bundle, ClaimedTask]]:
@@ -122,13 +132,21 @@ class Bundles:
         while len(taken) < count and (bundle := self.next_in_session) is not None:
             if (bundle.stage.job_id, bundle.stage.stage) != key:
                 break
-            while bundle.waiting and len(taken) < count:
+            while bundle.next_in_session and len(taken) < count:
                 taken.append((bundle, bundle.waiting.popleft()))
             if not bundle.waiting:
                 self._queue.popleft()
+            if not bundle.next_in_session:
                 self._changed.set()
         self.tasks_waiting -= len(taken)
         return taken
+
+    def run_alone(self, held: tuple[Bundle, ClaimedTask]) -> None:
+        """Give back one that was to run in a session, and must not."""
+        bundle, task = held
+        if bundle.alone is not None:
+            bundle.alone.add(task.index)
+        self.give_back([held])
 
     def give_back(self, taken: Sequence[tuple[Bundle, ClaimedTask]]) -> None:
         """They have not begun, and are next, in this order; those of bundles that are no longer held are dropped."""

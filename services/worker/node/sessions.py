@@ -11,7 +11,8 @@ import structlog
 from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
 from services.worker.node.bundles import Bundle, Bundles
 from services.worker.node.pace import Pace
-from services.worker.session.session import Held, NotOpened, Session, names
+from services.worker.session.session import NotOpened, Session, names
+from services.worker.session.source import Held
 from services.worker.task.attempt import Equipment
 from services.worker.task.warm_children import WarmChildren
 
@@ -185,6 +186,10 @@ class _Source:
         self._sessions.bundles.give_back(held)
         if held:
             self._sessions.wake()
+
+    def run_alone(self, held: Held) -> None:
+        self._sessions.bundles.run_alone(held)
+        self._sessions.wake()
 
     def learn(self, seconds: float, tasks: int) -> None:
         self._sessions.pace.learn(self._key, seconds, tasks)

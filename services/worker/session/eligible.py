@@ -1,23 +1,45 @@
-"""Which bundles run in sessions; the tasks of the others run one at a time, each by itself."""
+"""Which tasks run in sessions; the others run one at a time, each by itself."""
 
 import sys
-from collections.abc import Sequence
 
+from services.contract.task_input import ByteRange, Index, Item, WholeObject
 from services.engine.attempt import ClaimedTask, StageWork
 from services.platform import tracing
+from services.worker.child.job import FILE_BYTES_MAX
 from services.worker.task.values import is_by_value
 
 
-def runs_in_session(stage: StageWork, tasks: Sequence[ClaimedTask]) -> bool:
-    """Whether tasks of the stage can: functions that get values and have no files, where the kernel is Linux.
+def has_files(stage: StageWork) -> bool:
+    """Whether each of its tasks in a session has an input and an output of its own."""
+    return stage.spec.callable is not None
 
-    Spans are of single attempts, so where they are recorded each attempt goes its own way.
-    """
+
+def may_run_in_session(stage: StageWork) -> bool:
+    """Whether those of its tasks can that `is_sent`."""
+    spec = stage.spec
     return (
-        sys.platform == "linux"
-        and stage.spec.function is not None
-        and not stage.fan_out
-        and not stage.inputs
-        and not tracing.recording()
-        and all(is_by_value(task, stage) for task in tasks)
+        sys.platform == "linux"  # whose pipes the tokens need
+        and (
+            spec.function is not None or spec.callable is not None
+        )  # what else there is starts programs, or reads much
+        and not stage.fan_out  # which lists any number of items in a file that the worker checks
+        and not stage.inputs  # whose places each child must be let see
+        and not spec.outputs  # of which the worker finds out which are there
+        and not spec.output_directory  # likewise
+        and not tracing.recording()  # spans are of single attempts
     )
+
+
+def is_sent(task: ClaimedTask, stage: StageWork) -> bool:
+    """Whether the input is a value, or for a callable a small file, which the child gets with the task."""
+    if not has_files(stage):
+        return is_by_value(task, stage)  # for a file's records the child needs the readers of its format
+    match task.input:
+        case Item() | Index():
+            return True
+        case WholeObject(etag=etag, version=version, bytes=size):
+            return size is not None and size <= FILE_BYTES_MAX and (etag or version) is not None  # it stays as small
+        case ByteRange(bytes=size):
+            return size is not None and size <= FILE_BYTES_MAX
+        case _:
+            return False  # directories, and parts that the child must build

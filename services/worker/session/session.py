@@ -5,28 +5,32 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
 import structlog
 
 from services.contract.location import Location
+from services.contract.states import RECORD_COUNTS
 from services.contract.task_error import TaskError, describe
-from services.contract.task_output import TaskOutput
+from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
 from services.platform.threads import beside_loop
-from services.worker.child.frames import END
+from services.worker.child.frames import END, with_bytes
 from services.worker.session.depth import AHEAD_SECONDS, tasks_ahead
+from services.worker.session.eligible import has_files
+from services.worker.session.inputs import Fetches, Ready, made_here
 from services.worker.session.job import session_job
 from services.worker.session.logs import FILE_BYTES_MAX, SessionLog, hold_down
+from services.worker.session.source import Held, Source
 from services.worker.task.answer import read_session_answer
 from services.worker.task.array_jobs import task_number
-from services.worker.task.attempt import EXCUSED_MAX, Equipment, acquit, masked_error, remove
+from services.worker.task.attempt import EXCUSED_MAX, Equipment, acquit, masked_error, naming_objects, remove
 from services.worker.task.child_process import ChildProcess, NotStarted
 from services.worker.task.masking import Mask
 from services.worker.task.memory_watch import MemoryExceeded
-from services.worker.task.outputs import Outputs
+from services.worker.task.outputs import Outputs, missing_output
 from services.worker.task.paths import Workspace
 from services.worker.task.values import value_filename, value_of
 from services.worker.task.warm_children import Served, WarmChildren
@@ -37,47 +41,9 @@ _LINGER_SECONDS = 0.05  # that a session without a task stays open
 _SESSION_SECONDS_MAX = 60.0  # then it takes no more tasks: secrets may have changed
 _PUTS_AT_ONCE = 16
 _PUTS_MAX = 64  # that wait, before no more tasks are sent
+_PUT_BYTES_MAX = 4 << 20  # of what tasks on their way are likely to leave
 _LOG_LOOK_SECONDS = 1.0
 _LEAVE_SECONDS = 5.0  # for a child without a task to end its session
-
-
-class Held(NamedTuple):
-    """A task that this worker has claimed, and its bundle, of which a session knows nothing."""
-
-    bundle: Any
-    task: ClaimedTask
-
-
-class Source(Protocol):
-    """Where the tasks of a session's stage come from, and who is told of their ends."""
-
-    @property
-    def slots(self) -> int: ...
-
-    @property
-    def waiting(self) -> int:
-        """Tasks in the queue."""
-
-    def take(self, count: int) -> list[Held]:
-        """The next tasks, up to this number, as long as they are of the stage."""
-
-    def give_back(self, held: Sequence[Held]) -> None:
-        """Those that have not begun; they are next."""
-
-    def report(self, ended: Sequence[tuple[Held, AttemptReport]]) -> None: ...
-
-    def learn(self, seconds: float, tasks: int) -> None:
-        """This number of tasks, one after another, took these seconds."""
-
-    @property
-    def task_seconds(self) -> float | None:
-        """The mean; None if it is not known."""
-
-    @property
-    def has_idle_slot(self) -> bool: ...
-
-    def closed(self) -> None:
-        """The slot is free."""
 
 
 class NotOpened(Exception):
@@ -91,6 +57,21 @@ class _Over(Exception):
 class _Sent(NamedTuple):
     token: int
     held: Held
+    input: Ready | None  # of a callable's
+
+
+class _Left(NamedTuple):
+    """What a task has left to be put."""
+
+    token: int
+    answer: dict[str, Any]
+    log_start: int
+    log_end: int
+    is_doubtful: bool = False  # the node may be why the task's program did not start
+
+    @property
+    def has_log(self) -> bool:
+        return self.log_end > self.log_start
 
 
 _Cause = Literal["timeout", "cancelled"]
@@ -132,20 +113,24 @@ class Session:
         self._looked_at_log = time.monotonic()
         self._background: set[asyncio.Task[None]] = set()
         self._at_once = asyncio.Semaphore(_PUTS_AT_ONCE)
+        self._fetches = Fetches(equipment.s3, self._workspace.directory, self._send, self._run_alone)
+        self._file_bytes_max = 1  # of what the tasks have put so far
+        self._handed_back = asyncio.Event()  # the child does not have the directory any more
+        self._refusal: TaskError | None = None  # what is wrong with the directory then
 
     @property
     def idle(self) -> bool:
-        return not self._sent
+        return not self._sent and not self._fetches
 
     @property
     def ahead(self) -> int:
-        """The number of tasks that were sent and have not begun."""
-        return max(0, len(self._sent) - 1)
+        """The number of tasks that it has and that have not begun."""
+        return max(0, len(self._sent) - 1) + len(self._fetches)
 
     @property
     def not_begun(self) -> list[Held]:
-        """Those that were sent after the one that runs, or is about to."""
-        return [each.held for each in list(self._sent)[1:]]
+        """Those after the one that runs, or is about to."""
+        return [*(each.held for each in list(self._sent)[1:]), *self._fetches.held]
 
     @property
     def running_seconds(self) -> float:
@@ -163,11 +148,13 @@ class Session:
             except Exception as error:
                 log.exception("session broke", job=str(self.stage.job_id), stage=self.stage.stage)
                 self._broke(error)
+            self._handed_back.set()
             self._source.closed()
             while self._background:
                 await asyncio.wait(self._background)
         finally:
             self._feeding = False
+            self._fetches.withdraw()
             if self._timer is not None:
                 self._timer.cancel()
             for task in self._background:
@@ -182,7 +169,7 @@ class Session:
             runtime = await stack.enter_async_context(equipment.packages.holding(stage.spec.package))
             secrets = await equipment.secrets.resolve(stage.spec.secrets or {})
             self._mask = Mask(secrets.values())
-            self._workspace.make()
+            self._workspace.make(empty=has_files(stage))
             served = Served.of(stage, runtime.home)
             leasing = self._children.lease(served, runtime, self._memory_bytes_max)
             self._child = await stack.enter_async_context(leasing)
@@ -218,16 +205,27 @@ class Session:
         """Have enough tasks on their way. They are filled up when half of them are left."""
         if not self._feeding or self._stop.done():
             return
-        source, has = self._source, len(self._sent)
-        if has and time.monotonic() >= self._since + AHEAD_SECONDS:
+        source, has = self._source, len(self._sent) + len(self._fetches)
+        if self._sent and time.monotonic() >= self._since + AHEAD_SECONDS:
             return  # it may take long: others would only wait for it
         wanted = tasks_ahead(source.task_seconds, source.waiting, source.slots)
+        wanted = min(wanted, max(2, _PUT_BYTES_MAX // self._file_bytes_max))
         if self._has_much_to_put:
             self._look_in(_LINGER_SECONDS)
         elif (has == 0 or has <= wanted // 2) and self._may_go_on() and (held := source.take(wanted - has)):
-            self._send(held)
+            self._take(held)
         elif not has:
             self._linger()
+
+    def _take(self, held: Sequence[Held]) -> None:
+        """Send the tasks, or first fetch what they need."""
+        inputs = [(each, made_here(each.task) if has_files(self.stage) else None) for each in held]
+        at_once = [(each, ready) for each, ready in inputs if ready is not None or not has_files(self.stage)]
+        if at_once:
+            self._send(at_once)
+        self._fetches.add([each for each, ready in inputs if ready is None and has_files(self.stage)])
+        if not self._sent:
+            self._look_in(_LINGER_SECONDS)
 
     def _may_go_on(self) -> bool:
         assert self._opened_at is not None
@@ -238,19 +236,25 @@ class Session:
     def _has_much_to_put(self) -> bool:
         return len(self._background) >= _PUTS_MAX
 
-    def _send(self, held: Sequence[Held]) -> None:
-        sent = [_Sent(token, each) for token, each in enumerate(held, self._token + 1)]
+    def _send(self, held: Sequence[tuple[Held, Ready | None]]) -> None:
+        sent = [_Sent(token, each, input) for token, (each, input) in enumerate(held, self._token + 1)]
         self._token += len(sent)
         tasks = [
-            (token, task.index, task.attempt, task_number(task, self.stage), value_of(task))
-            for token, (_, task) in sent
+            (token, task.index, task.attempt, task_number(task, self.stage), input.sent if input else value_of(task))
+            for token, (_, task), input in sent
         ]
         if not self._sent:
             self._since = time.monotonic()
             self._look_in(AHEAD_SECONDS)
         self._sent.extend(sent)
-        self._child.send(self._key, orjson.dumps(tasks))
-        self._child.tokens.put([token for token, _ in sent])
+        body, files = orjson.dumps(tasks), [each.input.body for each in sent if each.input]
+        self._child.send(self._key, with_bytes(body, *files) if files else body)
+        self._child.tokens.put([each.token for each in sent])
+
+    def _run_alone(self, held: Held) -> None:
+        """A task whose input could not be fetched ahead."""
+        self._source.run_alone(held)
+        self._feed()
 
     def _linger(self) -> None:
         """Wait a little for more tasks, unless the slot is wanted for others."""
@@ -274,7 +278,7 @@ class Session:
         if self._stop.done():
             return
         if not self._sent and self._feeding:
-            if self._has_much_to_put:
+            if self._has_much_to_put or self._fetches:
                 self._look_in(_LINGER_SECONDS)
             else:
                 self._end()
@@ -303,16 +307,24 @@ class Session:
         self._source.give_back(self._withdraw())
 
     def _withdraw(self) -> list[Held]:
-        if not self._sent:
-            return []
-        tokens = self._child.tokens.take_back()
-        back = [each.held for each in self._sent if each.token in tokens]
-        self._sent = deque(each for each in self._sent if each.token not in tokens)
-        return back
+        back: list[_Sent] = []
+        if self._sent:
+            tokens = self._child.tokens.take_back()
+            back = [each for each in self._sent if each.token in tokens]
+            self._sent = deque(each for each in self._sent if each.token not in tokens)
+        waited = self._fetches.withdraw()
+        for each in back:
+            self._used(each)
+        return [*(each.held for each in back), *waited]
+
+    def _used(self, sent: _Sent) -> None:
+        if sent.input is not None:
+            self._fetches.used(sent.input)
 
     def cancel(self, is_cancelled: Callable[[ClaimedTask], bool] | None = None) -> None:
         """Kill the running task if it is one of these (None: whatever it is), and drop those that have not begun."""
-        if is_cancelled is not None and not any(is_cancelled(each.held.task) for each in self._sent):
+        has = [*(each.held.task for each in self._sent), *(held.task for held in self._fetches.held)]
+        if is_cancelled is not None and not any(map(is_cancelled, has)):
             return
         withdrawn, kept = self._withdraw(), []
         for held in withdrawn:
@@ -338,11 +350,12 @@ class Session:
                     break
                 if not self._sent or self._sent[0].token != answer["token"]:
                     raise TaskError("crash", "the processor's process answered for a task that it does not run")
-                held = self._sent[0].held
-                finished = self._read(held, answer)
+                sent = self._sent[0]
+                finished = self._read(sent, answer)
                 self._sent.popleft()
                 successes += finished.outcome == "succeeded"
-                self._conclude(ended, held, finished, answer)
+                self._conclude(ended, sent.held, finished, answer)
+                self._used(sent)
                 self._last = answer
                 if not self._answered:
                     began = self._since = max(began, min(answer["began"], time.monotonic()))  # its child has started
@@ -357,12 +370,14 @@ class Session:
             raise _Over
         self._feed()
 
-    def _read(self, held: Held, answer: dict[str, Any]) -> AttemptReport:
+    def _read(self, sent: _Sent, answer: dict[str, Any]) -> AttemptReport:
         now = time.monotonic()
-        finished = _report(held.task, min(answer["seconds"], now - (self._opened_at or 0.0)))
+        finished = _report(sent.held.task, min(answer["seconds"], now - (self._opened_at or 0.0)), sent.input)
         finished.ended_at = min(now, max(self._since, answer["began"] + answer["seconds"]))
         finished.cpu_seconds = answer["cpu_seconds"]
         finished.memory_bytes_peak = answer["memory_bytes_peak"]
+        for count in RECORD_COUNTS:
+            setattr(finished, count, answer[count])
         self._cpu_seconds += finished.cpu_seconds
         error = answer.get("error")
         if (error or answer["programs"]) and self._was_killed():  # a process that the function had started
@@ -371,9 +386,11 @@ class Session:
         elif error:
             type = "exception" if error["type"] == "node_unfit" else error["type"]  # not for user code to say
             facts = {"retryable": answer["retryable"], "exit_code": answer["exit_code"]}
-            self._fail(finished, TaskError(type, error["message"], raised=error.get("raised"), **facts))
+            message = error["message"] if sent.input is None else naming_objects(error, sent.input.fetched, {})
+            self._fail(finished, TaskError(type, message, raised=error.get("raised"), **facts))
         else:
             finished.output = TaskOutput(value=self._mask.value(answer.get("value"))).to_json()
+            self._file_bytes_max = max(self._file_bytes_max, len(answer["file"] or b""))
         return finished
 
     def _fail(self, finished: AttemptReport, error: TaskError) -> None:
@@ -387,58 +404,102 @@ class Session:
         self, ended: list[tuple[Held, AttemptReport]], held: Held, finished: AttemptReport, answer: dict[str, Any]
     ) -> None:
         """Have it reported, at once if there is nothing to put or to find out."""
-        start, end = self._log.cut(answer["log_end"])
-        is_large = finished.outcome == "succeeded" and "value" not in answer
-        if finished.outcome == "succeeded" and start == end and not is_large:
-            ended.append((held, finished))
-            return
         doubtful = finished.error is not None and finished.error["type"] == "processor_load"
-        large = answer["token"] if is_large else None
-        self._in_background(self._finish(held, finished, start, end, large, doubtful=doubtful))
+        left = _Left(answer["token"], answer, *self._log.cut(answer["log_end"]), doubtful)
+        if finished.outcome == "succeeded" and not left.has_log and not self._has_left_output(answer):
+            ended.append((held, finished))
+        else:
+            self._in_background(self._finish(held, finished, left))
 
-    async def _finish(
-        self, held: Held, finished: AttemptReport, start: int, end: int, large: int | None, *, doubtful: bool
-    ) -> None:
+    def _has_left_output(self, answer: dict[str, Any]) -> bool:
+        """Something to put; or nobody knows, as the child has left it to the worker to look for it."""
+        if has_files(self.stage):
+            return answer["file"] is not None or bool(answer["over"])
+        return "value" not in answer
+
+    async def _finish(self, held: Held, finished: AttemptReport, left: _Left) -> None:
         """Put what a task has left, find out whether its failure was its own, and report it."""
-        began = time.monotonic()
-        try:
-            async with self._at_once:
-                if large is not None:
-                    await self._put_value(finished, large)
-                target = self._equipment.layout.log(*_key(finished))
-                if end > start and await self._log.put(self._equipment.s3, target, start, end, self._mask):
-                    finished.log = target.uri
-        except TaskError as error:
-            self._fail(finished, error)
-        except Exception as error:
-            log.exception("attempt broke", **names(finished))
-            self._fail(finished, TaskError("exception", f"the worker broke: {describe(error)}"))
-        await acquit(self._equipment, finished, began - finished.run_seconds, doubtful=doubtful, mask=self._mask)
+        began, node_fault = time.monotonic(), None
+        async with self._at_once:
+            try:
+                if finished.outcome == "succeeded" and self._has_left_output(left.answer):
+                    await self._put_output(finished, left)
+            except TaskError as error:
+                node_fault = error.message if error.type == "node_unfit" else None
+                self._fail(finished, error)
+            except Exception as error:
+                log.exception("attempt broke", **names(finished))
+                self._fail(finished, TaskError("exception", f"the worker broke: {describe(error)}"))
+            target = self._equipment.layout.log(*_key(finished))
+            span = left.log_start, left.log_end
+            if left.has_log and await self._log.put(self._equipment.s3, target, *span, self._mask):
+                finished.log = target.uri
+        since = began - finished.run_seconds
+        await acquit(
+            self._equipment,
+            finished,
+            since,
+            node_fault=node_fault,
+            doubtful=left.is_doubtful,
+            mask=self._mask,
+        )
         finished.put_seconds = time.monotonic() - began
         finished.run_seconds += finished.put_seconds
         finished.ended_at = None
         self._source.report([(held, finished)])
         self.wake()
 
-    async def _put_value(self, finished: AttemptReport, token: int) -> None:
-        """Upload a value that the child has written to a file. Raises TaskError."""
-        files, filename = self._workspace.files, value_filename(self.stage)
+    async def _put_output(self, finished: AttemptReport, left: _Left) -> None:
+        """Upload what the task has made. Raises TaskError."""
 
         def locate(name: str) -> Location:
             return self._equipment.layout.attempt(*_key(finished), name, interim=self.stage.interim)
 
-        path = self._workspace.output / str(token) / filename
-        outputs = Outputs(self._equipment.s3, files, locate)
+        outputs = Outputs(self._equipment.s3, self._workspace.files, locate)
         try:
-            stored = await outputs.put_output(path, 0)
+            if has_files(self.stage):
+                made = await self._put_file(outputs, left)
+            else:
+                made = await self._put_value(outputs, left.token)
         except OSError as error:
-            raise TaskError("output_unavailable", f"the value can't be read: {error}", excused=True) from error
+            raise TaskError("output_unavailable", f"the output can't be read: {error}", excused=True) from error
+        finally:
+            finished.bytes_out = outputs.bytes
+        finished.output = made.to_json()
+
+    async def _put_value(self, outputs: Outputs, token: int) -> TaskOutput:
+        """Upload a value that the child has written to a file."""
+        files, filename = self._workspace.files, value_filename(self.stage)
+        path = self._workspace.output / str(token) / filename
+        stored = await outputs.put_output(path, 0)
         if stored is None:
             raise TaskError("output_missing", f"the file of the function's value, {filename}, is gone")
-        finished.bytes_out = outputs.bytes
-        finished.output = TaskOutput(stored).to_json()
         with suppress(OSError, TaskError):
             files.remove(path)
+        return TaskOutput(stored)
+
+    async def _put_file(self, outputs: Outputs, left: _Left) -> TaskOutput:
+        """Upload the file that came with the answer, or else whatever the task has left in its directory."""
+        spec, answer = self.stage.spec, left.answer
+        header_bytes = None if spec.output_format == "csv" else 0
+        stored: StoredObject | None
+        if answer["file"] is not None:
+            stored = await outputs.put_bytes(answer["file"], spec.output, header_bytes)
+        else:
+            stored = await self._put_left_file(outputs, left.token, header_bytes)
+        records = answer["records_out"] if stored else None
+        return TaskOutput(stored, records=records, value=self._mask.value(answer.get("value")))
+
+    async def _put_left_file(self, outputs: Outputs, token: int, header_bytes: int | None) -> StoredObject | None:
+        await self._handed_back.wait()  # with what the task has left running, which ends first
+        if self._refusal is not None:
+            raise self._refusal
+        place = Workspace(self._workspace.directory / str(token))
+        path = place.output / self.stage.spec.output
+        stored = await outputs.put_output(path, header_bytes)
+        if stored is None and self.stage.spec.requires_output:
+            raise await beside_loop(missing_output, self._workspace.files, path, place.work, in_directory=False)
+        return stored
 
     def _in_background(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -452,8 +513,8 @@ class Session:
         self._release_rest()
         try:
             self._child.end_session(self._last["memory_bytes"], clean=self._last["clean"])
-        except TaskError:  # it has replaced its own directory
-            self._child.clean = False
+        except TaskError as error:
+            self._child.clean, self._refusal = False, error
 
     async def _end_by_force(self, watching: asyncio.Future[None]) -> None:
         """The child has died, or must. That costs the task that ran, and no other."""
@@ -480,30 +541,30 @@ class Session:
             return
         sent = self._sent.popleft()
         self._release_rest()
-        finished = _report(sent.held.task, now - self._since)
+        finished = _report(sent.held.task, now - self._since, sent.input)
         finished.cpu_seconds = max(0.0, used[0] - self._cpu_before - self._cpu_seconds)
         finished.memory_bytes_peak = used[1]
         if self._condemned and sent.token != self._condemned:
             finished.outcome = "released"  # the one for which the child was killed had ended meanwhile
         else:
             self._explain(finished, exceeded, failure)
-        doubtful = isinstance(failure, NotStarted)
-        start, end = self._log.cut(await beside_loop(self._log.size))
-        self._in_background(self._finish(sent.held, finished, start, end, None, doubtful=doubtful))
+        printed = self._log.cut(await beside_loop(self._log.size))
+        left = _Left(sent.token, {}, *printed, is_doubtful=isinstance(failure, NotStarted))
+        self._in_background(self._finish(sent.held, finished, left))
 
     def _release_rest(self) -> None:
         """Nothing is left, unless user code has read tokens."""
-        self._source.report([(held, _released(held.task)) for _, held in self._sent])
+        self._source.report([(each.held, _released(each.held.task)) for each in self._sent])
         self._sent.clear()
 
     def _broke(self, error: Exception) -> None:
         """The worker's own part has failed: that costs the task that ran, too. The child has been killed."""
         self._source.give_back(self._withdraw())
         if self._sent:
-            held = self._sent.popleft().held
-            finished = _report(held.task, time.monotonic() - self._since)
+            sent = self._sent.popleft()
+            finished = _report(sent.held.task, time.monotonic() - self._since, sent.input)
             self._fail(finished, TaskError("exception", f"the worker broke: {describe(error)}"))
-            self._source.report([(held, finished)])
+            self._source.report([(sent.held, finished)])
         self._release_rest()
 
     def _explain(self, finished: AttemptReport, exceeded: BaseException | None, failure: TaskError | None) -> None:
@@ -537,7 +598,10 @@ def _released(task: ClaimedTask) -> AttemptReport:
     return finished
 
 
-def _report(task: ClaimedTask, seconds: float) -> AttemptReport:
+def _report(task: ClaimedTask, seconds: float, input: Ready | None = None) -> AttemptReport:
     finished = AttemptReport(task.job_id, task.stage, task.index, task.attempt, "succeeded", seconds)
     finished.fetch_seconds = finished.put_seconds = 0.0
+    if input is not None:
+        finished.fetch_seconds, finished.bytes_in = input.seconds, input.fetched.bytes
+        finished.run_seconds += input.seconds
     return finished

@@ -92,8 +92,11 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def read_session_answer(body: bytes) -> dict[str, Any]:
-    """Likewise, of a task in a session, with what is not there as if it were 0. Raises TaskError (crash)."""
-    return _DEFAULTS | _read(_SESSION_ANSWER, body)
+    """Likewise, of a task in a session, with what is not there as if it were 0, and with the bytes of its `file`, or
+    None. Raises TaskError (crash).
+    """
+    text, file = frames.cut_bytes(body)
+    return _DEFAULTS | _read(_SESSION_ANSWER, text) | {"file": file}
 
 
 def read_answer(body: bytes) -> dict[str, Any]:

@@ -256,7 +256,7 @@ class _Attempt:
                 answer = await ask(job)
         self._measure(answer)
         if error := answer.get("error"):
-            message = _naming_objects(error, input, {inputs[name]: uri for name, uri in self._stage.inputs.items()})
+            message = naming_objects(error, input, {inputs[name]: uri for name, uri in self._stage.inputs.items()})
             type = "exception" if error["type"] == "node_unfit" else error["type"]  # not for user code to say
             facts = {"retryable": answer["retryable"], "exit_code": answer["exit_code"]}
             raise TaskError(type, message, raised=error.get("raised"), **facts)
@@ -465,7 +465,7 @@ def release(finished: AttemptReport, fault: str, losses_max: int) -> None:
     finished.error = {"type": "node_unfit", "message": storable(f"the worker's node is unfit: {fault}{before}")}
 
 
-def _naming_objects(error: Mapping[str, str], input: FetchedInput, declared: Mapping[Path, str]) -> str:
+def naming_objects(error: Mapping[str, str], input: FetchedInput, declared: Mapping[Path, str]) -> str:
     """The error's message with declared objects in place of their files; about the input, with the input's object."""
     message = error["message"]
     for path, uri in declared.items():

@@ -233,6 +233,8 @@ class ChildProcess:
             self._marks = self._own_marks | {("PIECEWORK_OUTPUT", output)}
         elif environment.get(_SUBMIT_DIRECTORY) == job["directory"]:  # of a function, which has no output
             self._marks = self._own_marks | {(_SUBMIT_DIRECTORY, job["directory"])}
+        elif records := environment.get("PIECEWORK_RECORDS"):  # of a session's tasks, whose outputs lie here and there
+            self._marks = self._own_marks | {("PIECEWORK_RECORDS", records)}
         if self.cell.home and environment.get("HOME") in (None, self._worker_home):
             environment["HOME"] = str(self.cell.home)
         key = frames.new_key()

@@ -1,6 +1,7 @@
 """A task's input, of any type, as a file or directory on the node's disk."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,11 +43,8 @@ async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> FetchedInp
             return await _fetch_object(s3, object_, directory)
         case ObjectGroup(objects):
             return await _fetch_objects(s3, objects, directory)
-        case Item(value):
-            return _write_value(value, directory / "input.json")
-        case Index(count, number):
-            value = {"index": task.index, "count": count} | ({} if number is None else {"number": number})
-            return _write_value(value, directory / "input.json")
+        case Item() | Index():
+            return _write(encode_value(task) or b"", directory / "input.json")
         case Outputs() as outputs:
             return await _fetch_outputs(s3, outputs, directory)
         case UnknownInput(reason):
@@ -55,6 +53,17 @@ async def fetch_input(s3: Any, task: ClaimedTask, directory: Path) -> FetchedInp
             raise TaskError("input_invalid", "only a split task works on an input that is to be split", retryable=False)
         case part:
             return await _fetch_part(s3, part, directory)
+
+
+def encode_value(task: ClaimedTask) -> bytes | None:
+    """The file of an input that is a value; None if it is not."""
+    match task.input:
+        case Item(value):
+            return orjson.dumps(value)
+        case Index(count, number):
+            return orjson.dumps({"index": task.index, "count": count} | ({} if number is None else {"number": number}))
+        case _:
+            return None
 
 
 async def _fetch_part(s3: Any, part: FormatPart, directory: Path) -> FetchedInput:
@@ -75,13 +84,19 @@ def input_filename(number: int, uri: str) -> str:
 
 
 async def _fetch_object(s3: Any, object_: WholeObject, directory: Path) -> FetchedInput:
+    input = object_as_input(object_, directory)
+    with input.path.open("xb") as file:
+        return replace(input, bytes=await download_object(s3, object_, file))
+
+
+def object_as_input(object_: WholeObject, directory: Path, size: int = 0) -> FetchedInput:
+    """The file of a whole object in the directory, with this number of bytes."""
     path = directory / f"input{suffix_of(object_.location.key)}"
-    with path.open("xb") as file:
-        size = await _download(s3, object_, file)
     return FetchedInput(path, size, source={"uri": object_.location.uri, "byte": 0})
 
 
-async def _download(s3: Any, object_: WholeObject, file: BinaryIO) -> int:
+async def download_object(s3: Any, object_: WholeObject, file: BinaryIO) -> int:
+    """Write it to the file; returns how many bytes it has. Raises TaskError like `download`."""
     return await download(s3, object_.location, file, etag=object_.etag, version=object_.version, crc32=object_.crc32)
 
 
@@ -94,15 +109,15 @@ async def _fetch_objects(s3: Any, objects: Sequence[WholeObject], directory: Pat
     async def fetch(numbered: tuple[int, WholeObject]) -> None:
         number, object_ = numbered
         with (target / input_filename(number, object_.location.key)).open("xb") as file:
-            sizes.append(await _download(s3, object_, file))
+            sizes.append(await download_object(s3, object_, file))
 
     await for_each(enumerate(objects), _PARTS_AT_ONCE, fetch)
     return FetchedInput(target, sum(sizes))
 
 
-def _write_value(value: Any, path: Path) -> FetchedInput:
+def _write(body: bytes, path: Path) -> FetchedInput:
     with path.open("xb") as file:
-        return FetchedInput(path, file.write(orjson.dumps(value)))
+        return FetchedInput(path, file.write(body))
 
 
 async def _fetch_outputs(s3: Any, outputs: Outputs, directory: Path) -> FetchedInput:
@@ -133,7 +148,7 @@ def _read_line(line: bytes) -> ListedOutput:
 async def _fetch_output(s3: Any, output: ListedOutput, directory: Path) -> int:
     """Fetch one task's output: its object, or its small value as JSON."""
     if output.location is None:
-        return _write_value(output.value, directory / input_filename(output.index, "value.json")).bytes
+        return _write(orjson.dumps(output.value), directory / input_filename(output.index, "value.json")).bytes
     with (directory / input_filename(output.index, output.location.uri)).open("xb") as file:
         return await download(s3, output.location, file, crc32=output.crc32)
 

@@ -6,7 +6,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from io import BufferedReader, FileIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ from services.contract.task_output import StoredObject, TaskOutput
 from services.inputs.registry import compression_suffix, format_of
 from services.inputs.text_ends import TextEnds, ends_of
 from services.platform.threads import beside_loop, in_own_thread
-from services.platform.transfer import OpenFile, for_each, upload
+from services.platform.transfer import OpenFile, for_each, upload, upload_bytes
 from services.worker.task.user_files import Reading, UserFiles
 
 _FILES_AT_ONCE = 8
@@ -52,7 +52,19 @@ class Outputs:
             stored = await self._put(file, path.name)
             if ends := await in_own_thread(_ends, file, path.name) if lines else TextEnds():
                 stored = replace(stored, mark=ends.mark, missing_end=ends.missing_end)
-            return await _with_header(stored, file, header_bytes)
+            if _has_header(stored, header_bytes):
+                stored = _with_header(stored, await in_own_thread(_header, Reading(file), header_bytes))
+            return stored
+
+    async def put_bytes(self, body: bytes, name: str, header_bytes: int | None) -> StoredObject:
+        """Likewise, of an output that is here already, and small."""
+        stored = await upload_bytes(self._s3, body, self._locate(name))
+        self.bytes += stored.bytes
+        if ends := ends_of(BufferedReader(BytesIO(body)), name):
+            stored = replace(stored, mark=ends.mark, missing_end=ends.missing_end)
+        if _has_header(stored, header_bytes):
+            stored = _with_header(stored, _header(BytesIO(body), header_bytes))
+        return stored
 
     async def put_further(self, outputs: Mapping[str, Path]) -> dict[str, StoredObject]:
         """Upload the further outputs that exist, by name; the first line of a CSV or TSV is its header."""
@@ -166,14 +178,15 @@ def _ends(file: FileIO, name: str) -> TextEnds | None:
     return ends_of(BufferedReader(Reading(file)), name)
 
 
-async def _with_header(stored: StoredObject, file: FileIO, size: int | None) -> StoredObject:
-    if size == 0 or TextEnds(stored.mark).is_wide:  # whose first line does not end with one byte
-        return stored
-    header_bytes, header_crc32 = await in_own_thread(_header, Reading(file), size)
-    return replace(stored, header_bytes=header_bytes, header_crc32=header_crc32)
+def _has_header(stored: StoredObject, size: int | None) -> bool:
+    return size != 0 and not TextEnds(stored.mark).is_wide  # whose first line does not end with one byte
 
 
-def _header(file: Reading, size: int | None) -> tuple[int, int]:
+def _with_header(stored: StoredObject, header: tuple[int, int]) -> StoredObject:
+    return replace(stored, header_bytes=header[0], header_crc32=header[1])
+
+
+def _header(file: Reading | BytesIO, size: int | None) -> tuple[int, int]:
     """The length and the CRC-32 of the first `size` bytes or, if that is None, of the first line, however long."""
     length, crc32 = 0, 0
     while piece := file.read(_READ_BYTES if size is None else min(_READ_BYTES, size - length)):

@@ -65,9 +65,12 @@ class Workspace:
         """Where a command may report its record counts."""
         return self.directory / "records.json"
 
-    def make(self) -> None:
+    def make(self, *, empty: bool = False) -> None:
+        """With the places of one task in it, unless it is to be `empty`."""
         self.directory.mkdir(mode=0o700)
         self._files = UserFiles(self.directory)
+        if empty:
+            return
         self.work.mkdir()
         self.output.mkdir()
         self.tmp.mkdir()

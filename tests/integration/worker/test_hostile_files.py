@@ -144,17 +144,21 @@ async def test_the_workers_files_are_not_written_through_a_link(grid: InProcessG
 LYING = """
 import os, struct, sys, time
 
-def run(input, output):
+def run(input, output, **further):
     frame = sys._getframe()
     while frame.f_code.co_name != "main":
         frame = frame.f_back
-    key, channel, body = frame.f_locals["key"], frame.f_locals["channel"], BODY
-    channel.sendall(struct.pack(">16sI", key, LENGTH) + body)
+    key, channel, (_, answers) = (frame.f_locals[name] for name in ("key", "channel", "session"))
+    said = struct.pack(">16sI", key, LENGTH) + BODY
+    os.write(answers, said) if IN_SESSION else channel.sendall(said)
     time.sleep(100)
 """
 
 
-async def test_a_child_that_lies_fails_its_own_attempt_and_no_other(grid: InProcessGrid, code: Path) -> None:
+@pytest.mark.parametrize("in_session", [True, False])
+async def test_a_child_that_lies_fails_its_own_attempt_and_no_other(
+    grid: InProcessGrid, code: Path, in_session: bool
+) -> None:
     true = {"clean": True, "memory_bytes": 1, "cpu_seconds": 0.0}
     lies = [json.dumps(true | {"records_in": lie}).encode() for lie in (-1, 2**63, "5", float("nan"))]
     lies += [json.dumps(true | {"value": {"a": "x" * 10_000}}).encode(), b"[" * 100_000, b"nonsense"]
@@ -162,9 +166,10 @@ async def test_a_child_that_lies_fails_its_own_attempt_and_no_other(grid: InProc
     jobs = [await grid.submit({"builtin": "copy", "output": "out"}, [ITEM])]
     for number, length in lengths.items():
         body = lies[number] if number < len(lies) else b""
-        text = LYING.replace("BODY", repr(body)).replace("LENGTH", str(length))
+        text = LYING.replace("BODY", repr(body)).replace("LENGTH", str(length)).replace("IN_SESSION", str(in_session))
         (code / f"lying{number}.py").write_text(text)
-        jobs.append(await grid.submit({"callable": f"lying{number}:run"}, [ITEM]))
+        alone = {} if in_session else {"outputs": {"more": "more.txt"}}
+        jobs.append(await grid.submit({"callable": f"lying{number}:run", **alone}, [ITEM]))
     honest, *lying = await grid.run(*jobs)
     assert honest["state"] == "succeeded"
     assert [(task["state"], task["error"]["type"]) for task in lying] == [("failed", "crash")] * len(lengths)

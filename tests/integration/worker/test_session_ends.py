@@ -21,14 +21,18 @@ from services.engine.attempt import AttemptReport, ClaimedTask
 from services.engine.spec import ProcessorSpec
 from services.worker.isolation.cells import Cells
 from services.worker.node.node import equip
-from services.worker.session.session import Held, NotOpened, Session
+from services.worker.session.session import NotOpened, Session
+from services.worker.session.source import Held
 from services.worker.task.warm_children import WarmChildren
 from tests.integration.worker.conftest import InProcessGrid
 from tests.stages import stage_work
 from tests.until import until
 
 CODE = """
-import fcntl, os, signal, threading, time
+import fcntl, json, os, signal, threading, time
+
+def work_on_file(input, output, *, place):
+    output.write_text(work(json.loads(input.read_text()), place=place) and "done")
 
 def work(item, *, place):
     def wait_for(name):
@@ -40,7 +44,7 @@ def work(item, *, place):
 
     print(f"task {item['name']}", flush=True)
     exec(item["code"], {"wait_for": wait_for, "tell": tell, **globals()})
-    return item["name"]
+    return item["name"] + 1
 
 def find_pipe(mode):
     # of a session: its tokens are read, its answers are written
@@ -70,6 +74,7 @@ class Queue:
         self.left = deque(held)
         self.sent: list[int] = []
         self.given_back: list[int] = []
+        self.alone: list[int] = []
         self.reports: dict[int, AttemptReport] = {}
         self.is_closed = False
 
@@ -84,6 +89,9 @@ class Queue:
 
     def give_back(self, held: Sequence[Held]) -> None:
         self.given_back += [each.task.index for each in held]
+
+    def run_alone(self, held: Held) -> None:
+        self.alone.append(held.task.index)
 
     def report(self, ended: Sequence[tuple[Held, AttemptReport]]) -> None:
         for held, finished in ended:
@@ -150,8 +158,13 @@ class Scene:
 Play = Callable[..., AbstractAsyncContextManager[Scene]]
 
 
+@pytest.fixture(params=["function", "callable"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-async def play(grid: InProcessGrid, code: Path, tmp_path: Path) -> AsyncIterator[Play]:
+async def play(grid: InProcessGrid, code: Path, tmp_path: Path, kind: str) -> AsyncIterator[Play]:
     (code / "scenes.py").write_text(CODE)
     place = tmp_path / "place"
     place.mkdir()
@@ -163,7 +176,8 @@ async def play(grid: InProcessGrid, code: Path, tmp_path: Path) -> AsyncIterator
     async def playing(*codes: str, bundles: Sequence[UUID] = (), timeout_seconds: float = 60.0) -> AsyncIterator[Scene]:
         """A session that gets tasks which run these lines; of bundles one after another, else all of one."""
         job_id, one = uuid4(), uuid4()
-        spec = ProcessorSpec(function="scenes:work")
+        by_kind = {"function": {"function": "scenes:work"}, "callable": {"callable": "scenes:work_on_file"}}
+        spec = ProcessorSpec.model_validate(by_kind[kind])
         limits = {"timeout_seconds": timeout_seconds, "memory_bytes": MEMORY_BYTES}
         stage = stage_work(job_id, spec, params={"place": str(place)}, **limits)
         tasks = [
@@ -339,14 +353,43 @@ async def test_too_much_memory_costs_the_task_that_ran(play: Play, size: int) ->
     [
         "threading.Thread(target=time.sleep, args=(100,), daemon=True).start()",
         "import subprocess; subprocess.Popen(['sleep', '100'], start_new_session=True)",
-        "open('left', 'w').close()",
-        "open(os.environ['TMPDIR'] + '/left', 'w').close()",
+        "for number in range(200): open(f'left{number}', 'w').close()",
     ],
 )
 async def test_who_leaves_something_behind_ends_the_session_for_the_others(play: Play, left: str) -> None:
     async with play(GOOD, left, GOOD, GOOD) as scene:
         await scene.ended()
         assert scene.outcomes() == ["succeeded", "succeeded", "back", "back"]
+
+
+@pytest.mark.parametrize("place", ["", "os.environ['TMPDIR'] + '/' + "])
+async def test_a_file_that_is_left_ends_the_session_of_functions_alone(play: Play, kind: str, place: str) -> None:
+    """A callable's directory is looked through after each task anyway, and a few files are removed."""
+    async with play(GOOD, f"open({place}'left', 'w').close()", GOOD, GOOD) as scene:
+        await scene.ended()
+        rest = "back" if kind == "function" else "succeeded"
+        assert scene.outcomes() == ["succeeded", "succeeded", rest, rest]
+
+
+@pytest.mark.parametrize("kind", ["callable"])
+async def test_who_replaces_its_own_directory_fails(play: Play) -> None:
+    """Where it is told by its path from the one that the worker gave."""
+    replaces = "own = os.path.dirname(os.path.dirname(os.getcwd())); os.rename(own, own + '-gone'); "
+    replaces += "import shutil; shutil.copytree(own + '-gone', own)"
+    async with play(GOOD, replaces, GOOD) as scene:
+        await scene.ended()
+        assert scene.outcomes() == ["succeeded", "output_invalid", "back"]
+
+
+async def test_what_is_put_while_the_child_dies_is_told_once_it_is_there(play: Play, grid: InProcessGrid) -> None:
+    async with play(GOOD, "print('x')", "os.kill(os.getpid(), signal.SIGKILL)", GOOD) as scene:
+        await scene.ended()
+        assert scene.outcomes() == ["succeeded", "succeeded", "crash", "back"]
+        for index in (0, 1):
+            output = scene.queue.reports[index].output
+            assert output is not None
+            if "uri" in output:
+                assert await grid.get(output["uri"]) == b"done"
 
 
 @pytest.mark.parametrize("at_once", [False, True])

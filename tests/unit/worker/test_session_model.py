@@ -28,7 +28,8 @@ from services.platform.settings import WorkerSettings
 from services.worker.child.frames import END, TOKEN
 from services.worker.isolation.cells import Cells
 from services.worker.node.node import equip
-from services.worker.session.session import Held, NotOpened, Session
+from services.worker.session.session import NotOpened, Session
+from services.worker.session.source import Held
 from services.worker.task.memory_watch import MemoryExceeded
 from services.worker.task.tokens import Tokens
 from tests.stages import stage_work
@@ -154,6 +155,9 @@ class Queue:
 
     def give_back(self, held: Sequence[Held]) -> None:
         self.left[:0] = held
+
+    def run_alone(self, held: Held) -> None:
+        raise AssertionError("it has no input to fetch")
 
     def report(self, ended: Sequence[tuple[Held, AttemptReport]]) -> None:
         for held, finished in ended:

@@ -105,6 +105,7 @@ async def answer_session(
         "log": str(workspace.log),
         "function": f"{asked['module']}:main",
         "params": asked["params"],
+        "files": None,
         "values": str(workspace.output),
         "filename": "output.json",
         "tmp": str(workspace.tmp),
