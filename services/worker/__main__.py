@@ -8,6 +8,7 @@ import sys
 
 from services.engine.workers import UnknownPool
 from services.platform.aws import require_region
+from services.platform.garbage import collect_seldom
 from services.platform.health import serving
 from services.platform.logs import configure_logs
 from services.platform.process import forbid_dumps, hide_environment
@@ -60,6 +61,7 @@ def main() -> int:
 
 
 async def _run(settings: WorkerSettings) -> None:
+    collect_seldom()
     Processes.adopt_orphans()
     node = Node(settings)
     loop = asyncio.get_running_loop()
