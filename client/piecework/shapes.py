@@ -334,6 +334,14 @@ class JobSummary(_JobFields):
     reasons: list[ReasonCode]
 
 
+class Source(TypedDict):
+    """The object of the job's input that a task works on, also in later stages: of several objects the first."""
+
+    uri: str
+    part: int | None
+    objects: int | None
+
+
 class Task(TypedDict):
     stage: int
     index: int
@@ -349,6 +357,7 @@ class Task(TypedDict):
     input: dict[str, Any]
     output: dict[str, Any] | None
     error: Failure | None
+    source: Source | None
 
 
 class Attempt(TypedDict):

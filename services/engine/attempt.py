@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict
 
+from services.contract.source import TaskSource
 from services.contract.states import ReportedOutcome, StageKind
 from services.contract.task_input import TaskInput
 from services.engine.spec import ProcessorSpec, StageOptions
@@ -49,6 +50,7 @@ class ClaimedTask:
     index: int
     attempt: int
     input: TaskInput
+    source: TaskSource | None = None
 
 
 @dataclass(frozen=True, slots=True)

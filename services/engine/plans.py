@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from services.contract.source import number_parts
 from services.engine.jobs import notify_jobs
 from services.engine.spec import JobSpec
 from services.engine.transitions import plan_same_tasks, plan_tasks
@@ -25,6 +26,8 @@ _SAVE = """
         put_off_at = NULL, started_at = coalesce(started_at, now()),
         tasks_at = coalesce(tasks_at, CASE WHEN $5 > 0 THEN now() END)
     WHERE job_id = $1 AND stage = $2"""
+
+_INPUT = "SELECT input FROM tasks WHERE job_id = $1 AND stage = $2 AND index = $3"
 
 
 async def lock_plan(connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any] | None) -> int | None:
@@ -52,7 +55,8 @@ async def save_chunk(connection: Connection, job_id: UUID, stage: int, first: in
     if chunk.repeat > 1:
         await plan_same_tasks(connection, job_id, stage, first, chunk.inputs[0], chunk.tasks)
     elif chunk.inputs:
-        await plan_tasks(connection, job_id, stage, first, chunk.inputs)
+        before = await connection.fetchval(_INPUT, job_id, stage, first - 1) if first else None
+        await plan_tasks(connection, job_id, stage, first, number_parts(chunk.inputs, before))
     await save_plan(connection, job_id, stage, chunk.cursor, chunk.done, chunk.tasks, chunk.share)
 
 

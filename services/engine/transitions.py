@@ -25,6 +25,7 @@ from uuid import UUID
 
 from services.contract.message import Message
 from services.contract.resources import Needs
+from services.contract.source import TaskSource
 from services.contract.task_input import parse_input
 from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput
 from services.engine.months import ALL, months_of
@@ -77,7 +78,7 @@ async def plan_same_tasks(
 _PLAN_OUTPUTS = """
     WITH planned AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT job_id, stage + 1, index, 'ready', now(), output_as_input(output)
+        SELECT job_id, stage + 1, index, 'ready', now(), successor_input(output, source_of(input))
         FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index > $3 AND state = 'succeeded'
         ORDER BY index LIMIT $4
         RETURNING job_id, stage, index
@@ -295,7 +296,7 @@ async def claim(
     months = ALL if job_ids is None else months_of(job_ids)
     rows = await connection.fetch(_CLAIM, worker_id, bundle_ids, _shard(worker_id), *months)
     return [
-        ClaimedTask(bundle_id, job_id, stage, index, attempt, parse_input(value))
+        ClaimedTask(bundle_id, job_id, stage, index, attempt, parse_input(value), TaskSource.of(value))
         for bundle_id, job_id, stage, index, attempt, value in rows
     ]
 
@@ -429,10 +430,11 @@ _COMPLETE = """
           AND (t.attempt = d.attempt AND t.worker_id = $1 OR t.backup_attempt = d.attempt AND t.backup_worker_id = $1)
           AND t.job_id >= ANY($5) AND t.job_id < ANY($6)
         RETURNING d.*, t.state, t.backup_attempt AS loser, t.backup_worker_id AS loser_worker_id,
-            t.backup_started_at AS loser_started_at
+            t.backup_started_at AS loser_started_at,
+            CASE WHEN d.chains AND d.won THEN source_of(t.input) END AS source
     ), successors AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT job_id, stage + 1, index, 'ready', now(), output_as_input(output)
+        SELECT job_id, stage + 1, index, 'ready', now(), successor_input(output, source)
         FROM ended WHERE chains AND won
         ON CONFLICT (job_id, stage, index) DO NOTHING
         RETURNING job_id, stage

@@ -11,6 +11,7 @@ import typer
 from piecework.cli import exits
 from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
 from piecework.cli.session import Session, command, describe_columns, parse_pairs
+from piecework.cli.tasks import describe_source
 from piecework.errors import PieceworkError
 from piecework.shapes import FINAL_STATES, Job, JobState, JobSummary, Reason, Stage, StageRecords, Task
 
@@ -64,7 +65,8 @@ def _reason(session: Session, job: Job, stage: Stage, task: Task) -> str:
     attempts = session.client.get_task(job["job_id"], task["stage"], task["index"])["attempts"]
     more = "logs" if attempts and attempts[-1]["log"] else "task"
     place = f"{task['stage']} {task['index']}"
-    return f"task {stage['name']} {place}: {why} (piecework {more} {job['job_id']} {place})"
+    of = f" of {describe_source(task)}" if task.get("source") else ""
+    return f"task {stage['name']} {place}{of}: {why} (piecework {more} {job['job_id']} {place})"
 
 
 def list_jobs(

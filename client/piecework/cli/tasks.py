@@ -1,6 +1,7 @@
 """Commands on the tasks of a job."""
 
 import sys
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -29,20 +30,60 @@ def _show_tasks(session: Session, tasks: list[Task]) -> None:
     now = session.client.now()
     display.table(
         session.out,
-        [">STAGE", ">INDEX", "STATE", ">?ATTEMPTS", "?STARTED", ">?OUTPUT", "~ERROR"],
+        [
+            ">STAGE",
+            ">INDEX",
+            "STATE",
+            "~SOURCE",
+            ">?ATTEMPTS",
+            ">?TOOK",
+            "?STARTED",
+            ">?OUTPUT",
+            "?WORKER",
+            "~ERROR",
+        ],
         (
             (
                 task["stage"],
                 task["index"],
                 display.state(task["state"]),
+                describe_source(task),
                 task["attempt"],
+                display.duration(_seconds(task, now)),
                 display.relative(task["started_at"], now),
                 display.size((task["output"] or {}).get("bytes")),
+                task["worker_id"],
                 f"{task['error']['type']}: {task['error']['message']}" if task["error"] else "",
             )
             for task in tasks
         ),
     )
+
+
+def describe_source(task: Task) -> str:
+    """What of the job's input the task works on, in short: `s3://photos/cat.png`, an item's value, or nothing."""
+    import json
+
+    match task.get("source"), task["input"]:  # an older server does not tell the source
+        case {"uri": uri, "part": int(part)}, _:
+            return f"{uri} part {part}"
+        case {"uri": uri, "objects": int(count)}, _ if count > 1:
+            return f"{uri} and {count - 1} more"
+        case {"uri": uri}, _:
+            return str(uri)
+        case _, {"type": "item", "value": value}:
+            return json.dumps(value, ensure_ascii=False)
+    return "-"
+
+
+def _seconds(task: Task, now: datetime) -> float | None:
+    """How long the last attempt took, or runs already."""
+    from piecework.display import parse_time
+
+    if task["started_at"] is None or not (task["finished_at"] or task["state"] == "running"):
+        return None
+    ended = parse_time(task["finished_at"]) if task["finished_at"] else now
+    return max(0.0, (ended - parse_time(task["started_at"])).total_seconds())
 
 
 def show_task(session: Session, job_id: JobId, stage: StageNumber, index: TaskIndex) -> None:
@@ -64,6 +105,7 @@ def _show_task(session: Session, task: TaskDetail) -> None:
             ("failures", task["failures"] or None),
             ("workers lost", task["losses"] or None),
             ("error", f"{task['error']['type']}: {task['error']['message']}" if task["error"] else None),
+            ("source", describe_source(task)),
             ("input", json.dumps(task["input"])),
             ("output", json.dumps(task["output"]) if task["output"] else None),
             ("worker", task["worker_id"]),

@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row, Stored
+from services.contract.source import TaskSource
 from services.contract.states import TASK_STATES, JobState, Outcome, StageKind, StageState, TaskState
 from services.engine.progress import Progress
 from services.engine.reasons.reason import Reason, ReasonCode
@@ -116,6 +117,14 @@ class JobPage(Page[JobSummary]):
     """Jobs, newest first."""
 
 
+class Source(Row):
+    """The object of the job's input that a task works on, also in later stages."""
+
+    uri: str = Field(description="of several objects, the first", examples=["s3://photos/2026/cat.png"])
+    part: int | None = Field(description="which part of the object it is, from 0; null: all of it")
+    objects: int | None = Field(description="how many objects it works on; null: one")
+
+
 class Task(Row):
     """One part of a stage."""
 
@@ -133,6 +142,12 @@ class Task(Row):
     input: dict[str, Any]
     output: dict[str, Any] | None
     error: Failure | None
+
+    @computed_field(description="null: it works on no object of the job's input, or on outputs of many tasks")  # type: ignore[prop-decorator]
+    @property
+    def source(self) -> Source | None:
+        source = TaskSource.of(self.input)
+        return Source.model_validate(source) if source else None
 
 
 class TaskPage(Page[Task]):

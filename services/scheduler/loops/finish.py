@@ -10,6 +10,7 @@ from uuid import UUID
 import structlog
 from asyncpg import Record
 
+from services.contract.source import TaskSource
 from services.engine.jobs import end_job, fail_job, notify_jobs
 from services.engine.running import fetch_running
 from services.engine.transitions import cancel_tasks
@@ -56,11 +57,12 @@ _STAGE = """
     WHERE r.job_id = $1 AND r.stage = $2"""
 
 _FIRST_FAILURE = """
-    SELECT index, error FROM tasks WHERE job_id = $1 AND stage = $2 AND state = 'failed' ORDER BY index LIMIT 1"""
+    SELECT index, input, error FROM tasks
+    WHERE job_id = $1 AND stage = $2 AND state = 'failed' ORDER BY index LIMIT 1"""
 
 # A part that ends inside a record says that the next begins there: this failure is never tolerated.
 _TORN = """
-    SELECT index, error FROM tasks
+    SELECT index, input, error FROM tasks
     WHERE job_id = $1 AND stage = $2 AND state = 'failed' AND error ->> 'type' = 'records_torn'
     ORDER BY index LIMIT 1"""
 
@@ -112,15 +114,21 @@ async def _end_stage(context: Context, job_id: UUID, number: int) -> None:
         elif not stage["planned"]:
             await _fail_open_job(connection, stage)
         elif stage["failed"] and (torn := await connection.fetchrow(_TORN, job_id, number)):
-            await _fail(connection, stage, f"task {torn['index']}: {torn['error']['message']}")
+            await _fail(connection, stage, f"{_name(torn)}: {torn['error']['message']}")
         else:
             await _finish_stage(connection, stage)
 
 
 async def _fail_stage(connection: Connection, stage: Record) -> None:
     first = await connection.fetchrow(_FIRST_FAILURE, stage["job_id"], stage["stage"])
-    why = f"; the first, task {first['index']}: {(first['error'] or {}).get('message')}" if first else ""
+    why = f"; the first, {_name(first)}: {(first['error'] or {}).get('message')}" if first else ""
     await _fail(connection, stage, f"{stage['failed']} failed tasks, {stage['tolerated_failures']} are tolerated{why}")
+
+
+def _name(task: Record) -> str:
+    """`task 7`, or with what it works on, `task 7 (s3://photos/cat.png)`."""
+    source = TaskSource.of(task["input"])
+    return f"task {task['index']}" + (f" ({source})" if source else "")
 
 
 async def _fail_open_job(connection: Connection, stage: Record) -> None:

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from services.contract.layout import SCHEDULER
 from services.contract.location import Location
+from services.contract.source import ADDED
 from services.contract.task_input import Outputs
 from services.contract.task_output import TaskOutput
 from services.engine import lost_outputs
@@ -54,7 +55,8 @@ async def step(context: Context) -> bool:
 async def _renew(context: Context, reader: Record) -> None:
     names = {"job": str(reader["job_id"]), "stage": reader["stage"], "index": reader["index"]}
     try:
-        input = await _new_input(context, reader)
+        planned = {name: reader["input"][name] for name in ADDED if name in reader["input"]}
+        input = planned | await _new_input(context, reader)
     except _CannotRenew as error:
         log.warning("input not renewed", **names, error=str(error))
         await lost_outputs.end_wait(context.database, reader, failure=str(error))
@@ -157,6 +159,7 @@ class _Attempts:
 
     def is_same(self, before: dict[str, Any], after: dict[str, Any]) -> bool:
         """Whether two items differ in the attempt alone; what is not known of the former may be anything."""
+        before = {name: value for name, value in before.items() if name in after or name not in ADDED}
         known = {name: after.get(name) for name in before}
         return self._without_attempt(before) == self._without_attempt(known)
 

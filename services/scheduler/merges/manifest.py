@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from asyncpg import Record
 
 from services.contract.location import Location
 from services.contract.states import RECORD_COUNTS
@@ -18,7 +19,7 @@ from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.multipart import MultipartWriter
 from services.scheduler.merges.crc32 import encode
-from services.scheduler.merges.outputs import Facts, file_facts, succeeded_pages
+from services.scheduler.merges.outputs import ROWS_PER_PAGE, Facts, file_facts, succeeded_pages
 
 _STAGES = """
     SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.state, s.tasks_from,
@@ -31,6 +32,16 @@ _STAGES = """
 _RECORDS = """
     SELECT index, attempt, records_in, records_out, records_rejected, records_filtered, records_added FROM attempts
     WHERE job_id = $1 AND stage = $2 AND index BETWEEN $3 AND $4 AND outcome = 'succeeded'"""
+
+# Those of which an attempt has failed.
+_FAILED = """
+    WITH tried AS MATERIALIZED (
+        SELECT DISTINCT stage, index FROM attempts
+        WHERE job_id = $1 AND (stage, index) > ($2, $3) AND outcome <> 'succeeded' ORDER BY stage, index LIMIT $4
+    )
+    SELECT t.stage, t.index, t.attempt, t.state, source_of(t.input) AS source, t.error
+    FROM tried JOIN tasks AS t ON t.job_id = $1 AND t.stage = tried.stage AND t.index = tried.index
+    ORDER BY t.stage, t.index"""
 
 
 async def write_manifest(
@@ -56,6 +67,11 @@ async def _manifest(database: Database, job: Mapping[str, Any], stage: int, file
         separator = b",\n"
         totals.update(parts=1, bytes=part.get("bytes", 0))
         records.update(part.get("records", {}))
+    yield b'\n],"failed":['
+    separator = b"\n"
+    async for task in _failed(database, job["job_id"]):
+        yield separator + orjson.dumps(task)
+        separator = b",\n"
     yield b'\n],"totals":' + orjson.dumps({**totals, "records": dict(records) or None}) + b"}\n"
 
 
@@ -78,8 +94,24 @@ async def _parts(database: Database, job_id: UUID, stage: int) -> AsyncIterator[
         }
         for task in page:
             records = counts.get((task["index"], task["attempt"]), {})
-            part = {"index": task["index"], "attempt": task["attempt"], **_output(TaskOutput.from_json(task["output"]))}
+            part = {"index": task["index"], "attempt": task["attempt"]}
+            part |= _source(task) | _output(TaskOutput.from_json(task["output"]))
             yield part | ({"records": records} if any(records.values()) else {})
+
+
+async def _failed(database: Database, job_id: UUID) -> AsyncIterator[Facts]:
+    """The failed tasks of all stages, in order."""
+    stage, index = 0, -1
+    while rows := await database.fetch(_FAILED, job_id, stage, index, ROWS_PER_PAGE):
+        for row in rows:
+            if row["state"] == "failed":
+                task = {"stage": row["stage"], "index": row["index"], "attempt": row["attempt"]}
+                yield task | _source(row) | {"error": row["error"]}
+        stage, index = rows[-1]["stage"], rows[-1]["index"]
+
+
+def _source(task: Record) -> Facts:
+    return {} if task["source"] is None else {"source": task["source"]}
 
 
 def _output(output: TaskOutput) -> Facts:

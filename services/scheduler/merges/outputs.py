@@ -18,7 +18,7 @@ from services.scheduler.merges.lines import END_BYTES_MAX
 ROWS_PER_PAGE = 5000
 
 _OUTPUTS = """
-    SELECT stage, index, attempt, output FROM tasks
+    SELECT stage, index, attempt, source_of(input) AS source, output FROM tasks
     WHERE job_id = $1 AND (stage, index) > ($2, $3) AND stage <= $4 AND state = 'succeeded'
     ORDER BY stage, index LIMIT $5"""
 
@@ -35,7 +35,7 @@ Facts = dict[str, Any]
 async def succeeded_pages(
     database: Database, job_id: UUID, first_stage: int, last_stage: int, *, after: int = -1
 ) -> AsyncIterator[list[Record]]:
-    """`stage, index, attempt, output` of the succeeded tasks of these stages, in order; no page is empty.
+    """`stage, index, attempt, source, output` of the succeeded tasks of these stages, in order; no page is empty.
 
     They begin `after` this index of the first stage.
     """

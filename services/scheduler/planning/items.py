@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from asyncpg import Record
 
+from services.contract.source import TaskSource, with_source
 from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.lost_outputs import name_maker
 from services.engine.places import check_task_inputs, refuse_unmade_items
@@ -35,7 +36,7 @@ READY = """
     ORDER BY s.put_off_at NULLS FIRST, s.priority DESC, s.task_count, s.job_id, s.stage LIMIT $2"""
 
 _ENDED = """
-    SELECT index, state, attempt, output FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index >= $3
+    SELECT index, state, attempt, input, output FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index >= $3
     ORDER BY index LIMIT $4"""
 
 
@@ -60,7 +61,8 @@ async def plan(context: Context, stage: Record) -> Chunk | None:
         total += listing.end - start
     parts = await asyncio.gather(*(listing.read(context.aws.s3) for listing in listings))
     taken = list(_cut(listings, parts))
-    inputs = [orjson.loads(line) for _, lines, _ in taken for line in lines]
+    made = [(orjson.loads(line), listing.source) for listing, lines, _ in taken for line in lines]
+    inputs = [with_source(item, source) for item, source in made]
     refuse_unmade_items(inputs)
     await check_task_inputs(context.database, stage["job_id"], inputs, context.settings)
     at, _, read = taken[-1]
@@ -112,6 +114,7 @@ class _Listing:
         self.index: int = task["index"]
         self.attempt: int = task["attempt"]
         self.start = start
+        self.source = None if task["input"]["type"] == "split" else TaskSource.of(task["input"])
         self._object = TaskOutput.from_json(task["output"]).object if task["state"] == "succeeded" else None
         self.end = self._object.bytes if self._object else 0
 

@@ -3,7 +3,7 @@
 A worker and its children always have the same release, so these may change with it.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from services.inputs.columns import Columns
 from services.inputs.places import Source
@@ -73,6 +73,7 @@ class RejectsOrigin(TypedDict):
     stage: int
     index: int
     sources: dict[str, Source]
+    input: NotRequired[str]  # in a later stage: the object of the job's input that those were made of
 
 
 class RecordInput(TaskJob):

@@ -27,6 +27,7 @@ class Rejects:
         self._path = path
         self._limit = limit
         self._stage, self._index, self._sources = task["stage"], task["index"], task["sources"]
+        self._of = {"input": task["input"]} if "input" in task else {}
         self._places: dict[str, Places] = {}
         self._copies: dict[str, Path] = {}
         self._files = ExitStack()
@@ -42,7 +43,7 @@ class Rejects:
         source = {**self._origin(path.name, offset), "record": number}
         reason = _text(reason)
         reason = reason if len(reason) <= REASON_LENGTH_MAX else f"{reason[:REASON_LENGTH_MAX]} …"
-        line = encode_json({"stage": self._stage, "index": self._index, "source": source, "reason": reason})
+        line = encode_json({"stage": self._stage, "index": self._index, "source": source, "reason": reason} | self._of)
         self._file.write(line[:-1] + b',"record":' + _encode(record) + b"}\n")
         if self._limit is not None and self.count > self._limit:
             message = f"more than rejects_max = {self._limit} records were rejected, the last one because: {reason}"

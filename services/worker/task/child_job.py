@@ -9,7 +9,7 @@ from services.contract.task_output import ListedOutput
 from services.engine.attempt import ClaimedTask, StageWork
 from services.inputs.fetched import FetchedInput
 from services.inputs.places import Source
-from services.worker.child.job import ChildJob, ReadingJob, RecordInput, TaskJob
+from services.worker.child.job import ChildJob, ReadingJob, RecordInput, RejectsOrigin, TaskJob
 from services.worker.task.environment import task_environment
 from services.worker.task.inputs import input_filename
 from services.worker.task.paths import Paths, Workspace
@@ -71,7 +71,7 @@ def child_job(
         **records,
         "rejects": str(workspace.rejects),
         "rejects_max": stage.rejects_max,
-        "task": {"stage": stage.stage, "index": task.index, "sources": _sources(task.input, input, workspace)},
+        "task": _rejects_origin(task, input, workspace),
     }
     if spec.records is not None:
         return {**reading, "kind": "records", "function": spec.records, "output_format": spec.output_format}
@@ -92,6 +92,14 @@ def collect_job(prepared: TaskJob, workspace: Workspace, paths: Paths, exit_code
     """What a child does for the task of a `prepare` job after its container has ended with this code."""
     job: TaskJob = {**prepared, "directory": str(workspace.directory), "steps": [], "checks": []}
     return {**job, "kind": "collect", "exit_code": exit_code, "records": str(paths.records)}
+
+
+def _rejects_origin(task: ClaimedTask, input: FetchedInput, workspace: Workspace) -> RejectsOrigin:
+    sources = _sources(task.input, input, workspace)
+    origin: RejectsOrigin = {"stage": task.stage, "index": task.index, "sources": sources}
+    if task.source is not None and all(source["uri"] != task.source.uri for source in sources.values()):
+        origin["input"] = task.source.uri
+    return origin
 
 
 def _sources(value: TaskInput, input: FetchedInput, workspace: Workspace) -> dict[str, Source]:

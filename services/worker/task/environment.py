@@ -7,12 +7,16 @@ from pathlib import Path
 
 import orjson
 
+from services.contract.source import TaskSource
+from services.contract.task_input import ObjectGroup
 from services.engine.attempt import ClaimedTask, StageWork
 from services.platform.settings import WorkerSettings
 from services.platform.tracing import current_traceparent
 from services.worker.task.array_jobs import array_variables, node_variables
+from services.worker.task.inputs import SOURCES
 from services.worker.task.paths import Paths
 from services.worker.task.share import Share
+from services.worker.task.values import is_by_value
 
 # What tasks inherit of the worker's environment: how programs speak, the way out, and the hardware. Those in containers
 # find the programs and files of their image, not those of the node.
@@ -87,6 +91,10 @@ def task_environment(
             "PIECEWORK_OUTPUT": paths.output,
             "PIECEWORK_RECORDS": paths.records,
         }
+    if task.source is not None and not is_by_value(task, stage):
+        identity |= source_variables(task.source)
+    if isinstance(task.input, ObjectGroup):
+        identity["PIECEWORK_INPUT_SOURCES"] = paths.records.with_name(SOURCES)
     memory_bytes = share.memory_of(stage.memory_bytes)
     identity |= {"SLURM_TMPDIR": base.get("TMPDIR", directory)}
     identity |= array_variables(task, stage, directory=directory, cpus=share.threads, memory_bytes=memory_bytes)
@@ -99,3 +107,18 @@ def task_environment(
     if paths.package is not None:
         identity["PIECEWORK_PACKAGE"] = paths.package
     return {**base, **{name: str(value) for name, value in identity.items()}, **stage.spec.environment}
+
+
+def source_variables(source: TaskSource) -> dict[str, object]:
+    """What of the job's input the task works on. A declared input of such a name has its path in this variable."""
+    variables: dict[str, object] = {
+        "PIECEWORK_INPUT_URI": source.uri,
+        "PIECEWORK_INPUT_KEY": source.key,
+        "PIECEWORK_INPUT_FILENAME": source.name,
+        "PIECEWORK_INPUT_STEM": source.stem,
+    }
+    if source.part is not None:
+        variables["PIECEWORK_INPUT_PART"] = source.part
+    if source.objects is not None:
+        variables["PIECEWORK_INPUT_OBJECTS"] = source.objects
+    return variables

@@ -30,6 +30,7 @@ from services.platform.transfer import download, for_each, object_bytes
 
 _MODULES = {folder: load(folder, "fetch") for folder in FOLDERS}
 _PARTS_AT_ONCE = 16
+SOURCES = "sources.json"  # the object that each file of an input directory is, by the file's name
 
 
 @traced("fetch")
@@ -112,6 +113,8 @@ async def _fetch_objects(s3: Any, objects: Sequence[WholeObject], directory: Pat
             sizes.append(await download_object(s3, object_, file))
 
     await for_each(enumerate(objects), _PARTS_AT_ONCE, fetch)
+    uris = (object_.location.uri for object_ in objects)
+    _write_value({input_filename(number, uri): uri for number, uri in enumerate(uris)}, directory / SOURCES)
     return FetchedInput(target, sum(sizes))
 
 

@@ -125,6 +125,8 @@ FUNCTIONS = [
     ("pool_slots", "SELECT s.stage, p.slots FROM stages AS s CROSS JOIN LATERAL pool_slots(s.pool) AS p"),
     ("is_late", "SELECT FROM bundles WHERE is_late(claimed_at, count, 5, 1)"),
     ("output_as_input", "SELECT output_as_input(output) FROM tasks"),
+    ("source_of", "SELECT source_of(input) FROM tasks"),
+    ("successor_input", "SELECT successor_input(output, input) FROM tasks"),
 ]
 
 

@@ -87,6 +87,7 @@ def task(index: int = 0, state: str = "succeeded", **fields: Any) -> Any:
         "input": {"type": "index", "count": 4},
         "output": {"uri": "s3://b/out", "bytes": 1536},
         "error": None,
+        "source": None,
         **fields,
     }
 
