@@ -2,7 +2,16 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 
 from services.contract.fields import (
     DURATION,
@@ -18,6 +27,7 @@ from services.contract.fields import (
     Strict,
     VariableName,
 )
+from services.contract.output_name import check_template, is_template
 from services.contract.resources import Needs
 from services.contract.secret import SecretReference
 from services.inputs.columns import check_type
@@ -43,6 +53,19 @@ ParamName = Annotated[str, Field(max_length=200)]
 Params = Annotated[dict[ParamName, Any], Field(max_length=NAMES_MAX)]
 Argument = Annotated[str, Field(max_length=131_072)]  # MAX_ARG_STRLEN, execve(2)
 Filename = Annotated[Name, AfterValidator(_refuse_own)]
+
+
+def _check_output(output: str) -> str:
+    return check_template(output) if is_template(output) else _FILENAME.validate_python(output)
+
+
+_FILENAME: TypeAdapter[str] = TypeAdapter(Filename)
+OutputName = Annotated[
+    str,
+    Field(max_length=300),
+    AfterValidator(_check_output),
+    WithJsonSchema({"type": "string", "maxLength": 300, "examples": ["clean.csv", "{input.stem}.jpg"]}),
+]
 ColumnType = Annotated[Any, AfterValidator(check_type)]
 
 
@@ -277,7 +300,11 @@ class ProcessorSpec(Strict):
         max_length=NAMES_MAX,
         description="objects that each task gets in addition to its input; null: the stage must give the URI",
     )
-    output: Filename = Field("output", description="file name of the task's output")
+    output: OutputName = Field(
+        "output",
+        description="file name of the task's output; `{input.stem}`, `{input.filename}` and `{input.part}` stand for "
+        "those of the object that the task works on, `{index}` for its index",
+    )
     output_directory: bool = Field(
         False, description="the output is a directory of files, each an item of a fan-out stage"
     )
@@ -359,6 +386,9 @@ class ProcessorSpec(Strict):
             )
         if self.function is not None:
             self._check_values()
+        if is_template(self.output) and (self.output_directory or self.function is not None):
+            what = "a directory of files" if self.output_directory else "a value"
+            raise ValueError(f"output: {self.output} names one file, but each task makes {what}: leave it out")
         if self.entrypoint is not None and self.image is None:
             raise ValueError("entrypoint: only an image has one; name the program in command")
         if self.package is not None and self.image is not None:

@@ -13,6 +13,7 @@ import structlog
 from asyncpg import Record
 from pydantic import ValidationError
 
+from services.contract.output_name import is_template, uses_source
 from services.contract.resources import Needs
 from services.contract.states import StageKind, TasksFrom
 from services.engine.arguments import BadArgument, check_arguments, names_its_program
@@ -293,9 +294,22 @@ async def resolve_stages(
         raise SpecError(field, True, "no stage comes after the last one to work on its items; leave it out")
     stages += await _resolve_merge(connection, spec, stages[-1])
     _check_stream(spec, stages)
+    _check_output_names(spec, stages)
     declared = {f"{stage.field}.inputs.{name}": uri for stage in stages for name, uri in stage.inputs.items()}
     await check_places(connection, spec, declared, settings, reader)
     return stages
+
+
+def _check_output_names(spec: JobSpec, stages: list[_ResolvedStage]) -> None:
+    """Raises SpecError if a processor names its output after a file, and its tasks work on none."""
+    has_files = any(source.type not in ("items", "range", "stream") for source in spec.inputs)
+    for stage in stages:
+        has_files |= stage.spec.resplit is not None
+        output = stage.processor_spec.output
+        if uses_source(output) and (stage.kind == "reduce" or not has_files):
+            why = "a reduce works on outputs of many tasks" if has_files else "the job's input has no files"
+            fix = f"it names its output {output}, but {why}: register one that names it by {{index}}"
+            raise SpecError(f"{stage.field}.processor", f"{stage.processor}@{stage.version}", fix)
 
 
 async def _resolve_split(
@@ -381,6 +395,11 @@ def _is_interim(spec: JobSpec, following: _ResolvedStage | None) -> bool:
     return spec.output_queue is None and (following is not None or not isinstance(spec.merge, NoMerge))
 
 
+def _has_named_results(spec: JobSpec, stage: _ResolvedStage, following: _ResolvedStage | None) -> bool:
+    """Whether the stage's outputs are results that are known by names of their own."""
+    return following is None and isinstance(spec.merge, NoMerge) and is_template(stage.processor_spec.output)
+
+
 def _stage_row(
     number: int,
     stage: _ResolvedStage,
@@ -389,6 +408,7 @@ def _stage_row(
     *,
     columns_due: bool,
     interim: bool,
+    named_results: bool,
     source: Input,
 ) -> dict[str, Any]:
     """The stage's columns by name."""
@@ -405,7 +425,7 @@ def _stage_row(
         "chains": following is not None and following.tasks_from == "successes",
         "columns_due": columns_due,
         "tasks_expected": len(array.numbers) if array and stage.tasks_from == "input" else None,
-        "options": options | found | {"interim": interim},
+        "options": options | found | {"interim": interim} | ({"named_results": True} if named_results else {}),
         "open_seconds": source.idle_seconds if isinstance(source, StreamInput) and number == 0 else None,
         "needs": stage.spec.needs and stage.spec.needs.to_json(),
         "next_pool_after_seconds": stage.spec.pools and (stage.spec.next_pool_after_seconds or NEXT_POOL_AFTER_SECONDS),
@@ -470,6 +490,7 @@ async def submit_job(
             array,
             columns_due=_columns_due(spec, resolved, number),
             interim=_is_interim(spec, after),
+            named_results=_has_named_results(spec, stage, after),
             source=spec.inputs[0],
         )
         for number, stage, after, array in zip(count(), resolved, following, arrays)

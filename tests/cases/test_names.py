@@ -1,10 +1,12 @@
 """Which file is this? Tasks, results, errors and rejects name the object of the input that they are made of."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from piecework.errors import ApiError
 from tests.cases.conftest import CaseGrid
 
 SHOW = (
@@ -96,3 +98,59 @@ def test_a_reject_of_a_later_stage_names_the_file_of_the_input(grid: CaseGrid) -
     assert (reject["input"], reject["source"]["record"]) == (f"{prefix}numbers.csv", 2)
     [reject] = grid.run({"type": "objects", "prefix": prefix}, stage).rejects()
     assert reject["source"]["uri"] == f"{prefix}numbers.csv" and "input" not in reject
+
+
+@pytest.fixture(scope="module")
+def named(grid: CaseGrid) -> str:
+    """A processor that names its output after its input."""
+    spec = {"command": ["cp", "{input}", "{output}"], "output": "{input.stem}.jpg"}
+    grid.client.register_processor("names-named", spec)
+    return "names-named"
+
+
+def test_results_have_the_names_and_folders_of_their_files(grid: CaseGrid, named: str, tmp_path: Path) -> None:
+    prefix = grid.put({"2025/cat.png": "1", "2026/cat.png": "2", "log.png": "3"})
+    for stages in ((named,), ("case-copy", named)):
+        ended = grid.run({"type": "objects", "prefix": prefix}, *stages)
+        names = ["2025/cat.jpg", "2026/cat.jpg", "log.jpg"]
+        assert (ended.state, sorted(ended.files)) == ("succeeded", names)
+    grid.command("results", ended.job["job_id"], "--download", str(tmp_path))
+    assert [(tmp_path / name).read_text() for name in names] == ["1", "2", "3"]
+
+
+def test_of_two_tasks_that_name_their_outputs_alike_one_fails(grid: CaseGrid, named: str) -> None:
+    prefix = grid.put({"cat.gif": "1", "cat.png": "2"})
+    ended = grid.run({"type": "objects", "prefix": prefix}, {"processor": named, "retry": {"max_attempts": 2}})
+    assert (ended.state, ended.error_code) == ("failed", "output_collision")
+    assert "both name their output cat.jpg" in ended.error and "{input.filename}" in ended.error
+    assert f"{prefix}cat.gif" in ended.error and f"{prefix}cat.png" in ended.error
+    joined = grid.run({"type": "objects", "prefix": prefix}, named, merge={"type": "concat"})
+    assert joined.state == "succeeded", "what is merged needs no names"
+
+
+def test_an_index_or_a_part_tells_outputs_apart(grid: CaseGrid) -> None:
+    for marker, names in (("{index}", ["a-0.txt", "a-1.txt"]), ("{input.part}", ["a-0.txt", "a-1.txt"])):
+        spec = {"command": ["cp", "{input}", "{output}"], "output": f"{{input.stem}}-{marker}.txt"}
+        grid.client.register_processor("names-parts", spec)
+        prefix = grid.put({"a.txt": "1\n2\n"})
+        ended = grid.run({"type": "lines", "uri": f"{prefix}a.txt", "parts": 2}, "names-parts")
+        assert sorted(ended.files) == names
+
+
+def test_a_name_after_a_file_is_refused_where_there_is_none(grid: CaseGrid, named: str) -> None:
+    for input in ({"type": "range", "count": 2}, {"type": "items", "items": [1]}):
+        with pytest.raises(ApiError, match="the job's input has no files"):
+            grid.submit(input, named)
+    with pytest.raises(ApiError, match="outputs of many tasks"):
+        prefix = grid.put({"a": "1"})
+        grid.submit({"type": "objects", "prefix": prefix}, "case-copy", merge={"type": "reduce", "processor": named})
+    with pytest.raises(ApiError, match="names one file"):
+        spec = {"command": ["true"], "output": "{input.stem}", "output_directory": True}
+        grid.client.register_processor("names-many", spec)
+
+
+def test_records_and_sql_get_the_suffix_of_their_format(grid: CaseGrid) -> None:
+    grid.client.register_processor("names-sql", {"sql": "SELECT * FROM input", "output": "{input.stem}"})
+    prefix = grid.put({"x/fees.v2.csv": "n\n1\n"})
+    ended = grid.run({"type": "objects", "prefix": prefix}, "names-sql")
+    assert list(ended.files) == ["x/fees.v2.jsonl"]

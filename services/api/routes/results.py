@@ -48,5 +48,5 @@ async def get_results(caller: Viewer, api: Api, job_id: JobId) -> Results:
 
 
 async def _file(api: Connections, file: dict[str, Any]) -> ResultFile:
-    url = await download_link(api, Location.parse(file["uri"]), file["name"])
+    url = await download_link(api, Location.parse(file["uri"]), file["name"].rpartition("/")[2])
     return ResultFile(**file, url=url)

@@ -61,7 +61,8 @@ _TAKE = """
     UPDATE stages AS s SET merge_id = gen_random_uuid(), merge_until = now() + $5 * interval '1 second'
     FROM due JOIN jobs AS j USING (job_id) WHERE s.job_id = due.job_id AND s.stage = due.stage
     RETURNING j.job_id, j.name, j.created_at, j.spec -> 'merge' AS merge, j.spec ->> 'results' AS results,
-        s.stage, s.kind, s.finished_at, s.merge_id,
+        s.stage, s.kind, s.finished_at, s.merge_id, coalesce((s.options ->> 'named_results')::boolean, false) AS named,
+        jsonb_path_query_array(j.spec, '$.input ? (exists (@.uri) || exists (@.prefix))') AS inputs,
         (SELECT p.spec -> 'outputs' FROM processors AS p
             WHERE p.name = s.processor AND p.version = s.processor_version) AS outputs,
         EXISTS (SELECT FROM stages AS n WHERE n.job_id = s.job_id AND n.stage = s.stage + 1) AS goes_on,

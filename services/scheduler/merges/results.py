@@ -4,9 +4,12 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from asyncpg import Record
 from pydantic import TypeAdapter
 
 from services.contract.location import Location
+from services.contract.output_name import common_folder, result_name
+from services.contract.source import TaskSource
 from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.spec import ConcatMerge, Merge, NoMerge
 from services.scheduler.loop import Context
@@ -108,18 +111,24 @@ class Results:
         async for task in succeeded_tasks(
             self._context.database, self._job["job_id"], self._job["stage"], self._job["stage"]
         ):
-            files += _part_files(task["index"], TaskOutput.from_json(task["output"]))
+            files += self._part_files(task, TaskOutput.from_json(task["output"]))
             if len(files) > FILES_MAX:
                 return []
         return files
 
+    def _part_files(self, task: Record, output: TaskOutput) -> list[Facts]:
+        """The objects of one part: `00000007.csv`, and of further outputs `00000007-summary.json`."""
+        index = task["index"]
+        made = [(self._part_name(task, output.object), output.object)] if output.object else []
+        made += [(f"{index:08d}-{_name(file)}", file) for _, file in sorted(output.files.items())]
+        return [file_facts(object_.location, object_.bytes, object_.crc32, name) for name, object_ in made]
 
-def _part_files(index: int, output: TaskOutput) -> list[Facts]:
-    """The objects of one part: `00000007.csv`, and of further outputs `00000007-summary.json`."""
-    suffix = PurePosixPath(output.object.location.uri).suffix if output.object else ""
-    made = [(f"{index:08d}{suffix}", output.object)] if output.object else []
-    made += [(f"{index:08d}-{_name(file)}", file) for _, file in sorted(output.files.items())]
-    return [file_facts(object_.location, object_.bytes, object_.crc32, name) for name, object_ in made]
+    def _part_name(self, task: Record, object_: StoredObject) -> str:
+        """As the processor names it, in the folders of its source; if it names all alike, by the task's index."""
+        if self._job["named"]:
+            source = TaskSource.of({"source": task["source"]})
+            return result_name(_name(object_), source, common_folder(self._job["inputs"]))
+        return f"{task['index']:08d}{PurePosixPath(object_.location.uri).suffix}"
 
 
 def _name(object_: StoredObject) -> str:

@@ -13,6 +13,8 @@ import structlog
 
 from services.contract.layout import Layout
 from services.contract.location import Location
+from services.contract.output_name import FOLDER, NoName, differs_by_index, fill_template, folder_of, is_template
+from services.contract.output_name import has_suffix as template_has_suffix
 from services.contract.states import RECORD_COUNTS
 from services.contract.task_error import TaskError, describe
 from services.contract.task_output import TaskOutput
@@ -44,6 +46,7 @@ from services.worker.task.node_health import FULL, NodeHealth, is_of_node
 from services.worker.task.outputs import Outputs, missing_output
 from services.worker.task.packages import PackageChanged, Packages, Runtime
 from services.worker.task.paths import Paths, Workspace
+from services.worker.task.pins import Pins
 from services.worker.task.secrets import Secrets
 from services.worker.task.share import Share
 from services.worker.task.task_log import hold_log_down, put_log
@@ -233,6 +236,7 @@ class _Attempt:
         secrets = await self._equipment.secrets.resolve(self._stage.spec.secrets or {})
         self._mask = Mask(secrets.values())
         paths = self._paths(input, inputs, runtime.package)
+        await self._keep_name(paths.output)
         image, containers = self._stage.spec.image, self._equipment.containers
         if image is not None and containers is None:
             raise TaskError("node_unfit", "the worker has no container engine any more")
@@ -334,6 +338,8 @@ class _Attempt:
     def _paths(self, input: FetchedInput, inputs: Mapping[str, Path], package: Path | None) -> Paths:
         spec, workspace = self._stage.spec, self.workspace
         output = workspace.output / self._output_name(input)
+        if is_template(spec.output):
+            output.parent.mkdir()
         if spec.output_directory:
             output.mkdir()
         outputs = {name: workspace.output / filename for name, filename in spec.outputs.items()}
@@ -344,15 +350,43 @@ class _Attempt:
         spec = self._stage.spec
         if spec.function is not None:
             return value_filename(self._stage)
-        if Path(spec.output).suffix or spec.output_directory:
-            return spec.output
+        if is_template(spec.output):
+            name, has_suffix = f"{FOLDER}/{self._filled_name()}", template_has_suffix(spec.output)
+        else:
+            name, has_suffix = spec.output, bool(Path(spec.output).suffix)
+        if has_suffix or spec.output_directory:
+            return name
         if spec.records is not None or spec.sql is not None:
-            return f"{spec.output}.{spec.output_format}"
+            return f"{name}.{spec.output_format}"
         if spec.builtin == "compact":
-            return f"{spec.output}.parquet"
+            return f"{name}.parquet"
         if spec.builtin == "copy":
-            return spec.output + suffix_of(input.path.name)
-        return spec.output
+            return name + suffix_of(input.path.name)
+        return name
+
+    def _filled_name(self) -> str:
+        """Raises TaskError (output_invalid)."""
+        try:
+            return fill_template(self._stage.spec.output, self._task.source, self._task.index)
+        except NoName as error:
+            raise TaskError("output_invalid", str(error), retryable=False) from None
+
+    async def _keep_name(self, output: Path) -> None:
+        """Have the name for this task alone, before it begins. Raises TaskError (output_collision) if it has not."""
+        source, (job_id, _, index, _) = self._task.source, self.key
+        template = self._stage.spec.output
+        if not self._stage.named_results or source is None or differs_by_index(template):
+            return
+        name = f"{folder_of(source.uri)}{output.name}"
+        pins = Pins(self._equipment.s3, self._equipment.layout)
+        owner, _, of = (await pins.agree(job_id, f"output {name}", partial(_own, f"{index} {source}"))).partition(" ")
+        if owner != str(index):
+            raise TaskError(
+                "output_collision",
+                f"task {owner} ({of}) and task {index} ({source}) both name their output {output.name}, by "
+                f"{template}: add {{input.filename}}, {{input.part}} or {{index}} to it",
+                retryable=False,
+            )
 
     @traced("run")
     async def _ask_child(
@@ -408,7 +442,8 @@ class _Attempt:
         if self._stage.fan_out:
             return await outputs.put_items(self.workspace.items, answer["items"], by_worker=False)
         has_lines = not (self._stage.spec.builtin == "copy" and input.format == "fixed")
-        stored = await outputs.put_output(output, self._header_bytes(input, answer), lines=has_lines)
+        name = output.relative_to(self.workspace.output).as_posix()
+        stored = await outputs.put_output(output, self._header_bytes(input, answer), lines=has_lines, name=name)
         return TaskOutput(stored, records=answer.get("records_out") if stored else None)
 
     def _header_bytes(self, input: FetchedInput, answer: Mapping[str, Any]) -> int | None:
@@ -422,6 +457,10 @@ class _Attempt:
         bytes_max = self._equipment.log_bytes_max
         if await put_log(self._equipment.s3, self.workspace, location, bytes_max, self._mask):
             self.finished.log = location.uri
+
+
+async def _own(text: str) -> str:
+    return text
 
 
 def masked_error(mask: Mask, type: str, message: str, raised: dict[str, Any] | None = None) -> dict[str, Any]:

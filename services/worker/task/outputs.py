@@ -40,16 +40,19 @@ class Outputs:
         self._files = files
         self._locate = locate
 
-    async def put_output(self, path: Path, header_bytes: int | None, *, lines: bool = True) -> StoredObject | None:
-        """Upload the task's output, if it exists. Its header has `header_bytes` bytes; None: it is the first line.
+    async def put_output(
+        self, path: Path, header_bytes: int | None, *, lines: bool = True, name: str | None = None
+    ) -> StoredObject | None:
+        """Upload the task's output, if it exists, by default under its own name.
 
-        Without `lines`, no line end belongs behind it, even if it is text.
+        Its header has `header_bytes` bytes; None: it is the first line. Without `lines`, no line end belongs behind it,
+        even if it is text.
         """
         file = await beside_loop(self._files.open, path)
         if file is None:
             return None
         with file:
-            stored = await self._put(file, path.name)
+            stored = await self._put(file, name or path.name)
             if ends := await in_own_thread(_ends, file, path.name) if lines else TextEnds():
                 stored = replace(stored, mark=ends.mark, missing_end=ends.missing_end)
             if _has_header(stored, header_bytes):
