@@ -29,6 +29,7 @@ from piecework.shapes import (
     DeliveryState,
     DrainedPool,
     Event,
+    Failures,
     Input,
     Job,
     JobCost,
@@ -254,9 +255,19 @@ class Client:
         return deletion
 
     def list_tasks(
-        self, job_id: Id, *, stage: int | None = None, state: TaskState | Sequence[TaskState] | None = None
+        self,
+        job_id: Id,
+        *,
+        stage: int | None = None,
+        state: TaskState | Sequence[TaskState] | None = None,
+        error: str | None = None,
+        sort: Literal["index", "slowest"] | None = None,
     ) -> Listing[Task]:
-        return self._list(Task, f"/v1/jobs/{job_id}/tasks", stage=stage, state=state)
+        """`error` is the fingerprint of a kind of failures. The slowest are one page: at most 500."""
+        return self._list(Task, f"/v1/jobs/{job_id}/tasks", stage=stage, state=state, error=error, sort=sort)
+
+    def list_failures(self, job_id: Id, *, stage: int | None = None) -> Failures:
+        return self._api.get(Failures, f"/v1/jobs/{job_id}/failures", stage=stage)
 
     def get_task(self, job_id: Id, stage: int, index: int) -> TaskDetail:
         return self._api.get(TaskDetail, f"/v1/jobs/{job_id}/tasks/{stage}/{index}")

@@ -360,6 +360,28 @@ class Task(TypedDict):
     source: Source | None
 
 
+class FailureKind(TypedDict):
+    """Failed attempts whose errors differ at most in numbers and places, and the first of them."""
+
+    fingerprint: str
+    attempts: int
+    tasks: int
+    first_at: str
+    last_at: str
+    stage: int
+    index: int
+    attempt: int
+    error: Failure
+    source: Source | None
+
+
+class Failures(TypedDict):
+    """The kinds of failures of a job, the most frequent first; whether all failed attempts were looked at."""
+
+    items: list[FailureKind]
+    complete: bool
+
+
 class Attempt(TypedDict):
     """One execution of a task."""
 

@@ -16,6 +16,7 @@ from services.api.problems import describe
 from services.api.routes import (
     api_keys,
     audit,
+    failures,
     health,
     items,
     jobs,
@@ -153,6 +154,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         jobs,
         items,
         splits,
+        failures,
         tasks,
         results,
         schedules,

@@ -73,6 +73,12 @@ class Paging:
         last = rows[self._limit - 1]
         return rows[: self._limit], self._encode([getattr(last, column.key) for column in columns])
 
+    async def first(self, session: AsyncSession, statement: SelectOfScalar[Row]) -> list[Row]:
+        """The rows of a list that has one page. Raises a 422 for a cursor."""
+        if self._cursor is not None:
+            raise _bad_cursor(self._cursor, "this list has one page: leave the cursor out")
+        return list((await session.exec(statement.limit(self._limit))).all())
+
     def _encode(self, position: list[Any]) -> str:
         return base64.urlsafe_b64encode(orjson.dumps([self._listing, *position], default=str)).decode().rstrip("=")
 

@@ -21,6 +21,9 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0142": "DROP INDEX attempts_slow",
+    "0141": "DROP INDEX attempts_failed",
+    "0140": "DROP FUNCTION error_fingerprint",
     "0139": "DROP FUNCTION successor_input, source_of",
     "0038": "ALTER TABLE bundles DROP COLUMN cancelled",
     "0037": "ALTER TABLE stages DROP COLUMN open_seconds, DROP COLUMN appended_at",

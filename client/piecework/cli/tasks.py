@@ -2,13 +2,13 @@
 
 import sys
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from piecework.cli.options import All, JobId, Limit, StageNumber, TaskIndex
 from piecework.cli.session import Session, command
-from piecework.shapes import Task, TaskDetail, TaskState
+from piecework.shapes import Failures, Task, TaskDetail, TaskState
 
 
 def list_tasks(
@@ -16,12 +16,54 @@ def list_tasks(
     job_id: JobId,
     stage: Annotated[int | None, typer.Option(min=0, help="Only tasks of this stage.")] = None,
     state: Annotated[TaskState | None, typer.Option(help="Only tasks in this state.")] = None,
+    error: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Only tasks that have failed so: see `piecework failures`.")
+    ] = None,
+    slowest: Annotated[
+        bool, typer.Option("--slowest", help="Those that took longest first, if a second or more.")
+    ] = False,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List the tasks of a job."""
-    listing = session.client.list_tasks(job_id, stage=stage, state=state)
+    sort: Literal["slowest"] | None = "slowest" if slowest else None
+    listing = session.client.list_tasks(job_id, stage=stage, state=state, error=error, sort=sort)
     session.show_list(listing, everything, limit, lambda tasks: _show_tasks(session, tasks))
+
+
+def list_failures(
+    session: Session,
+    job_id: JobId,
+    stage: Annotated[int | None, typer.Option(min=0, help="Only those of this stage.")] = None,
+) -> None:
+    """List the kinds of a job's failures, the most frequent first."""
+    found = session.client.list_failures(job_id, stage=stage)
+    session.show(found, lambda found: _show_failures(session, found))
+    if not found["complete"]:
+        session.note("there are more failed attempts than were looked at: --stage tells those of one stage")
+
+
+def _show_failures(session: Session, found: Failures) -> None:
+    from piecework import display
+
+    now = session.client.now()
+    display.table(
+        session.out,
+        ["KIND", ">TASKS", ">?ATTEMPTS", "?LAST", ">STAGE", ">INDEX", "~SOURCE", "~ERROR"],
+        (
+            (
+                kind["fingerprint"],
+                display.number(kind["tasks"]),
+                display.number(kind["attempts"]),
+                display.relative(kind["last_at"], now),
+                kind["stage"],
+                kind["index"],
+                kind["source"]["uri"] if kind["source"] else "-",
+                f"{kind['error']['type']}: {kind['error']['message']}",
+            )
+            for kind in found["items"]
+        ),
+    )
 
 
 def _show_tasks(session: Session, tasks: list[Task]) -> None:
@@ -169,5 +211,6 @@ def logs(
 
 def register(app: typer.Typer) -> None:
     command(app, "tasks")(list_tasks)
+    command(app, "failures")(list_failures)
     command(app, "task")(show_task)
     command(app, "logs")(logs)

@@ -1,9 +1,11 @@
 """A job's tasks, their attempts and logs."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query
+from sqlalchemy import and_, func, literal_column
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlmodel import col, select
 
 from services.api import tables
@@ -18,6 +20,13 @@ from services.contract.states import TaskState
 from services.engine.ownership import require_job
 from services.platform.problems import ProblemError, not_found, problems
 from services.platform.routes import JobId
+
+_OF_TASK = and_(
+    col(tables.Attempt.job_id) == col(tables.Task.job_id),
+    col(tables.Attempt.stage) == col(tables.Task.stage),
+    col(tables.Attempt.index) == col(tables.Task.index),
+)
+_FAILED = col(tables.Attempt.outcome) != literal_column("'succeeded'")  # as the index has it
 
 router = APIRouter(prefix="/jobs/{job_id}/tasks", tags=["tasks"], route_class=StrictRoute, responses=problems(404))
 
@@ -34,18 +43,41 @@ async def list_tasks(
     job_id: JobId,
     stage: Annotated[int | None, Query(ge=0, le=32_767)] = None,
     state: Annotated[list[TaskState], Query(description="any of these states", max_length=100)] = [],  # noqa: B006
+    error: Annotated[
+        str | None,
+        Query(pattern="^[0-9a-f]{12}$", description="with a failed attempt of this `fingerprint` (list_failures)"),
+    ] = None,
+    sort: Annotated[
+        Literal["index", "slowest"],
+        Query(description="`slowest`: by the time that the last attempt took, if a second or more; one page"),
+    ] = "index",
 ) -> TaskPage:
-    """Tasks by stage and index."""
+    """Tasks by stage and index, or the slowest of those that have ended."""
     if await session.get(tables.Job, job_id) is None:
         raise not_found("job", job_id)
     await require_job(api.database, caller, job_id)
-    task = tables.Task
-    statement = select(task).where(task.job_id == job_id)
+    task, attempt = tables.Task, tables.Attempt
+    statement, key = select(task), (task.stage, task.index)
+    if sort == "slowest":
+        last = and_(_OF_TASK, col(attempt.attempt) == col(task.attempt))
+        slow = col(attempt.run_seconds) >= literal_column("1")  # as the index has it
+        statement = statement.join(attempt, last).where(attempt.job_id == job_id, slow)
+    elif error is not None or state == ["failed"]:  # few among many tasks: the index of their attempts finds them
+        key = (attempt.stage, attempt.index)
+        statement = statement.join(attempt, _OF_TASK).where(attempt.job_id == job_id, _FAILED)
+        statement = statement.ext(distinct_on(*map(col, key)))
+    else:
+        statement = statement.where(task.job_id == job_id)
+    if error is not None:
+        statement = statement.where(_FAILED, func.error_fingerprint(col(attempt.error)) == error)
     if stage is not None:
-        statement = statement.where(task.stage == stage)
+        statement = statement.where(key[0] == stage)
     if state:
         statement = statement.where(col(task.state).in_(state))
-    rows, next_cursor = await pages.fetch(session, statement, task.stage, task.index)
+    if sort == "slowest":
+        rows, next_cursor = await pages.first(session, statement.order_by(col(attempt.run_seconds).desc())), None
+    else:
+        rows, next_cursor = await pages.fetch(session, statement, *key)
     return TaskPage(items=[Task.model_validate(row) for row in rows], next_cursor=next_cursor)
 
 

@@ -125,6 +125,11 @@ class Source(Row):
     objects: int | None = Field(description="how many objects it works on; null: one")
 
 
+def source_of(input: Any) -> Source | None:
+    source = TaskSource.of(input)
+    return Source.model_validate(source) if source else None
+
+
 class Task(Row):
     """One part of a stage."""
 
@@ -146,8 +151,29 @@ class Task(Row):
     @computed_field(description="null: it works on no object of the job's input, or on outputs of many tasks")  # type: ignore[prop-decorator]
     @property
     def source(self) -> Source | None:
-        source = TaskSource.of(self.input)
-        return Source.model_validate(source) if source else None
+        return source_of(self.input)
+
+
+class FailureKind(BaseModel):
+    """Failed attempts whose errors differ at most in numbers and places, and the first of them."""
+
+    fingerprint: str = Field(description="of the errors; `error` in a list of tasks", examples=["3f2a91c07bd4"])
+    attempts: int
+    tasks: int = Field(description="that have such an attempt, also those that have succeeded since")
+    first_at: datetime
+    last_at: datetime
+    stage: int
+    index: int
+    attempt: int
+    error: Failure
+    source: Source | None
+
+
+class Failures(BaseModel):
+    """The kinds of failures of a job, the most frequent first."""
+
+    items: list[FailureKind]
+    complete: bool = Field(description="false: there are more failed attempts than were looked at, by stage and index")
 
 
 class TaskPage(Page[Task]):

@@ -56,6 +56,18 @@ WORKER = {
     "replace_instance": False,
 }
 ON_EC2 = {**WORKER, "instance_id": "i-1", "instance_type": "m7g.large", "zone": "eu-central-1a", "market": "spot"}
+FAILURE_KIND = {
+    "fingerprint": "3f2a91c07bd4",
+    "attempts": 3600,
+    "tasks": 1200,
+    "first_at": TIME,
+    "last_at": LATER,
+    "stage": 0,
+    "index": 7,
+    "attempt": 1,
+    "error": {"type": "exit_code", "message": "no such file"},
+    "source": {"uri": "s3://photos/cat.png", "part": None, "objects": None},
+}
 RULE = {
     "name": "default",
     "labels": {},
@@ -457,6 +469,18 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     ("retention show default", "GET /v1/retention-rules/default", RULE, ["default", "1d", "forever", "90d"]),
     ("retention put default --records 90d", "PUT /v1/retention-rules/default", RULE, ["default", "90d"]),
     ("retention delete old", "DELETE /v1/retention-rules/old", None, ["deleted old"]),
+    (
+        f"failures {JOB_ID}",
+        f"GET /v1/jobs/{JOB_ID}/failures",
+        {"items": [FAILURE_KIND], "complete": True},
+        ["3f2a91c07bd4", "1,200", "s3://photos/cat.png", "exit_code: no such file"],
+    ),
+    (
+        f"tasks {JOB_ID} --slowest --error 3f2a91c07bd4",
+        f"GET /v1/jobs/{JOB_ID}/tasks",
+        page(task(7, source={"uri": "s3://photos/cat.png", "part": 3, "objects": None})),
+        ["s3://photos/cat.png part 3", "3 m 05 s"],
+    ),
     (f"hold {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/hold", job("succeeded"), [JOB_ID]),
     (f"release {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/release", job("succeeded"), [JOB_ID]),
     (
