@@ -89,6 +89,25 @@ def test_failed_parts_are_named_in_errors_and_in_the_manifest(grid: CaseGrid) ->
     assert f"0 0 of {prefix}broken.txt: exit_code" in said
 
 
+def test_the_logs_of_a_job_are_those_of_its_failed_tasks(grid: CaseGrid) -> None:
+    script = "echo reading $PIECEWORK_INPUT_FILENAME; grep -q ok $PIECEWORK_INPUT || { echo not ok; exit 1; }"
+    grid.client.register_processor("names-grep", {"command": ["sh", "-c", script]})
+    prefix = grid.put({"broken.txt": "no", "good.txt": "ok", "worse.txt": "no"})
+    stage = {"processor": "names-grep", "retry": {"max_attempts": 1}, "tolerated_failures": 2}
+    job_id = grid.run({"type": "objects", "prefix": prefix}, stage).job["job_id"]
+    first, _, second = grid.command("logs", job_id).partition("\n\n")
+    assert first.splitlines()[0].startswith(f"==> task 0 0 of {prefix}broken.txt: exit_code: exit code 1")
+    assert first.splitlines()[1:] == ["reading broken.txt", "not ok"]
+    assert second.splitlines()[1:] == ["reading worse.txt", "not ok"]
+    logs = json.loads(grid.command("logs", job_id, "0", "--limit", "1", "--json"))["items"]
+    assert [(log["task"]["index"], log["text"]) for log in logs] == [(0, "reading broken.txt\nnot ok\n")]
+    [kind] = grid.client.list_failures(job_id)["items"]
+    assert (kind["tasks"], kind["source"]) == (2, {"uri": f"{prefix}broken.txt", "part": None, "objects": None})
+    kinds = grid.command("failures", job_id)
+    assert kind["fingerprint"] in kinds and f"{prefix}broken.txt" in kinds
+    assert f"{prefix}worse.txt" in grid.command("tasks", job_id, "--error", kind["fingerprint"])
+
+
 def test_a_reject_of_a_later_stage_names_the_file_of_the_input(grid: CaseGrid) -> None:
     grid.client.register_processor("names-typed", {"sql": "SELECT * FROM input"})
     prefix = grid.put({"numbers.csv": "n\n1\ntwo\n"})

@@ -1,6 +1,5 @@
 """Commands on the tasks of a job."""
 
-import sys
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -190,27 +189,7 @@ def _show_task(session: Session, task: TaskDetail) -> None:
     )
 
 
-def logs(
-    session: Session,
-    job_id: JobId,
-    stage: StageNumber,
-    index: TaskIndex,
-    attempt: Annotated[
-        int | None, typer.Option(min=1, help="Of this attempt; default: the last that has a log.")
-    ] = None,
-) -> None:
-    """Print what a task's program printed."""
-    log = session.client.get_task_log(job_id, stage, index, attempt=attempt)
-    text = session.client.read_object(log["url"])
-    if session.as_json:
-        session.show({**log, "text": text.decode(errors="replace")}, lambda log: None)
-    else:
-        sys.stdout.buffer.write(text)
-        sys.stdout.flush()
-
-
 def register(app: typer.Typer) -> None:
     command(app, "tasks")(list_tasks)
     command(app, "failures")(list_failures)
     command(app, "task")(show_task)
-    command(app, "logs")(logs)
