@@ -40,6 +40,7 @@ ReasonCode = Literal[
     "lost_output",
     "retry_at",
     "running_max",
+    "waits_for_jobs",
     "scheduled",
     "waiting_for_items",
     "workers_starting",
@@ -146,6 +147,13 @@ class Keep(TypedDict):
     records: NotRequired[float | str | Literal["forever"] | None]
 
 
+class Predecessor(TypedDict):
+    """A job that must have ended before another one starts."""
+
+    job_id: str
+    condition: NotRequired[Literal["succeeded", "any"]]
+
+
 class JobSpec(TypedDict):
     """A job as it is submitted."""
 
@@ -160,6 +168,8 @@ class JobSpec(TypedDict):
     labels: NotRequired[dict[str, str]]
     run_at: NotRequired[str | None]
     keep: NotRequired[Keep | None]
+    after: NotRequired[list[Predecessor] | None]
+    after_failure: NotRequired[Literal["fail", "skip"] | None]
 
 
 class Deletion(TypedDict):
@@ -322,9 +332,18 @@ class _JobFields(TypedDict):
     deleted_at: str | None
 
 
+class JobDependency(TypedDict):
+    """A job that another one waits for, and how it has ended (None: it has not)."""
+
+    job_id: str
+    condition: Literal["succeeded", "any"]
+    ended: JobState | None
+
+
 class Job(_JobFields):
     spec: JobSpec
     stages: list[Stage]
+    predecessors: list[JobDependency]
     reasons: list[Reason]
     warnings: list[str]
 

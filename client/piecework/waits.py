@@ -7,7 +7,7 @@ from piecework.shapes import Job, JobSummary, Reason, ReasonCode, Stage
 # What passes in the course of any job: the few words are enough.
 _COMMON: frozenset[ReasonCode] = frozenset(
     {
-        *("waiting_for_items", "running_max", "lower_priority", "workers_busy", "workers_starting"),
+        *("waiting_for_items", "waits_for_jobs", "running_max", "lower_priority", "workers_busy", "workers_starting"),
         *("barrier", "split", "previous_stage", "next_stage_full", "columns", "planning"),
         *("merge_waits", "merging", "ending", "starting"),
     }

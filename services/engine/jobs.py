@@ -1,6 +1,6 @@
 """Jobs as a whole: every transition of a job, by a user or by the scheduler.
 
-scheduled → running ⇄ paused → succeeded
+scheduled → running ⇄ paused → succeeded          (scheduled: for a time, or for other jobs)
      └─────────┴────────┴────→ cancelling → cancelled
                └────────┴────→ failing    → failed       (failed, cancelled → running by retry)
 """
@@ -12,8 +12,9 @@ from uuid import UUID
 from asyncpg import Record
 
 from services.engine import transitions
+from services.engine.dependencies import wait_again
 from services.engine.errors import Conflict, NotFound
-from services.engine.stages import start_stages
+from services.engine.stages import start_stages, stay_open
 from services.platform.database import ENDS_CHANNEL, JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection, notify
 from services.platform.settings import Settings
 
@@ -59,10 +60,6 @@ async def _move_job(connection: Connection, job_id: UUID, order: str, sources: t
     await notify_jobs(connection)
 
 
-# The time in which a job did not run does not count.
-_STAY_OPEN = "UPDATE stages SET appended_at = now() WHERE job_id = $1 AND open_seconds IS NOT NULL"
-
-
 async def pause_job(connection: Connection, job_id: UUID) -> None:
     """Pause the job: no more of its tasks start, running ones end as usual. Raises NotFound, Conflict."""
     async with connection.transaction():
@@ -74,7 +71,7 @@ async def resume_job(connection: Connection, job_id: UUID) -> None:
     """Raises NotFound, Conflict."""
     async with connection.transaction():
         await _move_job(connection, job_id, "resumed", ("paused",), "running")
-        await connection.execute(_STAY_OPEN, job_id)
+        await stay_open(connection, job_id)
 
 
 async def cancel_job(connection: Connection, job_id: UUID) -> None:
@@ -96,7 +93,7 @@ _FORGIVE_LOSSES = "UPDATE lost_outputs SET counted = false WHERE job_id = $1"
 async def retry_job(connection: Connection, job_id: UUID) -> None:
     """Run the failed and cancelled tasks of a failed or cancelled job again; results of the others are kept.
 
-    Raises NotFound, Conflict.
+    One that waited for other jobs waits for them again. Raises NotFound, Conflict.
     """
     async with connection.transaction():
         await _move_job(connection, job_id, "retried", ("failed", "cancelled"), "running")
@@ -105,8 +102,10 @@ async def retry_job(connection: Connection, job_id: UUID) -> None:
             "keep_revision = 0, expires_at = NULL, deletion = NULL WHERE job_id = $1",
             job_id,
         )
+        if await wait_again(connection, job_id):
+            return
         await start_stages(connection, job_id)
-        await connection.execute(_STAY_OPEN, job_id)
+        await stay_open(connection, job_id)
         await connection.execute(_FORGIVE, job_id)
         await connection.execute(_FORGIVE_LOSSES, job_id)
         await transitions.retry_tasks(connection, job_id)

@@ -1,6 +1,7 @@
 """What a user submits: the job specification, shared by the API (which checks it) and the scheduler (which runs it)."""
 
 from typing import Annotated, Any, Literal, get_args
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -48,6 +49,7 @@ def _refuse_own(filename: str) -> str:
 
 
 NAMES_MAX = 1000  # of what a specification names
+PREDECESSORS_MAX = 100
 
 ParamName = Annotated[str, Field(max_length=200)]
 Params = Annotated[dict[ParamName, Any], Field(max_length=NAMES_MAX)]
@@ -219,6 +221,21 @@ class Keep(Strict):
     records: Kept | None = Field(None, description="the job itself with its tasks, attempts, statistics and logs")
 
 
+class Predecessor(Strict):
+    """A job that must have ended before this one starts; as text `JOB_ID` or `JOB_ID:CONDITION`."""
+
+    job_id: UUID
+    condition: Literal["succeeded", "any"] = Field("succeeded", description="how it must have ended; any: in any way")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        job_id, colon, condition = value.partition(":")
+        return {"job_id": job_id, **({"condition": condition} if colon else {})}
+
+
 class JobSpec(Strict):
     """A job as submitted."""
 
@@ -237,18 +254,32 @@ class JobSpec(Strict):
     labels: dict[Name, Annotated[str, Field(max_length=256)]] = Field({}, max_length=64)
     run_at: AwareDatetime | None = Field(None, description="earliest time to start")
     keep: Keep | None = Field(None, examples=[{"interim": "1d", "results": "forever", "records": "90d"}])
+    after: Annotated[list[Predecessor], Field(max_length=PREDECESSORS_MAX)] | None = Field(
+        None, description="start when these jobs have ended; each an object, or text: `JOB_ID` or `JOB_ID:any`"
+    )
+    after_failure: Literal["fail", "skip"] | None = Field(
+        None,
+        description="what becomes of the job if a job of `after` does not end as it must: it fails, or is skipped, "
+        "which cancels it; absent: fail",
+    )
 
     @property
     def inputs(self) -> list[Input]:
         """The input, or the inputs, in order."""
         return self.input if isinstance(self.input, list) else [self.input]
 
+    @property
+    def is_for_later(self) -> bool:
+        """Whether it waits for a time or for other jobs: what it reads may not be there yet."""
+        return self.run_at is not None or bool(self.after)
+
     def stored(self) -> dict[str, Any]:
         """As it is stored: without what says nothing and is not known to services of the release before."""
-        stored = self.model_dump(mode="json", exclude=None if self.keep else {"keep"})
+        silent = {name for name in ("keep", "after", "after_failure") if not getattr(self, name)}
+        stored = self.model_dump(mode="json", exclude=silent)
         for stage in stored["stages"]:
-            silent = (*StageNeeds.model_fields, "pools", "next_pool_after_seconds")
-            for name in [name for name in silent if stage[name] is None]:
+            optional = (*StageNeeds.model_fields, "pools", "next_pool_after_seconds")
+            for name in [name for name in optional if stage[name] is None]:
                 del stage[name]
         return stored
 
@@ -259,6 +290,15 @@ class JobSpec(Strict):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stage names must differ, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _wait(self) -> "JobSpec":
+        named = [predecessor.job_id for predecessor in self.after or ()]
+        if twice := [str(job_id) for job_id in set(named) if named.count(job_id) > 1]:
+            raise ValueError(f"after: {', '.join(sorted(twice))} is named twice; name each job once")
+        if self.after_failure is not None and not named:
+            raise ValueError("after_failure: the job waits for no other; name jobs in `after`, or leave it out")
         return self
 
 

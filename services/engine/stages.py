@@ -27,6 +27,13 @@ async def start_stages(connection: Connection, job_id: UUID) -> None:
     )
 
 
+async def stay_open(connection: Connection, job_id: UUID) -> None:
+    """The time in which an open job did not run does not count."""
+    await connection.execute(
+        "UPDATE stages SET appended_at = now() WHERE job_id = $1 AND open_seconds IS NOT NULL", job_id
+    )
+
+
 class StageGone(LookupError):
     """The stage does not exist: its job was deleted."""
 

@@ -17,6 +17,7 @@ from services.contract.output_name import is_template, uses_source
 from services.contract.resources import Needs
 from services.contract.states import StageKind, TasksFrom
 from services.engine.arguments import BadArgument, check_arguments, names_its_program
+from services.engine.dependencies import wait_for
 from services.engine.errors import SpecError, explain
 from services.engine.jobs import notify_jobs
 from services.engine.nodes import Nodes, known_nodes
@@ -449,13 +450,14 @@ async def submit_job(
     key_id: UUID | None = None,
 ) -> UUID:
     """Record a job of the principal `created_by` inside the caller's transaction; it starts at once unless
-    `spec.run_at` is set.
+    `spec.run_at` is set, or a job of `spec.after` has not ended.
 
     `schedule_id` and `run_at` are those of the schedule's run, `trigger_id` and `trigger_message` say which message
     made a trigger submit it: a second job for the same one raises asyncpg.UniqueViolationError. It counts towards the
     quotas of its share and of the key `key_id`. Raises SpecError, QuotaExceeded.
     """
-    resolved = await resolve_stages(connection, spec, settings, Reader(created_by, key_id))
+    reader = Reader(created_by, key_id)
+    resolved = await resolve_stages(connection, spec, settings, reader)
     arrays = list(_arrays(resolved, spec.inputs))
     tasks = sum(len(array.numbers) if array else 1 for array in arrays)
     await check_job(connection, settings, key_id, spec.share, priority=spec.priority, tasks=tasks)
@@ -465,14 +467,14 @@ async def submit_job(
         job_id,
         spec.name,
         spec.stored(),
-        spec.run_at is not None,
+        spec.is_for_later,
         spec.priority,
         spec.share,
         spec.labels,
         schedule_id,
         trigger_id,
         trigger_message,
-        run_at or spec.run_at,
+        None if spec.after else run_at or spec.run_at,  # no time to start it, for any release
         created_by,
         key_id,
         tasks,
@@ -496,7 +498,9 @@ async def submit_job(
         for number, stage, after, array in zip(count(), resolved, following, arrays)
     ]
     await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows, run_at or spec.run_at)
-    if spec.run_at is None:
+    if spec.after:
+        await wait_for(connection, job_id, spec.after, reader)
+    elif spec.run_at is None:
         await start_stages(connection, job_id)
     await notify_jobs(connection)
     annotate(job=job_id, name=spec.name)

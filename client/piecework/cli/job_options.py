@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
@@ -38,16 +38,37 @@ class JobOptions:
             "repeatable.",
         ),
     ] = None
+    after: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="JOB_ID[:any]",
+            help="Start when this job has succeeded, or has ended in any way (:any); repeatable, for all of them.",
+        ),
+    ] = None
+    after_failure: Annotated[
+        Literal["fail", "skip"] | None,
+        typer.Option(help="What becomes of this job if one of --after does not succeed; fail unless you say skip."),
+    ] = None
 
     def change(self, spec: dict[str, Any]) -> None:
         fields = given(asdict(self))
         labels = parse_pairs("--label", fields.pop("label", None))
         keep = parse_pairs("--keep", fields.pop("keep", None))
+        if after := fields.pop("after", None):
+            fields["after"] = [_predecessor(text) for text in after]
         spec |= fields
         if keep:
             spec["keep"] = mapping_in(spec, "keep") | keep
         if labels:
             spec["labels"] = mapping_in(spec, "labels") | labels
+
+
+def _predecessor(text: str) -> dict[str, str]:
+    """Raises InputError."""
+    job_id, colon, condition = text.partition(":")
+    if colon and condition not in ("succeeded", "any"):
+        raise InputError(f"--after: {text!r}: write JOB_ID, or JOB_ID:any to start however that job ends")
+    return {"job_id": job_id, **({"condition": condition} if colon else {})}
 
 
 def _of_stages(metavar: str, help: str) -> Any:

@@ -13,7 +13,7 @@ from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
 from piecework.cli.session import Session, command, describe_columns, parse_pairs
 from piecework.cli.tasks import describe_source
 from piecework.errors import PieceworkError
-from piecework.shapes import FINAL_STATES, Job, JobState, JobSummary, Reason, Stage, StageRecords, Task
+from piecework.shapes import FINAL_STATES, Job, JobDependency, JobState, JobSummary, Reason, Stage, StageRecords, Task
 
 FAILURES_SHOWN = 3
 
@@ -137,6 +137,7 @@ def _show_job(session: Session, job: Job) -> None:
             ("merge", merge.get("type") if merge else None),
             *(("waits", Text(_describe_reason(reason, now), "yellow")) for reason in waits(job.get("reasons", []))),
             *(("warning", Text(warning, "yellow")) for warning in job["warnings"]),
+            *(("after", _describe_predecessor(one)) for one in job.get("predecessors", [])),
             ("labels", ", ".join(f"{key}={value}" for key, value in job["labels"].items())),
             ("priority", job["priority"] or None),
             ("share", job["share"]),
@@ -209,6 +210,11 @@ def _describe_reason(reason: Reason, now: datetime) -> str:
 
     since = reason.get("since")
     return f"{reason['message']}; since {moment(since, now)}" if since else reason["message"]
+
+
+def _describe_predecessor(one: JobDependency) -> str:
+    ended = one["ended"] or "has not ended"
+    return f"{one['job_id']}{':any' if one['condition'] == 'any' else ''} ({ended})"
 
 
 def _describe_records(records: StageRecords) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from piecework.arrays import parse_array
-from piecework.slurm.script import BatchScript, parse_export, parse_memory, parse_minutes
+from piecework.slurm.script import BatchScript, parse_dependency, parse_export, parse_memory, parse_minutes
 
 T = TypeVar("T")
 
@@ -63,6 +63,7 @@ class _Reading:
         stage = {**limits, "pool": self._pool()}
         stage = {option: value for option, value in stage.items() if value is not None}
         task = self._task(title, arguments, exported)
+        after = self._parsed("dependency", parse_dependency)
         self._remark_on_the_rest(directory)
         return BatchJob(
             name,
@@ -71,6 +72,7 @@ class _Reading:
                 "input": array,
                 "stages": [{**stage, "retry": {"max_attempts": 1}}],
                 "merge": {"type": "concat", "filename": f"{name}.tar"},
+                **({"after": after} if after else {}),
             },
             {"command": ["python3", "{package}/task.py", "{output}"], "output": "files.tar"},
             self._files(task, directory),

@@ -17,6 +17,7 @@ UNDERSTOOD = {
     "array": ["-a"],
     "chdir": ["-D", "--workdir"],
     "cpus-per-task": ["-c"],
+    "dependency": ["-d"],
     "error": ["-e"],
     "export": [],
     "job-name": ["-J"],
@@ -88,7 +89,6 @@ WITHOUT_EFFECT = {
 }
 
 _NODES = "delete the line and name a pool whose nodes have it: --pool NAME"
-_AFTER = "make it a later stage of one job, or submit it by a trigger when the first job has ended"
 
 # Options that the script may count on, and what to do instead.
 REFUSED = {
@@ -100,7 +100,6 @@ REFUSED = {
     "container-id": ["run the container in the script"],
     "cpus-per-gpu": [_NODES],
     "deadline": ["delete the line and limit an attempt by --time"],
-    "dependency": [_AFTER, "-d"],
     "export-file": ["set the variables in the script or by --export=NAME=VALUE"],
     "gid": ["tasks run as the worker's user: delete the line"],
     "gpu-bind": [_NODES],
@@ -231,6 +230,23 @@ def parse_memory(text: str) -> int:
     if found is None:
         raise ValueError(f"{text!r} is not a size; write 4000 (MiB), 16G or 512M")
     return int(found[1]) * int(1024 ** ("KMGTP".index(found[2].upper()) + 1 if found[2] else 2))
+
+
+_CONDITIONS = {"afterok": "succeeded", "afterany": "any"}
+
+
+def parse_dependency(text: str) -> list[dict[str, str]]:
+    """The jobs that `afterok:JOB_ID:JOB_ID,afterany:JOB_ID` waits for, as `after` of a job. Raises ValueError.
+
+    https://slurm.schedmd.com/sbatch.html#OPT_dependency
+    """
+    after = []
+    for part in text.split(","):
+        kind, *job_ids = part.strip().split(":")
+        if kind not in _CONDITIONS or not all(job_ids) or not job_ids or "?" in part:
+            raise ValueError("write afterok:JOB_ID or afterany:JOB_ID, several with a comma: all of them must hold")
+        after += [{"job_id": job_id, "condition": _CONDITIONS[kind]} for job_id in job_ids]
+    return after
 
 
 def parse_export(text: str, environment: Mapping[str, str]) -> dict[str, str]:

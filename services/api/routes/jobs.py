@@ -94,7 +94,11 @@ _JOB = """
             CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
             WHERE s.job_id = j.job_id
         ) AS x
-    ) AS stages
+    ) AS stages, (
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'job_id', d.predecessor_id, 'condition', d.condition, 'ended', d.ended) ORDER BY d.predecessor_id), '[]')
+        FROM job_dependencies AS d WHERE d.job_id = j.job_id
+    ) AS predecessors
     FROM jobs AS j WHERE j.job_id = $1"""
 
 
@@ -142,7 +146,7 @@ async def show_job(connection: Connection | Database, api: Connections, caller: 
 async def submit_job(
     creation: Submission, api: Api, spec: Annotated[JobSpec, Body(openapi_examples=EXAMPLES)]
 ) -> Response:
-    """Record a job; it starts at once, or at `run_at`.
+    """Record a job; it starts at once, or at `run_at`, or when the jobs that it names in `after` have ended.
 
     The processors, their params, the pools and the bucket for results are checked. If the job starts at once, its input
     and the objects that its processors declare are checked too; otherwise they are checked when it starts.
@@ -156,7 +160,7 @@ async def submit_job(
         await check_results_place(api, spec.results)
         if spec.output_queue is not None:
             await check_queue(api, spec.output_queue, "output_queue")
-        if spec.run_at is None:
+        if not spec.is_for_later:
             await check_inputs(api, spec)
             await check_declared_inputs(api, declared)
 

@@ -89,6 +89,9 @@ async def create_schedule(
     async def create(connection: Connection) -> Schedule:
         if spec.job.run_at is not None:
             raise invalid("job.run_at", spec.job.run_at.isoformat(), "the cron expression says when; remove run_at")
+        if spec.job.after:
+            fix = "these jobs end once, and the schedule runs again and again; remove after"
+            raise invalid("job.after", [str(one.job_id) for one in spec.job.after], fix)
         try:
             job = apply_scope(creation.caller, spec.job)
             await resolve_stages(connection, job, api.settings, creation.caller.reader)

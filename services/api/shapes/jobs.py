@@ -89,11 +89,20 @@ class JobSummary(_JobFields):
     reasons: list[ReasonCode] = Field(description="why it waits; the job itself explains them")
 
 
+class JobDependency(BaseModel):
+    """A job that must have ended before this one starts."""
+
+    job_id: UUID
+    condition: Literal["succeeded", "any"] = Field(description="how it must have ended; any: in any way")
+    ended: JobState | None = Field(description="how it has ended; null: it has not")
+
+
 class Job(_JobFields):
     """A job with its specification and its stages."""
 
     spec: Stored[JobSpec]
     stages: list[Stage]
+    predecessors: list[JobDependency] = Field(description="the jobs of `after`, and how they have ended")
     reasons: list[Reason] = Field(
         description="why the job waits or is slow, and what its results need; empty if all is well. "
         "What somebody can do something about comes first"

@@ -18,6 +18,7 @@ STARTING = timedelta(minutes=2)  # an instance that has no worker after this lon
 NOT_TAKEN = timedelta(seconds=30)  # a message that nobody takes though slots are free
 TRIED = timedelta(minutes=5)  # what is put off is tried again within this time
 RUNNING_NAMED = 3  # jobs
+PREDECESSORS_NAMED = 3
 
 
 def explain(facts: Facts, *, named: bool = True) -> dict[UUID, list[Reason]]:
@@ -56,6 +57,10 @@ class _Explanation:
 
     def _scheduled(self) -> Iterator[Reason]:
         run_at = self._job["run_at"]
+        if run_at is None and self._job["predecessors"]:
+            yield from self._look_for_loops({"clock"})
+            yield self._waits_for_jobs(self._job["predecessors"])
+            return
         if run_at is not None and run_at <= self._now:
             yield from self._look_for_loops({"clock"})
         yield _reason(
@@ -63,6 +68,19 @@ class _Explanation:
             f"the job starts at {_at(run_at)}: nothing is to be done",
             since=self._job["created_at"],
             details={"run_at": run_at},
+        )
+
+    def _waits_for_jobs(self, predecessors: Sequence[Row]) -> Reason:
+        left = [one for one in predecessors if one["ended"] is None]
+        named = [
+            f"{'the end' if one['condition'] == 'any' else 'the success'} of job "
+            + (f"{one['name']} ({one['job_id']}), which is {one['state']}" if self._named else one["job_id"])
+            for one in left[:PREDECESSORS_NAMED]
+        ]
+        more = f", and {len(left) - len(named):,} more" if len(left) > len(named) else ""
+        what = f"it waits for {'; '.join(named)}{more}" if left else "the jobs that it waited for have ended: it starts"
+        return _reason(
+            "waits_for_jobs", what, since=self._job["created_at"], details={"jobs": [one["job_id"] for one in left]}
         )
 
     def _ending(self) -> Reason:

@@ -17,8 +17,14 @@ from services.platform.database import Connection, Database
 Row = Mapping[str, Any]
 
 _JOBS = """
-    SELECT job_id, name, state, priority, share, run_at, created_at, paused_at, now() AS now FROM jobs
-    WHERE job_id = ANY($1::uuid[]) AND state NOT IN ('succeeded', 'failed', 'cancelled') ORDER BY job_id"""
+    SELECT j.job_id, j.name, j.state, j.priority, j.share, j.run_at, j.created_at, j.paused_at, now() AS now, (
+        SELECT jsonb_agg(jsonb_build_object('job_id', d.predecessor_id, 'name', p.name, 'state', p.state,
+            'condition', d.condition, 'ended', d.ended) ORDER BY d.predecessor_id)
+        FROM job_dependencies AS d LEFT JOIN jobs AS p ON p.job_id = d.predecessor_id
+        WHERE d.job_id = j.job_id AND j.state = 'scheduled'
+    ) AS predecessors
+    FROM jobs AS j
+    WHERE j.job_id = ANY($1::uuid[]) AND j.state NOT IN ('succeeded', 'failed', 'cancelled') ORDER BY j.job_id"""
 
 # A scheduler holds a merge by its lease, or by a lock if it is of the release before.
 # Of the tasks that are ready: when the first one is due, and what most of those that failed before have failed with. Of

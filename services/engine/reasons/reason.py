@@ -27,6 +27,7 @@ _Code = Literal[
     "lost_output",
     "retry_at",
     "running_max",
+    "waits_for_jobs",
     "scheduled",
     "waiting_for_items",
     "workers_starting",

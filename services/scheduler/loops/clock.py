@@ -1,4 +1,4 @@
-"""Time becomes jobs: delayed jobs start, schedules submit theirs."""
+"""Time becomes jobs: delayed jobs start, and those whose predecessors have ended; schedules submit theirs."""
 
 import random
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import structlog
 from asyncpg import Record
 from pydantic import ValidationError
 
+from services.engine import dependencies
 from services.engine.audit import record_submission
 from services.engine.jobs import notify_jobs, start_due_jobs
 from services.engine.quotas import QuotaExceeded
@@ -48,6 +49,7 @@ _LOOK = """
     )
     SELECT coalesce((SELECT looking_since FROM looked), (SELECT looking_since FROM clock)) AS looking_since,
         EXISTS (SELECT FROM jobs WHERE state = 'scheduled' AND run_at <= now()) AS jobs,
+        EXISTS (SELECT FROM job_dependencies WHERE ended IS NOT NULL AND NOT seen) AS predecessors,
         ARRAY(
             SELECT schedule_id FROM schedules
             WHERE NOT paused AND next_run_at <= now() AND schedule_id <> ALL($4::uuid[])
@@ -76,10 +78,21 @@ async def step(context: Context) -> bool:
             started = await start_due_jobs(connection, JOBS_MAX)
             if started:
                 await notify_jobs(connection)
+    settled = await _settle_jobs(context) if look["predecessors"] else 0
     due: list[UUID] = look["schedules"]
     chosen = random.sample(due, min(len(due), max(RUNS_AT_ONCE - len(slots), 0)))
     await slots.advance({each: _run_schedule(context, each, look["looking_since"]) for each in chosen})
-    return bool(due) or started == JOBS_MAX
+    return bool(due) or JOBS_MAX in (started, settled)
+
+
+async def _settle_jobs(context: Context) -> int:
+    """What ends of predecessors mean for the jobs that waited, each in a transaction of its own; returns how many."""
+    async with context.database.acquire() as connection:
+        news = await dependencies.find_news(connection, JOBS_MAX)
+        for job_id in news:
+            async with connection.transaction():
+                await dependencies.settle(connection, job_id)
+        return len(news)
 
 
 @dataclass(frozen=True, slots=True)

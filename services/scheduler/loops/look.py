@@ -10,6 +10,7 @@ from services.scheduler.loop import Context
 _GOING_ON = """
     SELECT EXISTS (SELECT FROM jobs WHERE state IN ('running', 'cancelling', 'failing'))
         OR EXISTS (SELECT FROM bundles)
+        OR EXISTS (SELECT FROM job_dependencies WHERE ended IS NOT NULL AND NOT seen)
         OR EXISTS (SELECT FROM queue_messages)
         OR EXISTS (SELECT FROM webhook_deliveries WHERE state = 'pending')
         OR EXISTS (SELECT FROM jobs WHERE finished_at IS NOT NULL

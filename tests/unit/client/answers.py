@@ -59,6 +59,7 @@ def job(state: str = "running", stages: list[Any] | None = None, **fields: Any) 
             "merge": {"type": "none"},
         },
         "stages": [stage()] if stages is None else stages,
+        "predecessors": [],
         "reasons": [],
         "warnings": [],
         **fields,
@@ -67,7 +68,7 @@ def job(state: str = "running", stages: list[Any] | None = None, **fields: Any) 
 
 def job_summary(number: int = 0, **fields: Any) -> Any:
     summary = job(job_id=f"01970000-0000-7000-8000-{number:012}", **fields)
-    del summary["spec"], summary["stages"], summary["warnings"]
+    del summary["spec"], summary["stages"], summary["predecessors"], summary["warnings"]
     return summary | {"progress": {"tasks": 4, "succeeded": 3, "failed": 1}}
 
 

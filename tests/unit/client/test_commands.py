@@ -933,3 +933,16 @@ def test_a_closed_pipe_is_not_a_traceback(service: Service) -> None:
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("JOB_ID")
     assert done.stderr == ""
+
+
+def test_a_job_shows_the_jobs_that_it_runs_after_and_how_they_ended(service: Service, run: Run) -> None:
+    before = [
+        {"job_id": WORKER_ID, "condition": "succeeded", "ended": "succeeded"},
+        {"job_id": JOB_ID, "condition": "any", "ended": None},
+    ]
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job("scheduled", predecessors=before)))
+    lines = [line.split(maxsplit=1) for line in run("job", JOB_ID).stdout.splitlines()]
+    assert [rest for name, rest in filter(lambda line: len(line) == 2, lines) if name == "after"] == [
+        f"{WORKER_ID} (succeeded)",
+        f"{JOB_ID}:any (has not ended)",
+    ]

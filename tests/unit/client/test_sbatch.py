@@ -59,6 +59,15 @@ def test_an_array_is_the_jobs_input() -> None:
     assert [task_of(read(*lines))["array"] for lines in ([], ["#SBATCH -a 5"])] == [False, True]
 
 
+def test_a_dependency_is_the_jobs_that_it_runs_after() -> None:
+    assert read(f"#SBATCH --dependency=afterok:{JOB_ID}:7,afterany:8").spec["after"] == [
+        {"job_id": JOB_ID, "condition": "succeeded"},
+        {"job_id": "7", "condition": "succeeded"},
+        {"job_id": "8", "condition": "any"},
+    ]
+    assert "after" not in read().spec
+
+
 def test_the_name_is_one_that_a_job_may_have_and_the_script_finds_its_own() -> None:
     batch = read('#SBATCH --job-name="seed sweep/ä"')
     assert (batch.name, batch.spec["name"], batch.spec["merge"]["filename"]) == (
@@ -144,7 +153,9 @@ def test_lines_are_read_as_slurm_reads_them() -> None:
     ("line", "message"),
     [
         ("--gres=gpu:1", "job.sh:2: --gres can't be followed here; delete the line and name a pool whose nodes"),
-        ("-d afterok:123", "job.sh:2: --dependency can't be followed here; make it a later stage of one job"),
+        ("-d afternotok:123", "job.sh:2: --dependency=afternotok:123: write afterok:JOB_ID or afterany:JOB_ID"),
+        ("-d afterok:1?afterok:2", "job.sh:2: --dependency=afterok:1?afterok:2: write afterok:JOB_ID"),
+        ("-d afterok", "job.sh:2: --dependency=afterok: write afterok:JOB_ID"),
         ("--licenses=matlab@db:1", "job.sh:2: --licenses can't be followed here"),
         ("--signal=B:USR1@60", "job.sh:2: --signal can't be followed here"),
         ("--begin=now+1hour", "job.sh:2: --begin can't be followed here; delete the line and give --run-at TIME"),

@@ -159,6 +159,25 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
         },
     ),
     (
+        ["--count", "1", "--stage", "noop", "--after", JOB_ID, "--after", f"{SCHEDULE_ID}:any",
+         "--after-failure", "skip"],
+        {
+            "input": {"type": "range", "count": 1},
+            "stages": NOOP,
+            "after": [{"job_id": JOB_ID}, {"job_id": SCHEDULE_ID, "condition": "any"}],
+            "after_failure": "skip",
+        },
+    ),
+    (
+        ["--count", "1", "--stage", "noop", "--after", f"{JOB_ID}:succeeded", "--after-failure", "fail"],
+        {
+            "input": {"type": "range", "count": 1},
+            "stages": NOOP,
+            "after": [{"job_id": JOB_ID, "condition": "succeeded"}],
+            "after_failure": "fail",
+        },
+    ),
+    (
         ["--count", "1", "--stage", "noop", "--merge", "parquet:all.parquet"],
         {
             "input": {"type": "range", "count": 1},

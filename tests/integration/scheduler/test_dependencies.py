@@ -1,0 +1,327 @@
+"""Jobs that wait for other jobs: each starts, fails or is skipped once, whoever dies or decides at the same time."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.engine import dependencies, jobs
+from services.engine.errors import Conflict, SpecError
+from services.engine.spec import JobSpec
+from services.engine.submission import submit_job
+from services.platform.database import JOBS_CHANNEL, Connection, new_id
+from services.scheduler.loop import Context
+from services.scheduler.loops import clock, look, plan
+from tests.integration.engine.play import Play, hearing, until_blocked
+from tests.integration.scheduler.conftest import drive, finish_job
+
+
+def after(*job_ids: UUID, condition: str = "succeeded", **changes: Any) -> dict[str, Any]:
+    return {"after": [{"job_id": str(job_id), "condition": condition} for job_id in job_ids], **changes}
+
+
+async def end(play: Play, job_id: UUID, state: str = "succeeded", connection: Connection | None = None) -> None:
+    """A scheduler ends the job."""
+    if connection is None:
+        async with play.database.acquire() as own:
+            await end(play, job_id, state, own)
+        return
+    source = {"succeeded": "running", "failed": "failing", "cancelled": "cancelling"}[state]
+    await connection.execute("UPDATE jobs SET state = $2 WHERE job_id = $1", job_id, source)
+    assert await jobs.end_job(connection, job_id, source=source, target=state, settings=play.settings)
+
+
+async def state(play: Play, job_id: UUID) -> str:
+    return str((await play.job(job_id))["state"])
+
+
+async def test_a_job_starts_when_the_last_of_those_before_it_has_succeeded(context: Context, play: Play) -> None:
+    first, second = await play.submit(), await play.submit()
+    job_id = await play.submit(**after(first, second))
+    assert (await state(play, job_id), (await play.job(job_id))["run_at"]) == ("scheduled", None)
+
+    await end(play, second)
+    assert not await clock.step(context)
+    assert await state(play, job_id) == "scheduled"
+    await end(play, first)
+    await clock.step(context)
+
+    assert (await state(play, job_id), (await play.stage(job_id))["state"]) == ("running", "running")
+    assert (await play.job(job_id))["started_at"] is not None
+
+
+async def test_the_end_of_a_job_wakes_schedulers_only_if_another_waits_for_it(play: Play) -> None:
+    alone, first = await play.submit(), await play.submit()
+    await play.submit(**after(first))
+    async with hearing(play.database, JOBS_CHANNEL) as heard:
+        await end(play, alone)
+        await play.database.fetchval("SELECT 1")
+        assert not heard.is_set()
+        await end(play, first)
+        await heard.wait()
+
+
+async def test_a_quiet_grid_looks_at_an_end_of_which_no_scheduler_heard(context: Context, play: Play) -> None:
+    first = await play.submit()
+    await play.submit(**after(first))
+    await end(play, first)
+    context.quiet.begin(60)
+    context.quiet.is_heard = True
+    await look.step(context)
+    assert not context.quiet.is_on
+
+
+@pytest.mark.parametrize("ended", ["failed", "cancelled"])
+async def test_a_job_fails_if_one_before_it_does_not_succeed(context: Context, play: Play, ended: str) -> None:
+    first, second = await play.submit(), await play.submit()
+    job_id = await play.submit(**after(first, second))
+    await end(play, first, ended)
+    await clock.step(context)
+
+    job = await finish_job(context, play, job_id)
+    assert (job["state"], job["error"]["type"], job["error"]["jobs"]) == ("failed", "predecessor_failed", [str(first)])
+    assert str(first) in job["error"]["message"]
+    assert (await play.stage(job_id))["state"] == "cancelled"
+
+
+async def test_a_job_is_skipped_instead_if_it_says_so_and_those_after_it_are_told(context: Context, play: Play) -> None:
+    first = await play.submit()
+    skipped = await play.submit(**after(first, after_failure="skip"))
+    last = await play.submit(**after(skipped, condition="any"))
+    await end(play, first, "failed")
+    await clock.step(context)
+
+    job = await finish_job(context, play, skipped)
+    assert (job["state"], job["error"]["type"]) == ("cancelled", "skipped")
+    await clock.step(context)
+    assert await state(play, last) == "running"
+
+
+@pytest.mark.parametrize("ended", ["succeeded", "failed", "cancelled"])
+async def test_a_job_that_wants_any_end_starts_after_any(context: Context, play: Play, ended: str) -> None:
+    first = await play.submit()
+    job_id = await play.submit(**after(first, condition="any"))
+    await end(play, first, ended)
+    await clock.step(context)
+    assert await state(play, job_id) == "running"
+
+
+async def test_a_job_starts_at_once_if_all_before_it_have_ended(play: Play) -> None:
+    first = await play.submit()
+    await end(play, first)
+    assert await state(play, await play.submit(**after(first))) == "running"
+
+
+async def test_a_job_fails_at_once_if_one_before_it_has_failed(context: Context, play: Play) -> None:
+    first = await play.submit()
+    await end(play, first, "failed")
+    job_id = await play.submit(**after(first))
+    assert (await finish_job(context, play, job_id))["error"]["type"] == "predecessor_failed"
+
+
+async def test_a_job_waits_for_its_time_too(context: Context, play: Play) -> None:
+    first = await play.submit()
+    time = datetime(2099, 1, 1, tzinfo=UTC)
+    job_id = await play.submit(**after(first, run_at=time))
+    assert (await play.job(job_id))["run_at"] is None
+    await end(play, first)
+    await clock.step(context)
+    job = await play.job(job_id)
+    assert (job["state"], job["run_at"], job["started_at"]) == ("scheduled", time, None)
+
+
+async def test_a_time_that_passed_while_it_waited_holds_up_nothing(context: Context, play: Play) -> None:
+    first = await play.submit()
+    job_id = await play.submit(**after(first, run_at=datetime(2020, 1, 1, tzinfo=UTC)))
+    await clock.step(context)
+    assert await state(play, job_id) == "scheduled"
+    await end(play, first)
+    await clock.step(context)
+    assert await state(play, job_id) == "running"
+
+
+async def test_a_job_that_has_started_is_planned_and_runs(context: Context, play: Play) -> None:
+    first = await play.submit()
+    job_id = await play.submit(**after(first, input={"type": "range", "count": 3}))
+    await end(play, first)
+
+    async def planned() -> bool:
+        return bool((await play.stage(job_id))["planned"])
+
+    await drive(context, clock.step, plan.step, until=planned)
+    await play.run_all(job_id)
+    assert await play.states(job_id) == {"succeeded": 3}
+
+
+async def test_an_end_while_the_job_is_being_submitted_is_not_missed(play: Play) -> None:
+    """Whichever commits first: the job that is submitted holds the others until it has recorded that it waits."""
+    first = await play.submit()
+    async with play.database.acquire() as submitting, submitting.transaction():
+        job_id = await jobs_after(play, submitting, first)
+        ending = asyncio.create_task(end(play, first))
+        await until_blocked(play.database)
+    await ending
+    assert await news(play) == [job_id]
+
+    second = await play.submit()
+    async with play.database.acquire() as ends, ends.transaction():
+        await end(play, second, connection=ends)
+        submitting_late = asyncio.create_task(play.submit(**after(second)))
+        await until_blocked(play.database)
+    assert await state(play, await submitting_late) == "running"
+
+
+async def jobs_after(play: Play, connection: Connection, *job_ids: UUID) -> UUID:
+    job = {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}], **after(*job_ids)}
+    return await submit_job(connection, JobSpec.model_validate(job), settings=play.settings)
+
+
+async def news(play: Play) -> list[UUID]:
+    async with play.database.acquire() as connection:
+        return await dependencies.find_news(connection, 100)
+
+
+async def test_two_ends_at_once_are_both_counted(context: Context, play: Play) -> None:
+    """Neither sees the other's, which has not been committed: the look that comes later sees both."""
+    first, second = await play.submit(), await play.submit()
+    job_id = await play.submit(**after(first, second))
+    async with play.database.acquire() as one, play.database.acquire() as two, one.transaction(), two.transaction():
+        await end(play, first, connection=one)
+        await end(play, second, connection=two)
+    await clock.step(context)
+    assert await state(play, job_id) == "running"
+
+
+async def test_an_end_that_comes_while_a_scheduler_decides_is_looked_at_again(context: Context, play: Play) -> None:
+    first, second = await play.submit(), await play.submit()
+    job_id = await play.submit(**after(first, second))
+    await end(play, first)
+    async with play.database.acquire() as deciding, deciding.transaction():
+        await dependencies.settle(deciding, job_id)
+        await end(play, second)
+    assert await state(play, job_id) == "scheduled"
+    await clock.step(context)
+    assert await state(play, job_id) == "running"
+
+
+async def test_a_scheduler_that_dies_before_it_commits_leaves_all_to_the_next(context: Context, play: Play) -> None:
+    first = await play.submit()
+    job_id = await play.submit(**after(first))
+    await end(play, first)
+    with pytest.raises(ConnectionError):
+        async with play.database.acquire() as deciding, deciding.transaction():
+            await dependencies.settle(deciding, job_id)
+            raise ConnectionError
+    assert await state(play, job_id) == "scheduled"
+    await clock.step(context)
+    assert await state(play, job_id) == "running"
+
+
+async def test_two_schedulers_start_a_job_once(context: Context, other: Context, play: Play) -> None:
+    first = await play.submit()
+    waiting = [await play.submit(**after(first)) for _ in range(20)]
+    await end(play, first)
+    await asyncio.gather(clock.step(context), clock.step(other))
+    assert {await state(play, job_id) for job_id in waiting} == {"running"}
+    assert await news(play) == []
+
+
+async def test_a_job_that_was_cancelled_while_it_waited_stays_so(context: Context, play: Play) -> None:
+    first = await play.submit()
+    job_id = await play.submit(**after(first))
+    await play.order(jobs.cancel_job, job_id)
+    await end(play, first)
+    await clock.step(context)
+    assert (await finish_job(context, play, job_id))["state"] == "cancelled"
+    assert await news(play) == []
+
+
+async def test_a_retried_job_waits_again_for_what_has_not_ended(context: Context, play: Play) -> None:
+    first = await play.submit()
+    job_id = await play.submit(**after(first))
+    await play.order(jobs.cancel_job, job_id)
+    await finish_job(context, play, job_id)
+    await play.order(jobs.retry_job, job_id)
+    job = await play.job(job_id)
+    assert (job["state"], job["started_at"], job["error"]) == ("scheduled", None, None)
+    await end(play, first)
+    await clock.step(context)
+    assert (await state(play, job_id), (await play.stage(job_id))["state"]) == ("running", "running")
+
+
+async def test_a_job_whose_predecessor_failed_is_retried_after_that_one(context: Context, play: Play) -> None:
+    first = await play.submit()
+    job_id = await play.submit(**after(first))
+    await end(play, first, "failed")
+    await clock.step(context)
+    await finish_job(context, play, job_id)
+    with pytest.raises(Conflict, match=f"job {first}, which has failed: retry that one first"):
+        await play.order(jobs.retry_job, job_id)
+    assert await state(play, job_id) == "failed"
+
+    await play.order(jobs.retry_job, first)
+    await play.order(jobs.retry_job, job_id)
+    assert await state(play, job_id) == "scheduled"
+    await end(play, first)
+    await clock.step(context)
+    assert await state(play, job_id) == "running"
+
+
+async def test_a_retry_of_a_job_that_ran_does_not_wait_again(context: Context, play: Play) -> None:
+    first = await play.submit()
+    job_id = await play.submit(**after(first))
+    await end(play, first)
+    await clock.step(context)
+    await end(play, job_id, "failed")
+    await play.order(jobs.retry_job, job_id)
+    assert await state(play, job_id) == "running"
+
+
+async def test_a_job_that_is_not_there_or_goes_is_refused(play: Play) -> None:
+    with pytest.raises(SpecError, match=r"after\.0\.job_id: .*there is no such job, or it was deleted"):
+        await play.submit(**after(new_id()))
+    first = await play.submit()
+    await end(play, first)
+    await play.database.execute("UPDATE jobs SET deleted_at = now() WHERE job_id = $1", first)
+    with pytest.raises(SpecError, match=r"after\.0\.job_id: .*is being deleted"):
+        await play.submit(**after(first))
+
+
+async def test_what_a_deleted_job_came_to_is_kept_for_those_that_still_wait(context: Context, play: Play) -> None:
+    first, second = await play.submit(), await play.submit()
+    job_id = await play.submit(**after(first, second))
+    await end(play, first)
+    await play.database.execute("DELETE FROM jobs WHERE job_id = $1", first)
+    await end(play, second)
+    await clock.step(context)
+    assert await state(play, job_id) == "running"
+
+
+async def test_jobs_that_wait_cost_a_look_nothing(context: Context, play: Play) -> None:
+    """A look reads the ends that nobody has seen; an end finds those who wait for it: neither reads all who wait."""
+    first = await play.submit()
+    await play.submit(**after(first))
+    await play.database.execute(
+        "INSERT INTO jobs (job_id, name, spec, state) "
+        "SELECT gen_random_uuid(), 'waits', '{}', 'scheduled' FROM generate_series(1, 5000)"
+    )
+    await play.database.execute(
+        "INSERT INTO job_dependencies SELECT job_id, gen_random_uuid(), 'any' FROM jobs WHERE name = 'waits'"
+    )
+    await play.database.execute("ANALYZE job_dependencies")
+    looks = "SELECT FROM job_dependencies WHERE predecessor_id = $1 AND ended IS NULL"
+    async with play.database.acquire() as connection:
+        for statement, argument, index in (
+            (dependencies._NEWS, 100, "job_dependencies_news"),
+            (looks, first, "job_dependencies_waiting"),
+        ):
+            [plan] = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", argument)
+            scans = [node for node in _nodes(plan["Plan"]) if node.get("Index Name")]
+            assert [node["Index Name"] for node in scans] == [index]
+    assert not await clock.step(context)
+
+
+def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", []) for node in _nodes(child))]
