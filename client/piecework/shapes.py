@@ -134,7 +134,7 @@ class StageSpec(TypedDict):
     gpus: NotRequired[int | None]
     disk: NotRequired[int | str | None]
     running_max: NotRequired[int | None]
-    tolerated_failures: NotRequired[int]
+    tolerated_failures: NotRequired[int | str]
     rejects_max: NotRequired[int | None]
     columns: NotRequired[dict[str, Any]]
 

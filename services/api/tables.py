@@ -243,6 +243,7 @@ class Stage(SQLModel, table=True):
     next_pool_after_seconds: float | None = Field(None, sa_type=Double)
     open_seconds: float | None = Field(None, sa_type=Double)
     appended_at: datetime | None = Field(None, sa_type=_UTC)
+    tolerated_percent: float | None = Field(None, sa_type=Double)
 
 
 class Task(SQLModel, table=True):

@@ -1,5 +1,6 @@
 """What a user submits: the job specification, shared by the API (which checks it) and the scheduler (which runs it)."""
 
+import re
 from typing import Annotated, Any, Literal, get_args
 from uuid import UUID
 
@@ -7,6 +8,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     Field,
     StringConstraints,
     TypeAdapter,
@@ -126,6 +128,32 @@ class Retry(Strict):
 _Bytes = Annotated[int, Field(ge=16_777_216, le=35_184_372_088_832), SIZE]
 
 
+_FAILURES_MAX = 10_000_000
+_PERCENTAGE = r"^(100|[0-9]{1,2}(\.[0-9]{1,6})?)%$"
+
+
+def _check_failures(value: Any) -> Any:
+    if isinstance(value, str) and len(value) <= 10 and re.fullmatch(_PERCENTAGE, value):
+        return value
+    if type(value) is int and 0 <= value <= _FAILURES_MAX:
+        return value
+    raise ValueError(f"write a number from 0 to {_FAILURES_MAX:,}, or a percentage of the stage's tasks such as 5%")
+
+
+TolerableFailures = Annotated[
+    int | str,
+    BeforeValidator(_check_failures),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": _FAILURES_MAX},
+                {"type": "string", "maxLength": 10, "pattern": _PERCENTAGE, "examples": ["5%"]},
+            ]
+        }
+    ),
+]
+
+
 class StageNeeds(BaseModel):
     """What each task of a stage needs of its node. What is absent is the slot's share of it, and of GPUs none."""
 
@@ -195,9 +223,14 @@ class StageSpec(StageOptions, Strict):
     running_max: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
         None, description="tasks that run at the same time, wherever they do; absent: no limit but the pool's slots"
     )
-    tolerated_failures: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
-        0, description="failed tasks that do not fail the stage"
+    tolerated_failures: TolerableFailures = Field(
+        0, description="failed tasks that do not fail the stage: a number, or a share of its tasks such as `5%`"
     )
+
+    @property
+    def tolerated_percent(self) -> float | None:
+        """None if the failures that are tolerated are a number."""
+        return float(self.tolerated_failures[:-1]) if isinstance(self.tolerated_failures, str) else None
 
     @model_validator(mode="after")
     def _prefer_pools(self) -> "StageSpec":

@@ -353,12 +353,12 @@ _INSERT_STAGES = """
         fan_in, barrier, output_queue, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
         backoff_max_seconds, timeout_seconds, tolerated_failures,
         params, inputs, fan_out, memory_bytes, rejects_max, needs, pools, next_pool_after_seconds,
-        open_seconds, appended_at)
+        open_seconds, appended_at, tolerated_percent)
     SELECT $1, stage, name, kind, processor, processor_version, options, pool, tasks_from, resplit,
         fan_in, barrier, $2, chains, columns_due, tasks_expected, max_attempts, backoff_seconds,
         backoff_max_seconds, timeout_seconds, tolerated_failures,
         params, inputs, fan_out, memory_bytes, rejects_max, needs, pools, next_pool_after_seconds,
-        open_seconds, CASE WHEN open_seconds IS NOT NULL THEN greatest(now(), $4) END
+        open_seconds, CASE WHEN open_seconds IS NOT NULL THEN greatest(now(), $4) END, tolerated_percent
     FROM json_populate_recordset(NULL::stages, $3::json)"""
 
 
@@ -415,7 +415,7 @@ def _stage_row(
     """The stage's columns by name."""
     options = stage.spec.model_dump(mode="json", include=set(StageOptions.model_fields)) | {"inputs": stage.inputs}
     found = {"array": array and array.model_dump(mode="json"), "running_max": stage.spec.running_max}
-    own = {"name", "pool", "pools", "resplit", "barrier", "timeout_seconds", "tolerated_failures"}
+    own = {"name", "pool", "pools", "resplit", "barrier", "timeout_seconds"}
     return {
         "stage": number,
         "kind": stage.kind,
@@ -428,6 +428,8 @@ def _stage_row(
         "tasks_expected": len(array.numbers) if array and stage.tasks_from == "input" else None,
         "options": options | found | {"interim": interim} | ({"named_results": True} if named_results else {}),
         "open_seconds": source.idle_seconds if isinstance(source, StreamInput) and number == 0 else None,
+        "tolerated_failures": stage.spec.tolerated_failures if stage.spec.tolerated_percent is None else 0,
+        "tolerated_percent": stage.spec.tolerated_percent,
         "needs": stage.spec.needs and stage.spec.needs.to_json(),
         "next_pool_after_seconds": stage.spec.pools and (stage.spec.next_pool_after_seconds or NEXT_POOL_AFTER_SECONDS),
         **options,

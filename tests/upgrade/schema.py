@@ -21,6 +21,7 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0340": "ALTER TABLE stages DROP COLUMN tolerated_percent",
     "0339": "DROP TRIGGER jobs_note_end ON jobs; DROP FUNCTION note_end; DROP TABLE job_dependencies",
     "0142": "DROP INDEX attempts_slow",
     "0141": "DROP INDEX attempts_failed",

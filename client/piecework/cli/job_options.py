@@ -123,7 +123,9 @@ class StageOptions:
     )
     backoff_max_seconds: Annotated[list[str] | None, _of_stages("DURATION", "Longest pause between tries.")] = None
     running_max: Annotated[list[str] | None, _of_stages("N", "Tasks that may run at the same time.")] = None
-    tolerated_failures: Annotated[list[str] | None, _of_stages("N", "Failed tasks that do not fail the stage.")] = None
+    tolerated_failures: Annotated[
+        list[str] | None, _of_stages("N|N%", "Failed tasks, also in percent, that do not fail the stage.")
+    ] = None
     rejects_max: Annotated[list[str] | None, _of_stages("N", "Rejected records that a task may have.")] = None
     fan_out: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="Each item that the stage yields is a task of the next.")
@@ -229,7 +231,7 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "gpus": _number,
     "disk": _bytes,
     "running_max": _number,
-    "tolerated_failures": _number,
+    "tolerated_failures": lambda text: text if text.endswith("%") else _number(text),
     "rejects_max": _number,
 }
 _RETRY = {"max_attempts": _number, "backoff_seconds": _seconds, "backoff_max_seconds": _seconds}

@@ -30,10 +30,13 @@ _ENDING = """
     ) AS rest
     WHERE j.state IN ('cancelling', 'failing') ORDER BY rest.tasks, j.job_id"""
 
-# How many stages are running, and those of them that may be over.
+# How many stages are running, and those of them that may be over. Failures are tolerated up to a number, or up to a
+# share of the stage's tasks, which is not known (null) before all of them are planned.
 _RUNNING = """
     WITH looked_at AS MATERIALIZED (
-        SELECT s.job_id, s.stage, s.planned, s.task_count, s.tolerated_failures, s.failed,
+        SELECT s.job_id, s.stage, s.planned, s.task_count, s.failed,
+            CASE WHEN of.tolerated_percent IS NULL THEN s.tolerated_failures
+                WHEN s.planned THEN floor(of.tolerated_percent::numeric * s.task_count / 100) END AS tolerated,
             s.succeeded + s.failed + s.cancelled AS ended,
             coalesce(of.appended_at < now() - of.open_seconds * interval '1 second', false) AS forgotten
         FROM running_stages AS s JOIN stages AS of USING (job_id, stage)
@@ -41,7 +44,7 @@ _RUNNING = """
     )
     SELECT count(*) AS running, NULL::uuid AS job_id, NULL::smallint AS stage FROM looked_at
     UNION ALL SELECT 0, job_id, stage FROM looked_at
-    WHERE failed > tolerated_failures OR (planned OR forgotten) AND ended = task_count"""
+    WHERE failed > tolerated OR (planned OR forgotten) AND ended = task_count"""
 
 # Running stages that are looked at in a second: twenty microseconds each, so that this takes a twentieth of a core.
 STAGES_A_SECOND = 2_500
@@ -49,7 +52,9 @@ STAGES_A_SECOND = 2_500
 _HOLD = "SELECT FROM jobs WHERE job_id = $1 FOR UPDATE SKIP LOCKED"
 
 _STAGE = """
-    SELECT r.job_id, r.stage, r.name, r.planned, r.task_count, r.tolerated_failures, r.failed,
+    SELECT r.job_id, r.stage, r.name, r.planned, r.task_count, r.failed, s.tolerated_percent,
+        CASE WHEN s.tolerated_percent IS NULL THEN r.tolerated_failures
+            WHEN r.planned THEN floor(s.tolerated_percent::numeric * r.task_count / 100)::bigint END AS tolerated,
         r.succeeded + r.failed + r.cancelled AS ended,
         s.open_seconds, coalesce(s.appended_at < now() - s.open_seconds * interval '1 second', false) AS forgotten,
         (SELECT n.tasks_from FROM stages AS n WHERE n.job_id = $1 AND n.stage = $2 + 1) AS next
@@ -94,7 +99,7 @@ async def step(context: Context) -> bool | float:
 
 
 def _has_failed(stage: Record) -> bool:
-    return bool(stage["failed"] > stage["tolerated_failures"])
+    return stage["tolerated"] is not None and bool(stage["failed"] > stage["tolerated"])
 
 
 def _is_over(stage: Record) -> bool:
@@ -122,7 +127,9 @@ async def _end_stage(context: Context, job_id: UUID, number: int) -> None:
 async def _fail_stage(connection: Connection, stage: Record) -> None:
     first = await connection.fetchrow(_FIRST_FAILURE, stage["job_id"], stage["stage"])
     why = f"; the first, {_name(first)}: {(first['error'] or {}).get('message')}" if first else ""
-    await _fail(connection, stage, f"{stage['failed']} failed tasks, {stage['tolerated_failures']} are tolerated{why}")
+    share = stage["tolerated_percent"]
+    of_all = f" ({share:g}% of {stage['task_count']:,})" if share is not None else ""
+    await _fail(connection, stage, f"{stage['failed']} failed tasks, {stage['tolerated']} are tolerated{of_all}{why}")
 
 
 def _name(task: Record) -> str:

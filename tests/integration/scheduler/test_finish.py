@@ -5,8 +5,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic import ValidationError
 
 from services.engine import jobs
+from services.engine.spec import JobSpec
 from services.platform.database import new_id
 from services.scheduler.loop import Context
 from services.scheduler.loops import finish
@@ -111,6 +113,49 @@ async def test_a_job_whose_failures_are_all_tolerated_goes_on(context: Context, 
 
     assert await states(play, job_id) == ["succeeded", "merging"]
     assert (await play.stage(job_id, 1))["task_count"] == 0
+
+
+async def test_failures_in_percent_are_counted_when_all_tasks_are_known(context: Context, play: Play) -> None:
+    stage = {"name": "clean", "processor": "noop", "tolerated_failures": "5%"}
+    job_id = await play.submit(stages=[stage])
+    await play.plan(job_id, 20, planned=False)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, job_id)
+    await play.complete(worker_id, *(finished(task, "failed", retryable=False) for task in tasks[:2]))
+    await finish.step(context)
+    assert await states(play, job_id) == ["running"]  # two of twenty would be too many, but more tasks may come
+
+    await play.plan(job_id, 39, first=20)
+    await finish.step(context)
+    assert await states(play, job_id) == ["running"]  # 5% of 59, rounded down
+
+    await play.complete(worker_id, finished(tasks[2], "failed", retryable=False))
+    job = await finish_job(context, play, job_id)
+    assert job["error"]["message"] == (
+        "stage 'clean': 3 failed tasks, 2 are tolerated (5% of 59); the first, task 0: task 0 broke"
+    )
+    assert job["spec"]["stages"][0]["tolerated_failures"] == "5%"
+
+
+@pytest.mark.parametrize(("percent", "tasks", "failures"), [("0.29%", 10_000, 29), ("100%", 3, 3), ("0%", 3, 0)])
+async def test_a_stage_with_as_many_failures_as_its_percentage_goes_on(
+    context: Context, play: Play, percent: str, tasks: int, failures: int
+) -> None:
+    job_id = await play.submit(stages=[{"processor": "noop", "tolerated_failures": percent}])
+    await play.plan(job_id, tasks)
+    worker_id = await play.register()
+    claimed = await play.run(worker_id, job_id, tasks=failures or 1, bundle=100)
+    reports = [finished(task, "failed" if failures else "succeeded", retryable=False) for task in claimed]
+    await play.complete(worker_id, *reports, done=claimed)
+    await finish.step(context)
+    assert (await states(play, job_id))[0] == ("merging" if failures == tasks else "running")
+
+
+@pytest.mark.parametrize("wrong", ["101%", "5 %", "-1%", "%", "many", -1, 10_000_001, 1.5, True, "5"])
+def test_what_is_neither_a_number_nor_a_percentage_is_refused(wrong: object) -> None:
+    job = {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop", "tolerated_failures": wrong}]}
+    with pytest.raises(ValidationError, match=r"write a number from 0 to 10,000,000, or a percentage .* such as 5%"):
+        JobSpec.model_validate(job)
 
 
 async def test_torn_records_are_never_tolerated(context: Context, play: Play) -> None:

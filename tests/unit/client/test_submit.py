@@ -111,7 +111,8 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
          "--pools", "clean=spot,on-demand", "--next-pool-after-seconds", "clean=2m",
          "--cpus", "clean=0.5", "--memory", "clean=1GiB", "--gpus", "1=2", "--disk", "1=1GB",
          "--max-attempts", "5", "--backoff-seconds", "0", "--backoff-max-seconds", "clean=1m",
-         "--tolerated-failures", "0=3", "--rejects-max", "1=9", "--rejects-max", "clean=10",
+         "--tolerated-failures", "0=3", "--tolerated-failures", "1=2.5%",
+         "--rejects-max", "1=9", "--rejects-max", "clean=10",
          "--fan-out", "clean", "--barrier", "1", "--stage-input", "clean.fees=s3://b/fees.csv",
          "--column", "clean.id=int64", "--column", "clean.tags=[text]"],
         {
@@ -139,6 +140,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
                     "retry": {"max_attempts": 5, "backoff_seconds": 0},
                     "rejects_max": 9,
                     "gpus": 2,
+                    "tolerated_failures": "2.5%",
                     "disk": 1_000_000_000,
                     "barrier": True,
                 },
