@@ -155,9 +155,20 @@ class Client:
 
     # Jobs
 
-    def submit_job(self, spec: JobSpec | JsonObject, *, idempotency_key: str | None = None) -> Job:
-        """Submit a JobSpec; repeating it with the same key returns the first job."""
-        return self._api.create(Job, "/v1/jobs", spec, idempotency_key)
+    def submit_job(
+        self, spec: JobSpec | JsonObject, *, dry_run: bool = False, idempotency_key: str | None = None
+    ) -> Job:
+        """Submit a JobSpec; repeating it with the same key returns the first job.
+
+        A dry run checks it like a submission and answers with the job as it would be, but makes none: its id names
+        nothing. Files that are yet to be uploaded may be named `s3://-/NAME`. Raises Invalid, with an error of `after`,
+        if the service is of a release that knows no dry runs.
+        """
+        if not dry_run:
+            return self._api.create(Job, "/v1/jobs", spec, idempotency_key)
+        # A release that does not know dry runs does not know this field either, and so submits nothing.
+        tested = {**spec, "after": spec.get("after") or []}
+        return self._api.create(Job, "/v1/jobs", tested, idempotency_key, dry_run=True)
 
     def preview_split(
         self, input: Input | list[Input] | JsonObject | list[Any], *, pool: str = "default", parts_max: int = 20

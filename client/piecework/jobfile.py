@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -113,6 +114,14 @@ def local_paths(spec: Mapping[str, Any], directory: Path) -> list[LocalPath]:
             raise InputError(f"{where}: {uri!r} is neither an S3 URI ({meant[0]}) nor a local {meant[1]} ({path})")
         found.append(LocalPath(holder, field, path))
     return found
+
+
+def with_uploads_to_come(spec: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """The JobSpec for a dry run: what is local is named as what is yet to be uploaded. Raises InputError."""
+    copy = deepcopy(dict(spec))
+    for local in local_paths(copy, directory):
+        local.holder[local.field] = f"s3://-/{local.path.name}{'/' if local.field == 'prefix' else ''}"
+    return copy
 
 
 def _uris(spec: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:

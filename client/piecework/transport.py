@@ -94,10 +94,10 @@ class Transport:
         that take longer than others."""
         return cast(T, self._call("POST", path, body=body, repeatable=repeatable, timeout_seconds=timeout_seconds))
 
-    def create(self, shape: type[T], path: str, body: Any, idempotency_key: str | None = None) -> T:
+    def create(self, shape: type[T], path: str, body: Any, idempotency_key: str | None = None, **query: Any) -> T:
         """A creating POST: however often it is sent, it creates once."""
         headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
-        return cast(T, self._call("POST", path, body=body, headers=headers))
+        return cast(T, self._call("POST", path, query=query, body=body, headers=headers))
 
     def put(self, shape: type[T], path: str, body: Any) -> T:
         return cast(T, self._call("PUT", path, body=body))

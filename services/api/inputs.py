@@ -10,7 +10,7 @@ from services.engine.places import Reader
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
 from services.inputs.chunk import SplitError
-from services.inputs.reach import Reach, ReachableS3, place_of
+from services.inputs.reach import YET_TO_UPLOAD, Reach, ReachableS3, place_of
 from services.inputs.spec import Input
 from services.inputs.split import look
 from services.platform.concurrency import map_at_most
@@ -38,6 +38,8 @@ async def check_inputs(api: Connections, spec: JobSpec) -> None:
     """Raises a 422 for the first field of the job's input (or inputs) that can't be read or split."""
     for number, source in enumerate(spec.inputs):
         field = f"input.{number}" if isinstance(spec.input, list) else "input"
+        if (place_of(source) or ("", ""))[1].startswith(YET_TO_UPLOAD):
+            continue
         with naming(field, source):
             await look(ReachableS3(api.aws.s3, Reach(api.settings), source), source)
 
@@ -87,4 +89,5 @@ async def check_declared_inputs(api: Connections, declared: Mapping[str, str]) -
                 if error.response["Error"]["Code"] not in ("403", "AccessDenied"):
                     raise
 
-    await map_at_most(DECLARED_AT_ONCE, find, list(declared)[:DECLARED_MAX])
+    there = [uri for uri in declared if not uri.startswith(YET_TO_UPLOAD)]
+    await map_at_most(DECLARED_AT_ONCE, find, there[:DECLARED_MAX])

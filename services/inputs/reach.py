@@ -14,6 +14,9 @@ from services.inputs.chunk import SplitError
 from services.inputs.spec import Input, ObjectsInput
 from services.platform.settings import ANYWHERE, Settings
 
+# What stands in a dry run for files that are yet to be uploaded. No bucket has this name, and ANYWHERE is without it.
+YET_TO_UPLOAD = "s3://-/"
+
 _FOLDERS = ("jobs/", "interim/", "uploads/", "uploading/", "packages/")  # services/contract/layout.py
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _OF_USERS = re.compile(rf"(?:(uploads)|(jobs))/({_UUID})/(?:(results)/|(\d+)/\d+-\d+/)?")
@@ -39,9 +42,12 @@ class Reach:
         self._own = settings.layout.root
         self._read = _parse(settings.read_from)
         self._write = _parse(settings.write_to)
+        self._is_dry = YET_TO_UPLOAD in settings.read_from.split(",")
 
     def may_read(self, place: Location, prefix: bool = False) -> bool:
         """Whether the operator allows to read this object, or all objects with this prefix."""
+        if place.uri.startswith(YET_TO_UPLOAD):
+            return self._is_dry
         return _is_plain(place) and not self._is_own(place, prefix) and _covers(self._read, place)
 
     def may_write(self, place: Location) -> bool:

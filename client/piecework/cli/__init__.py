@@ -22,6 +22,7 @@ from piecework.cli import (
     submit,
     tasks,
     triggers,
+    validate,
     webhooks,
 )
 from piecework.cli.session import RootGroup, Session, root_callback
@@ -51,6 +52,7 @@ def piecework(
 
 COMMANDS = (
     submit,
+    validate,
     split,
     jobs,
     items,

@@ -11,6 +11,7 @@ from piecework.cli.job_options import JobOptions, MergeOptions, StageOptions, Wh
 from piecework.cli.jobs import watch_to_end
 from piecework.cli.objects import upload_inputs
 from piecework.cli.session import Session, command
+from piecework.cli.validate import check_before_upload
 from piecework.errors import InputError
 
 
@@ -33,7 +34,7 @@ def submit(
     From a job file, from options, or from both: options override the file. With --sbatch the file is a batch script of
     Slurm, whose #SBATCH lines are read.
 
-    Local paths, in the file or in options, are uploaded first; a directory becomes a prefix.
+    Local paths, in the file or in options, are uploaded once the job has been checked; a directory becomes a prefix.
 
     An option with [STAGE=] is for all stages (--pool big), or for one by its name or number (--pool clean=big).
 
@@ -49,6 +50,7 @@ def submit(
     input.limit(spec)
     if script:
         batch.register(session, script, spec)
+    check_before_upload(session, spec, file.local_root)
     upload_inputs(session, spec, file.local_root)
     if when.cron is not None:
         schedule = session.client.create_schedule(

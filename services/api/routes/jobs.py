@@ -1,6 +1,7 @@
 """Submit, inspect and control jobs."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -8,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import Field
 from sqlmodel import col, select
+from structlog.contextvars import bound_contextvars
 
 from services.api import tables
 from services.api.connections import Api, Connections, Session
@@ -31,9 +33,11 @@ from services.engine.reasons.reason import codes_of, warnings_of
 from services.engine.records import check_records
 from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
+from services.inputs.reach import YET_TO_UPLOAD
 from services.platform.database import Connection, Database
 from services.platform.problems import invalid, not_found, problems
 from services.platform.routes import JobId
+from services.platform.settings import ApiSettings
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -140,11 +144,20 @@ async def show_job(connection: Connection | Database, api: Connections, caller: 
     operation_id="submit_job",
     status_code=201,
     response_model=Job,
-    responses=problems(*BODY, 409, 502),
+    responses=problems(*BODY, 409, 502) | {200: {"model": Job, "description": "A dry run: no job was made"}},
     summary="Submit a job",
 )
 async def submit_job(
-    creation: Submission, api: Api, spec: Annotated[JobSpec, Body(openapi_examples=EXAMPLES)]
+    creation: Submission,
+    api: Api,
+    spec: Annotated[JobSpec, Body(openapi_examples=EXAMPLES)],
+    dry_run: Annotated[
+        bool,
+        Query(
+            description="check all, make nothing, and answer with the job as it would be (its id names nothing); files "
+            "that are yet to be uploaded may be named `s3://-/NAME`"
+        ),
+    ] = False,
 ) -> Response:
     """Record a job; it starts at once, or at `run_at`, or when the jobs that it names in `after` have ended.
 
@@ -154,6 +167,8 @@ async def submit_job(
     It belongs to the key's principal. Where it names none, it gets the key's share, labels, pool and priority.
     """
     spec = apply_scope(creation.caller, spec)
+    if dry_run:
+        api = replace(api, settings=_with_uploads_to_come(api.settings))
 
     async def prepare() -> None:
         declared = await find_declared_inputs(api, spec, creation.caller.reader)
@@ -181,7 +196,29 @@ async def submit_job(
         await creation.caller.record(connection, job_id, name=spec.name, share=spec.share, priority=spec.priority)
         return await show_job(connection, api, creation.caller, job_id)
 
+    if dry_run:
+        return await _rehearse(api, prepare, create)
     return await creation.once(create, prepare=prepare)
+
+
+def _with_uploads_to_come(settings: ApiSettings) -> ApiSettings:
+    return settings.model_copy(update={"read_from": f"{settings.read_from},{YET_TO_UPLOAD}"})
+
+
+async def _rehearse(
+    api: Connections, prepare: Callable[[], Awaitable[None]], create: Callable[[Connection], Awaitable[Job]]
+) -> Response:
+    """Submit the job, and take it back: nothing that a submission checks can be left out."""
+    await prepare()
+    with bound_contextvars(dry_run=True):
+        async with api.database.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                job = await create(connection)
+            finally:
+                await transaction.rollback()
+    return Response(job.model_dump_json(), 200, media_type="application/json")
 
 
 def _labels(labels: list[str]) -> dict[str, str]:

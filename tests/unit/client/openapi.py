@@ -61,8 +61,9 @@ class Operation:
     @property
     def answer(self) -> str | None:
         """The name of the answer's schema, if it has content."""
-        [answer] = [answer for status, answer in self.description["responses"].items() if status.startswith("2")]
-        return name_of(answer["content"]["application/json"]["schema"]) if "content" in answer else None
+        answers = [answer for status, answer in self.description["responses"].items() if status.startswith("2")]
+        [name] = {name_of(a["content"]["application/json"]["schema"]) if "content" in a else None for a in answers}
+        return name
 
 
 def operations() -> Iterator[Operation]:

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.unit.client.answers import JOB_ID, job
+from tests.unit.client.answers import JOB_ID, job, stage
 from tests.unit.client.conftest import Answer, Run, Service, answer, problem
 from tests.unit.client.openapi import resolve, schemas
 
@@ -29,7 +29,7 @@ def accepting(service: Service) -> Service:
 
 
 def submitted(service: Service) -> Any:
-    [asked] = service.requests("POST", "/v1/jobs")
+    [asked] = [one for one in service.requests("POST", "/v1/jobs") if not one.query]
     return asked.body
 
 
@@ -584,3 +584,57 @@ def test_bad_files_are_told_with_their_line(
     [line] = result.stderr.splitlines()
     assert line.startswith(f"error: {message}")
     assert not accepting.asked
+
+
+def dry_runs(service: Service) -> list[Any]:
+    return [one.body for one in service.requests("POST", "/v1/jobs") if one.query == {"dry_run": ["true"]}]
+
+
+def test_a_job_is_checked_before_its_files_are_uploaded(run: Run, accepting: Service) -> None:
+    Path("claims.csv").write_bytes(b"a,b\n1")
+    Path("job.yaml").write_text("input: {type: lines, uri: claims.csv, format: csv}\nstages: [processor: noop]\n")
+    accepting.on("POST", "/v1/jobs", problem(422, "stages.0.pool: 'nope': no such pool"))
+    result = run("submit", "job.yaml", "--pool", "nope")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no such pool" in result.stderr
+    assert accepting.requests("POST", "/v1/uploads") == []
+    [tested] = dry_runs(accepting)
+    assert (tested["input"]["uri"], tested["after"]) == ("s3://-/claims.csv", [])
+
+
+def test_a_server_without_dry_runs_gets_the_job_all_the_same(run: Run, accepting: Service) -> None:
+    Path("claims.csv").write_bytes(b"a,b\n1")
+    unknown = [{"field": "after", "value": [], "message": "there is no such field"}]
+    old = problem(422, "after: there is no such field", errors=unknown)
+    accepting.on("POST", "/v1/jobs", old, answer(job(), 201))
+    result = run("submit", "--input", "claims.csv", "--stage", "noop")
+    assert (result.exit_code, result.stdout) == (0, f"{JOB_ID}\n")
+    assert submitted(accepting)["input"]["uri"] == "s3://b/uploads/u/claims.csv"
+
+    accepting.on("POST", "/v1/jobs", old)
+    result = run("validate", "--count", "1", "--stage", "noop")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "the server is of a release that can't check a job without submitting it" in result.stderr
+
+
+def test_validate_shows_what_would_be_made_and_submits_nothing(run: Run, accepting: Service) -> None:
+    Path("data").mkdir()
+    Path("data/a.txt").write_text("a")
+    stages = [stage(task_count=None), stage(stage=1, name="sum", task_count=1200)]
+    accepting.on("POST", "/v1/jobs", answer(job(stages=stages)))
+    result = run("validate", "--input", "data/", "--stage", "clean", "--stage", "sum")
+    assert result.exit_code == 0, result.stderr
+    assert [line.split()[-1] for line in result.stdout.splitlines()] == ["TASKS", "?", "1,200"]
+    assert "job flights is valid; nothing was submitted" in result.stderr
+    [tested] = dry_runs(accepting)
+    assert tested["input"] == {"type": "objects", "prefix": "s3://-/data/"}
+    assert accepting.requests("POST", "/v1/uploads") == []
+    assert len(accepting.requests("POST", "/v1/jobs")) == 1
+
+
+def test_validate_looks_at_an_input_that_is_there(run: Run, accepting: Service) -> None:
+    accepting.on("POST", "/v1/jobs", answer(job(stages=[stage(task_count=None)])))
+    split = {"count": 97, "bytes": 5, "exact": False, "notes": [], "part_bytes": 1, "columns": None, "parts": []}
+    accepting.on("POST", "/v1/splits", answer(split))
+    result = run("validate", "--input", "s3://b/a.csv", "--stage", "clean")
+    assert result.stdout.splitlines()[-1].endswith("about 97")
