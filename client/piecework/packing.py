@@ -1,6 +1,7 @@
 """A directory of code as a zip archive that depends on nothing but its files: not on times, owners, or their order."""
 
 import hashlib
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -30,11 +31,25 @@ def packed(code: Path | Mapping[str, Path | bytes]) -> Iterator[Archive]:
     """The archive of a directory, or of files by their paths in it; there until the context ends. Raises InputError."""
     named, name = (code, "package") if isinstance(code, Mapping) else (files_of(code), code.resolve().name)
     with tempfile.TemporaryDirectory(prefix="piecework-") as temporary:
+        _check_requirements(name, named.get("requirements.txt"))
         path = Path(temporary) / "package.zip"
         _write(name, named, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         yield Archive(path, sha256, path.stat().st_size)
+
+
+def _check_requirements(name: str, file: Path | bytes | None) -> None:
+    """Raises InputError for the first requirement without a hash, which pip would refuse on the workers."""
+    content = b"" if file is None else file if isinstance(file, bytes) else file.read_bytes()
+    lines = re.sub(r"\\\r?\n", " ", content.decode(errors="replace")).splitlines()
+    for line in lines:
+        requirement = re.sub(r"(^|\s)#.*", "", line).strip()
+        if requirement and not requirement.startswith("-") and "--hash=" not in requirement:
+            raise InputError(
+                f"{name}/requirements.txt: {requirement!r} has no hash, so workers would not install it; write the "
+                "file by `uv pip compile --generate-hashes requirements.in -o requirements.txt`"
+            )
 
 
 def _write(name: str, named: Mapping[str, Path | bytes], path: Path) -> None:

@@ -7,6 +7,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 
 from services.api.connections import Connections
 from services.engine.places import Reader
+from services.engine.processor_checks import check_named_params
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
 from services.inputs.chunk import SplitError
@@ -72,6 +73,8 @@ async def find_declared_inputs(api: Connections, spec: JobSpec, reader: Reader) 
     """The field of each object that a stage's processor declares, by its URI. Raises SpecError if the job can't run."""
     async with api.transaction() as connection:
         stages = await resolve_stages(connection, spec, api.settings, reader)
+    for stage in stages:
+        check_named_params(stage.processor_spec, stage.spec.params, f"{stage.processor}@{stage.version}", stage.field)
     return {uri: f"{stage.field}.inputs.{name}" for stage in stages for name, uri in stage.inputs.items()}
 
 

@@ -1,5 +1,6 @@
 """`piecework processors`: the registered pieces of work."""
 
+import re
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -179,8 +180,8 @@ class ProcessorOptions:
         fields = given(asdict(self))
         inputs = [text.partition("=") for text in fields.pop("input", ())]
         converted = {
-            "command": shlex.split(self.command or ""),
-            "entrypoint": shlex.split(self.entrypoint or ""),
+            "command": _words("--command", self.command or ""),
+            "entrypoint": _words("--entrypoint", self.entrypoint or ""),
             "inputs": {name: uri or None for name, _, uri in inputs},
             "outputs": parse_pairs("--further-output", fields.pop("further_output", None)),
             "environment": parse_pairs("--env", fields.pop("env", None)),
@@ -189,6 +190,23 @@ class ProcessorOptions:
             "allow_options": fields.pop("allow_option", None),
         }
         spec |= fields | {name: value for name, value in converted.items() if value}
+
+
+_OF_A_SHELL = re.compile(r"\|\|?|&&|[012&]?>>?(?!=).*|<|<\{.*")
+_THEIR_OWN = ("expr", "test", "[", "parallel")  # programs that have such arguments
+
+
+def _words(option: str, text: str) -> list[str]:
+    """Raises InputError for what only a shell would understand, unless it is quoted."""
+    try:
+        words, quoted = shlex.split(text), shlex.split(text, posix=False)
+    except ValueError as error:
+        raise InputError(f"{option}: {str(error).lower()} in {text!r}") from error
+    found = next((word for word in quoted if _OF_A_SHELL.fullmatch(word)), None)
+    if found is not None and words[0] not in _THEIR_OWN:
+        fix = f"write sh -c {shlex.quote(text)}, or quote it if the program itself wants it"
+        raise InputError(f"{option}: commands run without a shell, so {found!r} would be an argument: {fix}")
+    return words
 
 
 def register_processor(

@@ -19,6 +19,7 @@ from services.api.shapes.processors import Processor, ProcessorDetail, Processor
 from services.api.strict_json import StrictRoute
 from services.engine import processors, removal
 from services.engine.params_schema import check_schema
+from services.engine.processor_checks import check_processor
 from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
 from services.platform.database import Connection
 from services.platform.problems import ProblemError, not_found, problems
@@ -93,12 +94,15 @@ async def register_processor(
 ) -> Response:
     """Add a version. Jobs that are submitted keep the version they were submitted with.
 
+    What would fail every task is refused: SQL that is not one SELECT, placeholders that stand for nothing.
+
     If the newest version already says the same, nothing is registered: the answer has that version's number. Another
     principal's processor gets no version of yours, unless the key has `all`.
     """
     if registration.params_schema is not None:
         await asyncio.to_thread(check_schema, registration.params_schema)
     spec = ProcessorSpec.model_validate(registration.model_dump(exclude={"name", "description"}))
+    await asyncio.to_thread(check_processor, spec)
 
     async def create(connection: Connection) -> Processor:
         if spec.package is not None:

@@ -124,7 +124,6 @@ SQL = "SELECT *, '$tag' AS \"$c\" FROM input WHERE a > {params.least} AND b < $m
         ({"sql": SQL}, {"least": 1, "most": None}, None),
         ({"sql": SQL}, {"most": 2}, "the query of named@1 has {params.least}, which is not among these params"),
         ({"sql": SQL}, {"least": 1}, "the query of named@1 has $most, which is not among these params"),
-        ({"sql": "SELEC $most"}, {}, None),  # only DuckDB's own words would help
         ({"command": ["crop", "{params.to-do}", "{x.y}"]}, {"to-do": 1}, None),
         ({"command": ["crop", "-w={params.w}"]}, {"W": 1}, "the command of named@1 has {params.w}, which"),
     ],
@@ -378,3 +377,34 @@ async def test_globs_have_a_bound_in_number_and_in_all(submitter: httpx.AsyncCli
                 response = await submitter.post(f"/v1/{route}", json=body)
                 errors = problem(response, 422)["errors"]
                 assert any(each["field"].startswith(f"input.{place}") and fix in each["message"] for each in errors)
+
+
+@pytest.mark.parametrize(
+    ("processor", "field", "fix"),
+    [
+        ({"sql": "SELEC * FROM input"}, "sql", 'syntax error at or near "SELEC" (LINE 1: SELEC * FROM input)'),
+        ({"command": ["sort", "{inptu}"]}, "command.1", "write {input}"),
+        ({"command": ["sort", "{inputs.fees}"]}, "command.1", "add it to inputs (declared: none)"),
+    ],
+)
+async def test_a_processor_that_would_fail_every_task_is_not_registered(
+    operator: httpx.AsyncClient, processor: dict[str, Any], field: str, fix: str
+) -> None:
+    refused = await operator.post("/v1/processors", json={"name": "wrong", **processor})
+    assert refused.status_code == 422
+    assert (blamed(refused)[0], fix in blamed(refused)[2]) == (field, True), refused.text
+    assert (await operator.get("/v1/processors/wrong")).status_code == 404
+
+
+async def test_a_param_that_a_query_does_not_name_is_refused(operator: httpx.AsyncClient) -> None:
+    query = "SELECT * FROM input WHERE a > {params.least} AND b < $most"
+    await ok(operator.post("/v1/processors", json={"name": "asked", "sql": query}))
+    params = {"least": 1, "most": 2, "leats": 3}
+    for job, place in (
+        (array_job(stages=[{"processor": "asked", "params": params}]), "stages.0"),
+        (array_job(merge={"type": "reduce", "processor": "asked", "params": params}), "merge"),
+    ):
+        refused = await operator.post("/v1/jobs", json=job)
+        assert refused.status_code == 422
+        assert blamed(refused)[:2] == (f"{place}.params.leats", 3)
+        assert "names no such param (it names: least, most)" in blamed(refused)[2]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -946,3 +947,54 @@ def test_a_job_shows_the_jobs_that_it_runs_after_and_how_they_ended(service: Ser
         f"{WORKER_ID} (succeeded)",
         f"{JOB_ID}:any (has not ended)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("sort {input} | uniq > {output}", "|"),
+        ("sort {input} >{output}", ">{output}"),
+        ("x {input} 2>&1", "2>&1"),
+        ("a && b", "&&"),
+        ("cat < {input}", "<"),
+    ],
+)
+def test_a_command_for_a_shell_is_refused_unless_one_is_named(
+    run: Run, service: Service, text: str, found: str
+) -> None:
+    service.on("POST", "/v1/processors", answer({"name": "x", "version": 1}, 201))
+    result = run("processors", "register", "x", "--command", text)
+    assert result.exit_code == 2
+    assert f"commands run without a shell, so '{found}' would be an argument: write sh -c " in result.stderr
+    assert service.requests("POST", "/v1/processors") == []
+
+    run("processors", "register", "x", "--command", f"sh -c {shlex.quote(text)}")
+    assert service.requests("POST", "/v1/processors")[0].body["command"] == ["sh", "-c", text]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pip install 'a' >=1.0", ["pip", "install", "a", ">=1.0"]),
+        ("x '|' \">\" a|b <tag> ;", ["x", "|", ">", "a|b", "<tag>", ";"]),
+        ("expr 1 > 2", ["expr", "1", ">", "2"]),
+    ],
+)
+def test_what_only_looks_like_a_shells_is_taken(run: Run, service: Service, text: str, words: list[str]) -> None:
+    service.on("POST", "/v1/processors", answer({"name": "x", "version": 1}, 201))
+    run("processors", "register", "x", "--command", text)
+    assert service.requests("POST", "/v1/processors")[0].body["command"] == words
+
+
+def test_requirements_without_a_hash_are_refused_before_anything_is_pushed(run: Run, service: Service) -> None:
+    Path("code/processors").mkdir(parents=True)
+    Path("code/processors/a.yaml").write_text("callable: a:b\n")
+    service.on("POST", "/v1/packages", answer({"sha256": "0" * 64, "url": None}))
+    service.on("POST", "/v1/processors", answer({"name": "a", "version": 1}, 201))
+    hashed = "# all of it\n--index-url https://pypi.org/simple\na==1 \\\n  --hash=sha256:00  # here\n\n"
+    for text, refused in ((hashed, ""), (f"{hashed}Pillow==10.0\n", "'Pillow==10.0' has no hash")):
+        service.asked.clear()
+        Path("code/requirements.txt").write_text(text)
+        result = run("processors", "push", "code")
+        assert (result.exit_code, refused in result.stderr) == (2 if refused else 0, True), result.stderr
+        assert bool(service.asked) != bool(refused)
