@@ -14,6 +14,8 @@ _DOTTED = ("params", "inputs", "outputs")
 # Braces mean much in other languages: only what is an argument by itself, or has a name behind a dot, can be a slip.
 _LIKE_A_PLACEHOLDER = re.compile(r"(?<![${])\{([A-Za-z]+)(\.[A-Za-z_]\w*)?\}(?!\})")
 
+_ONE = "write one SELECT"
+
 
 def check_processor(spec: ProcessorSpec) -> None:
     """Raises SpecError. It may take a moment: DuckDB is loaded for a query."""
@@ -38,7 +40,8 @@ def _check_query(query: str) -> None:
         line = next((line.strip() for line in rest.splitlines() if line.startswith("LINE ")), "")
         raise SpecError("sql", query, f"DuckDB can't read this: {reason}{f' ({line})' if line else ''}") from error
     if kinds != ["SELECT"]:
-        raise SpecError("sql", query, f"write one SELECT; this is {' and '.join(kinds) or 'nothing'}")
+        found = " and ".join(kinds) or "nothing"
+        raise SpecError("sql", query, f"{_ONE}; this is {found}")
     if quoted := sorted(names - named):
         fix = f"{{params.{quoted[0]}}} is inside quotes, where no value can stand: write it without"
         raise SpecError("sql", query, fix)
