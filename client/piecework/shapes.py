@@ -152,6 +152,7 @@ class Predecessor(TypedDict):
 
     job_id: str
     condition: NotRequired[Literal["succeeded", "any"]]
+    by_index: NotRequired[bool]
 
 
 class JobSpec(TypedDict):
@@ -337,6 +338,7 @@ class JobDependency(TypedDict):
 
     job_id: str
     condition: Literal["succeeded", "any"]
+    by_index: bool
     ended: JobState | None
 
 

@@ -34,7 +34,7 @@ from services.contract.output_name import check_template, is_template
 from services.contract.resources import Needs
 from services.contract.secret import SecretReference
 from services.inputs.columns import check_type
-from services.inputs.spec import Input, Inputs, Resplit
+from services.inputs.spec import Input, Inputs, RangeInput, Resplit
 
 OWN_PROCESSORS = "piecework-"  # prefix of the names of Piecework's own processors
 SPLIT_PROCESSOR = "piecework-split"  # name of the stage that splits what can only be split by reading every byte
@@ -52,6 +52,7 @@ def _refuse_own(filename: str) -> str:
 
 NAMES_MAX = 1000  # of what a specification names
 PREDECESSORS_MAX = 100
+BY_INDEX_MAX = 10_000  # tasks of an array, as in AWS Batch
 
 ParamName = Annotated[str, Field(max_length=200)]
 Params = Annotated[dict[ParamName, Any], Field(max_length=NAMES_MAX)]
@@ -255,10 +256,15 @@ class Keep(Strict):
 
 
 class Predecessor(Strict):
-    """A job that must have ended before this one starts; as text `JOB_ID` or `JOB_ID:CONDITION`."""
+    """A job that must have ended before this one starts; as text `JOB_ID`, `JOB_ID:CONDITION` or `JOB_ID:index`."""
 
     job_id: UUID
     condition: Literal["succeeded", "any"] = Field("succeeded", description="how it must have ended; any: in any way")
+    by_index: bool = Field(
+        False,
+        description="each task waits for the task of the same index of that job's last stage, not for all of them: "
+        "both are arrays of the same size",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -266,6 +272,8 @@ class Predecessor(Strict):
         if not isinstance(value, str):
             return value
         job_id, colon, condition = value.partition(":")
+        if condition == "index":
+            return {"job_id": job_id, "by_index": True}
         return {"job_id": job_id, **({"condition": condition} if colon else {})}
 
 
@@ -332,7 +340,16 @@ class JobSpec(Strict):
             raise ValueError(f"after: {', '.join(sorted(twice))} is named twice; name each job once")
         if self.after_failure is not None and not named:
             raise ValueError("after_failure: the job waits for no other; name jobs in `after`, or leave it out")
+        if any(predecessor.by_index for predecessor in self.after or ()):
+            self._follow()
         return self
+
+    def _follow(self) -> None:
+        """Raises ValueError unless the job's tasks can follow those of another job by their index."""
+        if not isinstance(self.input, RangeInput):
+            raise ValueError("after: only an array waits for another one by_index: give an input of type range")
+        if len(self.input.numbers) > BY_INDEX_MAX:
+            raise ValueError(f"after: an array that waits by_index has at most {BY_INDEX_MAX:,} tasks")
 
 
 _WrittenKind = Literal["image", "command", "callable", "function", "records", "sql"]  # by the processor's author

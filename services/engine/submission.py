@@ -501,7 +501,7 @@ async def submit_job(
     ]
     await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows, run_at or spec.run_at)
     if spec.after:
-        await wait_for(connection, job_id, spec.after, reader)
+        await wait_for(connection, job_id, spec.after, reader, count_tasks(spec.inputs))
     elif spec.run_at is None:
         await start_stages(connection, job_id)
     await notify_jobs(connection)

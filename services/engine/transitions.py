@@ -62,6 +62,17 @@ _PLAN_SAME = """
     ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready"""
 
 
+_PLAN_NUMBERED = """
+    WITH planned AS (
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
+        SELECT $1, $2, index, 'ready', now(), $4 FROM unnest($3::integer[]) AS index
+        RETURNING job_id, stage
+    )
+    INSERT INTO stage_counters AS c (job_id, stage, ready)
+    SELECT job_id, stage, count(*) FROM planned GROUP BY job_id, stage
+    ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready"""
+
+
 async def plan_tasks(connection: Connection, job_id: UUID, stage: int, first: int, inputs: Sequence[Any]) -> None:
     """Insert ready tasks `first, first + 1, …` with these inputs."""
     await connection.execute(_PLAN, job_id, stage, first, inputs)
@@ -72,6 +83,13 @@ async def plan_same_tasks(
 ) -> None:
     """Insert `count` ready tasks that share one input and differ by their index."""
     await connection.execute(_PLAN_SAME, job_id, stage, first, task_input, count)
+
+
+async def plan_numbered_tasks(
+    connection: Connection, job_id: UUID, stage: int, indexes: Sequence[int], task_input: Any
+) -> None:
+    """Insert ready tasks of these numbers, which share one input."""
+    await connection.execute(_PLAN_NUMBERED, job_id, stage, indexes, task_input)
 
 
 # plan after a barrier: does for a whole ended stage what `complete` does for a single success.

@@ -21,6 +21,8 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0342": "DROP INDEX job_dependencies_by_index",
+    "0341": "ALTER TABLE job_dependencies DROP COLUMN stage, DROP COLUMN tasks_seen, DROP COLUMN followed",
     "0340": "ALTER TABLE stages DROP COLUMN tolerated_percent",
     "0339": "DROP TRIGGER jobs_note_end ON jobs; DROP FUNCTION note_end; DROP TABLE job_dependencies",
     "0142": "DROP INDEX attempts_slow",

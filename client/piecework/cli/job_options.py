@@ -41,8 +41,9 @@ class JobOptions:
     after: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="JOB_ID[:any]",
-            help="Start when this job has succeeded, or has ended in any way (:any); repeatable, for all of them.",
+            metavar="JOB_ID[:any|:index]",
+            help="Start when this job has succeeded, or has ended in any way (:any), or each task when that job's task "
+            "of the same index has succeeded (:index); repeatable, for all of them.",
         ),
     ] = None
     after_failure: Annotated[
@@ -63,11 +64,14 @@ class JobOptions:
             spec["labels"] = mapping_in(spec, "labels") | labels
 
 
-def _predecessor(text: str) -> dict[str, str]:
+def _predecessor(text: str) -> dict[str, Any]:
     """Raises InputError."""
     job_id, colon, condition = text.partition(":")
-    if colon and condition not in ("succeeded", "any"):
-        raise InputError(f"--after: {text!r}: write JOB_ID, or JOB_ID:any to start however that job ends")
+    if colon and condition not in ("succeeded", "any", "index"):
+        fix = "JOB_ID, JOB_ID:any to start however that job ends, or JOB_ID:index to follow it task by task"
+        raise InputError(f"--after: {text!r}: write {fix}")
+    if condition == "index":
+        return {"job_id": job_id, "by_index": True}
     return {"job_id": job_id, **({"condition": condition} if colon else {})}
 
 

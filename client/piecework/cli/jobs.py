@@ -214,7 +214,8 @@ def _describe_reason(reason: Reason, now: datetime) -> str:
 
 def _describe_predecessor(one: JobDependency) -> str:
     ended = one["ended"] or "has not ended"
-    return f"{one['job_id']}{':any' if one['condition'] == 'any' else ''} ({ended})"
+    how = ":index" if one.get("by_index") else ""
+    return f"{one['job_id']}{':any' if one['condition'] == 'any' else ''}{how} ({ended})"
 
 
 def _describe_records(records: StageRecords) -> str | None:

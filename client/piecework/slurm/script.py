@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from piecework.errors import InputError
 
@@ -232,10 +232,14 @@ def parse_memory(text: str) -> int:
     return int(found[1]) * int(1024 ** ("KMGTP".index(found[2].upper()) + 1 if found[2] else 2))
 
 
-_CONDITIONS = {"afterok": "succeeded", "afterany": "any"}
+_CONDITIONS: dict[str, dict[str, Any]] = {
+    "afterok": {"condition": "succeeded"},
+    "afterany": {"condition": "any"},
+    "aftercorr": {"by_index": True},
+}
 
 
-def parse_dependency(text: str) -> list[dict[str, str]]:
+def parse_dependency(text: str) -> list[dict[str, Any]]:
     """The jobs that `afterok:JOB_ID:JOB_ID,afterany:JOB_ID` waits for, as `after` of a job. Raises ValueError.
 
     https://slurm.schedmd.com/sbatch.html#OPT_dependency
@@ -244,8 +248,9 @@ def parse_dependency(text: str) -> list[dict[str, str]]:
     for part in text.split(","):
         kind, *job_ids = part.strip().split(":")
         if kind not in _CONDITIONS or not all(job_ids) or not job_ids or "?" in part:
-            raise ValueError("write afterok:JOB_ID or afterany:JOB_ID, several with a comma: all of them must hold")
-        after += [{"job_id": job_id, "condition": _CONDITIONS[kind]} for job_id in job_ids]
+            kinds = "afterok:JOB_ID, afterany:JOB_ID or aftercorr:JOB_ID"
+            raise ValueError(f"write {kinds}, several with a comma: all of them must hold")
+        after += [{"job_id": job_id, **_CONDITIONS[kind]} for job_id in job_ids]
     return after
 
 

@@ -89,7 +89,11 @@ _JOB = """
     SELECT j.*, (
         SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.stage), '[]') FROM (
             SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.pool, s.state,
-                s.planned, s.tasks_expected, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result,
+                s.planned AND NOT EXISTS (
+                    SELECT FROM job_dependencies AS d
+                    WHERE d.job_id = s.job_id AND s.stage = 0 AND d.stage IS NOT NULL AND NOT d.followed
+                ) AS planned,
+                s.tasks_expected, s.max_attempts, s.retry_budget, s.started_at, s.finished_at, s.result,
                 s.tasks_from, s.fan_in, s.options -> 'found_columns' AS found_columns,
                 coalesce(s.options -> 'columns', '{}') AS declared_columns,
                 coalesce((p.spec ->> 'filters')::boolean, false) AS filters,
@@ -100,7 +104,8 @@ _JOB = """
         ) AS x
     ) AS stages, (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
-            'job_id', d.predecessor_id, 'condition', d.condition, 'ended', d.ended) ORDER BY d.predecessor_id), '[]')
+            'job_id', d.predecessor_id, 'condition', d.condition, 'by_index', d.stage IS NOT NULL,
+            'ended', d.ended) ORDER BY d.predecessor_id), '[]')
         FROM job_dependencies AS d WHERE d.job_id = j.job_id
     ) AS predecessors
     FROM jobs AS j WHERE j.job_id = $1"""

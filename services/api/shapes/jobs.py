@@ -94,6 +94,7 @@ class JobDependency(BaseModel):
 
     job_id: UUID
     condition: Literal["succeeded", "any"] = Field(description="how it must have ended; any: in any way")
+    by_index: bool = Field(description="each task waits for that job's task of the same index, not for all of them")
     ended: JobState | None = Field(description="how it has ended; null: it has not")
 
 

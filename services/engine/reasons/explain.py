@@ -71,7 +71,7 @@ class _Explanation:
         )
 
     def _waits_for_jobs(self, predecessors: Sequence[Row]) -> Reason:
-        left = [one for one in predecessors if one["ended"] is None]
+        left = [one for one in predecessors if one["ended"] is None and not one["by_index"]]
         named = [
             f"{'the end' if one['condition'] == 'any' else 'the success'} of job "
             + (f"{one['name']} ({one['job_id']}), which is {one['state']}" if self._named else one["job_id"])
@@ -81,6 +81,17 @@ class _Explanation:
         what = f"it waits for {'; '.join(named)}{more}" if left else "the jobs that it waited for have ended: it starts"
         return _reason(
             "waits_for_jobs", what, since=self._job["created_at"], details={"jobs": [one["job_id"] for one in left]}
+        )
+
+    def _follows(self, stage: Row, predecessors: Sequence[Row]) -> Reason:
+        """Of an array whose tasks are made one by one."""
+        job_ids = [one["job_id"] for one in predecessors]
+        named = " and ".join(job_ids[:PREDECESSORS_NAMED])
+        return _of(
+            stage,
+            "waits_for_jobs",
+            f"each of its tasks waits for the task of the same index of job {named}",
+            details={"jobs": job_ids},
         )
 
     def _ending(self) -> Reason:
@@ -136,6 +147,8 @@ class _Explanation:
             return
         elif stage["state"] == "waiting" and stage["planned"]:
             yield self._merging(stage)
+        elif stage["stage"] == 0 and self._job["predecessors"] and self._has_no_tasks(stage):
+            yield self._follows(stage, self._job["predecessors"])
         elif not stage["planned"] and stage["open_seconds"] is not None:
             if self._has_no_tasks(stage):
                 yield self._waits_for_items(stage)

@@ -19,9 +19,10 @@ Row = Mapping[str, Any]
 _JOBS = """
     SELECT j.job_id, j.name, j.state, j.priority, j.share, j.run_at, j.created_at, j.paused_at, now() AS now, (
         SELECT jsonb_agg(jsonb_build_object('job_id', d.predecessor_id, 'name', p.name, 'state', p.state,
-            'condition', d.condition, 'ended', d.ended) ORDER BY d.predecessor_id)
+            'condition', d.condition, 'ended', d.ended, 'by_index', d.stage IS NOT NULL, 'followed', d.followed)
+            ORDER BY d.predecessor_id)
         FROM job_dependencies AS d LEFT JOIN jobs AS p ON p.job_id = d.predecessor_id
-        WHERE d.job_id = j.job_id AND j.state = 'scheduled'
+        WHERE d.job_id = j.job_id AND (j.state = 'scheduled' OR d.stage IS NOT NULL AND NOT d.followed)
     ) AS predecessors
     FROM jobs AS j
     WHERE j.job_id = ANY($1::uuid[]) AND j.state NOT IN ('succeeded', 'failed', 'cancelled') ORDER BY j.job_id"""

@@ -43,8 +43,8 @@ async def test_a_job_says_for_which_jobs_it_waits(
     job = await submit(operator, after=text, input={"type": "lines", "uri": "s3://not/yet", "format": "text"})
     assert (job["state"], job["run_at"]) == ("scheduled", None)
     assert job["spec"]["after"] == [
-        {"job_id": first["job_id"], "condition": "succeeded"},
-        {"job_id": second["job_id"], "condition": "any"},
+        {"job_id": first["job_id"], "condition": "succeeded", "by_index": False},
+        {"job_id": second["job_id"], "condition": "any", "by_index": False},
     ]
     await scheduler.look()
     assert await scheduler.codes(UUID(job["job_id"])) == ["waits_for_jobs"]
@@ -102,3 +102,19 @@ async def test_a_key_waits_only_for_jobs_that_it_sees(keys: Keys, operator: http
         job = await submit(scoped, after=[mine["job_id"]])
         [reason] = [one for one in job["reasons"] if one["code"] == "waits_for_jobs"]
         assert mine["job_id"] in reason["message"]
+
+
+async def test_an_array_that_follows_another_knows_its_size_and_why_it_waits(
+    scheduler: Grid, operator: httpx.AsyncClient
+) -> None:
+    first = await submit(operator)
+    job = await submit(operator, after=[f"{first['job_id']}:index"])
+    assert (job["state"], job["predecessors"][0]["by_index"]) == ("running", True)
+    [stage] = job["stages"]
+    assert (stage["task_count"], stage["progress"]["waiting"], stage["planned"]) == (3, 3, False)
+    await scheduler.look()
+    assert await scheduler.codes(UUID(job["job_id"])) == ["waits_for_jobs"]
+    reason = await scheduler.reason(UUID(job["job_id"]), "waits_for_jobs")
+    assert f"each of its tasks waits for the task of the same index of job {first['job_id']}" in reason["message"]
+    refused = await refusal(operator, after=[f"{first['job_id']}:index"], input={"type": "range", "count": 4})
+    assert refused["field"] == "after.0.by_index"

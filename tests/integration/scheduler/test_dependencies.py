@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic import ValidationError
 
 from services.engine import dependencies, jobs
 from services.engine.errors import Conflict, SpecError
@@ -13,9 +14,10 @@ from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
 from services.platform.database import JOBS_CHANNEL, Connection, new_id
 from services.scheduler.loop import Context
-from services.scheduler.loops import clock, look, plan
-from tests.integration.engine.play import Play, hearing, until_blocked
+from services.scheduler.loops import clock, finish, follow, look, plan
+from tests.integration.engine.play import Play, finished, hearing, until_blocked
 from tests.integration.scheduler.conftest import drive, finish_job
+from tests.invariants import assert_invariants
 
 
 def after(*job_ids: UUID, condition: str = "succeeded", **changes: Any) -> dict[str, Any]:
@@ -325,3 +327,168 @@ async def test_jobs_that_wait_cost_a_look_nothing(context: Context, play: Play) 
 
 def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *(node for child in plan.get("Plans", []) for node in _nodes(child))]
+
+
+# By index.
+
+
+async def arrays(play: Play, count: int = 4, **changes: Any) -> tuple[UUID, UUID]:
+    """An array that runs, and one whose tasks follow it."""
+    array = {"type": "range", "count": count}
+    first = await play.submit(input=array, stages=changes.pop("stages", [{"processor": "noop"}]))
+    await play.plan(first, count)
+    follows = {"after": [{"job_id": str(first), "by_index": True, **changes.pop("when", {})}]}
+    return first, await play.submit(input=array, **follows, **changes)
+
+
+async def made(play: Play, job_id: UUID) -> list[int]:
+    rows = await play.database.fetch("SELECT index FROM tasks WHERE job_id = $1 AND stage = 0 ORDER BY index", job_id)
+    return [row["index"] for row in rows]
+
+
+async def test_each_task_starts_when_the_one_of_its_index_has_succeeded(context: Context, play: Play) -> None:
+    first, job_id = await arrays(play)
+    assert (await state(play, job_id), await made(play, job_id)) == ("running", [])
+    await follow.step(context)
+    assert await made(play, job_id) == []
+
+    worker_id = await play.register()
+    tasks = {task.index: task for task in await play.run(worker_id, first)}
+    await play.complete(worker_id, finished(tasks[2]), finished(tasks[0]))
+    await follow.step(context)
+    assert await made(play, job_id) == [0, 2]
+    [one, two] = await play.run(worker_id, job_id)
+    assert one.input == two.input == tasks[0].input
+    await play.succeed(worker_id, [one, two])
+    await finish.step(context)
+    assert (await play.stage(job_id))["state"] == "running"
+
+    await play.complete(worker_id, finished(tasks[1]), finished(tasks[3]), done=list(tasks.values()))
+    await follow.step(context)
+    await play.succeed(worker_id, await play.run(worker_id, job_id))
+    await finish.step(context)
+    assert (await play.stage(job_id))["state"] == "merging"
+    assert await play.states(job_id) == {"succeeded": 4}
+    assert await following(play) == []
+    await assert_invariants(play.database, job_id)
+
+
+async def following(play: Play) -> list[UUID]:
+    async with play.database.acquire() as connection:
+        return await dependencies.find_following(connection, 100)
+
+
+async def test_a_look_reads_tasks_only_when_some_have_ended(context: Context, play: Play) -> None:
+    first, job_id = await arrays(play)
+    assert await following(play) == []
+    worker_id = await play.register()
+    [task, *_] = await play.run(worker_id, first)
+    await play.complete(worker_id, finished(task))
+    assert await following(play) == [job_id]
+    await follow.step(context)
+    assert await following(play) == []
+
+
+async def test_two_schedulers_make_each_task_once(context: Context, other: Context, play: Play) -> None:
+    first, job_id = await arrays(play, 50)
+    await play.run_all(first)
+    await asyncio.gather(follow.step(context), follow.step(other))
+    assert await made(play, job_id) == list(range(50))
+    await assert_invariants(play.database, job_id)
+
+
+async def test_a_task_waits_for_its_index_of_all_jobs(context: Context, play: Play) -> None:
+    array = {"type": "range", "count": 3}
+    before = [await play.submit(input=array) for _ in range(2)]
+    worker_id = await play.register()
+    tasks = []
+    for each in before:
+        await play.plan(each, 3)
+        tasks.append(await play.run(worker_id, each))
+    job_id = await play.submit(input=array, after=[f"{each}:index" for each in before])
+    await play.complete(worker_id, finished(tasks[0][0]), finished(tasks[0][1]), finished(tasks[1][1]))
+    await follow.step(context)
+    assert await made(play, job_id) == [1]
+
+
+async def test_if_the_job_before_fails_so_does_the_one_that_follows(context: Context, play: Play) -> None:
+    first, job_id = await arrays(play)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, first)
+    await play.complete(worker_id, finished(tasks[1]))
+    await follow.step(context)
+    await play.run(worker_id, job_id)
+    await end(play, first, "failed")
+    await clock.step(context)
+    job = await finish_job(context, play, job_id)
+    assert (job["state"], job["error"]["type"]) == ("failed", "predecessor_failed")
+    assert await play.states(job_id) == {"cancelled": 1}
+    await follow.step(context)
+    assert await following(play) == []
+
+    await play.order(jobs.retry_job, first)
+    await play.order(jobs.retry_job, job_id)
+    assert await state(play, job_id) == "running"
+    await play.complete(worker_id, finished(tasks[0]))
+    await follow.step(context)
+    assert 0 in await made(play, job_id)
+
+
+@pytest.mark.parametrize(("rule", "ended", "error"), [
+    ({}, "failed", "predecessor_failed"),
+    ({"after_failure": "skip"}, "cancelled", "skipped"),
+])  # fmt: skip
+async def test_a_tolerated_failure_is_none_for_the_task_that_follows(
+    context: Context, play: Play, rule: dict[str, Any], ended: str, error: str
+) -> None:
+    first, job_id = await arrays(play, stages=[{"processor": "noop", "tolerated_failures": 1}], **rule)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, first)
+    await play.complete(worker_id, finished(tasks[2], "failed", retryable=False), *map(finished, tasks[:2]))
+    await follow.step(context)
+    assert await made(play, job_id) == [0, 1]
+    await play.complete(worker_id, finished(tasks[3]), done=tasks)
+    await end(play, first)
+    for step in (clock.step, follow.step):
+        await step(context)
+    job = await finish_job(context, play, job_id)
+    assert (job["state"], job["error"]["type"]) == (ended, error)
+    assert f"task 2 of job {first} did not succeed" in job["error"]["message"]
+
+
+async def test_any_end_of_the_task_before_will_do_even_of_one_that_never_was(context: Context, play: Play) -> None:
+    first, job_id = await arrays(play, when={"condition": "any"})
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, first)
+    await play.complete(worker_id, finished(tasks[3], "failed", retryable=False))
+    await follow.step(context)
+    assert await made(play, job_id) == [3]
+    await end(play, first, "failed")
+    for step in (clock.step, follow.step):
+        await step(context)
+    assert (await state(play, job_id), await made(play, job_id)) == ("running", [0, 1, 2, 3])
+
+
+async def test_a_retried_job_makes_what_became_due_meanwhile(context: Context, play: Play) -> None:
+    first, job_id = await arrays(play)
+    worker_id = await play.register()
+    tasks = await play.run(worker_id, first)
+    await play.order(jobs.cancel_job, job_id)
+    await finish_job(context, play, job_id)
+    await play.complete(worker_id, finished(tasks[0]))
+    await follow.step(context)
+    assert await made(play, job_id) == []
+    await play.order(jobs.retry_job, job_id)
+    await follow.step(context)
+    assert await made(play, job_id) == [0]
+
+
+async def test_what_can_not_follow_by_index_is_refused(play: Play) -> None:
+    first = await play.submit(input={"type": "range", "count": 4})
+    index = {"after": [f"{first}:index"]}
+    with pytest.raises(SpecError, match=r"after\.0\.by_index: .* has 4 tasks, and this job has 3: both must be arrays"):
+        await play.submit(input={"type": "range", "count": 3}, **index)
+    with pytest.raises(ValidationError, match="only an array waits for another one by_index"):
+        await play.submit(input={"type": "items", "items": [1, 2, 3, 4]}, **index)
+    with pytest.raises(ValidationError, match="at most 10,000 tasks"):
+        await play.submit(input={"type": "range", "count": 10_001}, **index)

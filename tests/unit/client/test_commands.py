@@ -938,13 +938,13 @@ def test_a_closed_pipe_is_not_a_traceback(service: Service) -> None:
 
 def test_a_job_shows_the_jobs_that_it_runs_after_and_how_they_ended(service: Service, run: Run) -> None:
     before = [
-        {"job_id": WORKER_ID, "condition": "succeeded", "ended": "succeeded"},
-        {"job_id": JOB_ID, "condition": "any", "ended": None},
+        {"job_id": WORKER_ID, "condition": "succeeded", "by_index": True, "ended": "succeeded"},
+        {"job_id": JOB_ID, "condition": "any", "by_index": False, "ended": None},
     ]
     service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job("scheduled", predecessors=before)))
     lines = [line.split(maxsplit=1) for line in run("job", JOB_ID).stdout.splitlines()]
     assert [rest for name, rest in filter(lambda line: len(line) == 2, lines) if name == "after"] == [
-        f"{WORKER_ID} (succeeded)",
+        f"{WORKER_ID}:index (succeeded)",
         f"{JOB_ID}:any (has not ended)",
     ]
 

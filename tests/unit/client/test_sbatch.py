@@ -60,10 +60,11 @@ def test_an_array_is_the_jobs_input() -> None:
 
 
 def test_a_dependency_is_the_jobs_that_it_runs_after() -> None:
-    assert read(f"#SBATCH --dependency=afterok:{JOB_ID}:7,afterany:8").spec["after"] == [
+    assert read(f"#SBATCH --dependency=afterok:{JOB_ID}:7,afterany:8,aftercorr:9").spec["after"] == [
         {"job_id": JOB_ID, "condition": "succeeded"},
         {"job_id": "7", "condition": "succeeded"},
         {"job_id": "8", "condition": "any"},
+        {"job_id": "9", "by_index": True},
     ]
     assert "after" not in read().spec
 
@@ -153,7 +154,7 @@ def test_lines_are_read_as_slurm_reads_them() -> None:
     ("line", "message"),
     [
         ("--gres=gpu:1", "job.sh:2: --gres can't be followed here; delete the line and name a pool whose nodes"),
-        ("-d afternotok:123", "job.sh:2: --dependency=afternotok:123: write afterok:JOB_ID or afterany:JOB_ID"),
+        ("-d afternotok:123", "job.sh:2: --dependency=afternotok:123: write afterok:JOB_ID, afterany:JOB_ID or"),
         ("-d afterok:1?afterok:2", "job.sh:2: --dependency=afterok:1?afterok:2: write afterok:JOB_ID"),
         ("-d afterok", "job.sh:2: --dependency=afterok: write afterok:JOB_ID"),
         ("--licenses=matlab@db:1", "job.sh:2: --licenses can't be followed here"),

@@ -162,11 +162,15 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     ),
     (
         ["--count", "1", "--stage", "noop", "--after", JOB_ID, "--after", f"{SCHEDULE_ID}:any",
-         "--after-failure", "skip"],
+         "--after", f"{SCHEDULE_ID}:index", "--after-failure", "skip"],
         {
             "input": {"type": "range", "count": 1},
             "stages": NOOP,
-            "after": [{"job_id": JOB_ID}, {"job_id": SCHEDULE_ID, "condition": "any"}],
+            "after": [
+                {"job_id": JOB_ID},
+                {"job_id": SCHEDULE_ID, "condition": "any"},
+                {"job_id": SCHEDULE_ID, "by_index": True},
+            ],
             "after_failure": "skip",
         },
     ),

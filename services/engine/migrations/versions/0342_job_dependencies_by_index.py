@@ -1,0 +1,10 @@
+"""The index of the jobs whose tasks follow those of others: else all dependencies are read to find them."""
+
+from services.engine.migrations.operations import build_index
+
+revision = "0342"
+down_revision = "0341"
+
+
+def upgrade() -> None:
+    build_index("job_dependencies_by_index", "job_dependencies (job_id) WHERE stage IS NOT NULL AND NOT followed")
