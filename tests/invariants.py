@@ -80,8 +80,9 @@ Law = Callable[[Rows], Iterator[str | None]]
 
 
 def has_won(attempt: Row) -> bool:
-    """Whether the attempt has succeeded, and its output is there."""
-    return attempt["outcome"] == "succeeded" and not is_lost(attempt)
+    """Whether the attempt has succeeded, and its output counts."""
+    again = (attempt["error"] or {}).get("type") == "run_again"
+    return attempt["outcome"] == "succeeded" and not is_lost(attempt) and not again
 
 
 def is_lost(attempt: Row) -> bool:
@@ -98,14 +99,19 @@ def one_attempt_wins(rows: Rows) -> Iterator[str | None]:
 
 
 def every_attempt_is_on_record_once(rows: Rows) -> Iterator[str | None]:
-    """The attempts that were claimed are 1, 2, 3 … and each runs or has ended once; none is without a task."""
+    """The attempts that were claimed are 1, 2, 3 … and each runs or has ended once; none is without a task.
+
+    Up to its stage's `attempt_base`, it may be that of a task that a retry has deleted.
+    """
     for key in rows.tasks.keys() | rows.attempts.keys():
         task, recorded = rows.tasks.get(key), Counter(attempt["attempt"] for attempt in rows.attempts.get(key, ()))
         running = {attempt for attempt, _ in running_attempts(task)} if task else set()
         ended = set(range(1, begun(task) + 1)) - running if task else set()
+        base = rows.stages[key[:2]].get("attempt_base", 0) if key[:2] in rows.stages else 0
         for attempt in recorded.keys() | ended:
             times = recorded[attempt]
-            yield None if times == (attempt in ended) else f"attempt {attempt} of {key} is {times} times on record"
+            right = times <= 1 if attempt <= base else times == (attempt in ended)
+            yield None if right else f"attempt {attempt} of {key} is {times} times on record"
 
 
 def _end(attempt: Row) -> str:

@@ -248,9 +248,33 @@ class Client:
     def resume_job(self, job_id: Id) -> Job:
         return self._api.post(Job, f"/v1/jobs/{job_id}/resume")
 
-    def retry_job(self, job_id: Id) -> Job:
-        """Run the failed tasks of a failed job again."""
-        return self._api.post(Job, f"/v1/jobs/{job_id}/retry")
+    def retry_job(
+        self,
+        job_id: Id,
+        *,
+        stage: int | str | None = None,
+        tasks: Sequence[int] | None = None,
+        only_failed: bool = False,
+        latest: bool = False,
+        processors: Sequence[str] = (),
+        accept_changed: bool = False,
+    ) -> Job:
+        """Run what has not succeeded of a job that has ended again, or a stage with all that comes after it.
+
+        `tasks` are some of the stage's, `only_failed` those that have not succeeded. The stages that run take the
+        `latest` versions of their `processors`, or these (`clean@4`). With `accept_changed` the first stage takes
+        objects that were replaced as they are now.
+        """
+        order = {
+            "stage": stage,
+            "tasks": None if tasks is None else list(tasks),
+            "only_failed": only_failed or None,
+            "latest": latest or None,
+            "processors": list(processors) or None,
+            "accept_changed": accept_changed or None,
+        }
+        given = {name: value for name, value in order.items() if value is not None}
+        return self._api.post(Job, f"/v1/jobs/{job_id}/retry", given or None)
 
     def hold_job(self, job_id: Id) -> Job:
         """Let nothing that the job leaves be deleted."""

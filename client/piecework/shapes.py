@@ -370,6 +370,7 @@ class Task(TypedDict):
     attempt: int
     failures: int
     losses: int
+    processor: str
     worker_id: str | None
     ready_at: str | None
     queued_at: str | None
@@ -411,6 +412,7 @@ class Attempt(TypedDict):
     index: int
     attempt: int
     worker_id: str | None
+    processor: str
     pool: str
     outcome: Outcome
     started_at: str

@@ -224,6 +224,9 @@ class Stage(SQLModel, table=True):
     put_off_since: datetime | None = Field(None, sa_type=_UTC)
     put_off_error: str | None = None
     tasks_at: datetime | None = Field(None, sa_type=_UTC)
+    revision: int = 0
+    attempt_base: int = Field(0, sa_type=SmallInteger)
+    processors_before: list[dict[str, Any]] | None = Field(None, sa_type=JSONB)
     columns_due: bool = False
     max_attempts: int
     backoff_seconds: float = Field(sa_type=Double)

@@ -29,7 +29,8 @@ class Message:
     """A bundle: tasks `first … first + count - 1` of one stage.
 
     `suspect` says that its only task may kill its workers. `backup_of` is the worker that already runs it, `avoid` one
-    that could not. It is only for nodes that have what each of its tasks `needs`.
+    that could not. It is only for nodes that have what each of its tasks `needs`. What a worker knows of an earlier
+    `revision` of the stage is out of date.
     """
 
     bundle_id: UUID
@@ -41,6 +42,7 @@ class Message:
     backup_of: UUID | None = None
     avoid: UUID | None = None
     needs: Needs | None = None
+    revision: int = 0
 
     def encode(self) -> str:
         value: dict[str, Any] = {old: str(getattr(self, new)) for new, old in _IDS}
@@ -53,6 +55,8 @@ class Message:
             value["avoid"] = str(self.avoid)
         if self.needs is not None:
             value["needs"] = self.needs.to_json()
+        if self.revision:
+            value["revision"] = self.revision
         return orjson.dumps(value).decode()
 
     @classmethod
@@ -66,14 +70,16 @@ class Message:
             bundle_id, job_id = (UUID(value[new] if new in value else value[old]) for new, old in _IDS)
             stage, first, count = (value[name] for name in ("stage", "first", "count"))
             suspect, needs = value.get("suspect", False), Needs.of(value.get("needs"))
+            revision = value.get("revision", 0)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MessageError(f"not a Piecework message: {error!r:.500}") from error
         _check("stage", stage, 0, _STAGE_MAX)
         _check("count", count, 1, _COUNT_MAX)
         _check("first", first, 0, _INDEX_MAX + 1 - count)
+        _check("revision", revision, 0, _INDEX_MAX)
         if type(suspect) is not bool:
             raise MessageError(f"not a Piecework message: suspect = {suspect!r:.100} is not true or false")
-        return cls(bundle_id, job_id, stage, first, count, suspect, backup_of, avoid, needs)
+        return cls(bundle_id, job_id, stage, first, count, suspect, backup_of, avoid, needs, revision)
 
 
 def _check(name: str, value: object, least: int, most: int) -> None:

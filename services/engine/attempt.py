@@ -16,7 +16,8 @@ from services.inputs.spec import RangeInput
 
 
 class StageWork(StageOptions):
-    """What a worker must know about a stage. Nothing changes but that its `array` becomes known.
+    """What a worker must know about a stage. Nothing changes but that its `array` becomes known; a retry that changes
+    more gives it another `revision`.
 
     `array` has the number of each task by its index. It is None as long as the stage, or the one whose tasks it follows
     one by one, is still being planned, and it is not known from the job's specification.
@@ -26,6 +27,7 @@ class StageWork(StageOptions):
 
     job_id: UUID
     stage: int
+    revision: int = 0
     job_name: str
     stage_name: str
     kind: StageKind

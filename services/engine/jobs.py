@@ -2,15 +2,17 @@
 
 scheduled → running ⇄ paused → succeeded          (scheduled: for a time, or for other jobs)
      └─────────┴────────┴────→ cancelling → cancelled
-               └────────┴────→ failing    → failed       (failed, cancelled → running by retry)
+               └────────┴────→ failing    → failed       (all three → running by retry)
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from asyncpg import Record
 
+from services.contract.states import TERMINAL
 from services.engine import transitions
 from services.engine.dependencies import wait_again
 from services.engine.errors import Conflict, NotFound
@@ -90,13 +92,19 @@ _FORGIVE = """
 _FORGIVE_LOSSES = "UPDATE lost_outputs SET counted = false WHERE job_id = $1"
 
 
-async def retry_job(connection: Connection, job_id: UUID) -> None:
+async def retry_job(
+    connection: Connection, job_id: UUID, change: Callable[[Connection], Awaitable[None]] | None = None
+) -> None:
     """Run the failed and cancelled tasks of a failed or cancelled job again; results of the others are kept.
 
-    One that waited for other jobs waits for them again. Raises NotFound, Conflict.
+    One that waited for other jobs waits for them again. With `change`, which has more of it run again first
+    (services/engine/retries.py), the job may have succeeded. Raises NotFound, Conflict, and what `change` raises.
     """
     async with connection.transaction():
-        await _move_job(connection, job_id, "retried", ("failed", "cancelled"), "running")
+        sources = ("failed", "cancelled") if change is None else TERMINAL
+        await _move_job(connection, job_id, "retried", sources, "running")
+        if change is not None:
+            await change(connection)
         await connection.execute(
             "UPDATE jobs SET error = NULL, finished_at = NULL, started_at = coalesce(started_at, now()), "
             "keep_revision = 0, expires_at = NULL, deletion = NULL WHERE job_id = $1",

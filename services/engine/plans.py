@@ -1,5 +1,6 @@
 """The plan of a stage: its tasks, chunk by chunk, each with the cursor after it in one transaction."""
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ AT_ONCE_MAX = 5_000  # tasks that a submission plans by itself: some 50 ms of it
 _LOCK = """
     SELECT s.task_count FROM jobs AS j JOIN stages AS s ON s.job_id = j.job_id AND s.stage = $2
     WHERE j.job_id = $1 AND j.state = 'running' AND NOT s.planned AND s.plan_cursor IS NOT DISTINCT FROM $3
+      AND s.revision = $4
     FOR SHARE OF j FOR UPDATE OF s SKIP LOCKED"""
 
 _SAVE = """
@@ -30,9 +32,20 @@ _SAVE = """
 _INPUT = "SELECT input FROM tasks WHERE job_id = $1 AND stage = $2 AND index = $3"
 
 
-async def lock_plan(connection: Connection, job_id: UUID, stage: int, cursor: dict[str, Any] | None) -> int | None:
-    """Lock the plan; returns the stage's number of tasks, or None if the plan is no longer at `cursor`."""
-    count: int | None = await connection.fetchval(_LOCK, job_id, stage, cursor)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How far the plan of a stage was when it was read. A retry that has the stage planned again adds a revision."""
+
+    job_id: UUID
+    stage: int
+    cursor: dict[str, Any] | None
+    revision: int
+
+
+async def lock_plan(connection: Connection, plan: Plan) -> int | None:
+    """Lock the plan; returns the stage's number of tasks, or None if the plan is no longer there."""
+    found = (plan.job_id, plan.stage, plan.cursor, plan.revision)
+    count: int | None = await connection.fetchval(_LOCK, *found)
     return count
 
 

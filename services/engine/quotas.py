@@ -117,7 +117,8 @@ async def look_for_room(
 
 
 _ENDED = """
-    SELECT key_id, share, priority, tasks_known FROM jobs WHERE job_id = $1 AND state IN ('failed', 'cancelled')"""
+    SELECT key_id, share, priority, tasks_known FROM jobs
+    WHERE job_id = $1 AND state IN ('succeeded', 'failed', 'cancelled')"""
 
 
 async def check_retry(connection: Connection, settings: Settings, job_id: UUID) -> None:

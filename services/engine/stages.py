@@ -45,7 +45,7 @@ class StageUnreadable(Exception):
 # A job submitted by the release before has its options in columns only. A stage whose tasks work on one output each has
 # the numbers of the stage that it so follows, others their own.
 _LOAD_STAGE = """
-    SELECT s.job_id, s.stage, j.name AS job_name, j.traceparent, s.name AS stage_name, s.kind, s.processor,
+    SELECT s.job_id, s.stage, s.revision, j.name AS job_name, j.traceparent, s.name AS stage_name, s.kind, s.processor,
         s.processor_version, p.spec, s.timeout_seconds,
         coalesce(s.options, jsonb_build_object('params', s.params, 'inputs', s.inputs,
             'fan_out', s.fan_out, 'memory_bytes', s.memory_bytes, 'rejects_max', s.rejects_max)) AS options,

@@ -58,7 +58,7 @@ ALL_AT_ONCE = 2_147_483_647  # a fan-in without levels
 
 
 @dataclass(frozen=True, slots=True)
-class _ResolvedStage:
+class ResolvedStage:
     """A stage as it will be stored. `tasks_from` says what its tasks are made of (services/scheduler/planning).
     `field` is its path in the job's specification."""
 
@@ -153,7 +153,7 @@ async def _resolve_stage(
     field: str,
     tasks_from: TasksFrom,
     fan_in: int | None = None,
-) -> _ResolvedStage:
+) -> ResolvedStage:
     row = await _find_processor(connection, stage.processor, f"{field}.processor")
     processor = _read_processor(row, stage.processor, f"{field}.processor")
     _check_named_params(stage.params, row, processor, field)
@@ -169,7 +169,7 @@ async def _resolve_stage(
     if stage.needs is not None:
         await _check_needs(connection, stage, stage.needs, field)
     inputs = _resolve_inputs(stage, processor, field)
-    return _ResolvedStage(stage, kind, row["name"], row["version"], processor, inputs, field, tasks_from, fan_in)
+    return ResolvedStage(stage, kind, row["name"], row["version"], processor, inputs, field, tasks_from, fan_in)
 
 
 async def _find_pool(connection: Connection, pool: str, field: str) -> None:
@@ -196,14 +196,14 @@ async def _check_needs(connection: Connection, stage: StageSpec, needs: Needs, f
     raise SpecError(f"{field}.{name}", asked[name], f"{fix}; {more}")
 
 
-def _check_further(stage: _ResolvedStage, filename: str | None) -> None:
+def _check_further(stage: ResolvedStage, filename: str | None) -> None:
     """Raises SpecError if a further output, which is a result too, has the name of the merged result."""
     if filename in stage.processor_spec.outputs.values():
         fix = f"a further output of {stage.processor} has the same name; choose another one"
         raise SpecError("merge.filename", filename, fix)
 
 
-def _check_joinable(stage: _ResolvedStage, field: str, value: str, fix: str) -> None:
+def _check_joinable(stage: ResolvedStage, field: str, value: str, fix: str) -> None:
     """Concatenated Parquet files are not a Parquet file, and values are not files."""
     spec = stage.processor_spec
     if spec.function is not None:
@@ -213,7 +213,7 @@ def _check_joinable(stage: _ResolvedStage, field: str, value: str, fix: str) -> 
         raise SpecError(field, value, f"{stage.processor} writes Parquet, which can't be joined like this; {fix}")
 
 
-def _check_stream(spec: JobSpec, stages: list[_ResolvedStage]) -> None:
+def _check_stream(spec: JobSpec, stages: list[ResolvedStage]) -> None:
     """Raises SpecError: SQL would wait for columns that only the last item completes."""
     if isinstance(spec.input, StreamInput) and _columns_due(spec, stages, 0):
         fix = "SQL needs the types of all columns before it begins, and more items may come: give it the type items"
@@ -264,7 +264,7 @@ def _check_memory(stage: StageSpec, field: str, settings: Settings) -> None:
 
 async def resolve_stages(
     connection: Connection, spec: JobSpec, settings: Settings, reader: Reader
-) -> list[_ResolvedStage]:
+) -> list[ResolvedStage]:
     """The job's stages, including a split and a reduce, with the processors' versions fixed. Raises SpecError."""
     if len(spec.stages) > settings.stages_max:
         raise SpecError("stages", len(spec.stages), f"a job has at most {settings.stages_max} stages")
@@ -315,14 +315,14 @@ def _check_output_names(spec: JobSpec, stages: list[_ResolvedStage]) -> None:
 
 async def _resolve_split(
     connection: Connection, stage: StageSpec, taken: list[StageSpec], field: str, tasks_from: TasksFrom
-) -> _ResolvedStage:
+) -> ResolvedStage:
     """The stage before `stage` that reads every byte of its input to find the parts."""
     fields = {"processor": f"{SPLIT_PROCESSOR}@1", "fan_out": True, "resplit": stage.resplit}
     added = _beside(stage, "split", taken, **fields)
     return await _resolve_stage(connection, added, "split", field, tasks_from)
 
 
-async def _resolve_merge(connection: Connection, spec: JobSpec, last: _ResolvedStage) -> list[_ResolvedStage]:
+async def _resolve_merge(connection: Connection, spec: JobSpec, last: ResolvedStage) -> list[ResolvedStage]:
     """The stage that does the merge, if the merge needs one. Raises SpecError."""
     match spec.merge:
         case ConcatMerge() as merge:
@@ -371,7 +371,7 @@ def _array_of(inputs: Sequence[Input]) -> RangeInput | None:
     return None if tasks is None or tasks > TASKS_MAX else RangeInput(type="range", count=tasks)
 
 
-def _arrays(stages: Sequence[_ResolvedStage], inputs: Sequence[Input]) -> Iterator[RangeInput | None]:
+def _arrays(stages: Sequence[ResolvedStage], inputs: Sequence[Input]) -> Iterator[RangeInput | None]:
     """The array job that each stage is, as far as it is known; task i after task i is of the same one."""
     array = None
     for stage in stages:
@@ -380,7 +380,7 @@ def _arrays(stages: Sequence[_ResolvedStage], inputs: Sequence[Input]) -> Iterat
         yield array
 
 
-def _columns_due(spec: JobSpec, stages: list[_ResolvedStage], number: int) -> bool:
+def _columns_due(spec: JobSpec, stages: list[ResolvedStage], number: int) -> bool:
     """Whether the types of the stage's columns must be found before its first task: no file tells them to SQL."""
     stage, before = stages[number], stages[number - 1] if number else None
     if stage.processor_spec.sql is None or stage.kind != "map":
@@ -391,7 +391,7 @@ def _columns_due(spec: JobSpec, stages: list[_ResolvedStage], number: int) -> bo
     return stage.spec.resplit is not None or not typed
 
 
-def _is_interim(spec: JobSpec, following: _ResolvedStage | None) -> bool:
+def _is_interim(spec: JobSpec, following: ResolvedStage | None) -> bool:
     """Whether only later stages and the merge need a stage's outputs: users are not told of them."""
     return spec.output_queue is None and (following is not None or not isinstance(spec.merge, NoMerge))
 
@@ -403,8 +403,8 @@ def _has_named_results(spec: JobSpec, stage: _ResolvedStage, following: _Resolve
 
 def _stage_row(
     number: int,
-    stage: _ResolvedStage,
-    following: _ResolvedStage | None,
+    stage: ResolvedStage,
+    following: ResolvedStage | None,
     array: RangeInput | None,
     *,
     columns_due: bool,

@@ -42,8 +42,9 @@ def _shard(worker_id: UUID) -> int:
 # plan: a splitter's inputs become ready tasks. The caller saves its cursor in the same transaction.
 _PLAN = """
     WITH planned AS (
-        INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT $1, $2, $3 + ordinality - 1, 'ready', now(), input
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input, attempt)
+        SELECT $1, $2, $3 + ordinality - 1, 'ready', now(), input,
+            coalesce((SELECT attempt_base FROM stages WHERE job_id = $1 AND stage = $2), 0)
         FROM unnest($4::jsonb[]) WITH ORDINALITY AS part (input, ordinality)
         RETURNING job_id, stage
     )
@@ -53,8 +54,10 @@ _PLAN = """
 
 _PLAN_SAME = """
     WITH planned AS (
-        INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT $1, $2, index, 'ready', now(), $4 FROM generate_series($3::integer, $3 + $5::integer - 1) AS index
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input, attempt)
+        SELECT $1, $2, index, 'ready', now(), $4,
+            coalesce((SELECT attempt_base FROM stages WHERE job_id = $1 AND stage = $2), 0)
+        FROM generate_series($3::integer, $3 + $5::integer - 1) AS index
         RETURNING job_id, stage
     )
     INSERT INTO stage_counters AS c (job_id, stage, ready)
@@ -95,8 +98,9 @@ async def plan_numbered_tasks(
 # plan after a barrier: does for a whole ended stage what `complete` does for a single success.
 _PLAN_OUTPUTS = """
     WITH planned AS (
-        INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT job_id, stage + 1, index, 'ready', now(), successor_input(output, source_of(input))
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input, attempt)
+        SELECT job_id, stage + 1, index, 'ready', now(), successor_input(output, source_of(input)),
+            (SELECT attempt_base FROM stages WHERE job_id = $1 AND stage = $2)
         FROM tasks WHERE job_id = $1 AND stage = $2 - 1 AND index > $3 AND state = 'succeeded'
         ORDER BY index LIMIT $4
         RETURNING job_id, stage, index
@@ -170,7 +174,8 @@ _DISPATCH = """
         )) * interval '1 second', bool_or(suspect),
         (array_agg(avoid))[1], (SELECT s.needs FROM stages AS s WHERE s.job_id = $1 AND s.stage = $2)
     FROM ranked GROUP BY alone, island, chunk
-    RETURNING bundle_id, job_id, stage, first, count, suspect, avoid, needs"""
+    RETURNING bundle_id, job_id, stage, first, count, suspect, avoid, needs,
+        (SELECT s.revision FROM stages AS s WHERE s.job_id = $1 AND s.stage = $2) AS revision"""
 
 
 # A stage for several pools is in several windows, each with a lock of its own: one of them is filled at a time.
@@ -222,7 +227,7 @@ _RESEND = """
             CASE WHEN due.last_pool <> coalesce(due.next_pool, b.pool) THEN due.next_pool_after_seconds END)
             * interval '1 second'
     FROM (
-        SELECT d.bundle_id, s.pools[cardinality(s.pools)] AS last_pool, s.next_pool_after_seconds,
+        SELECT d.bundle_id, s.revision, s.pools[cardinality(s.pools)] AS last_pool, s.next_pool_after_seconds,
             (SELECT n.pool
                 FROM unnest(s.pools) WITH ORDINALITY AS n (pool, place) JOIN pools AS p ON p.name = n.pool,
                     LATERAL (SELECT n.place - array_position(s.pools, d.pool) AS later) AS turn
@@ -240,7 +245,8 @@ _RESEND = """
         ) AS d LEFT JOIN stages AS s ON s.job_id = d.job_id AND s.stage = d.stage
     ) AS due
     WHERE b.bundle_id = due.bundle_id
-    RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of, b.suspect, b.needs"""
+    RETURNING b.pool, b.bundle_id, b.job_id, b.stage, b.first, b.count, b.backup_of, b.suspect, b.needs,
+        coalesce(due.revision, 0) AS revision"""
 
 
 async def resend(
@@ -451,9 +457,10 @@ _COMPLETE = """
             t.backup_started_at AS loser_started_at,
             CASE WHEN d.chains AND d.won THEN source_of(t.input) END AS source
     ), successors AS (
-        INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT job_id, stage + 1, index, 'ready', now(), successor_input(output, source)
-        FROM ended WHERE chains AND won
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input, attempt)
+        SELECT e.job_id, e.stage + 1, e.index, 'ready', now(), successor_input(e.output, e.source), (
+            SELECT n.attempt_base FROM stages AS n WHERE n.job_id = e.job_id AND n.stage = e.stage + 1)
+        FROM ended AS e WHERE e.chains AND e.won
         ON CONFLICT (job_id, stage, index) DO NOTHING
         RETURNING job_id, stage
     ), told AS (
@@ -875,7 +882,8 @@ _OFFER_BACKUPS = """
         AND t.index >= b.first AND t.index < b.first + b.count
     WHERE t.state = 'running' AND t.worker_id = b.worker_id AND t.started_at = b.claimed_at
       AND t.backup_attempt IS NULL
-    RETURNING bundle_id, job_id, stage, first, count, backup_of, needs"""
+    RETURNING bundle_id, job_id, stage, first, count, backup_of, needs,
+        (SELECT s.revision FROM stages AS s WHERE s.job_id = $1 AND s.stage = $2) AS revision"""
 
 
 async def offer_backups(
@@ -1039,3 +1047,127 @@ async def retry_tasks(connection: Connection, job_id: UUID) -> int:
     """Make the failed and cancelled tasks of a job's running stages ready again; returns how many."""
     count: int = await connection.fetchval(_RETRY, job_id, timeout=LONG_SECONDS)
     return count
+
+
+# repeat: succeeded → ready, when the user asks. What the attempts counted is taken back.
+_REPEAT = """
+    WITH again AS MATERIALIZED (
+        SELECT job_id, stage, index, attempt FROM tasks
+        WHERE job_id = $1 AND stage = $2 AND state = 'succeeded' AND ($3::integer[] IS NULL OR index = ANY($3))
+        ORDER BY index FOR UPDATE
+    ), moved AS (
+        UPDATE tasks AS t SET state = 'ready', ready_at = now(), failures = 0, losses = 0, error = NULL, output = NULL,
+            finished_at = NULL, backup_worker_id = NULL, backup_started_at = NULL
+        FROM again AS g WHERE t.job_id = g.job_id AND t.stage = g.stage AND t.index = g.index
+    ), made AS (
+        UPDATE attempts AS a SET error = jsonb_build_object('type', 'run_again', 'message',
+            'its job was retried: the task runs again')
+        FROM again AS g
+        WHERE a.job_id = g.job_id AND a.stage = g.stage AND a.index = g.index AND a.attempt = g.attempt
+          AND a.outcome = 'succeeded'
+        RETURNING a.run_seconds, a.records_in, a.records_out, a.records_rejected, a.records_filtered, a.records_added
+    ), counted AS (
+        INSERT INTO stage_counters AS c (job_id, stage, ready, succeeded, wasted_seconds, records_in, records_out,
+            records_rejected, records_filtered, records_added)
+        SELECT $1, $2, n.tasks, -n.tasks, coalesce(sum(run_seconds), 0), -coalesce(sum(records_in), 0),
+            -coalesce(sum(records_out), 0), -coalesce(sum(records_rejected), 0), -coalesce(sum(records_filtered), 0),
+            -coalesce(sum(records_added), 0)
+        FROM (SELECT count(*) AS tasks FROM again) AS n LEFT JOIN made ON true GROUP BY n.tasks
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready,
+            succeeded = c.succeeded + excluded.succeeded, wasted_seconds = c.wasted_seconds + excluded.wasted_seconds,
+            records_in = c.records_in + excluded.records_in,
+            records_out = c.records_out + excluded.records_out,
+            records_rejected = c.records_rejected + excluded.records_rejected,
+            records_filtered = c.records_filtered + excluded.records_filtered,
+            records_added = c.records_added + excluded.records_added
+    )
+    SELECT count(*) FROM again"""
+
+
+async def repeat_tasks(connection: Connection, job_id: UUID, stage: int, indexes: Sequence[int] | None = None) -> int:
+    """Make tasks of a stage that have succeeded ready again, all or those with these indexes; returns how many.
+
+    The caller holds the job, which had ended.
+    """
+    arguments = (job_id, stage, None if indexes is None else list(indexes))
+    count: int = await connection.fetchval(_REPEAT, *arguments, timeout=LONG_SECONDS)
+    return count
+
+
+# drop: the tasks of a stage that are made again. With $3, only those that follow a task which has not succeeded. The
+# attempts stay, and the numbers of new ones come after theirs.
+_DROP = """
+    WITH gone AS (
+        DELETE FROM tasks AS t WHERE t.job_id = $1 AND t.stage = $2 AND (NOT $3 OR NOT EXISTS (
+            SELECT FROM tasks AS b
+            WHERE b.job_id = $1 AND b.stage = $2 - 1 AND b.index = t.index AND b.state = 'succeeded'))
+        RETURNING t.job_id, t.stage, t.index, t.state, t.attempt, t.backup_attempt
+    ), made AS (
+        UPDATE attempts AS a SET error = jsonb_build_object('type', 'run_again', 'message',
+            'its job was retried: the task is made again')
+        FROM gone AS g
+        WHERE a.job_id = g.job_id AND a.stage = g.stage AND a.index = g.index AND a.attempt = g.attempt
+          AND g.state = 'succeeded' AND a.outcome = 'succeeded'
+        RETURNING a.run_seconds, a.records_in, a.records_out, a.records_rejected, a.records_filtered, a.records_added
+    ), counted AS (
+        INSERT INTO stage_counters AS c (job_id, stage, ready, succeeded, failed, cancelled, wasted_seconds, records_in,
+            records_out, records_rejected, records_filtered, records_added)
+        SELECT $1, $2, -n.ready, -n.succeeded, -n.failed, -n.cancelled, coalesce(sum(run_seconds), 0),
+            -coalesce(sum(records_in), 0), -coalesce(sum(records_out), 0), -coalesce(sum(records_rejected), 0),
+            -coalesce(sum(records_filtered), 0), -coalesce(sum(records_added), 0)
+        FROM (
+            SELECT count(*) FILTER (WHERE state = 'ready') AS ready,
+                count(*) FILTER (WHERE state = 'succeeded') AS succeeded,
+                count(*) FILTER (WHERE state = 'failed') AS failed,
+                count(*) FILTER (WHERE state = 'cancelled') AS cancelled
+            FROM gone
+        ) AS n LEFT JOIN made ON true GROUP BY n.ready, n.succeeded, n.failed, n.cancelled
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready,
+            succeeded = c.succeeded + excluded.succeeded, failed = c.failed + excluded.failed,
+            cancelled = c.cancelled + excluded.cancelled, wasted_seconds = c.wasted_seconds + excluded.wasted_seconds,
+            records_in = c.records_in + excluded.records_in,
+            records_out = c.records_out + excluded.records_out,
+            records_rejected = c.records_rejected + excluded.records_rejected,
+            records_filtered = c.records_filtered + excluded.records_filtered,
+            records_added = c.records_added + excluded.records_added
+    )
+    UPDATE stages SET attempt_base = greatest(attempt_base, (SELECT max(greatest(attempt, backup_attempt)) FROM gone))
+    WHERE job_id = $1 AND stage = $2
+    RETURNING (SELECT count(*) FROM gone)"""
+
+
+async def drop_tasks(connection: Connection, job_id: UUID, stage: int, *, followers_only: bool) -> int:
+    """Delete the tasks of a stage, so that they are made again; returns how many. With `followers_only`, the tasks that
+    follow one which is to succeed again.
+
+    The caller holds the job, which had ended: so no attempt of them can still win.
+    """
+    count: int = await connection.fetchval(_DROP, job_id, stage, followers_only, timeout=LONG_SECONDS)
+    return count
+
+
+# What a user accepts as changed: whole objects are taken as they are now. A version never changes, so it stays.
+_ACCEPT_CHANGED = """
+    UPDATE tasks SET input = CASE
+        WHEN input ->> 'type' = 'object' THEN unpinned(input)
+        ELSE input || jsonb_build_object('objects', (
+            SELECT jsonb_agg(unpinned(o.object) ORDER BY o.place)
+            FROM jsonb_array_elements(input -> 'objects') WITH ORDINALITY AS o (object, place))) END
+    WHERE job_id = $1 AND stage = $2 AND state <> 'succeeded' AND input ->> 'type' IN ('object', 'objects')"""
+
+_FIRST_PART = """
+    SELECT index FROM tasks
+    WHERE job_id = $1 AND stage = $2 AND state <> 'succeeded' AND input ? 'etag'
+      AND input ->> 'type' NOT IN ('object', 'objects')
+    ORDER BY index LIMIT 1"""
+
+
+async def accept_changed_inputs(connection: Connection, job_id: UUID, stage: int) -> int | None:
+    """Let the tasks of a stage that run again take their objects as they are now.
+
+    Returns the index of one that works on a part of an object, for which this can't be done. The caller holds the job,
+    which had ended.
+    """
+    await connection.execute(_ACCEPT_CHANGED, job_id, stage, timeout=LONG_SECONDS)
+    index: int | None = await connection.fetchval(_FIRST_PART, job_id, stage, timeout=LONG_SECONDS)
+    return index

@@ -266,11 +266,6 @@ def resume(session: Session, job_id: JobId) -> None:
     _show_state(session, session.client.resume_job(job_id))
 
 
-def retry(session: Session, job_id: JobId) -> None:
-    """Run the failed tasks of a failed job again."""
-    _show_state(session, session.client.retry_job(job_id))
-
-
 def hold(session: Session, job_id: JobId) -> None:
     """Let nothing that a job leaves be deleted."""
     _show_state(session, session.client.hold_job(job_id))
@@ -302,7 +297,6 @@ def register(app: typer.Typer) -> None:
     command(app, "cancel")(cancel)
     command(app, "pause")(pause)
     command(app, "resume")(resume)
-    command(app, "retry")(retry)
     command(app, "hold")(hold)
     command(app, "release")(release)
     command(app, "delete")(delete)

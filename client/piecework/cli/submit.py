@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from piecework.cli.again import AgainOptions
 from piecework.cli.batch_options import BatchOptions
 from piecework.cli.input_options import InputOptions
 from piecework.cli.job_file import JobFile
@@ -18,6 +19,7 @@ from piecework.errors import InputError
 def submit(
     session: Session,
     file: JobFile,
+    again: AgainOptions,
     batch: BatchOptions,
     job: JobOptions,
     input: InputOptions,
@@ -36,6 +38,9 @@ def submit(
 
     Local paths, in the file or in options, are uploaded once the job has been checked; a directory becomes a prefix.
 
+    --again JOB takes the specification of an earlier job, with the newest versions of processors that it names without
+    one; --set changes single fields.
+
     An option with [STAGE=] is for all stages (--pool big), or for one by its name or number (--pool clean=big).
 
     With --cron it makes a schedule and prints the schedule's id.
@@ -44,8 +49,8 @@ def submit(
     script = batch.read(session, file)
     if script and stages.stage:
         raise InputError("--stage: the batch script is the job's only stage; leave it out")
-    spec = script.spec if script else file.read()
-    for options in (job, input, stages, merge, when):
+    spec = script.spec if script else again.read(session, file)
+    for options in (job, input, stages, merge, when, again):
         options.change(spec)
     input.limit(spec)
     if script:

@@ -160,6 +160,7 @@ def _show_task(session: Session, task: TaskDetail) -> None:
         [
             ">ATTEMPT",
             "OUTCOME",
+            "~?PROCESSOR",
             "?STARTED",
             ">TOOK",
             ">?CPU",
@@ -174,6 +175,7 @@ def _show_task(session: Session, task: TaskDetail) -> None:
             (
                 attempt["attempt"],
                 display.state(attempt["outcome"]),
+                attempt.get("processor"),  # an older server does not tell
                 display.relative(attempt["started_at"], now),
                 display.duration(attempt["run_seconds"]),
                 display.duration(attempt["cpu_seconds"]),

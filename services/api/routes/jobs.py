@@ -23,7 +23,7 @@ from services.api.security import Caller, OfOwners, Submitter, Viewer, scope_fil
 from services.api.shapes.jobs import Deletion, Job, JobPage, JobSummary, sum_progress
 from services.api.strict_json import StrictRoute
 from services.contract.states import TERMINAL, JobState
-from services.engine import jobs, ownership, retention, submission
+from services.engine import jobs, ownership, retention, retries, submission
 from services.engine.plans import plan_at_once
 from services.engine.progress import Progress, count_progress, is_slowed, tasks_known
 from services.engine.quotas import check_retry
@@ -31,6 +31,7 @@ from services.engine.reasons.explain import explain
 from services.engine.reasons.facts import read_facts
 from services.engine.reasons.reason import codes_of, warnings_of
 from services.engine.records import check_records
+from services.engine.retries import RetryOrder
 from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
 from services.inputs.reach import YET_TO_UPLOAD
@@ -324,15 +325,35 @@ async def resume_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
     return await _order(caller, api, job_id, jobs.resume_job)
 
 
-@router.post("/{job_id}/retry", operation_id="retry_job", responses=problems(404, 409), summary="Retry a job")
-async def retry_job(caller: Submitter, api: Api, job_id: JobId) -> Job:
-    """Run the failed and cancelled tasks of a failed or cancelled job again; results of the others are kept."""
+RETRIES: Any = {
+    "failed": {"summary": "What has not succeeded", "value": {}},
+    "fixed": {"summary": "... with the newest versions of the processors", "value": {"latest": True}},
+    "stage": {
+        "summary": "A whole stage and all after it, with one version of its processor",
+        "value": {"stage": "clean", "processors": ["clean-flights@4"]},
+    },
+}
 
-    async def retry(connection: Connection, job_id: UUID) -> None:
+
+@router.post("/{job_id}/retry", operation_id="retry_job", responses=problems(*BODY, 404, 409), summary="Retry a job")
+async def retry_job(
+    caller: Submitter,
+    api: Api,
+    job_id: JobId,
+    order: Annotated[RetryOrder, Body(openapi_examples=RETRIES)] = RetryOrder(),
+) -> Job:
+    """Run a job that has ended again, as far as the body says; other results are kept.
+
+    Without a body, what has not succeeded runs again: of a job that has failed or was cancelled the failed and
+    cancelled tasks of the stages that did not succeed, of one that has succeeded the failed tasks that were tolerated.
+    What comes after a task that runs again is made again, and so are the results.
+    """
+    async with api.transaction() as connection:
+        await caller.require_control_of_job(connection, job_id)
         await check_retry(connection, api.settings, job_id)
-        await jobs.retry_job(connection, job_id)
-
-    return await _order(caller, api, job_id, retry)
+        await retries.retry_job(connection, job_id, order, api.settings)
+        await caller.record(connection, job_id, **order.model_dump(mode="json", exclude_defaults=True))
+        return await show_job(connection, api, caller, job_id)
 
 
 @router.post("/{job_id}/hold", operation_id="hold_job", responses=problems(404, 409), summary="Hold what a job leaves")

@@ -1,6 +1,7 @@
 """A job's tasks, their attempts and logs."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query
@@ -18,6 +19,7 @@ from services.api.strict_json import StrictRoute
 from services.contract.location import Location
 from services.contract.states import TaskState
 from services.engine.ownership import require_job
+from services.engine.retries import processor_at
 from services.platform.problems import ProblemError, not_found, problems
 from services.platform.routes import JobId
 
@@ -78,18 +80,33 @@ async def list_tasks(
         rows, next_cursor = await pages.first(session, statement.order_by(col(attempt.run_seconds).desc())), None
     else:
         rows, next_cursor = await pages.fetch(session, statement, *key)
-    return TaskPage(items=[Task.model_validate(row) for row in rows], next_cursor=next_cursor)
+    stages = await _stages(session, job_id)
+    return TaskPage(items=[Task.model_validate(_shown(row, stages)) for row in rows], next_cursor=next_cursor)
+
+
+async def _stages(session: Session, job_id: UUID) -> dict[int, dict[str, Any]]:
+    """The processors of a job's stages, by the stage's number."""
+    row = tables.Stage
+    columns = (col(row.stage), col(row.processor), col(row.processor_version), col(row.processors_before))
+    names = ("processor", "processor_version", "processors_before")
+    found = await session.exec(select(*columns).where(row.job_id == job_id))
+    return {stage: dict(zip(names, values, strict=True)) for stage, *values in found}
+
+
+def _shown(task: tables.Task, stages: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The task with the processor of its newest attempt; if it waits, with that of the next one."""
+    moment = None if task.state in ("ready", "queued") else task.finished_at or task.started_at
+    return task.model_dump() | {"processor": processor_at(stages[task.stage], moment)}
 
 
 def _no_task(job_id: UUID, stage: int, index: int) -> ProblemError:
     return not_found("task", f"{stage}/{index} of job {job_id} (yet)")
 
 
-async def _attempts(session: Session, job_id: UUID, stage: int, index: int) -> list[Attempt]:
+async def _attempts(session: Session, job_id: UUID, stage: int, index: int) -> list[tables.Attempt]:
     row = tables.Attempt
     statement = select(row).where(row.job_id == job_id, row.stage == stage, row.index == index)
-    attempts = await session.exec(statement.order_by(col(row.attempt)))
-    return [Attempt.model_validate(attempt) for attempt in attempts]
+    return list(await session.exec(statement.order_by(col(row.attempt))))
 
 
 @router.get("/{stage}/{index}", operation_id="get_task", summary="Inspect a task")
@@ -101,8 +118,12 @@ async def get_task(
     task = await session.get(tables.Task, (job_id, stage, index))
     if task is None:
         raise _no_task(job_id, stage, index)
-    attempts = await _attempts(session, job_id, stage, index)
-    return TaskDetail.model_validate(task.model_dump() | {"attempts": attempts})
+    stages = await _stages(session, job_id)
+    attempts = [
+        Attempt.model_validate(attempt.model_dump() | {"processor": processor_at(stages[stage], attempt.finished_at)})
+        for attempt in await _attempts(session, job_id, stage, index)
+    ]
+    return TaskDetail.model_validate(_shown(task, stages) | {"attempts": attempts})
 
 
 @router.get("/{stage}/{index}/log", operation_id="get_task_log", summary="Get a task's log")

@@ -149,6 +149,7 @@ class Task(Row):
     attempt: int = Field(description="number of the newest attempt; 0 before the first")
     failures: int
     losses: int = Field(description="attempts whose worker was lost; they do not count as failures")
+    processor: str = Field(description="what its newest attempt ran; while it waits, what the next one will run")
     worker_id: UUID | None
     ready_at: datetime | None
     queued_at: datetime | None
@@ -198,6 +199,7 @@ class Attempt(Row):
     index: int
     attempt: int
     worker_id: UUID | None
+    processor: str = Field(description="what it ran", examples=["clean-flights@4"])
     pool: str
     outcome: Outcome
     started_at: datetime

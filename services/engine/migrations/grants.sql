@@ -9,7 +9,7 @@ GRANT SELECT ON alembic_version, schema_compatibility
 
 -- The API: what users make, control and read.
 GRANT SELECT, INSERT, UPDATE ON api_keys TO piecework_api;
-GRANT SELECT, INSERT ON attempts TO piecework_api;
+GRANT SELECT, INSERT, UPDATE ON attempts TO piecework_api;
 GRANT SELECT, INSERT ON audit_log TO piecework_api;
 GRANT SELECT, UPDATE, DELETE ON bundles TO piecework_api;
 GRANT SELECT, UPDATE ON deleted_jobs TO piecework_api;
@@ -26,7 +26,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON schedules TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON shares TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON stage_counters TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON stages TO piecework_api;
-GRANT SELECT, INSERT, UPDATE ON tasks TO piecework_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON tasks TO piecework_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON triggers TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON uploads TO piecework_api;
 GRANT SELECT, UPDATE ON webhook_deliveries TO piecework_api;

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from services.engine.plans import Plan
 from services.inputs.chunk import Chunk
 from services.scheduler import put_off
 from services.scheduler.loop import Context
@@ -45,8 +46,8 @@ async def step(context: Context) -> bool:
 
 
 async def _plan_chunk(context: Context, stage: Record) -> None:
-    key, cursor = (stage["job_id"], stage["stage"]), stage["plan_cursor"]
-    async with planning(context, *key, cursor, f"the outputs of stage {key[1] - 1}"):
-        _, plan = _PLANS[stage["tasks_from"]]
-        if (chunk := await plan(context, stage)) is not None:
-            await save_chunk(context, *key, chunk, cursor)
+    plan = Plan(stage["job_id"], stage["stage"], stage["plan_cursor"], stage["revision"])
+    async with planning(context, plan, f"the outputs of stage {plan.stage - 1}"):
+        _, next_chunk = _PLANS[stage["tasks_from"]]
+        if (chunk := await next_chunk(context, stage)) is not None:
+            await save_chunk(context, plan, chunk)

@@ -10,6 +10,7 @@ from asyncpg import Record
 from pydantic import TypeAdapter
 
 from services.engine.places import check_task_inputs
+from services.engine.plans import Plan
 from services.inputs.reach import Reach, ReachableS3
 from services.inputs.spec import Input
 from services.inputs.split import split_each, split_on_grid
@@ -22,7 +23,7 @@ JOBS_AT_ONCE = 8
 _INPUTS: TypeAdapter[list[Input]] = TypeAdapter(list[Input])
 
 _UNPLANNED = """
-    SELECT j.job_id, j.spec -> 'input' AS input, s.kind, s.plan_cursor, p.slots, s.is_full
+    SELECT j.job_id, j.spec -> 'input' AS input, s.kind, s.plan_cursor, s.revision, p.slots, s.is_full
     FROM jobs AS j
     CROSS JOIN LATERAL (
         SELECT u.*, is_full(u.job_id, u.stage, $3) AS is_full FROM stages AS u WHERE u.job_id = j.job_id AND u.stage = 0
@@ -49,12 +50,13 @@ async def _plan_chunk(context: Context, job: Record) -> None:
     job_id, cursor = job["job_id"], job["plan_cursor"]
     sources = job["input"] if isinstance(job["input"], list) else [job["input"]]
     splitting = split_on_grid if job["kind"] == "split" else split_each
-    async with planning(context, job_id, 0, cursor, _where(sources, cursor)):
+    plan = Plan(job_id, 0, cursor, job["revision"])
+    async with planning(context, plan, _where(sources, cursor)):
         inputs = _INPUTS.validate_python(sources, extra="ignore")
         s3 = ReachableS3(context.aws.s3, Reach(context.settings), inputs[cursor["input"] if cursor else 0])
         chunk = await splitting(s3, inputs, cursor, job["slots"])
         await check_task_inputs(context.database, job_id, chunk.inputs, context.settings)
-        await save_chunk(context, job_id, 0, chunk, cursor)
+        await save_chunk(context, plan, chunk)
 
 
 def _where(sources: list[dict[str, Any]], cursor: dict[str, Any] | None) -> str | None:

@@ -5,7 +5,6 @@ A chunk is read outside the transaction. It (or its error) counts only if no oth
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -16,7 +15,7 @@ from services.engine import plans
 from services.engine.attempt import LostOutput
 from services.engine.jobs import fail_job
 from services.engine.lost_outputs import lose_outputs
-from services.engine.plans import lock_plan
+from services.engine.plans import Plan, lock_plan
 from services.inputs.chunk import Chunk, SplitError
 from services.platform import tracing
 from services.platform.database import Connection
@@ -29,19 +28,19 @@ from services.scheduler.traces import trace_of
 log = structlog.get_logger()
 
 
-async def save_chunk(context: Context, job_id: UUID, stage: int, chunk: Chunk, cursor: dict[str, Any] | None) -> None:
-    """Make the chunk's tasks, unless another scheduler has done so since `cursor` was read."""
+async def save_chunk(context: Context, plan: Plan, chunk: Chunk) -> None:
+    """Make the chunk's tasks, unless another scheduler has done so since the plan was read."""
     async with context.database.acquire() as connection, connection.transaction():
-        first = await lock_plan(connection, job_id, stage, cursor)
+        first = await lock_plan(connection, plan)
         if first is not None:
-            await plans.save_chunk(connection, job_id, stage, first, chunk)
+            await plans.save_chunk(connection, plan.job_id, plan.stage, first, chunk)
 
 
-async def _fail(context: Context, job_id: UUID, stage: int, message: str, cursor: dict[str, Any] | None) -> None:
-    """Fail the job, unless another scheduler has continued the plan since `cursor` was read."""
+async def _fail(context: Context, plan: Plan, message: str) -> None:
+    """Fail the job, unless another scheduler has continued the plan since it was read."""
     async with context.database.acquire() as connection, connection.transaction():
-        if await lock_plan(connection, job_id, stage, cursor) is not None:
-            await _fail_job(connection, job_id, stage, message)
+        if await lock_plan(connection, plan) is not None:
+            await _fail_job(connection, plan.job_id, plan.stage, message)
 
 
 async def _fail_job(connection: Connection, job_id: UUID, stage: int, message: str) -> None:
@@ -50,17 +49,16 @@ async def _fail_job(connection: Connection, job_id: UUID, stage: int, message: s
     log.info("split failed", job=str(job_id), stage=stage, error=message)
 
 
-async def _lose(
-    context: Context, job_id: UUID, stage: int, error: ObjectLost, cursor: dict[str, Any] | None, where: str | None
-) -> None:
+async def _lose(context: Context, plan: Plan, error: ObjectLost, where: str | None) -> None:
     """Have a lost output of the stage before made again: the plan waits for it, as it did at first."""
+    job_id, stage = plan.job_id, plan.stage
     maker = context.settings.layout.maker(job_id, error.location)
     if maker is None:
-        await _fail(context, job_id, stage, _explain(error, where), cursor)
+        await _fail(context, plan, _explain(error, where))
         return
     lost = [LostOutput(maker.stage, maker.index, maker.attempt, error.location.uri)]
     async with context.database.acquire() as connection, connection.transaction():
-        if await lock_plan(connection, job_id, stage, cursor) is None:
+        if await lock_plan(connection, plan) is None:
             return
         if why := await lose_outputs(connection, job_id, (stage, SCHEDULER), lost):
             await _fail_job(connection, job_id, stage, why)
@@ -68,21 +66,20 @@ async def _lose(
 
 
 @asynccontextmanager
-async def planning(
-    context: Context, job_id: UUID, stage: int, cursor: dict[str, Any] | None, where: str | None
-) -> AsyncIterator[None]:
+async def planning(context: Context, plan: Plan, where: str | None) -> AsyncIterator[None]:
     """An error that won't pass fails the job, with a message about `where`; any other puts the stage off."""
+    job_id, stage = plan.job_id, plan.stage
     try:
         with tracing.span("plan", await trace_of(context.database, job_id), job=job_id, stage=stage):
             yield
     except ObjectLost as error:
-        await _lose(context, job_id, stage, error, cursor, where)
+        await _lose(context, plan, error, where)
     except Exception as error:
         if passes(error):
             log.warning("plan put off", job=str(job_id), stage=stage, error=repr(error))
             await put_off(context.database, job_id, stage, error)
         else:
-            await _fail(context, job_id, stage, _explain(error, where), cursor)
+            await _fail(context, plan, _explain(error, where))
 
 
 def _explain(error: Exception, where: str | None) -> str:

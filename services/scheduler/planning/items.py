@@ -22,7 +22,8 @@ CHUNK_BYTES = 4_194_304  # of listings: several that are no more together, or a 
 
 # The next task to read (the cursor's) has succeeded, or will never come; after a barrier, the stage before has ended.
 READY = """
-    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.before_state, s.before_planned FROM stages_to_chain AS s
+    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.revision, s.before_state, s.before_planned
+    FROM stages_to_chain AS s
     WHERE s.tasks_from = 'items'
       AND (s.before_state = 'succeeded' OR NOT s.barrier AND coalesce((
         SELECT t.state = 'succeeded'

@@ -2,14 +2,14 @@
 
 from asyncpg import Record
 
-from services.engine.plans import lock_plan, save_plan
+from services.engine.plans import Plan, lock_plan, save_plan
 from services.engine.transitions import plan_outputs
 from services.scheduler.loop import Context
 
 TASKS_PER_CHUNK = 5_000
 
 READY = """
-    SELECT job_id, stage, tasks_from, plan_cursor FROM stages_to_chain
+    SELECT job_id, stage, tasks_from, plan_cursor, revision FROM stages_to_chain
     WHERE tasks_from = 'outputs' AND before_state = 'succeeded'
       AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second')
       AND NOT is_full(job_id, stage, $3)
@@ -21,7 +21,7 @@ async def plan(context: Context, stage: Record) -> None:
     key, cursor = (stage["job_id"], stage["stage"]), stage["plan_cursor"]
     after = cursor["after"] if cursor else -1
     async with context.database.acquire() as connection, connection.transaction():
-        if await lock_plan(connection, *key, cursor) is None:
+        if await lock_plan(connection, Plan(*key, cursor, stage["revision"])) is None:
             return
         count, last = await plan_outputs(connection, *key, after, TASKS_PER_CHUNK)
         done = count < TASKS_PER_CHUNK

@@ -22,7 +22,7 @@ INDEX_MAX = 2**31 - 1
 
 # The first level, one that is open, or the next one, once all tasks so far have succeeded.
 READY = """
-    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.fan_in FROM stages_to_chain AS s
+    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.revision, s.fan_in FROM stages_to_chain AS s
     WHERE s.tasks_from = 'reduce' AND s.before_state = 'succeeded'
       AND (s.plan_cursor IS NULL OR (s.plan_cursor ->> 'open')::boolean
         OR s.task_count = (SELECT c.succeeded FROM stage_sums(s.job_id, s.stage) AS c))

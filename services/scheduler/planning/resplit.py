@@ -12,7 +12,7 @@ from services.platform.s3_faults import LOST, fault_of
 from services.scheduler.loop import Context
 
 READY = """
-    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.kind, s.resplit, s.before_result, p.slots
+    SELECT s.job_id, s.stage, s.tasks_from, s.plan_cursor, s.revision, s.kind, s.resplit, s.before_result, p.slots
     FROM stages_to_chain AS s CROSS JOIN LATERAL pool_slots(s.pool) AS p
     WHERE s.tasks_from = 'resplit' AND s.before_state = 'succeeded'
       AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')

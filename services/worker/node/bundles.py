@@ -128,9 +128,9 @@ class Bundles:
     def take_for_session(self, stage: StageWork, count: int) -> list[tuple[Bundle, ClaimedTask]]:
         """The next tasks of the queue, up to this number, as long as they are of the stage."""
         taken: list[tuple[Bundle, ClaimedTask]] = []
-        key = (stage.job_id, stage.stage)
+        key = (stage.job_id, stage.stage, stage.revision)
         while len(taken) < count and (bundle := self.next_in_session) is not None:
-            if (bundle.stage.job_id, bundle.stage.stage) != key:
+            if (bundle.stage.job_id, bundle.stage.stage, bundle.stage.revision) != key:
                 break
             while bundle.next_in_session and len(taken) < count:
                 taken.append((bundle, bundle.waiting.popleft()))

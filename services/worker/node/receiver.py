@@ -353,7 +353,7 @@ class Receiver:
         stages: dict[UUID, StageWork] = {}
         for bundle_id, message in offers.items():
             try:
-                stage = await self._stages.get(message.job_id, message.stage)
+                stage = await self._stages.get(message.job_id, message.stage, message.revision)
                 if (lack := self._lacks(stage)) is not None:
                     await turn_down(self._database, self._worker_id, message, lack)
                 elif stage.needs is None or self._take_part(bundle_id, stage.needs):  # or it comes back with the resend

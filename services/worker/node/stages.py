@@ -10,19 +10,20 @@ _STAGES_MAX = 1000
 
 
 class Stages:
-    """A cache of StageWork, which never changes once its array is known."""
+    """A cache of StageWork, which never changes once its array is known; after a retry, its revision is another."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[tuple[UUID, int], StageWork] = {}
+        self._known: dict[tuple[UUID, int, int], StageWork] = {}
 
-    async def get(self, job_id: UUID, stage: int) -> StageWork:
+    async def get(self, job_id: UUID, stage: int, revision: int = 0) -> StageWork:
         """Raises StageGone and StageUnreadable."""
-        if (known := self._known.get((job_id, stage))) is not None:
+        key = (job_id, stage, revision)
+        if (known := self._known.get(key)) is not None:
             return known
         work = await load_stage(self._database, job_id, stage)
         if work.array is not None:
             if len(self._known) >= _STAGES_MAX:
                 del self._known[next(iter(self._known))]
-            self._known[job_id, stage] = work
+            self._known[key] = work
         return work

@@ -209,6 +209,62 @@ async def test_retry_runs_failed_tasks_again(
     assert job["stages"][0]["progress"]["ready"] == 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stages": [{"processor": "noop", "pools": ["default"], "retry": {"max_attempts": 1}}]},
+        {"input": {"type": "items", "items": [1, {"a": None}]}, "merge": {"type": "reduce", "processor": "noop"}},
+        {"stages": [{"processor": "noop"}, {"processor": "noop", "resplit": {"type": "lines", "format": "csv"}}]},
+        {"keep": {"results": "7d"}, "labels": {"a": "b"}, "merge": {"type": "concat", "filename": "all.txt"}},
+    ],
+)
+async def test_the_specification_that_a_job_shows_can_be_submitted_again(
+    submitter: httpx.AsyncClient, changes: dict[str, Any]
+) -> None:
+    shown = (await ok(submitter.post("/v1/jobs", json=array_job(**changes))))["spec"]
+
+    assert (await ok(submitter.post("/v1/jobs", json=shown)))["spec"] == shown
+
+
+async def test_a_retry_with_a_fix_runs_what_failed_and_tells_which_version_ran_where(
+    operator: httpx.AsyncClient, worker: PlayedWorker, database: Database
+) -> None:
+    job_id = UUID((await ok(operator.post("/v1/jobs", json=array_job())))["job_id"])
+    await worker.plan(job_id, 2)
+    good, bad = await worker.claim(job_id, 2)
+    await worker.finish(good, output={"value": 1})
+    await worker.finish(bad, "failed", error={"type": "exit_code", "message": "no"}, retryable=False)
+    await database.execute("UPDATE jobs SET state = 'failed'")
+    await ok(operator.post("/v1/processors", json={"name": "noop", "builtin": "copy"}))
+
+    job = await ok(operator.post(f"/v1/jobs/{job_id}/retry", json={"latest": True}))
+
+    assert job["stages"][0]["processor"] == "noop@2"
+    [again] = await worker.claim(job_id, 2)
+    await worker.finish(again, output={"value": 2})
+    tasks = (await ok(operator.get(f"/v1/jobs/{job_id}/tasks")))["items"]
+    assert [task["processor"] for task in tasks] == ["noop@1", "noop@2"]
+    attempts = (await ok(operator.get(f"/v1/jobs/{job_id}/tasks/0/{bad.index}")))["attempts"]
+    assert [(attempt["outcome"], attempt["processor"]) for attempt in attempts] == [
+        ("failed", "noop@1"),
+        ("succeeded", "noop@2"),
+    ]
+    [done] = await database.fetch("SELECT summary FROM audit_log WHERE action = 'retry_job'")
+    assert done["summary"] == {"latest": True}
+
+
+async def test_a_retry_that_names_what_is_not_there_is_refused_with_the_field(
+    submitter: httpx.AsyncClient, database: Database
+) -> None:
+    job_id = (await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"]
+    await database.execute("UPDATE jobs SET state = 'failed'")
+
+    for order, field in (({"stage": "clean"}, "stage"), ({"processors": ["nope@4"]}, "processors")):
+        refused = await submitter.post(f"/v1/jobs/{job_id}/retry", json=order)
+        assert refused.status_code == 422, refused.text
+        assert [error["field"] for error in refused.json()["errors"]] == [field]
+
+
 async def test_jobs_are_filtered_by_state_name_labels_and_schedule(submitter: httpx.AsyncClient) -> None:
     async def submit(**changes: Any) -> str:
         job_id: str = (await ok(submitter.post("/v1/jobs", json=array_job(**changes))))["job_id"]

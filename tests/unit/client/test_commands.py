@@ -304,6 +304,7 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     (f"pause {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/pause", job("paused"), [f"{JOB_ID} paused"]),
     (f"resume {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/resume", job(), [f"{JOB_ID} running"]),
     (f"retry {JOB_ID}", f"POST /v1/jobs/{JOB_ID}/retry", job(), [f"{JOB_ID} running"]),
+    (f"retry {JOB_ID} --latest", f"POST /v1/jobs/{JOB_ID}/retry", job(), [f"{JOB_ID} running"]),
     (
         f"tasks {JOB_ID}",
         f"GET /v1/jobs/{JOB_ID}/tasks",

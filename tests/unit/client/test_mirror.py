@@ -27,6 +27,7 @@ NO_SHAPE = {
     "ReasonCode",
     "ProcessorRegistration",
     "RetentionRuleSpec",
+    "RetryOrder",
     "Rotation",
     "ScheduleSpec",
     "SplitSpec",
