@@ -43,6 +43,7 @@ from piecework.shapes import (
     Misfire,
     Package,
     Page,
+    Part,
     Pool,
     PoolSpec,
     PoolStatsList,
@@ -314,6 +315,11 @@ class Client:
     def get_results(self, job_id: Id) -> Results:
         """Presigned links to the results; raises Conflict while there are none."""
         return self._api.get(Results, f"/v1/jobs/{job_id}/results")
+
+    def list_parts(self, job_id: Id, *, stage: int | None = None) -> Listing[Part]:
+        """What the tasks of a stage have made (default: that of which the results are made), also of a job that has
+        not succeeded."""
+        return self._list(Part, f"/v1/jobs/{job_id}/results/parts", stage=stage)
 
     # Objects, straight from and to S3
 

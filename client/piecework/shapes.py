@@ -458,6 +458,19 @@ class Results(TypedDict):
     manifest: ResultFile
 
 
+class Part(TypedDict):
+    """What one task has made, or why it has made nothing."""
+
+    stage: int
+    index: int
+    state: TaskState
+    attempt: int
+    input: dict[str, Any]
+    files: list[ResultFile]
+    value: Any
+    error: Failure | None
+
+
 class UploadLink(TypedDict):
     """Where to send a part."""
 

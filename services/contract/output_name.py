@@ -81,12 +81,12 @@ def common_folder(inputs: Iterable[Mapping[str, Any]]) -> str:
     return "".join(f"{level[0]}/" for level in common)
 
 
-def result_name(filename: str, source: TaskSource | None, common: str) -> str:
-    """The name of a result: that of the output, below the folders which its source has under the `common` one."""
+def result_folders(source: TaskSource | None, common: str) -> str:
+    """The folders of a result that is named after its source: those which that has under the `common` one."""
     if source is None:
-        return filename
+        return ""
     folders = folder_of(source.uri).removeprefix(common).split("/")[:-1]
-    return "/".join([*(_SAFE.get(folder, folder) for folder in folders), filename])
+    return "".join(f"{_SAFE.get(folder, folder)}/" for folder in folders)
 
 
 _SAFE = {"": "%2F", ".": "%2E", "..": "%2E%2E"}  # folders of keys that are none of a file system

@@ -10,6 +10,7 @@ result.
 import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from services.contract.location import Location
@@ -89,6 +90,18 @@ class TaskOutput:
             _rejects(value) if "rejects" in value else None,
             value.get("value"),
         )
+
+    def named_files(self, index: int, folders: str | None = None) -> list[tuple[str, StoredObject]]:
+        """What task `index` has made, by the names among the results: `00000007.csv`, `00000007-summary.json`.
+
+        With `folders`, the output is named as the processor has named it, below them.
+        """
+        made = []
+        if self.object is not None:
+            name = PurePosixPath(self.object.location.uri)
+            made = [(f"{index:08d}{name.suffix}" if folders is None else f"{folders}{name.name}", self.object)]
+        further = [(PurePosixPath(file.location.uri).name, file) for _, file in sorted(self.files.items())]
+        return made + [(f"{index:08d}-{name}", file) for name, file in further]
 
     def to_json(self) -> Json | None:
         value: Json = self.object.to_json() if self.object else {}

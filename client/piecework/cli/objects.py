@@ -7,6 +7,7 @@ from uuid import UUID
 import typer
 
 from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
+from piecework.cli.partial import show_partial
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
 from piecework.shapes import CompletedUpload, Results, UploadState, UploadSummary
@@ -56,8 +57,23 @@ def results(
     download: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Download all into this directory instead.")
     ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="What the job's tasks have made, though it runs or has failed.")
+    ] = False,
+    stage: Annotated[
+        int | None, typer.Option(min=0, help="With --partial: of this stage; default: that of the results.")
+    ] = None,
 ) -> None:
-    """List the results of a job with their sizes and checksums, or download and verify them."""
+    """List the results of a job with their sizes and checksums, or download and verify them.
+
+    A job has results when it has succeeded. With --partial, the parts that are there are listed one by one, and those
+    that are missing with the reason.
+    """
+    if partial:
+        show_partial(session, job_id, stage, download)
+        return
+    if stage is not None:
+        raise InputError("--stage: results are those of the whole job; add --partial for the parts of one stage")
     found = session.client.get_results(job_id)
     if download is None:
         session.show(found, lambda found: _show_results(session, found))

@@ -255,6 +255,23 @@ class Results(BaseModel):
     manifest: ResultFile
 
 
+class Part(Row):
+    """What one task of a stage has made, or why it has made nothing."""
+
+    stage: int
+    index: int
+    state: TaskState
+    attempt: int
+    input: dict[str, Any]
+    files: list[ResultFile] = Field(description="empty unless it has succeeded and written files")
+    value: Any = Field(description="the small value that it returned")
+    error: Failure | None
+
+
+class PartPage(Page[Part]):
+    """Parts by the index of their task."""
+
+
 def sum_progress(progress: Sequence[Progress]) -> JobProgress:
     return JobProgress(
         tasks=sum(stage.waiting + sum(getattr(stage, name) for name in TASK_STATES) for stage in progress),

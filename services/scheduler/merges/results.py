@@ -8,7 +8,7 @@ from asyncpg import Record
 from pydantic import TypeAdapter
 
 from services.contract.location import Location
-from services.contract.output_name import common_folder, result_name
+from services.contract.output_name import common_folder, result_folders
 from services.contract.source import TaskSource
 from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.spec import ConcatMerge, Merge, NoMerge
@@ -117,18 +117,15 @@ class Results:
         return files
 
     def _part_files(self, task: Record, output: TaskOutput) -> list[Facts]:
-        """The objects of one part: `00000007.csv`, and of further outputs `00000007-summary.json`."""
-        index = task["index"]
-        made = [(self._part_name(task, output.object), output.object)] if output.object else []
-        made += [(f"{index:08d}-{_name(file)}", file) for _, file in sorted(output.files.items())]
+        """The objects of one part."""
+        made = output.named_files(task["index"], self._folders(task))
         return [file_facts(object_.location, object_.bytes, object_.crc32, name) for name, object_ in made]
 
-    def _part_name(self, task: Record, object_: StoredObject) -> str:
-        """As the processor names it, in the folders of its source; if it names all alike, by the task's index."""
-        if self._job["named"]:
-            source = TaskSource.of({"source": task["source"]})
-            return result_name(_name(object_), source, common_folder(self._job["inputs"]))
-        return f"{task['index']:08d}{PurePosixPath(object_.location.uri).suffix}"
+    def _folders(self, task: Record) -> str | None:
+        """Of a part that the processor has named after its source; None of one that is named by its task."""
+        if not self._job["named"]:
+            return None
+        return result_folders(TaskSource.of({"source": task["source"]}), common_folder(self._job["inputs"]))
 
 
 def _name(object_: StoredObject) -> str:

@@ -209,6 +209,29 @@ async def test_retry_runs_failed_tasks_again(
     assert job["stages"][0]["progress"]["ready"] == 1
 
 
+async def test_the_parts_of_a_job_that_failed_are_there_with_what_is_missing(
+    submitter: httpx.AsyncClient, worker: PlayedWorker, database: Database, settings: Settings
+) -> None:
+    job_id = UUID((await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"])
+    await worker.plan(job_id, 3)
+    first, second, _ = await worker.claim(job_id, 3)
+    made = {"uri": f"s3://{settings.bucket}/made.csv", "bytes": 3, "crc32": 1}
+    await worker.finish(first, output=made)
+    await worker.finish(second, "failed", error={"type": "exit_code", "message": "no"}, retryable=False)
+    await database.execute("UPDATE jobs SET state = 'failed'")
+
+    refused = await submitter.get(f"/v1/jobs/{job_id}/results")
+    page = await ok(submitter.get(f"/v1/jobs/{job_id}/results/parts"))
+
+    assert refused.status_code == 409 and "--partial" in refused.json()["detail"]
+    assert [part["state"] for part in page["items"]] == ["succeeded", "failed", "running"]
+    assert [part["error"] and part["error"]["message"] for part in page["items"]] == [None, "no", None]
+    [file] = page["items"][0]["files"]
+    assert (file["name"], file["uri"], file["checksum_crc32"]) == ("00000000.csv", made["uri"], "AAAAAQ==")
+    assert file["url"].startswith("http")
+    assert (await submitter.get(f"/v1/jobs/{job_id}/results/parts?stage=7")).status_code == 404
+
+
 @pytest.mark.parametrize(
     "changes",
     [

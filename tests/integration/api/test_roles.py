@@ -12,7 +12,7 @@ from tests.integration.api.conftest import Keys, client_of
 OPEN = {"healthz", "readyz"}
 ROLES: dict[str, set[str]] = {
     "viewer": {
-        "list_jobs", "get_job", "list_tasks", "get_task", "get_task_log", "get_results", "list_schedules",
+        "list_jobs", "get_job", "list_tasks", "get_task", "get_task_log", "get_results", "list_parts", "list_schedules",
         "get_schedule", "list_processors", "get_processor", "list_pools", "get_pool", "list_workers", "get_worker",
         "list_triggers", "get_trigger", "list_webhook_endpoints", "get_webhook_endpoint",
         "list_webhook_deliveries", "get_me", "get_own_quotas", "list_shares", "get_share",

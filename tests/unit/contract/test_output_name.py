@@ -8,7 +8,7 @@ from services.contract.output_name import (
     common_folder,
     fill_template,
     has_suffix,
-    result_name,
+    result_folders,
 )
 from services.contract.source import TaskSource
 
@@ -76,7 +76,7 @@ def test_the_common_folder_of_a_jobs_inputs(inputs: list[dict[str, str]], common
 
 
 def test_results_are_named_below_the_common_folder() -> None:
-    assert result_name("cat.jpg", CAT, "photos/2026/") == "01/cat.jpg"
-    assert result_name("cat.jpg", CAT, "") == "photos/2026/01/cat.jpg"
-    assert result_name("cat.jpg", TaskSource("s3://b/../a//x"), "b/") == "%2E%2E/a/%2F/cat.jpg"
+    assert result_folders(CAT, "photos/2026/") == "01/"
+    assert result_folders(CAT, "") == "photos/2026/01/"
+    assert result_folders(TaskSource("s3://b/../a//x"), "b/") == "%2E%2E/a/%2F/"
     assert result_name("0.jpg", None, "") == "0.jpg"
