@@ -275,6 +275,7 @@ class Stage(TypedDict):
     task_count: int | None
     planned: bool
     progress: Progress
+    seconds_left: float | None
     slowed: bool
     reasons: list[Reason]
     records: StageRecords

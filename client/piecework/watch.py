@@ -112,7 +112,7 @@ class _Stages:
         for stage in job["stages"]:
             progress = stage["progress"]
             total = stage["task_count"]
-            completed = progress["succeeded"] + progress["failed"] + progress["cancelled"]
+            completed = progress["succeeded"]
             fields: dict[str, Any] = {
                 "failed": progress["failed"],
                 "cancelled": progress["cancelled"],
@@ -120,6 +120,8 @@ class _Stages:
                 "queued": progress["queued"] + progress["ready"],
                 "waiting": progress["waiting"],
                 "state": stage["state"],
+                "goes_on": job["state"] == "running",
+                "seconds_left": stage.get("seconds_left"),  # an older server does not tell
                 "slowed": stage["slowed"],
                 "why": why(stage),
                 "elapsed": _elapsed(stage, now),
@@ -221,7 +223,7 @@ def _count(bar: Bar) -> str:
 
 
 def _misses(bar: Bar) -> Text:
-    """`2 failed, 22 cancelled`: which of the tasks that `_count` counts as done did not succeed."""
+    """`2 failed, 22 cancelled`: the tasks that have ended, but that `_count` does not count as done."""
     states = [state for state in ("failed", "cancelled") if bar.fields[state]]
     return Text(", ").join(Text(f"{bar.fields[state]:,} {state}", STYLES[state]) for state in states)
 
@@ -230,10 +232,11 @@ def _pace(bar: Bar) -> str:
     """`12.5/s, 3 s left` while its tasks run, what it took afterwards."""
     if bar.fields["state"] in FINAL_STATES or bar.completed == bar.total:
         return duration(bar.fields["elapsed"])
-    if not bar.speed:
+    if not bar.fields["goes_on"]:
         return ""
-    left = "" if bar.time_remaining is None else f", {duration(bar.time_remaining)} left"
-    return f"{number(bar.speed)}/s{left}"
+    left = bar.fields["seconds_left"]
+    paces = [f"{number(bar.speed)}/s" if bar.speed else "", "" if left is None else f"{duration(left)} left"]
+    return ", ".join(filter(None, paces))
 
 
 def _activity(bar: Bar) -> str:

@@ -33,6 +33,29 @@ def is_slowed(stage: Mapping[str, Any]) -> bool:
     return bool(stage["max_attempts"] > 1 and stage["attempts"] - stage["succeeded"] > failures_allowed)
 
 
+STRAGGLES = 2.0  # times its stage's mean: a task that runs longer than this says nothing about when it will end
+
+
+def bound_by_oldest(seconds: float, mean: float, oldest: float | None) -> float:
+    """A time left that counts on usual tasks, and one that knows the oldest of those that run.
+
+    A straggler is expected to take as long again as it has taken so far: nothing else is known of it.
+    """
+    return max(seconds, oldest) if oldest is not None and oldest > STRAGGLES * mean else seconds
+
+
+def seconds_left(stage: Mapping[str, Any], progress: Progress, *, known: bool) -> float | None:
+    """How long a stage of a running job will take at the pace of what runs now; None while that can't be told.
+
+    `stage` has its state, the mean run time (`task_seconds`), and how long the oldest task runs (`oldest_seconds`).
+    """
+    mean = stage["task_seconds"]
+    if stage["state"] != "running" or not known or not progress.running or mean is None:
+        return None
+    waves = 1 + (progress.waiting + progress.ready + progress.queued) / progress.running
+    return bound_by_oldest(waves * mean, mean, stage["oldest_seconds"])
+
+
 def count_progress(stages: Sequence[Mapping[str, Any]]) -> list[Progress]:
     """The progress of a job's stages, in order, from their rows and their stage_sums.
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from services.contract.states import MEASURED, TASK_STATES, UNSUCCESSFUL
-from services.engine.progress import Progress, count_progress, tasks_known
+from services.engine.progress import Progress, bound_by_oldest, count_progress, tasks_known
 from services.platform.database import Connection, Database
 from services.platform.problems import not_found
 from services.platform.settings import Settings
@@ -257,9 +257,13 @@ def _seconds_left(of: Mapping[str, Any], job: Mapping[str, Any], stages: Sequenc
         return 0.0
     if job["state"] != "running" or not all(stage.known for stage in stages):
         return None
-    return seconds_left(
+    left = seconds_left(
         [stage.remaining for stage in stages],
         [stage.lately for stage in stages],
         [stage.totals.mean for stage in stages],
         seconds_lately(of["started_at"], job["recent_from"], job["now"]),
     )
+    for stage in stages:
+        for straggler in stage.stragglers[:1]:
+            left = bound_by_oldest(left or 0.0, stage.row["task_seconds"], straggler.running_seconds)
+    return left

@@ -25,7 +25,7 @@ from services.api.strict_json import StrictRoute
 from services.contract.states import TERMINAL, JobState
 from services.engine import jobs, ownership, retention, retries, submission
 from services.engine.plans import plan_at_once
-from services.engine.progress import Progress, count_progress, is_slowed, tasks_known
+from services.engine.progress import Progress, count_progress, is_slowed, seconds_left, tasks_known
 from services.engine.quotas import check_retry
 from services.engine.reasons.explain import explain
 from services.engine.reasons.facts import read_facts
@@ -98,7 +98,11 @@ _JOB = """
                 s.tasks_from, s.fan_in, s.options -> 'found_columns' AS found_columns,
                 coalesce(s.options -> 'columns', '{}') AS declared_columns,
                 coalesce((p.spec ->> 'filters')::boolean, false) AS filters,
-                (s.plan_cursor ->> 'left_out')::int AS left_out, c.*
+                (s.plan_cursor ->> 'left_out')::int AS left_out, c.*, (
+                    SELECT max(extract(epoch FROM now() - b.claimed_at)::float8 - (b.count - 1) * c.task_seconds)
+                    FROM bundles AS b
+                    WHERE b.job_id = s.job_id AND b.stage = s.stage AND b.worker_id IS NOT NULL
+                ) AS oldest_seconds
             FROM stages AS s JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
             CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
             WHERE s.job_id = j.job_id
@@ -128,6 +132,7 @@ async def load_job(
             "progress": progress,
             "task_count": sum(dict(progress).values()) if known else None,
             "slowed": is_slowed(stage),
+            "seconds_left": seconds_left(stage, progress, known=known) if row["state"] == "running" else None,
             "reasons": [reason for reason in reasons if reason.stage == stage["stage"]],
             "records": counted,
             "columns": (stage["found_columns"] or {}) | stage["declared_columns"],

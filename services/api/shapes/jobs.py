@@ -41,6 +41,10 @@ class Stage(BaseModel):
     )
     planned: bool = Field(description="whether all tasks are known")
     progress: Progress
+    seconds_left: float | None = Field(
+        description="at the pace of what runs now; a task that takes far longer than others is expected to take as "
+        "long again as it has so far. Null while it can't be told, as of a job that is paused"
+    )
     slowed: bool = Field(description="most attempts fail, so the stage's tasks get only a tenth of the pool's slots")
     reasons: list[Reason] = Field(description="those of the job's reasons that are about this stage")
     records: StageRecords

@@ -110,6 +110,27 @@ async def test_progress_is_exact_through_a_chain_of_stages(submitter: httpx.Asyn
     assert summary["progress"] == {"tasks": 10, "succeeded": 2, "failed": 1}
 
 
+async def test_the_time_left_knows_stragglers_and_pauses(
+    submitter: httpx.AsyncClient, worker: PlayedWorker, database: Database
+) -> None:
+    job_id = UUID((await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"])
+    path = f"/v1/jobs/{job_id}"
+
+    async def left() -> float | None:
+        seconds: float | None = (await ok(submitter.get(path)))["stages"][0]["seconds_left"]
+        return seconds
+
+    await worker.plan(job_id, 5)
+    first, _ = await worker.claim(job_id, 2)
+    assert await left() is None  # nothing has ended yet
+    await worker.finish(first, output={"value": 1})
+    assert await left() == pytest.approx((3 + 1) * 0.5)
+    await database.execute("UPDATE bundles SET claimed_at = now() - interval '1 minute' WHERE worker_id IS NOT NULL")
+    assert await left() == pytest.approx(60, abs=20)
+    await ok(submitter.post(f"{path}/pause"))
+    assert await left() is None
+
+
 async def test_a_stage_most_of_whose_attempts_fail_says_that_it_is_slowed(
     submitter: httpx.AsyncClient, worker: PlayedWorker, database: Database
 ) -> None:

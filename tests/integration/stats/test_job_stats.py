@@ -285,6 +285,16 @@ async def test_stragglers_are_the_running_tasks_far_beyond_the_mean(client: http
     assert (await read(client, run))["stages"][0]["stragglers"] == []
 
 
+async def test_the_time_left_knows_stragglers(client: httpx.AsyncClient, run: Run) -> None:
+    await run.plan(21)
+    await run.complete(await run.claim(0, 20), run_seconds=0.1)
+    await run.age(40)
+    [late] = await run.claim(0, 1)
+    await hold(run, late.bundle_id, 100.0)
+    await catch_up(run.database)
+    assert (await read(client, run))["stages"][0]["seconds_left"] == pytest.approx(100, abs=10)
+
+
 async def test_a_bundle_may_take_the_time_of_all_its_tasks(client: httpx.AsyncClient, run: Run) -> None:
     await run.plan(40)
     await run.complete(await run.claim(0, 20), run_seconds=4.0)

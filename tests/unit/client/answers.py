@@ -22,6 +22,7 @@ def stage(
         "state": state,
         "task_count": task_count,
         "planned": task_count is not None,
+        "seconds_left": None,
         "slowed": False,
         "reasons": [],
         "columns": {},

@@ -97,6 +97,22 @@ def test_a_job_that_succeeded_with_warnings_says_them(run: Run, service: Service
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "warning: stage clean: 2 are unaccounted for")
 
 
+def test_what_failed_is_not_counted_as_done(run: Run, service: Service) -> None:
+    some = job(stages=[stage(succeeded=1, failed=2, running=1)])
+    service.on("GET", JOB, answer(some), answer(job("cancelled", [stage(state="cancelled", succeeded=1, failed=3)])))
+    first, last, *_ = run("watch", JOB_ID).stderr.splitlines()
+    assert "clean 1/4 2 failed" in first
+    assert "clean 1/4 3 failed" in last
+
+
+def test_the_time_left_is_the_servers_and_a_paused_job_has_none(run: Run, service: Service) -> None:
+    slow = stage(succeeded=3, running=1) | {"seconds_left": 35.0}
+    service.on("GET", JOB, answer(job(stages=[slow])), answer(job("paused", [slow])), answer(DONE))
+    first, paused, _ = run("watch", JOB_ID).stderr.splitlines()
+    assert "clean 3/4 35 s left 1 running" in first
+    assert "left" not in paused
+
+
 def test_a_line_comes_only_when_something_changed(run: Run, service: Service) -> None:
     service.on("GET", JOB, answer(HALF), answer(HALF), answer(HALF), answer(DONE))
     assert len(run("watch", JOB_ID).stderr.splitlines()) == 2
@@ -127,7 +143,7 @@ def test_tasks_that_were_cancelled_are_told(run: Run, service: Service) -> None:
     cancelled = job("cancelled", [stage(state="cancelled", task_count=40, succeeded=18, cancelled=22)])
     service.on("GET", JOB, answer(cancelling), answer(cancelled))
     first, last, _ = run("watch", JOB_ID).stderr.splitlines()
-    assert "clean 35/40 2 failed, 15 cancelled 5 running" in first
+    assert "clean 18/40 2 failed, 15 cancelled 5 running" in first
     assert re.search(r"clean 40/40 22 cancelled .* cancelled$", last)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from services.api.shapes.jobs import sum_progress
 from services.contract.states import TASK_STATES
-from services.engine.progress import count_progress, reduce_levels, tasks_known
+from services.engine.progress import Progress, count_progress, reduce_levels, seconds_left, tasks_known
 
 
 def stage(
@@ -69,3 +69,25 @@ def test_tasks_that_are_not_planned_yet_wait_where_their_number_is_known() -> No
     assert [each.waiting for each in count_progress(later)] == [1000, sum(reduce_levels(1000, 3))]
     assert count_progress([stage("input", "cancelled", tasks_expected=1000)])[0].waiting == 0
     assert count_progress([stage("input", planned=True, tasks_expected=11, ready=10)])[0].waiting == 0
+
+
+def left(*, mean: float | None = 2.0, oldest: float | None = None, state: str = "running", **tasks: int) -> Any:
+    progress = Progress(**dict.fromkeys(("waiting", *TASK_STATES), 0) | tasks)
+    stage = {"state": state, "task_seconds": mean, "oldest_seconds": oldest}
+    return seconds_left(stage, progress, known=True)
+
+
+def test_what_waits_takes_its_turns_after_what_runs() -> None:
+    assert left(running=4) == 2.0
+    assert left(running=4, ready=6, queued=2, waiting=4) == 8.0
+
+
+def test_a_straggler_is_expected_to_take_as_long_again() -> None:
+    assert left(running=1, oldest=3.0) == 2.0
+    assert left(running=1, oldest=30.0) == 30.0
+
+
+def test_nothing_is_told_while_nothing_runs_or_has_ended() -> None:
+    assert left(ready=4) is None
+    assert left(running=4, mean=None) is None
+    assert left(running=4, state="merging") is None
