@@ -135,7 +135,7 @@ def counters_equal_the_rows(rows: Rows) -> Iterator[str | None]:
     found = Counter((*stage_of(task), task["state"]) for task in rows.tasks.values())
     for attempts in rows.attempts.values():
         for attempt in attempts:
-            found[*stage_of(attempt), "attempts"] += attempt["outcome"] in COUNTED
+            found[*stage_of(attempt), "attempts"] += attempt["outcome"] in COUNTED and not attempt.get("reused_from")
     for stage in rows.stages.keys() | rows.counters.keys():
         counters = rows.counters.get(stage, {})
         for name in (*TASK_STATES, "attempts"):

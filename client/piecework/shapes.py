@@ -168,6 +168,7 @@ class JobSpec(TypedDict):
     share: NotRequired[str]
     labels: NotRequired[dict[str, str]]
     run_at: NotRequired[str | None]
+    reuse: NotRequired[bool]
     keep: NotRequired[Keep | None]
     after: NotRequired[list[Predecessor] | None]
     after_failure: NotRequired[Literal["fail", "skip"] | None]
@@ -431,6 +432,7 @@ class Attempt(TypedDict):
     cpu_seconds: float
     memory_bytes_peak: int
     log: str | None
+    reused_from: dict[str, Any] | None
 
 
 class TaskDetail(Task):

@@ -298,6 +298,17 @@ class StageCounter(SQLModel, table=True):
     records_added: int = Field(0, sa_type=BigInteger)
 
 
+class TaskKey(SQLModel, table=True):
+    """The content key of a task of a job that reuses outputs."""
+
+    __tablename__ = "task_keys"
+
+    key: bytes = Field(primary_key=True)
+    job_id: UUID = Field(primary_key=True)
+    stage: int = Field(primary_key=True, sa_type=SmallInteger)
+    index: int = Field(primary_key=True)
+
+
 class Attempt(SQLModel, table=True):
     """One execution of a task: the fact table of the statistics. Its SQL key is the row itself (append only)."""
 
@@ -327,6 +338,7 @@ class Attempt(SQLModel, table=True):
     log: str | None = None
     fetch_seconds: float | None = Field(None, sa_type=Double)
     put_seconds: float | None = Field(None, sa_type=Double)
+    reused_from: dict[str, Any] | None = Field(None, sa_type=JSONB)
 
 
 class WebhookEndpoint(SQLModel, table=True):

@@ -78,6 +78,7 @@ async def plan_at_once(connection: Connection, job_id: UUID, spec: JobSpec, sett
 
     Then its tasks are dispatched as soon as a scheduler hears of it. All other jobs are planned by schedulers.
     """
-    tasks = count_tasks(spec.inputs) if not spec.is_for_later and len(spec.inputs) == 1 else None
+    at_once = not spec.is_for_later and len(spec.inputs) == 1 and not spec.reuse
+    tasks = count_tasks(spec.inputs) if at_once else None
     if tasks is not None and tasks <= min(AT_ONCE_MAX, settings.ready_tasks_max):
         await save_chunk(connection, job_id, 0, 0, await split_each(None, spec.inputs, None, slots=1))

@@ -329,6 +329,15 @@ _DELETE_LOSSES = """
     )
     SELECT $2::smallint AS stage, $3::integer AS index FROM slice LIMIT 1"""
 
+_DELETE_KEYS = """
+    WITH slice AS MATERIALIZED (
+        SELECT key, stage, index FROM task_keys WHERE job_id = $1 LIMIT $4
+    ), gone AS (
+        DELETE FROM task_keys AS k USING slice AS s
+        WHERE k.key = s.key AND k.job_id = $1 AND k.stage = s.stage AND k.index = s.index
+    )
+    SELECT $2::smallint AS stage, $3::integer AS index FROM slice LIMIT 1"""
+
 _DELETE_MINUTES = """
     WITH slice AS MATERIALIZED (
         SELECT stage, minute FROM stage_minutes WHERE job_id = $1 LIMIT $4
@@ -342,6 +351,7 @@ _ROWS = {
     "attempts": _DELETE_ATTEMPTS,
     "tasks": _DELETE_TASKS,
     "lost_outputs": _DELETE_LOSSES,
+    "task_keys": _DELETE_KEYS,
     "stage_minutes": _DELETE_MINUTES,
 }
 TABLES = tuple(_ROWS)  # with many rows of a job, in the order in which they go

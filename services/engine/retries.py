@@ -18,6 +18,7 @@ from services.contract.fields import Name, ProcessorReference, Strict
 from services.engine import jobs, transitions
 from services.engine.errors import Conflict, SpecError
 from services.engine.places import Reader
+from services.engine.reuse import forget_keys
 from services.engine.spec import OWN_PROCESSORS, JobSpec, ProcessorSpec
 from services.engine.submission import ResolvedStage, resolve_stages
 from services.platform.database import Connection
@@ -125,6 +126,8 @@ class _Retry:
             await self._accept_changed(stages[0])
         if self._order.latest or self._order.processors:
             await self._take_processors(job, stages, named)
+        if self._order.accept_changed or self._order.latest or self._order.processors:
+            await forget_keys(self._connection, self._job_id)
         if self._changed:
             if await self._connection.fetchval(_OLD_WORKER, self._job_id):
                 raise Conflict("workers of release 0.1.0 can't tell that a stage has changed: update them first")

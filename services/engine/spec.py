@@ -294,6 +294,10 @@ class JobSpec(Strict):
     share: Name = Field("default", description="jobs with the same share divide that share's part of the pool")
     labels: dict[Name, Annotated[str, Field(max_length=256)]] = Field({}, max_length=64)
     run_at: AwareDatetime | None = Field(None, description="earliest time to start")
+    reuse: bool = Field(
+        False,
+        description="tasks take the outputs of earlier jobs that say so, too, if input, code and params are the same",
+    )
     keep: Keep | None = Field(None, examples=[{"interim": "1d", "results": "forever", "records": "90d"}])
     after: Annotated[list[Predecessor], Field(max_length=PREDECESSORS_MAX)] | None = Field(
         None, description="start when these jobs have ended; each an object, or text: `JOB_ID` or `JOB_ID:any`"
@@ -316,7 +320,7 @@ class JobSpec(Strict):
 
     def stored(self) -> dict[str, Any]:
         """As it is stored: without what says nothing and is not known to services of the release before."""
-        silent = {name for name in ("keep", "after", "after_failure") if not getattr(self, name)}
+        silent = {name for name in ("keep", "reuse", "after", "after_failure") if not getattr(self, name)}
         stored = self.model_dump(mode="json", exclude=silent)
         for stage in stored["stages"]:
             optional = (*StageNeeds.model_fields, "pools", "next_pool_after_seconds")

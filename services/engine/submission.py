@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from services.contract.output_name import is_template, uses_source
 from services.contract.resources import Needs
 from services.contract.states import StageKind, TasksFrom
+from services.engine import reuse
 from services.engine.arguments import BadArgument, check_arguments, names_its_program
 from services.engine.dependencies import wait_for
 from services.engine.errors import SpecError, explain
@@ -220,6 +221,14 @@ def _check_stream(spec: JobSpec, stages: list[ResolvedStage]) -> None:
         raise SpecError("input.type", "stream", fix)
 
 
+def _check_reuse(spec: JobSpec) -> None:
+    """Raises SpecError: what is told of each task, or waits for values, hears of attempts that ran."""
+    if spec.reuse and spec.output_queue is not None:
+        raise SpecError("reuse", True, "an output queue is told of what runs: leave one of the two out")
+    if spec.reuse and isinstance(spec.input, StreamInput):
+        raise SpecError("reuse", True, "the values of a stream are made while somebody waits for them: leave it out")
+
+
 def _check_headers(resplit: Resplit, field: str) -> None:
     """Raises SpecError: the header line of a compressed output can't be left out."""
     if resplit.compressed and resplit.csv and resplit.csv.header:
@@ -296,12 +305,13 @@ async def resolve_stages(
     stages += await _resolve_merge(connection, spec, stages[-1])
     _check_stream(spec, stages)
     _check_output_names(spec, stages)
+    _check_reuse(spec)
     declared = {f"{stage.field}.inputs.{name}": uri for stage in stages for name, uri in stage.inputs.items()}
     await check_places(connection, spec, declared, settings, reader)
     return stages
 
 
-def _check_output_names(spec: JobSpec, stages: list[_ResolvedStage]) -> None:
+def _check_output_names(spec: JobSpec, stages: list[ResolvedStage]) -> None:
     """Raises SpecError if a processor names its output after a file, and its tasks work on none."""
     has_files = any(source.type not in ("items", "range", "stream") for source in spec.inputs)
     for stage in stages:
@@ -396,7 +406,7 @@ def _is_interim(spec: JobSpec, following: ResolvedStage | None) -> bool:
     return spec.output_queue is None and (following is not None or not isinstance(spec.merge, NoMerge))
 
 
-def _has_named_results(spec: JobSpec, stage: _ResolvedStage, following: _ResolvedStage | None) -> bool:
+def _has_named_results(spec: JobSpec, stage: ResolvedStage, following: ResolvedStage | None) -> bool:
     """Whether the stage's outputs are results that are known by names of their own."""
     return following is None and isinstance(spec.merge, NoMerge) and is_template(stage.processor_spec.output)
 
@@ -500,6 +510,8 @@ async def submit_job(
         for number, stage, after, array in zip(count(), resolved, following, arrays)
     ]
     await connection.execute(_INSERT_STAGES, job_id, spec.output_queue, rows, run_at or spec.run_at)
+    if spec.reuse:
+        await connection.execute("UPDATE stages SET attempt_base = $2 WHERE job_id = $1", job_id, reuse.ATTEMPT)
     if spec.after:
         await wait_for(connection, job_id, spec.after, reader, count_tasks(spec.inputs))
     elif spec.run_at is None:

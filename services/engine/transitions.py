@@ -18,7 +18,7 @@ tasks by key, counters by key.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -1144,6 +1144,57 @@ async def drop_tasks(connection: Connection, job_id: UUID, stage: int, *, follow
     """
     count: int = await connection.fetchval(_DROP, job_id, stage, followers_only, timeout=LONG_SECONDS)
     return count
+
+
+# reuse: ready → succeeded, for tasks that take over what another has made. A chained one makes its successor, too.
+# Nothing ran, so that it counts as no attempt: run times are measured without it.
+_REUSE = """
+    WITH d AS MATERIALIZED (
+        SELECT d.*, s.chains, s.pool FROM json_to_recordset($3::json) AS d (index integer, output jsonb,
+            reused_from jsonb, bytes_in bigint, bytes_out bigint, records_in bigint, records_out bigint,
+            records_rejected bigint, records_filtered bigint, records_added bigint)
+        JOIN stages AS s ON s.job_id = $1 AND s.stage = $2
+    ), ended AS (
+        UPDATE tasks AS t SET state = 'succeeded', ready_at = NULL, finished_at = now(), output = d.output
+        FROM d WHERE t.job_id = $1 AND t.stage = $2 AND t.index = d.index AND t.state = 'ready'
+        RETURNING d.*, t.attempt
+    ), successors AS (
+        INSERT INTO tasks (job_id, stage, index, state, ready_at, input, attempt)
+        SELECT $1, $2::smallint + 1, index, 'ready', now(), output_as_input(output),
+            (SELECT n.attempt_base FROM stages AS n WHERE n.job_id = $1 AND n.stage = $2::smallint + 1)
+        FROM ended WHERE chains
+        RETURNING stage
+    ), recorded AS (
+        INSERT INTO attempts (job_id, stage, index, attempt, pool, outcome, started_at, finished_at, run_seconds,
+            reused_from, bytes_in, bytes_out, records_in, records_out, records_rejected, records_filtered,
+            records_added)
+        SELECT $1, $2, index, attempt, pool, 'succeeded', now(), now(), 0,
+            reused_from, bytes_in, bytes_out, records_in, records_out, records_rejected, records_filtered,
+            records_added
+        FROM ended
+    ), made AS (
+        INSERT INTO stage_counters AS c (job_id, stage, ready)
+        SELECT $1, stage, count(*) FROM successors GROUP BY stage
+        ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready
+    )
+    INSERT INTO stage_counters AS c (job_id, stage, ready, succeeded, records_in, records_out, records_rejected,
+        records_filtered, records_added)
+    SELECT $1, $2, -count(*), count(*), sum(records_in), sum(records_out), sum(records_rejected),
+        sum(records_filtered), sum(records_added)
+    FROM ended HAVING count(*) > 0
+    ON CONFLICT (job_id, stage, slot) DO UPDATE SET ready = c.ready + excluded.ready,
+        succeeded = c.succeeded + excluded.succeeded,
+        records_in = c.records_in + excluded.records_in,
+        records_out = c.records_out + excluded.records_out,
+        records_rejected = c.records_rejected + excluded.records_rejected,
+        records_filtered = c.records_filtered + excluded.records_filtered,
+        records_added = c.records_added + excluded.records_added"""
+
+
+async def reuse_outputs(connection: Connection, job_id: UUID, stage: int, taken: Sequence[Mapping[str, Any]]) -> None:
+    """Let tasks of a stage that are ready succeed with outputs that others have made: each with its `index`, `output`,
+    `reused_from`, and what its attempt counted. The caller plans them in the same transaction."""
+    await connection.execute(_REUSE, job_id, stage, [dict(each) for each in taken], timeout=LONG_SECONDS)
 
 
 # What a user accepts as changed: whole objects are taken as they are now. A version never changes, so it stays.

@@ -25,6 +25,7 @@ UNDONE = {
     "0341": "ALTER TABLE job_dependencies DROP COLUMN stage, DROP COLUMN tasks_seen, DROP COLUMN followed",
     "0340": "ALTER TABLE stages DROP COLUMN tolerated_percent",
     "0339": "DROP TRIGGER jobs_note_end ON jobs; DROP FUNCTION note_end; DROP TABLE job_dependencies",
+    "0240": "DROP TABLE task_keys; ALTER TABLE attempts DROP COLUMN reused_from",
     "0239": "DROP VIEW stages_to_chain; DROP FUNCTION unpinned; "
     "ALTER TABLE stages DROP COLUMN revision, DROP COLUMN attempt_base, DROP COLUMN processors_before;"
     + made_in("0035_cheaper_looks", "OR REPLACE VIEW stages_to_chain")

@@ -30,6 +30,12 @@ class JobOptions:
     output_queue: Annotated[
         str | None, typer.Option(metavar="URL", help="SQS queue that is told of each succeeded task and the job's end.")
     ] = None
+    reuse: Annotated[
+        bool | None,
+        typer.Option(
+            "--reuse/--no-reuse", help="Take outputs of earlier jobs whose inputs, code and params are the same."
+        ),
+    ] = None
     keep: Annotated[
         list[str] | None,
         typer.Option(

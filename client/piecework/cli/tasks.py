@@ -7,7 +7,7 @@ import typer
 
 from piecework.cli.options import All, JobId, Limit, StageNumber, TaskIndex
 from piecework.cli.session import Session, command
-from piecework.shapes import Failures, Task, TaskDetail, TaskState
+from piecework.shapes import Attempt, Failures, Task, TaskDetail, TaskState
 
 
 def list_tasks(
@@ -184,11 +184,18 @@ def _show_task(session: Session, task: TaskDetail) -> None:
                 display.size(attempt["bytes_out"]),
                 display.number(attempt["records_rejected"]),
                 attempt["exit_code"],
-                f"{attempt['error']['type']}: {attempt['error']['message']}" if attempt["error"] else "",
+                _remark(attempt),
             )
             for attempt in task["attempts"]
         ),
     )
+
+
+def _remark(attempt: Attempt) -> str:
+    """Why it failed, or where its output comes from."""
+    if (maker := attempt.get("reused_from")) is not None:  # an older server does not tell
+        return f"reused: made by task {maker['stage']} {maker['index']} of {maker['job_id']}"
+    return f"{attempt['error']['type']}: {attempt['error']['message']}" if attempt["error"] else ""
 
 
 def register(app: typer.Typer) -> None:

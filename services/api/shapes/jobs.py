@@ -221,6 +221,9 @@ class Attempt(Row):
     cpu_seconds: float
     memory_bytes_peak: int
     log: str | None = Field(description="S3 URI of the attempt's log")
+    reused_from: dict[str, Any] | None = Field(
+        description="it ran nothing: this attempt of an earlier job (job_id, stage, index, attempt) made its output"
+    )
 
 
 class TaskDetail(Task):

@@ -17,13 +17,15 @@ from services.inputs.split import split_each, split_on_grid
 from services.scheduler import put_off
 from services.scheduler.loop import Context
 from services.scheduler.planning.chunks import planning, save_chunk
+from services.scheduler.planning.reuse import find_reused
 from services.scheduler.slots import Slots
 
 JOBS_AT_ONCE = 8
 _INPUTS: TypeAdapter[list[Input]] = TypeAdapter(list[Input])
 
 _UNPLANNED = """
-    SELECT j.job_id, j.spec -> 'input' AS input, s.kind, s.plan_cursor, s.revision, p.slots, s.is_full
+    SELECT j.job_id, j.spec -> 'input' AS input, coalesce((j.spec -> 'reuse')::boolean, false) AS reuse, s.task_count,
+        s.kind, s.plan_cursor, s.revision, p.slots, s.is_full
     FROM jobs AS j
     CROSS JOIN LATERAL (
         SELECT u.*, is_full(u.job_id, u.stage, $3) AS is_full FROM stages AS u WHERE u.job_id = j.job_id AND u.stage = 0
@@ -56,7 +58,8 @@ async def _plan_chunk(context: Context, job: Record) -> None:
         s3 = ReachableS3(context.aws.s3, Reach(context.settings), inputs[cursor["input"] if cursor else 0])
         chunk = await splitting(s3, inputs, cursor, job["slots"])
         await check_task_inputs(context.database, job_id, chunk.inputs, context.settings)
-        await save_chunk(context, plan, chunk)
+        reused = await find_reused(context, job_id, job["task_count"], chunk) if job["reuse"] else None
+        await save_chunk(context, plan, chunk, reused)
 
 
 def _where(sources: list[dict[str, Any]], cursor: dict[str, Any] | None) -> str | None:

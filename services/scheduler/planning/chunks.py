@@ -22,18 +22,21 @@ from services.platform.database import Connection
 from services.platform.reads import ObjectLost
 from services.platform.s3_faults import fault_of
 from services.scheduler.loop import Context, passes
+from services.scheduler.planning.reuse import Reused
 from services.scheduler.put_off import put_off
 from services.scheduler.traces import trace_of
 
 log = structlog.get_logger()
 
 
-async def save_chunk(context: Context, plan: Plan, chunk: Chunk) -> None:
+async def save_chunk(context: Context, plan: Plan, chunk: Chunk, reused: Reused | None = None) -> None:
     """Make the chunk's tasks, unless another scheduler has done so since the plan was read."""
     async with context.database.acquire() as connection, connection.transaction():
         first = await lock_plan(connection, plan)
         if first is not None:
             await plans.save_chunk(connection, plan.job_id, plan.stage, first, chunk)
+            if reused is not None:
+                await reused.save(connection, plan.job_id)
 
 
 async def _fail(context: Context, plan: Plan, message: str) -> None:

@@ -119,6 +119,7 @@ ATTEMPT = {
     "cpu_seconds": 11.0,
     "memory_bytes_peak": 67_108_864,
     "log": "s3://b/log.txt",
+    "reused_from": None,
 }
 
 # Its output was lost after it had succeeded.

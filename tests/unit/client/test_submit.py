@@ -150,7 +150,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
     (
         ["--count", "1", "--stage", "noop", "--results", "s3://b/priced/", "--output-queue", "https://sqs/1/done",
          "--merge", "parquet", "--keep", "interim=1d", "--keep", "results=forever",
-         "--keep", "records=90d"],
+         "--keep", "records=90d", "--reuse"],
         {
             "input": {"type": "range", "count": 1},
             "stages": NOOP,
@@ -158,6 +158,7 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
             "output_queue": "https://sqs/1/done",
             "merge": {"type": "parquet"},
             "keep": {"interim": "1d", "results": "forever", "records": "90d"},
+            "reuse": True,
         },
     ),
     (

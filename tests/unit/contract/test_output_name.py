@@ -79,4 +79,4 @@ def test_results_are_named_below_the_common_folder() -> None:
     assert result_folders(CAT, "photos/2026/") == "01/"
     assert result_folders(CAT, "") == "photos/2026/01/"
     assert result_folders(TaskSource("s3://b/../a//x"), "b/") == "%2E%2E/a/%2F/"
-    assert result_name("0.jpg", None, "") == "0.jpg"
+    assert result_folders(None, "") == ""

@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import run_script
 
 revision = "0339"
-down_revision = "0239"
+down_revision = "0240"
 
 
 def upgrade() -> None:

@@ -1,0 +1,10 @@
+"""What each task of a job that reuses outputs works on, by a key; in the SQL file of this name."""
+
+from services.engine.migrations.operations import run_script
+
+revision = "0240"
+down_revision = "0239"
+
+
+def upgrade() -> None:
+    run_script(__file__)
