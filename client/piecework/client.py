@@ -172,13 +172,14 @@ class Client:
         name: str | None = None,
         label: Mapping[str, str] | None = None,
         schedule_id: Id | None = None,
+        id_prefix: str | None = None,
         created_by: str | None = None,
         mine: bool = False,
     ) -> Listing[JobSummary]:
         """Newest first; in any of these states, with all of these labels, of this principal or of the key's own."""
         labels = [f"{key}:{value}" for key, value in (label or {}).items()]
         filters = {"state": state, "name": name, "label": labels, "schedule_id": schedule_id, "created_by": created_by}
-        return self._list(JobSummary, "/v1/jobs", **filters, mine=mine or None)
+        return self._list(JobSummary, "/v1/jobs", **filters, id_prefix=id_prefix, mine=mine or None)
 
     def get_job(self, job_id: Id) -> Job:
         return self._api.get(Job, f"/v1/jobs/{job_id}")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli import exits
+from piecework.cli import exits, refs
 from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
 from piecework.cli.session import Session, command, describe_columns, parse_pairs
 from piecework.errors import PieceworkError
@@ -72,7 +72,9 @@ def list_jobs(
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="With this label; repeatable.")] = None,
-    schedule_id: Annotated[UUID | None, typer.Option("--schedule", help="Only jobs of this schedule.")] = None,
+    schedule_id: Annotated[
+        UUID | None, refs.SCHEDULE.option("--schedule", help="Only jobs of this schedule."), refs.SCHEDULE
+    ] = None,
     created_by: CreatedBy = None,
     mine: Mine = False,
     everything: All = False,

@@ -2,11 +2,10 @@
 
 import json
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, Limit
+from piecework.cli.options import All, KeyId, Limit
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.shapes import ApiKey, AuditEntry, AuditOutcome, CreatedApiKey, Role
 
@@ -90,7 +89,7 @@ def _describe_limits(key: ApiKey) -> str:
     return ", ".join(limits)
 
 
-def revoke(session: Session, key_id: Annotated[UUID, typer.Argument(metavar="KEY_ID")]) -> None:
+def revoke(session: Session, key_id: KeyId) -> None:
     """End a key for good."""
     session.client.revoke_api_key(key_id)
     session.show_done(f"revoked {key_id}")

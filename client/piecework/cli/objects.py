@@ -6,7 +6,8 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
+from piecework.cli import refs
+from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine, UploadId
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
 from piecework.shapes import CompletedUpload, Results, UploadState, UploadSummary
@@ -16,7 +17,9 @@ def upload(
     session: Session,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Local file or directory.")],
     resume: Annotated[
-        UUID | None, typer.Option(metavar="UPLOAD_ID", help="Go on with this upload: see `piecework uploads list`.")
+        UUID | None,
+        refs.UPLOAD.option(help="Go on with this upload: see `piecework uploads list`."),
+        refs.UPLOAD,
     ] = None,
 ) -> None:
     """Upload a file, or all files of a directory, and print its S3 URI, for the input of a job."""
@@ -123,7 +126,7 @@ def _show_uploads(session: Session, uploads: list[UploadSummary]) -> None:
     )
 
 
-def abort_upload(session: Session, upload_id: Annotated[UUID, typer.Argument(metavar="UPLOAD_ID")]) -> None:
+def abort_upload(session: Session, upload_id: UploadId) -> None:
     """End an upload, or delete a completed one: nothing of it stays in S3."""
     session.client.abort_upload(upload_id)
     session.show_done(f"aborted {upload_id}")

@@ -5,7 +5,17 @@ from uuid import UUID
 
 import typer
 
-JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", help="Job, as `piecework submit` printed it.")]
+from piecework.cli import refs
+
+JobId = Annotated[UUID, refs.JOB.argument(), refs.JOB]
+JobIds = Annotated[list[UUID], refs.JOB.argument(metavar="JOB..."), refs.JOB]
+ScheduleId = Annotated[UUID, refs.SCHEDULE.argument(), refs.SCHEDULE]
+TriggerId = Annotated[UUID, refs.TRIGGER.argument(), refs.TRIGGER]
+UploadId = Annotated[UUID, refs.UPLOAD.argument(), refs.UPLOAD]
+WorkerId = Annotated[UUID, refs.WORKER.argument(), refs.WORKER]
+EndpointId = Annotated[UUID, refs.ENDPOINT.argument(), refs.ENDPOINT]
+DeliveryId = Annotated[UUID, refs.DELIVERY.argument(), refs.DELIVERY]
+KeyId = Annotated[UUID, refs.KEY.argument(), refs.KEY]
 StageNumber = Annotated[int, typer.Argument(metavar="STAGE", min=0, help="Number of the stage, from 0.")]
 TaskIndex = Annotated[int, typer.Argument(metavar="INDEX", min=0, help="Index of the task, from 0.")]
 All = Annotated[bool, typer.Option("--all", help="Everything, page by page.")]

@@ -14,6 +14,7 @@ from piecework.errors import InputError, Invalid
 from piecework.shapes import Processor, ProcessorDetail, ProcessorSpec
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
+Versioned = Annotated[str, typer.Argument(metavar="NAME[@VERSION]")]
 
 
 def list_processors(session: Session, everything: All = False, limit: Limit = 50) -> None:
@@ -42,6 +43,14 @@ def _show_list(session: Session, processors: list[Processor]) -> None:
     )
 
 
+def _name_and_version(text: str) -> tuple[str, int | None]:
+    """Of `clean@3`; the version of `clean` is None. Raises InputError."""
+    name, at, version = text.partition("@")
+    if at and not (version.isdecimal() and int(version)):
+        raise InputError(f"{text!r} is not NAME or NAME@VERSION, such as clean@3")
+    return name, int(version) if at else None
+
+
 def _what_it_runs(spec: ProcessorSpec) -> tuple[str, str]:
     if spec.get("image"):
         return "image", shlex.join([str(spec["image"]), *(spec.get("entrypoint") or []), *(spec.get("command") or [])])
@@ -53,10 +62,12 @@ def _what_it_runs(spec: ProcessorSpec) -> tuple[str, str]:
 
 def show(
     session: Session,
-    name: Name,
+    name: Versioned,
     version: Annotated[int | None, typer.Option(min=1, help="This version; default: the newest.")] = None,
 ) -> None:
-    """Show a processor."""
+    """Show a processor, or the version of it that is named."""
+    name, named = _name_and_version(name)
+    version = named if version is None else version
     session.show(session.client.get_processor(name, version=version), lambda processor: _show(session, processor))
 
 
@@ -265,12 +276,11 @@ def _brings_code(spec: dict[str, Any]) -> bool:
     return not spec.get("sql") and not spec.get("builtin") and not spec.get("image")
 
 
-def delete_version(
-    session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    version: Annotated[int, typer.Argument(metavar="VERSION", min=1)],
-) -> None:
+def delete_version(session: Session, name: Annotated[str, typer.Argument(metavar="NAME@VERSION")]) -> None:
     """Delete a version that nothing needs any more."""
+    name, version = _name_and_version(name)
+    if version is None:
+        raise InputError(f"{name!r} is all of its versions; name the one to delete, such as {name}@1")
     session.client.delete_processor_version(name, version)
     session.show_done(f"deleted {name}@{version}")
 

@@ -1,15 +1,13 @@
 """`piecework quotas` and `piecework shares`: how much of the grid keys and shares may use at a time."""
 
 from typing import Annotated, Any
-from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, Limit
+from piecework.cli.options import All, KeyId, Limit
 from piecework.cli.session import Session, command, group
 from piecework.shapes import KeyUse, Share, ShareUse
 
-KeyId = Annotated[UUID, typer.Argument(metavar="KEY_ID")]
 ShareName = Annotated[str, typer.Argument(metavar="NAME")]
 Reset = Annotated[bool, typer.Option("--reset", help="Forget the quotas that are not given; else they stay.")]
 

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from piecework.cli import exits
+from piecework.cli.refs import Noun
 from piecework.errors import InputError, PieceworkError, Unauthorized
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from piecework.shapes import Page
 
 T = TypeVar("T")
+
+COMPLETION_SECONDS = 1.0  # completion waits no longer for the grid
 
 _PANEL = "Global options"
 
@@ -159,15 +162,18 @@ def _with_session(function: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, Any]
     groups = {parameter.name: parameter.annotation for parameter in parameters if is_dataclass(parameter.annotation)}
     own = [one for parameter in parameters for one in (_options_of(groups.get(parameter.name)) or [parameter])]
+    nouns = {parameter.name: noun for parameter in own if (noun := _noun_of(parameter.annotation))}
 
     def run(context: typer.Context, **options: Any) -> None:
         session: Session = context.ensure_object(Session)
         session.take({name: options.pop(name) for name in _GLOBALS})
-        grouped = {
-            name: group(**{field.name: options.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
         with _errors_reported():
+            for name, noun in nouns.items():
+                options[name] = _resolved(session, noun, options[name])
+            grouped = {
+                name: group(**{field.name: options.pop(field.name) for field in fields(group)})
+                for name, group in groups.items()
+            }
             function(session, **options, **grouped)
 
     context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
@@ -185,6 +191,32 @@ def _with_session(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _noun_of(annotation: Any) -> Noun | None:
+    return next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Noun)), None)
+
+
+def _resolved(session: Session, noun: Noun, given: Any) -> Any:
+    """The id, or ids, of what a parameter names; None if it names nothing."""
+    if isinstance(given, list | tuple):
+        return [noun.resolve(session.client, text) for text in given]
+    return given and noun.resolve(session.client, given)
+
+
+def quick_client(context: typer.Context) -> "Client":
+    """The client of a command line that is still being typed: it waits no longer than people do. Raises InputError."""
+    from piecework.client import Client
+
+    session = Session()
+    contexts = [context]
+    while contexts[-1].parent:
+        contexts.append(contexts[-1].parent)  # type: ignore[arg-type]
+    for typed in reversed(contexts):
+        session.take({name: typed.params.get(name) for name in _GLOBALS})
+    return Client(
+        session.api_url, session.api_key, stats_url=session.stats_url, timeout_seconds=COMPLETION_SECONDS, tries=1
+    )
+
+
 def _options_of(group: Any) -> list[inspect.Parameter]:
     """The fields of a dataclass as parameters, which help shows under its `panel` if it has one."""
     if group is None:
@@ -192,7 +224,7 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     options = []
     for field in fields(group):
-        [info] = hints[field.name].__metadata__
+        [info, *_] = hints[field.name].__metadata__
         info.rich_help_panel = info.rich_help_panel or getattr(group, "panel", None)
         options.append(
             inspect.Parameter(

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, CreatedBy, Limit, Mine
+from piecework.cli.options import All, CreatedBy, Limit, Mine, TriggerId
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.shapes import Trigger
-
-TriggerId = Annotated[UUID, typer.Argument(metavar="TRIGGER_ID")]
 
 
 def list_triggers(

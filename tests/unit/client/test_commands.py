@@ -465,7 +465,7 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         {"job_id": JOB_ID, "deleted_at": TIME, "results": "delete"},
         ["schedulers delete it now"],
     ),
-    ("processors delete clean 2", "DELETE /v1/processors/clean/versions/2", None, ["deleted clean@2"]),
+    ("processors delete clean@2", "DELETE /v1/processors/clean/versions/2", None, ["deleted clean@2"]),
     (f"processors delete-package {'0' * 64}", f"DELETE /v1/packages/{'0' * 64}", None, ["deleted 0"]),
     ("pools delete old", "DELETE /v1/pools/old", None, ["deleted old; its queues stay"]),
     ("shares list", "GET /v1/shares", page({"name": "claims", "own": {"jobs_max": 77}}), ["claims", "77"]),
@@ -572,7 +572,7 @@ def test_an_unreachable_service_is_one_line(run: Run, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("job 42", "'JOB_ID'"),
+        ("job", "'JOB'"),
         ("jbos", "No such command 'jbos'. Did you mean 'jobs'?"),
         ("jobs --limit 0", "'--limit'"),
         ("jobs --state done", "'done' is not one of 'scheduled'"),
@@ -580,6 +580,8 @@ def test_an_unreachable_service_is_one_line(run: Run, monkeypatch: pytest.Monkey
         (f"task {JOB_ID} 0", "INDEX"),
         ("pools capacity default", "--min, --max, --desired: give at least one of them"),
         ("keys create x", "--role"),
+        ("processors show clean@new", "'clean@new' is not NAME or NAME@VERSION"),
+        ("processors delete clean", "name the one to delete, such as clean@1"),
         ("--api-url nowhere jobs", "api_url: 'nowhere' is not a URL"),
     ],
 )
@@ -752,6 +754,12 @@ def test_a_schedule_is_made_of_a_job_file(run: Run, service: Service) -> None:
         "misfire": "run_once",
         "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
     }
+
+
+def test_an_old_version_of_a_processor_is_shown_by_its_name(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/processors/clean", answer({**PROCESSOR, "versions": [1, 2, 3]}))
+    assert run("processors", "show", "clean@2").exit_code == 0
+    assert service.asked[0].query["version"] == ["2"]
 
 
 def test_a_processor_is_registered_from_options(run: Run, service: Service) -> None:
