@@ -30,10 +30,10 @@ PADDING = 2
 CUT_WIDTH = 20  # a column that may be cut is cut to this before others are left out
 
 
-def console(stream: IO[str] | None = None) -> Console:
-    """A console on `stream`, standard output if None. A pipe or file has no width: nothing is cut for it."""
+def console(stream: IO[str] | None = None, *, wide: bool = False) -> Console:
+    """A console on `stream`, standard output if None. Nothing is cut for a pipe or file, nor if it shall be `wide`."""
     stream = stream or sys.stdout
-    return Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() else 10_000)
+    return Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() and not wide else 10_000)
 
 
 def size(count: float | None) -> str:

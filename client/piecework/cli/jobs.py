@@ -9,7 +9,8 @@ from uuid import UUID
 import typer
 
 from piecework.cli import exits, refs
-from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
+from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine, Since
+from piecework.cli.output import newer
 from piecework.cli.session import Session, command, describe_columns, parse_pairs
 from piecework.errors import PieceworkError
 from piecework.shapes import FINAL_STATES, Job, JobState, JobSummary, Reason, Stage, StageRecords, Task
@@ -41,7 +42,7 @@ def watch_to_end(session: Session, job: Job | UUID) -> None:
         session.note(f"warning: {warning}")
     if ended["state"] != "succeeded":
         for line in _reasons(session, ended):
-            session.note(f"error: {line}")
+            session.complain(line)
         raise typer.Exit(exits.JOB_FAILED)
 
 
@@ -77,6 +78,7 @@ def list_jobs(
     ] = None,
     created_by: CreatedBy = None,
     mine: Mine = False,
+    since: Since = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
@@ -85,7 +87,7 @@ def list_jobs(
     listing = session.client.list_jobs(
         state=state, name=name, label=labels, schedule_id=schedule_id, created_by=created_by, mine=mine
     )
-    session.show_list(listing, everything, limit, lambda jobs: _show_jobs(session, jobs))
+    session.show_list(newer(listing, since), everything, limit, lambda jobs: _show_jobs(session, jobs))
 
 
 def _show_jobs(session: Session, jobs: list[JobSummary]) -> None:

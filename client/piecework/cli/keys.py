@@ -1,11 +1,13 @@
 """`piecework keys`, `whoami` and `audit`: who may do what, and who did."""
 
 import json
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
-from piecework.cli.options import All, KeyId, Limit
+from piecework.cli.options import All, KeyId, Limit, Since
+from piecework.cli.output import parse_time
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.shapes import ApiKey, AuditEntry, AuditOutcome, CreatedApiKey, Role
 
@@ -123,14 +125,19 @@ def audit(
     action: Annotated[str | None, typer.Option(help="Only this operation, such as cancel_job.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only of this: the id of a job, the name of a pool…")] = None,
     outcome: Annotated[AuditOutcome | None, typer.Option(help="Only what was done, or only what was refused.")] = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Not before: 2027-01-31T00:00:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time.")] = None,
+    since: Since = None,
+    until: Annotated[datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Before this time.")] = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List who changed what, when and from where, newest first."""
     listing = session.client.list_audit(
-        principal=principal, action=action, subject=subject, outcome=outcome, since=since, until=until
+        principal=principal,
+        action=action,
+        subject=subject,
+        outcome=outcome,
+        since=since.isoformat() if since else None,
+        until=until.isoformat() if until else None,
     )
     session.show_list(listing, everything, limit, lambda entries: _show_audit(session, entries))
 

@@ -7,7 +7,8 @@ from uuid import UUID
 import typer
 
 from piecework.cli import refs
-from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine, UploadId
+from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine, Since, UploadId
+from piecework.cli.output import newer
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
 from piecework.shapes import CompletedUpload, Results, UploadState, UploadSummary
@@ -96,12 +97,13 @@ def list_uploads(
     state: Annotated[UploadState | None, typer.Option(help="Only uploads in this state.")] = None,
     created_by: CreatedBy = None,
     mine: Mine = False,
+    since: Since = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List your uploads (as an operator: everybody's), newest first."""
     listing = session.client.list_uploads(state=state, created_by=created_by, mine=mine)
-    session.show_list(listing, everything, limit, lambda uploads: _show_uploads(session, uploads))
+    session.show_list(newer(listing, since), everything, limit, lambda uploads: _show_uploads(session, uploads))
 
 
 def _show_uploads(session: Session, uploads: list[UploadSummary]) -> None:

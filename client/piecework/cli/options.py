@@ -1,11 +1,13 @@
 """Parameters that several commands share."""
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
 from piecework.cli import refs
+from piecework.cli.output import parse_time
 
 JobId = Annotated[UUID, refs.JOB.argument(), refs.JOB]
 JobIds = Annotated[list[UUID], refs.JOB.argument(metavar="JOB..."), refs.JOB]
@@ -20,5 +22,9 @@ StageNumber = Annotated[int, typer.Argument(metavar="STAGE", min=0, help="Number
 TaskIndex = Annotated[int, typer.Argument(metavar="INDEX", min=0, help="Index of the task, from 0.")]
 All = Annotated[bool, typer.Option("--all", help="Everything, page by page.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="Show at most this many.")]
+Since = Annotated[
+    datetime | None,
+    typer.Option("--since", parser=parse_time, metavar="TIME", help="Not before: 2h, 3d, or 2027-01-31T17:00."),
+]
 CreatedBy = Annotated[str | None, typer.Option(metavar="PRINCIPAL", help="Only what belongs to this principal.")]
 Mine = Annotated[bool, typer.Option("--mine", help="Only what belongs to you.")]

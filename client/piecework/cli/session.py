@@ -1,18 +1,23 @@
 """What every command shares: the global options before and after its name, the client, its output, its errors."""
 
+import copy
 import inspect
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
-from piecework.cli import exits
+from piecework.cli import exits, output
+from piecework.cli.options import Limit
+from piecework.cli.output import Form
 from piecework.cli.refs import Noun
 from piecework.errors import InputError, PieceworkError, Unauthorized
 
@@ -41,8 +46,22 @@ _GLOBALS: dict[str, Any] = {
     "api_key": Annotated[
         str | None, typer.Option(help="API key; better in PIECEWORK_API_KEY.", rich_help_panel=_PANEL)
     ],
-    "as_json": Annotated[bool, typer.Option("--json", help="Print JSON only.", rich_help_panel=_PANEL)],
+    "form": Annotated[
+        Form | None,
+        typer.Option("-o", help="Print in this form: wide cuts nothing, name is for xargs.", rich_help_panel=_PANEL),
+    ],
+    "as_json": Annotated[bool, typer.Option("--json", help="The same as -o json.", rich_help_panel=_PANEL)],
+    "quiet": Annotated[
+        bool, typer.Option("-q", "--quiet", help="No progress and no notes, only errors.", rich_help_panel=_PANEL)
+    ],
 }
+_FLAGS = ("as_json", "quiet")
+_HIDDEN = ("api_url", "stats_url", "api_key")  # which only the help of the whole command shows
+
+_SORT = Annotated[
+    str | None,
+    typer.Option("--sort", metavar="FIELD", help="Sort by this field of the JSON; descending: -FIELD."),
+]
 
 
 @dataclass
@@ -52,13 +71,22 @@ class Session:
     api_url: str | None = None
     stats_url: str | None = None
     api_key: str | None = None
-    as_json: bool = False
+    form: Form | None = None
+    quiet: bool = False
+    sort: str | None = None
+    limited: bool = False  # --limit was given
 
     def take(self, options: Mapping[str, Any]) -> None:
         """Take over the global options that were given here, before or after a command's name."""
         for name in _GLOBALS:
             if options[name]:
-                setattr(self, name, options[name])
+                name, value = ("form", "json") if name == "as_json" else (name, options[name])
+                setattr(self, name, value)
+
+    @property
+    def as_json(self) -> bool:
+        """Whether what is printed is data, with nothing beside it."""
+        return self.form in ("json", "yaml")
 
     @cached_property
     def client(self) -> "Client":
@@ -70,30 +98,38 @@ class Session:
     def out(self) -> "Console":
         from piecework.display import console
 
-        return console(sys.stdout)
+        return console(sys.stdout, wide=self.form == "wide")
 
     @cached_property
     def err(self) -> "Console":
         """For progress and notes: standard output is for results alone."""
         from piecework.display import console
 
-        return console(sys.stderr)
+        return console(_Silence() if self.quiet else sys.stderr)
 
     def show(self, value: T, human: Callable[[T], object]) -> None:
-        """Print `value` as JSON if that was asked for, otherwise let `human` show it."""
-        if self.as_json:
-            print(json.dumps(value, indent=2))
+        """Print `value` in the form that was asked for, if that is for programs; otherwise let `human` show it."""
+        if self.form in ("json", "yaml", "name"):
+            if text := output.render(value, self.form):
+                print(text)
         else:
             human(value)
 
     def show_list(
         self, listing: "Listing[T]", everything: bool, limit: int, human: Callable[[list[T]], object]
     ) -> None:
-        """Print the first `limit` items, or all; as JSON in the shape of the API: items and next_cursor."""
+        """Print the first `limit` items, or all, as `--sort` has them; as JSON in the shape of the API."""
         page: Page[T]
-        page = {"items": list(listing), "next_cursor": None} if everything else listing.page(limit)
+        if self.sort:
+            read = list(islice(listing, output.SORTED_MAX + 1))
+            if len(read) > output.SORTED_MAX:
+                self.note(f"only the first {output.SORTED_MAX:,} are sorted")
+            items = output.sort(read[: output.SORTED_MAX], self.sort)
+            page = {"items": items if everything else items[:limit], "next_cursor": None}
+        else:
+            page = {"items": list(listing), "next_cursor": None} if everything else listing.page(limit)
         self.show(page, lambda page: human(page["items"]))
-        if page["next_cursor"] and not self.as_json:
+        if page["next_cursor"] and not self.as_json and not self.limited:
             self.note(f"only the first {len(page['items'])} are shown; --all shows all")
 
     def show_done(self, message: str) -> None:
@@ -101,7 +137,20 @@ class Session:
         self.show({}, lambda _: print(message))
 
     def note(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        """Tell people, on standard error, something beside the result."""
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    def complain(self, message: str) -> None:
+        """Tell what went wrong, whether or not notes are wanted."""
+        print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+class _Silence(io.StringIO):
+    """A stream that nobody reads."""
+
+    def write(self, text: str, /) -> int:
+        return len(text)
 
 
 class RootGroup(TyperGroup):
@@ -147,26 +196,32 @@ def root_callback(app: typer.Typer, **settings: Any) -> Callable[[Callable[..., 
     """Make a function of a Session and its own parameters what runs before any command."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        app.callback(**settings)(_with_session(function))
+        app.callback(**settings)(_with_session(function, nested=False))
         return function
 
     return register
 
 
-def _with_session(function: Callable[..., None]) -> Callable[..., None]:
+def _with_session(function: Callable[..., None], *, nested: bool = True) -> Callable[..., None]:
     """`function` as Typer needs it: a context instead of the session, and the global options besides its own.
 
-    A parameter whose type is a dataclass stands for the options that are its fields.
+    A parameter whose type is a dataclass stands for the options that are its fields. One that is annotated with a Noun
+    takes what may stand for an id, and a command with a Limit has `--sort`.
     """
     _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
     groups: dict[str, Any]
     groups = {parameter.name: parameter.annotation for parameter in parameters if is_dataclass(parameter.annotation)}
     own = [one for parameter in parameters for one in (_options_of(groups.get(parameter.name)) or [parameter])]
+    lists = any(parameter.annotation == Limit for parameter in own)
     nouns = {parameter.name: noun for parameter in own if (noun := _noun_of(parameter.annotation))}
 
     def run(context: typer.Context, **options: Any) -> None:
         session: Session = context.ensure_object(Session)
         session.take({name: options.pop(name) for name in _GLOBALS})
+        if lists:
+            session.sort = options.pop("sort")
+            source = context.get_parameter_source("limit")
+            session.limited = source is not None and source.name == "COMMANDLINE"
         with _errors_reported():
             for name, noun in nouns.items():
                 options[name] = _resolved(session, noun, options[name])
@@ -179,16 +234,28 @@ def _with_session(function: Callable[..., None]) -> Callable[..., None]:
     context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     shared = [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=False if name == "as_json" else None
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=_hidden(annotation) if nested and name in _HIDDEN else annotation,
+            default=False if name in _FLAGS else None,
         )
         for name, annotation in _GLOBALS.items()
     ]
+    if lists:
+        shared.insert(0, inspect.Parameter("sort", inspect.Parameter.KEYWORD_ONLY, annotation=_SORT, default=None))
     own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
     signature = inspect.Signature([context, *own, *shared])
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     run.__doc__ = function.__doc__
     return run
+
+
+def _hidden(annotation: Any) -> Any:
+    [info] = annotation.__metadata__
+    info = copy.copy(info)
+    info.hidden = True
+    return Annotated[annotation.__origin__, info]
 
 
 def _noun_of(annotation: Any) -> Noun | None:

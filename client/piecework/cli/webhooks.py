@@ -6,7 +6,8 @@ from uuid import UUID
 import typer
 
 from piecework.cli import refs
-from piecework.cli.options import All, DeliveryId, EndpointId, Limit
+from piecework.cli.options import All, DeliveryId, EndpointId, Limit, Since
+from piecework.cli.output import newer
 from piecework.cli.session import Session, command, group
 from piecework.shapes import CreatedWebhookEndpoint, Delivery, DeliveryState, Event, WebhookEndpoint
 
@@ -131,12 +132,15 @@ def list_deliveries(
     ] = None,
     job_id: Annotated[UUID | None, refs.JOB.option("--job", help="Only of this job."), refs.JOB] = None,
     state: Annotated[DeliveryState | None, typer.Option(help="Only in this state.")] = None,
+    since: Since = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List deliveries, newest first."""
     listing = session.client.list_webhook_deliveries(endpoint_id=endpoint_id, job_id=job_id, state=state)
-    session.show_list(listing, everything, limit, lambda deliveries: _show_deliveries(session, deliveries))
+    session.show_list(
+        newer(listing, since), everything, limit, lambda deliveries: _show_deliveries(session, deliveries)
+    )
 
 
 def _show_deliveries(session: Session, deliveries: list[Delivery]) -> None:
