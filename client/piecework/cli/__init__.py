@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from piecework.cli import (
+    contexts,
     cost,
     exits,
     grid,
@@ -72,6 +73,7 @@ COMMANDS = (
     keys,
     quotas,
     retention,
+    contexts,
 )
 for module in COMMANDS:
     module.register(app)

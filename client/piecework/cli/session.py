@@ -37,7 +37,7 @@ _GLOBALS: dict[str, Any] = {
     "api_url": Annotated[
         str | None,
         typer.Option(
-            help="URL of the API; else PIECEWORK_API_URL, else .piecework/client.json.", rich_help_panel=_PANEL
+            help="URL of the API; else PIECEWORK_API_URL, .piecework/client.json, the context.", rich_help_panel=_PANEL
         ),
     ],
     "stats_url": Annotated[
@@ -45,6 +45,10 @@ _GLOBALS: dict[str, Any] = {
     ],
     "api_key": Annotated[
         str | None, typer.Option(help="API key; better in PIECEWORK_API_KEY.", rich_help_panel=_PANEL)
+    ],
+    "context": Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The grid that is meant: see `piecework context`.", rich_help_panel=_PANEL),
     ],
     "form": Annotated[
         Form | None,
@@ -56,7 +60,7 @@ _GLOBALS: dict[str, Any] = {
     ],
 }
 _FLAGS = ("as_json", "quiet")
-_HIDDEN = ("api_url", "stats_url", "api_key")  # which only the help of the whole command shows
+_HIDDEN = ("api_url", "stats_url", "api_key", "context")  # which only the help of the whole command shows
 
 _SORT = Annotated[
     str | None,
@@ -71,6 +75,7 @@ class Session:
     api_url: str | None = None
     stats_url: str | None = None
     api_key: str | None = None
+    context: str | None = None
     form: Form | None = None
     quiet: bool = False
     sort: str | None = None
@@ -92,7 +97,7 @@ class Session:
     def client(self) -> "Client":
         from piecework.client import Client
 
-        return Client(self.api_url, self.api_key, stats_url=self.stats_url)
+        return Client(self.api_url, self.api_key, stats_url=self.stats_url, context=self.context)
 
     @cached_property
     def out(self) -> "Console":
@@ -215,14 +220,14 @@ def _with_session(function: Callable[..., None], *, nested: bool = True) -> Call
     lists = any(parameter.annotation == Limit for parameter in own)
     nouns = {parameter.name: noun for parameter in own if (noun := _noun_of(parameter.annotation))}
 
-    def run(context: typer.Context, **options: Any) -> None:
-        session: Session = context.ensure_object(Session)
+    def run(invocation: typer.Context, **options: Any) -> None:
+        session: Session = invocation.ensure_object(Session)
         session.take({name: options.pop(name) for name in _GLOBALS})
         if lists:
             session.sort = options.pop("sort")
-            source = context.get_parameter_source("limit")
+            source = invocation.get_parameter_source("limit")
             session.limited = source is not None and source.name == "COMMANDLINE"
-        with _errors_reported():
+        with _errors_reported(session):
             for name, noun in nouns.items():
                 options[name] = _resolved(session, noun, options[name])
             grouped = {
@@ -231,7 +236,7 @@ def _with_session(function: Callable[..., None], *, nested: bool = True) -> Call
             }
             function(session, **options, **grouped)
 
-    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    invocation = inspect.Parameter("invocation", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     shared = [
         inspect.Parameter(
             name,
@@ -244,7 +249,7 @@ def _with_session(function: Callable[..., None], *, nested: bool = True) -> Call
     if lists:
         shared.insert(0, inspect.Parameter("sort", inspect.Parameter.KEYWORD_ONLY, annotation=_SORT, default=None))
     own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-    signature = inspect.Signature([context, *own, *shared])
+    signature = inspect.Signature([invocation, *own, *shared])
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     run.__doc__ = function.__doc__
@@ -280,7 +285,12 @@ def quick_client(context: typer.Context) -> "Client":
     for typed in reversed(contexts):
         session.take({name: typed.params.get(name) for name in _GLOBALS})
     return Client(
-        session.api_url, session.api_key, stats_url=session.stats_url, timeout_seconds=COMPLETION_SECONDS, tries=1
+        session.api_url,
+        session.api_key,
+        stats_url=session.stats_url,
+        context=session.context,
+        timeout_seconds=COMPLETION_SECONDS,
+        tries=1,
     )
 
 
@@ -302,13 +312,13 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
 
 
 @contextmanager
-def _errors_reported() -> Iterator[None]:
+def _errors_reported(session: Session) -> Iterator[None]:
     try:
         yield
     except PieceworkError as error:
         lines = error.lines()
         if isinstance(error, Unauthorized):
-            lines[-1] += " (the key comes from --api-key, PIECEWORK_API_KEY or .piecework/client.json)"
+            lines[-1] += f" ({_describe_key(session)})"
         _report(lines)
         raise typer.Exit(exits.exit_code(error)) from error
     except BrokenPipeError:
@@ -316,6 +326,13 @@ def _errors_reported() -> Iterator[None]:
     except OSError as error:
         _report([f"{error.filename}: {error.strerror}" if error.filename else str(error)])
         raise typer.Exit(exits.BAD_INPUT) from error
+
+
+def _describe_key(session: Session) -> str:
+    config = session.client.config
+    if config.api_key is None:
+        return f"there is no key for {config.api_url}: piecework login stores one"
+    return f"the key comes from {config.origins['api_key']}"
 
 
 def _report(lines: list[str]) -> None:

@@ -557,7 +557,10 @@ def test_scripts_can_tell_failures_apart(status: int, code: int, run: Run, servi
 
 def test_a_missing_key_says_where_keys_come_from(run: Run, service: Service) -> None:
     service.on("GET", "/v1/jobs", problem(401, "this API key is unknown or revoked"))
-    assert "(the key comes from --api-key, PIECEWORK_API_KEY or .piecework/client.json)" in run("jobs").stderr
+    assert "(the key comes from PIECEWORK_API_KEY)" in run("jobs").stderr
+    assert "(the key comes from --api-key)" in run("jobs", "--api-key", "pw_other").stderr
+    without = run("jobs", env={"PIECEWORK_API_KEY": ""}).stderr
+    assert f"(there is no key for {service.url}: piecework login stores one)" in without
 
 
 def test_an_unreachable_service_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -566,6 +569,8 @@ def test_an_unreachable_service_is_one_line(run: Run, monkeypatch: pytest.Monkey
     result = run("jobs")
     assert result.exit_code == 5
     assert result.stderr.startswith(f"error: can't reach the API at {unreachable.url}: ")
+    assert result.stderr.endswith("; is it running? The URL: PIECEWORK_API_URL\n")
+    assert "Errno" not in result.stderr
     assert result.stderr.count("\n") == 1
 
 
