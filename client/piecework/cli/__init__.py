@@ -22,6 +22,7 @@ from piecework.cli import (
     submit,
     tasks,
     triggers,
+    wait,
     webhooks,
 )
 from piecework.cli.session import RootGroup, Session, root_callback
@@ -60,6 +61,7 @@ COMMANDS = (
     submit,
     split,
     jobs,
+    wait,
     items,
     tasks,
     objects,

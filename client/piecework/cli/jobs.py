@@ -41,12 +41,12 @@ def watch_to_end(session: Session, job: Job | UUID) -> None:
     for warning in ended["warnings"]:
         session.note(f"warning: {warning}")
     if ended["state"] != "succeeded":
-        for line in _reasons(session, ended):
+        for line in reasons_of(session, ended):
             session.complain(line)
         raise typer.Exit(exits.JOB_FAILED)
 
 
-def _reasons(session: Session, job: Job) -> list[str]:
+def reasons_of(session: Session, job: Job) -> list[str]:
     """Why a job did not succeed: its own error, then the first failed tasks of each stage."""
     error = job["error"]
     lines = [f"job {job['name']} {job['state']}" + (f": {error['type']}: {error['message']}" if error else "")]

@@ -39,8 +39,12 @@ def upload_path(session: Session, path: Path, resume: UUID | None = None) -> Com
         what, total = path.name, path.stat().st_size
     else:
         raise InputError(f"{path}: there is no such file or directory")
-    with transfer_meter(session.err, "uploading", what, total) as progress:
-        return session.client.upload(path, resume=resume, progress=progress)
+    try:
+        with transfer_meter(session.err, "uploading", what, total) as progress:
+            return session.client.upload(path, resume=resume, progress=progress)
+    except KeyboardInterrupt:
+        session.note(f"interrupted; to go on with it: piecework upload {path} --resume @last")
+        raise
 
 
 def upload_inputs(session: Session, spec: dict[str, Any], directory: Path) -> None:

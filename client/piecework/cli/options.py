@@ -9,6 +9,17 @@ import typer
 from piecework.cli import refs
 from piecework.cli.output import parse_time
 
+
+def parse_seconds(text: str) -> float:
+    """The seconds of `90s`, `2h`, `1h30m`."""
+    from piecework.units import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 JobId = Annotated[UUID, refs.JOB.argument(), refs.JOB]
 JobIds = Annotated[list[UUID], refs.JOB.argument(metavar="JOB..."), refs.JOB]
 ScheduleId = Annotated[UUID, refs.SCHEDULE.argument(), refs.SCHEDULE]

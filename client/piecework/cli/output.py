@@ -1,8 +1,8 @@
 """What commands print in the formats that `-o` names, and lists as `--sort` and `--since` ask for them."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -32,9 +32,6 @@ _IDS = (
     "worker_id",
     "key_id",
 )
-
-_AGO = re.compile(r"(?P<count>[0-9]+(\.[0-9]+)?)(?P<unit>[smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def render(value: Any, form: Form) -> str:
@@ -111,8 +108,10 @@ def _scalars(item: Any, before: str = "") -> dict[str, Any]:
 
 def parse_time(text: str) -> datetime:
     """A moment: how long ago (`90s`, `2h`, `3d`), or a date or time, which is local unless it names a zone."""
-    if ago := _AGO.fullmatch(text):
-        return datetime.now().astimezone() - timedelta(**{_UNITS[ago["unit"]]: float(ago["count"])})
+    from piecework.units import parse_duration
+
+    with suppress(ValueError):
+        return datetime.now().astimezone() - timedelta(seconds=parse_duration(text))
     try:
         return datetime.fromisoformat(text).astimezone()
     except ValueError as error:
