@@ -25,7 +25,8 @@ from piecework.cli import (
     wait,
     webhooks,
 )
-from piecework.cli.session import RootGroup, Session, root_callback
+from piecework.cli.grammar import RootGroup, arrange
+from piecework.cli.session import Session, root_callback
 
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exits.TABLE.items()) + "."
 
@@ -57,6 +58,14 @@ def piecework(
     """Submit and watch batch jobs on a Piecework grid, and run the grid itself."""
 
 
+# How the help of the whole command groups the others; a verb of jobs is among "Jobs", what is not here among "More".
+PANELS = {
+    "Jobs": ("submit", "split", "jobs", "tasks"),
+    "Schedules and events": ("schedules", "triggers", "webhooks"),
+    "Code and data": ("processors", "upload", "uploads"),
+    "The grid": ("pools", "workers", "shares", "quotas", "retention", "costs"),
+    "Access": ("login", "logout", "contexts", "whoami", "keys", "audit"),
+}
 COMMANDS = (
     submit,
     split,
@@ -79,3 +88,4 @@ COMMANDS = (
 )
 for module in COMMANDS:
     module.register(app)
+arrange(app, PANELS)

@@ -192,7 +192,7 @@ def logout(session: Session) -> None:
 def register(app: typer.Typer) -> None:
     command(app, "login")(login)
     command(app, "logout")(logout)
-    contexts = group(app, "context", "The grids that you know, and the one that you mean.")
+    contexts = group(app, "contexts", "The grids that you know, and the one that you mean.")
     command(contexts, "list")(list_contexts)
     command(contexts, "add")(add)
     command(contexts, "use")(use)

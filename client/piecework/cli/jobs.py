@@ -11,7 +11,7 @@ import typer
 from piecework.cli import exits, refs
 from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine, Since
 from piecework.cli.output import newer
-from piecework.cli.session import Session, command, describe_columns, parse_pairs
+from piecework.cli.session import Session, command, describe_columns, group, parse_pairs
 from piecework.errors import PieceworkError
 from piecework.shapes import FINAL_STATES, Job, JobState, JobSummary, Reason, Stage, StageRecords, Task
 
@@ -292,8 +292,6 @@ def _show_state(session: Session, job: Job) -> None:
 
 def register(app: typer.Typer) -> None:
     command(app, "watch")(watch)
-    command(app, "jobs")(list_jobs)
-    command(app, "job")(show_job)
     command(app, "cancel")(cancel)
     command(app, "pause")(pause)
     command(app, "resume")(resume)
@@ -301,3 +299,6 @@ def register(app: typer.Typer) -> None:
     command(app, "hold")(hold)
     command(app, "release")(release)
     command(app, "delete")(delete)
+    jobs = group(app, "jobs", "Jobs; each of these verbs also stands alone: `piecework cancel JOB`.")
+    command(jobs, "list")(list_jobs)
+    command(jobs, "show")(show_job)

@@ -141,6 +141,7 @@ def abort_upload(session: Session, upload_id: UploadId) -> None:
 def register(app: typer.Typer) -> None:
     command(app, "upload")(upload)
     uploads = group(app, "uploads", "What was uploaded.")
+    command(uploads, "create")(upload)
     command(uploads, "list")(list_uploads)
     command(uploads, "abort")(abort_upload)
     command(app, "results")(results)

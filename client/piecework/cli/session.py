@@ -13,9 +13,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
-from typer.core import TyperGroup
 
 from piecework.cli import exits, output
+from piecework.cli.grammar import NounGroup, report
 from piecework.cli.options import Limit
 from piecework.cli.output import Form
 from piecework.cli.refs import Noun
@@ -148,7 +148,7 @@ class Session:
 
     def complain(self, message: str) -> None:
         """Tell what went wrong, whether or not notes are wanted."""
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        report([message])
 
 
 class _Silence(io.StringIO):
@@ -158,26 +158,9 @@ class _Silence(io.StringIO):
         return len(text)
 
 
-class RootGroup(TyperGroup):
-    """The whole command: ends every error as one line on standard error and an exit code."""
-
-    def main(self, *args: Any, **options: Any) -> Any:
-        options["standalone_mode"] = False
-        try:
-            code = super().main(*args, **options)
-        except typer.TyperException as error:
-            # No message: a group without a command, which has printed its help.
-            if error.format_message():
-                _report([" ".join(error.format_message().split())])
-            code = error.exit_code
-        except typer.Abort:
-            code = exits.INTERRUPTED
-        sys.exit(code if isinstance(code, int) else exits.OK)
-
-
 def group(parent: typer.Typer, name: str, text: str) -> typer.Typer:
     """A group of commands, such as `piecework pools`."""
-    commands = typer.Typer(name=name, help=text, no_args_is_help=True)
+    commands = typer.Typer(name=name, cls=NounGroup, help=text, no_args_is_help=True)
 
     def callback(session: Session) -> None:
         pass
@@ -319,12 +302,12 @@ def _errors_reported(session: Session) -> Iterator[None]:
         lines = error.lines()
         if isinstance(error, Unauthorized):
             lines[-1] += f" ({_describe_key(session)})"
-        _report(lines)
+        report(lines)
         raise typer.Exit(exits.exit_code(error)) from error
     except BrokenPipeError:
         raise
     except OSError as error:
-        _report([f"{error.filename}: {error.strerror}" if error.filename else str(error)])
+        report([f"{error.filename}: {error.strerror}" if error.filename else str(error)])
         raise typer.Exit(exits.BAD_INPUT) from error
 
 
@@ -333,11 +316,6 @@ def _describe_key(session: Session) -> str:
     if config.api_key is None:
         return f"there is no key for {config.api_url}: piecework login stores one"
     return f"the key comes from {config.origins['api_key']}"
-
-
-def _report(lines: list[str]) -> None:
-    for line in lines:
-        print(f"error: {' '.join(line.split())}", file=sys.stderr)
 
 
 def parse_pairs(option: str, pairs: list[str] | None) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from piecework.cli.options import All, JobId, Limit, StageNumber, TaskIndex
-from piecework.cli.session import Session, command
+from piecework.cli.session import Session, command, group
 from piecework.shapes import Task, TaskDetail, TaskState
 
 
@@ -126,6 +126,8 @@ def logs(
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "tasks")(list_tasks)
-    command(app, "task")(show_task)
     command(app, "logs")(logs)
+    tasks = group(app, "tasks", "The tasks of a job: `piecework tasks JOB`, `piecework task JOB STAGE INDEX`.")
+    command(tasks, "list")(list_tasks)
+    command(tasks, "show")(show_task)
+    command(tasks, "logs")(logs)
