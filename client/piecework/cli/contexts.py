@@ -7,20 +7,13 @@ from urllib.parse import urlsplit
 
 import typer
 
+from piecework.cli import names
 from piecework.cli.session import Session, command, group
 from piecework.config import Config, load_config, nearest_profile
 from piecework.contexts import Context, Contexts
 from piecework.errors import InputError
 
-
-def _names(incomplete: str) -> list[str]:
-    try:
-        return [name for name in Contexts.read().named if name.startswith(incomplete)]
-    except InputError:
-        return []
-
-
-Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=_names)]
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=names.contexts)]
 
 
 def add(
@@ -98,7 +91,7 @@ def _show_list(session: Session, found: list[dict[str, Any]]) -> None:
 
 
 def show(
-    session: Session, name: Annotated[str | None, typer.Argument(metavar="NAME", autocompletion=_names)] = None
+    session: Session, name: Annotated[str | None, typer.Argument(metavar="NAME", autocompletion=names.contexts)] = None
 ) -> None:
     """Show a grid's URLs; without a NAME those that commands use here, and where they come from."""
     config = load_config(session.api_url, session.stats_url, session.api_key, context=name or session.context)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli import refs
+from piecework.cli import names, refs
 from piecework.cli.options import All, Limit, WorkerId
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
@@ -14,7 +14,7 @@ from piecework.shapes import DrainedPool, Pool, Worker, WorkerState
 
 LIVE: list[WorkerState] = ["active", "draining"]
 
-PoolName = Annotated[str, typer.Argument(metavar="POOL")]
+PoolName = Annotated[str, typer.Argument(metavar="POOL", autocompletion=names.pools)]
 
 
 def list_pools(session: Session, everything: All = False, limit: Limit = 50) -> None:

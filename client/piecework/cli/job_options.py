@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
+from piecework.cli import names
 from piecework.cli.job_file import given, mapping_in, option_of, parse_uris, parse_values, parsed
 from piecework.cli.session import parse_pairs
 from piecework.errors import InputError
@@ -63,7 +64,11 @@ class StageOptions:
     stage: Annotated[
         list[str] | None,
         typer.Option(
-            "--stage", "--processor", metavar="[NAME=]PROCESSOR[@VERSION]", help="A stage; repeatable, in order."
+            "--stage",
+            "--processor",
+            metavar="[NAME=]PROCESSOR[@VERSION]",
+            autocompletion=names.processors,
+            help="A stage; repeatable, in order.",
         ),
     ] = None
     param: Annotated[

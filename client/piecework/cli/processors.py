@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from piecework.cli import names
 from piecework.cli.job_file import given
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group, parse_pairs
@@ -14,7 +15,7 @@ from piecework.errors import InputError, Invalid
 from piecework.shapes import Processor, ProcessorDetail, ProcessorSpec
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
-Versioned = Annotated[str, typer.Argument(metavar="NAME[@VERSION]")]
+Versioned = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", autocompletion=names.processors)]
 
 
 def list_processors(session: Session, everything: All = False, limit: Limit = 50) -> None:
@@ -276,7 +277,9 @@ def _brings_code(spec: dict[str, Any]) -> bool:
     return not spec.get("sql") and not spec.get("builtin") and not spec.get("image")
 
 
-def delete_version(session: Session, name: Annotated[str, typer.Argument(metavar="NAME@VERSION")]) -> None:
+def delete_version(
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME@VERSION", autocompletion=names.processors)]
+) -> None:
     """Delete a version that nothing needs any more."""
     name, version = _name_and_version(name)
     if version is None:

@@ -5,12 +5,12 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli import refs
+from piecework.cli import names, refs
 from piecework.cli.options import All, KeyId, Limit
 from piecework.cli.session import Session, command, group
 from piecework.shapes import KeyUse, Share, ShareUse
 
-ShareName = Annotated[str, typer.Argument(metavar="NAME")]
+ShareName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=names.shares)]
 Reset = Annotated[bool, typer.Option("--reset", help="Forget the quotas that are not given; else they stay.")]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from piecework.cli import exits, output
+from piecework.cli import exits, names, output
 from piecework.cli.grammar import NounGroup, report
 from piecework.cli.options import Limit
 from piecework.cli.output import Form
@@ -48,15 +48,23 @@ _GLOBALS: dict[str, Any] = {
     ],
     "context": Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The grid that is meant: see `piecework context`.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=names.contexts,
+            help="The grid that is meant: see `piecework context`.",
+            rich_help_panel=_PANEL,
+        ),
     ],
     "form": Annotated[
         Form | None,
         typer.Option("-o", help="Print in this form: wide cuts nothing, name is for xargs.", rich_help_panel=_PANEL),
     ],
-    "as_json": Annotated[bool, typer.Option("--json", help="The same as -o json.", rich_help_panel=_PANEL)],
+    "as_json": Annotated[bool, typer.Option("--json", metavar="", help="The same as -o json.", rich_help_panel=_PANEL)],
     "quiet": Annotated[
-        bool, typer.Option("-q", "--quiet", help="No progress and no notes, only errors.", rich_help_panel=_PANEL)
+        bool,
+        typer.Option(
+            "-q", "--quiet", metavar="", help="No progress and no notes, only errors.", rich_help_panel=_PANEL
+        ),
     ],
 }
 _FLAGS = ("as_json", "quiet")
@@ -224,14 +232,14 @@ def _with_session(function: Callable[..., None], *, nested: bool = True) -> Call
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            annotation=_hidden(annotation) if nested and name in _HIDDEN else annotation,
+            annotation=_changed(annotation, hidden=True) if nested and name in _HIDDEN else annotation,
             default=False if name in _FLAGS else None,
         )
         for name, annotation in _GLOBALS.items()
     ]
     if lists:
         shared.insert(0, inspect.Parameter("sort", inspect.Parameter.KEYWORD_ONLY, annotation=_SORT, default=None))
-    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    own = [_completed(parameter).replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
     signature = inspect.Signature([invocation, *own, *shared])
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
@@ -239,11 +247,24 @@ def _with_session(function: Callable[..., None], *, nested: bool = True) -> Call
     return run
 
 
-def _hidden(annotation: Any) -> Any:
-    [info] = annotation.__metadata__
+def _completed(parameter: inspect.Parameter) -> inspect.Parameter:
+    """With the completion that options of this name have, and without the type that help has for mere flags."""
+    info, *_ = parameter.annotation.__metadata__
+    changes: dict[str, Any] = {}
+    if not info.autocompletion and parameter.name in names.OF_OPTIONS:
+        changes["autocompletion"] = names.OF_OPTIONS[parameter.name]
+    if parameter.annotation.__origin__ is bool:
+        changes["metavar"] = ""
+    return parameter.replace(annotation=_changed(parameter.annotation, **changes))
+
+
+def _changed(annotation: Any, **changes: Any) -> Any:
+    """The annotation with other settings of its option."""
+    info, *marks = annotation.__metadata__
     info = copy.copy(info)
-    info.hidden = True
-    return Annotated[annotation.__origin__, info]
+    for name, value in changes.items():
+        setattr(info, name, value)
+    return Annotated[annotation.__origin__, info, *marks]
 
 
 def _noun_of(annotation: Any) -> Noun | None:
