@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from piecework.cli import exits, names, output
-from piecework.cli.grammar import NounGroup, report
+from piecework.cli.examples import examples_of
+from piecework.cli.grammar import NounGroup, RootGroup, report
 from piecework.cli.options import Limit
 from piecework.cli.output import Form
 from piecework.cli.refs import Noun
@@ -182,6 +183,8 @@ def command(parent: typer.Typer, name: str, **settings: Any) -> Callable[[Callab
     """Make a function of a Session and its own parameters a command that knows the global options."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
+        noun = "" if parent.info.cls is RootGroup else f"{parent.info.name} "
+        settings.setdefault("epilog", examples_of(f"{noun}{name}"))
         parent.command(name, **settings)(_with_session(function))
         return function
 
