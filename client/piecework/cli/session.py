@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -20,7 +21,7 @@ from piecework.cli.grammar import NounGroup, RootGroup, report
 from piecework.cli.options import Limit
 from piecework.cli.output import Form
 from piecework.cli.refs import Noun
-from piecework.errors import InputError, PieceworkError, Unauthorized
+from piecework.errors import FieldError, InputError, Invalid, PieceworkError, Unauthorized, describe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,6 +90,7 @@ class Session:
     quiet: bool = False
     sort: str | None = None
     limited: bool = False  # --limit was given
+    file: Path | None = None  # that the command was given: errors about its fields name the place in it
 
     def take(self, options: Mapping[str, Any]) -> None:
         """Take over the global options that were given here, before or after a command's name."""
@@ -221,6 +223,7 @@ def _with_session(function: Callable[..., None], *, nested: bool = True) -> Call
             session.sort = options.pop("sort")
             source = invocation.get_parameter_source("limit")
             session.limited = source is not None and source.name == "COMMANDLINE"
+        session.file = file if isinstance(file := options.get("file"), Path) else None
         with _errors_reported(session):
             for name, noun in nouns.items():
                 options[name] = _resolved(session, noun, options[name])
@@ -323,7 +326,8 @@ def _errors_reported(session: Session) -> Iterator[None]:
     try:
         yield
     except PieceworkError as error:
-        lines = error.lines()
+        lines = _placed(session.file, error.errors) if isinstance(error, Invalid) else []
+        lines = lines or error.lines()
         if isinstance(error, Unauthorized):
             lines[-1] += f" ({_describe_key(session)})"
         report(lines)
@@ -333,6 +337,16 @@ def _errors_reported(session: Session) -> Iterator[None]:
     except OSError as error:
         report([f"{error.filename}: {error.strerror}" if error.filename else str(error)])
         raise typer.Exit(exits.BAD_INPUT) from error
+
+
+def _placed(file: Path | None, errors: list[FieldError]) -> list[str]:
+    """The errors, each with its place in the file, if it is there."""
+    from piecework.jobfile import place_of
+
+    places = [place_of(file, error["field"], error.get("value")) if file else None for error in errors]
+    return [
+        f"{place}: {describe(error)}" if place else describe(error) for place, error in zip(places, errors, strict=True)
+    ]
 
 
 def _describe_key(session: Session) -> str:

@@ -923,3 +923,62 @@ def test_a_closed_pipe_is_not_a_traceback(service: Service) -> None:
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("JOB_ID")
     assert done.stderr == ""
+
+
+JOB_FILE = """\
+name: flights
+input: {type: lines, uri: s3://b/flights.csv}
+stages:
+  - processor: clean
+    pool: nope
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            {"field": "stages.0.pool", "value": "nope", "message": "no such pool (pools: default)"},
+            "job.yaml:5:11: stages.0.pool: no such pool (pools: default) (got 'nope')",
+        ),
+        (
+            {"field": "stages.0.name", "value": {"pool": "nope"}, "message": "Field required"},
+            "job.yaml:4:5: stages.0.name: Field required (got {'pool': 'nope'})",
+        ),
+        (
+            {"field": "stages.0.retry.max_attempts", "value": None, "message": "Field required"},
+            "job.yaml:4:5: stages.0.retry.max_attempts: Field required",
+        ),
+        # What the file does not have, or has otherwise, an option said.
+        (
+            {"field": "stages.0.pool", "value": "big", "message": "no such pool"},
+            "stages.0.pool: no such pool (got 'big')",
+        ),
+        ({"field": "stages.0.cpus", "value": -1, "message": "too small"}, "stages.0.cpus: too small (got -1)"),
+        ({"field": "priority", "value": 1000, "message": "too large"}, "priority: too large (got 1000)"),
+    ],
+)
+def test_an_error_about_a_job_file_names_the_place_in_it(
+    error: dict[str, Any], line: str, run: Run, service: Service
+) -> None:
+    Path("job.yaml").write_text(JOB_FILE)
+    service.on("POST", "/v1/jobs", problem(422, "1 field is wrong", [error]))
+    result = run("submit", "job.yaml")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {line}\n")
+
+
+def test_a_schedules_error_names_the_place_in_its_job_file(run: Run, service: Service) -> None:
+    Path("job.yaml").write_text(JOB_FILE)
+    error = {"field": "job.stages.0.pool", "value": "nope", "message": "no such pool"}
+    service.on("POST", "/v1/schedules", problem(422, "1 field is wrong", [error]))
+    result = run("schedules", "create", "nightly", "job.yaml", "--cron", "0 6 * * *")
+    assert result.stderr == "error: job.yaml:5:11: job.stages.0.pool: no such pool (got 'nope')\n"
+
+
+def test_bad_yaml_names_file_line_and_column(run: Run, service: Service) -> None:
+    Path("job.yaml").write_text("name: [flights\ninput: x\n")
+    result = run("submit", "job.yaml")
+    assert (result.exit_code, result.stdout) == (2, "")
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: job.yaml:2:")
+    assert not service.asked
