@@ -302,14 +302,16 @@ async def test_without_a_key_nothing_works(piecework: Command) -> None:
         (
             "input: {type: range, count: 1}\nstages: [processor: nope]",
             [
-                "error: job.yaml:2:21: stages.0.processor: no such processor is registered (registered: noop) (got 'nope')"
+                "error: job.yaml:2:21: stages.0.processor: no such processor is registered (registered: noop) "
+                "(got 'nope')"
             ],
         ),
         (
             "input: {type: range, count: 0}\nstages: [{processor: noop, retires: 3}]",
             [
                 "error: job.yaml:1:29: input.count: Input should be greater than or equal to 1 (got 0)",
-                "error: job.yaml:2:36: stages.0.retires: there is no such field; check its spelling or remove it (got 3)",
+                "error: job.yaml:2:37: stages.0.retires: there is no such field; check its spelling or remove it "
+                "(got 3)",
             ],
         ),
         ("stages: [processor: noop]", ["error: input: this field is required"]),
