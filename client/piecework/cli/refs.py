@@ -114,6 +114,42 @@ class Noun:
             return
 
 
+@dataclass(frozen=True)
+class StageOfJob:
+    """A stage of the job that the command's `job_id` is: by its number or its name."""
+
+    def argument(self, **settings: Any) -> Any:
+        settings.setdefault("help", "Stage: its number, from 0, or its name.")
+        return typer.Argument(metavar="STAGE", parser=str, autocompletion=self._complete, **settings)
+
+    def option(self, *names: str, **settings: Any) -> Any:
+        return typer.Option(*names, metavar="STAGE", parser=str, autocompletion=self._complete, **settings)
+
+    def resolve(self, client: "Client", text: str, job_id: UUID) -> int:
+        """The stage's number. Raises NotFound."""
+        if text.isdecimal():
+            return int(text)
+        stages = client.get_job(job_id)["stages"]
+        for stage in stages:
+            if stage["name"] == text:
+                return stage["stage"]
+        there_are = ", ".join(f"{stage['stage']} {stage['name']}" for stage in stages)
+        raise NotFound(404, f"job {job_id} has no stage {text!r}; it has {there_are}")
+
+    def _complete(self, context: typer.Context, incomplete: str) -> list[str]:
+        from piecework.cli.session import quick_client
+
+        try:
+            with quick_client(context) as client:
+                stages = client.get_job(JOB.resolve(client, context.params.get("job_id") or "@last"))["stages"]
+                return [stage["name"] for stage in stages if stage["name"].startswith(incomplete)]
+        except PieceworkError:
+            return []
+
+
+STAGE = StageOfJob()
+
+
 def _jobs(client: "Client", limit: int, filters: Filters) -> Iterable[Any]:
     return client.list_jobs(
         name=filters.name,

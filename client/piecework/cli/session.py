@@ -20,7 +20,7 @@ from piecework.cli.examples import examples_of
 from piecework.cli.grammar import NounGroup, RootGroup, report
 from piecework.cli.options import Limit
 from piecework.cli.output import Form
-from piecework.cli.refs import Noun
+from piecework.cli.refs import Noun, StageOfJob
 from piecework.errors import FieldError, InputError, Invalid, PieceworkError, Unauthorized, describe
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _with_session(function: Callable[..., None], *, nested: bool = True) -> Call
         session.file = file if isinstance(file := options.get("file"), Path) else None
         with _errors_reported(session):
             for name, noun in nouns.items():
-                options[name] = _resolved(session, noun, options[name])
+                options[name] = _resolved(session, noun, options[name], options)
             grouped = {
                 name: group(**{field.name: options.pop(field.name) for field in fields(group)})
                 for name, group in groups.items()
@@ -273,12 +273,15 @@ def _changed(annotation: Any, **changes: Any) -> Any:
     return Annotated[annotation.__origin__, info, *marks]
 
 
-def _noun_of(annotation: Any) -> Noun | None:
-    return next((mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, Noun)), None)
+def _noun_of(annotation: Any) -> Noun | StageOfJob | None:
+    marks = getattr(annotation, "__metadata__", ())
+    return next((mark for mark in marks if isinstance(mark, Noun | StageOfJob)), None)
 
 
-def _resolved(session: Session, noun: Noun, given: Any) -> Any:
-    """The id, or ids, of what a parameter names; None if it names nothing."""
+def _resolved(session: Session, noun: Noun | StageOfJob, given: Any, options: Mapping[str, Any]) -> Any:
+    """The id, or ids, of what a parameter names, or a stage's number; None if it names nothing."""
+    if isinstance(noun, StageOfJob):
+        return given and noun.resolve(session.client, given, options["job_id"])
     if isinstance(given, list | tuple):
         return [noun.resolve(session.client, text) for text in given]
     return given and noun.resolve(session.client, given)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from piecework.cli import refs
 from piecework.cli.options import All, JobId, Limit, StageNumber, TaskIndex
 from piecework.cli.session import Session, command, group
 from piecework.shapes import Task, TaskDetail, TaskState
@@ -13,7 +14,7 @@ from piecework.shapes import Task, TaskDetail, TaskState
 def list_tasks(
     session: Session,
     job_id: JobId,
-    stage: Annotated[int | None, typer.Option(min=0, help="Only tasks of this stage.")] = None,
+    stage: Annotated[int | None, refs.STAGE.option(help="Only tasks of this stage."), refs.STAGE] = None,
     state: Annotated[TaskState | None, typer.Option(help="Only tasks in this state.")] = None,
     everything: All = False,
     limit: Limit = 50,

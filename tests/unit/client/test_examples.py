@@ -16,7 +16,7 @@ from tests.unit.client.conftest import Run
 from tests.unit.test_docs import PAGES, ROOT
 
 COMMAND: Any = get_command(app)
-STANDS_FOR = {"STAGE": "0", "INDEX": "0", "VERSION": "1", "N": "1", "HASH": "0" * 64}
+STANDS_FOR = {"INDEX": "0", "VERSION": "1", "N": "1", "HASH": "0" * 64}
 SHELL = {"|", "||", "&&", ";", ">", "<", "&", ">>", "2>"}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.client.answers import JOB_ID, job, job_summary
+from tests.unit.client.answers import JOB_ID, job, job_summary, stage
 from tests.unit.client.conftest import Answer, Asked, Run, Service, answer, problem
 from tests.unit.client.test_commands import ID, SCHEDULE, page
 
@@ -109,3 +109,13 @@ def test_options_take_them_too(run: Run, service: Service) -> None:
 def test_what_goes_wrong_while_looking_up_is_one_line(run: Run, service: Service) -> None:
     service.on("GET", "/v1/jobs", problem(403, "this needs the role viewer"))
     assert run("job", "@last").stderr == "error: this needs the role viewer\n"
+
+
+def test_a_stage_is_known_by_its_number_or_its_name(run: Run, service: Service) -> None:
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job(stages=[stage(), stage(1, "sum")])))
+    service.on("GET", f"/v1/jobs/{JOB_ID}/tasks", answer(page()))
+    for text in ("1", "sum"):
+        assert run("tasks", JOB_ID, "--stage", text).exit_code == 0
+        assert service.asked[-1].query["stage"] == ["1"]
+    result = run("task", JOB_ID, "smu", "0")
+    assert (result.exit_code, result.stderr) == (3, f"error: job {JOB_ID} has no stage 'smu'; it has 0 clean, 1 sum\n")
