@@ -157,7 +157,9 @@ def set_capacity(
     name: PoolName,
     minimum: Annotated[int | None, typer.Option("--min", min=0, metavar="NODES", help="Never fewer.")] = None,
     maximum: Annotated[int | None, typer.Option("--max", min=0, metavar="NODES", help="Never more.")] = None,
-    desired: Annotated[int | None, typer.Option(min=0, metavar="NODES", help="Now; else as the load asks.")] = None,
+    desired: Annotated[
+        int | None, typer.Option(min=0, metavar="NODES", help="From now on; by default it follows the load.")
+    ] = None,
 ) -> None:
     """Set how many worker nodes a pool may have; what is not given stays."""
     if minimum is None and maximum is None and desired is None:

@@ -252,12 +252,12 @@ def cancel(
 
 
 def pause(session: Session, job_id: JobId) -> None:
-    """Let a job's tasks wait; running ones finish."""
+    """Pause a job: no more of its tasks start, and those that run finish."""
     _show_state(session, session.client.pause_job(job_id))
 
 
 def resume(session: Session, job_id: JobId) -> None:
-    """Let a paused job go on."""
+    """Resume a paused job."""
     _show_state(session, session.client.resume_job(job_id))
 
 

@@ -19,7 +19,7 @@ ROLES = (
 
 def create(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who or what uses the key.")],
     role: Annotated[Role, typer.Option(help=ROLES)],
     principal: Annotated[str | None, typer.Option(help="Whose it is, if other keys are, too; else NAME.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="It controls what belongs to others, too.")] = False,
@@ -92,7 +92,7 @@ def _describe_limits(key: ApiKey) -> str:
 
 
 def revoke(session: Session, key_id: KeyId) -> None:
-    """End a key for good."""
+    """Revoke a key; it can't be used again."""
     session.client.revoke_api_key(key_id)
     session.show_done(f"revoked {key_id}")
 

@@ -13,6 +13,8 @@ from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
 from piecework.shapes import CompletedUpload, Results, UploadState, UploadSummary
 
+MANY_PARTS_BYTES = 65_536  # less than the manifest of a thousand parts, beyond which the API lists none
+
 
 def upload(
     session: Session,
@@ -52,10 +54,14 @@ def upload_inputs(session: Session, spec: dict[str, Any], directory: Path) -> No
     from piecework.jobfile import local_paths
 
     uris: dict[Path, str] = {}
-    for local in local_paths(spec, directory):
-        if local.path not in uris:
-            uris[local.path] = upload_path(session, local.path)["uri"]
-        local.holder[local.field] = uris[local.path]
+    try:
+        for local in local_paths(spec, directory):
+            if local.path not in uris:
+                uris[local.path] = upload_path(session, local.path)["uri"]
+            local.holder[local.field] = uris[local.path]
+    except KeyboardInterrupt:
+        session.note("nothing was submitted")
+        raise
 
 
 def results(
@@ -84,7 +90,8 @@ def _show_results(session: Session, found: Results) -> None:
         ((file["name"], size(file["bytes"]), file["uri"], file.get("checksum_crc32")) for file in files),
     )
     if not found["files"]:
-        session.note("there are too many parts to list here: the manifest lists them all")
+        few = found["manifest"]["bytes"] < MANY_PARTS_BYTES
+        session.note("the job has left no files" if few else "there are too many parts to list: the manifest has them")
 
 
 def _download(session: Session, found: Results, directory: Path) -> list[Path]:

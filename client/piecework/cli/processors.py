@@ -174,7 +174,7 @@ class ProcessorOptions:
         typer.Option("--share-children", help="All jobs may share one warm process; they then trust each other."),
     ] = None
     filters: Annotated[
-        bool | None, typer.Option("--filters", help="Dropping records is meant: their count need not come out even.")
+        bool | None, typer.Option("--filters", help="It drops records on purpose: no warning about their count.")
     ] = None
     params_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON Schema of the parameters, YAML or JSON.")
@@ -183,7 +183,7 @@ class ProcessorOptions:
         list[str] | None,
         typer.Option(metavar="PARAM", help="A param that may be an option of the command's program; repeatable."),
     ] = None
-    description: Annotated[str | None, typer.Option(help="For people.")] = None
+    description: Annotated[str | None, typer.Option(help="What it does, for people.")] = None
 
     def change(self, spec: dict[str, Any]) -> None:
         from piecework.jobfile import read_mapping

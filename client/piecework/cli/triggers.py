@@ -111,13 +111,13 @@ def delete(session: Session, trigger_id: TriggerId) -> None:
 
 
 def pause(session: Session, trigger_id: TriggerId) -> None:
-    """Leave messages in the queue until resumed."""
+    """Pause a trigger: messages stay in its queue."""
     trigger = session.client.pause_trigger(trigger_id)
     session.show(trigger, lambda trigger: print(f"{trigger['trigger_id']} paused"))
 
 
 def resume(session: Session, trigger_id: TriggerId) -> None:
-    """Receive messages again."""
+    """Resume a paused trigger."""
     trigger = session.client.resume_trigger(trigger_id)
     session.show(trigger, lambda trigger: print(f"{trigger['trigger_id']} active"))
 

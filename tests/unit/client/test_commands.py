@@ -709,6 +709,16 @@ def test_results_are_listed(run: Run, results: Any) -> None:
     assert json.loads(run("results", JOB_ID, "--json").stdout) == results
 
 
+@pytest.mark.parametrize(
+    ("size", "note"),
+    [(90, "the job has left no files\n"), (200_000, "there are too many parts to list: the manifest has them\n")],
+)
+def test_results_without_files_say_why(size: int, note: str, run: Run, service: Service) -> None:
+    manifest = {"name": "manifest.json", "uri": "s3://b/manifest.json", "bytes": size, "url": f"{service.url}/m"}
+    service.on("GET", f"/v1/jobs/{JOB_ID}/results", answer({"job_id": JOB_ID, "files": [], "manifest": manifest}))
+    assert run("results", JOB_ID).stderr == note
+
+
 def test_results_are_downloaded(run: Run, results: Any) -> None:
     result = run("results", JOB_ID, "--download", "out")
     assert result.stdout.splitlines() == ["out/delays.json", "out/manifest.json"]

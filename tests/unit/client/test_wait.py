@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from piecework import watch
 from tests.unit.client.answers import JOB_ID, job
-from tests.unit.client.conftest import KEY, Run, Service, answer
+from tests.unit.client.conftest import HANG_UP, KEY, Run, Service, answer
 from tests.unit.client.test_commands import ID
 
 
@@ -79,3 +80,23 @@ def test_interrupting_says_that_the_jobs_go_on(service: Service) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert (process.returncode, out, err) == (130, "", "no longer waiting; the jobs go on\n")
+
+
+def test_interrupting_an_upload_says_how_to_go_on(service: Service, tmp_path: Path) -> None:
+    part = {"number": 1, "bytes": 5, "url": f"{service.url}/part"}
+    upload = {"upload_id": "u", "uri": "s3://b/claims.csv", "part_bytes": 5, "parts": [part]}
+    service.on("POST", "/v1/uploads", answer(upload, 201))
+    service.on("PUT", "/part", HANG_UP)
+    (tmp_path / "claims.csv").write_bytes(b"a,b\n1")
+    command = [sys.executable, "-m", "piecework", "--api-url", service.url, "--api-key", KEY, "submit"]
+    command += ["--upload", "claims.csv", "--stage", "noop"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not any(asked.path == "/part" for asked in service.asked):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-2:] == [
+        f"interrupted; to go on with it: piecework upload {tmp_path}/claims.csv --resume @last",
+        "nothing was submitted",
+    ]
