@@ -98,16 +98,16 @@ def _show_jobs(session: Session, jobs: list[JobSummary]) -> None:
     when = moment if session.out.width >= 120 else relative
     table(
         session.out,
-        ["JOB_ID", "~NAME", "STATE", ">DONE", ">?FAILED", "?WHY", "?CREATED", "~?OWNER"],
+        ["JOB_ID", "~NAME", "STATE", ">DONE", "?CREATED", ">?FAILED", "?WHY", "~?OWNER"],
         (
             (
                 job["job_id"],
                 job["name"],
                 state(job["state"]),
                 f"{job['progress']['succeeded']}/{job['progress']['tasks']}",
+                when(job["created_at"], now),
                 job["progress"]["failed"],
                 why(job) or None,
-                when(job["created_at"], now),
                 job.get("created_by"),  # an older server does not tell
             )
             for job in jobs

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -159,3 +160,16 @@ def test_colours_are_for_terminals_that_want_them(service: Service) -> None:
     without = on_a_terminal(*arguments, NO_COLOR="1")
     assert "failed" in without
     assert "\x1b[31m" not in without
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(50, "NAME WHY CREATED OWNER"), (41, "NAME CREATED OWNER"), (24, "NAME CREATED"), (12, "NAME")]
+)
+def test_where_space_is_short_columns_that_say_nothing_go_first(
+    width: int, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    terminal = Terminal()
+    rows = [("a" * 10, "-", "5 m ago", "anna" * 4), ("b" * 10, "", "6 m ago", "ben" * 4)]
+    table(console(terminal), ["NAME", "?WHY", "?CREATED", "?OWNER"], rows)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()[0].split() == shown.split()
