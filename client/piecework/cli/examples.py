@@ -69,7 +69,10 @@ EXAMPLES = {
     "pools put": ("piecework pools put large --group large-nodes --slots 8",),
     "pools capacity": ("piecework pools capacity large --min 0 --max 50",),
     "workers list": ("piecework workers --pool large", "piecework workers --all --sort -heartbeat"),
-    "workers drain": ("piecework workers drain @last", "piecework workers drain --pool large --replace --at-most 2"),
+    "workers drain": (
+        "piecework workers drain i-0123456789abcdef0",
+        "piecework workers drain --pool large --replace --at-most 2",
+    ),
     "quotas show": ("piecework quotas", "piecework quotas show nightly"),
     "quotas set": ("piecework quotas set nightly --jobs-max 10",),
     "shares set": ("piecework shares set claims --tasks-max 1000000",),

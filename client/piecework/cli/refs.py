@@ -17,7 +17,7 @@ import typer
 from piecework.errors import InputError, NotFound, PieceworkError
 
 if TYPE_CHECKING:
-    from piecework.client import Client, Listing
+    from piecework.client import Client
     from piecework.shapes import JobState
 
 LOOKED_THROUGH = 10_000  # of what the API can't look up, no more than these, the newest, are read
@@ -40,18 +40,22 @@ class Filters:
     id_prefix: str = ""
     mine: bool = False
 
-    def fit(self, item: Item, key: str) -> bool:
-        named = self.name is None or item.get("name") == self.name
+    def fit(self, item: Item, noun: "Noun") -> bool:
+        named = self.name is None or self.name in (item.get(field) for field in noun.names)
         there = self.state is None or item.get("state") == self.state
-        return named and there and item[key].replace("-", "").startswith(self.id_prefix.replace("-", "").lower())
+        return named and there and item[noun.key].replace("-", "").startswith(self.id_prefix.replace("-", "").lower())
 
 
 @dataclass(frozen=True)
 class Noun:
-    """A kind of thing. `items` are the newest ones, of a client, with as many of the filters as its API knows."""
+    """A kind of thing. `items` are the newest ones, of a client, with as many of the filters as its API knows.
+
+    `names` are the fields that people know it by.
+    """
 
     name: str
     items: "Callable[[Client, int, Filters], Iterable[Any]]"
+    names: tuple[str, ...] = ("name",)
 
     @property
     def key(self) -> str:
@@ -81,7 +85,8 @@ class Noun:
         if len(found) > 1:
             candidates = "; ".join(map(self._describe, found[:CANDIDATES_SHOWN]))
             more = "; …" if len(found) > CANDIDATES_SHOWN else ""
-            newest = f", or {text}@last for the newest" if found[0].get("name") == text else ""
+            named = text in (found[0].get(field) for field in self.names)
+            newest = f", or {text}@last for the newest" if named else ""
             raise InputError(f"{text!r} is ambiguous: {self.name}s {candidates}{more}; write more of the id{newest}")
         return UUID(found[0][self.key])
 
@@ -94,11 +99,11 @@ class Noun:
 
     def _find(self, client: "Client", filters: Filters, limit: int = CANDIDATES_SHOWN + 1) -> list[Item]:
         """The newest that fit; an API that is older does not look at each of the filters."""
-        fitting = (item for item in self.items(client, limit, filters) if filters.fit(item, self.key))
+        fitting = (item for item in self.items(client, limit, filters) if filters.fit(item, self))
         return list(islice(fitting, limit))
 
     def _describe(self, item: Item) -> str:
-        facts = (item.get(field) for field in ("name", "state", "created_at"))
+        facts = (item.get(field) for field in (*self.names, "state", "created_at"))
         return f"{item[self.key]} ({', '.join(str(fact) for fact in facts if fact)})"
 
     def _complete(self, context: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
@@ -109,7 +114,8 @@ class Noun:
             with quick_client(context) as client:
                 prefix = incomplete if _PREFIX.fullmatch(incomplete) else ""
                 for item in self._find(client, Filters(id_prefix=prefix), COMPLETIONS):
-                    yield item[self.key], ", ".join(str(item[field]) for field in ("name", "state") if item.get(field))
+                    facts = (item.get(field) for field in (*self.names, "state"))
+                    yield item[self.key], ", ".join(str(fact) for fact in facts if fact)
         except PieceworkError:
             return
 
@@ -159,15 +165,21 @@ def _jobs(client: "Client", limit: int, filters: Filters) -> Iterable[Any]:
     ).page(min(limit, 500))["items"]
 
 
-def _newest(list_all: "Callable[[Client], Listing[Any]]") -> "Callable[[Client, int, Filters], Iterable[Any]]":
+def _workers(client: "Client", limit: int, filters: Filters) -> Iterable[Any]:
+    """Those that have gone only if they are asked for: hosts outlive them."""
+    gone_too = filters.state or filters.id_prefix
+    return islice(client.list_workers(state=None if gone_too else ["active", "draining"]), LOOKED_THROUGH)
+
+
+def _newest(list_all: "Callable[[Client], Iterable[Any]]") -> "Callable[[Client, int, Filters], Iterable[Any]]":
     return lambda client, limit, filters: islice(list_all(client), LOOKED_THROUGH)
 
 
 JOB = Noun("job", _jobs)
 SCHEDULE = Noun("schedule", _newest(lambda client: client.list_schedules()))
 TRIGGER = Noun("trigger", _newest(lambda client: client.list_triggers()))
-UPLOAD = Noun("upload", _newest(lambda client: client.list_uploads()))
-WORKER = Noun("worker", _newest(lambda client: client.list_workers()))
-ENDPOINT = Noun("endpoint", _newest(lambda client: client.list_webhook_endpoints()))
-DELIVERY = Noun("delivery", _newest(lambda client: client.list_webhook_deliveries()))
-KEY = Noun("key", _newest(lambda client: client.list_api_keys()))
+UPLOAD = Noun("upload", _newest(lambda client: client.list_uploads()), ("uri",))
+WORKER = Noun("worker", _workers, ("hostname", "instance_id"))
+ENDPOINT = Noun("endpoint", _newest(lambda client: client.list_webhook_endpoints()), ("url",))
+DELIVERY = Noun("delivery", _newest(lambda client: client.list_webhook_deliveries()), ())
+KEY = Noun("key", _newest(lambda client: (key for key in client.list_api_keys() if not key["revoked_at"])))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.client.answers import JOB_ID, job, job_summary, stage
+from tests.unit.client.answers import JOB_ID, TIME, WORKER_ID, job, job_summary, stage
 from tests.unit.client.conftest import Answer, Asked, Run, Service, answer, problem
-from tests.unit.client.test_commands import ID, SCHEDULE, page
+from tests.unit.client.test_commands import API_KEY, ENDPOINT, ID, ON_EC2, SCHEDULE, UPLOAD, page
 
 OTHER = "01980000-0000-7000-8000-00000000000a"
 
@@ -119,3 +119,27 @@ def test_a_stage_is_known_by_its_number_or_its_name(run: Run, service: Service) 
         assert service.asked[-1].query["stage"] == ["1"]
     result = run("task", JOB_ID, "smu", "0")
     assert (result.exit_code, result.stderr) == (3, f"error: job {JOB_ID} has no stage 'smu'; it has 0 clean, 1 sum\n")
+
+
+@pytest.mark.parametrize("text", ["node-1", "i-1", "0197", "@last", "@last-active"])
+def test_workers_are_known_by_their_hosts_and_instances(text: str, run: Run, service: Service) -> None:
+    service.on("GET", "/v1/workers", answer(page(ON_EC2)))
+    service.on("GET", f"/v1/workers/{WORKER_ID}", answer(ON_EC2))
+    assert run("worker", text, "-o", "name").stdout == f"{WORKER_ID}\n"
+    looked_through, _ = service.asked
+    assert looked_through.query.get("state") == (None if text in ("0197", "@last-active") else ["active", "draining"])
+
+
+def test_uploads_are_known_by_their_uris_and_endpoints_by_their_urls(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/uploads", answer(page(UPLOAD)))
+    service.on("DELETE", f"/v1/uploads/{ID}", answer(None, 204))
+    assert run("uploads", "abort", UPLOAD["uri"]).stdout == f"aborted {ID}\n"
+    service.on("GET", "/v1/webhook-endpoints", answer(page(ENDPOINT)))
+    service.on("GET", f"/v1/webhook-endpoints/{ID}", answer(ENDPOINT))
+    assert run("webhook", ENDPOINT["url"], "-o", "name").stdout == f"{ID}\n"
+
+
+def test_a_revoked_key_is_not_meant_by_a_name(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/api-keys", answer(page(API_KEY | {"key_id": OTHER, "revoked_at": TIME}, API_KEY)))
+    service.on("DELETE", f"/v1/api-keys/{ID}", answer(None, 204))
+    assert run("keys", "revoke", "nightly").stdout == f"revoked {ID}\n"
