@@ -116,7 +116,8 @@ class Listing(Generic[T]):
 class Client:
     """Talks to the API and the stats service; safe for several threads. Raises the errors of `piecework.errors`.
 
-    What is not given comes from the environment or `.piecework/client.json` (see `piecework.config`). A call waits up
+    What is not given comes from the context of that name, the environment, a file or the current context (see
+    `piecework.config`). A call waits up
     to `timeout_seconds` for an answer; what is safe to repeat is tried `tries` times.
     """
 
@@ -126,17 +127,20 @@ class Client:
         api_key: str | None = None,
         *,
         stats_url: str | None = None,
+        context: str | None = None,
         timeout_seconds: float = 30.0,
         tries: int = 4,
     ) -> None:
-        config = load_config(api_url, stats_url, api_key)
+        config = load_config(api_url, stats_url, api_key, context=context)
         self._timeout_seconds = timeout_seconds
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
             headers={"User-Agent": f"piecework/{version('piecework')}"},
         )
-        self._api = Transport(self._http, "API", config.api_url, config.api_key, tries)
-        self._stats = Transport(self._http, "stats service", config.stats_url, config.api_key, tries)
+        self.config = config
+        origins, key = config.origins, config.api_key
+        self._api = Transport(self._http, "API", config.api_url, origins["api_url"], key, tries)
+        self._stats = Transport(self._http, "stats service", config.stats_url, origins["stats_url"], key, tries)
         self._objects = Transfers(self._http, tries)
 
     def __enter__(self) -> Self:
@@ -185,13 +189,14 @@ class Client:
         name: str | None = None,
         label: Mapping[str, str] | None = None,
         schedule_id: Id | None = None,
+        id_prefix: str | None = None,
         created_by: str | None = None,
         mine: bool = False,
     ) -> Listing[JobSummary]:
         """Newest first; in any of these states, with all of these labels, of this principal or of the key's own."""
         labels = [f"{key}:{value}" for key, value in (label or {}).items()]
         filters = {"state": state, "name": name, "label": labels, "schedule_id": schedule_id, "created_by": created_by}
-        return self._list(JobSummary, "/v1/jobs", **filters, mine=mine or None)
+        return self._list(JobSummary, "/v1/jobs", **filters, id_prefix=id_prefix, mine=mine or None)
 
     def get_job(self, job_id: Id) -> Job:
         return self._api.get(Job, f"/v1/jobs/{job_id}")

@@ -30,10 +30,10 @@ PADDING = 2
 CUT_WIDTH = 20  # a column that may be cut is cut to this before others are left out
 
 
-def console(stream: IO[str] | None = None) -> Console:
-    """A console on `stream`, standard output if None. A pipe or file has no width: nothing is cut for it."""
+def console(stream: IO[str] | None = None, *, wide: bool = False) -> Console:
+    """A console on `stream`, standard output if None. Nothing is cut for a pipe or file, nor if it shall be `wide`."""
     stream = stream or sys.stdout
-    return Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() else 10_000)
+    return Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() and not wide else 10_000)
 
 
 def size(count: float | None) -> str:
@@ -95,7 +95,7 @@ def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str | Te
     """Print rows under headings, each row on one line.
 
     Marks before a column's name: `>` aligns right; where space is short, `~` columns are cut and `?` columns are left
-    out, the last ones first.
+    out: those that say nothing, then the last ones.
     """
     parsed = [_Column.parse(column) for column in columns]
     for row in rows:
@@ -105,7 +105,7 @@ def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str | Te
         optional = [column for column in parsed if column.optional]
         if not optional:
             break
-        parsed.remove(optional[-1])
+        parsed.remove(([column for column in optional if column.is_empty] or optional)[-1])
     shown = _grid(show_header=True, header_style="bold")
     for column in parsed:
         shown.add_column(column.name, justify="right" if column.right else "left", no_wrap=not column.may_be_cut)
@@ -127,6 +127,10 @@ class _Column:
         name = text.lstrip(">~?")
         marks = text.removesuffix(name)
         return cls(name, ">" in marks, "~" in marks, "?" in marks)
+
+    @property
+    def is_empty(self) -> bool:
+        return all(cell.plain in ("", "-", "0") for cell in self.cells)
 
     def needs(self) -> int:
         width = max([len(self.name), *(cell.cell_len for cell in self.cells)])

@@ -44,7 +44,7 @@ class ApiError(PieceworkError):
         self.errors = errors or []
 
     def lines(self) -> list[str]:
-        return [_describe(error) for error in self.errors] or super().lines()
+        return [describe(error) for error in self.errors] or super().lines()
 
 
 class Invalid(ApiError):
@@ -92,7 +92,8 @@ def api_error(status: int, title: str, detail: str = "", errors: list[FieldError
     return kind(status, title, detail, errors)
 
 
-def _describe(error: FieldError) -> str:
+def describe(error: FieldError) -> str:
+    """One line: the field, what is wrong with it, what came."""
     field, value, message = error["field"], error.get("value"), error["message"]
     if not message.startswith(field):
         message = f"{field}: {message}"

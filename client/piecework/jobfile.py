@@ -88,6 +88,49 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
+def place_of(path: Path, field: str, value: Any) -> str | None:
+    """`job.yaml:5:12`: where a file has the field that a service found wrong, or the nearest thing around it.
+
+    None if the file has nothing of it or another value, since an option said it, or can't be read again.
+    """
+    try:
+        node = yaml.compose(path.read_text(), _Loader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    names = field.split(".")
+    if names[0] == "job" and _enter(node, "job") is None:  # of a schedule or a trigger, whose job the file is
+        names = names[1:]
+    found = _enter(node, names[0]) if names else None
+    if found is None:
+        return None
+    for name in names[1:]:
+        inner = _enter(found, name)
+        if inner is None:
+            if isinstance(value, str | int | float):  # an option said it
+                return None
+            break
+        found = inner
+    else:
+        if isinstance(found, yaml.ScalarNode) and value is not None and found.value != _as_written(value):
+            return None
+    mark = found.start_mark
+    return f"{path}:{mark.line + 1}:{mark.column + 1}"
+
+
+def _enter(node: yaml.Node | None, name: str) -> yaml.Node | None:
+    """What a mapping or sequence has under a name or number."""
+    if isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if getattr(key, "value", None) == name), None)
+    if isinstance(node, yaml.SequenceNode) and name.isdecimal() and int(name) < len(node.value):
+        inner: yaml.Node = node.value[int(name)]
+        return inner
+    return None
+
+
+def _as_written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 @dataclass(frozen=True, slots=True)
 class LocalPath:
     """A local file or directory that a JobSpec names, and where it names it: `holder[field]`."""

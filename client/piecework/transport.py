@@ -37,10 +37,13 @@ class Transport:
     ones carry an Idempotency-Key) nor is said to be repeatable only if it can't have been received, or got a 429.
     """
 
-    def __init__(self, http: httpx.Client, service: str, url: str, api_key: str | None, tries: int) -> None:
+    def __init__(
+        self, http: httpx.Client, service: str, url: str, origin: str, api_key: str | None, tries: int
+    ) -> None:
         self._http = http
         self._service = service
         self._url = url.rstrip("/")
+        self._origin = origin
         self._authorization = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._tries = tries
         self._clock_skew_least: timedelta | None = None
@@ -185,7 +188,8 @@ class Transport:
         reason = (
             "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
         )
-        return f"can't reach the {self._service} at {self._url}: {reason}; is it running, and is the URL right?"
+        reason = reason.partition("] ")[2] or reason  # without the number of the operating system's error
+        return f"can't reach the {self._service} at {self._url}: {reason}; is it running? The URL: {self._origin}"
 
 
 def _encode(body: Any) -> bytes:

@@ -44,12 +44,13 @@ class View(Protocol):
     def say(self, message: str) -> None: ...
 
 
-def wait_for_job(client: Client, job: Job | Id, view: View | None = None) -> Job:
+def wait_for_job(client: Client, job: Job | Id, view: View | None = None, *, timeout_seconds: float = math.inf) -> Job:
     """Poll until the job has ended; the job as it ended. Outlives outages of the API, however long.
 
     Of a job known by its id alone, the first answer must come within FIRST_ANSWER_SECONDS; else raises TransportError
-    or ServerError.
+    or ServerError. Raises TimeoutError if the job has not ended after `timeout_seconds`.
     """
+    deadline = time.monotonic() + timeout_seconds
     say = view.say if view else _say_nothing
     if isinstance(job, UUID | str):
         job = _get_job(client, job, say, FIRST_ANSWER_SECONDS)
@@ -58,7 +59,10 @@ def wait_for_job(client: Client, job: Job | Id, view: View | None = None) -> Job
             view.show(job)
         if job["state"] in FINAL_STATES:
             return job
-        time.sleep(POLL_SECONDS)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"job {job['name']} ({job['job_id']}) is still {job['state']}")
+        time.sleep(min(POLL_SECONDS, left))
         job = _get_job(client, job["job_id"], say)
 
 

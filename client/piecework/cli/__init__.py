@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from piecework.cli import (
+    contexts,
     cost,
     exits,
     grid,
@@ -24,13 +25,22 @@ from piecework.cli import (
     tasks,
     triggers,
     validate,
+    wait,
     webhooks,
 )
-from piecework.cli.session import RootGroup, Session, root_callback
+from piecework.cli.grammar import RootGroup, arrange
+from piecework.cli.session import Session, root_callback
 
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exits.TABLE.items()) + "."
 
-app = typer.Typer(name="piecework", cls=RootGroup, no_args_is_help=True, epilog=EPILOG, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="piecework",
+    cls=RootGroup,
+    no_args_is_help=True,
+    epilog=EPILOG,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -51,12 +61,21 @@ def piecework(
     """Submit and watch batch jobs on a Piecework grid, and run the grid itself."""
 
 
+# How the help of the whole command groups the others; a verb of jobs is among "Jobs", what is not here among "More".
+PANELS = {
+    "Jobs": ("submit", "validate", "split", "jobs", "tasks"),
+    "Schedules and events": ("schedules", "triggers", "webhooks"),
+    "Code and data": ("processors", "upload", "uploads"),
+    "The grid": ("pools", "workers", "shares", "quotas", "retention", "costs"),
+    "Access": ("login", "logout", "contexts", "whoami", "keys", "audit"),
+}
 COMMANDS = (
     submit,
     validate,
     split,
     jobs,
     retry,
+    wait,
     items,
     tasks,
     logs,
@@ -71,6 +90,8 @@ COMMANDS = (
     keys,
     quotas,
     retention,
+    contexts,
 )
 for module in COMMANDS:
     module.register(app)
+arrange(app, PANELS)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import typer
 
+from piecework.cli import refs
 from piecework.cli.job_file import JobFile, parsed
 from piecework.cli.session import Session
 from piecework.errors import InputError
@@ -16,7 +17,7 @@ class AgainOptions:
     """The job that is submitted again, and fields of whatever specification is submitted."""
 
     again: Annotated[
-        UUID | None, typer.Option(metavar="JOB_ID", help="Submit this job once more, in the place of a file.")
+        UUID | None, refs.JOB.option(help="Submit this job once more, in the place of a file."), refs.JOB
     ] = None
     set: Annotated[
         list[str] | None,

@@ -6,15 +6,15 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, Limit
+from piecework.cli import names, refs
+from piecework.cli.options import All, Limit, WorkerId
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
 from piecework.shapes import DrainedPool, Pool, Worker, WorkerState
 
 LIVE: list[WorkerState] = ["active", "draining"]
 
-PoolName = Annotated[str, typer.Argument(metavar="POOL")]
-WorkerId = Annotated[UUID, typer.Argument(metavar="WORKER_ID")]
+PoolName = Annotated[str, typer.Argument(metavar="POOL", autocompletion=names.pools)]
 
 
 def list_pools(session: Session, everything: All = False, limit: Limit = 50) -> None:
@@ -157,7 +157,9 @@ def set_capacity(
     name: PoolName,
     minimum: Annotated[int | None, typer.Option("--min", min=0, metavar="NODES", help="Never fewer.")] = None,
     maximum: Annotated[int | None, typer.Option("--max", min=0, metavar="NODES", help="Never more.")] = None,
-    desired: Annotated[int | None, typer.Option(min=0, metavar="NODES", help="Now; else as the load asks.")] = None,
+    desired: Annotated[
+        int | None, typer.Option(min=0, metavar="NODES", help="From now on; by default it follows the load.")
+    ] = None,
 ) -> None:
     """Set how many worker nodes a pool may have; what is not given stays."""
     if minimum is None and maximum is None and desired is None:
@@ -265,7 +267,7 @@ def _hardware(has: Any) -> str | None:
 
 def drain(
     session: Session,
-    worker_id: Annotated[UUID | None, typer.Argument(metavar="[WORKER_ID]")] = None,
+    worker_id: Annotated[UUID | None, refs.WORKER.argument(), refs.WORKER] = None,
     pool: Annotated[str | None, typer.Option(help="All workers of this pool, instead of one.")] = None,
     release_not: Annotated[
         str | None, typer.Option(metavar="RELEASE", help="Of the pool, only those of other releases.")
@@ -280,7 +282,7 @@ def drain(
 ) -> None:
     """Let a worker, or workers of a pool, finish what they run, take nothing more, and stop."""
     if (worker_id is None) == (pool is None):
-        raise InputError("give either a WORKER_ID or --pool")
+        raise InputError("give either a WORKER or --pool")
     if worker_id is not None:
         if release_not is not None or started_before is not None or replace or at_most is not None:
             raise InputError("--release-not, --started-before, --replace, --at-most: give --pool with them")

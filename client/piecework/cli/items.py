@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from piecework.cli import exits
 from piecework.cli.options import JobId
 from piecework.cli.session import Session, command
 from piecework.errors import InputError
@@ -60,11 +61,15 @@ def values(
     from piecework.calls.values import values_of
 
     client = session.client
-    for portion in values_of(client, str(job_id), after) if follow else client.stream_values(job_id, after=after):
-        for value in portion["values"]:
-            print(json.dumps(value))
-        sys.stdout.flush()
-        after = portion["after"]
+    try:
+        for portion in values_of(client, str(job_id), after) if follow else client.stream_values(job_id, after=after):
+            for value in portion["values"]:
+                print(json.dumps(value))
+            sys.stdout.flush()
+            after = portion["after"]
+    except KeyboardInterrupt as interrupt:
+        session.note(f"the job goes on; read up to --after {after}")
+        raise typer.Exit(exits.INTERRUPTED) from interrupt
     session.note(f"read up to --after {after}")
 
 

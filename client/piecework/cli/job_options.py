@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
+from piecework.cli import names, refs
 from piecework.cli.job_file import given, mapping_in, option_of, parse_uris, parse_values, parsed
 from piecework.cli.session import parse_pairs
 from piecework.errors import InputError
@@ -46,11 +47,12 @@ class JobOptions:
     ] = None
     after: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="JOB_ID[:any|:index]",
+        refs.JOB_AND_MORE.option(
+            metavar="JOB[:any|:index]",
             help="Start when this job has succeeded, or has ended in any way (:any), or each task when that job's task "
             "of the same index has succeeded (:index); repeatable, for all of them.",
         ),
+        refs.JOB_AND_MORE,
     ] = None
     after_failure: Annotated[
         Literal["fail", "skip"] | None,
@@ -74,7 +76,7 @@ def _predecessor(text: str) -> dict[str, Any]:
     """Raises InputError."""
     job_id, colon, condition = text.partition(":")
     if colon and condition not in ("succeeded", "any", "index"):
-        fix = "JOB_ID, JOB_ID:any to start however that job ends, or JOB_ID:index to follow it task by task"
+        fix = "JOB, JOB:any to start however that job ends, or JOB:index to follow it task by task"
         raise InputError(f"--after: {text!r}: write {fix}")
     if condition == "index":
         return {"job_id": job_id, "by_index": True}
@@ -94,7 +96,11 @@ class StageOptions:
     stage: Annotated[
         list[str] | None,
         typer.Option(
-            "--stage", "--processor", metavar="[NAME=]PROCESSOR[@VERSION]", help="A stage; repeatable, in order."
+            "--stage",
+            "--processor",
+            metavar="[NAME=]PROCESSOR[@VERSION]",
+            autocompletion=names.processors,
+            help="A stage; repeatable, in order.",
         ),
     ] = None
     param: Annotated[

@@ -8,9 +8,10 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli import exits
-from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
-from piecework.cli.session import Session, command, describe_columns, parse_pairs
+from piecework.cli import exits, refs
+from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine, Since
+from piecework.cli.output import newer
+from piecework.cli.session import Session, command, describe_columns, group, parse_pairs
 from piecework.cli.tasks import describe_source
 from piecework.errors import PieceworkError
 from piecework.shapes import FINAL_STATES, Job, JobDependency, JobState, JobSummary, Reason, Stage, StageRecords, Task
@@ -41,12 +42,12 @@ def watch_to_end(session: Session, job: Job | UUID) -> None:
     for warning in ended["warnings"]:
         session.note(f"warning: {warning}")
     if ended["state"] != "succeeded":
-        for line in _reasons(session, ended):
-            session.note(f"error: {line}")
+        for line in reasons_of(session, ended):
+            session.complain(line)
         raise typer.Exit(exits.JOB_FAILED)
 
 
-def _reasons(session: Session, job: Job) -> list[str]:
+def reasons_of(session: Session, job: Job) -> list[str]:
     """Why a job did not succeed: its own error, then the first failed tasks of each stage."""
     error = job["error"]
     lines = [f"job {job['name']} {job['state']}" + (f": {error['type']}: {error['message']}" if error else "")]
@@ -74,9 +75,12 @@ def list_jobs(
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="With this label; repeatable.")] = None,
-    schedule_id: Annotated[UUID | None, typer.Option("--schedule", help="Only jobs of this schedule.")] = None,
+    schedule_id: Annotated[
+        UUID | None, refs.SCHEDULE.option("--schedule", help="Only jobs of this schedule."), refs.SCHEDULE
+    ] = None,
     created_by: CreatedBy = None,
     mine: Mine = False,
+    since: Since = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
@@ -85,7 +89,7 @@ def list_jobs(
     listing = session.client.list_jobs(
         state=state, name=name, label=labels, schedule_id=schedule_id, created_by=created_by, mine=mine
     )
-    session.show_list(listing, everything, limit, lambda jobs: _show_jobs(session, jobs))
+    session.show_list(newer(listing, since), everything, limit, lambda jobs: _show_jobs(session, jobs))
 
 
 def _show_jobs(session: Session, jobs: list[JobSummary]) -> None:
@@ -96,16 +100,16 @@ def _show_jobs(session: Session, jobs: list[JobSummary]) -> None:
     when = moment if session.out.width >= 120 else relative
     table(
         session.out,
-        ["JOB_ID", "~NAME", "STATE", ">DONE", ">?FAILED", "?WHY", "?CREATED", "~?OWNER"],
+        ["JOB_ID", "~NAME", "STATE", ">DONE", "?CREATED", ">?FAILED", "?WHY", "~?OWNER"],
         (
             (
                 job["job_id"],
                 job["name"],
                 state(job["state"]),
                 f"{job['progress']['succeeded']}/{job['progress']['tasks']}",
+                when(job["created_at"], now),
                 job["progress"]["failed"],
                 why(job) or None,
-                when(job["created_at"], now),
                 job.get("created_by"),  # an older server does not tell
             )
             for job in jobs
@@ -257,12 +261,12 @@ def cancel(
 
 
 def pause(session: Session, job_id: JobId) -> None:
-    """Let a job's tasks wait; running ones finish."""
+    """Pause a job: no more of its tasks start, and those that run finish."""
     _show_state(session, session.client.pause_job(job_id))
 
 
 def resume(session: Session, job_id: JobId) -> None:
-    """Let a paused job go on."""
+    """Resume a paused job."""
     _show_state(session, session.client.resume_job(job_id))
 
 
@@ -292,11 +296,12 @@ def _show_state(session: Session, job: Job) -> None:
 
 def register(app: typer.Typer) -> None:
     command(app, "watch")(watch)
-    command(app, "jobs")(list_jobs)
-    command(app, "job")(show_job)
     command(app, "cancel")(cancel)
     command(app, "pause")(pause)
     command(app, "resume")(resume)
     command(app, "hold")(hold)
     command(app, "release")(release)
     command(app, "delete")(delete)
+    jobs = group(app, "jobs", "Jobs; each of these verbs also stands alone: `piecework cancel JOB`.")
+    command(jobs, "list")(list_jobs)
+    command(jobs, "show")(show_job)

@@ -1,12 +1,13 @@
 """`piecework keys`, `whoami` and `audit`: who may do what, and who did."""
 
 import json
+from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, Limit
+from piecework.cli.options import All, KeyId, Limit, Since
+from piecework.cli.output import parse_time
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.shapes import ApiKey, AuditEntry, AuditOutcome, CreatedApiKey, Role
 
@@ -18,7 +19,7 @@ ROLES = (
 
 def create(
     session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who or what uses the key.")],
     role: Annotated[Role, typer.Option(help=ROLES)],
     principal: Annotated[str | None, typer.Option(help="Whose it is, if other keys are, too; else NAME.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="It controls what belongs to others, too.")] = False,
@@ -90,8 +91,8 @@ def _describe_limits(key: ApiKey) -> str:
     return ", ".join(limits)
 
 
-def revoke(session: Session, key_id: Annotated[UUID, typer.Argument(metavar="KEY_ID")]) -> None:
-    """End a key for good."""
+def revoke(session: Session, key_id: KeyId) -> None:
+    """Revoke a key; it can't be used again."""
     session.client.revoke_api_key(key_id)
     session.show_done(f"revoked {key_id}")
 
@@ -124,14 +125,19 @@ def audit(
     action: Annotated[str | None, typer.Option(help="Only this operation, such as cancel_job.")] = None,
     subject: Annotated[str | None, typer.Option(help="Only of this: the id of a job, the name of a pool…")] = None,
     outcome: Annotated[AuditOutcome | None, typer.Option(help="Only what was done, or only what was refused.")] = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Not before: 2027-01-31T00:00:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time.")] = None,
+    since: Since = None,
+    until: Annotated[datetime | None, typer.Option(parser=parse_time, metavar="TIME", help="Before this time.")] = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List who changed what, when and from where, newest first."""
     listing = session.client.list_audit(
-        principal=principal, action=action, subject=subject, outcome=outcome, since=since, until=until
+        principal=principal,
+        action=action,
+        subject=subject,
+        outcome=outcome,
+        since=since.isoformat() if since else None,
+        until=until.isoformat() if until else None,
     )
     session.show_list(listing, everything, limit, lambda entries: _show_audit(session, entries))
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import typer
 
+from piecework.cli import refs
 from piecework.cli.options import JobId
 from piecework.cli.session import Session, command
 from piecework.cli.tasks import describe_source
@@ -18,7 +19,7 @@ FAILED_SHOWN = 5
 def logs(
     session: Session,
     job_id: JobId,
-    stage: Annotated[int | None, typer.Argument(metavar="STAGE", min=0, help="Number of the stage, from 0.")] = None,
+    stage: Annotated[int | None, refs.STAGE.argument(), refs.STAGE] = None,
     index: Annotated[int | None, typer.Argument(metavar="INDEX", min=0, help="Index of the task, from 0.")] = None,
     attempt: Annotated[
         int | None, typer.Option(min=1, help="Of this attempt; default: the last that has a log.")
@@ -45,7 +46,7 @@ def logs(
         _write(("\n" if number else "").encode() + f"==> {_heading(task)} <==\n".encode())
         _write(text if log else b"[no log: nothing was printed]\n")
     if not found:
-        session.note("no task has failed; name one to see its log: piecework logs JOB_ID STAGE INDEX")
+        session.note("no task has failed; name one to see its log: piecework logs JOB STAGE INDEX")
     if page["next_cursor"]:
         session.note(f"more than {limit} tasks have failed: --limit shows more, `piecework failures` their kinds")
 

@@ -6,18 +6,24 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine
+from piecework.cli import refs
+from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine, Since, UploadId
+from piecework.cli.output import newer
 from piecework.cli.partial import show_partial
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
 from piecework.shapes import CompletedUpload, Results, UploadState, UploadSummary
+
+MANY_PARTS_BYTES = 65_536  # less than the manifest of a thousand parts, beyond which the API lists none
 
 
 def upload(
     session: Session,
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Local file or directory.")],
     resume: Annotated[
-        UUID | None, typer.Option(metavar="UPLOAD_ID", help="Go on with this upload: see `piecework uploads list`.")
+        UUID | None,
+        refs.UPLOAD.option(help="Go on with this upload: see `piecework uploads list`."),
+        refs.UPLOAD,
     ] = None,
 ) -> None:
     """Upload a file, or all files of a directory, and print its S3 URI, for the input of a job."""
@@ -36,8 +42,12 @@ def upload_path(session: Session, path: Path, resume: UUID | None = None) -> Com
         what, total = path.name, path.stat().st_size
     else:
         raise InputError(f"{path}: there is no such file or directory")
-    with transfer_meter(session.err, "uploading", what, total) as progress:
-        return session.client.upload(path, resume=resume, progress=progress)
+    try:
+        with transfer_meter(session.err, "uploading", what, total) as progress:
+            return session.client.upload(path, resume=resume, progress=progress)
+    except KeyboardInterrupt:
+        session.note(f"interrupted; to go on with it: piecework upload {path} --resume @last")
+        raise
 
 
 def upload_inputs(session: Session, spec: dict[str, Any], directory: Path) -> None:
@@ -45,10 +55,14 @@ def upload_inputs(session: Session, spec: dict[str, Any], directory: Path) -> No
     from piecework.jobfile import local_paths
 
     uris: dict[Path, str] = {}
-    for local in local_paths(spec, directory):
-        if local.path not in uris:
-            uris[local.path] = upload_path(session, local.path)["uri"]
-        local.holder[local.field] = uris[local.path]
+    try:
+        for local in local_paths(spec, directory):
+            if local.path not in uris:
+                uris[local.path] = upload_path(session, local.path)["uri"]
+            local.holder[local.field] = uris[local.path]
+    except KeyboardInterrupt:
+        session.note("nothing was submitted")
+        raise
 
 
 def results(
@@ -61,7 +75,7 @@ def results(
         bool, typer.Option("--partial", help="What the job's tasks have made, though it runs or has failed.")
     ] = False,
     stage: Annotated[
-        int | None, typer.Option(min=0, help="With --partial: of this stage; default: that of the results.")
+        int | None, refs.STAGE.option(help="With --partial: of this stage; default: that of the results."), refs.STAGE
     ] = None,
 ) -> None:
     """List the results of a job with their sizes and checksums, or download and verify them.
@@ -92,7 +106,8 @@ def _show_results(session: Session, found: Results) -> None:
         ((file["name"], size(file["bytes"]), file["uri"], file.get("checksum_crc32")) for file in files),
     )
     if not found["files"]:
-        session.note("there are too many parts to list here: the manifest lists them all")
+        few = found["manifest"]["bytes"] < MANY_PARTS_BYTES
+        session.note("the job has left no files" if few else "there are too many parts to list: the manifest has them")
 
 
 def _download(session: Session, found: Results, directory: Path) -> list[Path]:
@@ -109,12 +124,13 @@ def list_uploads(
     state: Annotated[UploadState | None, typer.Option(help="Only uploads in this state.")] = None,
     created_by: CreatedBy = None,
     mine: Mine = False,
+    since: Since = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List your uploads (as an operator: everybody's), newest first."""
     listing = session.client.list_uploads(state=state, created_by=created_by, mine=mine)
-    session.show_list(listing, everything, limit, lambda uploads: _show_uploads(session, uploads))
+    session.show_list(newer(listing, since), everything, limit, lambda uploads: _show_uploads(session, uploads))
 
 
 def _show_uploads(session: Session, uploads: list[UploadSummary]) -> None:
@@ -139,7 +155,7 @@ def _show_uploads(session: Session, uploads: list[UploadSummary]) -> None:
     )
 
 
-def abort_upload(session: Session, upload_id: Annotated[UUID, typer.Argument(metavar="UPLOAD_ID")]) -> None:
+def abort_upload(session: Session, upload_id: UploadId) -> None:
     """End an upload, or delete a completed one: nothing of it stays in S3."""
     session.client.abort_upload(upload_id)
     session.show_done(f"aborted {upload_id}")
@@ -148,6 +164,7 @@ def abort_upload(session: Session, upload_id: Annotated[UUID, typer.Argument(met
 def register(app: typer.Typer) -> None:
     command(app, "upload")(upload)
     uploads = group(app, "uploads", "What was uploaded.")
+    command(uploads, "create")(upload)
     command(uploads, "list")(list_uploads)
     command(uploads, "abort")(abort_upload)
     command(app, "results")(results)

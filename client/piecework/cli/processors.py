@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from piecework.cli import names
 from piecework.cli.job_file import given
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group, parse_pairs
@@ -15,6 +16,7 @@ from piecework.errors import InputError, Invalid
 from piecework.shapes import Processor, ProcessorDetail, ProcessorSpec
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
+Versioned = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", autocompletion=names.processors)]
 
 
 def list_processors(session: Session, everything: All = False, limit: Limit = 50) -> None:
@@ -43,6 +45,14 @@ def _show_list(session: Session, processors: list[Processor]) -> None:
     )
 
 
+def _name_and_version(text: str) -> tuple[str, int | None]:
+    """Of `clean@3`; the version of `clean` is None. Raises InputError."""
+    name, at, version = text.partition("@")
+    if at and not (version.isdecimal() and int(version)):
+        raise InputError(f"{text!r} is not NAME or NAME@VERSION, such as clean@3")
+    return name, int(version) if at else None
+
+
 def _what_it_runs(spec: ProcessorSpec) -> tuple[str, str]:
     if spec.get("image"):
         return "image", shlex.join([str(spec["image"]), *(spec.get("entrypoint") or []), *(spec.get("command") or [])])
@@ -54,10 +64,12 @@ def _what_it_runs(spec: ProcessorSpec) -> tuple[str, str]:
 
 def show(
     session: Session,
-    name: Name,
+    name: Versioned,
     version: Annotated[int | None, typer.Option(min=1, help="This version; default: the newest.")] = None,
 ) -> None:
-    """Show a processor."""
+    """Show a processor, or the version of it that is named."""
+    name, named = _name_and_version(name)
+    version = named if version is None else version
     session.show(session.client.get_processor(name, version=version), lambda processor: _show(session, processor))
 
 
@@ -163,7 +175,7 @@ class ProcessorOptions:
         typer.Option("--share-children", help="All jobs may share one warm process; they then trust each other."),
     ] = None
     filters: Annotated[
-        bool | None, typer.Option("--filters", help="Dropping records is meant: their count need not come out even.")
+        bool | None, typer.Option("--filters", help="It drops records on purpose: no warning about their count.")
     ] = None
     params_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON Schema of the parameters, YAML or JSON.")
@@ -172,7 +184,7 @@ class ProcessorOptions:
         list[str] | None,
         typer.Option(metavar="PARAM", help="A param that may be an option of the command's program; repeatable."),
     ] = None
-    description: Annotated[str | None, typer.Option(help="For people.")] = None
+    description: Annotated[str | None, typer.Option(help="What it does, for people.")] = None
 
     def change(self, spec: dict[str, Any]) -> None:
         from piecework.jobfile import read_mapping
@@ -284,11 +296,12 @@ def _brings_code(spec: dict[str, Any]) -> bool:
 
 
 def delete_version(
-    session: Session,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    version: Annotated[int, typer.Argument(metavar="VERSION", min=1)],
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME@VERSION", autocompletion=names.processors)]
 ) -> None:
     """Delete a version that nothing needs any more."""
+    name, version = _name_and_version(name)
+    if version is None:
+        raise InputError(f"{name!r} is all of its versions; name the one to delete, such as {name}@1")
     session.client.delete_processor_version(name, version)
     session.show_done(f"deleted {name}@{version}")
 

@@ -5,23 +5,20 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, Limit
+from piecework.cli import names, refs
+from piecework.cli.options import All, KeyId, Limit
 from piecework.cli.session import Session, command, group
 from piecework.shapes import KeyUse, Share, ShareUse
 
-KeyId = Annotated[UUID, typer.Argument(metavar="KEY_ID")]
-ShareName = Annotated[str, typer.Argument(metavar="NAME")]
+ShareName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=names.shares)]
 Reset = Annotated[bool, typer.Option("--reset", help="Forget the quotas that are not given; else they stay.")]
 
 
-def show_own(session: Session) -> None:
-    """Show what your key may use, and uses."""
-    session.show(session.client.get_own_quotas(), lambda use: _show(session, use))
-
-
-def show_key(session: Session, key_id: KeyId) -> None:
-    """Show what a key may use, and uses."""
-    session.show(session.client.get_key_quotas(str(key_id)), lambda use: _show(session, use))
+def show(session: Session, key_id: Annotated[UUID | None, refs.KEY.argument(metavar="[KEY]"), refs.KEY] = None) -> None:
+    """Show what a key, without KEY your own, may use, and uses."""
+    client = session.client
+    use = client.get_own_quotas() if key_id is None else client.get_key_quotas(str(key_id))
+    session.show(use, lambda use: _show(session, use))
 
 
 def set_key(
@@ -113,8 +110,7 @@ def _show_shares(session: Session, shares: list[Share]) -> None:
 
 def register(app: typer.Typer) -> None:
     quotas = group(app, "quotas", "What keys may use at a time.")
-    command(quotas, "show")(show_own)
-    command(quotas, "key")(show_key)
+    command(quotas, "show")(show)
     command(quotas, "set")(set_key)
     shares = group(app, "shares", "What the jobs of a share may use together.")
     command(shares, "list")(list_shares)

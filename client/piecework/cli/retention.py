@@ -4,11 +4,12 @@ from typing import Annotated
 
 import typer
 
+from piecework.cli import names
 from piecework.cli.options import All, Limit
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.shapes import Keep, RetentionRule
 
-RuleName = Annotated[str, typer.Argument(metavar="NAME")]
+RuleName = Annotated[str, typer.Argument(metavar="NAME", autocompletion=names.rules)]
 Duration = Annotated[str | None, typer.Option(metavar="DURATION", help="Such as 90d, or forever.")]
 
 

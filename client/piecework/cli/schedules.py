@@ -2,16 +2,13 @@
 
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
 from piecework.cli.objects import upload_inputs
-from piecework.cli.options import All, CreatedBy, Limit, Mine
+from piecework.cli.options import All, CreatedBy, Limit, Mine, ScheduleId
 from piecework.cli.session import Session, command, group
 from piecework.shapes import Misfire, Schedule
-
-ScheduleId = Annotated[UUID, typer.Argument(metavar="SCHEDULE_ID")]
 
 
 def list_schedules(

@@ -5,15 +5,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from piecework.cli import refs
 from piecework.cli.options import All, JobId, Limit, StageNumber, TaskIndex
-from piecework.cli.session import Session, command
+from piecework.cli.session import Session, command, group
 from piecework.shapes import Attempt, Failures, Task, TaskDetail, TaskState
 
 
 def list_tasks(
     session: Session,
     job_id: JobId,
-    stage: Annotated[int | None, typer.Option(min=0, help="Only tasks of this stage.")] = None,
+    stage: Annotated[int | None, refs.STAGE.option(help="Only tasks of this stage."), refs.STAGE] = None,
     state: Annotated[TaskState | None, typer.Option(help="Only tasks in this state.")] = None,
     error: Annotated[
         str | None, typer.Option(metavar="KIND", help="Only tasks that have failed so: see `piecework failures`.")
@@ -33,7 +34,7 @@ def list_tasks(
 def list_failures(
     session: Session,
     job_id: JobId,
-    stage: Annotated[int | None, typer.Option(min=0, help="Only those of this stage.")] = None,
+    stage: Annotated[int | None, refs.STAGE.option(help="Only those of this stage."), refs.STAGE] = None,
 ) -> None:
     """List the kinds of a job's failures, the most frequent first."""
     found = session.client.list_failures(job_id, stage=stage)
@@ -199,6 +200,7 @@ def _remark(attempt: Attempt) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "tasks")(list_tasks)
     command(app, "failures")(list_failures)
-    command(app, "task")(show_task)
+    tasks = group(app, "tasks", "The tasks of a job: `piecework tasks JOB`, `piecework task JOB STAGE INDEX`.")
+    command(tasks, "list")(list_tasks)
+    command(tasks, "show")(show_task)

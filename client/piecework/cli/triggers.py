@@ -2,15 +2,12 @@
 
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, CreatedBy, Limit, Mine
+from piecework.cli.options import All, CreatedBy, Limit, Mine, TriggerId
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.shapes import Trigger
-
-TriggerId = Annotated[UUID, typer.Argument(metavar="TRIGGER_ID")]
 
 
 def list_triggers(
@@ -114,13 +111,13 @@ def delete(session: Session, trigger_id: TriggerId) -> None:
 
 
 def pause(session: Session, trigger_id: TriggerId) -> None:
-    """Leave messages in the queue until resumed."""
+    """Pause a trigger: messages stay in its queue."""
     trigger = session.client.pause_trigger(trigger_id)
     session.show(trigger, lambda trigger: print(f"{trigger['trigger_id']} paused"))
 
 
 def resume(session: Session, trigger_id: TriggerId) -> None:
-    """Receive messages again."""
+    """Resume a paused trigger."""
     trigger = session.client.resume_trigger(trigger_id)
     session.show(trigger, lambda trigger: print(f"{trigger['trigger_id']} active"))
 

@@ -5,12 +5,11 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli.options import All, Limit
+from piecework.cli import refs
+from piecework.cli.options import All, DeliveryId, EndpointId, Limit, Since
+from piecework.cli.output import newer
 from piecework.cli.session import Session, command, group
 from piecework.shapes import CreatedWebhookEndpoint, Delivery, DeliveryState, Event, WebhookEndpoint
-
-EndpointId = Annotated[UUID, typer.Argument(metavar="ENDPOINT_ID")]
-DeliveryId = Annotated[UUID, typer.Argument(metavar="DELIVERY_ID")]
 
 
 def create(
@@ -128,15 +127,20 @@ def delete(session: Session, endpoint_id: EndpointId) -> None:
 
 def list_deliveries(
     session: Session,
-    endpoint_id: Annotated[UUID | None, typer.Option("--endpoint", help="Only to this endpoint.")] = None,
-    job_id: Annotated[UUID | None, typer.Option("--job", help="Only of this job.")] = None,
+    endpoint_id: Annotated[
+        UUID | None, refs.ENDPOINT.option("--endpoint", help="Only to this endpoint."), refs.ENDPOINT
+    ] = None,
+    job_id: Annotated[UUID | None, refs.JOB.option("--job", help="Only of this job."), refs.JOB] = None,
     state: Annotated[DeliveryState | None, typer.Option(help="Only in this state.")] = None,
+    since: Since = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List deliveries, newest first."""
     listing = session.client.list_webhook_deliveries(endpoint_id=endpoint_id, job_id=job_id, state=state)
-    session.show_list(listing, everything, limit, lambda deliveries: _show_deliveries(session, deliveries))
+    session.show_list(
+        newer(listing, since), everything, limit, lambda deliveries: _show_deliveries(session, deliveries)
+    )
 
 
 def _show_deliveries(session: Session, deliveries: list[Delivery]) -> None:

@@ -268,6 +268,10 @@ async def list_jobs(
         Query(description="`key:value`; all of these labels", max_length=20),
     ] = [],  # noqa: B006
     schedule_id: UUID | None = None,
+    id_prefix: Annotated[
+        str | None,
+        Query(description="the id begins so, with hyphens or without", pattern=r"^[0-9a-fA-F-]+$", max_length=36),
+    ] = None,
 ) -> JobPage:
     """Jobs, newest first. A key with shares or labels sees only jobs that have them."""
     job = tables.Job
@@ -279,6 +283,8 @@ async def list_jobs(
         statement = statement.where(job.name == name)
     if schedule_id is not None:
         statement = statement.where(job.schedule_id == schedule_id)
+    if id_prefix is not None:
+        statement = statement.where(col(job.job_id).between(*_ids_from(id_prefix)))
     for key, value in _labels(label).items():
         statement = statement.where(col(job.labels).contains({key: value}))
     rows, next_cursor = await pages.fetch(session, statement, job.job_id, newest_first=True)
@@ -293,6 +299,14 @@ async def list_jobs(
         for row in rows
     ]
     return JobPage(items=items, next_cursor=next_cursor)
+
+
+def _ids_from(prefix: str) -> tuple[UUID, UUID]:
+    """The least and the greatest id that begin so: a range, which the primary key's index finds."""
+    digits = prefix.replace("-", "")
+    if len(digits) > 32:
+        raise invalid("id_prefix", prefix, "an id has 32 hexadecimal digits")
+    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 
 @router.get("/{job_id}", operation_id="get_job", responses=problems(404), summary="Inspect a job")

@@ -331,6 +331,22 @@ async def test_jobs_are_filtered_by_state_name_labels_and_schedule(submitter: ht
     assert await found("schedule_id=01970000-0000-7000-8000-000000000000") == []
 
 
+async def test_jobs_are_found_by_the_beginning_of_their_ids(submitter: httpx.AsyncClient) -> None:
+    jobs = [(await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"] for _ in range(3)]
+
+    async def found(prefix: str) -> list[str]:
+        answer = await ok(submitter.get("/v1/jobs", params={"id_prefix": prefix}))
+        return [job["job_id"] for job in answer["items"]]
+
+    assert await found(jobs[0][:8]) == jobs[::-1]
+    assert await found(jobs[1]) == [jobs[1]]
+    assert await found(jobs[1].upper().replace("-", "")[:31]) == [jobs[1]]
+    assert await found("ffff") == []
+    for wrong in ("", "x1", "0" * 33):
+        problem = (await submitter.get("/v1/jobs", params={"id_prefix": wrong})).json()
+        assert problem["errors"][0]["field"] == "id_prefix"
+
+
 async def test_a_task_shows_its_attempts_and_where_their_logs_are(
     submitter: httpx.AsyncClient, worker: PlayedWorker, settings: Settings, aws: Aws
 ) -> None:

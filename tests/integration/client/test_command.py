@@ -293,7 +293,7 @@ async def test_keys_and_what_they_may_do(piecework: Command) -> None:
 async def test_without_a_key_nothing_works(piecework: Command) -> None:
     done = await piecework.as_user("pw_wrong").run("jobs")
     assert done.code == 4
-    assert done.err.startswith("error: this API key is unknown or revoked (the key comes from --api-key")
+    assert done.err.startswith("error: this API key is unknown or revoked (the key comes from PIECEWORK_API_KEY)")
 
 
 @pytest.mark.parametrize(
@@ -301,13 +301,17 @@ async def test_without_a_key_nothing_works(piecework: Command) -> None:
     [
         (
             "input: {type: range, count: 1}\nstages: [processor: nope]",
-            ["error: stages.0.processor: no such processor is registered (registered: noop) (got 'nope')"],
+            [
+                "error: job.yaml:2:21: stages.0.processor: no such processor is registered (registered: noop) "
+                "(got 'nope')"
+            ],
         ),
         (
             "input: {type: range, count: 0}\nstages: [{processor: noop, retires: 3}]",
             [
-                "error: input.count: Input should be greater than or equal to 1 (got 0)",
-                "error: stages.0.retires: there is no such field; check its spelling or remove it (got 3)",
+                "error: job.yaml:1:29: input.count: Input should be greater than or equal to 1 (got 0)",
+                "error: job.yaml:2:37: stages.0.retires: there is no such field; check its spelling or remove it "
+                "(got 3)",
             ],
         ),
         ("stages: [processor: noop]", ["error: input: this field is required"]),
@@ -332,8 +336,8 @@ async def test_listings_page_through_everything(piecework: Command, database: Da
     job_id = UUID(await piecework("submit", "--count", "1200", "--processor", "noop"))
     await PlayedWorker(database).plan(job_id, 1200)
     short = await piecework.run("tasks", str(job_id), "--limit", "10")
-    assert len(short.out.splitlines()) == 11
-    assert "only the first 10 are shown; --all shows all" in short.err
+    assert (len(short.out.splitlines()), short.err) == (11, "")
+    assert "only the first 50 are shown; --all shows all" in (await piecework.run("tasks", str(job_id))).err
     everything = (await piecework.run("tasks", str(job_id), "--all", "--json")).json["items"]
     assert [task["index"] for task in everything] == list(range(1200))
 
@@ -342,3 +346,65 @@ async def test_roles_are_known_to_the_api(database: Database, piecework: Command
     submitter = piecework.as_user(await new_key(database, "submitter"))
     assert (await submitter.run(*ARRAY)).code == 0
     assert (await submitter.run("processors", "register", "x", "--builtin", "noop")).code == 4
+
+
+async def test_what_people_write_for_an_id_is_found_by_the_real_api(
+    piecework: Command, grid: PlayedWorker, database: Database, settings: Settings
+) -> None:
+    first = await piecework(*ARRAY[:-1], "nightly")
+    second = await piecework(*ARRAY[:-1], "nightly")
+    other = await piecework(*ARRAY)
+    for text, job_id in (
+        ("@last", other),
+        ("@-3", first),
+        ("array", other),
+        ("nightly@last", second),
+        ("nightly@-2", first),
+        (second[:-3], second),
+    ):
+        assert await piecework("job", text, "-o", "name") == job_id, text
+    for text in ("nightly", first[:4]):
+        refused = await piecework.run("cancel", text)
+        assert refused.code == 2
+        assert first in refused.err and second in refused.err
+    await piecework("pause", "array")
+    assert await piecework("job", "@last-paused", "-o", "name") == other
+    names = (await piecework("jobs", "--sort", "created", "--since", "1h", "-o", "name")).split()
+    assert names == [first, second, other]
+    [worker] = (await piecework("workers", "-o", "name")).split()
+    assert await piecework("worker", worker[:13], "-o", "name") == worker
+
+
+async def test_waiting_for_a_job_ends_with_it(
+    piecework: Command, grid: PlayedWorker, database: Database, settings: Settings
+) -> None:
+    job_id = UUID(await piecework(*ARRAY))
+    assert (await piecework.run("wait", "@last", "--timeout", "100ms")).code == 124
+    await finish_all(grid, job_id)
+    await end(database, settings, job_id, "running", "succeeded")
+    done = await piecework.run("wait", "@last")
+    assert (done.code, done.out) == (0, f"{job_id} succeeded\n")
+    await piecework(*ARRAY)
+    await piecework("cancel", "@last")
+    cancelled = UUID(await piecework("job", "@last", "-o", "name"))
+    await end(database, settings, cancelled, "cancelling", "cancelled")
+    assert (await piecework.run("wait", str(job_id), "@last")).code == 7
+
+
+async def test_logging_in_is_all_that_a_user_has_to_do(piecework: Command, api: Server, tmp_path: Path) -> None:
+    url, key = piecework.environment["PIECEWORK_API_URL"], piecework.environment["PIECEWORK_API_KEY"]
+    home = {"PIECEWORK_API_URL": "", "PIECEWORK_API_KEY": "", "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    user = Command(home, tmp_path)
+    refused = await user.run("login", url, "--api-key", "pw_wrong")
+    assert (refused.code, refused.out) == (4, "")
+    assert (
+        await user("login", url, "--context", "prod", "--api-key", key) == f"logged in to {url} as operator (operator)"
+    )
+    assert await user("pools", "-o", "name") == "default"
+    assert await user("whoami", "--context", "prod")
+    await asyncio.to_thread(api.stop)
+    down = await user.run("pools")
+    await asyncio.to_thread(api.start)
+    assert down.code == 5
+    assert down.err.count("\n") == 1
+    assert f"The URL: the context prod in {tmp_path}/config/piecework/config.json" in down.err

@@ -152,9 +152,10 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No profile and no environment of whoever runs the tests."""
+    """No profile, no contexts and no environment of whoever runs the tests."""
     monkeypatch.chdir(tmp_path)
-    for name in ("PIECEWORK_API_URL", "PIECEWORK_STATS_URL", "PIECEWORK_API_KEY"):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("PIECEWORK_API_URL", "PIECEWORK_STATS_URL", "PIECEWORK_API_KEY", "PIECEWORK_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -174,7 +175,7 @@ def run(service: Service, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("PIECEWORK_STATS_URL", service.url)
     monkeypatch.setenv("PIECEWORK_API_KEY", KEY)
 
-    def run(*arguments: str, input: str | None = None) -> Result:
-        return CliRunner().invoke(app, arguments, input=input, catch_exceptions=False)
+    def run(*arguments: str, input: str | None = None, env: dict[str, str] | None = None) -> Result:
+        return CliRunner(env=env).invoke(app, arguments, input=input, catch_exceptions=False)
 
     return run

@@ -466,7 +466,7 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         [ID, "nightly", "submitter", "anna", "share finance, label team=claims, pool large, priority up to 10"],
     ),
     ("quotas show", "GET /v1/quotas", QUOTAS, ["1,000,000,000", "12,345,678", "0.5", "own", "default"]),
-    (f"quotas key {ID}", f"GET /v1/api-keys/{ID}/quotas", QUOTAS, ["jobs_max", "10", "3"]),
+    (f"quotas show {ID}", f"GET /v1/api-keys/{ID}/quotas", QUOTAS, ["jobs_max", "10", "3"]),
     ("retention list", "GET /v1/retention-rules", page(RULE), ["default", "1d", "forever", "90d"]),
     ("retention show default", "GET /v1/retention-rules/default", RULE, ["default", "1d", "forever", "90d"]),
     ("retention put default --records 90d", "PUT /v1/retention-rules/default", RULE, ["default", "90d"]),
@@ -491,7 +491,7 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         {"job_id": JOB_ID, "deleted_at": TIME, "results": "delete"},
         ["schedulers delete it now"],
     ),
-    ("processors delete clean 2", "DELETE /v1/processors/clean/versions/2", None, ["deleted clean@2"]),
+    ("processors delete clean@2", "DELETE /v1/processors/clean/versions/2", None, ["deleted clean@2"]),
     (f"processors delete-package {'0' * 64}", f"DELETE /v1/packages/{'0' * 64}", None, ["deleted 0"]),
     ("pools delete old", "DELETE /v1/pools/old", None, ["deleted old; its queues stay"]),
     ("shares list", "GET /v1/shares", page({"name": "claims", "own": {"jobs_max": 77}}), ["claims", "77"]),
@@ -583,7 +583,10 @@ def test_scripts_can_tell_failures_apart(status: int, code: int, run: Run, servi
 
 def test_a_missing_key_says_where_keys_come_from(run: Run, service: Service) -> None:
     service.on("GET", "/v1/jobs", problem(401, "this API key is unknown or revoked"))
-    assert "(the key comes from --api-key, PIECEWORK_API_KEY or .piecework/client.json)" in run("jobs").stderr
+    assert "(the key comes from PIECEWORK_API_KEY)" in run("jobs").stderr
+    assert "(the key comes from --api-key)" in run("jobs", "--api-key", "pw_other").stderr
+    without = run("jobs", env={"PIECEWORK_API_KEY": ""}).stderr
+    assert f"(there is no key for {service.url}: piecework login stores one)" in without
 
 
 def test_an_unreachable_service_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -592,13 +595,15 @@ def test_an_unreachable_service_is_one_line(run: Run, monkeypatch: pytest.Monkey
     result = run("jobs")
     assert result.exit_code == 5
     assert result.stderr.startswith(f"error: can't reach the API at {unreachable.url}: ")
+    assert result.stderr.endswith("; is it running? The URL: PIECEWORK_API_URL\n")
+    assert "Errno" not in result.stderr
     assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("job 42", "'JOB_ID'"),
+        ("job", "'JOB'"),
         ("jbos", "No such command 'jbos'. Did you mean 'jobs'?"),
         ("jobs --limit 0", "'--limit'"),
         ("jobs --state done", "'done' is not one of 'scheduled'"),
@@ -606,6 +611,8 @@ def test_an_unreachable_service_is_one_line(run: Run, monkeypatch: pytest.Monkey
         (f"task {JOB_ID} 0", "INDEX"),
         ("pools capacity default", "--min, --max, --desired: give at least one of them"),
         ("keys create x", "--role"),
+        ("processors show clean@new", "'clean@new' is not NAME or NAME@VERSION"),
+        ("processors delete clean", "name the one to delete, such as clean@1"),
         ("--api-url nowhere jobs", "api_url: 'nowhere' is not a URL"),
     ],
 )
@@ -672,9 +679,10 @@ def test_jobs_are_filtered_by_the_api(run: Run, service: Service) -> None:
 
 def test_a_long_listing_says_that_there_is_more(run: Run, service: Service) -> None:
     service.on("GET", "/v1/jobs", answer({"items": [job_summary(1), job_summary(2)], "next_cursor": "c"}))
-    result = run("jobs", "--limit", "2")
+    result = run("jobs")
     assert len(result.stdout.splitlines()) == 3
     assert result.stderr == "only the first 2 are shown; --all shows all\n"
+    assert run("jobs", "--limit", "2").stderr == ""  # as was asked for
     assert json.loads(run("jobs", "--limit", "2", "--json").stdout)["next_cursor"] == "c"
 
 
@@ -725,6 +733,16 @@ def test_results_are_listed(run: Run, results: Any) -> None:
         ["manifest.json", "2", "B", "s3://b/manifest.json", "-"],
     ]
     assert json.loads(run("results", JOB_ID, "--json").stdout) == results
+
+
+@pytest.mark.parametrize(
+    ("size", "note"),
+    [(90, "the job has left no files\n"), (200_000, "there are too many parts to list: the manifest has them\n")],
+)
+def test_results_without_files_say_why(size: int, note: str, run: Run, service: Service) -> None:
+    manifest = {"name": "manifest.json", "uri": "s3://b/manifest.json", "bytes": size, "url": f"{service.url}/m"}
+    service.on("GET", f"/v1/jobs/{JOB_ID}/results", answer({"job_id": JOB_ID, "files": [], "manifest": manifest}))
+    assert run("results", JOB_ID).stderr == note
 
 
 def test_results_are_downloaded(run: Run, results: Any) -> None:
@@ -778,6 +796,12 @@ def test_a_schedule_is_made_of_a_job_file(run: Run, service: Service) -> None:
         "misfire": "run_once",
         "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
     }
+
+
+def test_an_old_version_of_a_processor_is_shown_by_its_name(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/processors/clean", answer({**PROCESSOR, "versions": [1, 2, 3]}))
+    assert run("processors", "show", "clean@2").exit_code == 0
+    assert service.asked[0].query["version"] == ["2"]
 
 
 def test_a_processor_is_registered_from_options(run: Run, service: Service) -> None:
@@ -898,11 +922,11 @@ def test_help_tells_the_exit_codes(run: Run) -> None:
         assert meaning in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["pools"]])
-def test_without_a_command_help_is_shown(arguments: list[str], run: Run) -> None:
-    result = run(*arguments)
+def test_without_a_command_help_is_shown(run: Run) -> None:
+    result = run()
     assert (result.exit_code, result.stderr) == (2, "")
-    assert "Commands" in result.stdout
+    for panel in ("Jobs", "Code and data", "The grid", "Access"):
+        assert f"─ {panel} ─" in result.stdout
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -999,3 +1023,62 @@ def test_requirements_without_a_hash_are_refused_before_anything_is_pushed(run: 
         result = run("processors", "push", "code")
         assert (result.exit_code, refused in result.stderr) == (2 if refused else 0, True), result.stderr
         assert bool(service.asked) != bool(refused)
+
+
+JOB_FILE = """\
+name: flights
+input: {type: lines, uri: s3://b/flights.csv}
+stages:
+  - processor: clean
+    pool: nope
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            {"field": "stages.0.pool", "value": "nope", "message": "no such pool (pools: default)"},
+            "job.yaml:5:11: stages.0.pool: no such pool (pools: default) (got 'nope')",
+        ),
+        (
+            {"field": "stages.0.name", "value": {"pool": "nope"}, "message": "Field required"},
+            "job.yaml:4:5: stages.0.name: Field required (got {'pool': 'nope'})",
+        ),
+        (
+            {"field": "stages.0.retry.max_attempts", "value": None, "message": "Field required"},
+            "job.yaml:4:5: stages.0.retry.max_attempts: Field required",
+        ),
+        # What the file does not have, or has otherwise, an option said.
+        (
+            {"field": "stages.0.pool", "value": "big", "message": "no such pool"},
+            "stages.0.pool: no such pool (got 'big')",
+        ),
+        ({"field": "stages.0.cpus", "value": -1, "message": "too small"}, "stages.0.cpus: too small (got -1)"),
+        ({"field": "priority", "value": 1000, "message": "too large"}, "priority: too large (got 1000)"),
+    ],
+)
+def test_an_error_about_a_job_file_names_the_place_in_it(
+    error: dict[str, Any], line: str, run: Run, service: Service
+) -> None:
+    Path("job.yaml").write_text(JOB_FILE)
+    service.on("POST", "/v1/jobs", problem(422, "1 field is wrong", [error]))
+    result = run("submit", "job.yaml")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {line}\n")
+
+
+def test_a_schedules_error_names_the_place_in_its_job_file(run: Run, service: Service) -> None:
+    Path("job.yaml").write_text(JOB_FILE)
+    error = {"field": "job.stages.0.pool", "value": "nope", "message": "no such pool"}
+    service.on("POST", "/v1/schedules", problem(422, "1 field is wrong", [error]))
+    result = run("schedules", "create", "nightly", "job.yaml", "--cron", "0 6 * * *")
+    assert result.stderr == "error: job.yaml:5:11: job.stages.0.pool: no such pool (got 'nope')\n"
+
+
+def test_bad_yaml_names_file_line_and_column(run: Run, service: Service) -> None:
+    Path("job.yaml").write_text("name: [flights\ninput: x\n")
+    result = run("submit", "job.yaml")
+    assert (result.exit_code, result.stdout) == (2, "")
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: job.yaml:2:")
+    assert not service.asked
