@@ -240,7 +240,13 @@ class Session:
         sent = [_Sent(token, each, input) for token, (each, input) in enumerate(held, self._token + 1)]
         self._token += len(sent)
         tasks = [
-            (token, task.index, task.attempt, task_number(task, self.stage), input.sent if input else value_of(task))
+            (
+                token,
+                task.index,
+                task.attempt,
+                task_number(task, self.stage),
+                input.sent(task.source) if input else value_of(task),
+            )
             for token, (_, task), input in sent
         ]
         if not self._sent:
