@@ -56,6 +56,8 @@ from piecework.shapes import (
     Role,
     Scalar,
     Schedule,
+    ScheduleChange,
+    ScheduleRun,
     Share,
     ShareQuotas,
     ShareUse,
@@ -394,16 +396,36 @@ class Client:
         return self._list(Schedule, "/v1/schedules", created_by=created_by, mine=mine or None)
 
     def get_schedule(self, schedule_id: Id) -> Schedule:
-        return self._api.get(Schedule, f"/v1/schedules/{schedule_id}")
+        """By its id or its name, as for all that follow."""
+        return self._api.get(Schedule, _schedule(schedule_id))
+
+    def change_schedule(self, schedule_id: Id, spec: ScheduleChange | JsonObject) -> Schedule:
+        """Change what `spec` has, from the next run on."""
+        return self._api.patch(Schedule, _schedule(schedule_id), spec)
 
     def delete_schedule(self, schedule_id: Id) -> None:
-        self._api.delete(f"/v1/schedules/{schedule_id}")
+        self._api.delete(_schedule(schedule_id))
 
     def pause_schedule(self, schedule_id: Id) -> Schedule:
-        return self._api.post(Schedule, f"/v1/schedules/{schedule_id}/pause")
+        return self._api.post(Schedule, f"{_schedule(schedule_id)}/pause", repeatable=True)
 
     def resume_schedule(self, schedule_id: Id) -> Schedule:
-        return self._api.post(Schedule, f"/v1/schedules/{schedule_id}/resume")
+        return self._api.post(Schedule, f"{_schedule(schedule_id)}/resume", repeatable=True)
+
+    def skip_next_run(self, schedule_id: Id) -> Schedule:
+        """Leave out the next run of a schedule, and no other."""
+        return self._api.post(Schedule, f"{_schedule(schedule_id)}/skip")
+
+    def run_schedule(
+        self, schedule_id: Id, *, scheduled_at: str | None = None, idempotency_key: str | None = None
+    ) -> ScheduleRun:
+        """Submit the schedule's job now, as a run for that time (ISO 8601), or for this moment."""
+        body = {"scheduled_at": scheduled_at} if scheduled_at else {}
+        return self._api.create(ScheduleRun, f"{_schedule(schedule_id)}/runs", body, idempotency_key)
+
+    def list_schedule_runs(self, schedule_id: Id) -> Listing[ScheduleRun]:
+        """What became of a schedule's runs, the latest first."""
+        return self._list(ScheduleRun, f"{_schedule(schedule_id)}/runs")
 
     # Triggers
 
@@ -706,6 +728,10 @@ class Client:
 
     def _list(self, item: type[T], path: str, **filters: Any) -> Listing[T]:
         return Listing(lambda limit, cursor: self._api.get(Page, path, limit=limit, cursor=cursor, **filters))
+
+
+def _schedule(id_or_name: Id) -> str:
+    return f"/v1/schedules/{_segment(str(id_or_name))}"
 
 
 def _segment(name: str) -> str:

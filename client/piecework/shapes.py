@@ -22,6 +22,9 @@ Role = Literal["viewer", "submitter", "developer", "operator"]
 UploadState = Literal["running", "completed", "aborted"]
 AuditOutcome = Literal["done", "refused"]
 Misfire = Literal["run_once", "run_all", "skip"]
+RunState = Literal["waiting", "submitted", "skipped", "refused"]
+RunOrigin = Literal["clock", "request"]
+RunReason = Literal["missed", "paused", "request"]
 ReasonCode = Literal[
     "job_paused",
     "no_scheduler",
@@ -535,6 +538,7 @@ class Schedule(TypedDict):
     time_zone: str
     misfire: Misfire
     paused: bool
+    paused_at: str | None
     next_run_at: str | None
     last_run_at: str | None
     last_job_id: str | None
@@ -545,6 +549,32 @@ class Schedule(TypedDict):
     created_by: str | None
     job: JobSpec
     upcoming: list[str]
+
+
+class ScheduleChange(TypedDict, total=False):
+    """What is to change of a schedule."""
+
+    name: str | None
+    cron: str | None
+    time_zone: str | None
+    misfire: Misfire | None
+    job: JobSpec | None
+
+
+class ScheduleRun(TypedDict):
+    """What became of a schedule's run."""
+
+    scheduled_at: str
+    state: RunState
+    origin: RunOrigin
+    reason: RunReason | None
+    error: str | None
+    decided_at: str
+    job_id: str | None
+    job_state: JobState | None
+    started_at: str | None
+    finished_at: str | None
+    late_seconds: float | None
 
 
 class Trigger(TypedDict):

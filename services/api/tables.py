@@ -133,6 +133,22 @@ class Schedule(SQLModel, table=True):
     put_off_at: datetime | None = Field(None, sa_type=_UTC)
     runs_skipped: int = Field(0, sa_type=BigInteger)
     last_skipped_at: datetime | None = Field(None, sa_type=_UTC)
+    paused_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class ScheduleRun(SQLModel, table=True):
+    """What became of a schedule's run."""
+
+    __tablename__ = "schedule_runs"
+
+    schedule_id: UUID = Field(primary_key=True)
+    scheduled_at: datetime = Field(primary_key=True, sa_type=_UTC)
+    state: str
+    origin: str
+    reason: str | None = None
+    error: str | None = None
+    job_id: UUID | None = None
+    decided_at: datetime = Field(sa_type=_UTC)
 
 
 class Trigger(SQLModel, table=True):

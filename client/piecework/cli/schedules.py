@@ -1,17 +1,19 @@
 """`piecework schedules`: recurring submissions."""
 
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
-from uuid import UUID
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
-from piecework.cli.objects import upload_inputs
 from piecework.cli.options import All, CreatedBy, Limit, Mine
 from piecework.cli.session import Session, command, group
-from piecework.shapes import Misfire, Schedule
+from piecework.errors import InputError
+from piecework.shapes import Misfire, Schedule, ScheduleRun
 
-ScheduleId = Annotated[UUID, typer.Argument(metavar="SCHEDULE_ID")]
+ScheduleName = Annotated[str, typer.Argument(metavar="SCHEDULE", help="Its name, or its id.")]
+CRON_HELP = "Minute hour day month weekday; '0 6 L * *' is 6:00 at month end."
 
 
 def list_schedules(
@@ -45,45 +47,81 @@ def _show_list(session: Session, schedules: list[Schedule]) -> None:
     )
 
 
+def read_job(spec: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """A schedule's job, as it is. Raises InputError for a local file, seen from `directory`: each run would read the
+    copy of now."""
+    from piecework.jobfile import local_paths
+
+    for local in local_paths(spec, directory):
+        raise InputError(
+            f"{local.holder[local.field]}: a schedule can't read a file of this machine, since its runs come later: "
+            "put the file of each run in S3, and name it there; if all runs shall read today's copy, name the URI that "
+            f"`piecework upload {local.path}` prints"
+        )
+    return spec
+
+
 def create(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="NAME")],
     file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="What to submit; - reads standard input.")],
-    cron: Annotated[str, typer.Option(help="Minute hour day month weekday; '0 6 L * *' is 6:00 at month end.")],
+    cron: Annotated[str, typer.Option(help=CRON_HELP)],
     time_zone: Annotated[str, typer.Option(help="IANA time zone of the cron times.")] = "UTC",
     misfire: Annotated[Misfire, typer.Option(help="What to do about missed runs.")] = "run_once",
 ) -> None:
     """Submit a job file again and again, and print the schedule's id."""
     from piecework.jobfile import read_mapping
 
-    spec = read_mapping(file)
-    upload_inputs(session, spec, file.parent)
-    schedule = session.client.create_schedule(name, cron, spec, time_zone=time_zone, misfire=misfire)
+    job = read_job(read_mapping(file), file.parent)
+    schedule = session.client.create_schedule(name, cron, job, time_zone=time_zone, misfire=misfire)
     session.show(schedule, lambda schedule: print(schedule["schedule_id"]))
 
 
-def show(session: Session, schedule_id: ScheduleId) -> None:
+def change(
+    session: Session,
+    schedule: ScheduleName,
+    name: Annotated[str | None, typer.Option(help="Its new name.")] = None,
+    job: Annotated[Path | None, typer.Option(metavar="JOB.yaml", help="What to submit from now on.")] = None,
+    cron: Annotated[str | None, typer.Option(help=CRON_HELP)] = None,
+    time_zone: Annotated[str | None, typer.Option(help="IANA time zone of the cron times.")] = None,
+    misfire: Annotated[Misfire | None, typer.Option(help="What to do about missed runs.")] = None,
+) -> None:
+    """Change what is given of a schedule, and show it."""
+    from piecework.jobfile import read_mapping
+
+    spec: dict[str, Any] = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire}
+    spec = {field: value for field, value in spec.items() if value is not None}
+    if job is not None:
+        spec["job"] = read_job(read_mapping(job), job.parent)
+    if not spec:
+        raise InputError("there is nothing to change: give --name, --job, --cron, --time-zone or --misfire")
+    session.show(session.client.change_schedule(schedule, spec), lambda changed: _show(session, changed))
+
+
+def show(session: Session, schedule: ScheduleName) -> None:
     """Show a schedule and its next runs."""
-    session.show(session.client.get_schedule(schedule_id), lambda schedule: _show(session, schedule))
+    session.show(session.client.get_schedule(schedule), lambda schedule: _show(session, schedule))
 
 
 def _show(session: Session, schedule: Schedule) -> None:
     from piecework.display import facts, moment
 
     now = session.client.now()
+    zone = schedule["time_zone"]
     facts(
         session.out,
         [
             ("schedule", schedule["schedule_id"]),
             ("name", schedule["name"]),
-            ("cron", f"{schedule['cron']} in {schedule['time_zone']}"),
+            ("cron", f"{schedule['cron']} in {zone}"),
             ("misfire", schedule["misfire"]),
             ("state", "paused" if schedule["paused"] else "active"),
-            *(("next run", moment(time, now)) for time in schedule["upcoming"]),
-            ("last run", moment(schedule["last_run_at"], now)),
+            ("paused", moment(schedule["paused_at"], now)),
+            *(("next run", _moment_in(zone, time, now)) for time in schedule["upcoming"]),
+            ("last run", _moment_in(zone, schedule["last_run_at"], now)),
             ("last job", schedule["last_job_id"]),
             ("skipped runs", schedule.get("runs_skipped") or None),
-            ("last skipped", moment(schedule.get("last_skipped_at"), now)),
+            ("last skipped", _moment_in(zone, schedule.get("last_skipped_at"), now)),
             ("error", schedule["error"]),
             ("created", moment(schedule["created_at"], now)),
             ("owner", schedule.get("created_by")),
@@ -91,22 +129,94 @@ def _show(session: Session, schedule: Schedule) -> None:
     )
 
 
-def delete(session: Session, schedule_id: ScheduleId) -> None:
+def _moment_in(time_zone: str, time: str | None, now: datetime) -> str | None:
+    """In the schedule's zone, which is named: `2026-01-31 06:00:00 CET (in 3 h)`."""
+    from piecework.display import parse_time, relative
+
+    if time is None:
+        return None
+    try:
+        local = parse_time(time).astimezone(ZoneInfo(time_zone))
+    except (ZoneInfoNotFoundError, ValueError):
+        local = parse_time(time)
+    return f"{local:%Y-%m-%d %H:%M:%S %Z} ({relative(time, now)})"
+
+
+def run(
+    session: Session,
+    schedule: ScheduleName,
+    scheduled_at: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="TIME",
+            help="The time for which the run counts, such as 2026-01-31T06:00+01:00; not given: now.",
+        ),
+    ] = None,
+) -> None:
+    """Run a schedule now, and print the job's id. The clock goes on as before."""
+    run = session.client.run_schedule(schedule, scheduled_at=scheduled_at)
+    session.show(run, lambda run: print(run["job_id"]))
+
+
+def skip(session: Session, schedule: ScheduleName) -> None:
+    """Leave out the next run, and no other."""
+    skipped = session.client.skip_next_run(schedule)
+    now = session.client.now()
+
+    def tell(schedule: Schedule) -> None:
+        following = _moment_in(schedule["time_zone"], schedule["next_run_at"], now)
+        print(f"{schedule['schedule_id']} runs next at {following}")
+
+    session.show(skipped, tell)
+
+
+def list_runs(session: Session, schedule: ScheduleName, everything: All = False, limit: Limit = 50) -> None:
+    """List what became of a schedule's runs, the latest first."""
+    listing = session.client.list_schedule_runs(schedule)
+    session.show_list(listing, everything, limit, lambda runs: _show_runs(session, runs))
+
+
+def _show_runs(session: Session, runs: list[ScheduleRun]) -> None:
+    from piecework.display import duration, relative, table
+
+    now = session.client.now()
+    table(
+        session.out,
+        ["SCHEDULED", "STATE", "~WHY", "JOB_ID", "JOB", ">?LATE", "?STARTED", "?ENDED", "?ORIGIN"],
+        (
+            (
+                run["scheduled_at"],
+                run["state"],
+                run["error"] or run["reason"] or "",
+                run["job_id"],
+                run["job_state"],
+                duration(run["late_seconds"]),
+                relative(run["started_at"], now),
+                relative(run["finished_at"], now),
+                run["origin"],
+            )
+            for run in runs
+        ),
+    )
+
+
+def delete(session: Session, schedule: ScheduleName) -> None:
     """Delete a schedule; its jobs stay."""
-    session.client.delete_schedule(schedule_id)
-    session.show_done(f"deleted {schedule_id}")
+    session.client.delete_schedule(schedule)
+    session.show_done(f"deleted {schedule}")
 
 
-def pause(session: Session, schedule_id: ScheduleId) -> None:
-    """Submit nothing until resumed."""
-    schedule = session.client.pause_schedule(schedule_id)
-    session.show(schedule, lambda schedule: print(f"{schedule['schedule_id']} paused"))
+def pause(session: Session, schedule: ScheduleName) -> None:
+    """Pause a schedule: nothing is submitted until it is resumed."""
+    paused = session.client.pause_schedule(schedule)
+    session.show(paused, lambda schedule: print(f"{schedule['schedule_id']} paused"))
 
 
-def resume(session: Session, schedule_id: ScheduleId) -> None:
-    """Submit again."""
-    schedule = session.client.resume_schedule(schedule_id)
-    session.show(schedule, lambda schedule: print(f"{schedule['schedule_id']} active"))
+def resume(session: Session, schedule: ScheduleName) -> None:
+    """Resume a schedule with its next run."""
+    resumed = session.client.resume_schedule(schedule)
+    session.show(resumed, lambda schedule: print(f"{schedule['schedule_id']} active"))
 
 
 def register(app: typer.Typer) -> None:
@@ -114,6 +224,10 @@ def register(app: typer.Typer) -> None:
     command(schedules, "list")(list_schedules)
     command(schedules, "create")(create)
     command(schedules, "show")(show)
-    command(schedules, "delete")(delete)
+    command(schedules, "change")(change)
+    command(schedules, "run")(run)
+    command(schedules, "runs")(list_runs)
+    command(schedules, "skip")(skip)
     command(schedules, "pause")(pause)
     command(schedules, "resume")(resume)
+    command(schedules, "delete")(delete)

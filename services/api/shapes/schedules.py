@@ -1,32 +1,72 @@
 """Schedules: recurring submissions."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row, Stored
 from services.contract.fields import Name, Strict
-from services.contract.states import Misfire
+from services.contract.states import JobState, Misfire, RunOrigin, RunReason, RunState
 from services.engine.spec import JobSpec
 from services.platform.cron import check_cron, check_zone
+
+Cron = Annotated[str, Field(max_length=200), AfterValidator(check_cron)]
+TimeZone = Annotated[str, Field(max_length=100), AfterValidator(check_zone)]
+
+
+def _check_name(name: str) -> str:
+    try:
+        UUID(name)
+    except ValueError:
+        return name
+    raise ValueError("this is how an id looks, by which schedules are named, too; choose another name")
+
+
+ScheduleName = Annotated[Name, AfterValidator(_check_name)]
+
+_CRON = "minute hour day-of-month month day-of-week; `L` is the last day of the month"
 
 
 class ScheduleSpec(Strict):
     """When to submit which job."""
 
-    name: Name
-    cron: Annotated[str, Field(max_length=200), AfterValidator(check_cron)] = Field(
-        description="minute hour day-of-month month day-of-week; `L` is the last day of the month",
-        examples=["0 2 L * *"],
-    )
-    time_zone: Annotated[str, Field(max_length=100), AfterValidator(check_zone)] = Field(
-        "UTC", description="an IANA name", examples=["Europe/Berlin"]
-    )
+    name: ScheduleName
+    cron: Cron = Field(description=_CRON, examples=["0 2 L * *"])
+    time_zone: TimeZone = Field("UTC", description="an IANA name", examples=["Europe/Berlin"])
     misfire: Misfire = Field("run_once", description="what to do about missed runs")
     job: JobSpec = Field(description="without `run_at`")
+
+
+class ScheduleChange(Strict):
+    """What is to change of a schedule; what is not given stays."""
+
+    name: ScheduleName | None = None
+    cron: Cron | None = Field(None, description=_CRON, examples=["0 3 L * *"])
+    time_zone: TimeZone | None = Field(None, examples=["Europe/Berlin"])
+    misfire: Misfire | None = None
+    job: JobSpec | None = Field(None, description="the whole job, without `run_at`")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.changes:
+            raise ValueError(f"give what is to change: {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def changes(self) -> set[str]:
+        """The fields to change."""
+        return {name for name in self.model_fields_set if getattr(self, name) is not None}
+
+
+class RunRequest(Strict):
+    """Which run of a schedule is asked for."""
+
+    scheduled_at: AwareDatetime | None = Field(
+        None, description="the time for which the run counts, not in the future; absent: now"
+    )
 
 
 class Schedule(Row):
@@ -38,6 +78,7 @@ class Schedule(Row):
     time_zone: str
     misfire: Misfire
     paused: bool
+    paused_at: datetime | None = Field(description="runs that came due since then are recorded as skipped at its end")
     next_run_at: datetime | None = Field(description="null while paused")
     last_run_at: datetime | None
     last_job_id: UUID | None
@@ -48,6 +89,28 @@ class Schedule(Row):
     created_by: str | None = Field(description="the principal that it belongs to; null: made before there were any")
     job: Stored[JobSpec]
     upcoming: list[datetime] = Field(description="the next three runs")
+
+
+class ScheduleRun(Row):
+    """What became of a schedule's run."""
+
+    scheduled_at: datetime = Field(description="when it was due, which names the run")
+    state: RunState = Field(description="`waiting` for its turn, `submitted`, `skipped`, or `refused` as a job")
+    origin: RunOrigin = Field(description="what asked for it: the `clock`, or a `request`")
+    reason: RunReason | None = Field(
+        description="why it was skipped: no scheduler looked (`missed`), the schedule was `paused`, or a `request`"
+    )
+    error: str | None = Field(description="why its job was refused")
+    decided_at: datetime = Field(description="when it became what it is")
+    job_id: UUID | None
+    job_state: JobState | None = Field(description="null: it has no job, or the job was deleted")
+    started_at: datetime | None = Field(description="when its job started")
+    finished_at: datetime | None = Field(description="when its job ended")
+    late_seconds: float | None = Field(description="from `scheduled_at` to the start of its job")
+
+
+class ScheduleRunPage(Page[ScheduleRun]):
+    """Runs of a schedule, the latest first."""
 
 
 class SchedulePage(Page[Schedule]):

@@ -17,8 +17,7 @@ from services.engine import dependencies
 from services.engine.audit import record_submission
 from services.engine.jobs import notify_jobs, start_due_jobs
 from services.engine.quotas import QuotaExceeded
-from services.engine.spec import JobSpec
-from services.engine.submission import submit_job
+from services.engine.schedules import forget_old_runs, record_refused, record_skipped, submit_run
 from services.platform.cron import due_times
 from services.platform.database import Connection
 from services.scheduler.loop import Context, passes
@@ -147,18 +146,12 @@ async def _run(connection: Connection, context: Context, schedule: Record, looki
     for time in due.times:
         try:
             async with connection.transaction():
-                job_id = await submit_job(
-                    connection,
-                    JobSpec.model_validate(schedule["job"], extra="ignore"),
-                    settings=context.settings,
-                    schedule_id=schedule["schedule_id"],
-                    run_at=time,
-                    created_by=schedule["created_by"],
-                    key_id=schedule["key_id"],
-                )
-                await record_submission(connection, schedule["created_by"], job_id, schedule=schedule["name"])
+                submitted = await submit_run(connection, context.settings, schedule, time, origin="clock")
+                if submitted is not None:
+                    job_id = submitted
+                    await record_submission(connection, schedule["created_by"], job_id, schedule=schedule["name"])
         except asyncpg.UniqueViolationError:
-            continue  # this run has its job already
+            continue  # an earlier release has submitted this run's job
         except QuotaExceeded as exceeded:
             await _put_off(connection, schedule, time, job_id, str(exceeded))
             return
@@ -167,6 +160,8 @@ async def _run(connection: Connection, context: Context, schedule: Record, looki
                 raise
             error = str(invalid)
             log.warning("schedule failed", schedule=str(schedule["schedule_id"]), error=repr(invalid))
+            await record_refused(connection, schedule["schedule_id"], time, error)
+    await forget_old_runs(connection, schedule["schedule_id"])
     await connection.execute(
         "UPDATE schedules SET next_run_at = $2, last_run_at = coalesce($3, last_run_at), "
         "last_job_id = coalesce($4, last_job_id), error = $5, put_off_at = NULL WHERE schedule_id = $1",
@@ -187,10 +182,11 @@ async def _skip(connection: Connection, schedule: Record, missed: list[datetime]
         first=str(missed[0]),
         last=str(missed[-1]),
     )
+    skipped = await record_skipped(connection, schedule["schedule_id"], missed, "missed")
     await connection.execute(
         "UPDATE schedules SET runs_skipped = runs_skipped + $2, last_skipped_at = $3 WHERE schedule_id = $1",
         schedule["schedule_id"],
-        len(missed),
+        skipped,
         missed[-1],
     )
 
@@ -211,5 +207,7 @@ async def _pause(connection: Connection, schedule_id: UUID, error: str) -> None:
     """Pause a schedule whose next due time can't be computed, so that it does not hold up the others."""
     log.warning("schedule paused", schedule=str(schedule_id), error=error)
     await connection.execute(
-        "UPDATE schedules SET paused = true, next_run_at = NULL, error = $2 WHERE schedule_id = $1", schedule_id, error
+        "UPDATE schedules SET paused = true, paused_at = now(), next_run_at = NULL, error = $2 WHERE schedule_id = $1",
+        schedule_id,
+        error,
     )

@@ -160,6 +160,8 @@ class Subjects:
             "cancel_items": {"items": [0]},
             "preview_split": {"input": {"type": "range", "count": 3}},
             "create_schedule": {"name": name, "cron": "0 2 L * *", "job": array_job()},
+            "change_schedule": {"misfire": "skip"},
+            "run_schedule": {},
             "create_trigger": {"name": name, "queue_url": getattr(self, "_queue_url", ""), "job": array_job()},
             "create_upload": {"filename": "a.txt", "bytes": 3},
             "complete_upload": {},

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.engine import submission
+from services.engine import schedules, submission
 from services.platform.database import new_id
 from services.scheduler import slots
 from services.scheduler.loop import Context
@@ -57,6 +57,12 @@ async def runs(play: Play, schedule_id: UUID) -> list[datetime]:
     return [row["run_at"] for row in rows]
 
 
+async def decided(play: Play, schedule_id: UUID) -> dict[datetime, tuple[str, str | None]]:
+    """The state and the reason of each run on record."""
+    rows = await play.database.fetch("SELECT * FROM schedule_runs WHERE schedule_id = $1", schedule_id)
+    return {row["scheduled_at"]: (row["state"], row["reason"]) for row in rows}
+
+
 async def schedule(play: Play, schedule_id: UUID) -> dict[str, Any]:
     row = await play.database.fetchrow("SELECT * FROM schedules WHERE schedule_id = $1", schedule_id)
     assert row is not None
@@ -98,6 +104,9 @@ async def test_after_an_outage_missed_runs_follow_the_policy(
 
     hour = await on_the_hour(play)
     assert await runs(play, schedule_id) == [hour - timedelta(hours=n) for n in missed]
+    assert await decided(play, schedule_id) == {
+        hour - timedelta(hours=n): ("submitted", None) if n in missed else ("skipped", "missed") for n in range(4)
+    }
 
 
 async def test_a_schedule_that_skips_misses_no_later_run(context: Context, play: Play) -> None:
@@ -135,6 +144,43 @@ async def test_a_run_that_has_its_job_gets_no_other(context: Context, play: Play
     assert (await schedule(play, schedule_id))["error"] is None
 
 
+async def test_a_run_whose_job_an_earlier_release_has_submitted_gets_no_other(context: Context, play: Play) -> None:
+    """It has no record but its job."""
+    schedule_id = await add_schedule(play)
+    await tick(context)
+    await play.database.execute("DELETE FROM schedule_runs")
+    await play.database.execute("UPDATE schedules SET next_run_at = $1", await on_the_hour(play))
+
+    await tick(context)
+
+    assert len(await runs(play, schedule_id)) == 1
+    assert (await schedule(play, schedule_id))["error"] is None
+
+
+async def test_a_run_that_was_skipped_on_request_stays_skipped(context: Context, play: Play) -> None:
+    """Even if the schedule comes to its time again."""
+    schedule_id = await add_schedule(play, hours_late=1, misfire="run_all")
+    hour = await on_the_hour(play)
+    async with play.database.acquire() as connection:
+        await schedules.record_skipped(connection, schedule_id, [hour - timedelta(hours=1)], "request")
+
+    await tick(context)
+
+    assert await runs(play, schedule_id) == [hour]
+
+
+async def test_only_the_latest_runs_stay_on_record(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "KEPT_RUNS", 3)
+    schedule_id = await add_schedule(play, hours_late=9, misfire="run_all")
+    await tick(context)
+
+    hour = await on_the_hour(play)
+    assert sorted(await decided(play, schedule_id)) == [hour - timedelta(hours=n) for n in (2, 1, 0)]
+    assert len(await runs(play, schedule_id)) == 10
+
+
 async def test_a_clock_that_dies_between_two_runs_makes_each_once(
     context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +198,7 @@ async def test_a_clock_that_dies_between_two_runs_makes_each_once(
         return await submission.submit_job(*arguments, **keywords)
 
     with monkeypatch.context() as dying:
-        dying.setattr(clock, "submit_job", submit_or_die)
+        dying.setattr(schedules, "submit_job", submit_or_die)
         with pytest.raises(Killed):
             await clock.step(context)
     assert await runs(play, schedule_id) == []
@@ -193,6 +239,8 @@ async def test_a_job_that_can_not_be_submitted_is_an_error_of_its_own_schedule_o
     row = await schedule(play, broken)
     assert (await runs(play, broken), row["next_run_at"], row["paused"]) == ([], hour + timedelta(hours=1), False)
     assert await play.database.fetchval("SELECT $1 ~ $2", row["error"], why), row["error"]
+    refused = await play.database.fetchrow("SELECT * FROM schedule_runs WHERE state = 'refused'")
+    assert (refused["schedule_id"], refused["scheduled_at"], refused["error"]) == (broken, hour, row["error"])
     assert await runs(play, fine) == [hour]
 
     await play.database.execute("UPDATE schedules SET job = $1, next_run_at = $2", JOB, hour - timedelta(hours=1))
@@ -310,7 +358,7 @@ async def test_schedules_whose_submission_hangs_hold_up_no_other(
             raise asyncpg.LockNotAvailableError
         return await submission.submit_job(connection, spec, **keywords)
 
-    monkeypatch.setattr(clock, "submit_job", submit)
+    monkeypatch.setattr(schedules, "submit_job", submit)
 
     async def ran() -> bool:
         return bool(await runs(play, fine))
@@ -324,7 +372,7 @@ async def test_schedules_whose_submission_hangs_hold_up_no_other(
     await context.slots["clock"].stop()
     for schedule_id in (*hanging, *failing):
         assert await runs(play, schedule_id) == []
-    monkeypatch.setattr(clock, "submit_job", submission.submit_job)
+    monkeypatch.setattr(schedules, "submit_job", submission.submit_job)
     monkeypatch.setattr(slots, "PATIENCE_SECONDS", 60.0)
     context.slots.clear()
     await tick(context)

@@ -136,6 +136,7 @@ SCHEDULE = {
     "time_zone": "Europe/Berlin",
     "misfire": "run_once",
     "paused": False,
+    "paused_at": None,
     "next_run_at": LATER,
     "last_run_at": None,
     "last_job_id": None,
@@ -146,6 +147,19 @@ SCHEDULE = {
     "created_by": "anna",
     "job": job()["spec"],
     "upcoming": [LATER],
+}
+RUN = {
+    "scheduled_at": TIME,
+    "state": "submitted",
+    "origin": "clock",
+    "reason": None,
+    "error": None,
+    "decided_at": TIME,
+    "job_id": ID,
+    "job_state": "succeeded",
+    "started_at": TIME,
+    "finished_at": TIME,
+    "late_seconds": 62.0,
 }
 PROCESSOR = {
     "name": "clean",
@@ -357,6 +371,17 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     (f"schedules pause {ID}", f"POST /v1/schedules/{ID}/pause", SCHEDULE, [f"{ID} paused"]),
     (f"schedules resume {ID}", f"POST /v1/schedules/{ID}/resume", SCHEDULE, [f"{ID} active"]),
     (f"schedules delete {ID}", f"DELETE /v1/schedules/{ID}", None, [f"deleted {ID}"]),
+    ("schedules show month-end", "GET /v1/schedules/month-end", SCHEDULE, [ID]),
+    ("schedules change month-end --misfire skip", "PATCH /v1/schedules/month-end", SCHEDULE, [ID, "month-end"]),
+    ("schedules run month-end", "POST /v1/schedules/month-end/runs", RUN, [ID]),
+    ("schedules runs month-end", "GET /v1/schedules/month-end/runs", page(RUN), [TIME, ID, "succeeded", "1 m 02 s"]),
+    (
+        "schedules runs month-end",
+        "GET /v1/schedules/month-end/runs",
+        page({**RUN, "state": "skipped", "reason": "paused", "job_id": None, "job_state": None}),
+        ["skipped", "paused"],
+    ),
+    ("schedules skip month-end", "POST /v1/schedules/month-end/skip", SCHEDULE, [f"{ID} runs next"]),
     ("triggers list", "GET /v1/triggers", page(TRIGGER), [ID, "incoming", "claims-in", "active", "no 'uri'"]),
     (
         f"triggers show {ID}",
@@ -778,6 +803,48 @@ def test_a_schedule_is_made_of_a_job_file(run: Run, service: Service) -> None:
         "misfire": "run_once",
         "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
     }
+
+
+def test_a_schedule_is_changed_in_what_is_given(run: Run, service: Service) -> None:
+    Path("job.yaml").write_text("input: {type: range, count: 1}\nstages: [processor: noop]")
+    service.on("PATCH", "/v1/schedules/month-end", answer(SCHEDULE))
+    run("schedules", "change", "month-end", "--name", "ultimo", "--job", "job.yaml")
+    assert service.asked[0].body == {
+        "name": "ultimo",
+        "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
+    }
+    nothing = run("schedules", "change", "month-end")
+    assert nothing.exit_code == 2 and "nothing to change: give --name" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("schedules", "create", "nightly", "job.yaml", "--cron", "0 6 * * *"),
+        ("schedules", "change", "nightly", "--job", "job.yaml"),
+        ("submit", "job.yaml", "--cron", "0 6 * * *"),
+    ],
+)
+@pytest.mark.parametrize(
+    "input", ["{type: lines, uri: claims.csv}", "[{type: lines, uri: 's3://b/k'}, {type: files, prefix: in}]"]
+)
+def test_a_schedule_can_not_read_a_file_of_this_machine(
+    run: Run, service: Service, command: tuple[str, ...], input: str
+) -> None:
+    Path("claims.csv").write_text("a,b")
+    Path("in").mkdir()
+    Path("job.yaml").write_text(f"input: {input}\nstages: [processor: noop]")
+    refused = run(*command)
+    assert refused.exit_code == 2
+    assert "can't read a file of this machine" in refused.stderr and "piecework upload" in refused.stderr
+    assert service.asked == []
+
+
+def test_times_of_a_schedule_are_those_of_its_zone(run: Run, service: Service) -> None:
+    shown = {**SCHEDULE, "upcoming": ["2026-07-31T04:00:00Z", "2026-12-31T05:00:00Z"]}
+    service.on("GET", "/v1/schedules/month-end", answer(shown))
+    output = run("schedules", "show", "month-end").stdout
+    assert "2026-07-31 06:00:00 CEST" in output and "2026-12-31 06:00:00 CET" in output
 
 
 def test_a_processor_is_registered_from_options(run: Run, service: Service) -> None:

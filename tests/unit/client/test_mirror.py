@@ -29,6 +29,7 @@ NO_SHAPE = {
     "RetentionRuleSpec",
     "RetryOrder",
     "Rotation",
+    "RunRequest",
     "ScheduleSpec",
     "SplitSpec",
     "TriggerSpec",

@@ -1,0 +1,10 @@
+"""The runs of schedules; in the SQL file of this name."""
+
+from services.engine.migrations.operations import run_script
+
+revision = "0439"
+down_revision = "0342"
+
+
+def upgrade() -> None:
+    run_script(__file__)

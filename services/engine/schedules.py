@@ -1,0 +1,120 @@
+"""Runs of schedules: each is named by the time at which it is due, and is decided once, whatever becomes of it.
+
+Whoever decides one holds the schedule's row locked, and records it in the transaction that submits its job.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+from asyncpg import Record
+
+from services.contract.states import RunOrigin, RunReason, RunState
+from services.engine.spec import JobSpec
+from services.engine.submission import submit_job
+from services.platform.cron import due_times, last_due_times
+from services.platform.database import Connection, storable
+from services.platform.settings import Settings
+
+Row = Record | Mapping[str, Any]  # of a schedule
+
+RECORDED_MAX = 1_000  # runs that came due during a pause: the last of them are recorded
+KEPT_RUNS = 10_000  # of each schedule, the latest
+
+REFUSED: tuple[RunState, ...] = ("refused",)
+
+_CLAIM = """
+    INSERT INTO schedule_runs AS r (schedule_id, scheduled_at, state, origin) VALUES ($1, $2, 'submitted', $3)
+    ON CONFLICT (schedule_id, scheduled_at) DO UPDATE
+        SET state = 'submitted', origin = $3, reason = NULL, error = NULL, decided_at = now()
+        WHERE r.state = ANY($4::text[])
+    RETURNING scheduled_at"""
+
+_NAME_JOB = "UPDATE schedule_runs SET job_id = $3 WHERE schedule_id = $1 AND scheduled_at = $2"
+
+
+async def submit_run(
+    connection: Connection,
+    settings: Settings,
+    schedule: Row,
+    scheduled_at: datetime,
+    *,
+    origin: RunOrigin,
+    instead_of: Collection[RunState] = REFUSED,
+) -> UUID | None:
+    """Submit the job of the schedule's run, for the schedule's owner; None if the run was decided before, unless it
+    is in one of the states `instead_of`.
+
+    Raises SpecError, ValidationError, QuotaExceeded, and asyncpg.UniqueViolationError if a job of an earlier release is
+    this run: then nothing is left of it once the caller's savepoint is undone.
+    """
+    schedule_id = schedule["schedule_id"]
+    if await connection.fetchval(_CLAIM, schedule_id, scheduled_at, origin, list(instead_of)) is None:
+        return None
+    job_id = await submit_job(
+        connection,
+        JobSpec.model_validate(schedule["job"], extra="ignore"),
+        settings=settings,
+        schedule_id=schedule_id,
+        run_at=scheduled_at,
+        created_by=schedule["created_by"],
+        key_id=schedule["key_id"],
+    )
+    await connection.execute(_NAME_JOB, schedule_id, scheduled_at, job_id)
+    return job_id
+
+
+_RECORD_SKIPPED = """
+    INSERT INTO schedule_runs (schedule_id, scheduled_at, state, origin, reason)
+    SELECT $1, scheduled_at, 'skipped', 'clock', $3 FROM unnest($2::timestamptz[]) AS scheduled_at
+    ON CONFLICT DO NOTHING"""
+
+
+async def record_skipped(
+    connection: Connection, schedule_id: UUID, scheduled_at: Sequence[datetime], reason: RunReason
+) -> int:
+    """Record that these runs get no job, and why. Those that were decided before stay what they are, and don't count
+    in the number returned."""
+    status = await connection.execute(_RECORD_SKIPPED, schedule_id, scheduled_at, reason)
+    return int(status.rpartition(" ")[2])
+
+
+_RECORD_REFUSED = """
+    INSERT INTO schedule_runs (schedule_id, scheduled_at, state, origin, error) VALUES ($1, $2, 'refused', 'clock', $3)
+    ON CONFLICT DO NOTHING"""
+
+
+async def record_refused(connection: Connection, schedule_id: UUID, scheduled_at: datetime, error: str) -> None:
+    """Record why a run's job could not be submitted."""
+    await connection.execute(_RECORD_REFUSED, schedule_id, scheduled_at, storable(error))
+
+
+_FORGET = """
+    DELETE FROM schedule_runs WHERE schedule_id = $1 AND state <> 'waiting' AND scheduled_at < (
+        SELECT scheduled_at FROM schedule_runs WHERE schedule_id = $1 ORDER BY scheduled_at DESC OFFSET $2 LIMIT 1)"""
+
+
+async def forget_old_runs(connection: Connection, schedule_id: UUID) -> None:
+    """Keep the latest KEPT_RUNS. Their jobs stay as long as retention says."""
+    await connection.execute(_FORGET, schedule_id, KEPT_RUNS - 1)
+
+
+_DECIDED = "SELECT scheduled_at FROM schedule_runs WHERE schedule_id = $1 AND scheduled_at > $2"
+
+
+async def upcoming(connection: Connection, schedule: Row, after: datetime, count: int) -> list[datetime]:
+    """The next `count` runs of the schedule that are not decided yet. Raises ValueError if there is none."""
+    decided = {row["scheduled_at"] for row in await connection.fetch(_DECIDED, schedule["schedule_id"], after)}
+    times = due_times(schedule["cron"], schedule["time_zone"], after)
+    return list(islice((time for time in times if time not in decided), count))
+
+
+async def record_pause(connection: Connection, schedule: Row, now: datetime) -> None:
+    """Record what came due during the schedule's pause, until now: nothing of it is made up for."""
+    if schedule["paused_at"] is not None:
+        missed = last_due_times(
+            schedule["cron"], schedule["time_zone"], after=schedule["paused_at"], until=now, count=RECORDED_MAX
+        )
+        await record_skipped(connection, schedule["schedule_id"], missed, "paused")
