@@ -134,6 +134,7 @@ class Schedule(SQLModel, table=True):
     runs_skipped: int = Field(0, sa_type=BigInteger)
     last_skipped_at: datetime | None = Field(None, sa_type=_UTC)
     paused_at: datetime | None = Field(None, sa_type=_UTC)
+    template: bool = False
 
 
 class ScheduleRun(SQLModel, table=True):

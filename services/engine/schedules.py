@@ -12,6 +12,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from services.contract.states import RunOrigin, RunReason, RunState
+from services.engine.run_times import RunTimes, fill_times
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
 from services.platform.cron import due_times, last_due_times
@@ -55,7 +56,7 @@ async def submit_run(
         return None
     job_id = await submit_job(
         connection,
-        JobSpec.model_validate(schedule["job"], extra="ignore"),
+        JobSpec.model_validate(_job_of(schedule, scheduled_at), extra="ignore"),
         settings=settings,
         schedule_id=schedule_id,
         run_at=scheduled_at,
@@ -64,6 +65,13 @@ async def submit_run(
     )
     await connection.execute(_NAME_JOB, schedule_id, scheduled_at, job_id)
     return job_id
+
+
+def _job_of(schedule: Row, scheduled_at: datetime) -> Any:
+    """The job of a run. Raises ValueError for a placeholder without a value."""
+    if not schedule["template"]:
+        return schedule["job"]
+    return fill_times(schedule["job"], RunTimes(schedule["cron"], schedule["time_zone"], scheduled_at))
 
 
 _RECORD_SKIPPED = """

@@ -21,6 +21,7 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0440": "ALTER TABLE schedules DROP COLUMN template",
     "0439": "DROP TABLE schedule_runs; ALTER TABLE schedules DROP COLUMN paused_at",
     "0342": "DROP INDEX job_dependencies_by_index",
     "0341": "ALTER TABLE job_dependencies DROP COLUMN stage, DROP COLUMN tasks_seen, DROP COLUMN followed",

@@ -22,6 +22,7 @@ from services.api.queues import check_queue
 from services.api.results_place import check_results_place
 from services.api.security import Caller, OfOwners, Submitter, Viewer, scope_filter
 from services.api.shapes.schedules import (
+    JobTemplate,
     RunRequest,
     Schedule,
     ScheduleChange,
@@ -36,6 +37,7 @@ from services.engine.jobs import notify_jobs
 from services.engine.ownership import Thing, of_template, require_control, require_read
 from services.engine.places import Reader
 from services.engine.quotas import check_schedule
+from services.engine.run_times import has_placeholders
 from services.engine.schedules import Row, record_pause, record_skipped, submit_run, upcoming
 from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
@@ -73,8 +75,8 @@ RUNS: Any = {
 }
 
 _INSERT = """
-    INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING *"""
+    INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id, template)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, true) RETURNING *"""
 
 # A name is never like an id.
 _FIND = """
@@ -107,16 +109,24 @@ async def _prepare_job(api: Connections, job: JobSpec, reader: Reader) -> None:
 
 
 async def _scoped_job(
-    connection: Connection, api: Connections, caller: Caller, job: JobSpec, readers: set[Reader]
+    connection: Connection, api: Connections, caller: Caller, job: JobTemplate, readers: set[Reader]
 ) -> dict[str, Any]:
     """The job as it is stored, within the caller's limits; each of the readers may read what it names. Raises a 422."""
     try:
-        scoped = apply_scope(caller, job)
+        scoped = apply_scope(caller, job.sample)
         for reader in readers:
             await resolve_stages(connection, scoped, api.settings, reader)
     except SpecError as error:
         raise invalid(f"job.{error.field}", error.value, error.fix) from error
-    return scoped.stored()
+    return scoped.stored() if not has_placeholders(job.written) else _scoped_template(caller, job.written, scoped)
+
+
+def _scoped_template(caller: Caller, written: dict[str, Any], scoped: JobSpec) -> dict[str, Any]:
+    """The template with what the caller's limits decide, which no placeholder can stand for."""
+    stages = [stage | {"pool": limited.pool} for stage, limited in zip(written["stages"], scoped.stages, strict=True)]
+    limits = {"share": scoped.share, "priority": scoped.priority, "stages": stages}
+    labels = {**written.get("labels", {}), **caller.labels}
+    return written | limits | {"labels": labels}
 
 
 def _name_taken(name: str | None) -> Exception:
@@ -143,7 +153,7 @@ async def create_schedule(
     caller = creation.caller
 
     async def prepare() -> None:
-        await _prepare_job(api, spec.job, caller.reader)
+        await _prepare_job(api, spec.job.sample, caller.reader)
 
     async def create(connection: Connection) -> Schedule:
         job = await _scoped_job(connection, api, caller, spec.job, {caller.reader})
@@ -217,7 +227,7 @@ async def get_schedule(caller: Viewer, api: Api, schedule_id: ScheduleId) -> Sch
 
 _CHANGE = """
     UPDATE schedules SET name = $2, cron = $3, time_zone = $4, misfire = $5, job = $6, next_run_at = $7, paused_at = $8,
-        error = CASE WHEN job = $6 THEN error END
+        template = template OR $9, error = CASE WHEN job = $6 THEN error END
     WHERE schedule_id = $1 RETURNING *"""
 
 
@@ -238,9 +248,9 @@ async def change_schedule(
     A run that is due already, but not submitted yet, still takes place. The schedule stays its owner's.
     """
     if change.job is not None:
-        await _prepare_job(api, change.job, caller.reader)
+        await _prepare_job(api, change.job.sample, caller.reader)
     given = change.model_dump(include=change.changes - {"job"})
-    said = given if change.job is None else given | {"job": change.job.name}
+    said = given if change.job is None else given | {"job": change.job.sample.name}
     async with _controlling(caller, api, schedule_id, changes=said) as (connection, row):
         new = {**row, **given}
         if change.job is not None:
@@ -250,7 +260,7 @@ async def change_schedule(
             new |= await _replan(connection, row, new)
         values = (new[name] for name in ("name", "cron", "time_zone", "misfire", "job", "next_run_at", "paused_at"))
         try:
-            changed = await connection.fetchrow(_CHANGE, row["schedule_id"], *values)
+            changed = await connection.fetchrow(_CHANGE, row["schedule_id"], *values, change.job is not None)
         except asyncpg.UniqueViolationError as error:
             raise _name_taken(change.name) from error
         assert changed is not None

@@ -1,17 +1,55 @@
 """Schedules: recurring submissions."""
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    model_validator,
+)
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from services.api.pagination import Page
 from services.api.shapes.row import Row, Stored
 from services.contract.fields import Name, Strict
 from services.contract.states import JobState, Misfire, RunOrigin, RunReason, RunState
+from services.engine.errors import SpecError
+from services.engine.run_times import SAMPLE, fill_times, find_faults
 from services.engine.spec import JobSpec
 from services.platform.cron import check_cron, check_zone
+
+
+def _fault_of(error: SpecError) -> PydanticCustomError:
+    return PydanticCustomError("placeholder", "{fix}", {"fix": error.fix})
+
+
+@dataclass(frozen=True, slots=True)
+class JobTemplate:
+    """A job specification that may have placeholders for the times of a run: as written, and as of a sample run."""
+
+    written: dict[str, Any]
+    sample: JobSpec
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(cls._read, handler.generate_schema(JobSpec))
+
+    @classmethod
+    def _read(cls, value: Any, read: ValidatorFunctionWrapHandler) -> "JobTemplate":
+        faults = [
+            InitErrorDetails(type=_fault_of(fault), loc=path, input=fault.value) for path, fault in find_faults(value)
+        ]
+        if faults:
+            raise ValidationError.from_exception_data("job", faults)
+        return cls(value, read(fill_times(value, SAMPLE)))
+
 
 Cron = Annotated[str, Field(max_length=200), AfterValidator(check_cron)]
 TimeZone = Annotated[str, Field(max_length=100), AfterValidator(check_zone)]
@@ -29,6 +67,11 @@ ScheduleName = Annotated[Name, AfterValidator(_check_name)]
 
 _CRON = "minute hour day-of-month month day-of-week; `L` is the last day of the month"
 
+_JOB = (
+    "without `run_at`; `{run_date}`, `{scheduled_at}` and `{previous_run_at}`, also with a format such as "
+    "`{run_date:%Y/%m/%d}`, stand for the times of a run in its name, input, results, labels, params and inputs"
+)
+
 
 class ScheduleSpec(Strict):
     """When to submit which job."""
@@ -37,7 +80,7 @@ class ScheduleSpec(Strict):
     cron: Cron = Field(description=_CRON, examples=["0 2 L * *"])
     time_zone: TimeZone = Field("UTC", description="an IANA name", examples=["Europe/Berlin"])
     misfire: Misfire = Field("run_once", description="what to do about missed runs")
-    job: JobSpec = Field(description="without `run_at`")
+    job: JobTemplate = Field(description=_JOB)
 
 
 class ScheduleChange(Strict):
@@ -47,7 +90,7 @@ class ScheduleChange(Strict):
     cron: Cron | None = Field(None, description=_CRON, examples=["0 3 L * *"])
     time_zone: TimeZone | None = Field(None, examples=["Europe/Berlin"])
     misfire: Misfire | None = None
-    job: JobSpec | None = Field(None, description="the whole job, without `run_at`")
+    job: JobTemplate | None = Field(None, description=f"the whole job, {_JOB}")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

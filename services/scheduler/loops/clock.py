@@ -56,8 +56,8 @@ _LOOK = """
             ORDER BY next_run_at LIMIT $5) AS schedules"""
 
 _DUE = """
-    SELECT schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id, error, put_off_at,
-        now() AS now
+    SELECT schedule_id, name, cron, time_zone, misfire, job, template, next_run_at, created_by, key_id, error,
+        put_off_at, now() AS now
     FROM schedules
     WHERE schedule_id = $2 AND NOT paused AND next_run_at <= now()
       AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second')

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from services.platform.database import Database
-from tests.integration.api.conftest import array_job, ok
+from tests.integration.api.conftest import Keys, array_job, ok
 
 pytestmark = pytest.mark.usefixtures("grid")
 
@@ -279,3 +279,75 @@ async def test_a_change_of_a_paused_schedule_ends_no_pause(submitter: httpx.Asyn
 
     assert (changed["paused"], changed["next_run_at"]) == (True, None)
     assert [datetime.fromisoformat(run["scheduled_at"]) for run in await runs(submitter, path)] == [hour]
+
+
+# Placeholders.
+
+
+async def test_a_run_has_the_times_that_its_placeholders_name(submitter: httpx.AsyncClient) -> None:
+    job = {
+        "name": "claims-{run_date}",
+        "input": {"type": "items", "items": ["{scheduled_at:%Y/%m/%d}", "{{run_date}}"]},
+        "stages": [{"processor": "noop", "params": {"since": "{previous_run_at}", "until": "{scheduled_at}"}}],
+        "labels": {"month": "{run_date:%Y-%m}"},
+    }
+    path = await create(submitter, job=job)
+    assert (await ok(submitter.get(path)))["job"]["labels"] == {"month": "{run_date:%Y-%m}"}
+
+    run = await ok(submitter.post(f"{path}/runs", json={"scheduled_at": "2026-03-31T00:30:00Z"}))
+
+    made = await ok(submitter.get(f"/v1/jobs/{run['job_id']}"))
+    assert (made["name"], made["labels"]) == ("claims-2026-03-31", {"month": "2026-03"})
+    assert made["spec"]["input"]["items"] == ["2026/03/31", "{run_date}"]
+    assert made["spec"]["stages"][0]["params"] == {
+        "since": "2026-03-30T02:30:00+02:00",
+        "until": "2026-03-31T02:30:00+02:00",
+    }
+
+
+async def test_bad_placeholders_are_refused_by_field(submitter: httpx.AsyncClient, subtests: pytest.Subtests) -> None:
+    path = await create(submitter)
+    cases = [
+        ({"name": "claims-{date}"}, "job.name", "there is no placeholder {date}"),
+        ({"labels": {"month": "{run_date:%B}"}}, "job.labels.month", "is not a format"),
+        ({"share": "{run_date}"}, "job.share", "no placeholder can stand here"),
+        ({"name": "claims-{scheduled_at}"}, "job.name", "letters"),
+        ({"input": {"type": "lines", "uri": "s3://b/{day}/x.csv"}}, "job.input.uri", "no placeholder {day}"),
+    ]
+    for changes, field, fix in cases:
+        for request in (
+            submitter.post("/v1/schedules", json=schedule(name="other", job=array_job(**changes))),
+            submitter.patch(path, json={"job": array_job(**changes)}),
+        ):
+            with subtests.test(field, changes=changes):
+                response = await request
+                assert response.status_code == 422
+                [error] = response.json()["errors"]
+                assert error["field"] == field and fix in error["message"], error
+
+
+async def test_the_limits_of_a_key_hold_for_a_job_with_placeholders(keys: Keys) -> None:
+    labels = {"team": "claims"}
+    async with await keys.client("submitter", shares=["finance"], labels=labels, pools=["default"]) as limited:
+        job = array_job(name="claims-{run_date}", labels={"month": "{run_date:%Y-%m}"})
+        path = await create(limited, job=job)
+        shown = (await ok(limited.get(path)))["job"]
+        assert (shown["share"], shown["labels"]) == ("finance", {"month": "{run_date:%Y-%m}", "team": "claims"})
+        made = await ok(limited.post(f"{path}/runs", json={}))
+        assert (await ok(limited.get(f"/v1/jobs/{made['job_id']}")))["share"] == "finance"
+        other = await limited.post("/v1/schedules", json=schedule(name="x", job=job | {"share": "other"}))
+        assert other.status_code == 422 and other.json()["errors"][0]["field"] == "job.share"
+
+
+async def test_braces_of_a_schedule_of_an_earlier_release_stay_as_they_are(
+    submitter: httpx.AsyncClient, database: Database
+) -> None:
+    path = await create(submitter)
+    stages = [{"processor": "noop", "params": {"text": "{run_date} {input}"}}]
+    await database.execute("UPDATE schedules SET template = false, job = $1", array_job(stages=stages))
+    await ok(submitter.patch(path, json={"cron": "0 3 * * *"}))
+
+    run = await ok(submitter.post(f"{path}/runs", json={}))
+
+    made = await ok(submitter.get(f"/v1/jobs/{run['job_id']}"))
+    assert made["spec"]["stages"][0]["params"] == {"text": "{run_date} {input}"}

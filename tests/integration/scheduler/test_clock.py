@@ -122,6 +122,18 @@ async def test_a_schedule_that_skips_misses_no_later_run(context: Context, play:
     assert row["last_run_at"] is None
 
 
+async def test_each_run_has_its_own_times(context: Context, play: Play) -> None:
+    job = JOB | {"name": "of-{scheduled_at:%Y%m%d-%H}", "labels": {"since": "{previous_run_at:%H}"}}
+    schedule_id = await add_schedule(play, hours_late=2, misfire="run_all", job=job, template=True)
+    await tick(context)
+
+    jobs = await play.database.fetch("SELECT name, labels, run_at FROM jobs WHERE schedule_id = $1", schedule_id)
+    assert len(jobs) == 3
+    for made in jobs:
+        before = made["run_at"] - timedelta(hours=1)
+        assert (made["name"], made["labels"]) == (f"of-{made['run_at']:%Y%m%d-%H}", {"since": f"{before:%H}"})
+
+
 async def test_two_schedulers_make_one_job_of_each_run(context: Context, other: Context, play: Play) -> None:
     schedules = [await add_schedule(play, hours_late=5, misfire="run_all") for _ in range(4)]
 
