@@ -41,6 +41,7 @@ from piecework.shapes import (
     KeyQuotas,
     KeyUse,
     Misfire,
+    Overlap,
     Package,
     Page,
     Part,
@@ -385,10 +386,12 @@ class Client:
         *,
         time_zone: str = "UTC",
         misfire: Misfire = "run_once",
+        overlap: Overlap = "allow",
         idempotency_key: str | None = None,
     ) -> Schedule:
         """Submit `job` (a JobSpec) again and again, at the times of `cron` in `time_zone`."""
         body = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire, "job": job}
+        body["overlap"] = overlap
         return self._api.create(Schedule, "/v1/schedules", body, idempotency_key)
 
     def list_schedules(self, *, created_by: str | None = None, mine: bool = False) -> Listing[Schedule]:

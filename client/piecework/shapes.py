@@ -24,7 +24,8 @@ AuditOutcome = Literal["done", "refused"]
 Misfire = Literal["run_once", "run_all", "skip"]
 RunState = Literal["waiting", "submitted", "skipped", "refused"]
 RunOrigin = Literal["clock", "request"]
-RunReason = Literal["missed", "paused", "request"]
+RunReason = Literal["missed", "paused", "request", "overlap"]
+Overlap = Literal["allow", "skip", "queue", "cancel"]
 ReasonCode = Literal[
     "job_paused",
     "no_scheduler",
@@ -537,6 +538,7 @@ class Schedule(TypedDict):
     cron: str
     time_zone: str
     misfire: Misfire
+    overlap: Overlap
     paused: bool
     paused_at: str | None
     next_run_at: str | None
@@ -558,6 +560,7 @@ class ScheduleChange(TypedDict, total=False):
     cron: str | None
     time_zone: str | None
     misfire: Misfire | None
+    overlap: Overlap | None
     job: JobSpec | None
 
 

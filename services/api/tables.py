@@ -135,6 +135,7 @@ class Schedule(SQLModel, table=True):
     last_skipped_at: datetime | None = Field(None, sa_type=_UTC)
     paused_at: datetime | None = Field(None, sa_type=_UTC)
     template: bool = False
+    overlap: str = "allow"
 
 
 class ScheduleRun(SQLModel, table=True):

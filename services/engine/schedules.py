@@ -3,7 +3,8 @@
 Whoever decides one holds the schedule's row locked, and records it in the transaction that submits its job.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -12,6 +13,8 @@ from uuid import UUID
 from asyncpg import Record
 
 from services.contract.states import RunOrigin, RunReason, RunState
+from services.engine.audit import Actor, record
+from services.engine.jobs import cancel_job
 from services.engine.run_times import RunTimes, fill_times
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
@@ -23,48 +26,109 @@ Row = Record | Mapping[str, Any]  # of a schedule
 
 RECORDED_MAX = 1_000  # runs that came due during a pause: the last of them are recorded
 KEPT_RUNS = 10_000  # of each schedule, the latest
-
-REFUSED: tuple[RunState, ...] = ("refused",)
+WAITING_MAX = 100  # runs of a schedule: one that comes due then is skipped
 
 _CLAIM = """
-    INSERT INTO schedule_runs AS r (schedule_id, scheduled_at, state, origin) VALUES ($1, $2, 'submitted', $3)
+    INSERT INTO schedule_runs AS r (schedule_id, scheduled_at, state, origin, reason) VALUES ($1, $2, $4, $3, $5)
     ON CONFLICT (schedule_id, scheduled_at) DO UPDATE
-        SET state = 'submitted', origin = $3, reason = NULL, error = NULL, decided_at = now()
-        WHERE r.state = ANY($4::text[])
+        SET state = $4, origin = $3, reason = $5, error = NULL, decided_at = now()
+        WHERE r.state = ANY($6::text[])
     RETURNING scheduled_at"""
 
 _NAME_JOB = "UPDATE schedule_runs SET job_id = $3 WHERE schedule_id = $1 AND scheduled_at = $2"
 
 
-async def submit_run(
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What has become of a run that was to begin: `submitted`, with its job, or by its schedule's overlap rule
+    `waiting` or `skipped`."""
+
+    state: RunState
+    job_id: UUID | None = None
+
+
+async def begin_run(
     connection: Connection,
     settings: Settings,
     schedule: Row,
     scheduled_at: datetime,
     *,
     origin: RunOrigin,
-    instead_of: Collection[RunState] = REFUSED,
-) -> UUID | None:
-    """Submit the job of the schedule's run, for the schedule's owner; None if the run was decided before, unless it
-    is in one of the states `instead_of`.
+    instead_of: tuple[RunState, ...] = ("refused",),
+    waited: bool = False,
+) -> Begun | None:
+    """Submit the job of the schedule's run, for the schedule's owner, if its overlap rule allows, or if it has waited.
 
-    Raises SpecError, ValidationError, QuotaExceeded, and asyncpg.UniqueViolationError if a job of an earlier release is
-    this run: then nothing is left of it once the caller's savepoint is undone.
+    None if the run was decided before, unless it is in one of the states `instead_of`. Raises SpecError,
+    ValidationError, QuotaExceeded, and asyncpg.UniqueViolationError if a job of an earlier release is this run: then
+    nothing is left of it once the caller's savepoint is undone.
     """
     schedule_id = schedule["schedule_id"]
-    if await connection.fetchval(_CLAIM, schedule_id, scheduled_at, origin, list(instead_of)) is None:
+    state, reason = ("submitted", None) if waited else await _apply_overlap(connection, schedule)
+    claim = (schedule_id, scheduled_at, origin, state, reason, list(instead_of))
+    if await connection.fetchval(_CLAIM, *claim) is None:
         return None
+    if state != "submitted":
+        if schedule["overlap"] == "cancel":
+            await _make_way(connection, schedule, scheduled_at)
+        return Begun(state)
+    return Begun(state, await _submit(connection, settings, schedule, scheduled_at))
+
+
+async def _submit(connection: Connection, settings: Settings, schedule: Row, scheduled_at: datetime) -> UUID:
     job_id = await submit_job(
         connection,
         JobSpec.model_validate(_job_of(schedule, scheduled_at), extra="ignore"),
         settings=settings,
-        schedule_id=schedule_id,
+        schedule_id=schedule["schedule_id"],
         run_at=scheduled_at,
         created_by=schedule["created_by"],
         key_id=schedule["key_id"],
     )
-    await connection.execute(_NAME_JOB, schedule_id, scheduled_at, job_id)
+    await connection.execute(_NAME_JOB, schedule["schedule_id"], scheduled_at, job_id)
     return job_id
+
+
+_ACTIVE = """
+    SELECT job_id, state FROM jobs WHERE schedule_id = $1 AND state NOT IN ('succeeded', 'failed', 'cancelled')"""
+
+_WAITING = """
+    SELECT scheduled_at, origin FROM schedule_runs WHERE schedule_id = $1 AND state = 'waiting' ORDER BY scheduled_at"""
+
+
+async def _apply_overlap(connection: Connection, schedule: Row) -> tuple[RunState, RunReason | None]:
+    """What the schedule's overlap rule makes of a run that is to begin now."""
+    if schedule["overlap"] == "allow":
+        return "submitted", None
+    waiting = await connection.fetch(_WAITING, schedule["schedule_id"])
+    if not waiting and not await connection.fetch(_ACTIVE, schedule["schedule_id"]):
+        return "submitted", None
+    skipped = schedule["overlap"] == "skip" or (schedule["overlap"] == "queue" and len(waiting) >= WAITING_MAX)
+    return ("skipped" if skipped else "waiting"), "overlap"
+
+
+_SUPERSEDE = """
+    UPDATE schedule_runs SET state = 'skipped', decided_at = now()
+    WHERE schedule_id = $1 AND state = 'waiting' AND scheduled_at <> $2"""
+
+
+async def _make_way(connection: Connection, schedule: Row, scheduled_at: datetime) -> None:
+    """Cancel what runs of the schedule, and skip what waits, for this run; it begins when nothing runs any more."""
+    await connection.execute(_SUPERSEDE, schedule["schedule_id"], scheduled_at)
+    for job in await connection.fetch(_ACTIVE, schedule["schedule_id"]):
+        if job["state"] in ("scheduled", "running", "paused"):
+            await cancel_job(connection, job["job_id"])
+            summary = {"schedule": schedule["name"], "for": scheduled_at.isoformat()}
+            actor = Actor("scheduler", schedule["created_by"])
+            await record(connection, actor, "cancel_job", "job", job["job_id"], summary)
+
+
+async def next_waiting(connection: Connection, schedule: Row) -> Record | None:
+    """The run (`scheduled_at`, `origin`) that has waited longest and may begin now, by `begin_run` with `waited`."""
+    waiting = await connection.fetch(_WAITING, schedule["schedule_id"])
+    if not waiting or (schedule["overlap"] != "allow" and await connection.fetch(_ACTIVE, schedule["schedule_id"])):
+        return None
+    return next((run for run in waiting if run["origin"] == "request" or not schedule["paused"]), None)
 
 
 def _job_of(schedule: Row, scheduled_at: datetime) -> Any:
@@ -90,8 +154,10 @@ async def record_skipped(
 
 
 _RECORD_REFUSED = """
-    INSERT INTO schedule_runs (schedule_id, scheduled_at, state, origin, error) VALUES ($1, $2, 'refused', 'clock', $3)
-    ON CONFLICT DO NOTHING"""
+    INSERT INTO schedule_runs AS r (schedule_id, scheduled_at, state, origin, error)
+    VALUES ($1, $2, 'refused', 'clock', $3)
+    ON CONFLICT (schedule_id, scheduled_at) DO UPDATE
+        SET state = 'refused', reason = NULL, error = $3, decided_at = now() WHERE r.state = 'waiting'"""
 
 
 async def record_refused(connection: Connection, schedule_id: UUID, scheduled_at: datetime, error: str) -> None:

@@ -10,9 +10,10 @@ import typer
 from piecework.cli.options import All, CreatedBy, Limit, Mine
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
-from piecework.shapes import Misfire, Schedule, ScheduleRun
+from piecework.shapes import Misfire, Overlap, Schedule, ScheduleRun
 
 ScheduleName = Annotated[str, typer.Argument(metavar="SCHEDULE", help="Its name, or its id.")]
+OVERLAP_HELP = "What to do about a run while a job of the schedule has not ended."
 CRON_HELP = "Minute hour day month weekday; '0 6 L * *' is 6:00 at month end."
 
 
@@ -68,12 +69,13 @@ def create(
     cron: Annotated[str, typer.Option(help=CRON_HELP)],
     time_zone: Annotated[str, typer.Option(help="IANA time zone of the cron times.")] = "UTC",
     misfire: Annotated[Misfire, typer.Option(help="What to do about missed runs.")] = "run_once",
+    overlap: Annotated[Overlap, typer.Option(help=OVERLAP_HELP)] = "allow",
 ) -> None:
     """Submit a job file again and again, and print the schedule's id."""
     from piecework.jobfile import read_mapping
 
     job = read_job(read_mapping(file), file.parent)
-    schedule = session.client.create_schedule(name, cron, job, time_zone=time_zone, misfire=misfire)
+    schedule = session.client.create_schedule(name, cron, job, time_zone=time_zone, misfire=misfire, overlap=overlap)
     session.show(schedule, lambda schedule: print(schedule["schedule_id"]))
 
 
@@ -85,16 +87,17 @@ def change(
     cron: Annotated[str | None, typer.Option(help=CRON_HELP)] = None,
     time_zone: Annotated[str | None, typer.Option(help="IANA time zone of the cron times.")] = None,
     misfire: Annotated[Misfire | None, typer.Option(help="What to do about missed runs.")] = None,
+    overlap: Annotated[Overlap | None, typer.Option(help=OVERLAP_HELP)] = None,
 ) -> None:
     """Change what is given of a schedule, and show it."""
     from piecework.jobfile import read_mapping
 
-    spec: dict[str, Any] = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire}
+    spec: dict[str, Any] = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire, "overlap": overlap}
     spec = {field: value for field, value in spec.items() if value is not None}
     if job is not None:
         spec["job"] = read_job(read_mapping(job), job.parent)
     if not spec:
-        raise InputError("there is nothing to change: give --name, --job, --cron, --time-zone or --misfire")
+        raise InputError("there is nothing to change: give --name, --job, --cron, --time-zone, --misfire or --overlap")
     session.show(session.client.change_schedule(schedule, spec), lambda changed: _show(session, changed))
 
 
@@ -115,6 +118,7 @@ def _show(session: Session, schedule: Schedule) -> None:
             ("name", schedule["name"]),
             ("cron", f"{schedule['cron']} in {zone}"),
             ("misfire", schedule["misfire"]),
+            ("overlap", schedule.get("overlap")),
             ("state", "paused" if schedule["paused"] else "active"),
             ("paused", moment(schedule["paused_at"], now)),
             *(("next run", _moment_in(zone, time, now)) for time in schedule["upcoming"]),
@@ -156,7 +160,7 @@ def run(
 ) -> None:
     """Run a schedule now, and print the job's id. The clock goes on as before."""
     run = session.client.run_schedule(schedule, scheduled_at=scheduled_at)
-    session.show(run, lambda run: print(run["job_id"]))
+    session.show(run, lambda run: print(run["job_id"] or f"waits for its turn: {run['scheduled_at']}"))
 
 
 def skip(session: Session, schedule: ScheduleName) -> None:

@@ -38,7 +38,7 @@ from services.engine.ownership import Thing, of_template, require_control, requi
 from services.engine.places import Reader
 from services.engine.quotas import check_schedule
 from services.engine.run_times import has_placeholders
-from services.engine.schedules import Row, record_pause, record_skipped, submit_run, upcoming
+from services.engine.schedules import Row, begin_run, record_pause, record_skipped, upcoming
 from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
@@ -75,8 +75,9 @@ RUNS: Any = {
 }
 
 _INSERT = """
-    INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id, template)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, true) RETURNING *"""
+    INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id, overlap,
+        template)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, true) RETURNING *"""
 
 # A name is never like an id.
 _FIND = """
@@ -171,6 +172,7 @@ async def create_schedule(
                 next_time(spec.cron, spec.time_zone, now),
                 caller.principal,
                 caller.key_id,
+                spec.overlap,
             )
         except asyncpg.UniqueViolationError as error:
             raise _name_taken(spec.name) from error
@@ -227,7 +229,7 @@ async def get_schedule(caller: Viewer, api: Api, schedule_id: ScheduleId) -> Sch
 
 _CHANGE = """
     UPDATE schedules SET name = $2, cron = $3, time_zone = $4, misfire = $5, job = $6, next_run_at = $7, paused_at = $8,
-        template = template OR $9, error = CASE WHEN job = $6 THEN error END
+        overlap = $9, template = template OR $10, error = CASE WHEN job = $6 THEN error END
     WHERE schedule_id = $1 RETURNING *"""
 
 
@@ -258,7 +260,9 @@ async def change_schedule(
             new["job"] = await _scoped_job(connection, api, caller, change.job, readers)
         if {"cron", "time_zone"} & change.changes:
             new |= await _replan(connection, row, new)
-        values = (new[name] for name in ("name", "cron", "time_zone", "misfire", "job", "next_run_at", "paused_at"))
+        values = (
+            new[name] for name in ("name", "cron", "time_zone", "misfire", "job", "next_run_at", "paused_at", "overlap")
+        )
         try:
             changed = await connection.fetchrow(_CHANGE, row["schedule_id"], *values, change.job is not None)
         except asyncpg.UniqueViolationError as error:
@@ -347,7 +351,7 @@ async def skip_next_run(caller: Submitter, api: Api, schedule_id: ScheduleId) ->
 
 
 _RUN = "SELECT * FROM schedule_runs WHERE schedule_id = $1 AND scheduled_at = $2"
-_SET_LAST = "UPDATE schedules SET last_job_id = $2 WHERE schedule_id = $1"
+_SET_LAST = "UPDATE schedules SET last_job_id = coalesce($2, last_job_id) WHERE schedule_id = $1"
 _JOBS = "SELECT job_id, state AS job_state, started_at, finished_at FROM jobs WHERE job_id = ANY($1::uuid[])"
 
 
@@ -378,8 +382,9 @@ async def run_schedule(
 ) -> Response:
     """Submit the schedule's job now, as a run for `scheduled_at`, or for this moment. The clock goes on as before.
 
-    A paused schedule can be run, too. A run that was skipped or refused can be made up for by its `scheduled_at`; one
-    that has a job gets no other. The job belongs to the schedule's owner.
+    A paused schedule can be run, too. The overlap rule holds, so the run may have to wait for its turn. A run that was
+    skipped or refused can be made up for by its `scheduled_at`; one that has a job gets no other. The job belongs to
+    the schedule's owner.
     """
 
     async def create(connection: Connection) -> ScheduleRun:
@@ -391,18 +396,23 @@ async def run_schedule(
             raise invalid("scheduled_at", scheduled_at.isoformat(), fix)
         try:
             async with connection.transaction():
-                job_id = await submit_run(
+                begun = await begin_run(
                     connection, api.settings, row, scheduled_at, origin="request", instead_of=("skipped", "refused")
                 )
         except asyncpg.UniqueViolationError:
-            job_id = None
-        except SpecError as error:
+            begun = None
+        except ValueError as error:
             raise conflict(f"the schedule's job can't be submitted: {error}; change the schedule") from error
-        if job_id is None:
+        if begun is None:
             fix = "list the schedule's runs: retry its job, or submit the job again by itself"
-            raise conflict(f"the run of {scheduled_at.isoformat()} has its job already; {fix}")
+            raise conflict(f"the run of {scheduled_at.isoformat()} has its job already, or waits; {fix}")
+        if begun.state == "skipped":
+            raise conflict(
+                f"the overlap rule is {row['overlap']}, and jobs of the schedule run or wait: end them first"
+            )
+        job_id = begun.job_id
         await connection.execute(_SET_LAST, row["schedule_id"], job_id)
-        summary = {"name": row["name"], "scheduled_at": scheduled_at.isoformat(), "job": str(job_id)}
+        summary = {"name": row["name"], "scheduled_at": scheduled_at.isoformat(), "job": job_id and str(job_id)}
         await creation.caller.record(connection, row["schedule_id"], **summary)
         run = await connection.fetchrow(_RUN, row["schedule_id"], scheduled_at)
         [shown] = await _show_runs(connection, [dict(run or {})])

@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from services.api.pagination import Page
 from services.api.shapes.row import Row, Stored
 from services.contract.fields import Name, Strict
-from services.contract.states import JobState, Misfire, RunOrigin, RunReason, RunState
+from services.contract.states import JobState, Misfire, Overlap, RunOrigin, RunReason, RunState
 from services.engine.errors import SpecError
 from services.engine.run_times import SAMPLE, fill_times, find_faults
 from services.engine.spec import JobSpec
@@ -67,6 +67,10 @@ ScheduleName = Annotated[Name, AfterValidator(_check_name)]
 
 _CRON = "minute hour day-of-month month day-of-week; `L` is the last day of the month"
 
+_OVERLAP = (
+    "a run that is due while a job of the schedule has not ended: begins (`allow`), is left out (`skip`), waits for "
+    "its turn (`queue`), or has that job cancelled and begins when it has ended (`cancel`)"
+)
 _JOB = (
     "without `run_at`; `{run_date}`, `{scheduled_at}` and `{previous_run_at}`, also with a format such as "
     "`{run_date:%Y/%m/%d}`, stand for the times of a run in its name, input, results, labels, params and inputs"
@@ -80,6 +84,7 @@ class ScheduleSpec(Strict):
     cron: Cron = Field(description=_CRON, examples=["0 2 L * *"])
     time_zone: TimeZone = Field("UTC", description="an IANA name", examples=["Europe/Berlin"])
     misfire: Misfire = Field("run_once", description="what to do about missed runs")
+    overlap: Overlap = Field("allow", description=_OVERLAP)
     job: JobTemplate = Field(description=_JOB)
 
 
@@ -90,6 +95,7 @@ class ScheduleChange(Strict):
     cron: Cron | None = Field(None, description=_CRON, examples=["0 3 L * *"])
     time_zone: TimeZone | None = Field(None, examples=["Europe/Berlin"])
     misfire: Misfire | None = None
+    overlap: Overlap | None = Field(None, description=_OVERLAP)
     job: JobTemplate | None = Field(None, description=f"the whole job, {_JOB}")
 
     @model_validator(mode="after")
@@ -120,6 +126,7 @@ class Schedule(Row):
     cron: str
     time_zone: str
     misfire: Misfire
+    overlap: Overlap
     paused: bool
     paused_at: datetime | None = Field(description="runs that came due since then are recorded as skipped at its end")
     next_run_at: datetime | None = Field(description="null while paused")
@@ -141,7 +148,8 @@ class ScheduleRun(Row):
     state: RunState = Field(description="`waiting` for its turn, `submitted`, `skipped`, or `refused` as a job")
     origin: RunOrigin = Field(description="what asked for it: the `clock`, or a `request`")
     reason: RunReason | None = Field(
-        description="why it was skipped: no scheduler looked (`missed`), the schedule was `paused`, or a `request`"
+        description="why it was skipped: no scheduler looked (`missed`), the schedule was `paused`, a `request`, or an "
+        "`overlap` with an earlier job, for which it may also wait"
     )
     error: str | None = Field(description="why its job was refused")
     decided_at: datetime = Field(description="when it became what it is")

@@ -12,6 +12,7 @@ _GOING_ON = """
         OR EXISTS (SELECT FROM bundles)
         OR EXISTS (SELECT FROM job_dependencies WHERE ended IS NOT NULL AND NOT seen)
         OR EXISTS (SELECT FROM queue_messages)
+        OR EXISTS (SELECT FROM schedule_runs WHERE state = 'waiting')
         OR EXISTS (SELECT FROM webhook_deliveries WHERE state = 'pending')
         OR EXISTS (SELECT FROM jobs WHERE finished_at IS NOT NULL
             AND keep_revision < (SELECT revision FROM retention_rules WHERE name = 'default')) AS anything,

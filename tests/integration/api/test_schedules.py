@@ -351,3 +351,34 @@ async def test_braces_of_a_schedule_of_an_earlier_release_stay_as_they_are(
 
     made = await ok(submitter.get(f"/v1/jobs/{run['job_id']}"))
     assert made["spec"]["stages"][0]["params"] == {"text": "{run_date} {input}"}
+
+
+# Overlaps.
+
+
+@pytest.mark.parametrize(
+    ("overlap", "second", "first"),
+    [("allow", "submitted", "running"), ("queue", "waiting", "running"), ("cancel", "waiting", "cancelling")],
+)
+async def test_a_run_on_request_keeps_to_the_overlap_rule(
+    submitter: httpx.AsyncClient, overlap: str, second: str, first: str
+) -> None:
+    path = await create(submitter, overlap=overlap)
+    for _ in range(2):
+        await ok(submitter.post(f"{path}/runs", json={}))
+
+    assert [(run["state"], run["job_state"]) for run in await runs(submitter, path)] == [
+        (second, "running" if second == "submitted" else None),
+        ("submitted", first),
+    ]
+
+
+async def test_a_run_on_request_is_refused_where_the_overlap_rule_is_to_skip(submitter: httpx.AsyncClient) -> None:
+    path = await create(submitter)
+    assert (await ok(submitter.patch(path, json={"overlap": "skip"})))["overlap"] == "skip"
+    await ok(submitter.post(f"{path}/runs", json={}))
+
+    refused = await submitter.post(f"{path}/runs", json={})
+
+    assert refused.status_code == 409 and "the overlap rule is skip" in refused.json()["detail"]
+    assert len(await runs(submitter, path)) == 1

@@ -442,3 +442,130 @@ async def test_a_run_that_was_put_off_until_it_counts_as_missed_says_why(context
 
     assert await runs(play, late) == []
     assert (await schedule(play, late))["error"] == why
+
+
+# Overlaps.
+
+
+async def end_jobs(play: Play, schedule_id: UUID) -> None:
+    await play.database.execute(
+        "UPDATE jobs SET state = CASE state WHEN 'cancelling' THEN 'cancelled' ELSE 'succeeded' END, "
+        "finished_at = now() WHERE schedule_id = $1 AND state IN ('running', 'cancelling')",
+        schedule_id,
+    )
+
+
+async def states(play: Play, schedule_id: UUID) -> list[str]:
+    rows = await play.database.fetch(
+        "SELECT r.state, r.reason, j.state AS job FROM schedule_runs AS r LEFT JOIN jobs AS j USING (job_id) "
+        "WHERE r.schedule_id = $1 ORDER BY scheduled_at",
+        schedule_id,
+    )
+    return [" ".join(filter(None, row.values())) for row in rows]
+
+
+# What each rule makes of four runs that are due together; then, after the end of the jobs that ran, twice.
+OVERLAPS = [
+    ("allow", ["submitted running"] * 4, ["submitted succeeded"] * 4, ["submitted succeeded"] * 4),
+    (
+        "skip",
+        ["submitted running", *["skipped overlap"] * 3],
+        ["submitted succeeded", *["skipped overlap"] * 3],
+        ["submitted succeeded", *["skipped overlap"] * 3],
+    ),
+    (
+        "queue",
+        ["submitted running", *["waiting overlap"] * 3],
+        ["submitted succeeded", "submitted running", *["waiting overlap"] * 2],
+        ["submitted succeeded", "submitted succeeded", "submitted running", "waiting overlap"],
+    ),
+    (
+        "cancel",
+        ["submitted cancelling", *["skipped overlap"] * 2, "waiting overlap"],
+        ["submitted cancelled", *["skipped overlap"] * 2, "submitted running"],
+        ["submitted cancelled", *["skipped overlap"] * 2, "submitted succeeded"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("overlap", "first", "then", "last"), OVERLAPS)
+async def test_runs_that_overlap_do_as_the_rule_says(
+    context: Context, other: Context, play: Play, overlap: str, first: list[str], then: list[str], last: list[str]
+) -> None:
+    schedule_id = await add_schedule(play, hours_late=3, misfire="run_all", overlap=overlap)
+    for expected in (first, then, last):
+        await asyncio.gather(tick(context), tick(other))
+        assert await states(play, schedule_id) == expected
+        await end_jobs(play, schedule_id)
+
+
+async def test_a_full_queue_of_runs_skips_further_ones(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "WAITING_MAX", 1)
+    schedule_id = await add_schedule(play, hours_late=3, misfire="run_all", overlap="queue")
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running", "waiting overlap", *["skipped overlap"] * 2]
+
+
+async def test_a_waiting_run_is_held_by_a_pause_and_is_let_go_by_a_rule_that_allows(
+    context: Context, play: Play
+) -> None:
+    schedule_id = await add_schedule(play, hours_late=1, misfire="run_all", overlap="queue")
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running", "waiting overlap"]
+    await play.database.execute("UPDATE schedules SET overlap = 'allow', paused = true")
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running", "waiting overlap"]
+    await play.database.execute("UPDATE schedules SET paused = false")
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running"] * 2
+
+
+async def test_a_waiting_run_that_dies_as_it_begins_begins_once(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule_id = await add_schedule(play, hours_late=1, misfire="run_all", overlap="queue")
+    await tick(context)
+    await end_jobs(play, schedule_id)
+
+    class Killed(BaseException):
+        pass
+
+    async def submit_and_die(*arguments: Any, **keywords: Any) -> UUID:
+        await submission.submit_job(*arguments, **keywords)
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(schedules, "submit_job", submit_and_die)
+        with pytest.raises(Killed):
+            await clock.step(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "waiting overlap"]
+
+    await tick(context)
+
+    assert await states(play, schedule_id) == ["submitted succeeded", "submitted running"]
+
+
+async def test_a_waiting_run_over_a_quota_waits_on_and_says_so(context: Context, play: Play) -> None:
+    schedule_id = await add_schedule(play, hours_late=1, misfire="run_all", overlap="queue")
+    await tick(context)
+    await end_jobs(play, schedule_id)
+    await limit_jobs(play, 0)
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "waiting overlap"]
+    assert "is put off" in (await schedule(play, schedule_id))["error"]
+    await limit_jobs(play, 10)
+    await end_put_off(play)
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "submitted running"]
+    assert (await schedule(play, schedule_id))["error"] is None
+
+
+async def test_a_waiting_run_whose_job_is_refused_holds_up_no_other(context: Context, play: Play) -> None:
+    schedule_id = await add_schedule(play, hours_late=2, misfire="run_all", overlap="queue")
+    await tick(context)
+    await end_jobs(play, schedule_id)
+    await play.database.execute("UPDATE schedules SET job = $1", JOB | {"stages": [{"processor": "gone"}]})
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "refused", "refused"]

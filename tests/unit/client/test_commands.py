@@ -135,6 +135,7 @@ SCHEDULE = {
     "cron": "0 6 L * *",
     "time_zone": "Europe/Berlin",
     "misfire": "run_once",
+    "overlap": "allow",
     "paused": False,
     "paused_at": None,
     "next_run_at": LATER,
@@ -801,6 +802,7 @@ def test_a_schedule_is_made_of_a_job_file(run: Run, service: Service) -> None:
         "cron": "0 6 L * *",
         "time_zone": "UTC",
         "misfire": "run_once",
+        "overlap": "allow",
         "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
     }
 
