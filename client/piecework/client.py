@@ -19,6 +19,7 @@ from piecework.shapes import (
     AppendedItems,
     AuditEntry,
     AuditOutcome,
+    Backfill,
     CancelledItems,
     CompletedUpload,
     CostList,
@@ -429,6 +430,22 @@ class Client:
     def list_schedule_runs(self, schedule_id: Id) -> Listing[ScheduleRun]:
         """What became of a schedule's runs, the latest first."""
         return self._list(ScheduleRun, f"{_schedule(schedule_id)}/runs")
+
+    def create_backfill(
+        self, schedule_id: Id, since: str, until: str, *, running_max: int = 1, idempotency_key: str | None = None
+    ) -> Backfill:
+        """Run a schedule for each of its times in a range (ISO 8601, with offsets), `running_max` of them at once."""
+        body = {"since": since, "until": until, "running_max": running_max}
+        return self._api.create(Backfill, f"{_schedule(schedule_id)}/backfills", body, idempotency_key)
+
+    def list_backfills(self, schedule_id: Id) -> Listing[Backfill]:
+        """Of a schedule, the latest first."""
+        return self._list(Backfill, f"{_schedule(schedule_id)}/backfills")
+
+    def cancel_backfill(self, schedule_id: Id, backfill_id: Id) -> Backfill:
+        """Skip those of its runs that wait; its jobs go on."""
+        path = f"{_schedule(schedule_id)}/backfills/{backfill_id}/cancel"
+        return self._api.post(Backfill, path, repeatable=True)
 
     # Triggers
 

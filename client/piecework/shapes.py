@@ -23,7 +23,7 @@ UploadState = Literal["running", "completed", "aborted"]
 AuditOutcome = Literal["done", "refused"]
 Misfire = Literal["run_once", "run_all", "skip"]
 RunState = Literal["waiting", "submitted", "skipped", "refused"]
-RunOrigin = Literal["clock", "request"]
+RunOrigin = Literal["clock", "request", "backfill"]
 RunReason = Literal["missed", "paused", "request", "overlap"]
 Overlap = Literal["allow", "skip", "queue", "cancel"]
 ReasonCode = Literal[
@@ -573,11 +573,36 @@ class ScheduleRun(TypedDict):
     reason: RunReason | None
     error: str | None
     decided_at: str
+    backfill_id: str | None
     job_id: str | None
     job_state: JobState | None
     started_at: str | None
     finished_at: str | None
     late_seconds: float | None
+
+
+class BackfillRuns(TypedDict):
+    """Runs of a backfill, by what has become of them."""
+
+    waiting: int
+    submitted: int
+    skipped: int
+    refused: int
+
+
+class Backfill(TypedDict):
+    """Runs of a range of a schedule's past times, which are made up for."""
+
+    backfill_id: str
+    schedule_id: str
+    since: str
+    until: str
+    running_max: int
+    runs: BackfillRuns
+    cancelled: bool
+    created_at: str
+    created_by: str
+    ended_at: str | None
 
 
 class Trigger(TypedDict):

@@ -151,6 +151,23 @@ class ScheduleRun(SQLModel, table=True):
     error: str | None = None
     job_id: UUID | None = None
     decided_at: datetime = Field(sa_type=_UTC)
+    backfill_id: UUID | None = None
+
+
+class ScheduleBackfill(SQLModel, table=True):
+    """A range of a schedule's past times whose runs are made up for."""
+
+    __tablename__ = "schedule_backfills"
+
+    backfill_id: UUID = Field(primary_key=True)
+    schedule_id: UUID
+    since: datetime = Field(sa_type=_UTC)
+    until: datetime = Field(sa_type=_UTC)
+    running_max: int
+    cancelled: bool = False
+    created_at: datetime = Field(sa_type=_UTC)
+    created_by: str
+    ended_at: datetime | None = Field(None, sa_type=_UTC)
 
 
 class Trigger(SQLModel, table=True):

@@ -12,7 +12,7 @@ Isolation = Literal["sandbox", "uid", "process"]  # how strongly a worker keeps 
 DeliveryState = Literal["pending", "delivered", "failed"]
 Misfire = Literal["run_once", "run_all", "skip"]
 RunState = Literal["waiting", "submitted", "skipped", "refused"]  # of a schedule's run; its job has states of its own
-RunOrigin = Literal["clock", "request"]  # what asked for a schedule's run
+RunOrigin = Literal["clock", "request", "backfill"]  # what asked for a schedule's run
 RunReason = Literal["missed", "paused", "request", "overlap"]  # why a schedule's run was skipped, or waits
 Overlap = Literal["allow", "skip", "queue", "cancel"]  # of a run that is due while a job of its schedule runs
 

@@ -89,11 +89,16 @@ async def _submit(connection: Connection, settings: Settings, schedule: Row, sch
     return job_id
 
 
+# Those of a backfill have a limit of their own.
 _ACTIVE = """
-    SELECT job_id, state FROM jobs WHERE schedule_id = $1 AND state NOT IN ('succeeded', 'failed', 'cancelled')"""
+    SELECT j.job_id, j.state FROM jobs AS j
+    WHERE j.schedule_id = $1 AND j.state NOT IN ('succeeded', 'failed', 'cancelled') AND NOT EXISTS (
+        SELECT FROM schedule_runs AS r
+        WHERE r.schedule_id = j.schedule_id AND r.scheduled_at = j.run_at AND r.backfill_id IS NOT NULL)"""
 
 _WAITING = """
-    SELECT scheduled_at, origin FROM schedule_runs WHERE schedule_id = $1 AND state = 'waiting' ORDER BY scheduled_at"""
+    SELECT scheduled_at, origin FROM schedule_runs
+    WHERE schedule_id = $1 AND state = 'waiting' AND backfill_id IS NULL ORDER BY scheduled_at"""
 
 
 async def _apply_overlap(connection: Connection, schedule: Row) -> tuple[RunState, RunReason | None]:
@@ -109,7 +114,7 @@ async def _apply_overlap(connection: Connection, schedule: Row) -> tuple[RunStat
 
 _SUPERSEDE = """
     UPDATE schedule_runs SET state = 'skipped', decided_at = now()
-    WHERE schedule_id = $1 AND state = 'waiting' AND scheduled_at <> $2"""
+    WHERE schedule_id = $1 AND state = 'waiting' AND backfill_id IS NULL AND scheduled_at <> $2"""
 
 
 async def _make_way(connection: Connection, schedule: Row, scheduled_at: datetime) -> None:

@@ -3,6 +3,7 @@
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from piecework.cli.options import All, CreatedBy, Limit, Mine
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
-from piecework.shapes import Misfire, Overlap, Schedule, ScheduleRun
+from piecework.shapes import Backfill, Misfire, Overlap, Schedule, ScheduleRun
 
 ScheduleName = Annotated[str, typer.Argument(metavar="SCHEDULE", help="Its name, or its id.")]
 OVERLAP_HELP = "What to do about a run while a job of the schedule has not ended."
@@ -146,21 +147,95 @@ def _moment_in(time_zone: str, time: str | None, now: datetime) -> str | None:
     return f"{local:%Y-%m-%d %H:%M:%S %Z} ({relative(time, now)})"
 
 
+def _time(session: Session, schedule: str, option: str, text: str, *, end: bool = False) -> str:
+    """ISO 8601 with an offset. A time without one is in the schedule's zone, a day is its start there, or its `end`."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(f"{option}: {text!r} is not a time; write 2026-01-31, or 2026-01-31T06:00") from error
+    if len(text) == len("2026-01-31") and end:
+        time = time.replace(hour=23, minute=59, second=59)
+    if time.tzinfo is None:
+        zone = session.client.get_schedule(schedule)["time_zone"]
+        try:
+            time = time.replace(tzinfo=ZoneInfo(zone))
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise InputError(f"{option}: write an offset such as +01:00: {zone} is unknown here") from error
+    return time.isoformat()
+
+
 def run(
     session: Session,
     schedule: ScheduleName,
     scheduled_at: Annotated[
         str | None,
-        typer.Option(
-            "--for",
-            metavar="TIME",
-            help="The time for which the run counts, such as 2026-01-31T06:00+01:00; not given: now.",
-        ),
+        typer.Option("--for", metavar="TIME", help="The time for which it counts, such as 2026-01-31T06:00."),
     ] = None,
 ) -> None:
     """Run a schedule now, and print the job's id. The clock goes on as before."""
-    run = session.client.run_schedule(schedule, scheduled_at=scheduled_at)
+    time = _time(session, schedule, "--for", scheduled_at) if scheduled_at else None
+    run = session.client.run_schedule(schedule, scheduled_at=time)
     session.show(run, lambda run: print(run["job_id"] or f"waits for its turn: {run['scheduled_at']}"))
+
+
+BackfillId = Annotated[UUID, typer.Argument(metavar="BACKFILL_ID")]
+
+
+def backfill(
+    session: Session,
+    schedule: ScheduleName,
+    since: Annotated[str, typer.Option("--from", metavar="TIME", help="The first day or time, such as 2026-01-01.")],
+    until: Annotated[str, typer.Option("--to", metavar="TIME", help="The last day or time, such as 2026-01-31.")],
+    running_max: Annotated[int, typer.Option(min=1, max=100, help="Jobs that run at the same time.")] = 1,
+) -> None:
+    """Run a schedule for each of its past times in a range that has no job yet, and print the backfill's id.
+
+    Days, and times without an offset, are those of the schedule's time zone.
+    """
+    times = (_time(session, schedule, "--from", since), _time(session, schedule, "--to", until, end=True))
+    made = session.client.create_backfill(schedule, *times, running_max=running_max)
+
+    def tell(made: Backfill) -> None:
+        session.note(f"{made['runs']['waiting']} runs wait for their turns: piecework schedules runs {schedule}")
+        print(made["backfill_id"])
+
+    session.show(made, tell)
+
+
+def list_backfills(session: Session, schedule: ScheduleName, everything: All = False, limit: Limit = 50) -> None:
+    """List the backfills of a schedule, the latest first."""
+    listing = session.client.list_backfills(schedule)
+    session.show_list(listing, everything, limit, lambda backfills: _show_backfills(session, backfills))
+
+
+def _show_backfills(session: Session, backfills: list[Backfill]) -> None:
+    from piecework.display import table
+
+    table(
+        session.out,
+        ["BACKFILL_ID", "FROM", "TO", ">AT ONCE", ">WAITING", ">SUBMITTED", ">?SKIPPED", ">?REFUSED", "STATE", "?BY"],
+        (
+            (
+                made["backfill_id"],
+                made["since"],
+                made["until"],
+                made["running_max"],
+                made["runs"]["waiting"],
+                made["runs"]["submitted"],
+                made["runs"]["skipped"],
+                made["runs"]["refused"],
+                "cancelled" if made["cancelled"] else "begun" if made["ended_at"] else "active",
+                made["created_by"],
+            )
+            for made in backfills
+        ),
+    )
+
+
+def cancel_backfill(session: Session, schedule: ScheduleName, backfill_id: BackfillId) -> None:
+    """Skip those runs of a backfill that wait; its jobs go on."""
+    cancelled = session.client.cancel_backfill(schedule, backfill_id)
+    session.show(cancelled, lambda made: print(f"{made['backfill_id']}: {made['runs']['skipped']} runs are skipped"))
 
 
 def skip(session: Session, schedule: ScheduleName) -> None:
@@ -232,6 +307,9 @@ def register(app: typer.Typer) -> None:
     command(schedules, "run")(run)
     command(schedules, "runs")(list_runs)
     command(schedules, "skip")(skip)
+    command(schedules, "backfill")(backfill)
+    command(schedules, "backfills")(list_backfills)
+    command(schedules, "cancel-backfill")(cancel_backfill)
     command(schedules, "pause")(pause)
     command(schedules, "resume")(resume)
     command(schedules, "delete")(delete)

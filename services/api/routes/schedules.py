@@ -22,6 +22,10 @@ from services.api.queues import check_queue
 from services.api.results_place import check_results_place
 from services.api.security import Caller, OfOwners, Submitter, Viewer, scope_filter
 from services.api.shapes.schedules import (
+    Backfill,
+    BackfillPage,
+    BackfillRuns,
+    BackfillSpec,
     JobTemplate,
     RunRequest,
     Schedule,
@@ -32,6 +36,7 @@ from services.api.shapes.schedules import (
     ScheduleSpec,
 )
 from services.api.strict_json import StrictRoute
+from services.engine import backfills
 from services.engine.errors import SpecError
 from services.engine.jobs import notify_jobs
 from services.engine.ownership import Thing, of_template, require_control, require_read
@@ -51,6 +56,7 @@ router = APIRouter(prefix="/schedules", tags=["schedules"], route_class=StrictRo
 ScheduleId = Annotated[
     str, Path(max_length=100, description="its id or its name", examples=["01970000-0000-7000-8000-000000000000"])
 ]
+BackfillId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
 
 UPCOMING = 3
 
@@ -72,6 +78,13 @@ CHANGES: Any = {"later": {"summary": "An hour later", "value": {"cron": "0 3 L *
 RUNS: Any = {
     "now": {"summary": "Now", "value": {}},
     "earlier": {"summary": "For an earlier time", "value": {"scheduled_at": "2026-01-31T02:00:00+01:00"}},
+}
+
+BACKFILLS: Any = {
+    "year": {
+        "summary": "Of last year, two at once",
+        "value": {"since": "2025-01-01T00:00:00Z", "until": "2025-12-31T23:59:59Z", "running_max": 2},
+    }
 }
 
 _INSERT = """
@@ -439,3 +452,87 @@ async def list_schedule_runs(
     return ScheduleRunPage(
         items=await _show_runs(api.database, [each.model_dump() for each in rows]), next_cursor=next_cursor
     )
+
+
+_COUNT = """
+    SELECT backfill_id, state, count(*)::integer AS runs FROM schedule_runs WHERE backfill_id = ANY($1::uuid[])
+    GROUP BY backfill_id, state"""
+_BACKFILL = "SELECT * FROM schedule_backfills WHERE backfill_id = $1"
+
+
+async def _show_backfills(database: Connection | Database, rows: list[dict[str, Any]]) -> list[Backfill]:
+    counted = {row["backfill_id"]: dict.fromkeys(BackfillRuns.model_fields, 0) for row in rows}
+    for count in await database.fetch(_COUNT, list(counted)):
+        counted[count["backfill_id"]][count["state"]] = count["runs"]
+    return [Backfill.model_validate(row | {"runs": counted[row["backfill_id"]]}) for row in rows]
+
+
+async def _show_backfill(connection: Connection, backfill_id: UUID) -> Backfill:
+    row = await connection.fetchrow(_BACKFILL, backfill_id)
+    [shown] = await _show_backfills(connection, [dict(row or {})])
+    return shown
+
+
+@router.post(
+    "/{schedule_id}/backfills",
+    operation_id="create_backfill",
+    status_code=201,
+    response_model=Backfill,
+    responses=problems(*BODY, 404, 409),
+    summary="Make up for the runs of a range",
+)
+async def create_backfill(
+    creation: Submission,
+    api: Api,
+    schedule_id: ScheduleId,
+    spec: Annotated[BackfillSpec, Body(openapi_examples=BACKFILLS)],
+) -> Response:
+    """Run the schedule for each of its times from `since` until `until`, at most 1,000, the earliest first.
+
+    Each run takes place once: one that has a job already is left out, and one that was skipped or refused is made up
+    for. The overlap rule does not count these runs, and a pause of the schedule does not hold them.
+    """
+
+    async def create(connection: Connection) -> Backfill:
+        row, thing = await _find(connection, schedule_id)
+        require_control(creation.caller, thing)
+        limits = (spec.since, spec.until, spec.running_max)
+        backfill_id = await backfills.create_backfill(connection, row, *limits, creation.caller.principal)
+        summary = {"name": row["name"], "backfill": str(backfill_id), **spec.model_dump(mode="json")}
+        await creation.caller.record(connection, row["schedule_id"], **summary)
+        await notify_jobs(connection)
+        return await _show_backfill(connection, backfill_id)
+
+    return await creation.once(create)
+
+
+@router.get(
+    "/{schedule_id}/backfills",
+    operation_id="list_backfills",
+    responses=problems(404),
+    summary="List the backfills of a schedule",
+)
+async def list_backfills(
+    caller: Viewer, api: Api, session: Session, pages: Pages, schedule_id: ScheduleId
+) -> BackfillPage:
+    """The backfills of a schedule with the numbers of their runs, the latest first."""
+    row, thing = await _find(api.database, schedule_id)
+    require_read(caller, thing)
+    backfill = tables.ScheduleBackfill
+    statement = select(backfill).where(backfill.schedule_id == row["schedule_id"])
+    rows, next_cursor = await pages.fetch(session, statement, backfill.backfill_id, newest_first=True)
+    items = await _show_backfills(api.database, [each.model_dump() for each in rows])
+    return BackfillPage(items=items, next_cursor=next_cursor)
+
+
+@router.post(
+    "/{schedule_id}/backfills/{backfill_id}/cancel",
+    operation_id="cancel_backfill",
+    responses=problems(404),
+    summary="Cancel a backfill",
+)
+async def cancel_backfill(caller: Submitter, api: Api, schedule_id: ScheduleId, backfill_id: BackfillId) -> Backfill:
+    """Skip those of its runs that wait; jobs that it has submitted go on. Safe to repeat."""
+    async with _controlling(caller, api, schedule_id, backfill=str(backfill_id)) as (connection, row):
+        await backfills.cancel_backfill(connection, row, backfill_id)
+        return await _show_backfill(connection, backfill_id)

@@ -1,13 +1,14 @@
 """Schedules: recurring submissions."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
+    BaseModel,
     Field,
     GetCoreSchemaHandler,
     ValidationError,
@@ -51,6 +52,7 @@ class JobTemplate:
         return cls(value, read(fill_times(value, SAMPLE)))
 
 
+Time = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
 Cron = Annotated[str, Field(max_length=200), AfterValidator(check_cron)]
 TimeZone = Annotated[str, Field(max_length=100), AfterValidator(check_zone)]
 
@@ -113,7 +115,7 @@ class ScheduleChange(Strict):
 class RunRequest(Strict):
     """Which run of a schedule is asked for."""
 
-    scheduled_at: AwareDatetime | None = Field(
+    scheduled_at: Time | None = Field(
         None, description="the time for which the run counts, not in the future; absent: now"
     )
 
@@ -146,13 +148,14 @@ class ScheduleRun(Row):
 
     scheduled_at: datetime = Field(description="when it was due, which names the run")
     state: RunState = Field(description="`waiting` for its turn, `submitted`, `skipped`, or `refused` as a job")
-    origin: RunOrigin = Field(description="what asked for it: the `clock`, or a `request`")
+    origin: RunOrigin = Field(description="what asked for it: the `clock`, a `request`, or a `backfill`")
     reason: RunReason | None = Field(
         description="why it was skipped: no scheduler looked (`missed`), the schedule was `paused`, a `request`, or an "
         "`overlap` with an earlier job, for which it may also wait"
     )
     error: str | None = Field(description="why its job was refused")
     decided_at: datetime = Field(description="when it became what it is")
+    backfill_id: UUID | None = Field(description="the backfill that it belongs to")
     job_id: UUID | None
     job_state: JobState | None = Field(description="null: it has no job, or the job was deleted")
     started_at: datetime | None = Field(description="when its job started")
@@ -162,6 +165,42 @@ class ScheduleRun(Row):
 
 class ScheduleRunPage(Page[ScheduleRun]):
     """Runs of a schedule, the latest first."""
+
+
+class BackfillSpec(Strict):
+    """The range of a schedule's past times whose runs are to be made up for."""
+
+    since: Time = Field(description="the first time", examples=["2026-01-01T00:00:00+01:00"])
+    until: Time = Field(description="the last time, not in the future", examples=["2026-01-31T23:59:59+01:00"])
+    running_max: Annotated[int, Field(ge=1, le=100)] = Field(1, description="jobs of it that run at the same time")
+
+
+class BackfillRuns(BaseModel):
+    """Runs of a backfill, by what has become of them."""
+
+    waiting: int
+    submitted: int
+    skipped: int
+    refused: int
+
+
+class Backfill(Row):
+    """Runs of a range of a schedule's past times, which are made up for."""
+
+    backfill_id: UUID
+    schedule_id: UUID
+    since: datetime
+    until: datetime
+    running_max: int
+    runs: BackfillRuns = Field(description="without those that had their jobs before")
+    cancelled: bool
+    created_at: datetime
+    created_by: str
+    ended_at: datetime | None = Field(description="when the last of its runs began, or it was cancelled")
+
+
+class BackfillPage(Page[Backfill]):
+    """Backfills of a schedule, the latest first."""
 
 
 class SchedulePage(Page[Schedule]):

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from services.contract.states import RunOrigin, RunState
 from services.engine import dependencies
 from services.engine.audit import record_submission
+from services.engine.backfills import end_backfills, next_backfilled
 from services.engine.jobs import notify_jobs, start_due_jobs
 from services.engine.quotas import QuotaExceeded
 from services.engine.schedules import begin_run, forget_old_runs, next_waiting, record_refused, record_skipped
@@ -57,12 +58,26 @@ _LOOK = """
             ORDER BY next_run_at LIMIT $5) AS schedules,
         ARRAY(
             SELECT DISTINCT s.schedule_id FROM schedule_runs AS r JOIN schedules AS s USING (schedule_id)
-            WHERE r.state = 'waiting' AND (r.origin = 'request' OR NOT s.paused) AND s.schedule_id <> ALL($4::uuid[])
+            WHERE r.state = 'waiting' AND r.backfill_id IS NULL AND (r.origin = 'request' OR NOT s.paused)
+              AND s.schedule_id <> ALL($4::uuid[])
               AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
               AND (s.overlap = 'allow' OR NOT EXISTS (
-                SELECT FROM jobs AS j WHERE j.schedule_id = s.schedule_id
-                    AND j.state NOT IN ('succeeded', 'failed', 'cancelled')))
-            LIMIT $5) AS waiting"""
+                SELECT FROM jobs AS j
+                WHERE j.schedule_id = s.schedule_id AND j.state NOT IN ('succeeded', 'failed', 'cancelled')
+                  AND NOT EXISTS (
+                    SELECT FROM schedule_runs AS b WHERE b.schedule_id = j.schedule_id AND b.scheduled_at = j.run_at
+                        AND b.backfill_id IS NOT NULL)))
+            LIMIT $5) AS waiting,
+        ARRAY(
+            SELECT DISTINCT s.schedule_id FROM schedule_backfills AS f JOIN schedules AS s USING (schedule_id)
+            WHERE f.ended_at IS NULL AND s.schedule_id <> ALL($4::uuid[])
+              AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
+              AND f.running_max > (
+                SELECT count(*) FROM jobs AS j JOIN schedule_runs AS b
+                    ON b.schedule_id = j.schedule_id AND b.scheduled_at = j.run_at
+                WHERE j.schedule_id = f.schedule_id AND j.state NOT IN ('succeeded', 'failed', 'cancelled')
+                    AND b.backfill_id = f.backfill_id)
+            LIMIT $5) AS backfilled"""
 
 _DUE = """
     SELECT schedule_id, name, cron, time_zone, misfire, job, template, overlap, paused, next_run_at, created_by, key_id,
@@ -87,7 +102,7 @@ async def step(context: Context) -> bool:
             if started:
                 await notify_jobs(connection)
     settled = await _settle_jobs(context) if look["predecessors"] else 0
-    due: list[UUID] = list({*look["schedules"], *look["waiting"]})
+    due: list[UUID] = list({*look["schedules"], *look["waiting"], *look["backfilled"]})
     chosen = random.sample(due, min(len(due), max(RUNS_AT_ONCE - len(slots), 0)))
     await slots.advance({each: _run_schedule(context, each, look["looking_since"]) for each in chosen})
     return bool(due) or JOBS_MAX in (started, settled)
@@ -214,9 +229,10 @@ _WAITS = "UPDATE schedules SET put_off_at = now(), error = $2 WHERE schedule_id 
 
 
 async def _run_waiting(connection: Connection, context: Context, schedule: Record) -> None:
-    """Begin the run that has waited longest, if it may."""
-    run = await next_waiting(connection, schedule)
+    """Begin a run that waits and may: for the end of an earlier one, or as one of a backfill."""
+    run = await next_waiting(connection, schedule) or await next_backfilled(connection, schedule)
     if run is None:
+        await end_backfills(connection, schedule)
         return
     try:
         began = await _begin(connection, context, schedule, run["scheduled_at"], run["origin"], waited=True)
@@ -224,6 +240,7 @@ async def _run_waiting(connection: Connection, context: Context, schedule: Recor
         await connection.execute(_WAITS, schedule["schedule_id"], _say_put_off(run["scheduled_at"], exceeded))
         return
     await connection.execute(_RAN, schedule["schedule_id"], *began)
+    await end_backfills(connection, schedule)
 
 
 def _say_put_off(time: datetime, why: QuotaExceeded) -> str:

@@ -17,12 +17,14 @@ ROLES: dict[str, set[str]] = {
         "list_triggers", "get_trigger", "list_webhook_endpoints", "get_webhook_endpoint",
         "list_webhook_deliveries", "get_me", "get_own_quotas", "list_shares", "get_share",
         "list_retention_rules", "get_retention_rule", "follow_values", "list_schedule_runs",
+        "list_backfills",
     },
     "submitter": {
         "submit_job", "cancel_job", "pause_job", "resume_job", "retry_job", "create_schedule", "delete_schedule",
         "pause_schedule", "resume_schedule", "create_upload", "complete_upload", "preview_split",
         "list_uploads", "renew_upload", "abort_upload", "hold_job", "release_job", "delete_job",
         "append_items", "cancel_items", "close_job", "change_schedule", "run_schedule", "skip_next_run",
+        "create_backfill", "cancel_backfill",
     },
     "developer": {"register_processor", "create_package", "delete_processor_version"},
     "operator": {

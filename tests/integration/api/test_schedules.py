@@ -382,3 +382,70 @@ async def test_a_run_on_request_is_refused_where_the_overlap_rule_is_to_skip(sub
 
     assert refused.status_code == 409 and "the overlap rule is skip" in refused.json()["detail"]
     assert len(await runs(submitter, path)) == 1
+
+
+# Backfills.
+
+JANUARY = {"since": "2026-01-01T00:00:00+01:00", "until": "2026-01-31T23:59:59+01:00"}
+
+
+async def test_a_backfill_has_the_runs_of_its_range_wait(submitter: httpx.AsyncClient) -> None:
+    path = await create(submitter)
+    await ok(submitter.post(f"{path}/runs", json={"scheduled_at": "2026-01-31T01:30:00Z"}))
+
+    made = await ok(submitter.post(f"{path}/backfills", json=JANUARY | {"running_max": 4}))
+
+    assert made["runs"] == {"waiting": 30, "submitted": 0, "skipped": 0, "refused": 0}
+    assert (made["running_max"], made["ended_at"], made["cancelled"]) == (4, None, False)
+    assert (await ok(submitter.get(f"{path}/backfills")))["items"] == [made]
+    found = await runs(submitter, path)
+    assert [run["state"] for run in found] == ["submitted", *["waiting"] * 30]
+    assert found[-1]["scheduled_at"] == "2026-01-01T01:30:00Z"
+    assert {run["backfill_id"] for run in found[1:]} == {made["backfill_id"]}
+    again = await submitter.post(f"{path}/backfills", json=JANUARY)
+    assert again.status_code == 409 and "all 31 runs" in again.json()["detail"]
+
+
+async def test_a_cancelled_backfill_skips_what_waits(submitter: httpx.AsyncClient) -> None:
+    path = await create(submitter)
+    made = await ok(submitter.post(f"{path}/backfills", json=JANUARY))
+
+    answers = [await ok(submitter.post(f"{path}/backfills/{made['backfill_id']}/cancel")) for _ in range(2)]
+
+    assert answers[0] == answers[1] and answers[0]["cancelled"]
+    assert answers[0]["runs"] == {"waiting": 0, "submitted": 0, "skipped": 31, "refused": 0}
+    other = await create(submitter, name="other")
+    assert (await submitter.post(f"{other}/backfills/{made['backfill_id']}/cancel")).status_code == 404
+
+
+async def test_bad_ranges_are_refused_by_field(submitter: httpx.AsyncClient, subtests: pytest.Subtests) -> None:
+    path = await create(submitter)
+    late = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    cases = [
+        ({"until": late}, "until", "still to come"),
+        ({"since": "2026-02-01T00:00:00Z"}, "since", "after `until`"),
+        ({"since": "2026-01-31T12:00:00Z"}, "since", "is not due between"),
+        ({"since": "2020-01-01T00:00:00Z"}, "until", "more than 1,000 runs: go until 2022-09-26T00:30:00+00:00"),
+        ({"since": "1066-10-14T00:00:00Z"}, "since", "1970"),
+        ({"since": "2026-01-01T00:00:00"}, "since", "timezone"),
+        ({"running_max": 0}, "running_max", "1"),
+    ]
+    for changes, field, fix in cases:
+        with subtests.test(field, changes=changes):
+            response = await submitter.post(f"{path}/backfills", json=JANUARY | changes)
+            assert response.status_code == 422
+            [error] = response.json()["errors"]
+            assert error["field"] == field and fix in error["message"], error
+    assert await runs(submitter, path) == []
+
+
+async def test_a_backfill_reaches_over_the_changes_of_the_clocks(submitter: httpx.AsyncClient) -> None:
+    path = await create(submitter)
+    for since, until, times in [
+        ("2026-03-28T00:00:00+01:00", "2026-03-30T23:00:00+02:00", ["28T01:30", "29T01:00", "30T00:30"]),
+        ("2025-10-25T00:00:00+02:00", "2025-10-27T23:00:00+01:00", ["25T00:30", "26T00:30", "27T01:30"]),
+        ("2024-02-28T00:00:00+01:00", "2024-03-01T23:00:00+01:00", ["28T01:30", "29T01:30", "01T01:30"]),
+    ]:
+        made = await ok(submitter.post(f"{path}/backfills", json={"since": since, "until": until}))
+        found = [run for run in await runs(submitter, path) if run["backfill_id"] == made["backfill_id"]]
+        assert [run["scheduled_at"][8:16] for run in reversed(found)] == times

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.engine import schedules, submission
+from services.engine import backfills, schedules, submission
 from services.platform.database import new_id
 from services.scheduler import slots
 from services.scheduler.loop import Context
@@ -569,3 +569,126 @@ async def test_a_waiting_run_whose_job_is_refused_holds_up_no_other(context: Con
     await play.database.execute("UPDATE schedules SET job = $1", JOB | {"stages": [{"processor": "gone"}]})
     await tick(context)
     assert await states(play, schedule_id) == ["submitted succeeded", "refused", "refused"]
+
+
+# Backfills.
+
+
+async def backfill(play: Play, schedule_id: UUID, *, hours: int, running_max: int) -> UUID:
+    """Of the last hours of an hourly schedule."""
+    async with play.database.acquire() as connection:
+        row = await connection.fetchrow("SELECT *, now() AS now FROM schedules WHERE schedule_id = $1", schedule_id)
+        assert row is not None
+        hour = await on_the_hour(play)
+        since = hour - timedelta(hours=hours - 1)
+        return await backfills.create_backfill(connection, row, since, hour, running_max, "anna")
+
+
+async def running_jobs(play: Play) -> int:
+    count: int = await play.database.fetchval("SELECT count(*) FROM jobs WHERE state = 'running'")
+    return count
+
+
+async def test_a_backfill_runs_each_time_once_and_never_more_at_once_than_it_may(
+    context: Context, other: Context, play: Play
+) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, next_run_at=hour + timedelta(hours=1), overlap="skip")
+    await backfill(play, schedule_id, hours=7, running_max=3)
+    order = []
+    for _ in range(3):
+        await asyncio.gather(*(tick(each) for each in (context, other)))
+        order.append(await running_jobs(play))
+        await end_jobs(play, schedule_id)
+
+    assert order == [3, 3, 1]
+    assert await runs_at(play, schedule_id) == [hour - timedelta(hours=n) for n in reversed(range(7))]
+    ended = await play.database.fetchrow("SELECT * FROM schedule_backfills")
+    assert ended["ended_at"] is not None and not ended["cancelled"]
+
+
+async def runs_at(play: Play, schedule_id: UUID) -> list[datetime]:
+    rows = await play.database.fetch("SELECT run_at FROM jobs WHERE schedule_id = $1 ORDER BY job_id", schedule_id)
+    return [row["run_at"] for row in rows]
+
+
+async def test_a_backfill_goes_on_where_a_scheduler_died(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, next_run_at=hour + timedelta(hours=1))
+    await backfill(play, schedule_id, hours=5, running_max=10)
+    left = 3
+
+    class Killed(BaseException):
+        pass
+
+    async def submit_or_die(*arguments: Any, **keywords: Any) -> UUID:
+        nonlocal left
+        left -= 1
+        job_id = await submission.submit_job(*arguments, **keywords)
+        if not left:
+            raise Killed
+        return job_id
+
+    with monkeypatch.context() as dying:
+        dying.setattr(schedules, "submit_job", submit_or_die)
+        with pytest.raises(Killed):
+            await tick(context)
+    assert await running_jobs(play) == 2
+
+    await tick(context)
+
+    assert await runs(play, schedule_id) == [hour - timedelta(hours=n) for n in reversed(range(5))]
+
+
+async def test_a_backfill_makes_up_for_what_was_skipped_or_refused_and_for_nothing_else(
+    context: Context, play: Play
+) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, hours_late=3)
+    await tick(context)
+    before = await decided(play, schedule_id)
+    assert [before[hour - timedelta(hours=n)][0] for n in range(4)] == ["submitted", *["skipped"] * 3]
+    async with play.database.acquire() as connection:
+        await schedules.record_refused(connection, schedule_id, hour - timedelta(hours=4), "no such processor")
+    # Of an earlier release there is only the job.
+    await play.database.execute("DELETE FROM schedule_runs WHERE state = 'submitted'")
+
+    await backfill(play, schedule_id, hours=6, running_max=10)
+    await tick(context)
+
+    assert await runs(play, schedule_id) == [hour - timedelta(hours=n) for n in reversed(range(6))]
+    made = await play.database.fetchval("SELECT count(*) FROM schedule_runs WHERE origin = 'backfill'")
+    assert made == 5
+
+
+async def test_a_backfill_does_not_count_for_the_overlap_rule_and_no_pause_holds_it(
+    context: Context, play: Play
+) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, overlap="cancel", paused=True, paused_at=hour)
+    await play.database.execute("UPDATE schedules SET next_run_at = NULL")
+    await backfill(play, schedule_id, hours=2, running_max=1)
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running", "waiting"]
+
+    due = hour + timedelta(seconds=1)
+    await play.database.execute("UPDATE schedules SET paused = false, next_run_at = $1, cron = '0 0 1 1 *'", due)
+    await tick(context)
+
+    assert await states(play, schedule_id) == ["submitted running", "waiting", "submitted running"]
+    await end_jobs(play, schedule_id)
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "submitted running", "submitted succeeded"]
+
+
+async def test_a_run_of_a_backfill_whose_job_is_refused_holds_up_no_other(context: Context, play: Play) -> None:
+    hour = await on_the_hour(play)
+    broken = JOB | {"stages": [{"processor": "gone"}]}
+    schedule_id = await add_schedule(play, next_run_at=hour + timedelta(hours=1), job=broken)
+    await backfill(play, schedule_id, hours=3, running_max=1)
+    await tick(context)
+    assert await states(play, schedule_id) == ["refused"] * 3
+    assert "no such processor" in (await schedule(play, schedule_id))["error"]
+    assert await play.database.fetchval("SELECT ended_at IS NOT NULL FROM schedule_backfills")

@@ -156,11 +156,24 @@ RUN = {
     "reason": None,
     "error": None,
     "decided_at": TIME,
+    "backfill_id": None,
     "job_id": ID,
     "job_state": "succeeded",
     "started_at": TIME,
     "finished_at": TIME,
     "late_seconds": 62.0,
+}
+BACKFILL = {
+    "backfill_id": ID,
+    "schedule_id": ID,
+    "since": TIME,
+    "until": LATER,
+    "running_max": 2,
+    "runs": {"waiting": 17, "submitted": 3, "skipped": 0, "refused": 0},
+    "cancelled": False,
+    "created_at": TIME,
+    "created_by": "anna",
+    "ended_at": None,
 }
 PROCESSOR = {
     "name": "clean",
@@ -383,6 +396,24 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         ["skipped", "paused"],
     ),
     ("schedules skip month-end", "POST /v1/schedules/month-end/skip", SCHEDULE, [f"{ID} runs next"]),
+    (
+        "schedules backfill month-end --from 2026-01-01T00:00Z --to 2026-01-31T00:00+01:00",
+        "POST /v1/schedules/month-end/backfills",
+        BACKFILL,
+        [ID],
+    ),
+    (
+        "schedules backfills month-end",
+        "GET /v1/schedules/month-end/backfills",
+        page(BACKFILL),
+        [ID, TIME, LATER, "17", "active"],
+    ),
+    (
+        f"schedules cancel-backfill month-end {ID}",
+        f"POST /v1/schedules/month-end/backfills/{ID}/cancel",
+        {**BACKFILL, "runs": {"waiting": 0, "submitted": 3, "skipped": 17, "refused": 0}},
+        [f"{ID}: 17 runs are skipped"],
+    ),
     ("triggers list", "GET /v1/triggers", page(TRIGGER), [ID, "incoming", "claims-in", "active", "no 'uri'"]),
     (
         f"triggers show {ID}",
@@ -847,6 +878,22 @@ def test_times_of_a_schedule_are_those_of_its_zone(run: Run, service: Service) -
     service.on("GET", "/v1/schedules/month-end", answer(shown))
     output = run("schedules", "show", "month-end").stdout
     assert "2026-07-31 06:00:00 CEST" in output and "2026-12-31 06:00:00 CET" in output
+
+
+def test_days_of_a_backfill_are_those_of_the_schedules_zone(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/schedules/month-end", answer(SCHEDULE))
+    service.on("POST", "/v1/schedules/month-end/backfills", answer(BACKFILL, 201))
+    options = ("--from", "2026-03-01", "--to", "2026-03-31", "--running-max", "2")
+    result = run("schedules", "backfill", "month-end", *options)
+    assert result.stdout == f"{ID}\n" and "17 runs wait for their turns" in result.stderr
+    [asked] = service.requests("POST", "/v1/schedules/month-end/backfills")
+    assert asked.body == {
+        "since": "2026-03-01T00:00:00+01:00",
+        "until": "2026-03-31T23:59:59+02:00",
+        "running_max": 2,
+    }
+    bad = run("schedules", "backfill", "month-end", "--from", "January", "--to", "2026-03-31")
+    assert bad.exit_code == 2 and "--from: 'January' is not a time" in bad.stderr
 
 
 def test_a_processor_is_registered_from_options(run: Run, service: Service) -> None:

@@ -17,6 +17,7 @@ from tests.unit.client.openapi import Operation, is_page, name_of, named_in, ope
 # parameters.
 NO_SHAPE = {
     "ApiKeySpec",
+    "BackfillSpec",
     "Capacity",
     "FieldError",
     "ItemNumbers",

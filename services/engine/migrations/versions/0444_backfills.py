@@ -1,0 +1,10 @@
+"""Backfills of schedules; in the SQL file of this name."""
+
+from services.engine.migrations.operations import run_script
+
+revision = "0444"
+down_revision = "0443"
+
+
+def upgrade() -> None:
+    run_script(__file__)
