@@ -15,6 +15,8 @@ import httpx
 from piecework.config import load_config
 from piecework.packing import packed
 from piecework.shapes import (
+    Alert,
+    AlertMessage,
     ApiKey,
     AppendedItems,
     AuditEntry,
@@ -22,7 +24,10 @@ from piecework.shapes import (
     Backfill,
     CancelledItems,
     CompletedUpload,
+    Condition,
+    Conditions,
     CostList,
+    CreatedAlert,
     CreatedApiKey,
     CreatedWebhookEndpoint,
     Deletion,
@@ -31,6 +36,7 @@ from piecework.shapes import (
     DrainedPool,
     Event,
     Failures,
+    Incident,
     Input,
     Job,
     JobCost,
@@ -52,6 +58,8 @@ from piecework.shapes import (
     Processor,
     ProcessorDetail,
     ProcessorSpec,
+    QuietHours,
+    Receiver,
     ResultFile,
     Results,
     RetentionRule,
@@ -94,6 +102,7 @@ CONNECT_SECONDS = 5.0
 COMPLETION_SECONDS = 900.0  # S3 copies the files of a directory
 
 Id = UUID | str
+KEEP: Any = object()  # of a change: what is not given stays as it is
 JsonObject = Mapping[str, Any]  # a JSON object, as a shape or as one that was read from a file
 
 
@@ -645,6 +654,83 @@ class Client:
     def redeliver(self, delivery_id: Id) -> Delivery:
         """Send a delivery again."""
         return self._api.post(Delivery, f"/v1/webhook-deliveries/{delivery_id}/redeliver")
+
+    # Alerts
+
+    def create_alert(
+        self,
+        name: str,
+        on: Conditions,
+        to: Receiver,
+        *,
+        job_id: Id | None = None,
+        job_name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        schedule: str | None = None,
+        pool: str | None = None,
+        repeat_seconds: float | str | None = 86_400,
+        quiet: QuietHours | None = None,
+        urgent: bool = False,
+        idempotency_key: str | None = None,
+    ) -> CreatedAlert:
+        """Tell `to` when one of these conditions holds for jobs of this scope, and when it is over.
+
+        What lasts or comes back is told again no sooner than after `repeat_seconds`; None: never.
+        """
+        body: dict[str, Any] = {"job_id": job_id and str(job_id), "job_name": job_name, "labels": labels}
+        body |= {"schedule": schedule, "pool": pool, "quiet": quiet, "urgent": urgent or None}
+        given = {field: value for field, value in body.items() if value is not None}
+        required = {"name": name, "on": on, "to": to, "repeat_seconds": repeat_seconds}
+        return self._api.create(CreatedAlert, "/v1/alerts", required | given, idempotency_key)
+
+    def list_alerts(self, *, name: str | None = None) -> Listing[Alert]:
+        return self._list(Alert, "/v1/alerts", name=name)
+
+    def get_alert(self, alert_id: Id) -> Alert:
+        return self._api.get(Alert, f"/v1/alerts/{alert_id}")
+
+    def change_alert(
+        self,
+        alert_id: Id,
+        *,
+        name: str = KEEP,
+        on: Conditions = KEEP,
+        to: Receiver = KEEP,
+        job_id: Id | None = KEEP,
+        job_name: str | None = KEEP,
+        labels: Mapping[str, str] = KEEP,
+        schedule: str | None = KEEP,
+        pool: str | None = KEEP,
+        repeat_seconds: float | str | None = KEEP,
+        quiet: QuietHours | None = KEEP,
+        urgent: bool = KEEP,
+        paused: bool = KEEP,
+    ) -> CreatedAlert:
+        """Set what is given; None takes a restriction away. With `to`, a webhook gets a new secret."""
+        body: dict[str, Any] = {"name": name, "on": on, "to": to, "job_name": job_name, "labels": labels}
+        body |= {"schedule": schedule, "pool": pool, "repeat_seconds": repeat_seconds, "quiet": quiet}
+        body |= {"job_id": str(job_id) if isinstance(job_id, UUID) else job_id, "urgent": urgent, "paused": paused}
+        given = {field: value for field, value in body.items() if value is not KEEP}
+        return self._api.patch(CreatedAlert, f"/v1/alerts/{alert_id}", given)
+
+    def delete_alert(self, alert_id: Id) -> None:
+        self._api.delete(f"/v1/alerts/{alert_id}")
+
+    def test_alert(self, alert_id: Id) -> AlertMessage:
+        """Send a trial message; `list_alert_messages` tells whether it arrived."""
+        return self._api.post(AlertMessage, f"/v1/alerts/{alert_id}/test")
+
+    def list_alert_messages(
+        self, alert_id: Id, *, state: DeliveryState | Sequence[DeliveryState] | None = None
+    ) -> Listing[AlertMessage]:
+        """What was told, newest first; in any of these states."""
+        return self._list(AlertMessage, f"/v1/alerts/{alert_id}/messages", state=state)
+
+    def list_alert_incidents(
+        self, alert_id: Id, *, condition: Condition | Sequence[Condition] | None = None, open: bool | None = None
+    ) -> Listing[Incident]:
+        """What was found, newest first; of any of these conditions; what holds now, or (False) what is over."""
+        return self._list(Incident, f"/v1/alerts/{alert_id}/incidents", condition=condition, open=open)
 
     def create_api_key(
         self,

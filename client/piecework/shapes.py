@@ -18,6 +18,12 @@ Outcome = Literal["succeeded", "failed", "lost", "timeout", "memory", "cancelled
 WorkerState = Literal["active", "draining", "stopped", "lost"]
 DeliveryState = Literal["pending", "delivered", "failed"]
 Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
+AlertEvent = Literal["alert.raised", "alert.over", "alert.summary", "alert.test"]
+Channel = Literal["webhook", "slack", "teams", "email", "sns"]
+Condition = Literal[
+    "failed", "late", "not_started", "ran_over", "slowed", "rejects", "records", "no_workers", "trigger_failed"
+]
+SubjectKind = Literal["job", "schedule", "trigger", "pool"]
 Role = Literal["viewer", "submitter", "developer", "operator"]
 UploadState = Literal["running", "completed", "aborted"]
 AuditOutcome = Literal["done", "refused"]
@@ -790,6 +796,125 @@ class Delivery(TypedDict):
     next_try_at: str
     give_up_at: str
     status_code: int | None
+    error: str | None
+    created_at: str
+    delivered_at: str | None
+
+
+class Conditions(TypedDict, total=False):
+    """What an alert tells of; durations in seconds, or as text such as `6h`."""
+
+    failed: bool
+    late: float | str | None
+    not_started: float | str | None
+    ran_over: float | str | None
+    slowed: float | None
+    rejects: int | None
+    records: bool
+    no_workers: float | str | None
+    trigger_failed: bool
+
+
+class QuietHours(TypedDict):
+    """Times of day, such as 22:00, in an IANA time zone."""
+
+    begin: str
+    end: str
+    time_zone: NotRequired[str]
+
+
+class ToWebhook(TypedDict):
+    type: Literal["webhook"]
+    url: str
+
+
+class ToSlack(TypedDict):
+    type: Literal["slack"]
+    url: str
+
+
+class ToTeams(TypedDict):
+    type: Literal["teams"]
+    url: str
+
+
+class ToEmail(TypedDict):
+    type: Literal["email"]
+    addresses: list[str]
+
+
+class ToSns(TypedDict):
+    type: Literal["sns"]
+    topic_arn: str
+
+
+Receiver = ToWebhook | ToSlack | ToTeams | ToEmail | ToSns
+
+
+class Told(TypedDict):
+    """Where an alert is told; of Slack and Teams the host alone."""
+
+    type: Channel
+    address: str
+
+
+class Alert(TypedDict):
+    alert_id: str
+    name: str
+    on: Conditions
+    job_id: str | None
+    job_name: str | None
+    labels: dict[str, str]
+    schedule: str | None
+    pool: str | None
+    to: Told
+    repeat_seconds: float | None
+    quiet: QuietHours | None
+    urgent: bool
+    paused: bool
+    open_incidents: int
+    last_message: DeliveryState | None
+    last_error: str | None
+    created_at: str
+    created_by: str | None
+
+
+class CreatedAlert(Alert):
+    """`secret` signs the messages to a webhook and is shown only here."""
+
+    secret: str | None
+
+
+class Incident(TypedDict):
+    """A condition that held for a subject; `over_at` is None while it does."""
+
+    incident_id: str
+    alert_id: str
+    condition: Condition
+    subject_kind: SubjectKind
+    subject: str
+    name: str
+    job_id: str | None
+    message: str
+    times: int
+    found_at: str
+    last_at: str
+    told_at: str | None
+    tell_at: str | None
+    over_at: str | None
+
+
+class AlertMessage(TypedDict):
+    """What was told, and whether it arrived."""
+
+    message_id: str
+    alert_id: str
+    event: AlertEvent
+    payload: dict[str, Any]
+    state: DeliveryState
+    tries: int
+    next_try_at: str
+    give_up_at: str
     error: str | None
     created_at: str
     delivered_at: str | None

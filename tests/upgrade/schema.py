@@ -21,6 +21,8 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0540": "DROP INDEX jobs_due, jobs_started",
+    "0539": "DROP TABLE alert_messages, incidents, alerts, ended_jobs",
     "0445": "DROP INDEX schedule_runs_backfill",
     "0444": "DROP TABLE schedule_backfills; ALTER TABLE schedule_runs DROP COLUMN backfill_id",
     "0443": "DROP INDEX jobs_of_schedules_active",

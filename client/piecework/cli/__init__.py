@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from piecework.cli import (
+    alerts,
     cost,
     exits,
     grid,
@@ -68,6 +69,7 @@ COMMANDS = (
     processors,
     grid,
     webhooks,
+    alerts,
     keys,
     quotas,
     retention,

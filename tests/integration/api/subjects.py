@@ -16,6 +16,7 @@ SHARE = "finance"  # of anna's jobs
 
 _RULE = {"labels": {"kind": "audit"}, "keep": {"records": "10d"}}
 _RANGE = {"since": "2026-01-01T00:00:00Z", "until": "2026-03-31T23:59:59Z"}
+_ALERT = {"on": {"failed": True}, "to": {"type": "webhook", "url": "https://example.com/x"}}
 _RESULT = {"files": [], "manifest": {"name": "manifest.json", "uri": "s3://b/manifest.json", "bytes": 2}}
 
 
@@ -144,6 +145,10 @@ class Subjects:
         )
         return {"delivery_id": str(delivery_id)}
 
+    async def _alerts(self, _: str) -> dict[str, str]:
+        alert = await ok(self.operator.post("/v1/alerts", json={**_ALERT, "name": f"a-{uuid4().hex}"}))
+        return {"alert_id": alert["alert_id"]}
+
     async def _api_keys(self, _: str) -> dict[str, str]:
         key = await ok(self.operator.post("/v1/api-keys", json={"name": "x", "role": "viewer"}))
         return {"key_id": key["key_id"]}
@@ -177,6 +182,8 @@ class Subjects:
             "set_pool_capacity": {"min": 0, "max": 1},
             "drain_pool": {"release_not": "0.2.0"},
             "create_webhook_endpoint": {"url": "https://example.com/x"},
+            "create_alert": {**_ALERT, "name": name},
+            "change_alert": {"paused": True},
             "create_api_key": {"name": name, "role": "viewer"},
             "set_key_quotas": {"jobs_max": 1000},
             "set_share": {"jobs_max": 1000},

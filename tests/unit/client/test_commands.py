@@ -213,6 +213,55 @@ DELIVERY = {
     "created_at": TIME,
     "delivered_at": None,
 }
+ALERT = {
+    "alert_id": ID,
+    "name": "nightly",
+    "on": {"failed": True, "late": 21_600.0, "slowed": None, "rejects": 5},
+    "job_id": None,
+    "job_name": None,
+    "labels": {"team": "finance"},
+    "schedule": "night",
+    "pool": None,
+    "to": {"type": "slack", "address": "hooks.slack.com"},
+    "repeat_seconds": 86_400.0,
+    "quiet": {"begin": "22:00", "end": "07:00", "time_zone": "Europe/Berlin"},
+    "urgent": False,
+    "paused": False,
+    "open_incidents": 3,
+    "last_message": "delivered",
+    "last_error": None,
+    "created_at": TIME,
+    "created_by": "anna",
+}
+ALERT_MESSAGE = {
+    "message_id": ID,
+    "alert_id": ID,
+    "event": "alert.raised",
+    "payload": {"data": {"title": "nightly: failed: orders"}},
+    "state": "delivered",
+    "tries": 2,
+    "next_try_at": LATER,
+    "give_up_at": LATER,
+    "error": None,
+    "created_at": TIME,
+    "delivered_at": TIME,
+}
+INCIDENT = {
+    "incident_id": ID,
+    "alert_id": ID,
+    "condition": "late",
+    "subject_kind": "schedule",
+    "subject": ID,
+    "name": "night",
+    "job_id": JOB_ID,
+    "message": "orders has not ended",
+    "times": 4,
+    "found_at": TIME,
+    "last_at": TIME,
+    "told_at": TIME,
+    "tell_at": None,
+    "over_at": None,
+}
 CLAIMS = {"type": "lines", "uri": "s3://b/claims.csv", "format": "csv"}
 API_KEY = {
     "key_id": ID,
@@ -515,6 +564,19 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     (f"webhooks delete {ID}", f"DELETE /v1/webhook-endpoints/{ID}", None, [f"deleted {ID}"]),
     ("webhooks deliveries", "GET /v1/webhook-deliveries", page(DELIVERY), ["500", "the endpoint answered 500"]),
     (f"webhooks redeliver {ID}", f"POST /v1/webhook-deliveries/{ID}/redeliver", DELIVERY, [ID]),
+    (
+        "alerts create nightly --on failed --slack https://hooks.slack.com/x",
+        "POST /v1/alerts",
+        {**ALERT, "secret": None},
+        [ID],
+    ),
+    (
+        "alerts list",
+        "GET /v1/alerts",
+        page(ALERT),
+        ["failed, late=6 h 00 m, rejects=5", "night, team=finance"],
+    ),
+    ("alerts list", "GET /v1/alerts", page({**ALERT, "last_error": "answered 404"}), ["answered 404"]),
     ("keys create nightly --role submitter", "POST /v1/api-keys", {**API_KEY, "secret": "pw_x"}, ["pw_x"]),
     (
         "keys list",
@@ -1006,6 +1068,81 @@ def test_webhooks_can_choose_their_events(run: Run, service: Service) -> None:
     service.on("POST", "/v1/webhook-endpoints", answer({**ENDPOINT, "secret": "whsec_x"}, 201))
     run("webhooks", "create", "https://example.org", "--event", "job.failed", "--event", "job.cancelled")
     assert service.asked[0].body == {"url": "https://example.org", "events": ["job.failed", "job.cancelled"]}
+
+
+def test_an_alert_is_made_of_its_options(run: Run, service: Service) -> None:
+    service.on("POST", "/v1/alerts", answer({**ALERT, "secret": "whsec_x"}, 201))
+    conditions = ("--on", "failed", "--on", "late=6h", "--on", "slowed=2", "--on", "rejects=100")
+    scope = ("--schedule", "night", "--label", "team=finance", "--quiet", "22:00-07:00", "--time-zone", "Europe/Berlin")
+    told = run(
+        "alerts", "create", "nightly", *conditions, *scope, "--webhook", "https://example.org", "--repeat", "never"
+    )
+    assert "whsec_x" in told.stdout
+    assert service.asked[0].body == {
+        "name": "nightly",
+        "on": {"failed": True, "late": "6h", "slowed": 2.0, "rejects": 100},
+        "to": {"type": "webhook", "url": "https://example.org"},
+        "schedule": "night",
+        "labels": {"team": "finance"},
+        "quiet": {"begin": "22:00", "end": "07:00", "time_zone": "Europe/Berlin"},
+        "repeat_seconds": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--on", "late", "--slack", "https://x"], "write late=LIMIT, such as late=6h"),
+        (["--on", "failed=yes", "--slack", "https://x"], "failed takes no value"),
+        (["--on", "rejects=few", "--slack", "https://x"], "'few' is not a number"),
+        ([], "say who is told"),
+        (["--slack", "https://x", "--email", "a@example.com"], "an alert has one receiver"),
+        (["--slack", "https://x", "--quiet", "22:00"], "write two times, such as 22:00-07:00"),
+    ],
+)
+def test_options_of_alerts_that_make_no_sense_are_refused(run: Run, options: list[str], said: str) -> None:
+    refused = run("alerts", "create", "nightly", *options)
+    assert refused.exit_code == 2 and said in refused.stderr
+
+
+ALERT_COMMANDS = [
+    ("show nightly", f"GET /v1/alerts/{ID}", ALERT, ["22:00-07:00 in Europe/Berlin", "slack hooks.slack.com"]),
+    ("pause nightly", f"PATCH /v1/alerts/{ID}", {**ALERT, "secret": None}, ["nightly paused"]),
+    ("resume nightly", f"PATCH /v1/alerts/{ID}", {**ALERT, "secret": None}, ["nightly active"]),
+    ("delete nightly", f"DELETE /v1/alerts/{ID}", None, ["deleted nightly"]),
+    (
+        "messages nightly",
+        f"GET /v1/alerts/{ID}/messages",
+        page(ALERT_MESSAGE),
+        ["nightly: failed: orders", "delivered"],
+    ),
+    ("incidents nightly", f"GET /v1/alerts/{ID}/incidents", page(INCIDENT), ["schedule night", "orders has not ended"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "route", "body", "shown"), ALERT_COMMANDS, ids=[each[0] for each in ALERT_COMMANDS]
+)
+def test_an_alert_is_found_by_its_name(
+    run: Run, service: Service, command: str, route: str, body: Any, shown: list[str]
+) -> None:
+    service.on("GET", "/v1/alerts", answer(page(ALERT)))
+    method, path = route.split(" ")
+    service.on(method, path, answer(body, 204) if body is None else answer(body))
+    told = run("alerts", *command.split(" "))
+    assert all(text in told.stdout for text in shown)
+    assert service.asked[0].query["name"] == ["nightly"]
+
+
+def test_a_trial_message_tells_whether_it_arrived(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/alerts", answer(page(ALERT)))
+    service.on("POST", f"/v1/alerts/{ID}/test", answer({**ALERT_MESSAGE, "state": "pending"}, 202))
+    service.on("GET", f"/v1/alerts/{ID}/messages", answer(page(ALERT_MESSAGE)))
+    assert "delivered" in run("alerts", "test", "nightly").stdout
+    failed = {**ALERT_MESSAGE, "state": "pending", "error": "answered 404"}
+    service.on("GET", f"/v1/alerts/{ID}/messages", answer(page(failed)))
+    refused = run("alerts", "test", "nightly")
+    assert refused.exit_code == 5 and "not delivered: answered 404" in refused.stdout
 
 
 def test_help_tells_the_exit_codes(run: Run) -> None:

@@ -16,6 +16,8 @@ from tests.unit.client.openapi import Operation, is_page, name_of, named_in, ope
 # Schemas without a shape: errors are exceptions, pages are Page[…], codes are a Literal, and these requests' fields are
 # parameters.
 NO_SHAPE = {
+    "AlertChange",
+    "AlertSpec",
     "ApiKeySpec",
     "BackfillSpec",
     "Capacity",
