@@ -1,9 +1,9 @@
-"""Runs of a schedule that overlap; in the SQL file of this name."""
+"""Backfills of schedules; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0441"
-down_revision = "0440"
+revision = "0054"
+down_revision = "0053"
 
 
 def upgrade() -> None:

@@ -1,9 +1,9 @@
-"""Jobs that wait for other jobs; in the SQL file of this name."""
+"""The runs of schedules; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0339"
-down_revision = "0240"
+revision = "0049"
+down_revision = "0048"
 
 
 def upgrade() -> None:

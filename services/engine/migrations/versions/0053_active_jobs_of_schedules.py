@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0443"
-down_revision = "0442"
+revision = "0053"
+down_revision = "0052"
 
 
 def upgrade() -> None:

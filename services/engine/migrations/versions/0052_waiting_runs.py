@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0442"
-down_revision = "0441"
+revision = "0052"
+down_revision = "0051"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0445"
-down_revision = "0444"
+revision = "0055"
+down_revision = "0054"
 
 
 def upgrade() -> None:

@@ -1,9 +1,9 @@
-"""The runs of schedules; in the SQL file of this name."""
+"""Runs of a schedule that overlap; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0439"
-down_revision = "0342"
+revision = "0051"
+down_revision = "0050"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0540"
-down_revision = "0539"
+revision = "0057"
+down_revision = "0056"
 
 _ACTIVE = "WHERE state NOT IN ('succeeded', 'failed', 'cancelled')"
 

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0539"
-down_revision = "0445"
+revision = "0056"
+down_revision = "0055"
 
 
 def upgrade() -> None:

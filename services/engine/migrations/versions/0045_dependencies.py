@@ -1,9 +1,9 @@
-"""Backfills of schedules; in the SQL file of this name."""
+"""Jobs that wait for other jobs; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0444"
-down_revision = "0443"
+revision = "0045"
+down_revision = "0044"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0440"
-down_revision = "0439"
+revision = "0050"
+down_revision = "0049"
 
 
 def upgrade() -> None:
