@@ -24,7 +24,7 @@ SERVICES = Path(aws.__file__).parents[1]
 NAMES = ("ministack", "moto")
 
 _GATE = (aws.__name__, effects.__name__, s3_fast_path.__name__)
-_CLIENTS = ("s3", "sqs", "autoscaling", "secretsmanager", "ssm")  # of services.platform.aws
+_CLIENTS = ("s3", "sqs", "autoscaling", "secretsmanager", "ssm", "sns")  # of services.platform.aws
 
 
 class Moto(Emulator):

@@ -21,6 +21,7 @@ from services.platform.aws import Aws
 from services.platform.database import connect_database
 from services.scheduler.__main__ import make_loops
 from services.scheduler.loop import Context, listen
+from services.scheduler.loops.alerts import Teller
 from services.scheduler.loops.triggers import Listeners
 from services.scheduler.loops.webhooks import Deliverer
 from services.scheduler.merges.merge import Merger
@@ -90,7 +91,7 @@ async def _run_scheduler(load: Load, url: str, queue: socket.socket) -> None:
     settings = load.settings(url)
     async with asyncio.TaskGroup() as group:
         group.create_task(keep_rolled_up(await connect_database(_named(url, "roll-up"), 2)))
-        loops = make_loops(settings, Merger(), Deliverer(), Listeners())
+        loops = make_loops(settings, Merger(), Deliverer(), Teller(), Listeners())
         loops = [loop for loop in loops if loop.name != "merge"]  # there is no S3
         group.create_task(listen(settings, loops, Quiet()))
         for loop in loops:

@@ -15,13 +15,19 @@ import httpx
 from piecework.config import load_config
 from piecework.packing import packed
 from piecework.shapes import (
+    Alert,
+    AlertMessage,
     ApiKey,
     AppendedItems,
     AuditEntry,
     AuditOutcome,
+    Backfill,
     CancelledItems,
     CompletedUpload,
+    Condition,
+    Conditions,
     CostList,
+    CreatedAlert,
     CreatedApiKey,
     CreatedWebhookEndpoint,
     Deletion,
@@ -30,6 +36,7 @@ from piecework.shapes import (
     DrainedPool,
     Event,
     Failures,
+    Incident,
     Input,
     Job,
     JobCost,
@@ -41,6 +48,7 @@ from piecework.shapes import (
     KeyQuotas,
     KeyUse,
     Misfire,
+    Overlap,
     Package,
     Page,
     Part,
@@ -50,12 +58,16 @@ from piecework.shapes import (
     Processor,
     ProcessorDetail,
     ProcessorSpec,
+    QuietHours,
+    Receiver,
     ResultFile,
     Results,
     RetentionRule,
     Role,
     Scalar,
     Schedule,
+    ScheduleChange,
+    ScheduleRun,
     Share,
     ShareQuotas,
     ShareUse,
@@ -90,6 +102,7 @@ CONNECT_SECONDS = 5.0
 COMPLETION_SECONDS = 900.0  # S3 copies the files of a directory
 
 Id = UUID | str
+KEEP: Any = object()  # of a change: what is not given stays as it is
 JsonObject = Mapping[str, Any]  # a JSON object, as a shape or as one that was read from a file
 
 
@@ -388,10 +401,12 @@ class Client:
         *,
         time_zone: str = "UTC",
         misfire: Misfire = "run_once",
+        overlap: Overlap = "allow",
         idempotency_key: str | None = None,
     ) -> Schedule:
         """Submit `job` (a JobSpec) again and again, at the times of `cron` in `time_zone`."""
         body = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire, "job": job}
+        body["overlap"] = overlap
         return self._api.create(Schedule, "/v1/schedules", body, idempotency_key)
 
     def list_schedules(self, *, created_by: str | None = None, mine: bool = False) -> Listing[Schedule]:
@@ -399,16 +414,52 @@ class Client:
         return self._list(Schedule, "/v1/schedules", created_by=created_by, mine=mine or None)
 
     def get_schedule(self, schedule_id: Id) -> Schedule:
-        return self._api.get(Schedule, f"/v1/schedules/{schedule_id}")
+        """By its id or its name, as for all that follow."""
+        return self._api.get(Schedule, _schedule(schedule_id))
+
+    def change_schedule(self, schedule_id: Id, spec: ScheduleChange | JsonObject) -> Schedule:
+        """Change what `spec` has, from the next run on."""
+        return self._api.patch(Schedule, _schedule(schedule_id), spec)
 
     def delete_schedule(self, schedule_id: Id) -> None:
-        self._api.delete(f"/v1/schedules/{schedule_id}")
+        self._api.delete(_schedule(schedule_id))
 
     def pause_schedule(self, schedule_id: Id) -> Schedule:
-        return self._api.post(Schedule, f"/v1/schedules/{schedule_id}/pause")
+        return self._api.post(Schedule, f"{_schedule(schedule_id)}/pause", repeatable=True)
 
     def resume_schedule(self, schedule_id: Id) -> Schedule:
-        return self._api.post(Schedule, f"/v1/schedules/{schedule_id}/resume")
+        return self._api.post(Schedule, f"{_schedule(schedule_id)}/resume", repeatable=True)
+
+    def skip_next_run(self, schedule_id: Id) -> Schedule:
+        """Leave out the next run of a schedule, and no other."""
+        return self._api.post(Schedule, f"{_schedule(schedule_id)}/skip")
+
+    def run_schedule(
+        self, schedule_id: Id, *, scheduled_at: str | None = None, idempotency_key: str | None = None
+    ) -> ScheduleRun:
+        """Submit the schedule's job now, as a run for that time (ISO 8601), or for this moment."""
+        body = {"scheduled_at": scheduled_at} if scheduled_at else {}
+        return self._api.create(ScheduleRun, f"{_schedule(schedule_id)}/runs", body, idempotency_key)
+
+    def list_schedule_runs(self, schedule_id: Id) -> Listing[ScheduleRun]:
+        """What became of a schedule's runs, the latest first."""
+        return self._list(ScheduleRun, f"{_schedule(schedule_id)}/runs")
+
+    def create_backfill(
+        self, schedule_id: Id, since: str, until: str, *, running_max: int = 1, idempotency_key: str | None = None
+    ) -> Backfill:
+        """Run a schedule for each of its times in a range (ISO 8601, with offsets), `running_max` of them at once."""
+        body = {"since": since, "until": until, "running_max": running_max}
+        return self._api.create(Backfill, f"{_schedule(schedule_id)}/backfills", body, idempotency_key)
+
+    def list_backfills(self, schedule_id: Id) -> Listing[Backfill]:
+        """Of a schedule, the latest first."""
+        return self._list(Backfill, f"{_schedule(schedule_id)}/backfills")
+
+    def cancel_backfill(self, schedule_id: Id, backfill_id: Id) -> Backfill:
+        """Skip those of its runs that wait; its jobs go on."""
+        path = f"{_schedule(schedule_id)}/backfills/{backfill_id}/cancel"
+        return self._api.post(Backfill, path, repeatable=True)
 
     # Triggers
 
@@ -609,6 +660,83 @@ class Client:
         """Send a delivery again."""
         return self._api.post(Delivery, f"/v1/webhook-deliveries/{delivery_id}/redeliver")
 
+    # Alerts
+
+    def create_alert(
+        self,
+        name: str,
+        on: Conditions,
+        to: Receiver,
+        *,
+        job_id: Id | None = None,
+        job_name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        schedule: str | None = None,
+        pool: str | None = None,
+        repeat_seconds: float | str | None = 86_400,
+        quiet: QuietHours | None = None,
+        urgent: bool = False,
+        idempotency_key: str | None = None,
+    ) -> CreatedAlert:
+        """Tell `to` when one of these conditions holds for jobs of this scope, and when it is over.
+
+        What lasts or comes back is told again no sooner than after `repeat_seconds`; None: never.
+        """
+        body: dict[str, Any] = {"job_id": job_id and str(job_id), "job_name": job_name, "labels": labels}
+        body |= {"schedule": schedule, "pool": pool, "quiet": quiet, "urgent": urgent or None}
+        given = {field: value for field, value in body.items() if value is not None}
+        required = {"name": name, "on": on, "to": to, "repeat_seconds": repeat_seconds}
+        return self._api.create(CreatedAlert, "/v1/alerts", required | given, idempotency_key)
+
+    def list_alerts(self, *, name: str | None = None) -> Listing[Alert]:
+        return self._list(Alert, "/v1/alerts", name=name)
+
+    def get_alert(self, alert_id: Id) -> Alert:
+        return self._api.get(Alert, f"/v1/alerts/{alert_id}")
+
+    def change_alert(
+        self,
+        alert_id: Id,
+        *,
+        name: str = KEEP,
+        on: Conditions = KEEP,
+        to: Receiver = KEEP,
+        job_id: Id | None = KEEP,
+        job_name: str | None = KEEP,
+        labels: Mapping[str, str] = KEEP,
+        schedule: str | None = KEEP,
+        pool: str | None = KEEP,
+        repeat_seconds: float | str | None = KEEP,
+        quiet: QuietHours | None = KEEP,
+        urgent: bool = KEEP,
+        paused: bool = KEEP,
+    ) -> CreatedAlert:
+        """Set what is given; None takes a restriction away. With `to`, a webhook gets a new secret."""
+        body: dict[str, Any] = {"name": name, "on": on, "to": to, "job_name": job_name, "labels": labels}
+        body |= {"schedule": schedule, "pool": pool, "repeat_seconds": repeat_seconds, "quiet": quiet}
+        body |= {"job_id": str(job_id) if isinstance(job_id, UUID) else job_id, "urgent": urgent, "paused": paused}
+        given = {field: value for field, value in body.items() if value is not KEEP}
+        return self._api.patch(CreatedAlert, f"/v1/alerts/{alert_id}", given)
+
+    def delete_alert(self, alert_id: Id) -> None:
+        self._api.delete(f"/v1/alerts/{alert_id}")
+
+    def test_alert(self, alert_id: Id) -> AlertMessage:
+        """Send a trial message; `list_alert_messages` tells whether it arrived."""
+        return self._api.post(AlertMessage, f"/v1/alerts/{alert_id}/test")
+
+    def list_alert_messages(
+        self, alert_id: Id, *, state: DeliveryState | Sequence[DeliveryState] | None = None
+    ) -> Listing[AlertMessage]:
+        """What was told, newest first; in any of these states."""
+        return self._list(AlertMessage, f"/v1/alerts/{alert_id}/messages", state=state)
+
+    def list_alert_incidents(
+        self, alert_id: Id, *, condition: Condition | Sequence[Condition] | None = None, open: bool | None = None
+    ) -> Listing[Incident]:
+        """What was found, newest first; of any of these conditions; what holds now, or (False) what is over."""
+        return self._list(Incident, f"/v1/alerts/{alert_id}/incidents", condition=condition, open=open)
+
     def create_api_key(
         self,
         name: str,
@@ -711,6 +839,10 @@ class Client:
 
     def _list(self, item: type[T], path: str, **filters: Any) -> Listing[T]:
         return Listing(lambda limit, cursor: self._api.get(Page, path, limit=limit, cursor=cursor, **filters))
+
+
+def _schedule(id_or_name: Id) -> str:
+    return f"/v1/schedules/{_segment(str(id_or_name))}"
 
 
 def _segment(name: str) -> str:

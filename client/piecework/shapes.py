@@ -18,10 +18,20 @@ Outcome = Literal["succeeded", "failed", "lost", "timeout", "memory", "cancelled
 WorkerState = Literal["active", "draining", "stopped", "lost"]
 DeliveryState = Literal["pending", "delivered", "failed"]
 Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
+AlertEvent = Literal["alert.raised", "alert.over", "alert.summary", "alert.test"]
+Channel = Literal["webhook", "slack", "teams", "email", "sns"]
+Condition = Literal[
+    "failed", "late", "not_started", "ran_over", "slowed", "rejects", "records", "no_workers", "trigger_failed"
+]
+SubjectKind = Literal["job", "schedule", "trigger", "pool"]
 Role = Literal["viewer", "submitter", "developer", "operator"]
 UploadState = Literal["running", "completed", "aborted"]
 AuditOutcome = Literal["done", "refused"]
 Misfire = Literal["run_once", "run_all", "skip"]
+RunState = Literal["waiting", "submitted", "skipped", "refused"]
+RunOrigin = Literal["clock", "request", "backfill"]
+RunReason = Literal["missed", "paused", "request", "overlap"]
+Overlap = Literal["allow", "skip", "queue", "cancel"]
 ReasonCode = Literal[
     "job_paused",
     "no_scheduler",
@@ -534,7 +544,9 @@ class Schedule(TypedDict):
     cron: str
     time_zone: str
     misfire: Misfire
+    overlap: Overlap
     paused: bool
+    paused_at: str | None
     next_run_at: str | None
     last_run_at: str | None
     last_job_id: str | None
@@ -545,6 +557,58 @@ class Schedule(TypedDict):
     created_by: str | None
     job: JobSpec
     upcoming: list[str]
+
+
+class ScheduleChange(TypedDict, total=False):
+    """What is to change of a schedule."""
+
+    name: str | None
+    cron: str | None
+    time_zone: str | None
+    misfire: Misfire | None
+    overlap: Overlap | None
+    job: JobSpec | None
+
+
+class ScheduleRun(TypedDict):
+    """What became of a schedule's run."""
+
+    scheduled_at: str
+    state: RunState
+    origin: RunOrigin
+    reason: RunReason | None
+    error: str | None
+    decided_at: str
+    backfill_id: str | None
+    job_id: str | None
+    job_state: JobState | None
+    started_at: str | None
+    finished_at: str | None
+    late_seconds: float | None
+
+
+class BackfillRuns(TypedDict):
+    """Runs of a backfill, by what has become of them."""
+
+    waiting: int
+    submitted: int
+    skipped: int
+    refused: int
+
+
+class Backfill(TypedDict):
+    """Runs of a range of a schedule's past times, which are made up for."""
+
+    backfill_id: str
+    schedule_id: str
+    since: str
+    until: str
+    running_max: int
+    runs: BackfillRuns
+    cancelled: bool
+    created_at: str
+    created_by: str
+    ended_at: str | None
 
 
 class Trigger(TypedDict):
@@ -732,6 +796,125 @@ class Delivery(TypedDict):
     next_try_at: str
     give_up_at: str
     status_code: int | None
+    error: str | None
+    created_at: str
+    delivered_at: str | None
+
+
+class Conditions(TypedDict, total=False):
+    """What an alert tells of; durations in seconds, or as text such as `6h`."""
+
+    failed: bool
+    late: float | str | None
+    not_started: float | str | None
+    ran_over: float | str | None
+    slowed: float | None
+    rejects: int | None
+    records: bool
+    no_workers: float | str | None
+    trigger_failed: bool
+
+
+class QuietHours(TypedDict):
+    """Times of day, such as 22:00, in an IANA time zone."""
+
+    begin: str
+    end: str
+    time_zone: NotRequired[str]
+
+
+class ToWebhook(TypedDict):
+    type: Literal["webhook"]
+    url: str
+
+
+class ToSlack(TypedDict):
+    type: Literal["slack"]
+    url: str
+
+
+class ToTeams(TypedDict):
+    type: Literal["teams"]
+    url: str
+
+
+class ToEmail(TypedDict):
+    type: Literal["email"]
+    addresses: list[str]
+
+
+class ToSns(TypedDict):
+    type: Literal["sns"]
+    topic_arn: str
+
+
+Receiver = ToWebhook | ToSlack | ToTeams | ToEmail | ToSns
+
+
+class Told(TypedDict):
+    """Where an alert is told; of Slack and Teams the host alone."""
+
+    type: Channel
+    address: str
+
+
+class Alert(TypedDict):
+    alert_id: str
+    name: str
+    on: Conditions
+    job_id: str | None
+    job_name: str | None
+    labels: dict[str, str]
+    schedule: str | None
+    pool: str | None
+    to: Told
+    repeat_seconds: float | None
+    quiet: QuietHours | None
+    urgent: bool
+    paused: bool
+    open_incidents: int
+    last_message: DeliveryState | None
+    last_error: str | None
+    created_at: str
+    created_by: str | None
+
+
+class CreatedAlert(Alert):
+    """`secret` signs the messages to a webhook and is shown only here."""
+
+    secret: str | None
+
+
+class Incident(TypedDict):
+    """A condition that held for a subject; `over_at` is None while it does."""
+
+    incident_id: str
+    alert_id: str
+    condition: Condition
+    subject_kind: SubjectKind
+    subject: str
+    name: str
+    job_id: str | None
+    message: str
+    times: int
+    found_at: str
+    last_at: str
+    told_at: str | None
+    tell_at: str | None
+    over_at: str | None
+
+
+class AlertMessage(TypedDict):
+    """What was told, and whether it arrived."""
+
+    message_id: str
+    alert_id: str
+    event: AlertEvent
+    payload: dict[str, Any]
+    state: DeliveryState
+    tries: int
+    next_try_at: str
+    give_up_at: str
     error: str | None
     created_at: str
     delivered_at: str | None

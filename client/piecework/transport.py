@@ -105,6 +105,9 @@ class Transport:
     def put(self, shape: type[T], path: str, body: Any) -> T:
         return cast(T, self._call("PUT", path, body=body))
 
+    def patch(self, shape: type[T], path: str, body: Any) -> T:
+        return cast(T, self._call("PATCH", path, body=body))
+
     def delete(self, path: str, **query: Any) -> Any:
         """The answer, if there is one."""
         return self._call("DELETE", path, query=query)

@@ -34,7 +34,7 @@ class Emulator:
         self._log = log
         self.environment = {
             **AWS_ENVIRONMENT,
-            "SERVICES": "s3,sqs,autoscaling,secretsmanager,ssm",
+            "SERVICES": "s3,sqs,autoscaling,secretsmanager,ssm,sns",
             "GATEWAY_PORT": str(port),
             "BIND_HOST": "127.0.0.1",
             "MINISTACK_HOST": "127.0.0.1",

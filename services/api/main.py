@@ -14,6 +14,7 @@ from services.api.body_limit import BodyLimit
 from services.api.connections import Connections, connect
 from services.api.problems import describe
 from services.api.routes import (
+    alerts,
     api_keys,
     audit,
     failures,
@@ -74,6 +75,7 @@ TAGS = [
     {"name": "processors", "description": processors.__doc__},
     {"name": "pools", "description": pools.__doc__},
     {"name": "workers", "description": workers.__doc__},
+    {"name": "alerts", "description": alerts.__doc__},
     {"name": "webhooks", "description": webhooks.__doc__},
     {"name": "API keys", "description": api_keys.__doc__},
     {"name": "audit", "description": audit.__doc__},
@@ -165,6 +167,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         pools,
         workers,
         webhooks,
+        alerts,
         api_keys,
         audit,
         quotas,

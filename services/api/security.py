@@ -31,6 +31,7 @@ KINDS = {
     "workers": "worker",
     "webhook-endpoints": "webhook endpoint",
     "webhook-deliveries": "webhook delivery",
+    "alerts": "alert",
     "api-keys": "API key",
     "shares": "share",
     "retention-rules": "retention rule",

@@ -133,6 +133,41 @@ class Schedule(SQLModel, table=True):
     put_off_at: datetime | None = Field(None, sa_type=_UTC)
     runs_skipped: int = Field(0, sa_type=BigInteger)
     last_skipped_at: datetime | None = Field(None, sa_type=_UTC)
+    paused_at: datetime | None = Field(None, sa_type=_UTC)
+    template: bool = False
+    overlap: str = "allow"
+
+
+class ScheduleRun(SQLModel, table=True):
+    """What became of a schedule's run."""
+
+    __tablename__ = "schedule_runs"
+
+    schedule_id: UUID = Field(primary_key=True)
+    scheduled_at: datetime = Field(primary_key=True, sa_type=_UTC)
+    state: str
+    origin: str
+    reason: str | None = None
+    error: str | None = None
+    job_id: UUID | None = None
+    decided_at: datetime = Field(sa_type=_UTC)
+    backfill_id: UUID | None = None
+
+
+class ScheduleBackfill(SQLModel, table=True):
+    """A range of a schedule's past times whose runs are made up for."""
+
+    __tablename__ = "schedule_backfills"
+
+    backfill_id: UUID = Field(primary_key=True)
+    schedule_id: UUID
+    since: datetime = Field(sa_type=_UTC)
+    until: datetime = Field(sa_type=_UTC)
+    running_max: int
+    cancelled: bool = False
+    created_at: datetime = Field(sa_type=_UTC)
+    created_by: str
+    ended_at: datetime | None = Field(None, sa_type=_UTC)
 
 
 class Trigger(SQLModel, table=True):
@@ -454,3 +489,71 @@ class AuditEntry(SQLModel, table=True):
     summary: dict[str, Any] = Field(sa_type=JSONB)
     address: str | None = None
     request_id: str | None = None
+
+
+class Alert(SQLModel, table=True):
+    """A rule: which condition of which jobs is told to whom."""
+
+    __tablename__ = "alerts"
+
+    alert_id: UUID = Field(primary_key=True)
+    name: str
+    conditions: dict[str, Any] = Field(sa_type=JSONB)
+    job_id: UUID | None = None
+    job_name: str | None = None
+    labels: dict[str, str] = Field(sa_type=JSONB)
+    schedule: str | None = None
+    pool: str | None = None
+    channel: str
+    address: str
+    sealed: str | None = None
+    generation: int = 1
+    secret_digest: str | None = None
+    repeat_seconds: float | None = Field(None, sa_type=Double)
+    quiet: dict[str, Any] | None = Field(None, sa_type=JSONB)
+    urgent: bool = False
+    paused: bool = False
+    looks_at: datetime = Field(sa_type=_UTC)
+    looked_until: dict[str, Any] = Field(sa_type=JSONB)
+    created_at: datetime = Field(sa_type=_UTC)
+    created_by: str | None = None
+
+
+class Incident(SQLModel, table=True):
+    """What a rule has found: a condition of a subject, open until it is over."""
+
+    __tablename__ = "incidents"
+
+    incident_id: UUID = Field(primary_key=True)
+    alert_id: UUID
+    condition: str
+    subject_kind: str
+    subject: str
+    name: str
+    job_id: UUID | None = None
+    message: str
+    times: int = Field(1, sa_type=BigInteger)
+    found_at: datetime = Field(sa_type=_UTC)
+    last_at: datetime = Field(sa_type=_UTC)
+    told_at: datetime | None = Field(None, sa_type=_UTC)
+    tell_at: datetime | None = Field(None, sa_type=_UTC)
+    held: bool = False
+    over_at: datetime | None = Field(None, sa_type=_UTC)
+
+
+class AlertMessage(SQLModel, table=True):
+    """The outbox of alerts: one message of one rule."""
+
+    __tablename__ = "alert_messages"
+
+    message_id: UUID = Field(primary_key=True)
+    alert_id: UUID
+    event: str
+    payload: dict[str, Any] = Field(sa_type=JSONB)
+    state: str = "pending"
+    tries: int = 0
+    next_try_at: datetime = Field(sa_type=_UTC)
+    give_up_at: datetime = Field(sa_type=_UTC)
+    error: str | None = None
+    created_at: datetime = Field(sa_type=_UTC)
+    delivered_at: datetime | None = Field(None, sa_type=_UTC)

@@ -1,7 +1,7 @@
 """The source of a task: the object of the job's input that it works on, also in later stages.
 
 It is in `tasks.input`: the object that the input itself names, or `source` in what later stages work on. Planning
-numbers the parts of one object: `part`. The function source_of of the schema (migration 0139) says the same.
+numbers the parts of one object: `part`. The function source_of of the schema (migration 0039) says the same.
 """
 
 from collections.abc import Iterable

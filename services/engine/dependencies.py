@@ -1,6 +1,6 @@
 """Jobs that wait for other jobs: each starts when all have ended as it asks, or ends because one did not.
 
-A trigger notes the end of a predecessor in the transaction of that end (`job_dependencies.ended`, migration 0339). What
+A trigger notes the end of a predecessor in the transaction of that end (`job_dependencies.ended`, migration 0045). What
 it means for the job that waits is decided later, under that job's lock, by whichever scheduler finds the end not yet
 `seen`: so nothing is lost if one dies in between, and two decide once. Only ends are looked at, never jobs that wait.
 

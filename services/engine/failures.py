@@ -1,4 +1,4 @@
-"""The failures of a job's tasks, those of one kind together: by the fingerprint of their errors (migration 0140)."""
+"""The failures of a job's tasks, those of one kind together: by the fingerprint of their errors (migration 0040)."""
 
 from uuid import UUID
 

@@ -148,6 +148,10 @@ _RECORD_WEBHOOKS = """
     SELECT gen_random_uuid(), endpoint_id, $1, $2, $3, now() + $4 * interval '1 hour'
     FROM webhook_endpoints WHERE enabled AND $2 = ANY(events)"""
 
+# Alerts look at it later, outside the job's end. While there are none, nothing is to be looked at.
+_RECORD_END = """
+    INSERT INTO ended_jobs (job_id) SELECT $1 WHERE EXISTS (SELECT FROM alerts)
+    ON CONFLICT (job_id) DO UPDATE SET ended_at = now()"""
 
 _TELL_QUEUE = """
     INSERT INTO queue_messages (queue_url, job_id, body)
@@ -196,6 +200,7 @@ async def end_job(
         event = _event(job, result)
         await connection.execute(_RECORD_WEBHOOKS, job_id, event["type"], event, settings.webhook_hours)
         await connection.execute(_TELL_QUEUE, job_id, event)
+        await connection.execute(_RECORD_END, job_id)
         await notify(connection, WEBHOOKS_CHANNEL)
         await notify(connection, ENDS_CHANNEL, str(job_id))
         return True

@@ -6,12 +6,22 @@ job reports where this does not hold. It also reports tolerated failures: the re
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.contract.states import RECORD_COUNTS
 from services.engine.reasons.reason import Reason, ReasonCode
 from services.inputs.groups import describe_markers
+from services.platform.database import Connection, Database
+
+_STAGES = """
+    SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.state, s.tasks_from,
+        coalesce((p.spec ->> 'filters')::boolean, false) AS filters,
+        (s.plan_cursor ->> 'left_out')::int AS left_out, c.*
+    FROM stages AS s JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
+    CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
+    WHERE s.job_id = $1 ORDER BY s.stage"""
 
 
 class StageRecords(BaseModel):
@@ -28,6 +38,11 @@ class StageRecords(BaseModel):
         description="whether in + added = out + rejected + filtered; filtered counts only if the processor says "
         "`filters: true`, and in equals the previous stage's out; null: the records that went in were not counted"
     )
+
+
+async def counted_stages(database: Connection | Database, job_id: UUID) -> list[dict[str, Any]]:
+    """A job's stages, in order, with their sums: what `check_records` asks for."""
+    return [dict(row) for row in await database.fetch(_STAGES, job_id)]
 
 
 def check_records(stages: Sequence[Mapping[str, Any]]) -> tuple[list[StageRecords], list[Reason]]:

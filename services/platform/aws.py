@@ -46,6 +46,7 @@ _KINDS: dict[str, effects.Kind] = {
     "ssm": "ssm",
     "ecr": "ecr",
     "sts": "sts",
+    "sns": "sns",
 }
 
 

@@ -5,8 +5,9 @@ autumn change repeats runs the first time. A job with a `*` minute or hour follo
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import takewhile
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
@@ -52,3 +53,18 @@ def due_times(cron: str, time_zone: str, after: datetime) -> Iterator[datetime]:
         raise ValueError(f"{cron!r} is not a cron expression ({str(error).lower()}); {_FIX}") from error
     # In the hour that autumn repeats, CronSim names fixed times by their first pass, which may lie before `after`.
     return (utc for time in times if (utc := time.astimezone(UTC)) > after)
+
+
+def last_due_times(cron: str, time_zone: str, *, after: datetime, until: datetime, count: int) -> list[datetime]:
+    """The last `count` due times after `after` and not after `until` (both aware), the earliest first, in UTC.
+
+    Only forward iteration is right across daylight-saving changes, so this looks forward from ever further back, and
+    reads few more times than it returns, however long ago `after` is.
+    """
+    width = timedelta(hours=1)
+    while True:
+        start = after if until - after <= width else until - width
+        times = list(takewhile(lambda time: time <= until, due_times(cron, time_zone, start)))
+        if start == after or len(times) >= count:
+            return times[-count:]
+        width *= 3

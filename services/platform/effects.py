@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
-Kind = Literal["sql", "s3", "sqs", "autoscaling", "secretsmanager", "ssm", "ecr", "sts", "http", "process"]
+Kind = Literal[
+    "sql", "s3", "sqs", "autoscaling", "secretsmanager", "ssm", "ecr", "sts", "sns", "http", "smtp", "process"
+]
 Moment = Literal["before", "after"]
 
 
@@ -92,7 +94,7 @@ def tell(moment: Moment, kind: Kind, name: str) -> None:
 
 def passing(kind: Kind, name: str | None = None) -> AbstractContextManager[None]:
     """The passage of an effect, which happens within the context. Its name is, unless given, the calling function's."""
-    if _refuser is not None and kind == "http":
+    if _refuser is not None and kind in ("http", "smtp"):
         _refuse_in_transaction(Effect(kind, name or _calling_function()))
     return UNSEEN if _watcher is None else _passage(_watcher, Effect(kind, name or _calling_function()))
 

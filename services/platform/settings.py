@@ -53,6 +53,16 @@ Places = Annotated[str, AfterValidator(_check_places)]
 QueueNames = Annotated[str, AfterValidator(_check_queues)]
 
 
+def _check_topics(topics: str) -> str:
+    for arn in filter(None, map(str.strip, topics.split(","))):
+        if arn != ANYWHERE and not (arn.startswith("arn:") and arn.count(":") == 5 and arn.split(":")[2] == "sns"):
+            raise ValueError(f"{arn!r} is not a topic's ARN; write arn:aws:sns:region:account:name")
+    return topics
+
+
+TopicNames = Annotated[str, AfterValidator(_check_topics)]
+
+
 def _check_ports(ports: str) -> str:
     if not all(port.strip().isdecimal() and 0 < int(port) < 65_536 for port in ports.split(",")):
         raise ValueError("write numbers of ports, such as 80,443,8443")
@@ -113,7 +123,7 @@ HealthPort = Annotated[
     Annotated[int, Field(ge=0, le=65_535)] | None, BeforeValidator(lambda value: None if value == "" else value)
 ]
 
-_SECRETS = ("database_url", "bootstrap_api_key", "secret_key", "metrics_key")
+_SECRETS = ("database_url", "bootstrap_api_key", "secret_key", "metrics_key", "smtp_password")
 
 
 class Settings(BaseSettings):
@@ -226,6 +236,22 @@ class Settings(BaseSettings):
         5.0, description="an endpoint that has failed for so long, without a success, is disabled"
     )
 
+    smtp_host: str | None = Field(None, description="the mail server of alerts; unset: none can be told by e-mail")
+    smtp_port: Annotated[int, Field(ge=1, le=65_535)] = 587
+    smtp_tls: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="tls: from the first byte, as at port 465; none: in the clear, for a relay of this host"
+    )
+    smtp_ca: CertificateFile | None = Field(None, description="the CA certificates that it is trusted by; unset: usual")
+    smtp_user: str | None = Field(None, description="who logs in; unset: nobody does")
+    smtp_password: str | None = None
+    smtp_password_from: SecretSource | None = Field(None, description="the same, in file:/PATH or an ARN")
+    smtp_from: str | None = Field(
+        None, pattern=r"^[^\r\n]*[^\s@<>]+@[^\s@<>]+>?$", description="the sender: grid@example.com, or Name <…>"
+    )
+    alert_topics: TopicNames = Field(
+        "", description="SNS topics that alerts may go to: ARNs, possibly with *, separated by commas; * is any"
+    )
+
     uploads_open_seconds: Seconds = Field(604_800.0, description="an upload that is not completed by then is aborted")
     keep_uploads: Kept = Field("forever", description="how long uploads are kept that no job, schedule or trigger uses")
     keep_packages: Kept = Field("forever", description="how long packages are kept that no version of a processor uses")
@@ -267,6 +293,21 @@ class Settings(BaseSettings):
                 )
             if not (self.database_ca or "sslrootcert" in given):
                 raise contradiction("database_ca", "set it: iam's token is for no other server than RDS")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_mail_server(self) -> Self:
+        if self.smtp_password is not None and self.smtp_password_from is not None:
+            raise contradiction("smtp_password", "PIECEWORK_SMTP_PASSWORD_FROM is set, too; leave one of them out")
+        if self.smtp_host is not None and self.smtp_from is None:
+            raise contradiction("smtp_from", "set it, since PIECEWORK_SMTP_HOST is set: mail needs a sender")
+        has_password = self.smtp_password is not None or self.smtp_password_from is not None
+        if (self.smtp_user is not None) != has_password:
+            raise contradiction("smtp_user", "a login needs both a user and a password; set both, or none")
+        if has_password and self.smtp_tls == "none":
+            raise contradiction(
+                "smtp_tls", "it is none, and a password must not go in the clear; write starttls or tls"
+            )
         return self
 
     def webhooks_may_use(self, port: int) -> bool:

@@ -19,6 +19,7 @@ from services.platform.tracing import configure_tracing
 from services.platform.version import VERSION
 from services.scheduler.loop import Context, Loop, listen, wake_resting
 from services.scheduler.loops import (
+    alerts,
     chain,
     clock,
     columns,
@@ -38,6 +39,7 @@ from services.scheduler.loops import (
     scale,
     stragglers,
 )
+from services.scheduler.loops.alerts import Teller
 from services.scheduler.loops.triggers import Listeners
 from services.scheduler.loops.webhooks import Deliverer, give_up
 from services.scheduler.merges.merge import Merger
@@ -48,7 +50,9 @@ log = structlog.get_logger()
 HOUR_SECONDS = 3600.0
 
 
-def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer, listeners: Listeners) -> list[Loop]:
+def make_loops(
+    settings: Settings, merger: Merger, deliverer: Deliverer, teller: Teller, listeners: Listeners
+) -> list[Loop]:
     """Every loop, with its pauses and what wakes it."""
     busy, idle = settings.loop_seconds, settings.idle_seconds
     jobs, deliveries = frozenset([JOBS_CHANNEL]), frozenset([WEBHOOKS_CHANNEL])
@@ -78,6 +82,16 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer, listene
             rests=True,
             wake=deliverer.ended,
         ),
+        Loop("alerts", alerts.step, busy_seconds=busy, idle_seconds=idle, channels=deliveries, rests=True),
+        Loop(
+            "alert_messages",
+            teller.step,
+            busy_seconds=0.0,
+            idle_seconds=min(idle, 1.0),
+            channels=deliveries,
+            rests=True,
+            wake=teller.ended,
+        ),
         Loop("webhooks_given_up", give_up, busy_seconds=busy, idle_seconds=idle, rests=True),
         Loop("scale", scale.step, busy_seconds=busy, idle_seconds=settings.scale_seconds, rests=True),
         Loop("depths", depths.step, busy_seconds=busy, idle_seconds=depths.IDLE_SECONDS),
@@ -89,8 +103,8 @@ def make_loops(settings: Settings, merger: Merger, deliverer: Deliverer, listene
 
 async def run(settings: Settings) -> None:
     """Run the loops until cancelled."""
-    merger, deliverer, listeners = Merger(), Deliverer(), Listeners()
-    loops = make_loops(settings, merger, deliverer, listeners)
+    merger, deliverer, teller, listeners = Merger(), Deliverer(), Teller(), Listeners()
+    loops = make_loops(settings, merger, deliverer, teller, listeners)
     connections = settings.database_connections_max + len(loops)
     database = await connect_database(settings, connections, seconds=settings.database_seconds)
     VITALS.waits_for = DATABASE_AWAITED
@@ -109,6 +123,7 @@ async def run(settings: Settings) -> None:
         finally:
             await merger.stop()
             await deliverer.stop()
+            await teller.stop()
             VITALS.forget_all()
             await listeners.stop(context)
             for slots in context.slots.values():

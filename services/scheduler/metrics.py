@@ -11,3 +11,4 @@ QUEUE_MESSAGES = Gauge(
     "piecework_queue_messages", "Messages in a pool's queues, as SQS approximates them", ["pool", "queue"]
 )
 WEBHOOKS_RUNNING = Gauge("piecework_webhooks_running", "Deliveries that this scheduler has under way")
+ALERT_MESSAGES = Counter("piecework_alert_tries", "Tries to deliver messages of alerts", ["channel", "outcome"])

@@ -37,6 +37,18 @@ _WEBHOOKS = """
         WHERE d.endpoint_id = e.endpoint_id AND d.state = 'pending' ORDER BY d.give_up_at LIMIT 1
     ) AS oldest ON true"""
 
+_ALERTS = """
+    SELECT a.name, opened.incidents, coalesce(oldest.seconds, 0) AS seconds
+    FROM (SELECT alert_id, name FROM alerts ORDER BY alert_id LIMIT $2) AS a
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS incidents FROM (
+            SELECT FROM incidents AS i WHERE i.alert_id = a.alert_id AND i.over_at IS NULL LIMIT $1) AS counted
+    ) AS opened
+    LEFT JOIN LATERAL (
+        SELECT extract(epoch FROM now() - min(m.created_at))::float8 AS seconds FROM alert_messages AS m
+        WHERE m.alert_id = a.alert_id AND m.state = 'pending'
+    ) AS oldest ON true"""
+
 # The distinct queues, without reading all of their messages.
 _OUTBOX = """
     WITH RECURSIVE queue AS (
@@ -84,6 +96,7 @@ async def read_backlogs(connection: Connection) -> list[Metric]:
     skipped = await connection.fetch(_SKIPPED, ENDPOINTS_MAX)
     triggers = await connection.fetch(_TRIGGERS, ENDPOINTS_MAX)
     webhooks = await connection.fetch(_WEBHOOKS, COUNTED_MAX, ENDPOINTS_MAX)
+    alerts = await connection.fetch(_ALERTS, COUNTED_MAX, ENDPOINTS_MAX)
     outbox = await connection.fetch(_OUTBOX, COUNTED_MAX, ENDPOINTS_MAX)
     merges = await connection.fetch(_MERGES)
     capacity = await connection.fetch(_CAPACITY)
@@ -94,7 +107,7 @@ async def read_backlogs(connection: Connection) -> list[Metric]:
         {"queue": "queue"},
         {"pool": "pool"},
     )
-    of_trigger = {"trigger": "name"}
+    of_trigger, of_alert = {"trigger": "name"}, {"alert": "name"}
     return [
         gauge(
             "piecework_schedules_late_seconds", "How late the latest due run of a schedule is", {}, schedules, "seconds"
@@ -109,6 +122,8 @@ async def read_backlogs(connection: Connection) -> list[Metric]:
             "piecework_webhook_deliveries_pending", "Deliveries to do, up to 1,000", endpoint, webhooks, "deliveries"
         ),
         gauge("piecework_webhook_oldest_seconds", "Age of the oldest delivery to do", endpoint, webhooks, "seconds"),
+        gauge("piecework_incidents_open", "What is found and not over, up to 1,000", of_alert, alerts, "incidents"),
+        gauge("piecework_alert_oldest_seconds", "Age of the oldest message to deliver", of_alert, alerts, "seconds"),
         gauge(
             "piecework_outbox_messages", "Messages to a user's queue to send, up to 1,000", queue, outbox, "messages"
         ),

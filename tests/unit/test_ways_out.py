@@ -18,7 +18,7 @@ WAYS_OUT = re.compile(
     | psycopg.* | sqlite3.* | sqlalchemy.*\.create_(async_)?engine
     | aioboto3\..* | boto3.* | (aio)?botocore\.(session|client|endpoint|httpsession).*
     | httpx\.(?!URL|Request$|Response$).* | aiohttp\.(?!ClientError$|web(\.|$)).* | requests.*
-    | urllib3.* | urllib\.request.* | http\.client.* | (smtp|ftp|imap|pop|telnet)lib.* | websockets.* | xmlrpc.*
+    | urllib3.* | urllib\.request.* | http\.client.* | (aiosmtp|smtp|ftp|imap|pop|telnet)lib.* | websockets.* | xmlrpc.*
     | socket\.(socket|socketpair|create_connection|fromfd) | asyncio\.open_(unix_)?connection
     | subprocess.* | asyncio\.subprocess\..* | asyncio\.create_subprocess.* | multiprocessing.* | pty.*
     | concurrent\.futures\.ProcessPoolExecutor | os\.(fork|forkpty|posix_spawn|spawn|exec|system|popen).*
@@ -47,8 +47,10 @@ ALLOWED = {
     ("worker/node/imds.py", "aiohttp.ClientSession"),  # to the machine itself, which is only read
     ("worker/node/imds.py", "aiohttp.ClientTimeout"),
     ("worker/node/imds.py", "aiohttp.ClientResponse"),
-    ("scheduler/loops/webhooks.py", "httpx.AsyncClient"),
-    ("scheduler/loops/webhooks.py", "httpx.Limits"),
+    ("scheduler/outgoing.py", "httpx.AsyncClient"),
+    ("scheduler/outgoing.py", "httpx.Limits"),
+    ("scheduler/alerts/send.py", "aiosmtplib"),
+    ("scheduler/alerts/send.py", "aiosmtplib.send"),
     ("worker/node/instance_end.py", "asyncio.create_subprocess_exec"),
     ("worker/node/instance_end.py", "asyncio.subprocess.DEVNULL"),
     ("worker/task/child_process.py", "asyncio.create_subprocess_exec"),

@@ -21,19 +21,28 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
-    "0342": "DROP INDEX job_dependencies_by_index",
-    "0341": "ALTER TABLE job_dependencies DROP COLUMN stage, DROP COLUMN tasks_seen, DROP COLUMN followed",
-    "0340": "ALTER TABLE stages DROP COLUMN tolerated_percent",
-    "0339": "DROP TRIGGER jobs_note_end ON jobs; DROP FUNCTION note_end; DROP TABLE job_dependencies",
-    "0240": "DROP TABLE task_keys; ALTER TABLE attempts DROP COLUMN reused_from",
-    "0239": "DROP VIEW stages_to_chain; DROP FUNCTION unpinned; "
+    "0057": "DROP INDEX jobs_due, jobs_started",
+    "0056": "DROP TABLE alert_messages, incidents, alerts, ended_jobs",
+    "0055": "DROP INDEX schedule_runs_backfill",
+    "0054": "DROP TABLE schedule_backfills; ALTER TABLE schedule_runs DROP COLUMN backfill_id",
+    "0053": "DROP INDEX jobs_of_schedules_active",
+    "0052": "DROP INDEX schedule_runs_waiting",
+    "0051": "ALTER TABLE schedules DROP COLUMN overlap",
+    "0050": "ALTER TABLE schedules DROP COLUMN template",
+    "0049": "DROP TABLE schedule_runs; ALTER TABLE schedules DROP COLUMN paused_at",
+    "0048": "DROP INDEX job_dependencies_by_index",
+    "0047": "ALTER TABLE job_dependencies DROP COLUMN stage, DROP COLUMN tasks_seen, DROP COLUMN followed",
+    "0046": "ALTER TABLE stages DROP COLUMN tolerated_percent",
+    "0045": "DROP TRIGGER jobs_note_end ON jobs; DROP FUNCTION note_end; DROP TABLE job_dependencies",
+    "0044": "DROP TABLE task_keys; ALTER TABLE attempts DROP COLUMN reused_from",
+    "0043": "DROP VIEW stages_to_chain; DROP FUNCTION unpinned; "
     "ALTER TABLE stages DROP COLUMN revision, DROP COLUMN attempt_base, DROP COLUMN processors_before;"
     + made_in("0035_cheaper_looks", "OR REPLACE VIEW stages_to_chain")
     + made_in("0018_restore", "FUNCTION continue_attempts").replace("CREATE", "CREATE OR REPLACE", 1),
-    "0142": "DROP INDEX attempts_slow",
-    "0141": "DROP INDEX attempts_failed",
-    "0140": "DROP FUNCTION error_fingerprint",
-    "0139": "DROP FUNCTION successor_input, source_of",
+    "0042": "DROP INDEX attempts_slow",
+    "0041": "DROP INDEX attempts_failed",
+    "0040": "DROP FUNCTION error_fingerprint",
+    "0039": "DROP FUNCTION successor_input, source_of",
     "0038": "ALTER TABLE bundles DROP COLUMN cancelled",
     "0037": "ALTER TABLE stages DROP COLUMN open_seconds, DROP COLUMN appended_at",
     "0036": "DROP INDEX stages_unplanned",

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from piecework.cli import (
+    alerts,
     contexts,
     cost,
     exits,
@@ -64,7 +65,7 @@ def piecework(
 # How the help of the whole command groups the others; a verb of jobs is among "Jobs", what is not here among "More".
 PANELS = {
     "Jobs": ("submit", "validate", "split", "jobs", "tasks"),
-    "Schedules and events": ("schedules", "triggers", "webhooks"),
+    "Schedules and events": ("schedules", "triggers", "alerts", "webhooks"),
     "Code and data": ("processors", "upload", "uploads"),
     "The grid": ("pools", "workers", "shares", "quotas", "retention", "costs"),
     "Access": ("login", "logout", "contexts", "whoami", "keys", "audit"),
@@ -87,6 +88,7 @@ COMMANDS = (
     processors,
     grid,
     webhooks,
+    alerts,
     keys,
     quotas,
     retention,

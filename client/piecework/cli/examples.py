@@ -56,6 +56,8 @@ EXAMPLES = {
         "piecework schedules create nightly job.yaml --cron '0 2 * * *' --time-zone Europe/Berlin",
     ),
     "schedules show": ("piecework schedule nightly",),
+    "schedules run": ("piecework schedules run nightly",),
+    "schedules backfill": ("piecework schedules backfill nightly --from 2026-03-01 --to 2026-03-31 --running-max 2",),
     "schedules pause": ("piecework schedules pause nightly",),
     "triggers create": (
         "piecework triggers create incoming job.yaml --queue https://sqs.eu-central-1.amazonaws.com/1/in --suffix .csv",

@@ -22,15 +22,8 @@ SORTED_MAX = 10_000  # items that are read to be sorted
 
 # What names a thing; the first of these that it has, since many things also name others.
 _IDS = (
-    "delivery_id",
-    "audit_id",
-    "upload_id",
-    "job_id",
-    "schedule_id",
-    "trigger_id",
-    "endpoint_id",
-    "worker_id",
-    "key_id",
+    *("delivery_id", "audit_id", "incident_id", "message_id", "alert_id", "upload_id", "job_id", "backfill_id"),
+    *("schedule_id", "trigger_id", "endpoint_id", "worker_id", "key_id"),
 )
 
 
@@ -70,7 +63,7 @@ def _name_of(item: Mapping[str, Any]) -> str:
     if "stage" in item and "index" in item:
         return f"{item['stage']} {item['index']}"
     for field in (*_IDS, "name", "uri"):
-        if field in item:
+        if item.get(field) is not None:
             return str(item[field])
     raise InputError("-o name: what this prints has no names; write -o json")
 

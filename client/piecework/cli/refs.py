@@ -128,6 +128,21 @@ class JobAndMore(Noun):
         return f"{super().resolve(client, job)}{colon}{more}"
 
 
+class UniqueName(Noun):
+    """What the API takes by its name, which nothing else has: a name stays as it is."""
+
+    def resolve(self, client: "Client", text: str) -> Any:
+        looked_up = _PREFIX.fullmatch(text) or _RECENT.fullmatch(text)
+        if not looked_up or _ID.fullmatch(text):
+            return text
+        try:
+            return str(super().resolve(client, text))
+        except NotFound:
+            if _RECENT.fullmatch(text):
+                raise
+            return text
+
+
 @dataclass(frozen=True)
 class StageOfJob:
     """A stage of the job that the command's `job_id` is: by its number or its name."""
@@ -186,6 +201,8 @@ def _newest(list_all: "Callable[[Client], Iterable[Any]]") -> "Callable[[Client,
 JOB = Noun("job", _jobs)
 JOB_AND_MORE = JobAndMore("job", _jobs)
 SCHEDULE = Noun("schedule", _newest(lambda client: client.list_schedules()))
+SCHEDULE_NAME = UniqueName("schedule", SCHEDULE.items)
+ALERT_NAME = UniqueName("alert", _newest(lambda client: client.list_alerts()))
 TRIGGER = Noun("trigger", _newest(lambda client: client.list_triggers()))
 UPLOAD = Noun("upload", _newest(lambda client: client.list_uploads()), ("uri",))
 WORKER = Noun("worker", _workers, ("hostname", "instance_id"))

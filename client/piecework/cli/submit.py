@@ -11,6 +11,7 @@ from piecework.cli.job_file import JobFile
 from piecework.cli.job_options import JobOptions, MergeOptions, StageOptions, WhenOptions
 from piecework.cli.jobs import watch_to_end
 from piecework.cli.objects import upload_inputs
+from piecework.cli.schedules import read_job
 from piecework.cli.session import Session, command
 from piecework.cli.validate import check_before_upload
 from piecework.errors import InputError
@@ -36,7 +37,8 @@ def submit(
     From a job file, from options, or from both: options override the file. With --sbatch the file is a batch script of
     Slurm, whose #SBATCH lines are read.
 
-    Local paths, in the file or in options, are uploaded once the job has been checked; a directory becomes a prefix.
+    Local paths, in the file or in options, are uploaded once the job has been checked; a directory becomes a prefix. A
+    schedule can't have any.
 
     --again JOB takes the specification of an earlier job, with the newest versions of processors that it names without
     one; --set changes single fields.
@@ -55,19 +57,19 @@ def submit(
     input.limit(spec)
     if script:
         batch.register(session, script, spec)
-    check_before_upload(session, spec, file.local_root)
-    upload_inputs(session, spec, file.local_root)
     if when.cron is not None:
         schedule = session.client.create_schedule(
             str(spec.get("name", "job")),
             when.cron,
-            spec,
+            read_job(spec, file.local_root),
             time_zone=when.time_zone or "UTC",
             misfire=when.misfire or "run_once",
             idempotency_key=idempotency_key,
         )
         session.show(schedule, lambda schedule: print(schedule["schedule_id"]))
         return
+    check_before_upload(session, spec, file.local_root)
+    upload_inputs(session, spec, file.local_root)
     submitted = session.client.submit_job(spec, idempotency_key=idempotency_key)
     if watch:
         if not session.as_json:

@@ -15,8 +15,8 @@ from services.api.shapes.jobs import Part, PartPage, ResultFile, Results
 from services.api.strict_json import StrictRoute
 from services.contract.location import Location
 from services.contract.output_name import common_folder, result_folders
-from services.contract.task_output import TaskOutput
 from services.contract.source import TaskSource
+from services.contract.task_output import TaskOutput
 from services.engine.ownership import require_job
 from services.platform.problems import conflict, not_found, problems
 from services.platform.routes import JobId

@@ -1,9 +1,7 @@
 """Notify other systems when jobs end."""
 
-import socket
-import unicodedata
 from typing import Annotated, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Path, Query, Response
@@ -14,6 +12,7 @@ from services.api.connections import Api, Session
 from services.api.idempotency import Registration
 from services.api.pagination import Pages
 from services.api.problems import BODY
+from services.api.receivers import check_url
 from services.api.security import Operator, Viewer, scope_filter
 from services.api.shapes.webhooks import (
     CreatedWebhookEndpoint,
@@ -28,10 +27,8 @@ from services.api.strict_json import StrictRoute
 from services.contract.states import DeliveryState
 from services.engine.ownership import Thing, require_read
 from services.engine.webhooks import derive_secret, digest_of, enable, require_key
-from services.platform.addresses import is_public
 from services.platform.database import WEBHOOKS_CHANNEL, Connection, new_id, notify
-from services.platform.problems import conflict, invalid, not_found, problems
-from services.platform.settings import Settings
+from services.platform.problems import conflict, not_found, problems
 
 router = APIRouter(tags=["webhooks"], route_class=StrictRoute)
 
@@ -70,45 +67,6 @@ _ENDPOINT_OF = """
     WHERE d.delivery_id = $1 FOR SHARE OF e"""
 
 
-def check_url(url: str, settings: Settings) -> None:
-    """Raises a 422 for `url`. Host names are resolved when a webhook is sent, so only literal addresses are checked."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise invalid("url", url, f"this is not a URL ({error}); write https://host/path") from error
-    if parts.username is not None or parts.password is not None:
-        raise invalid("url", _without_credentials(parts), "a webhook URL must not have a user or password; remove them")
-    if parts.scheme not in ("http", "https") or not host or not url.isprintable() or " " in url:
-        raise invalid("url", url, "write an absolute URL with http or https, such as https://example.com/piecework")
-    if not settings.webhook_private_addresses and _is_private(host):
-        raise invalid(
-            "url", url, "webhooks may only go to public addresses, unless the operator of Piecework allows others"
-        )
-    if not settings.webhooks_may_use({"http": 80, "https": 443}[parts.scheme] if port is None else port):
-        raise invalid("url", url, f"webhooks may only go to the ports {settings.webhook_ports}: use one of them")
-
-
-def _without_credentials(parts: SplitResult) -> str:
-    return parts._replace(netloc=f"…@{parts.netloc.rpartition('@')[2]}").geturl()
-
-
-def _is_private(host: str) -> bool:
-    name = (
-        unicodedata.normalize("NFKC", host).rstrip(".").lower()
-    )  # as IDNA reads it: full-width digits count as digits
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return not is_public(name)
-    except ValueError:
-        pass
-    try:  # other spellings of an IPv4 address that resolvers take: 127.1, 2130706433, 0x7f000001
-        return not is_public(socket.inet_ntoa(socket.inet_aton(name)))
-    except OSError:
-        return False
-
-
 @router.post(
     "/webhook-endpoints",
     operation_id="create_webhook_endpoint",
@@ -125,7 +83,7 @@ async def create_webhook_endpoint(
     The answer's `secret` verifies the signatures. It is shown only once, and not stored: it is derived again for each
     message. With an Idempotency-Key, it is also shown when the request is repeated.
     """
-    check_url(spec.url, api.settings)
+    check_url(spec.url, "url", api.settings)
     key, endpoint_id = require_key(api.settings.secret_key), new_id()
 
     async def create(connection: Connection) -> CreatedWebhookEndpoint:

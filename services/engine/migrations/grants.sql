@@ -8,12 +8,15 @@ GRANT SELECT ON alembic_version, schema_compatibility
     TO piecework_api, piecework_scheduler, piecework_worker, piecework_stats;
 
 -- The API: what users make, control and read.
+GRANT SELECT, INSERT, UPDATE ON alert_messages TO piecework_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON alerts TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON api_keys TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON attempts TO piecework_api;
 GRANT SELECT, INSERT ON audit_log TO piecework_api;
 GRANT SELECT, UPDATE, DELETE ON bundles TO piecework_api;
 GRANT SELECT, UPDATE ON deleted_jobs TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON idempotency_keys TO piecework_api;
+GRANT SELECT, UPDATE ON incidents TO piecework_api;
 GRANT SELECT ON instances TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON job_dependencies TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON jobs TO piecework_api;
@@ -22,6 +25,7 @@ GRANT SELECT, INSERT, UPDATE ON packages TO piecework_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON pools TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON processors TO piecework_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON retention_rules TO piecework_api;
+GRANT SELECT, INSERT, UPDATE ON schedule_backfills, schedule_runs TO piecework_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON schedules TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON shares TO piecework_api;
 GRANT SELECT, INSERT, UPDATE ON stage_counters TO piecework_api;
@@ -37,13 +41,17 @@ GRANT SELECT ON running_stages TO piecework_api;
 GRANT SELECT ON scheduler_loops TO piecework_api;
 
 -- The scheduler: jobs and tasks on their way, what is due, and what has expired. It makes partitions by a function.
+GRANT SELECT, INSERT, UPDATE, DELETE ON alert_messages TO piecework_scheduler;
+GRANT SELECT, UPDATE (looks_at, looked_until) ON alerts TO piecework_scheduler;
 GRANT SELECT (key_id, name, quotas, role, "all", shares, labels) ON api_keys TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON attempts TO piecework_scheduler;
 GRANT SELECT, INSERT, DELETE ON audit_log TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON bundles TO piecework_scheduler;
 GRANT SELECT, UPDATE ON clock TO piecework_scheduler;
 GRANT SELECT, UPDATE ON database_watch TO piecework_scheduler;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ended_jobs TO piecework_scheduler;
 GRANT SELECT, DELETE ON idempotency_keys TO piecework_scheduler;
+GRANT SELECT, INSERT, UPDATE, DELETE ON incidents TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON instances TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON job_dependencies TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE ON jobs TO piecework_scheduler;
@@ -58,6 +66,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON left_rows TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON lost_outputs TO piecework_scheduler;
 GRANT SELECT, UPDATE, DELETE ON packages TO piecework_scheduler;
 GRANT SELECT ON retention_rules TO piecework_scheduler;
+GRANT SELECT, UPDATE ON schedule_backfills TO piecework_scheduler;
+GRANT SELECT, INSERT, UPDATE, DELETE ON schedule_runs TO piecework_scheduler;
 GRANT SELECT, UPDATE ON schedules TO piecework_scheduler;
 GRANT SELECT ON shares TO piecework_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON stage_counters TO piecework_scheduler;
@@ -96,8 +106,11 @@ GRANT SELECT, INSERT, UPDATE ON workers TO piecework_worker;
 
 -- The stats service: reads jobs and workers, and writes its roll-ups.
 GRANT SELECT, UPDATE (last_used_at) ON api_keys TO piecework_stats;
+GRANT SELECT (alert_id, state, created_at, next_try_at) ON alert_messages TO piecework_stats;
+GRANT SELECT (alert_id, name) ON alerts TO piecework_stats;
 GRANT SELECT ON attempts TO piecework_stats;
 GRANT SELECT ON bundles TO piecework_stats;
+GRANT SELECT (alert_id, over_at) ON incidents TO piecework_stats;
 GRANT SELECT ON instances TO piecework_stats;
 GRANT SELECT ON deleted_jobs TO piecework_stats;
 GRANT SELECT ON job_dependencies TO piecework_stats;

@@ -13,12 +13,13 @@ import structlog
 from asyncpg import Record
 from pydantic import ValidationError
 
+from services.contract.states import RunOrigin, RunState
 from services.engine import dependencies
 from services.engine.audit import record_submission
+from services.engine.backfills import end_backfills, next_backfilled
 from services.engine.jobs import notify_jobs, start_due_jobs
 from services.engine.quotas import QuotaExceeded
-from services.engine.spec import JobSpec
-from services.engine.submission import submit_job
+from services.engine.schedules import begin_run, forget_old_runs, next_waiting, record_refused, record_skipped
 from services.platform.cron import due_times
 from services.platform.database import Connection
 from services.scheduler.loop import Context, passes
@@ -54,13 +55,35 @@ _LOOK = """
             SELECT schedule_id FROM schedules
             WHERE NOT paused AND next_run_at <= now() AND schedule_id <> ALL($4::uuid[])
               AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second')
-            ORDER BY next_run_at LIMIT $5) AS schedules"""
+            ORDER BY next_run_at LIMIT $5) AS schedules,
+        ARRAY(
+            SELECT DISTINCT s.schedule_id FROM schedule_runs AS r JOIN schedules AS s USING (schedule_id)
+            WHERE r.state = 'waiting' AND r.backfill_id IS NULL AND (r.origin = 'request' OR NOT s.paused)
+              AND s.schedule_id <> ALL($4::uuid[])
+              AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
+              AND (s.overlap = 'allow' OR NOT EXISTS (
+                SELECT FROM jobs AS j
+                WHERE j.schedule_id = s.schedule_id AND j.state NOT IN ('succeeded', 'failed', 'cancelled')
+                  AND NOT EXISTS (
+                    SELECT FROM schedule_runs AS b WHERE b.schedule_id = j.schedule_id AND b.scheduled_at = j.run_at
+                        AND b.backfill_id IS NOT NULL)))
+            LIMIT $5) AS waiting,
+        ARRAY(
+            SELECT DISTINCT s.schedule_id FROM schedule_backfills AS f JOIN schedules AS s USING (schedule_id)
+            WHERE f.ended_at IS NULL AND s.schedule_id <> ALL($4::uuid[])
+              AND (s.put_off_at IS NULL OR s.put_off_at <= now() - $1 * interval '1 second')
+              AND f.running_max > (
+                SELECT count(*) FROM jobs AS j JOIN schedule_runs AS b
+                    ON b.schedule_id = j.schedule_id AND b.scheduled_at = j.run_at
+                WHERE j.schedule_id = f.schedule_id AND j.state NOT IN ('succeeded', 'failed', 'cancelled')
+                    AND b.backfill_id = f.backfill_id)
+            LIMIT $5) AS backfilled"""
 
 _DUE = """
-    SELECT schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id, error, put_off_at,
-        now() AS now
+    SELECT schedule_id, name, cron, time_zone, misfire, job, template, overlap, paused, next_run_at, created_by, key_id,
+        error, put_off_at, now() AS now, NOT paused AND next_run_at <= now() AS due
     FROM schedules
-    WHERE schedule_id = $2 AND NOT paused AND next_run_at <= now()
+    WHERE schedule_id = $2
       AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second')
     FOR UPDATE SKIP LOCKED"""
 
@@ -79,7 +102,7 @@ async def step(context: Context) -> bool:
             if started:
                 await notify_jobs(connection)
     settled = await _settle_jobs(context) if look["predecessors"] else 0
-    due: list[UUID] = look["schedules"]
+    due: list[UUID] = list({*look["schedules"], *look["waiting"], *look["backfilled"]})
     chosen = random.sample(due, min(len(due), max(RUNS_AT_ONCE - len(slots), 0)))
     await slots.advance({each: _run_schedule(context, each, look["looking_since"]) for each in chosen})
     return bool(due) or JOBS_MAX in (started, settled)
@@ -126,8 +149,12 @@ async def _run_schedule(context: Context, schedule_id: UUID, looking_since: date
     try:
         async with context.database.acquire() as connection, connection.transaction():
             schedule = await connection.fetchrow(_DUE, PUT_OFF_SECONDS, schedule_id)
-            if schedule is not None:
+            if schedule is None:
+                return
+            if schedule["due"]:
                 await _run(connection, context, schedule, looking_since)
+            else:
+                await _run_waiting(connection, context, schedule)
     except Exception:
         context.slots["clock"].rest(schedule_id, REST_SECONDS)
         raise
@@ -146,27 +173,12 @@ async def _run(connection: Connection, context: Context, schedule: Record, looki
         error = schedule["error"]  # of a run that was put off, and now counts as missed
     for time in due.times:
         try:
-            async with connection.transaction():
-                job_id = await submit_job(
-                    connection,
-                    JobSpec.model_validate(schedule["job"], extra="ignore"),
-                    settings=context.settings,
-                    schedule_id=schedule["schedule_id"],
-                    run_at=time,
-                    created_by=schedule["created_by"],
-                    key_id=schedule["key_id"],
-                )
-                await record_submission(connection, schedule["created_by"], job_id, schedule=schedule["name"])
-        except asyncpg.UniqueViolationError:
-            continue  # this run has its job already
+            began, refused = await _begin(connection, context, schedule, time, "clock")
         except QuotaExceeded as exceeded:
-            await _put_off(connection, schedule, time, job_id, str(exceeded))
+            await _put_off(connection, schedule, time, job_id, exceeded)
             return
-        except Exception as invalid:
-            if passes(invalid) and not isinstance(invalid, ValidationError):
-                raise
-            error = str(invalid)
-            log.warning("schedule failed", schedule=str(schedule["schedule_id"]), error=repr(invalid))
+        job_id, error = began or job_id, refused or error
+    await forget_old_runs(connection, schedule["schedule_id"])
     await connection.execute(
         "UPDATE schedules SET next_run_at = $2, last_run_at = coalesce($3, last_run_at), "
         "last_job_id = coalesce($4, last_job_id), error = $5, put_off_at = NULL WHERE schedule_id = $1",
@@ -178,6 +190,63 @@ async def _run(connection: Connection, context: Context, schedule: Record, looki
     )
 
 
+async def _begin(
+    connection: Connection,
+    context: Context,
+    schedule: Record,
+    time: datetime,
+    origin: RunOrigin,
+    *,
+    waited: bool = False,
+) -> tuple[UUID | None, str | None]:
+    """Begin a run: its job, if it has got one now, and why it was refused. Raises QuotaExceeded, and what passes."""
+    states: tuple[RunState, ...] = ("waiting",) if waited else ("refused",)
+    try:
+        async with connection.transaction():
+            begun = await begin_run(
+                connection, context.settings, schedule, time, origin=origin, instead_of=states, waited=waited
+            )
+            if begun is None or begun.job_id is None:
+                return None, None
+            await record_submission(connection, schedule["created_by"], begun.job_id, schedule=schedule["name"])
+            return begun.job_id, None
+    except asyncpg.UniqueViolationError:
+        return None, None  # an earlier release has submitted this run's job
+    except QuotaExceeded:
+        raise
+    except Exception as invalid:
+        if passes(invalid) and not isinstance(invalid, ValidationError):
+            raise
+        log.warning("schedule failed", schedule=str(schedule["schedule_id"]), error=repr(invalid))
+        await record_refused(connection, schedule["schedule_id"], time, str(invalid))
+        return None, str(invalid)
+
+
+_RAN = (
+    "UPDATE schedules SET last_job_id = coalesce($2, last_job_id), error = $3, put_off_at = NULL WHERE schedule_id = $1"
+)
+_WAITS = "UPDATE schedules SET put_off_at = now(), error = $2 WHERE schedule_id = $1"
+
+
+async def _run_waiting(connection: Connection, context: Context, schedule: Record) -> None:
+    """Begin a run that waits and may: for the end of an earlier one, or as one of a backfill."""
+    run = await next_waiting(connection, schedule) or await next_backfilled(connection, schedule)
+    if run is None:
+        await end_backfills(connection, schedule)
+        return
+    try:
+        began = await _begin(connection, context, schedule, run["scheduled_at"], run["origin"], waited=True)
+    except QuotaExceeded as exceeded:
+        await connection.execute(_WAITS, schedule["schedule_id"], _say_put_off(run["scheduled_at"], exceeded))
+        return
+    await connection.execute(_RAN, schedule["schedule_id"], *began)
+    await end_backfills(connection, schedule)
+
+
+def _say_put_off(time: datetime, why: QuotaExceeded) -> str:
+    return f"the run of {time:%Y-%m-%dT%H:%M:%SZ} is put off: {why}"
+
+
 async def _skip(connection: Connection, schedule: Record, missed: list[datetime]) -> None:
     """Record runs that are not made up for."""
     log.warning(
@@ -187,10 +256,11 @@ async def _skip(connection: Connection, schedule: Record, missed: list[datetime]
         first=str(missed[0]),
         last=str(missed[-1]),
     )
+    skipped = await record_skipped(connection, schedule["schedule_id"], missed, "missed")
     await connection.execute(
         "UPDATE schedules SET runs_skipped = runs_skipped + $2, last_skipped_at = $3 WHERE schedule_id = $1",
         schedule["schedule_id"],
-        len(missed),
+        skipped,
         missed[-1],
     )
 
@@ -200,16 +270,19 @@ _PUT_OFF = """
     WHERE schedule_id = $1"""
 
 
-async def _put_off(connection: Connection, schedule: Any, time: datetime, job_id: UUID | None, why: str) -> None:
+async def _put_off(
+    connection: Connection, schedule: Any, time: datetime, job_id: UUID | None, why: QuotaExceeded
+) -> None:
     """The run at `time` and those after it stay due. If they are late by then, the misfire policy decides."""
-    log.warning("schedule put off", schedule=str(schedule["schedule_id"]), error=why)
-    error = f"the run of {time:%Y-%m-%dT%H:%M:%SZ} is put off: {why}"
-    await connection.execute(_PUT_OFF, schedule["schedule_id"], time, job_id, error)
+    log.warning("schedule put off", schedule=str(schedule["schedule_id"]), error=str(why))
+    await connection.execute(_PUT_OFF, schedule["schedule_id"], time, job_id, _say_put_off(time, why))
 
 
 async def _pause(connection: Connection, schedule_id: UUID, error: str) -> None:
     """Pause a schedule whose next due time can't be computed, so that it does not hold up the others."""
     log.warning("schedule paused", schedule=str(schedule_id), error=error)
     await connection.execute(
-        "UPDATE schedules SET paused = true, next_run_at = NULL, error = $2 WHERE schedule_id = $1", schedule_id, error
+        "UPDATE schedules SET paused = true, paused_at = now(), next_run_at = NULL, error = $2 WHERE schedule_id = $1",
+        schedule_id,
+        error,
     )

@@ -12,12 +12,16 @@ _GOING_ON = """
         OR EXISTS (SELECT FROM bundles)
         OR EXISTS (SELECT FROM job_dependencies WHERE ended IS NOT NULL AND NOT seen)
         OR EXISTS (SELECT FROM queue_messages)
+        OR EXISTS (SELECT FROM schedule_runs WHERE state = 'waiting')
         OR EXISTS (SELECT FROM webhook_deliveries WHERE state = 'pending')
+        OR EXISTS (SELECT FROM alert_messages WHERE state = 'pending')
+        OR EXISTS (SELECT FROM ended_jobs)
         OR EXISTS (SELECT FROM jobs WHERE finished_at IS NOT NULL
             AND keep_revision < (SELECT revision FROM retention_rules WHERE name = 'default')) AS anything,
         extract(epoch FROM least(
             (SELECT min(run_at) FROM jobs WHERE state = 'scheduled'),
             (SELECT min(next_run_at) FROM schedules WHERE NOT paused),
+            (SELECT min(tell_at) FROM incidents WHERE tell_at IS NOT NULL),
             (SELECT min(expires_at) FROM jobs WHERE expires_at IS NOT NULL)) - now())::float8 AS due_seconds"""
 
 

@@ -23,6 +23,12 @@ _EXPIRED = (
     """DELETE FROM webhook_deliveries WHERE ctid IN (
         SELECT ctid FROM webhook_deliveries
         WHERE state <> 'pending' AND created_at < now() - interval '30 days' LIMIT $1)""",
+    """DELETE FROM alert_messages WHERE ctid IN (
+        SELECT ctid FROM alert_messages
+        WHERE state <> 'pending' AND created_at < now() - interval '30 days' LIMIT $1)""",
+    # One that is still open by then, such as a failed job that nobody retried, is nobody's concern any more.
+    """DELETE FROM incidents WHERE ctid IN (
+        SELECT ctid FROM incidents WHERE last_at < now() - interval '90 days' LIMIT $1)""",
     "DELETE FROM schedulers WHERE ctid IN ("
     "SELECT ctid FROM schedulers WHERE heartbeat_at < now() - interval '1 day' LIMIT $1)",
     """DELETE FROM workers WHERE ctid IN (

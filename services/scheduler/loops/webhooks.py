@@ -5,27 +5,19 @@ receiver knows a repeated delivery by its `webhook-id`.
 """
 
 import asyncio
-import random
-import socket
 from collections import Counter
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from uuid import UUID
 
-import httpx
 import structlog
 from asyncpg import Record
-from standardwebhooks.webhooks import Webhook
 
-from services.engine.webhooks import NoSecret, disable, signing_secrets
-from services.platform import effects, tracing
-from services.platform.addresses import is_public
+from services.engine.webhooks import disable, signing_secrets
+from services.platform import tracing
 from services.platform.database import Connection, dump_json
 from services.platform.settings import Settings
-from services.platform.version import VERSION
 from services.scheduler.loop import Context
 from services.scheduler.metrics import WEBHOOKS_RUNNING
+from services.scheduler.outgoing import LEASE_SECONDS, REQUEST_SECONDS, Client, Failure, Post, open_client, send, sign
 from services.scheduler.slots import Slots
 
 log = structlog.get_logger()
@@ -36,12 +28,6 @@ ENDPOINT_AT_ONCE = 8
 _CROWDED = DELIVERIES_AT_ONCE // 2
 # Endpoints whose last try failed have one each, and all of them no more than this.
 FAILING_AT_ONCE = DELIVERIES_AT_ONCE // 2
-REQUEST_SECONDS = 15.0
-LEASE_SECONDS = 60.0  # longer than a request; then another scheduler tries
-BACKOFF_SECONDS_FIRST = 5.0
-BACKOFF_SECONDS_MAX = 3600.0
-RETRY_AFTER_SECONDS_MAX = 6 * 3600.0  # an endpoint may not ask for longer
-ERROR_CHARACTERS_MAX = 500
 
 # An endpoint that fails this often in a row is paused: each pause is twice as long as the one before.
 FAILURES_MAX = 5
@@ -136,16 +122,12 @@ _GIVE_UP = """
     WHERE d.delivery_id = over.delivery_id"""
 
 
-class Refused(Exception):
-    """The endpoint's address is one that webhooks may not go to."""
-
-
 class Deliverer:
     """Delivers beside each other, so that no endpoint waits for another one."""
 
     def __init__(self) -> None:
         self._slots = Slots[tuple[UUID, UUID, bool]]()  # endpoint, delivery, and whether the endpoint fails
-        self._client: httpx.AsyncClient | None = None
+        self._client: Client | None = None
 
     @property
     def ended(self) -> asyncio.Event:
@@ -181,12 +163,9 @@ class Deliverer:
         if self._client is not None:
             await self._client.aclose()
 
-    def _open(self) -> httpx.AsyncClient:
+    def _open(self) -> Client:
         if self._client is None:
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-            self._client = httpx.AsyncClient(
-                timeout=REQUEST_SECONDS, limits=limits, follow_redirects=False, trust_env=False
-            )
+            self._client = open_client()
         return self._client
 
 
@@ -196,21 +175,7 @@ async def give_up(context: Context) -> bool:
     return status != "UPDATE 0"
 
 
-@dataclass(slots=True)
-class _Failure:
-    """Why a delivery failed, and what the endpoint asks for."""
-
-    error: str
-    status_code: int | None = None
-    retry_after: float | None = None  # seconds
-    ours: bool = False  # it says nothing about the endpoint
-
-    @property
-    def gone(self) -> bool:
-        return self.status_code == 410
-
-
-async def _deliver(context: Context, client: httpx.AsyncClient, delivery: Record) -> None:
+async def _deliver(context: Context, client: Client, delivery: Record) -> None:
     """The receiver gets the trace of the job, whether or not spans are recorded."""
     trace = await context.database.fetchval(_TRACEPARENT, delivery["job_id"])
     with tracing.span("webhook", trace, kind="client", job=delivery["job_id"], tries=delivery["tries"]) as span:
@@ -224,8 +189,7 @@ async def _deliver(context: Context, client: httpx.AsyncClient, delivery: Record
     log.info(
         "webhook not delivered", delivery=str(delivery["delivery_id"]), tries=delivery["tries"], error=failure.error
     )
-    pause = min(BACKOFF_SECONDS_FIRST * 2 ** min(delivery["tries"] - 1, 20), BACKOFF_SECONDS_MAX)
-    pause = max(pause * random.uniform(0.8, 1.2), failure.retry_after or 0.0)
+    pause = failure.pause(delivery["tries"])
     async with context.database.acquire() as connection, connection.transaction():
         await connection.execute(
             _NOT_DELIVERED, delivery["delivery_id"], status_code, failure.error, pause, failure.gone
@@ -234,45 +198,16 @@ async def _deliver(context: Context, client: httpx.AsyncClient, delivery: Record
             await _blame(context, connection, delivery, failure)
 
 
-async def _send(context: Context, client: httpx.AsyncClient, delivery: Record) -> tuple[int | None, _Failure | None]:
+async def _send(context: Context, client: Client, delivery: Record) -> tuple[int | None, Failure | None]:
     """The status of the answer, if there was one; and why it failed, if it did."""
-    status_code = None
     try:
         async with asyncio.timeout(REQUEST_SECONDS * 2):
-            request = await _request(client, delivery, context.settings)
-            # The answer's body is of no interest: an endless one must not fill our memory.
-            with effects.passing("http", "webhook"):
-                response = await client.send(request, stream=True)
-            status_code = response.status_code
-            await response.aclose()
+            return await send(client, _post(delivery, context.settings), "webhook", context.settings)
     except Exception as error:  # whatever is wrong with one endpoint must not hold up the others
-        said = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
-        return status_code, _Failure(said, status_code, ours=isinstance(error, NoSecret))
-    if 200 <= status_code < 300:
-        return status_code, None
-    wait = retry_after(response.headers.get("retry-after"))
-    return status_code, _Failure(f"answered {status_code}", status_code, wait)
+        return None, Failure.of(error)
 
 
-def retry_after(value: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header (RFC 9110, section 10.2.3), no more than RETRY_AFTER_SECONDS_MAX.
-
-    None if there is none, or it makes no sense.
-    """
-    if value is None:
-        return None
-    try:
-        if value.strip().isascii() and value.strip().isdigit():
-            seconds = float(value)
-        else:
-            at = parsedate_to_datetime(value)
-            seconds = ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), RETRY_AFTER_SECONDS_MAX)
-
-
-async def _blame(context: Context, connection: Connection, delivery: Record, failure: _Failure) -> None:
+async def _blame(context: Context, connection: Connection, delivery: Record, failure: Failure) -> None:
     """Count the failure; pause the endpoint, or disable it, if it is time to."""
     endpoint = await connection.fetchrow(
         _BLAME,
@@ -297,40 +232,10 @@ async def _blame(context: Context, connection: Connection, delivery: Record, fai
         )
 
 
-async def _request(client: httpx.AsyncClient, delivery: Record, settings: Settings) -> httpx.Request:
-    """The signed request. It goes to the very address that was checked, whatever the name resolves to later."""
-    url = httpx.URL(delivery["url"])
-    addresses = await _resolve(url, settings)
-    address = addresses[(delivery["tries"] - 1) % len(addresses)]  # each try goes to the next: one may be down
-    body = dump_json(delivery["payload"])
+def _post(delivery: Record, settings: Settings) -> Post:
     secrets = signing_secrets(dict(delivery), settings.secret_key)
-    message_id, now = f"msg_{delivery['delivery_id'].hex}", datetime.now(UTC)
-    headers = {
-        "content-type": "application/json",
-        "user-agent": f"Piecework-Webhooks/{VERSION}",
-        "host": url.netloc.decode(),
-        "webhook-id": message_id,
-        "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": " ".join(Webhook(secret).sign(message_id, now, body) for secret in secrets),
-    }
+    body = dump_json(delivery["payload"])
+    headers = sign(f"msg_{delivery['delivery_id'].hex}", body, secrets)
     if traceparent := tracing.current_traceparent():
         headers["traceparent"] = traceparent
-    return client.build_request(
-        "POST", url.copy_with(host=address), content=body, headers=headers, extensions={"sni_hostname": url.host}
-    )
-
-
-async def _resolve(url: httpx.URL, settings: Settings) -> list[str]:
-    """The addresses of the URL's host; raises Refused for its port, and if any is private or otherwise not public."""
-    port = {"http": 80, "https": 443}[url.scheme] if url.port is None else url.port
-    found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
-    addresses = [str(entry[4][0]) for entry in found]
-    if not settings.webhook_private_addresses:
-        for address in addresses:
-            if not is_public(address):
-                raise Refused(
-                    f"{url.host} is {address}, not a public address; PIECEWORK_WEBHOOK_PRIVATE_ADDRESSES=true allows it"
-                )
-    if not settings.webhooks_may_use(port):
-        raise Refused(f"port {port} is not one that webhooks may go to; PIECEWORK_WEBHOOK_PORTS allows more")
-    return addresses
+    return Post(delivery["url"], body, headers, delivery["tries"])

@@ -14,20 +14,12 @@ from services.contract.location import Location
 from services.contract.states import RECORD_COUNTS
 from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.reasons.reason import warnings_of
-from services.engine.records import check_records
+from services.engine.records import check_records, counted_stages
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.multipart import MultipartWriter
 from services.scheduler.merges.crc32 import encode
 from services.scheduler.merges.outputs import ROWS_PER_PAGE, Facts, file_facts, succeeded_pages
-
-_STAGES = """
-    SELECT s.stage, s.name, s.kind, s.processor || '@' || s.processor_version AS processor, s.state, s.tasks_from,
-        coalesce((p.spec ->> 'filters')::boolean, false) AS filters,
-        (s.plan_cursor ->> 'left_out')::int AS left_out, c.*
-    FROM stages AS s JOIN processors AS p ON p.name = s.processor AND p.version = s.processor_version
-    CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
-    WHERE s.job_id = $1 ORDER BY s.stage"""
 
 _RECORDS = """
     SELECT index, attempt, records_in, records_out, records_rejected, records_filtered, records_added FROM attempts
@@ -76,7 +68,7 @@ async def _manifest(database: Database, job: Mapping[str, Any], stage: int, file
 
 
 async def _arithmetic(database: Database, job_id: UUID) -> Facts:
-    stages = [dict(row) for row in await database.fetch(_STAGES, job_id)]
+    stages = await counted_stages(database, job_id)
     records, reasons = check_records(stages)
     said = [
         {name: stage[name] for name in ("stage", "name", "kind", "processor")} | {"records": record.model_dump()}

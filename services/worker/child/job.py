@@ -132,6 +132,7 @@ class SessionInput(TypedDict):
     name: str
     bytes: int
     checks: list[Step]
+    variables: dict[str, str]  # that say which object of the job's input it is
 
 
 class SessionJob(Job):

@@ -179,7 +179,7 @@ class _Session:
         job, state, files = self._job, self._state, self._files
         variables = task_variables(job["job_id"], job["job_number"], task.index, task.number, task.attempt)
         if files is not None:
-            variables |= files.variables()
+            variables |= files.variables() | task.value["variables"]
         for name in self._overridden & variables.keys():
             del variables[name]
         self._environment.set(self._base, variables)

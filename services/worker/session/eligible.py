@@ -2,6 +2,7 @@
 
 import sys
 
+from services.contract.output_name import is_template
 from services.contract.task_input import ByteRange, Index, Item, WholeObject
 from services.engine.attempt import ClaimedTask, StageWork
 from services.platform import tracing
@@ -26,6 +27,7 @@ def may_run_in_session(stage: StageWork) -> bool:
         and not stage.inputs  # whose places each child must be let see
         and not spec.outputs  # of which the worker finds out which are there
         and not spec.output_directory  # likewise
+        and not is_template(spec.output)  # whose names the tasks must agree upon
         and not tracing.recording()  # spans are of single attempts
     )
 

@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from services.contract.source import TaskSource
 from services.contract.task_input import WholeObject
 from services.engine.attempt import ClaimedTask
 from services.inputs.fetched import FetchedInput
 from services.worker.child.job import SessionInput
 from services.worker.session.source import Held
+from services.worker.task.environment import source_variables
 from services.worker.task.inputs import download_object, encode_value, fetch_input, object_as_input
 from services.worker.task.scratch import remove_tree
 
@@ -37,10 +39,11 @@ class Ready(NamedTuple):
     body: bytes
     seconds: float = 0.0
 
-    @property
-    def sent(self) -> SessionInput:
+    def sent(self, source: TaskSource | None) -> SessionInput:
         """What the child is told of it."""
-        return {"name": self.fetched.path.name, "bytes": len(self.body), "checks": self.fetched.checks}
+        variables = {name: str(value) for name, value in (source_variables(source) if source else {}).items()}
+        name, checks = self.fetched.path.name, self.fetched.checks
+        return {"name": name, "bytes": len(self.body), "checks": checks, "variables": variables}
 
 
 def made_here(task: ClaimedTask) -> Ready | None:

@@ -8,7 +8,7 @@ from services.worker.child.job import SessionFiles, SessionJob
 from services.worker.child.task_variables import task_variables
 from services.worker.session.eligible import has_files
 from services.worker.task.array_jobs import job_number
-from services.worker.task.environment import task_environment
+from services.worker.task.environment import source_variables, task_environment
 from services.worker.task.packages import Runtime
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.share import Share
@@ -34,7 +34,10 @@ def session_job(
             **task_environment(base, task, stage, paths, directory=first.work, share=share),
             **secrets,
         }
-    for name in task_variables(task.job_id, number, task.index, task.index, task.attempt).keys() - overridden:
+    own = task_variables(task.job_id, number, task.index, task.index, task.attempt)
+    if has_files(stage) and task.source is not None:
+        own |= source_variables(task.source)
+    for name in own.keys() - overridden:
         del environment[name]
     files: SessionFiles | None = None
     if has_files(stage):

@@ -163,23 +163,27 @@ class Session:
             await remove(self._workspace)
 
     async def _open(self, stack: AsyncExitStack) -> None:
-        stage, equipment = self.stage, self._equipment
-        self._memory_bytes_max = equipment.share.memory_of(stage.memory_bytes)
+        self._memory_bytes_max = self._equipment.share.memory_of(self.stage.memory_bytes)
         try:
-            runtime = await stack.enter_async_context(equipment.packages.holding(stage.spec.package))
-            secrets = await equipment.secrets.resolve(stage.spec.secrets or {})
-            self._mask = Mask(secrets.values())
-            self._workspace.make(empty=has_files(stage))
-            served = Served.of(stage, runtime.home)
-            leasing = self._children.lease(served, runtime, self._memory_bytes_max)
-            self._child = await stack.enter_async_context(leasing)
-            self._was_killed = self._child.limit_memory(self._memory_bytes_max)
-            self._cpu_before = self._child.used()[0]
-            job = session_job(self._first, stage, runtime, secrets, self._workspace, equipment.share)
-            self._key = await self._child.begin(job, self._workspace.directory, self._heard)
+            async with asyncio.timeout(self.stage.timeout_seconds):  # a package may take long
+                await self._begin(stack)
         except Exception as error:
             raise NotOpened from error
         self._opened_at, self._feeding = time.monotonic(), True
+
+    async def _begin(self, stack: AsyncExitStack) -> None:
+        stage, equipment = self.stage, self._equipment
+        runtime = await stack.enter_async_context(equipment.packages.holding(stage.spec.package))
+        secrets = await equipment.secrets.resolve(stage.spec.secrets or {})
+        self._mask = Mask(secrets.values())
+        self._workspace.make(empty=has_files(stage))
+        served = Served.of(stage, runtime.home)
+        leasing = self._children.lease(served, runtime, self._memory_bytes_max)
+        self._child = await stack.enter_async_context(leasing)
+        self._was_killed = self._child.limit_memory(self._memory_bytes_max)
+        self._cpu_before = self._child.used()[0]
+        job = session_job(self._first, stage, runtime, secrets, self._workspace, equipment.share)
+        self._key = await self._child.begin(job, self._workspace.directory, self._heard)
 
     async def _serve(self) -> None:
         child = self._child
@@ -240,7 +244,13 @@ class Session:
         sent = [_Sent(token, each, input) for token, (each, input) in enumerate(held, self._token + 1)]
         self._token += len(sent)
         tasks = [
-            (token, task.index, task.attempt, task_number(task, self.stage), input.sent if input else value_of(task))
+            (
+                token,
+                task.index,
+                task.attempt,
+                task_number(task, self.stage),
+                input.sent(task.source) if input else value_of(task),
+            )
             for token, (_, task), input in sent
         ]
         if not self._sent:

@@ -114,7 +114,8 @@ async def _fetch_objects(s3: Any, objects: Sequence[WholeObject], directory: Pat
 
     await for_each(enumerate(objects), _PARTS_AT_ONCE, fetch)
     uris = (object_.location.uri for object_ in objects)
-    _write_value({input_filename(number, uri): uri for number, uri in enumerate(uris)}, directory / SOURCES)
+    named = {input_filename(number, uri): uri for number, uri in enumerate(uris)}
+    _write(orjson.dumps(named), directory / SOURCES)
     return FetchedInput(target, sum(sizes))
 
 

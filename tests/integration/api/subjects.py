@@ -15,6 +15,8 @@ from tests.integration.api.conftest import PlayedWorker, array_job, ok
 SHARE = "finance"  # of anna's jobs
 
 _RULE = {"labels": {"kind": "audit"}, "keep": {"records": "10d"}}
+_RANGE = {"since": "2026-01-01T00:00:00Z", "until": "2026-03-31T23:59:59Z"}
+_ALERT = {"on": {"failed": True}, "to": {"type": "webhook", "url": "https://example.com/x"}}
 _RESULT = {"files": [], "manifest": {"name": "manifest.json", "uri": "s3://b/manifest.json", "bytes": 2}}
 
 
@@ -75,9 +77,13 @@ class Subjects:
             await self.database.execute("UPDATE stages SET result = $2 WHERE job_id = $1", job_id, _RESULT)
         return {"job_id": job["job_id"], "stage": "0", "index": "0"}
 
-    async def _schedules(self, _: str) -> dict[str, str]:
+    async def _schedules(self, operation: str) -> dict[str, str]:
         spec = {"name": f"s-{uuid4().hex}", "cron": "0 2 L * *", "job": array_job(share=SHARE)}
-        return {"schedule_id": (await ok(self.anna.post("/v1/schedules", json=spec)))["schedule_id"]}
+        schedule_id = (await ok(self.anna.post("/v1/schedules", json=spec)))["schedule_id"]
+        if operation != "cancel_backfill":
+            return {"schedule_id": schedule_id}
+        backfill = await ok(self.anna.post(f"/v1/schedules/{schedule_id}/backfills", json=_RANGE))
+        return {"schedule_id": schedule_id, "backfill_id": backfill["backfill_id"]}
 
     async def _triggers(self, _: str) -> dict[str, str]:
         spec = {"name": f"t-{uuid4().hex}", "queue_url": await self._queue(), "job": array_job(share=SHARE)}
@@ -139,6 +145,10 @@ class Subjects:
         )
         return {"delivery_id": str(delivery_id)}
 
+    async def _alerts(self, _: str) -> dict[str, str]:
+        alert = await ok(self.operator.post("/v1/alerts", json={**_ALERT, "name": f"a-{uuid4().hex}"}))
+        return {"alert_id": alert["alert_id"]}
+
     async def _api_keys(self, _: str) -> dict[str, str]:
         key = await ok(self.operator.post("/v1/api-keys", json={"name": "x", "role": "viewer"}))
         return {"key_id": key["key_id"]}
@@ -160,6 +170,9 @@ class Subjects:
             "cancel_items": {"items": [0]},
             "preview_split": {"input": {"type": "range", "count": 3}},
             "create_schedule": {"name": name, "cron": "0 2 L * *", "job": array_job()},
+            "change_schedule": {"misfire": "skip"},
+            "run_schedule": {},
+            "create_backfill": _RANGE,
             "create_trigger": {"name": name, "queue_url": getattr(self, "_queue_url", ""), "job": array_job()},
             "create_upload": {"filename": "a.txt", "bytes": 3},
             "complete_upload": {},
@@ -169,6 +182,8 @@ class Subjects:
             "set_pool_capacity": {"min": 0, "max": 1},
             "drain_pool": {"release_not": "0.2.0"},
             "create_webhook_endpoint": {"url": "https://example.com/x"},
+            "create_alert": {**_ALERT, "name": name},
+            "change_alert": {"paused": True},
             "create_api_key": {"name": name, "role": "viewer"},
             "set_key_quotas": {"jobs_max": 1000},
             "set_share": {"jobs_max": 1000},

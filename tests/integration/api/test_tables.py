@@ -16,7 +16,7 @@ _UNMODELLED = {("attempts", "txid")}  # only the roll-up's SQL knows of it
 _UNLISTED = {
     *("alembic_version", "schema_compatibility"),
     *("bundles", "lost_outputs", "scheduler_loops", "queue_messages", "idempotency_keys"),
-    *("clock", "schedulers", "database_watch", "job_dependencies"),
+    *("clock", "schedulers", "database_watch", "job_dependencies", "ended_jobs"),
     *("deleted_jobs", "left_rows", "packages"),
     *("stats_watermark", "stage_stats", "pool_stats", "stage_minutes", "worker_minutes", "cost_days"),
 }

@@ -37,7 +37,7 @@ CALLERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 # What each kind of thing is, for lists: those that hold nobody's things show them to everybody.
-OWNED = {"list_jobs", "list_schedules", "list_triggers", "list_uploads", "list_webhook_endpoints",
+OWNED = {"list_jobs", "list_schedules", "list_triggers", "list_uploads", "list_webhook_endpoints", "list_alerts",
          "list_webhook_deliveries", "list_api_keys", "list_shares"}  # fmt: skip
 
 

@@ -216,7 +216,20 @@ async def test_schedules(piecework: Command) -> None:
     assert shown.count("next run") == 3
     assert await piecework("schedules", "pause", schedule_id) == f"{schedule_id} paused"
     assert await piecework("schedules", "resume", schedule_id) == f"{schedule_id} active"
-    assert await piecework("schedules", "delete", schedule_id) == f"deleted {schedule_id}"
+    job_id = await piecework("schedules", "run", "month-end")
+    assert job_id in await piecework("schedules", "show", "month-end")
+    assert job_id in await piecework("schedules", "runs", "month-end")
+    assert (await piecework("schedules", "skip", "month-end")).startswith(f"{schedule_id} runs next at")
+    assert "skipped" in await piecework("schedules", "runs", "month-end")
+    backfill = ("schedules", "backfill", "month-end", "--from", "2026-01-01", "--to", "2026-03-31")
+    backfill_id = await piecework(*backfill)
+    assert backfill_id in await piecework("schedules", "backfills", "month-end")
+    assert "3 runs are skipped" in await piecework("schedules", "cancel-backfill", "month-end", backfill_id)
+    made_up = await piecework("schedules", "run", "month-end", "--for", "2026-02-28T06:00")
+    assert made_up in await piecework("schedules", "runs", "month-end")
+    changed = await piecework("schedules", "change", "month-end", "--name", "ultimo", "--cron", "0 7 L * *")
+    assert "0 7 L * * in Europe/Berlin" in changed
+    assert await piecework("schedules", "delete", "ultimo") == "deleted ultimo"
     assert (await piecework.run("schedules", "show", schedule_id)).code == 3
 
 

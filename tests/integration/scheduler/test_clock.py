@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.engine import submission
+from services.engine import backfills, schedules, submission
 from services.platform.database import new_id
 from services.scheduler import slots
 from services.scheduler.loop import Context
@@ -57,6 +57,12 @@ async def runs(play: Play, schedule_id: UUID) -> list[datetime]:
     return [row["run_at"] for row in rows]
 
 
+async def decided(play: Play, schedule_id: UUID) -> dict[datetime, tuple[str, str | None]]:
+    """The state and the reason of each run on record."""
+    rows = await play.database.fetch("SELECT * FROM schedule_runs WHERE schedule_id = $1", schedule_id)
+    return {row["scheduled_at"]: (row["state"], row["reason"]) for row in rows}
+
+
 async def schedule(play: Play, schedule_id: UUID) -> dict[str, Any]:
     row = await play.database.fetchrow("SELECT * FROM schedules WHERE schedule_id = $1", schedule_id)
     assert row is not None
@@ -98,6 +104,9 @@ async def test_after_an_outage_missed_runs_follow_the_policy(
 
     hour = await on_the_hour(play)
     assert await runs(play, schedule_id) == [hour - timedelta(hours=n) for n in missed]
+    assert await decided(play, schedule_id) == {
+        hour - timedelta(hours=n): ("submitted", None) if n in missed else ("skipped", "missed") for n in range(4)
+    }
 
 
 async def test_a_schedule_that_skips_misses_no_later_run(context: Context, play: Play) -> None:
@@ -111,6 +120,18 @@ async def test_a_schedule_that_skips_misses_no_later_run(context: Context, play:
         year=row["created_at"].year + 1, month=1, day=1, hour=0, minute=0, second=0, microsecond=0
     )
     assert row["last_run_at"] is None
+
+
+async def test_each_run_has_its_own_times(context: Context, play: Play) -> None:
+    job = JOB | {"name": "of-{scheduled_at:%Y%m%d-%H}", "labels": {"since": "{previous_run_at:%H}"}}
+    schedule_id = await add_schedule(play, hours_late=2, misfire="run_all", job=job, template=True)
+    await tick(context)
+
+    jobs = await play.database.fetch("SELECT name, labels, run_at FROM jobs WHERE schedule_id = $1", schedule_id)
+    assert len(jobs) == 3
+    for made in jobs:
+        before = made["run_at"] - timedelta(hours=1)
+        assert (made["name"], made["labels"]) == (f"of-{made['run_at']:%Y%m%d-%H}", {"since": f"{before:%H}"})
 
 
 async def test_two_schedulers_make_one_job_of_each_run(context: Context, other: Context, play: Play) -> None:
@@ -135,6 +156,43 @@ async def test_a_run_that_has_its_job_gets_no_other(context: Context, play: Play
     assert (await schedule(play, schedule_id))["error"] is None
 
 
+async def test_a_run_whose_job_an_earlier_release_has_submitted_gets_no_other(context: Context, play: Play) -> None:
+    """It has no record but its job."""
+    schedule_id = await add_schedule(play)
+    await tick(context)
+    await play.database.execute("DELETE FROM schedule_runs")
+    await play.database.execute("UPDATE schedules SET next_run_at = $1", await on_the_hour(play))
+
+    await tick(context)
+
+    assert len(await runs(play, schedule_id)) == 1
+    assert (await schedule(play, schedule_id))["error"] is None
+
+
+async def test_a_run_that_was_skipped_on_request_stays_skipped(context: Context, play: Play) -> None:
+    """Even if the schedule comes to its time again."""
+    schedule_id = await add_schedule(play, hours_late=1, misfire="run_all")
+    hour = await on_the_hour(play)
+    async with play.database.acquire() as connection:
+        await schedules.record_skipped(connection, schedule_id, [hour - timedelta(hours=1)], "request")
+
+    await tick(context)
+
+    assert await runs(play, schedule_id) == [hour]
+
+
+async def test_only_the_latest_runs_stay_on_record(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "KEPT_RUNS", 3)
+    schedule_id = await add_schedule(play, hours_late=9, misfire="run_all")
+    await tick(context)
+
+    hour = await on_the_hour(play)
+    assert sorted(await decided(play, schedule_id)) == [hour - timedelta(hours=n) for n in (2, 1, 0)]
+    assert len(await runs(play, schedule_id)) == 10
+
+
 async def test_a_clock_that_dies_between_two_runs_makes_each_once(
     context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +210,7 @@ async def test_a_clock_that_dies_between_two_runs_makes_each_once(
         return await submission.submit_job(*arguments, **keywords)
 
     with monkeypatch.context() as dying:
-        dying.setattr(clock, "submit_job", submit_or_die)
+        dying.setattr(schedules, "submit_job", submit_or_die)
         with pytest.raises(Killed):
             await clock.step(context)
     assert await runs(play, schedule_id) == []
@@ -193,6 +251,8 @@ async def test_a_job_that_can_not_be_submitted_is_an_error_of_its_own_schedule_o
     row = await schedule(play, broken)
     assert (await runs(play, broken), row["next_run_at"], row["paused"]) == ([], hour + timedelta(hours=1), False)
     assert await play.database.fetchval("SELECT $1 ~ $2", row["error"], why), row["error"]
+    refused = await play.database.fetchrow("SELECT * FROM schedule_runs WHERE state = 'refused'")
+    assert (refused["schedule_id"], refused["scheduled_at"], refused["error"]) == (broken, hour, row["error"])
     assert await runs(play, fine) == [hour]
 
     await play.database.execute("UPDATE schedules SET job = $1, next_run_at = $2", JOB, hour - timedelta(hours=1))
@@ -310,7 +370,7 @@ async def test_schedules_whose_submission_hangs_hold_up_no_other(
             raise asyncpg.LockNotAvailableError
         return await submission.submit_job(connection, spec, **keywords)
 
-    monkeypatch.setattr(clock, "submit_job", submit)
+    monkeypatch.setattr(schedules, "submit_job", submit)
 
     async def ran() -> bool:
         return bool(await runs(play, fine))
@@ -324,7 +384,7 @@ async def test_schedules_whose_submission_hangs_hold_up_no_other(
     await context.slots["clock"].stop()
     for schedule_id in (*hanging, *failing):
         assert await runs(play, schedule_id) == []
-    monkeypatch.setattr(clock, "submit_job", submission.submit_job)
+    monkeypatch.setattr(schedules, "submit_job", submission.submit_job)
     monkeypatch.setattr(slots, "PATIENCE_SECONDS", 60.0)
     context.slots.clear()
     await tick(context)
@@ -382,3 +442,253 @@ async def test_a_run_that_was_put_off_until_it_counts_as_missed_says_why(context
 
     assert await runs(play, late) == []
     assert (await schedule(play, late))["error"] == why
+
+
+# Overlaps.
+
+
+async def end_jobs(play: Play, schedule_id: UUID) -> None:
+    await play.database.execute(
+        "UPDATE jobs SET state = CASE state WHEN 'cancelling' THEN 'cancelled' ELSE 'succeeded' END, "
+        "finished_at = now() WHERE schedule_id = $1 AND state IN ('running', 'cancelling')",
+        schedule_id,
+    )
+
+
+async def states(play: Play, schedule_id: UUID) -> list[str]:
+    rows = await play.database.fetch(
+        "SELECT r.state, r.reason, j.state AS job FROM schedule_runs AS r LEFT JOIN jobs AS j USING (job_id) "
+        "WHERE r.schedule_id = $1 ORDER BY scheduled_at",
+        schedule_id,
+    )
+    return [" ".join(filter(None, row.values())) for row in rows]
+
+
+# What each rule makes of four runs that are due together; then, after the end of the jobs that ran, twice.
+OVERLAPS = [
+    ("allow", ["submitted running"] * 4, ["submitted succeeded"] * 4, ["submitted succeeded"] * 4),
+    (
+        "skip",
+        ["submitted running", *["skipped overlap"] * 3],
+        ["submitted succeeded", *["skipped overlap"] * 3],
+        ["submitted succeeded", *["skipped overlap"] * 3],
+    ),
+    (
+        "queue",
+        ["submitted running", *["waiting overlap"] * 3],
+        ["submitted succeeded", "submitted running", *["waiting overlap"] * 2],
+        ["submitted succeeded", "submitted succeeded", "submitted running", "waiting overlap"],
+    ),
+    (
+        "cancel",
+        ["submitted cancelling", *["skipped overlap"] * 2, "waiting overlap"],
+        ["submitted cancelled", *["skipped overlap"] * 2, "submitted running"],
+        ["submitted cancelled", *["skipped overlap"] * 2, "submitted succeeded"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("overlap", "first", "then", "last"), OVERLAPS)
+async def test_runs_that_overlap_do_as_the_rule_says(
+    context: Context, other: Context, play: Play, overlap: str, first: list[str], then: list[str], last: list[str]
+) -> None:
+    schedule_id = await add_schedule(play, hours_late=3, misfire="run_all", overlap=overlap)
+    for expected in (first, then, last):
+        await asyncio.gather(tick(context), tick(other))
+        assert await states(play, schedule_id) == expected
+        await end_jobs(play, schedule_id)
+
+
+async def test_a_full_queue_of_runs_skips_further_ones(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "WAITING_MAX", 1)
+    schedule_id = await add_schedule(play, hours_late=3, misfire="run_all", overlap="queue")
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running", "waiting overlap", *["skipped overlap"] * 2]
+
+
+async def test_a_waiting_run_is_held_by_a_pause_and_is_let_go_by_a_rule_that_allows(
+    context: Context, play: Play
+) -> None:
+    schedule_id = await add_schedule(play, hours_late=1, misfire="run_all", overlap="queue")
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running", "waiting overlap"]
+    await play.database.execute("UPDATE schedules SET overlap = 'allow', paused = true")
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running", "waiting overlap"]
+    await play.database.execute("UPDATE schedules SET paused = false")
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running"] * 2
+
+
+async def test_a_waiting_run_that_dies_as_it_begins_begins_once(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule_id = await add_schedule(play, hours_late=1, misfire="run_all", overlap="queue")
+    await tick(context)
+    await end_jobs(play, schedule_id)
+
+    class Killed(BaseException):
+        pass
+
+    async def submit_and_die(*arguments: Any, **keywords: Any) -> UUID:
+        await submission.submit_job(*arguments, **keywords)
+        raise Killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(schedules, "submit_job", submit_and_die)
+        with pytest.raises(Killed):
+            await clock.step(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "waiting overlap"]
+
+    await tick(context)
+
+    assert await states(play, schedule_id) == ["submitted succeeded", "submitted running"]
+
+
+async def test_a_waiting_run_over_a_quota_waits_on_and_says_so(context: Context, play: Play) -> None:
+    schedule_id = await add_schedule(play, hours_late=1, misfire="run_all", overlap="queue")
+    await tick(context)
+    await end_jobs(play, schedule_id)
+    await limit_jobs(play, 0)
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "waiting overlap"]
+    assert "is put off" in (await schedule(play, schedule_id))["error"]
+    await limit_jobs(play, 10)
+    await end_put_off(play)
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "submitted running"]
+    assert (await schedule(play, schedule_id))["error"] is None
+
+
+async def test_a_waiting_run_whose_job_is_refused_holds_up_no_other(context: Context, play: Play) -> None:
+    schedule_id = await add_schedule(play, hours_late=2, misfire="run_all", overlap="queue")
+    await tick(context)
+    await end_jobs(play, schedule_id)
+    await play.database.execute("UPDATE schedules SET job = $1", JOB | {"stages": [{"processor": "gone"}]})
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "refused", "refused"]
+
+
+# Backfills.
+
+
+async def backfill(play: Play, schedule_id: UUID, *, hours: int, running_max: int) -> UUID:
+    """Of the last hours of an hourly schedule."""
+    async with play.database.acquire() as connection:
+        row = await connection.fetchrow("SELECT *, now() AS now FROM schedules WHERE schedule_id = $1", schedule_id)
+        assert row is not None
+        hour = await on_the_hour(play)
+        since = hour - timedelta(hours=hours - 1)
+        return await backfills.create_backfill(connection, row, since, hour, running_max, "anna")
+
+
+async def running_jobs(play: Play) -> int:
+    count: int = await play.database.fetchval("SELECT count(*) FROM jobs WHERE state = 'running'")
+    return count
+
+
+async def test_a_backfill_runs_each_time_once_and_never_more_at_once_than_it_may(
+    context: Context, other: Context, play: Play
+) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, next_run_at=hour + timedelta(hours=1), overlap="skip")
+    await backfill(play, schedule_id, hours=7, running_max=3)
+    order = []
+    for _ in range(3):
+        await asyncio.gather(*(tick(each) for each in (context, other)))
+        order.append(await running_jobs(play))
+        await end_jobs(play, schedule_id)
+
+    assert order == [3, 3, 1]
+    assert await runs_at(play, schedule_id) == [hour - timedelta(hours=n) for n in reversed(range(7))]
+    ended = await play.database.fetchrow("SELECT * FROM schedule_backfills")
+    assert ended["ended_at"] is not None and not ended["cancelled"]
+
+
+async def runs_at(play: Play, schedule_id: UUID) -> list[datetime]:
+    rows = await play.database.fetch("SELECT run_at FROM jobs WHERE schedule_id = $1 ORDER BY job_id", schedule_id)
+    return [row["run_at"] for row in rows]
+
+
+async def test_a_backfill_goes_on_where_a_scheduler_died(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, next_run_at=hour + timedelta(hours=1))
+    await backfill(play, schedule_id, hours=5, running_max=10)
+    left = 3
+
+    class Killed(BaseException):
+        pass
+
+    async def submit_or_die(*arguments: Any, **keywords: Any) -> UUID:
+        nonlocal left
+        left -= 1
+        job_id = await submission.submit_job(*arguments, **keywords)
+        if not left:
+            raise Killed
+        return job_id
+
+    with monkeypatch.context() as dying:
+        dying.setattr(schedules, "submit_job", submit_or_die)
+        with pytest.raises(Killed):
+            await tick(context)
+    assert await running_jobs(play) == 2
+
+    await tick(context)
+
+    assert await runs(play, schedule_id) == [hour - timedelta(hours=n) for n in reversed(range(5))]
+
+
+async def test_a_backfill_makes_up_for_what_was_skipped_or_refused_and_for_nothing_else(
+    context: Context, play: Play
+) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, hours_late=3)
+    await tick(context)
+    before = await decided(play, schedule_id)
+    assert [before[hour - timedelta(hours=n)][0] for n in range(4)] == ["submitted", *["skipped"] * 3]
+    async with play.database.acquire() as connection:
+        await schedules.record_refused(connection, schedule_id, hour - timedelta(hours=4), "no such processor")
+    # Of an earlier release there is only the job.
+    await play.database.execute("DELETE FROM schedule_runs WHERE state = 'submitted'")
+
+    await backfill(play, schedule_id, hours=6, running_max=10)
+    await tick(context)
+
+    assert await runs(play, schedule_id) == [hour - timedelta(hours=n) for n in reversed(range(6))]
+    made = await play.database.fetchval("SELECT count(*) FROM schedule_runs WHERE origin = 'backfill'")
+    assert made == 5
+
+
+async def test_a_backfill_does_not_count_for_the_overlap_rule_and_no_pause_holds_it(
+    context: Context, play: Play
+) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, overlap="cancel", paused=True, paused_at=hour)
+    await play.database.execute("UPDATE schedules SET next_run_at = NULL")
+    await backfill(play, schedule_id, hours=2, running_max=1)
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted running", "waiting"]
+
+    due = hour + timedelta(seconds=1)
+    await play.database.execute("UPDATE schedules SET paused = false, next_run_at = $1, cron = '0 0 1 1 *'", due)
+    await tick(context)
+
+    assert await states(play, schedule_id) == ["submitted running", "waiting", "submitted running"]
+    await end_jobs(play, schedule_id)
+    await tick(context)
+    assert await states(play, schedule_id) == ["submitted succeeded", "submitted running", "submitted succeeded"]
+
+
+async def test_a_run_of_a_backfill_whose_job_is_refused_holds_up_no_other(context: Context, play: Play) -> None:
+    hour = await on_the_hour(play)
+    broken = JOB | {"stages": [{"processor": "gone"}]}
+    schedule_id = await add_schedule(play, next_run_at=hour + timedelta(hours=1), job=broken)
+    await backfill(play, schedule_id, hours=3, running_max=1)
+    await tick(context)
+    assert await states(play, schedule_id) == ["refused"] * 3
+    assert "no such processor" in (await schedule(play, schedule_id))["error"]
+    assert await play.database.fetchval("SELECT ended_at IS NOT NULL FROM schedule_backfills")

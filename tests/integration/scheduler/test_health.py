@@ -50,7 +50,9 @@ async def test_a_loop_that_hangs_in_a_statement_fails_until_it_goes_on(
 async def test_metrics_tell_of_each_loop_when_it_last_succeeded(probes: httpx.AsyncClient) -> None:
     loops = {
         loop.name
-        for loop in scheduler.make_loops(Settings(), scheduler.Merger(), scheduler.Deliverer(), scheduler.Listeners())
+        for loop in scheduler.make_loops(
+            Settings(), scheduler.Merger(), scheduler.Deliverer(), scheduler.Teller(), scheduler.Listeners()
+        )
     }
 
     async def all_told() -> bool:

@@ -61,8 +61,19 @@ async def test_what_runs_of_a_paused_job_is_found(quiet: Context, play: Play) ->
         SELECT $1, endpoint_id, $1, 'job.succeeded', '{}' FROM endpoint""",
         """INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at)
         VALUES ($1, 'due', '* * * * *', 'UTC', 'run_all', '{}', now())""",
+        "INSERT INTO ended_jobs (job_id) VALUES ($1)",
+        """WITH alert AS (
+            INSERT INTO alerts (alert_id, name, conditions, channel, address) VALUES ($1, 'a', '{}', 'slack', 'x')
+            RETURNING alert_id
+        ) INSERT INTO alert_messages (message_id, alert_id, event, payload, give_up_at)
+        SELECT $1, alert_id, 'alert.test', '{}', now() FROM alert""",
+        """WITH alert AS (
+            INSERT INTO alerts (alert_id, name, conditions, channel, address) VALUES ($1, 'a', '{}', 'slack', 'x')
+            RETURNING alert_id
+        ) INSERT INTO incidents (incident_id, alert_id, condition, subject_kind, subject, name, message)
+        SELECT $1, alert_id, 'failed', 'job', 'x', 'x', 'x' FROM alert""",
     ],
-    ids=["a message", "a delivery", "a schedule"],
+    ids=["a message", "a delivery", "a schedule", "the end of a job", "an alert's message", "an incident"],
 )
 async def test_what_waits_is_found(quiet: Context, play: Play, statement: str) -> None:
     assert not await found(quiet)

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -85,7 +86,7 @@ MODULE = """
 import json, os, sys, feetable, orjson
 def price(record):
     return {"n": record * feetable.RATE}
-def where(input, output):
+def where(input, output, **further):
     return {
         "package": os.environ["PIECEWORK_PACKAGE"], "venv": os.environ["VIRTUAL_ENV"], "prefix": sys.prefix,
         "file": __file__, "path": os.environ["PATH"].split(":")[0],
@@ -292,9 +293,14 @@ def test_the_entries_of_a_large_archive_are_counted_too(tmp_path: Path, monkeypa
         packages._check_directory(tmp_path / "p.zip")
 
 
-async def test_a_task_that_waits_too_long_for_its_package_leaves_it_to_the_next(grid: InProcessGrid) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+async def test_a_task_that_waits_too_long_for_its_package_leaves_it_to_the_next(
+    grid: InProcessGrid, alone: bool
+) -> None:
     sha256 = await push(grid, package({"pricing.py": MODULE}))
-    processor = {"callable": "pricing:where", "package": sha256}
+    processor: dict[str, Any] = {"callable": "pricing:where", "package": sha256}
+    if alone:  # and in no session
+        processor["outputs"] = {"more": "more.txt"}
     impatient = await grid.submit(processor, [ITEM], timeout_seconds=0.2)
     patient = await grid.submit(processor, [ITEM])
     async with grid.node():

@@ -135,7 +135,9 @@ SCHEDULE = {
     "cron": "0 6 L * *",
     "time_zone": "Europe/Berlin",
     "misfire": "run_once",
+    "overlap": "allow",
     "paused": False,
+    "paused_at": None,
     "next_run_at": LATER,
     "last_run_at": None,
     "last_job_id": None,
@@ -146,6 +148,32 @@ SCHEDULE = {
     "created_by": "anna",
     "job": job()["spec"],
     "upcoming": [LATER],
+}
+RUN = {
+    "scheduled_at": TIME,
+    "state": "submitted",
+    "origin": "clock",
+    "reason": None,
+    "error": None,
+    "decided_at": TIME,
+    "backfill_id": None,
+    "job_id": ID,
+    "job_state": "succeeded",
+    "started_at": TIME,
+    "finished_at": TIME,
+    "late_seconds": 62.0,
+}
+BACKFILL = {
+    "backfill_id": ID,
+    "schedule_id": ID,
+    "since": TIME,
+    "until": LATER,
+    "running_max": 2,
+    "runs": {"waiting": 17, "submitted": 3, "skipped": 0, "refused": 0},
+    "cancelled": False,
+    "created_at": TIME,
+    "created_by": "anna",
+    "ended_at": None,
 }
 PROCESSOR = {
     "name": "clean",
@@ -184,6 +212,55 @@ DELIVERY = {
     "error": "the endpoint answered 500",
     "created_at": TIME,
     "delivered_at": None,
+}
+ALERT = {
+    "alert_id": ID,
+    "name": "nightly",
+    "on": {"failed": True, "late": 21_600.0, "slowed": None, "rejects": 5},
+    "job_id": None,
+    "job_name": None,
+    "labels": {"team": "finance"},
+    "schedule": "night",
+    "pool": None,
+    "to": {"type": "slack", "address": "hooks.slack.com"},
+    "repeat_seconds": 86_400.0,
+    "quiet": {"begin": "22:00", "end": "07:00", "time_zone": "Europe/Berlin"},
+    "urgent": False,
+    "paused": False,
+    "open_incidents": 3,
+    "last_message": "delivered",
+    "last_error": None,
+    "created_at": TIME,
+    "created_by": "anna",
+}
+ALERT_MESSAGE = {
+    "message_id": ID,
+    "alert_id": ID,
+    "event": "alert.raised",
+    "payload": {"data": {"title": "nightly: failed: orders"}},
+    "state": "delivered",
+    "tries": 2,
+    "next_try_at": LATER,
+    "give_up_at": LATER,
+    "error": None,
+    "created_at": TIME,
+    "delivered_at": TIME,
+}
+INCIDENT = {
+    "incident_id": ID,
+    "alert_id": ID,
+    "condition": "late",
+    "subject_kind": "schedule",
+    "subject": ID,
+    "name": "night",
+    "job_id": JOB_ID,
+    "message": "orders has not ended",
+    "times": 4,
+    "found_at": TIME,
+    "last_at": TIME,
+    "told_at": TIME,
+    "tell_at": None,
+    "over_at": None,
 }
 CLAIMS = {"type": "lines", "uri": "s3://b/claims.csv", "format": "csv"}
 API_KEY = {
@@ -357,6 +434,35 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     (f"schedules pause {ID}", f"POST /v1/schedules/{ID}/pause", SCHEDULE, [f"{ID} paused"]),
     (f"schedules resume {ID}", f"POST /v1/schedules/{ID}/resume", SCHEDULE, [f"{ID} active"]),
     (f"schedules delete {ID}", f"DELETE /v1/schedules/{ID}", None, [f"deleted {ID}"]),
+    ("schedules show month-end", "GET /v1/schedules/month-end", SCHEDULE, [ID]),
+    ("schedules change month-end --misfire skip", "PATCH /v1/schedules/month-end", SCHEDULE, [ID, "month-end"]),
+    ("schedules run month-end", "POST /v1/schedules/month-end/runs", RUN, [ID]),
+    ("schedules runs month-end", "GET /v1/schedules/month-end/runs", page(RUN), [TIME, ID, "succeeded", "1 m 02 s"]),
+    (
+        "schedules runs month-end",
+        "GET /v1/schedules/month-end/runs",
+        page({**RUN, "state": "skipped", "reason": "paused", "job_id": None, "job_state": None}),
+        ["skipped", "paused"],
+    ),
+    ("schedules skip month-end", "POST /v1/schedules/month-end/skip", SCHEDULE, [f"{ID} runs next"]),
+    (
+        "schedules backfill month-end --from 2026-01-01T00:00Z --to 2026-01-31T00:00+01:00",
+        "POST /v1/schedules/month-end/backfills",
+        BACKFILL,
+        [ID],
+    ),
+    (
+        "schedules backfills month-end",
+        "GET /v1/schedules/month-end/backfills",
+        page(BACKFILL),
+        [ID, TIME, LATER, "17", "active"],
+    ),
+    (
+        f"schedules cancel-backfill month-end {ID}",
+        f"POST /v1/schedules/month-end/backfills/{ID}/cancel",
+        {**BACKFILL, "runs": {"waiting": 0, "submitted": 3, "skipped": 17, "refused": 0}},
+        [f"{ID}: 17 runs are skipped"],
+    ),
     ("triggers list", "GET /v1/triggers", page(TRIGGER), [ID, "incoming", "claims-in", "active", "no 'uri'"]),
     (
         f"triggers show {ID}",
@@ -458,6 +564,19 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
     (f"webhooks delete {ID}", f"DELETE /v1/webhook-endpoints/{ID}", None, [f"deleted {ID}"]),
     ("webhooks deliveries", "GET /v1/webhook-deliveries", page(DELIVERY), ["500", "the endpoint answered 500"]),
     (f"webhooks redeliver {ID}", f"POST /v1/webhook-deliveries/{ID}/redeliver", DELIVERY, [ID]),
+    (
+        "alerts create nightly --on failed --slack https://hooks.slack.com/x",
+        "POST /v1/alerts",
+        {**ALERT, "secret": None},
+        [ID],
+    ),
+    (
+        "alerts list",
+        "GET /v1/alerts",
+        page(ALERT),
+        ["failed, late=6 h 00 m, rejects=5", "night, team=finance"],
+    ),
+    ("alerts list", "GET /v1/alerts", page({**ALERT, "last_error": "answered 404"}), ["answered 404"]),
     ("keys create nightly --role submitter", "POST /v1/api-keys", {**API_KEY, "secret": "pw_x"}, ["pw_x"]),
     (
         "keys list",
@@ -794,6 +913,7 @@ def test_a_schedule_is_made_of_a_job_file(run: Run, service: Service) -> None:
         "cron": "0 6 L * *",
         "time_zone": "UTC",
         "misfire": "run_once",
+        "overlap": "allow",
         "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
     }
 
@@ -802,6 +922,64 @@ def test_an_old_version_of_a_processor_is_shown_by_its_name(run: Run, service: S
     service.on("GET", "/v1/processors/clean", answer({**PROCESSOR, "versions": [1, 2, 3]}))
     assert run("processors", "show", "clean@2").exit_code == 0
     assert service.asked[0].query["version"] == ["2"]
+
+
+def test_a_schedule_is_changed_in_what_is_given(run: Run, service: Service) -> None:
+    Path("job.yaml").write_text("input: {type: range, count: 1}\nstages: [processor: noop]")
+    service.on("PATCH", "/v1/schedules/month-end", answer(SCHEDULE))
+    run("schedules", "change", "month-end", "--name", "ultimo", "--job", "job.yaml")
+    assert service.asked[0].body == {
+        "name": "ultimo",
+        "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
+    }
+    nothing = run("schedules", "change", "month-end")
+    assert nothing.exit_code == 2 and "nothing to change: give --name" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("schedules", "create", "nightly", "job.yaml", "--cron", "0 6 * * *"),
+        ("schedules", "change", "nightly", "--job", "job.yaml"),
+        ("submit", "job.yaml", "--cron", "0 6 * * *"),
+    ],
+)
+@pytest.mark.parametrize(
+    "input", ["{type: lines, uri: claims.csv}", "[{type: lines, uri: 's3://b/k'}, {type: files, prefix: in}]"]
+)
+def test_a_schedule_can_not_read_a_file_of_this_machine(
+    run: Run, service: Service, command: tuple[str, ...], input: str
+) -> None:
+    Path("claims.csv").write_text("a,b")
+    Path("in").mkdir()
+    Path("job.yaml").write_text(f"input: {input}\nstages: [processor: noop]")
+    refused = run(*command)
+    assert refused.exit_code == 2
+    assert "can't read a file of this machine" in refused.stderr and "piecework upload" in refused.stderr
+    assert service.asked == []
+
+
+def test_times_of_a_schedule_are_those_of_its_zone(run: Run, service: Service) -> None:
+    shown = {**SCHEDULE, "upcoming": ["2026-07-31T04:00:00Z", "2026-12-31T05:00:00Z"]}
+    service.on("GET", "/v1/schedules/month-end", answer(shown))
+    output = run("schedules", "show", "month-end").stdout
+    assert "2026-07-31 06:00:00 CEST" in output and "2026-12-31 06:00:00 CET" in output
+
+
+def test_days_of_a_backfill_are_those_of_the_schedules_zone(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/schedules/month-end", answer(SCHEDULE))
+    service.on("POST", "/v1/schedules/month-end/backfills", answer(BACKFILL, 201))
+    options = ("--from", "2026-03-01", "--to", "2026-03-31", "--running-max", "2")
+    result = run("schedules", "backfill", "month-end", *options)
+    assert result.stdout == f"{ID}\n" and "17 runs wait for their turns" in result.stderr
+    [asked] = service.requests("POST", "/v1/schedules/month-end/backfills")
+    assert asked.body == {
+        "since": "2026-03-01T00:00:00+01:00",
+        "until": "2026-03-31T23:59:59+02:00",
+        "running_max": 2,
+    }
+    bad = run("schedules", "backfill", "month-end", "--from", "January", "--to", "2026-03-31")
+    assert bad.exit_code == 2 and "--from: 'January' is not a time" in bad.stderr
 
 
 def test_a_processor_is_registered_from_options(run: Run, service: Service) -> None:
@@ -914,6 +1092,90 @@ def test_webhooks_can_choose_their_events(run: Run, service: Service) -> None:
     service.on("POST", "/v1/webhook-endpoints", answer({**ENDPOINT, "secret": "whsec_x"}, 201))
     run("webhooks", "create", "https://example.org", "--event", "job.failed", "--event", "job.cancelled")
     assert service.asked[0].body == {"url": "https://example.org", "events": ["job.failed", "job.cancelled"]}
+
+
+def test_an_alert_is_made_of_its_options(run: Run, service: Service) -> None:
+    service.on("POST", "/v1/alerts", answer({**ALERT, "secret": "whsec_x"}, 201))
+    conditions = ("--on", "failed", "--on", "late=6h", "--on", "slowed=2", "--on", "rejects=100")
+    scope = (
+        "--schedule",
+        "night",
+        "--label",
+        "team=finance",
+        "--quiet-hours",
+        "22:00-07:00",
+        "--time-zone",
+        "Europe/Berlin",
+    )
+    told = run(
+        "alerts", "create", "nightly", *conditions, *scope, "--webhook", "https://example.org", "--repeat", "never"
+    )
+    assert "whsec_x" in told.stdout
+    assert service.asked[0].body == {
+        "name": "nightly",
+        "on": {"failed": True, "late": "6h", "slowed": 2.0, "rejects": 100},
+        "to": {"type": "webhook", "url": "https://example.org"},
+        "schedule": "night",
+        "labels": {"team": "finance"},
+        "quiet": {"begin": "22:00", "end": "07:00", "time_zone": "Europe/Berlin"},
+        "repeat_seconds": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--on", "late", "--slack", "https://x"], "write late=LIMIT, such as late=6h"),
+        (["--on", "failed=yes", "--slack", "https://x"], "failed takes no value"),
+        (["--on", "rejects=few", "--slack", "https://x"], "'few' is not a number"),
+        ([], "say who is told"),
+        (["--slack", "https://x", "--email", "a@example.com"], "an alert has one receiver"),
+        (["--slack", "https://x", "--quiet-hours", "22:00"], "write two times, such as 22:00-07:00"),
+    ],
+)
+def test_options_of_alerts_that_make_no_sense_are_refused(run: Run, options: list[str], said: str) -> None:
+    refused = run("alerts", "create", "nightly", *options)
+    assert refused.exit_code == 2 and said in refused.stderr
+
+
+ALERT_COMMANDS = [
+    ("show nightly", f"GET /v1/alerts/{ID}", ALERT, ["22:00-07:00 in Europe/Berlin", "slack hooks.slack.com"]),
+    ("pause nightly", f"PATCH /v1/alerts/{ID}", {**ALERT, "secret": None}, ["nightly paused"]),
+    ("resume nightly", f"PATCH /v1/alerts/{ID}", {**ALERT, "secret": None}, ["nightly active"]),
+    ("delete nightly", f"DELETE /v1/alerts/{ID}", None, ["deleted nightly"]),
+    (
+        "messages nightly",
+        f"GET /v1/alerts/{ID}/messages",
+        page(ALERT_MESSAGE),
+        ["nightly: failed: orders", "delivered"],
+    ),
+    ("incidents nightly", f"GET /v1/alerts/{ID}/incidents", page(INCIDENT), ["schedule night", "orders has not ended"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "route", "body", "shown"), ALERT_COMMANDS, ids=[each[0] for each in ALERT_COMMANDS]
+)
+def test_an_alert_is_found_by_its_name(
+    run: Run, service: Service, command: str, route: str, body: Any, shown: list[str]
+) -> None:
+    service.on("GET", "/v1/alerts", answer(page(ALERT)))
+    method, path = route.split(" ")
+    service.on(method, path, answer(body, 204) if body is None else answer(body))
+    told = run("alerts", *command.split(" "))
+    assert all(text in told.stdout for text in shown)
+    assert service.asked[0].query["name"] == ["nightly"]
+
+
+def test_a_trial_message_tells_whether_it_arrived(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/alerts", answer(page(ALERT)))
+    service.on("POST", f"/v1/alerts/{ID}/test", answer({**ALERT_MESSAGE, "state": "pending"}, 202))
+    service.on("GET", f"/v1/alerts/{ID}/messages", answer(page(ALERT_MESSAGE)))
+    assert "delivered" in run("alerts", "test", "nightly").stdout
+    failed = {**ALERT_MESSAGE, "state": "pending", "error": "answered 404"}
+    service.on("GET", f"/v1/alerts/{ID}/messages", answer(page(failed)))
+    refused = run("alerts", "test", "nightly")
+    assert refused.exit_code == 5 and "not delivered: answered 404" in refused.stdout
 
 
 def test_help_tells_the_exit_codes(run: Run) -> None:

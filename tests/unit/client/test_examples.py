@@ -16,7 +16,13 @@ from tests.unit.client.conftest import Run
 from tests.unit.test_docs import PAGES, ROOT
 
 COMMAND: Any = get_command(app)
-STANDS_FOR = {"INDEX": "0", "VERSION": "1", "N": "1", "HASH": "0" * 64}
+STANDS_FOR = {
+    "BACKFILL_ID": "01970000-0000-7000-8000-000000000000",
+    "INDEX": "0",
+    "VERSION": "1",
+    "N": "1",
+    "HASH": "0" * 64,
+}
 SHELL = {"|", "||", "&&", ";", ">", "<", "&", ">>", "2>"}
 
 

@@ -16,7 +16,10 @@ from tests.unit.client.openapi import Operation, is_page, name_of, named_in, ope
 # Schemas without a shape: errors are exceptions, pages are Page[…], codes are a Literal, and these requests' fields are
 # parameters.
 NO_SHAPE = {
+    "AlertChange",
+    "AlertSpec",
     "ApiKeySpec",
+    "BackfillSpec",
     "Capacity",
     "FieldError",
     "ItemNumbers",
@@ -29,6 +32,7 @@ NO_SHAPE = {
     "RetentionRuleSpec",
     "RetryOrder",
     "Rotation",
+    "RunRequest",
     "ScheduleSpec",
     "SplitSpec",
     "TriggerSpec",

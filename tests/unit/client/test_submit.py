@@ -484,6 +484,7 @@ def test_cron_makes_a_schedule(run: Run, accepting: Service) -> None:
         "cron": "0 6 L * *",
         "time_zone": "Europe/Berlin",
         "misfire": "skip",
+        "overlap": "allow",
         "job": {"name": "month-end", "input": {"type": "range", "count": 1}, "stages": NOOP},
     }
     assert not accepting.requests("POST", "/v1/jobs")

@@ -5,7 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from services.scheduler.loops.webhooks import RETRY_AFTER_SECONDS_MAX, retry_after
+from services.scheduler.outgoing import RETRY_AFTER_SECONDS_MAX, retry_after
 
 
 @pytest.mark.parametrize(

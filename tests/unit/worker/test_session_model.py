@@ -1,4 +1,4 @@
-"""A session as a state machine: Hypothesis plays child, queue, clock and who cancels, in any order it finds.
+"""A session as a state machine: Hypothesis plays child, queue, S3, clock and who cancels, in any order it finds.
 
 The child is played, its pipe of tokens is real. After every example each task has come to one end: it was answered, or
 charged, or waits as if it had never been taken. What is charged had begun, and no other may be. The same examples run
@@ -10,24 +10,29 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from services.contract.location import Location
 from services.contract.task_error import TaskError
-from services.contract.task_input import Item
+from services.contract.task_input import Item, TaskInput, WholeObject
 from services.engine.attempt import AttemptReport, ClaimedTask
 from services.engine.spec import ProcessorSpec
+from services.inputs.fetched import FetchedInput
 from services.platform.settings import WorkerSettings
-from services.worker.child.frames import END, TOKEN
+from services.worker.child.frames import END, TOKEN, cut_bytes
 from services.worker.isolation.cells import Cells
 from services.worker.node.node import equip
+from services.worker.session.inputs import Ready
 from services.worker.session.session import NotOpened, Session
 from services.worker.session.source import Held
 from services.worker.task.memory_watch import MemoryExceeded
@@ -61,7 +66,7 @@ class PlayedChild:
         return b"key"
 
     def send(self, key: bytes, body: bytes) -> None:
-        self.indexes |= {token: index for token, index, *_ in orjson.loads(body)}
+        self.indexes |= {token: index for token, index, *_ in orjson.loads(cut_bytes(body)[0])}
 
     def limit_memory(self, memory_bytes_max: int | None) -> Callable[[], bool]:
         return lambda: False
@@ -143,6 +148,7 @@ class Queue:
 
     def __init__(self, held: Sequence[Held]) -> None:
         self.left = list(held)
+        self.alone: list[int] = []
         self.reports: dict[int, AttemptReport] = {}
 
     @property
@@ -157,7 +163,7 @@ class Queue:
         self.left[:0] = held
 
     def run_alone(self, held: Held) -> None:
-        raise AssertionError("it has no input to fetch")
+        self.alone.append(held.task.index)
 
     def report(self, ended: Sequence[tuple[Held, AttemptReport]]) -> None:
         for held, finished in ended:
@@ -171,7 +177,31 @@ class Queue:
         pass
 
 
+class PlayedS3:
+    """What fetches the inputs: each is there when a rule says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[asyncio.Future[Ready]] = []
+
+    async def fetch(self, task: ClaimedTask) -> Ready:
+        ready: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self.waiting.append(ready)
+        return await ready
+
+    def answer(self, number: int, *, fails: bool) -> None:
+        waiting = [ready for ready in self.waiting if not ready.done()]
+        if not waiting:
+            return
+        ready = waiting[number % len(waiting)]
+        if fails:
+            ready.set_exception(TaskError("input_missing", "no"))
+        else:
+            ready.set_result(Ready(FetchedInput(Path("input"), 1), b"x", 0.1))
+
+
 class PlayedSession(RuleBasedStateMachine):
+    spec = ProcessorSpec(function="m:f")
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
@@ -180,6 +210,10 @@ class PlayedSession(RuleBasedStateMachine):
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
+
+    @staticmethod
+    def input(number: int) -> TaskInput:
+        return Item(number)
 
     @initialize()
     def open(self) -> None:
@@ -198,14 +232,16 @@ class PlayedSession(RuleBasedStateMachine):
                 raise
 
         job_id = uuid4()
-        stage = stage_work(job_id, ProcessorSpec(function="m:f"), timeout_seconds=3600)
-        tasks = [ClaimedTask(BUNDLES[i * 2 // TASKS], job_id, 0, i, 1, Item(i)) for i in range(TASKS)]
+        stage = stage_work(job_id, self.spec, timeout_seconds=3600)
+        tasks = [ClaimedTask(BUNDLES[i * 2 // TASKS], job_id, 0, i, 1, self.input(i)) for i in range(TASKS)]
         directory = Path(self.place.name)
         settings = WorkerSettings(bucket="model", scratch=str(directory), cache=str(directory / "cache"))
         equipment = equip(settings, None, Cells("process", directory))
         self.queue = Queue([Held(None, task) for task in tasks])
         children: Any = SimpleNamespace(lease=lease)
         self.session = Session(equipment, stage, tasks[0], children, self.queue, f"s-{job_id.hex[:8]}")
+        self.s3 = PlayedS3()
+        self.session._fetches._fetch = self.s3.fetch  # type: ignore[method-assign]
         self.running = asyncio.create_task(self.session.run())
 
     def act(self, *acts: Callable[[], None]) -> None:
@@ -262,6 +298,17 @@ class PlayedSession(RuleBasedStateMachine):
     def use_too_much_memory(self) -> None:
         self.act(self.child.use_too_much_memory)
 
+    # S3.
+
+    @rule(numbers=st.lists(st.integers(0, 7), min_size=1, max_size=4), fails=st.booleans())
+    def fetch(self, numbers: list[int], fails: bool) -> None:
+        """Some inputs come, in any order; the last may be gone."""
+        *first, last = numbers
+        self.act(
+            *(partial(self.s3.answer, number, fails=False) for number in first),
+            partial(self.s3.answer, last, fails=fails),
+        )
+
     # The worker.
 
     @rule(wakes=st.booleans())
@@ -296,6 +343,7 @@ class PlayedSession(RuleBasedStateMachine):
     async def _end(self) -> None:
         """The child goes on until the session is over; then every task has come to one end."""
         for _ in range(100):
+            self.s3.answer(0, fails=False)
             self.child.step()
             self.child.answer(fails=False, over=False)
             self.child.deliver(9)
@@ -309,18 +357,31 @@ class PlayedSession(RuleBasedStateMachine):
         error = self.running.exception()
         assert error is None or isinstance(error, NotOpened)
         waiting = [held.task.index for held in self.queue.left]
-        assert sorted([*waiting, *self.queue.reports]) == list(range(TASKS)), "each task has come to one end"
-        assert waiting == sorted(waiting), "in their order"
+        ends = [*waiting, *self.queue.alone, *self.queue.reports]
+        assert sorted(ends) == list(range(TASKS)), "each task has come to one end"
+        if not self.s3.waiting:
+            assert waiting == sorted(waiting), "in their order"
         charged = [r for r in self.queue.reports.values() if r.outcome in ("failed", "timeout", "memory")]
         begun = self.child.begun
-        assert begun.isdisjoint(waiting), "what waits again has not begun"
+        assert begun.isdisjoint([*waiting, *self.queue.alone]), "what waits again has not begun"
         assert {finished.index for finished in charged} <= begun, "what is charged has begun"
         assert {each.index for each in charged if each.outcome == "timeout"} <= {self.timed_out}, "its own time was up"
         by_worker = [finished for finished in charged if finished.error and finished.error["message"] != "no"]
         assert len(by_worker) <= 1, "the end of a child is charged once"
 
 
-def test_whatever_happens_each_task_comes_to_one_end() -> None:
+class PlayedSessionWithFiles(PlayedSession):
+    """Of a callable, whose inputs are fetched."""
+
+    spec = ProcessorSpec(callable="m:f")
+
+    @staticmethod
+    def input(number: int) -> TaskInput:
+        return WholeObject(Location("bucket", str(number)), etag='"1"', bytes=1)
+
+
+@pytest.mark.parametrize("played", [PlayedSession, PlayedSessionWithFiles])
+def test_whatever_happens_each_task_comes_to_one_end(played: type[PlayedSession]) -> None:
     chosen = hypothesis_settings(
         max_examples=EXAMPLES or 150,
         stateful_step_count=12,
@@ -328,4 +389,4 @@ def test_whatever_happens_each_task_comes_to_one_end() -> None:
         database=None,
         deadline=None,
     )
-    run_state_machine_as_test(PlayedSession, settings=chosen)
+    run_state_machine_as_test(played, settings=chosen)

@@ -37,6 +37,7 @@ class Slot:
         *,
         arguments: list[str] | None = None,
         session: list[Any] | None = None,
+        files: bool = False,
         module: str | None = None,
         job: int = 1,
         readable: tuple[str, ...] = (),
@@ -46,12 +47,14 @@ class Slot:
     ) -> dict[str, Any]:
         """The answer to one task: `main(input, output, **params)` of the code, or the command.
 
-        With items for a `session`, the answers of `main(item, **params)` to each of them.
+        With items for a `session`, the answers of `main(item, **params)` to each of them; with `files`, each is the
+        text of an input of `main(input, output, **params)`.
         """
         self.send(
             code,
             arguments=arguments,
             session=session,
+            files=files,
             module=module,
             job=job,
             readable=readable,
@@ -64,7 +67,7 @@ class Slot:
     def send(self, code: str, /, *, module: str | None, **asked: Any) -> None:
         self._modules += 1
         own = {name: asked.pop(name) for name in ("arguments", "job", "readable", "network", "seconds")}
-        own["session"] = asked.pop("session", None)
+        own["session"], own["files"] = asked.pop("session", None), asked.pop("files", False)
         line = {"code": code, "module": module or f"code_{self._modules}", "params": asked, **own}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(line) + "\n")

@@ -66,11 +66,11 @@ async def answer(cells: Cells, slot: WarmChildren, code: Path, asked: dict[str, 
     served = Served(UUID(int=asked["job"]) if asked["job"] else None, asked["module"], 1, view)
     runtime = Runtime(sys.executable, {"PATH": os.environ["PATH"], "PYTHONPATH": str(code), "HOME": "/root"})
     workspace = Workspace(cells.directory / f"task-{number}")
-    workspace.make()
-    (workspace.directory / "input").write_text("some input")
-    paths = {name: str(workspace.directory / name) for name in ("log", "input", "records")}
+    workspace.make(empty=asked["files"])
     if asked["session"]:
         return await answer_session(slot, served, runtime, workspace, asked)
+    (workspace.directory / "input").write_text("some input")
+    paths = {name: str(workspace.directory / name) for name in ("log", "input", "records")}
     kind = {"kind": "command", "arguments": asked["arguments"]}
     if not asked["arguments"]:
         kind = {"kind": "callable", "function": f"{asked['module']}:main"}
@@ -97,7 +97,8 @@ async def answer(cells: Cells, slot: WarmChildren, code: Path, asked: dict[str, 
 async def answer_session(
     slot: WarmChildren, served: Served, runtime: Runtime, workspace: Workspace, asked: dict[str, Any]
 ) -> Any:
-    """The answers of `main(item, **params)` to each of the items, in one session, and what that has printed."""
+    """The answers to each of the items, in one session, and what that has printed."""
+    with_files, places = asked["files"], {"TMPDIR": "tmp", "PIECEWORK_OUTPUT": "output/output"}
     job: SessionJob = {
         "kind": "session",
         "directory": str(workspace.work),
@@ -105,7 +106,7 @@ async def answer_session(
         "log": str(workspace.log),
         "function": f"{asked['module']}:main",
         "params": asked["params"],
-        "files": None,
+        "files": {"output": "output", "requires_output": False, "places": places} if with_files else None,
         "values": str(workspace.output),
         "filename": "output.json",
         "tmp": str(workspace.tmp),
@@ -125,13 +126,17 @@ async def answer_session(
 
     async with slot.lease(served, runtime, None) as child:
         key = await child.begin(job, workspace.directory, hear)
-        tasks = [(token, token, 1, token, item) for token, item in enumerate(items, 1)]
-        child.send(key, frames.encode_body(tasks))
+        bodies = [item.encode() for item in items] if with_files else []
+        sent = [{"name": "input.txt", "bytes": len(body), "checks": []} for body in bodies] or items
+        tasks = [(token, token, 1, token, value) for token, value in enumerate(sent, 1)]
+        child.send(key, frames.with_bytes(frames.encode_body(tasks), *bodies))
         child.tokens.put([*range(1, len(items) + 1), frames.END])
         async with asyncio.timeout(asked["seconds"]):
             await ended.wait()
         printed = shorten_log(workspace.files, workspace.log, 1 << 20).decode()  # while the child has the directory
         child.end_session(0, clean=answers[-1]["clean"])
+    for answer in answers:
+        answer["file"] = None if answer["file"] is None else answer["file"].decode()
     return {"answers": answers[:-1], "printed": printed}
 
 

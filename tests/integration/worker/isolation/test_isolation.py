@@ -154,6 +154,37 @@ def main(input, output, mark):
 )
 
 
+def test_no_task_of_a_session_finds_a_file_of_another(slot: Slot) -> None:
+    code = """
+import os
+from pathlib import Path
+
+def main(input, output):
+    own, tmp = input.read_text(), Path(os.environ["TMPDIR"])
+    assert sorted(os.listdir(input.parent)) == ["input.txt", "output", "tmp", "work"]
+    assert [*tmp.iterdir(), *output.parent.iterdir(), *Path(".").iterdir()] == []
+    assert len(os.listdir(input.parent.parent)) == 2
+    seen, secrets = set(), {"secret-a", "secret-b", "secret-c"}
+    tops = (input.parent.parent.parent, input.parent.parent)
+    for place, _, names in (found for top in tops for found in os.walk(top)):
+        for name in names:
+            try:
+                seen |= secrets & {(Path(place) / name).read_text()}
+            except (OSError, UnicodeDecodeError):
+                pass
+    output.write_text("made of " + own)
+    for left in (tmp / "left", output.parent / "left", input.parent / "left", Path("left")):
+        left.write_text(own)
+    return {"seen": sorted(seen), "at": str(input)}
+"""
+    texts = ["secret-a", "secret-b", "secret-c"]
+    ended = slot.run(code, session=texts, files=True)
+    assert [answer.get("error") for answer in ended["answers"]] == [None] * 3
+    assert [answer["value"]["seen"] for answer in ended["answers"]] == [[text] for text in texts]
+    assert [answer["file"] for answer in ended["answers"]] == [f"made of {text}" for text in texts]
+    assert len({answer["value"]["at"] for answer in ended["answers"]}) == 3
+
+
 def test_the_tasks_of_a_session_find_what_a_task_alone_finds(slot: Slot) -> None:
     code = """
 import os, resource, signal

@@ -1,9 +1,9 @@
-"""Jobs that wait for other jobs; in the SQL file of this name."""
+"""Backfills of schedules; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0339"
-down_revision = "0240"
+revision = "0054"
+down_revision = "0053"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0340"
-down_revision = "0339"
+revision = "0046"
+down_revision = "0045"
 
 
 def upgrade() -> None:

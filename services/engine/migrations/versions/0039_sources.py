@@ -2,7 +2,7 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0139"
+revision = "0039"
 down_revision = "0038"
 
 

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_partitioned_index
 
-revision = "0141"
-down_revision = "0140"
+revision = "0041"
+down_revision = "0040"
 
 
 def upgrade() -> None:

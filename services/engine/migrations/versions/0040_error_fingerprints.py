@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0140"
-down_revision = "0139"
+revision = "0040"
+down_revision = "0039"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0342"
-down_revision = "0341"
+revision = "0048"
+down_revision = "0047"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0341"
-down_revision = "0340"
+revision = "0047"
+down_revision = "0046"
 
 
 def upgrade() -> None:

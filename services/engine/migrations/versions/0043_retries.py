@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0239"
-down_revision = "0142"
+revision = "0043"
+down_revision = "0042"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_partitioned_index
 
-revision = "0142"
-down_revision = "0141"
+revision = "0042"
+down_revision = "0041"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0240"
-down_revision = "0239"
+revision = "0044"
+down_revision = "0043"
 
 
 def upgrade() -> None:
