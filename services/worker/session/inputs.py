@@ -20,6 +20,7 @@ from services.contract.task_input import WholeObject
 from services.engine.attempt import ClaimedTask
 from services.inputs.fetched import FetchedInput
 from services.worker.child.job import SessionInput
+from services.worker.session.depth import MOVED_AT_ONCE
 from services.worker.session.source import Held
 from services.worker.task.environment import source_variables
 from services.worker.task.inputs import download_object, encode_value, fetch_input, object_as_input
@@ -27,7 +28,6 @@ from services.worker.task.scratch import remove_tree
 
 log = structlog.get_logger()
 
-_AT_ONCE = 16
 _BYTES_MAX = 4 << 20  # fetched and not yet used
 _SECONDS_MAX = 2.0  # whatever takes longer is fetched by an attempt of its own, which needs no slot meanwhile
 
@@ -107,7 +107,7 @@ class Fetches:
         return held
 
     def _go_on(self) -> None:
-        while self._waiting and len(self._running) < _AT_ONCE and self._bytes < _BYTES_MAX:
+        while self._waiting and len(self._running) < MOVED_AT_ONCE and self._bytes < _BYTES_MAX:
             held = self._waiting.popleft()
             expected = held.task.input.bytes or 0
             self._bytes += expected

@@ -18,7 +18,7 @@ from services.contract.task_output import StoredObject, TaskOutput
 from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
 from services.platform.threads import beside_loop
 from services.worker.child.frames import END, with_bytes
-from services.worker.session.depth import AHEAD_SECONDS, tasks_ahead
+from services.worker.session.depth import AHEAD_SECONDS, MOVED_AT_ONCE, slot_seconds, tasks_ahead
 from services.worker.session.eligible import has_files
 from services.worker.session.inputs import Fetches, Ready, made_here
 from services.worker.session.job import session_job
@@ -39,7 +39,6 @@ log = structlog.get_logger()
 
 _LINGER_SECONDS = 0.05  # that a session without a task stays open
 _SESSION_SECONDS_MAX = 60.0  # then it takes no more tasks: secrets may have changed
-_PUTS_AT_ONCE = 16
 _PUTS_MAX = 64  # that wait, before no more tasks are sent
 _PUT_BYTES_MAX = 4 << 20  # of what tasks on their way are likely to leave
 _LOG_LOOK_SECONDS = 1.0
@@ -105,6 +104,8 @@ class Session:
         self._since = 0.0  # the first one of them runs
         self._answered = 0
         self._cpu_seconds = 0.0  # of the tasks that have ended
+        self._task_seconds: float | None = None  # that its child takes for one, by the last ones
+        self._put_seconds = 0.0  # since the source has last learned
         self._last: dict[str, Any] = {}  # answer
         self._feeding = False  # the child gets more tasks
         self._stop: asyncio.Future[_Cause] = asyncio.get_running_loop().create_future()
@@ -112,7 +113,7 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at_log = time.monotonic()
         self._background: set[asyncio.Task[None]] = set()
-        self._at_once = asyncio.Semaphore(_PUTS_AT_ONCE)
+        self._at_once = asyncio.Semaphore(MOVED_AT_ONCE)
         self._fetches = Fetches(equipment.s3, self._workspace.directory, self._send, self._run_alone)
         self._file_bytes_max = 1  # of what the tasks have put so far
         self._handed_back = asyncio.Event()  # the child does not have the directory any more
@@ -212,7 +213,7 @@ class Session:
         source, has = self._source, len(self._sent) + len(self._fetches)
         if self._sent and time.monotonic() >= self._since + AHEAD_SECONDS:
             return  # it may take long: others would only wait for it
-        wanted = tasks_ahead(source.task_seconds, source.waiting, source.slots)
+        wanted = tasks_ahead(self._task_seconds or source.task_seconds, source.waiting, source.slots)
         wanted = min(wanted, max(2, _PUT_BYTES_MAX // self._file_bytes_max))
         if self._has_much_to_put:
             self._look_in(_LINGER_SECONDS)
@@ -351,7 +352,7 @@ class Session:
     def _heard(self, bodies: list[bytes]) -> None:
         """Answers, in the order in which their tasks were sent. Raises TaskError, and _Over after the last one."""
         ended: list[tuple[Held, AttemptReport]] = []
-        began, successes, over = self._since, 0, False
+        began, fetch_seconds, successes, over = self._since, 0.0, 0, False
         try:
             for body in bodies:
                 answer = read_session_answer(body)
@@ -364,6 +365,7 @@ class Session:
                 finished = self._read(sent, answer)
                 self._sent.popleft()
                 successes += finished.outcome == "succeeded"
+                fetch_seconds += finished.fetch_seconds or 0.0
                 self._conclude(ended, sent.held, finished, answer)
                 self._used(sent)
                 self._last = answer
@@ -375,10 +377,16 @@ class Session:
         finally:
             self._source.report(ended)
         if successes:
-            self._source.learn(self._since - began, len(bodies))
+            self._learn(self._since - began, fetch_seconds, len(bodies))
         if over:
             raise _Over
         self._feed()
+
+    def _learn(self, seconds: float, fetch_seconds: float, tasks: int) -> None:
+        before, mean = self._task_seconds, seconds / tasks
+        self._task_seconds = mean if before is None else (before + mean) / 2
+        self._source.learn(slot_seconds(seconds, fetch_seconds, self._put_seconds), tasks)
+        self._put_seconds = 0.0
 
     def _read(self, sent: _Sent, answer: dict[str, Any]) -> AttemptReport:
         now = time.monotonic()
@@ -431,6 +439,7 @@ class Session:
         """Put what a task has left, find out whether its failure was its own, and report it."""
         began, node_fault = time.monotonic(), None
         async with self._at_once:
+            put_at = time.monotonic()
             try:
                 if finished.outcome == "succeeded" and self._has_left_output(left.answer):
                     await self._put_output(finished, left)
@@ -444,6 +453,7 @@ class Session:
             span = left.log_start, left.log_end
             if left.has_log and await self._log.put(self._equipment.s3, target, *span, self._mask):
                 finished.log = target.uri
+            self._put_seconds += time.monotonic() - put_at
         since = began - finished.run_seconds
         await acquit(
             self._equipment,

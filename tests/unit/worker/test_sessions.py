@@ -9,7 +9,7 @@ import pytest
 from services.worker.child import log as child_log
 from services.worker.child.environment import SessionEnvironment
 from services.worker.child.frames import END, TOKEN
-from services.worker.session.depth import tasks_ahead
+from services.worker.session.depth import slot_seconds, tasks_ahead
 from services.worker.task.tokens import Tokens
 
 
@@ -59,6 +59,14 @@ def test_what_had_not_begun_is_known_after_the_end() -> None:
 )
 def test_as_many_are_on_their_way_as_take_50_ms(seconds: float | None, waiting: int, ahead: int) -> None:
     assert tasks_ahead(seconds, waiting, slots=2) == ahead
+
+
+@pytest.mark.parametrize(
+    ("run", "fetch", "put", "slot"), [(1.0, 8.0, 4.0, 1.0), (0.1, 8.0, 4.0, 0.5), (0.1, 0.0, 32.0, 2.0)]
+)
+def test_a_slot_is_as_slow_as_its_files_move(run: float, fetch: float, put: float, slot: float) -> None:
+    """Else bundles that a worker takes ahead would be too large, and their tasks be given back."""
+    assert slot_seconds(run, fetch, put) == slot
 
 
 def test_nothing_that_user_code_does_to_its_end_makes_the_worker_wait() -> None:
