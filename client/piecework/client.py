@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 
 from piecework.config import load_config
+from piecework.errors import Invalid
 from piecework.packing import packed
 from piecework.shapes import (
     Alert,
@@ -89,7 +90,7 @@ from piecework.shapes import (
     WorkerState,
     WorkerStatsList,
 )
-from piecework.transfer import ReportBytes, Transfers, files_in
+from piecework.transfer import Content, ReportBytes, Transfers
 from piecework.transport import Transport
 
 if TYPE_CHECKING:
@@ -355,22 +356,42 @@ class Client:
         """Upload a local file, or all files of a directory, several at a time.
 
         The answer's `uri` is what a job's input names; of a directory it is a prefix. `resume` is the id of an upload
-        that was cut off: of a large file, parts that S3 has already are not sent again.
+        that was cut off: of a large file, parts that S3 has already are not sent again. What you have uploaded before,
+        by the same name and with the same content, is not sent again either.
         """
+        content = Content(path)
+        name = f"{path.resolve().name}/" if path.is_dir() else path.name
+        upload = self._begin(name, content, resume)
+        if upload.get("completed"):
+            (progress or (lambda _: None))(content.bytes)
+            return {"upload_id": upload["upload_id"], "uri": upload["uri"], "bytes": content.bytes}
+        parts: list[UploadedPart] = []
         if path.is_dir():
-            files = files_in(path)
-            upload = self._begin(f"{path.resolve().name}/", sum(file.stat().st_size for file in files), resume)
-            self._objects.send_files(files, path, upload, progress)
-            return self.complete_upload(upload["upload_id"])
-        upload = self._begin(path.name, path.stat().st_size, resume)
-        return self.complete_upload(upload["upload_id"], self._objects.send(path, upload, progress))
+            self._objects.send_files(content.files, path, upload, progress)
+        else:
+            parts = self._objects.send(path, upload, progress)
+        content.check_unchanged()
+        return self.complete_upload(upload["upload_id"], parts)
 
-    def _begin(self, filename: str, size: int, resume: Id | None) -> Upload:
-        return self.create_upload(filename, size) if resume is None else self.renew_upload(resume)
+    def _begin(self, name: str, content: Content, resume: Id | None) -> Upload:
+        if resume is not None:
+            return self.renew_upload(resume)
+        try:
+            return self.create_upload(name, content.bytes, sha256=content.sha256())
+        except Invalid as error:
+            if [each["field"] for each in error.errors] != ["sha256"]:
+                raise
+            return self.create_upload(name, content.bytes)  # the service is of a release that does not ask
 
-    def create_upload(self, filename: str, bytes: int | str, *, idempotency_key: str | None = None) -> Upload:
-        """Announce an upload of that many bytes (`upload` does all three steps); `name/` is a directory."""
-        return self._api.create(Upload, "/v1/uploads", {"filename": filename, "bytes": bytes}, idempotency_key)
+    def create_upload(
+        self, filename: str, bytes: int | str, *, sha256: str | None = None, idempotency_key: str | None = None
+    ) -> Upload:
+        """Announce an upload of that many bytes (`upload` does all three steps); `name/` is a directory.
+
+        If you have uploaded the same before, by its SHA-256, the answer is that upload, `completed`.
+        """
+        body = {"filename": filename, "bytes": bytes, **({} if sha256 is None else {"sha256": sha256})}
+        return self._api.create(Upload, "/v1/uploads", body, idempotency_key)
 
     def complete_upload(self, upload_id: Id, parts: Iterable[UploadedPart] = ()) -> CompletedUpload:
         """Put the sent parts together; files of a directory need no parts. A large directory takes minutes."""

@@ -517,6 +517,7 @@ class Upload(TypedDict):
     parts: list[UploadLink]
     form: NotRequired[UploadForm | None]
     uploaded: NotRequired[list[UploadedPart]]
+    completed: NotRequired[bool]
 
 
 class UploadSummary(TypedDict):

@@ -260,6 +260,39 @@ def _check_uploaded(path: Path, upload: Upload, uploaded: list[UploadedPart]) ->
                 )
 
 
+class Content:
+    """A local file, or all files of a directory, as they are now. Raises InputError for an empty directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.files = files_in(path) if path.is_dir() else [path]
+        self._before = self._look()
+        self.bytes = sum(size for size, _ in self._before)
+
+    def _look(self) -> list[tuple[int, int]]:
+        return [(found.st_size, found.st_mtime_ns) for found in (file.stat() for file in self.files)]
+
+    def sha256(self) -> str:
+        """Of a file's bytes; of a directory's names and files."""
+        if not self._path.is_dir():
+            return _sha256(self._path)
+        whole = hashlib.sha256()
+        for file in self.files:
+            whole.update(f"{file.relative_to(self._path).as_posix()}\0{_sha256(file)}\0".encode())
+        return whole.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Raises InputError: what was sent would have another content than was announced."""
+        for file, before, after in zip(self.files, self._before, self._look(), strict=True):
+            if before != after:
+                raise InputError(f"{file}: {CHANGED}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def files_in(directory: Path) -> list[Path]:
     """All files in a directory and the directories in it, in order. Raises InputError if there are none."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())

@@ -470,6 +470,7 @@ class Upload(SQLModel, table=True):
     key_id: UUID | None = None
     used_at: datetime | None = Field(None, sa_type=_UTC)
     removed_at: datetime | None = Field(None, sa_type=_UTC)
+    sha256: str | None = None
 
 
 class AuditEntry(SQLModel, table=True):

@@ -21,6 +21,12 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0344": "DROP INDEX uploads_by_content",
+    "0343": "ALTER TABLE uploads DROP COLUMN sha256",
+    "0342": "DROP INDEX job_dependencies_by_index",
+    "0341": "ALTER TABLE job_dependencies DROP COLUMN stage, DROP COLUMN tasks_seen, DROP COLUMN followed",
+    "0340": "ALTER TABLE stages DROP COLUMN tolerated_percent",
+    "0339": "DROP TRIGGER jobs_note_end ON jobs; DROP FUNCTION note_end; DROP TABLE job_dependencies",
     "0057": "DROP INDEX jobs_due, jobs_started",
     "0056": "DROP TABLE alert_messages, incidents, alerts, ended_jobs",
     "0055": "DROP INDEX schedule_runs_backfill",

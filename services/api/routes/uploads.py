@@ -36,7 +36,7 @@ from services.engine.quotas import check_upload
 from services.engine.retention import refuse_if_needed
 from services.platform.database import Connection, new_id
 from services.platform.multipart import delete_all
-from services.platform.problems import conflict, invalid, not_found, problems
+from services.platform.problems import ProblemError, conflict, invalid, not_found, problems
 
 router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=StrictRoute)
 
@@ -56,8 +56,17 @@ COMPLETE_EXAMPLES: Any = {
 }
 
 _INSERT = """
-    INSERT INTO uploads (upload_id, uri, final_uri, bytes, multipart_id, created_by, key_id)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)"""
+    INSERT INTO uploads (upload_id, uri, final_uri, bytes, sha256, multipart_id, created_by, key_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
+
+_EQUAL = """
+    SELECT upload_id, coalesce(final_uri, uri) AS uri FROM uploads
+    WHERE sha256 = $1 AND created_by = $2 AND aborted_at IS NULL AND completed_at IS NOT NULL AND bytes = $3
+      AND right(coalesce(final_uri, uri), length($4) + 1) = '/' || $4
+    ORDER BY upload_id DESC LIMIT 1"""
+
+_USE_AGAIN = """
+    UPDATE uploads SET used_at = now() WHERE upload_id = $1 AND aborted_at IS NULL RETURNING upload_id"""
 
 _COMPLETE = """
     UPDATE uploads SET completed_at = now() WHERE upload_id = $1 AND completed_at IS NULL AND aborted_at IS NULL"""
@@ -80,16 +89,22 @@ async def create_upload(
 
     A name that ends in a slash is a directory: it gets a form with which to POST each of its files.
 
+    If you say its `sha256`, and have completed an equal upload before, which is still there, you get that one: it is
+    `completed`.
+
     The links are for exactly the announced bytes. `renew_upload` gives others when they have expired. The bucket's
     lifecycle rules remove what an upload leaves that never completes.
     """
     upload_id = new_id()
     location = api.settings.layout.upload(upload_id, spec.filename)
     row: dict[str, Any] = {"upload_id": upload_id, "uri": location.uri, "final_uri": None, "bytes": spec.bytes}
+    row["sha256"] = spec.sha256
     shown: Upload | None = None
 
     async def prepare() -> None:
         nonlocal shown
+        if (shown := await _find_equal(api, creation.caller, spec)) is not None:
+            return
         async with api.transaction() as connection:  # and again in that of the insert
             await check_upload(connection, api.settings, creation.caller.key_id, spec.bytes)
         row["multipart_id"] = None
@@ -103,12 +118,40 @@ async def create_upload(
 
     async def create(connection: Connection) -> Upload:
         assert shown is not None
+        if shown.completed:
+            if await connection.fetchval(_USE_AGAIN, shown.upload_id) is None:
+                raise conflict("an equal upload from before was deleted just now; begin this one again")
+            await creation.caller.record(connection, shown.upload_id, filename=spec.filename, again=True)
+            return shown
         await check_upload(connection, api.settings, creation.caller.key_id, spec.bytes)
         await connection.execute(_INSERT, *row.values(), creation.caller.principal, creation.caller.key_id)
         await creation.caller.record(connection, upload_id, filename=spec.filename, bytes=spec.bytes)
         return shown
 
     return await creation.once(create, prepare=prepare)
+
+
+async def _find_equal(api: Connections, caller: Caller, spec: UploadSpec) -> Upload | None:
+    """A completed upload of the caller's with this content, if S3 still has it."""
+    if spec.sha256 is None:
+        return None
+    row = await api.database.fetchrow(_EQUAL, spec.sha256, caller.principal, spec.bytes, spec.filename)
+    if row is None:
+        return None
+    place = Location.parse(row["uri"])
+    check = uploads.check_directory if spec.filename.endswith("/") else uploads.check_file
+    try:
+        await check(api, place, spec.bytes)
+    except ProblemError:
+        return None
+    return Upload(
+        upload_id=row["upload_id"],
+        uri=row["uri"],
+        multipart_id=None,
+        part_bytes=part_sizes(spec.bytes)[0],
+        parts=[],
+        completed=True,
+    )
 
 
 async def _show(api: Connections, row: Mapping[str, Any], uploaded: Collection[UploadedPart] = ()) -> Upload:

@@ -38,6 +38,11 @@ class UploadSpec(Strict):
     bytes: Annotated[int, Field(ge=0, le=BYTES_MAX), SIZE] = Field(
         description="size of the file, or of all files of the directory", examples=[31_000_000]
     )
+    sha256: Annotated[str, Field(max_length=64, pattern="^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="SHA-256 of the content (of a directory, by any rule of yours): if you have uploaded the same by "
+        "this name, that is used again",
+    )
 
 
 class UploadLink(BaseModel):
@@ -77,6 +82,7 @@ class Upload(BaseModel):
     parts: list[UploadLink]
     form: UploadForm | None = Field(None, description="only for a directory, which has no parts")
     uploaded: list[UploadedPart] = Field([], description="the parts that S3 has already; `parts` are the others")
+    completed: bool = Field(False, description="whether this is an equal upload from before: nothing is left to do")
 
 
 class UploadSummary(Row):

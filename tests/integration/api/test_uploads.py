@@ -356,3 +356,52 @@ async def test_uploads_are_listed_with_their_states(keys: Keys) -> None:
     assert [each["uri"] for each in listed] == [each["uri"] for each in reversed(begun)]
     assert [each["upload_id"] for each in running] == [begun[0]["upload_id"]]
     assert others == [] and everybodys == listed
+
+
+SHA256 = "a" * 64
+
+
+async def upload_all(client: httpx.AsyncClient, content: bytes, **spec: Any) -> Any:
+    """Upload a file, unless it is there."""
+    asked = {"filename": "a.csv", "bytes": len(content), "sha256": SHA256} | spec
+    upload = await ok(client.post("/v1/uploads", json=asked))
+    if not upload["completed"]:
+        await put(upload, content)
+        await ok(client.post(f"/v1/uploads/{upload['upload_id']}/complete", json={}))
+    return upload
+
+
+async def test_an_equal_upload_is_used_again(submitter: httpx.AsyncClient, database: Database) -> None:
+    first = await upload_all(submitter, b"a,b\n")
+    assert first["completed"] is False
+    again = await upload_all(submitter, b"a,b\n")
+    assert (again["completed"], again["uri"], again["parts"]) == (True, first["uri"], [])
+    assert await database.fetchval("SELECT count(*) FROM uploads") == 1
+    assert await database.fetchval("SELECT used_at IS NOT NULL FROM uploads")  # so it is kept as if it were new
+
+
+@pytest.mark.parametrize("other", [{"filename": "b.csv"}, {"sha256": "b" * 64}, {"sha256": None}])
+async def test_what_differs_is_uploaded(submitter: httpx.AsyncClient, other: dict[str, Any]) -> None:
+    first = await upload_all(submitter, b"a,b\n")
+    assert (await upload_all(submitter, b"a,b\n", **other))["upload_id"] != first["upload_id"]
+    assert (await upload_all(submitter, b"a,b,c\n"))["upload_id"] != first["upload_id"]
+
+
+async def test_nobody_gets_what_somebody_else_has_uploaded(keys: Keys, submitter: httpx.AsyncClient) -> None:
+    first = await upload_all(submitter, b"a,b\n")
+    async with await keys.client("submitter", principal="somebody") as other:
+        assert (await upload_all(other, b"a,b\n"))["upload_id"] != first["upload_id"]
+
+
+async def test_an_upload_that_is_gone_or_was_never_completed_is_not_used(
+    submitter: httpx.AsyncClient, aws: Aws
+) -> None:
+    begun = await ok(submitter.post("/v1/uploads", json={"filename": "a.csv", "bytes": 4, "sha256": SHA256}))
+    first = await upload_all(submitter, b"a,b\n")
+    assert begun["upload_id"] != first["upload_id"]
+    place = Location.parse(first["uri"])
+    await aws.s3.delete_object(Bucket=place.bucket, Key=place.key)
+    second = await upload_all(submitter, b"a,b\n")
+    assert second["completed"] is False
+    await ok(submitter.delete(f"/v1/uploads/{second['upload_id']}"))
+    assert (await upload_all(submitter, b"a,b\n"))["completed"] is False

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from piecework import Client, InputError, TransferError
+from piecework.transfer import Content
 from tests.unit.client.conftest import HANG_UP, Answer, Asked, Service, answer, problem
 
 PART = 1_000_000
@@ -46,9 +47,64 @@ def test_a_file_arrives_in_parts(client: Client, service: Service, file: Path) -
     assert client.upload(file, progress=moved.append)["uri"] == "s3://b/u/claims.csv"
     assert received(service, 3) == file.read_bytes()
     assert sum(moved) == file.stat().st_size
-    assert service.requests("POST", "/v1/uploads")[0].body == {"filename": "claims.csv", "bytes": file.stat().st_size}
+    assert service.requests("POST", "/v1/uploads")[0].body == {
+        "filename": "claims.csv",
+        "bytes": file.stat().st_size,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
     parts = [{"number": number, "etag": f'"{number}"'} for number in (1, 2, 3)]
     assert service.requests("POST", "/v1/uploads/u/complete")[0].body == {"parts": parts}
+
+
+def test_what_was_uploaded_before_is_not_sent_again(client: Client, service: Service, file: Path) -> None:
+    before = {"upload_id": "u", "uri": "s3://b/u/claims.csv", "part_bytes": PART, "parts": [], "completed": True}
+    service.on("POST", "/v1/uploads", answer(before, 201))
+    moved: list[int] = []
+    size = file.stat().st_size
+    assert client.upload(file, progress=moved.append) == {"upload_id": "u", "uri": before["uri"], "bytes": size}
+    assert (sum(moved), len(service.asked)) == (size, 1)
+
+
+def test_a_service_that_knows_no_hashes_gets_the_file(client: Client, service: Service, file: Path) -> None:
+    expect_upload(service, file.stat().st_size)
+    [accepted] = service.scripts("POST", "/v1/uploads")
+    unknown = [{"field": "sha256", "value": "00", "message": "there is no such field"}]
+    service.on("POST", "/v1/uploads", problem(422, "sha256: there is no such field", errors=unknown), accepted)
+    client.upload(file)
+    assert received(service, 3) == file.read_bytes()
+    assert "sha256" not in service.requests("POST", "/v1/uploads")[-1].body
+
+
+def test_what_changes_after_its_hash_was_told_is_not_completed(
+    client: Client, service: Service, file: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "notes"
+    directory.mkdir()
+    (directory / "a.txt").write_text("first")
+    form = {"url": f"{service.url}/form", "fields": {"key": "${filename}"}}
+    upload = {"upload_id": "d", "uri": "s3://b/d/", "part_bytes": PART, "parts": [], "form": form}
+    service.on("POST", "/v1/uploads", answer(upload, 201))
+
+    def change(asked: Asked) -> Answer:
+        (directory / "a.txt").write_text("later")
+        os.utime(directory / "a.txt", (1, 1))
+        return Answer(204)
+
+    service.on("POST", "/form", change)
+    with pytest.raises(InputError, match="changed while it was uploaded"):
+        client.upload(directory)
+    assert service.requests("POST", "/v1/uploads/d/complete") == []
+
+
+def test_the_hash_of_a_directory_is_of_its_names_and_files(tmp_path: Path) -> None:
+    def made(name: str, **files: str) -> str:
+        (tmp_path / name).mkdir()
+        for each, text in files.items():
+            (tmp_path / name / each).write_text(text)
+        return Content(tmp_path / name).sha256()
+
+    assert made("one", a="x", b="y") == made("two", b="y", a="x")
+    assert len({made("three", a="x", b="y"), made("four", a="y", b="x"), made("five", a="xb", c="y")}) == 3
 
 
 def renew(service: Service, file: Path, *uploaded: int) -> None:
@@ -190,7 +246,8 @@ def test_a_directory_is_sent_file_by_file(client: Client, service: Service) -> N
     service.on("POST", "/bucket", HANG_UP, Answer(503), Answer(204))
     moved: list[int] = []
     assert client.upload(directory, progress=moved.append)["uri"] == "s3://b/u/notes/"
-    assert service.requests("POST", "/v1/uploads")[0].body == {"filename": "notes/", "bytes": 260}
+    announced = {"filename": "notes/", "bytes": 260, "sha256": Content(directory).sha256()}
+    assert service.requests("POST", "/v1/uploads")[0].body == announced
     forms = service.requests("POST", "/bucket")
     assert len(forms) == 5, "two were sent again"
     for name, content in files.items():
