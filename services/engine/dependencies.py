@@ -73,7 +73,7 @@ _START = """
 # As after any failure or order to cancel, schedulers end it and tell of it.
 _END = "UPDATE jobs SET state = $2, error = $3 WHERE job_id = $1"
 
-# What is said of jobs that are gone stays.
+# What is said of jobs that are gone stays. The end of a job locks its row before it notes it here, and so does this.
 _LOOK_AGAIN = """
     UPDATE job_dependencies AS d SET
         ended = CASE WHEN p.state IN ('succeeded', 'failed', 'cancelled') THEN p.state END, seen = false
@@ -155,11 +155,9 @@ async def wait_again(connection: Connection, job_id: UUID) -> bool:
     Inside the transaction that retries it, under its lock. Raises Conflict if it could only fail again.
     """
     rows = await connection.fetch(_DEPENDENCIES, job_id)
-    again = [row["predecessor_id"] for row in rows if row["ended"] is None or row["unmet"]]
+    if again := [row["predecessor_id"] for row in rows if row["ended"] is None or row["unmet"]]:
+        await connection.execute(_LOOK_AGAIN, job_id, again)
     await connection.execute(_FOLLOW_AGAIN, job_id)
-    if not again:
-        return False
-    await connection.execute(_LOOK_AGAIN, job_id, again)
     rows = await connection.fetch(_DEPENDENCIES, job_id)
     if unmet := next((row for row in rows if row["ended"] and row["unmet"]), None):
         first = unmet["predecessor_id"]
