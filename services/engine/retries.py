@@ -217,6 +217,9 @@ class _Retry:
         own = [stage for stage in stages if not stage["processor"].startswith(OWN_PROCESSORS)]
         if self._order.latest:
             return {stage["stage"]: stage["processor"] for stage in own if stage["stage"] in self._running}
+        if named is not None and all(stage["stage"] != named for stage in own):
+            fix = f"stage {stages[named]['name']!r} is Piecework's own, and so is its code: leave it out"
+            raise SpecError("processors", self._order.processors, fix)
         if named is not None and len(self._order.processors) == 1:
             return {named: self._order.processors[0]}
         chosen: dict[int, str] = {}

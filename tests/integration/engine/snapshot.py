@@ -1,5 +1,6 @@
 """All rows of the task protocol at one moment, and what a model of them can tell beyond the invariants."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from unittest.mock import ANY
 
@@ -23,7 +24,7 @@ Attempt = tuple[Task, int]
 
 _TABLES = {
     "jobs": "SELECT job_id, state FROM jobs ORDER BY created_at, job_id",
-    "stages": "SELECT job_id, stage, pool, state, chains, max_attempts FROM stages ORDER BY stage",
+    "stages": "SELECT job_id, stage, pool, state, chains, max_attempts, attempt_base FROM stages ORDER BY stage",
     "tasks": "SELECT *, ready_at <= now() AS due FROM tasks ORDER BY job_id, stage, index",
     "bundles": """SELECT *, CASE WHEN worker_id IS NULL THEN send_at <= now() END AS due
         FROM bundles ORDER BY job_id, stage, first, send_at, backup_of IS NULL, count""",
@@ -71,8 +72,8 @@ class Snapshot(Rows):
 
     def is_held(self, worker_id: object, report: AttemptReport) -> bool:
         """Whether the attempt that is reported still holds its task for this worker."""
-        task = self.tasks[str(report.job_id), report.stage, report.index]
-        return (report.attempt, str(worker_id)) in running_attempts(task)
+        task = self.tasks.get((str(report.job_id), report.stage, report.index))
+        return task is not None and (report.attempt, str(worker_id)) in running_attempts(task)
 
     def is_anything_undue(self) -> bool:
         """Whether a backoff or a message's resend lies in the future."""
@@ -95,17 +96,21 @@ class Snapshot(Rows):
         for task in self.tasks.values():
             assert task["losses"] <= losses_max - (task["state"] in ("ready", "queued", "running")), task
 
-    def assert_follows(self, before: "Snapshot", retried: str | None, again: set[Task]) -> None:
-        """Nothing terminal changes unless its job is retried, and a success only if it runs `again`, its output being
-        lost; what is recorded stays, but for the reason why a task runs again."""
+    def assert_follows(self, before: "Snapshot", retried: str | None, again: Mapping[Task, str]) -> None:
+        """Nothing terminal changes unless its job is retried, and a success only if it runs `again`, for the reason
+        that is given; what is recorded stays, but for this reason. Tasks go only with a retry."""
         for key, task in before.tasks.items():
+            if key not in self.tasks:
+                assert key[0] == retried, ("a task is gone", task)
+                assert self.stages[key[:2]]["attempt_base"] >= begun(task), "an attempt's number is given once"
+                continue
             assert begun(self.tasks[key]) >= begun(task), "an attempt's number is given once"
             if task["state"] in TERMINAL and key not in again and (key[0] != retried or task["state"] == "succeeded"):
                 assert self.tasks[key] == task, ("a terminal task has changed", task, self.tasks[key])
         for key, recorded in before.attempts.items():
             for row in recorded:
                 if key in again and row["attempt"] == before.tasks[key]["attempt"]:
-                    error = {"type": "output_lost", "message": ANY}
+                    error = {"type": again[key], "message": ANY}
                     assert {**row, "error": error} in self.attempts[key], ("a loss is not on record", row)
                 else:
                     assert row in self.attempts[key], ("a record has changed", row)

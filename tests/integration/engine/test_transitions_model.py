@@ -30,8 +30,9 @@ from hypothesis.stateful import (
 
 from services.contract.message import Message
 from services.contract.task_input import parse_input
-from services.engine import jobs, lost_outputs, pools, processors, submission, transitions, workers
+from services.engine import jobs, lost_outputs, pools, processors, retries, submission, transitions, workers
 from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput
+from services.engine.retries import RetryOrder
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.platform.database import Connection, connect_database, new_id
 from services.platform.settings import Settings
@@ -98,15 +99,28 @@ class ModelDatabase:
 
 
 class OneConnection:
-    """A pool's part played by a connection."""
+    """A pool's part played by a connection, of which one statement or transaction at a time has the use."""
 
     def __init__(self, connection: Connection) -> None:
-        self.fetch, self.fetchval, self.execute = connection.fetch, connection.fetchval, connection.execute
         self._connection = connection
+        self._lock = asyncio.Lock()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        yield self._connection
+        async with self._lock:
+            yield self._connection
+
+    async def fetch(self, query: str, *arguments: Any) -> Any:
+        async with self.acquire() as connection:
+            return await connection.fetch(query, *arguments)
+
+    async def fetchval(self, query: str, *arguments: Any) -> Any:
+        async with self.acquire() as connection:
+            return await connection.fetchval(query, *arguments)
+
+    async def execute(self, query: str, *arguments: Any) -> Any:
+        async with self.acquire() as connection:
+            return await connection.execute(query, *arguments)
 
 
 Rule = Callable[..., None]
@@ -164,7 +178,7 @@ class Protocol(RuleBasedStateMachine):
         self.outputs: dict[Task, dict[str, Any] | None] = {}  # of the attempts that won
         self.foretold: dict[Task, str] = {}  # states after this step
         self.retried: str | None = None
-        self.again: set[Task] = set()  # successes whose outputs were lost in this step
+        self.again: dict[Task, str] = {}  # successes that count no more after this step, and why
         self.database: Any = OneConnection(grid.connection)
         self.is_sound = False
         self.may_end = False
@@ -196,7 +210,7 @@ class Protocol(RuleBasedStateMachine):
         self.now.assert_leases(self.leases)
         self.now.assert_outputs(self.outputs)
         self.now.assert_losses_end(LOSSES_MAX)
-        self.foretold, self.retried, self.again, self.is_sound = {}, None, set(), True
+        self.foretold, self.retried, self.again, self.is_sound = {}, None, {}, True
 
     # The scheduler.
 
@@ -369,7 +383,13 @@ class Protocol(RuleBasedStateMachine):
         offered = {message.bundle_id for message in messages}
         tasks = self.call(transitions.claim(self.grid.connection, worker.worker_id, list(offered)))
         claimed = {(str(t.bundle_id), key_of(t), t.attempt) for t in tasks}
-        free = {m for m in messages if (b := self.now.bundles.get(str(m.bundle_id))) and b["worker_id"] is None}
+        free = {
+            message
+            for message in messages
+            if (bundle := self.now.bundles.get(str(message.bundle_id)))
+            and bundle["worker_id"] is None
+            and bundle["avoid"] != str(worker.worker_id)
+        }
         keys = {
             (str(message.bundle_id), key)
             for message in free
@@ -546,16 +566,16 @@ class Protocol(RuleBasedStateMachine):
     def _lose(self, worker_id: UUID, end: AttemptReport) -> None:
         """What was lost is made again, unless that is done already, or was done too often; the reader waits."""
         key, [lost] = key_of(end), end.lost
-        reader, maker = self.now.tasks[key], (key[0], lost.stage, lost.index)
-        self.foretold = {of: self.now.tasks[of]["state"] for of in (key, maker)}
-        is_alone = self.now.is_held(worker_id, end) and len(running_attempts(reader)) == 1
+        maker = (key[0], lost.stage, lost.index)
+        self.foretold = self._unchanged(key, maker)
+        is_alone = self.now.is_held(worker_id, end) and len(running_attempts(self.now.tasks[key])) == 1
         if is_alone and self.now.state_of(end.job_id) in ("running", "paused"):
             is_over = self.now.lost_before(maker, lost.attempt) >= lost_outputs.RERUNS_MAX
             self.foretold[key] = "failed" if is_over else "ready"
             made = self.now.tasks[maker]
             if not is_over and (made["state"], made["attempt"]) == ("succeeded", lost.attempt):
                 self.foretold[maker] = "ready"
-                self.again.add(maker)
+                self.again[maker] = "output_lost"
                 del self.outputs[maker]
         self.call(lost_outputs.lose_inputs(self.database, worker_id, end))
         self.promises_are_kept()
@@ -567,7 +587,7 @@ class Protocol(RuleBasedStateMachine):
             if end.lost:
                 self._lose(worker_id, end)
         held = [f for f in report.finished if self.now.is_held(worker_id, f)]
-        self.foretold = {key_of(f): self.now.tasks[key_of(f)]["state"] for f in report.finished}
+        self.foretold = self._unchanged(*map(key_of, report.finished))
         for end in held:
             self.foretold[key_of(end)] = self._state_after(end)
             if end.outcome == "succeeded":
@@ -575,6 +595,10 @@ class Protocol(RuleBasedStateMachine):
         accepted = self.call(transitions.complete(self.grid.connection, worker_id, report.finished, report.done))
         assert accepted == len(held), (accepted, held)
         report.has_arrived = True
+
+    def _unchanged(self, *keys: Task) -> dict[Task, str]:
+        """The states of these tasks, but of those that a retry has deleted."""
+        return {key: self.now.tasks[key]["state"] for key in keys if key in self.now.tasks}
 
     def _state_after(self, end: AttemptReport) -> str:
         if end.outcome == "succeeded":
@@ -724,6 +748,24 @@ class Protocol(RuleBasedStateMachine):
             key: "succeeded" if task["state"] == "succeeded" else "ready"
             for key, task in self.now.tasks.items()
             if key[0] == str(job_id)
+        }
+
+    @rule(pick=picks, stage=st.integers(0, 1))
+    @when(lambda self: self.jobs_in("failed", "cancelled"))
+    def retry_stage(self, pick: int, stage: int) -> None:
+        """All tasks of the stage run again, and those of the next one are gone until theirs succeed."""
+        job_id, order = choose(self.jobs_in("failed", "cancelled"), pick), RetryOrder(stage=stage)
+        of_job = {key: task for key, task in self.now.tasks.items() if key[0] == str(job_id)}
+        changed = {key: task for key, task in of_job.items() if key[1] >= stage}
+        self.call(retries.retry_job(self.grid.connection, job_id, order, self.grid.settings))
+        self.retried = str(job_id)
+        self.again = {key: "run_again" for key, task in changed.items() if task["state"] == "succeeded"}
+        for key in self.again:
+            del self.outputs[key]
+        kept = {key: task for key, task in of_job.items() if key[1] <= stage}
+        self.foretold = {
+            key: "succeeded" if task["state"] == "succeeded" and key not in self.again else "ready"
+            for key, task in kept.items()
         }
 
     # The end of an example.

@@ -1,5 +1,6 @@
 """Retries through the real loops: what runs again, what is made again after it, and which version each attempt ran."""
 
+import asyncio
 import json
 from typing import Any
 from uuid import UUID
@@ -315,6 +316,29 @@ async def test_what_can_not_be_retried_is_refused_and_changes_nothing(
 
     assert [await play.job(job_id), await play.stage(job_id, 0), await play.stage(job_id, 1)] == before
     assert await play.states(job_id) == {"succeeded": 2}
+
+
+async def test_of_two_retries_at_once_one_counts(context: Context, play: Play) -> None:
+    job_id = await play.submit(stages=2)
+    await play.plan(job_id, 3)
+    await run(play, job_id)
+    await finish.step(context)
+    await run(play, job_id, 1)
+    assert (await finish_job(context, play, job_id, Merger().step))["state"] == "succeeded"
+
+    done = await asyncio.gather(*(retry(play, job_id, stage=stage) for stage in (0, 1)), return_exceptions=True)
+
+    [refused] = [each for each in done if each is not None]
+    assert isinstance(refused, Conflict) and "a job that is running can't be retried" in str(refused)
+    await assert_invariants(play.database, job_id)
+
+
+async def test_piecework_s_own_stages_take_no_other_code(context: Context, play: Play) -> None:
+    job_id = await play.submit(stages=[{"processor": "work"}], merge={"type": "parquet"})
+    await play.database.execute("UPDATE jobs SET state = 'failed'; UPDATE stages SET state = 'failed'")
+
+    with pytest.raises(SpecError, match="Piecework's own"):
+        await retry(play, job_id, stage="compact", processors=["work@1"])
 
 
 @pytest.mark.parametrize(
