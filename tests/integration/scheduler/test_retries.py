@@ -318,6 +318,22 @@ async def test_what_can_not_be_retried_is_refused_and_changes_nothing(
     assert await play.states(job_id) == {"succeeded": 2}
 
 
+async def test_a_stage_is_not_changed_under_workers_that_would_not_hear_of_it(context: Context, play: Play) -> None:
+    job_id = await play.submit(stages=[{"processor": "work"}])
+    await play.plan(job_id, 2)
+    await run(play, job_id, failing=(1,))
+    assert (await finish_job(context, play, job_id))["state"] == "failed"
+    await fix(play)
+    await play.database.execute("UPDATE workers SET release = NULL")
+
+    with pytest.raises(Conflict, match="update them first"):
+        await retry(play, job_id, latest=True)
+    await retry(play, job_id)
+
+    assert (await play.stage(job_id))["processor_version"] == 1
+    assert await play.states(job_id) == {"succeeded": 1, "ready": 1}
+
+
 async def test_of_two_retries_at_once_one_counts(context: Context, play: Play) -> None:
     job_id = await play.submit(stages=2)
     await play.plan(job_id, 3)
