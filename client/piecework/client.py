@@ -78,6 +78,7 @@ from piecework.shapes import (
     TaskLog,
     TaskState,
     Timeline,
+    Trial,
     Trigger,
     Upload,
     UploadedPart,
@@ -326,6 +327,10 @@ class Client:
 
     def get_task(self, job_id: Id, stage: int, index: int) -> TaskDetail:
         return self._api.get(TaskDetail, f"/v1/jobs/{job_id}/tasks/{stage}/{index}")
+
+    def get_task_trial(self, job_id: Id, stage: int, index: int, *, processor: str | None = None) -> Trial:
+        """What `piecework try` needs to run the task here, by its own processor or by another one."""
+        return self._api.get(Trial, f"/v1/jobs/{job_id}/tasks/{stage}/{index}/trial", processor=processor)
 
     def get_task_log(self, job_id: Id, stage: int, index: int, *, attempt: int | None = None) -> TaskLog:
         """Where the log of an attempt (default: the last that has one) is; `read_object` reads its `url`."""

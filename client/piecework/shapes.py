@@ -394,6 +394,27 @@ class Task(TypedDict):
     source: Source | None
 
 
+class TrialObject(TypedDict):
+    """An object that a task reads, and a presigned link to it."""
+
+    uri: str
+    version: str | None
+    url: str
+
+
+class Trial(TypedDict):
+    """A task as a worker gets it, with links to what it reads."""
+
+    job_id: str
+    stage: int
+    index: int
+    attempt: int
+    input: dict[str, Any]
+    work: dict[str, Any]
+    place: str
+    objects: list[TrialObject]
+
+
 class FailureKind(TypedDict):
     """Failed attempts whose errors differ at most in numbers and places, and the first of them."""
 

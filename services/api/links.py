@@ -19,6 +19,11 @@ async def download_link(api: Connections, location: Location, filename: str) -> 
     return await _presign(api, "get_object", location, ResponseContentDisposition=disposition)
 
 
+async def read_link(api: Connections, location: Location, version: str | None) -> str:
+    """A URL for programs that reads the object, or one version of it."""
+    return await _presign(api, "get_object", location, **({} if version is None else {"VersionId": version}))
+
+
 async def upload_link(api: Connections, location: Location, size: int) -> str:
     """A URL that takes the whole object in one PUT of exactly this many bytes: the length is signed."""
     return await _presign(api, "put_object", location, ContentLength=size)

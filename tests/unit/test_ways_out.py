@@ -79,6 +79,8 @@ ALLOWED = {
     ("worker/task/processes.py", "subprocess.run"),  # kills what a child has left
     ("api/connections.py", "sqlalchemy.ext.asyncio.create_async_engine"),  # it only reads: see `commit` above
     ("engine/migrate.py", "sqlalchemy.ext.asyncio.create_async_engine"),  # a command, no service
+    ("worker/trial.py", "httpx.AsyncClient"),  # a command, no service
+    ("worker/trial.py", "httpx.TransportError"),
     ("engine/restore.py", "subprocess"),  # another one, and pg_restore
     ("engine/restore.py", "subprocess.run"),
 }

@@ -1,0 +1,212 @@
+"""Runs one task on this machine as a worker would, with the same child: `python -m services.worker.trial TRIAL OUT`.
+
+TRIAL is the file of what the API says of the task (get_task_trial). What the task reads comes by the presigned links in
+it; what it makes, and its log, goes to the directory OUT. Nothing of it reaches the grid. The end is a line of JSON on
+standard output: how the attempt ended.
+"""
+
+import asyncio
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+from uuid import UUID
+
+import httpx
+import structlog
+from botocore.exceptions import ClientError, HTTPClientError
+
+from services.contract.location import Location
+from services.contract.source import TaskSource
+from services.contract.task_input import parse_input
+from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
+from services.platform.settings import WorkerSettings
+from services.worker.node.node import equip
+from services.worker.task.attempt import run_attempt
+from services.worker.task.levels import strongest_cells
+from services.worker.task.turn import Turn
+from services.worker.task.warm_children import WarmChildren
+
+_CODES = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 416: "InvalidRange"}
+_SECONDS = 60.0
+
+
+class LinkedS3:
+    """What a worker asks of S3: reads by presigned links, writes below a directory."""
+
+    def __init__(self, http: httpx.AsyncClient, objects: list[Mapping[str, Any]], out: Path, made_under: str) -> None:
+        self._http = http
+        self._links = {(each["uri"], each["version"]): each["url"] for each in objects}
+        self._out = out
+        self._made_under = made_under
+        self._put: dict[str, bytes] = {}
+        self.meta = SimpleNamespace(config=SimpleNamespace(read_timeout=_SECONDS))
+
+    async def get_object(
+        self,
+        *,
+        Bucket: str,
+        Key: str,
+        Range: str | None = None,
+        IfMatch: str | None = None,
+        VersionId: str | None = None,
+    ) -> dict[str, Any]:
+        uri = Location(Bucket, Key).uri
+        if (body := self._put.get(uri)) is not None:
+            return {"ETag": _etag(body), "Body": _Kept(body)}
+        link = self._links.get((uri, VersionId))
+        if link is None:
+            raise _refusal(404, "GetObject")
+        headers = {name: value for name, value in (("Range", Range), ("If-Match", IfMatch)) if value is not None}
+        try:
+            response = await self._http.send(self._http.build_request("GET", link, headers=headers), stream=True)
+        except httpx.TransportError as error:
+            raise HTTPClientError(error=error) from error
+        if response.is_error:
+            await response.aclose()
+            raise _refusal(response.status_code, "GetObject")
+        return {"ETag": response.headers.get("etag", ""), "Body": _Streamed(response), "headers": response.headers}
+
+    async def head_object(self, *, Bucket: str, Key: str, **conditions: Any) -> dict[str, Any]:
+        """By a read of a byte: the links are for reading alone."""
+        answer = await self.get_object(Bucket=Bucket, Key=Key, Range="bytes=0-0", **conditions)
+        async with answer["Body"]:
+            total = answer["headers"].get("content-range", "/0").rpartition("/")[2]
+        return {"ETag": answer["ETag"], "ContentLength": int(total)}
+
+    async def put_object(self, *, Bucket: str, Key: str, Body: bytes, **_: Any) -> dict[str, Any]:
+        uri = Location(Bucket, Key).uri
+        if not uri.startswith(self._made_under):  # what workers agree on
+            self._put[uri] = Body
+        else:
+            path = self._path(uri)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(Body)
+        return {"ETag": _etag(Body)}
+
+    async def create_multipart_upload(self, *, Bucket: str, Key: str, **_: Any) -> dict[str, Any]:
+        path = self._path(Location(Bucket, Key).uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        return {"UploadId": "local"}
+
+    async def upload_part(self, *, Bucket: str, Key: str, PartNumber: int, Body: bytes, **_: Any) -> dict[str, Any]:
+        path = self._path(Location(Bucket, Key).uri)
+        path.with_name(f"{path.name}.{PartNumber}").write_bytes(Body)
+        return {"ETag": _etag(Body)}
+
+    async def complete_multipart_upload(
+        self, *, Bucket: str, Key: str, MultipartUpload: Mapping[str, Any], **_: Any
+    ) -> dict[str, Any]:
+        path = self._path(Location(Bucket, Key).uri)
+        with path.open("wb") as whole:
+            for part in MultipartUpload["Parts"]:
+                piece = path.with_name(f"{path.name}.{part['PartNumber']}")
+                whole.write(piece.read_bytes())
+                piece.unlink()
+        return {"ETag": '"local"'}
+
+    async def abort_multipart_upload(self, **_: Any) -> None:
+        """What is left of it lies in the directory."""
+
+    async def head_bucket(self, **_: Any) -> None:
+        """There is none that could be away."""
+
+    def _path(self, uri: str) -> Path:
+        return self._out / uri.removeprefix(self._made_under)
+
+
+class _Streamed:
+    """The body of an answer, as the client of S3 gives it."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._chunks = response.aiter_raw(1 << 20)
+
+    async def read(self, _: int = -1) -> bytes:
+        try:
+            if _ >= 0:
+                return await anext(self._chunks, b"")
+            return b"".join([chunk async for chunk in self._chunks])
+        except httpx.TransportError as error:
+            raise HTTPClientError(error=error) from error
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._response.aclose()
+
+
+class _Kept:
+    """A body that was put."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def read(self, _: int = -1) -> bytes:
+        body, self._body = self._body, b""
+        return body
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+def _refusal(status: int, operation: str) -> ClientError:
+    error = {"Code": _CODES.get(status, str(status)), "Message": f"the link answered {status}"}
+    return ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}, operation)
+
+
+def _etag(body: bytes) -> str:
+    return f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+
+
+async def run_trial(trial: Mapping[str, Any], out: Path) -> AttemptReport:
+    """Run the task; its outputs and log.txt are in `out` then. Raises ValueError for a trial of another release."""
+    work = StageWork.model_validate(trial["work"], extra="ignore")
+    value, job_id = trial["input"], UUID(trial["job_id"])
+    key = (job_id, trial["stage"], trial["index"], trial["attempt"])
+    task = ClaimedTask(UUID(int=0), *key, parse_input(value), TaskSource.of(value))
+    place = Location.parse(trial["place"])
+    with tempfile.TemporaryDirectory(prefix="piecework-try-") as scratch:
+        settings = WorkerSettings(
+            bucket=place.bucket,
+            prefix=place.key.rstrip("/"),
+            scratch=scratch,
+            cache=str(Path.home() / ".cache" / "piecework" / "try"),
+            slots=1,
+            container_engine="none",
+        )
+        cells = await strongest_cells(settings, Path(scratch))
+        made_under = settings.layout.attempt(*key, "", interim=work.interim).uri
+        async with httpx.AsyncClient(timeout=_SECONDS) as http:
+            equipment = equip(settings, LinkedS3(http, trial["objects"], out, made_under), cells)
+            free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
+            children = WarmChildren(cells)
+            free.put_nowait(children)
+            try:
+                return await run_attempt(equipment, task, work, Turn(free, lambda: None, lambda: None))
+            finally:
+                await children.close()
+                await equipment.inputs.close()
+                await equipment.packages.close()
+
+
+def main() -> None:
+    trial, out = json.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    report = asyncio.run(run_trial(trial, out))
+    shown = asdict(report)
+    print(json.dumps({name: shown[name] for name in ("outcome", "run_seconds", "exit_code", "error", "output")}))
+
+
+if __name__ == "__main__":
+    main()
