@@ -332,9 +332,15 @@ class Client:
         """What `piecework try` needs to run the task here, by its own processor or by another one."""
         return self._api.get(Trial, f"/v1/jobs/{job_id}/tasks/{stage}/{index}/trial", processor=processor)
 
-    def get_task_log(self, job_id: Id, stage: int, index: int, *, attempt: int | None = None) -> TaskLog:
-        """Where the log of an attempt (default: the last that has one) is; `read_object` reads its `url`."""
-        return self._api.get(TaskLog, f"/v1/jobs/{job_id}/tasks/{stage}/{index}/log", attempt=attempt)
+    def get_task_log(
+        self, job_id: Id, stage: int, index: int, *, attempt: int | None = None, live: bool = False
+    ) -> TaskLog:
+        """Where the log of an attempt (default: the last that has one) is; `read_object` reads its `url`.
+
+        A `live` one of a running task is there some seconds later: until then, reading it raises TransferError.
+        """
+        path = f"/v1/jobs/{job_id}/tasks/{stage}/{index}/log"
+        return self._api.get(TaskLog, path, attempt=attempt, live=live or None)
 
     def get_results(self, job_id: Id) -> Results:
         """Presigned links to the results; raises Conflict while there are none."""

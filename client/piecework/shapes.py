@@ -474,6 +474,7 @@ class TaskLog(TypedDict):
     attempt: int
     uri: str
     url: str
+    running: bool
 
 
 class ResultFile(TypedDict):

@@ -10,7 +10,7 @@ from services.contract.location import Location
 SCHEDULER = -1  # in the place of a task's index: what schedulers make
 ALL_STAGES = -1  # in the place of a stage
 _MADE = re.compile(r"(\d+)/(?:(\d+)-(\d+)/.+|joined|inputs/.+)")
-_LOG = re.compile(r"\d+/\d+-\d+/log\.txt")
+_LOG = re.compile(r"\d+/\d+-\d+/log\.txt(?:/live)?")
 
 Part = Literal["interim", "results", "records"]  # of what a job has in S3, each kept for a time of its own
 
@@ -104,6 +104,10 @@ class Layout:
 
     def log(self, job_id: UUID, stage: int, index: int, attempt: int) -> Location:
         return self.attempt(job_id, stage, index, attempt, "log.txt")
+
+    def live_log(self, job_id: UUID, stage: int, index: int, attempt: int) -> Location:
+        """The log as it is while the attempt runs, if somebody follows it. No output can have this key."""
+        return self.attempt(job_id, stage, index, attempt, "log.txt/live")
 
     def pin(self, job_id: UUID, digest: str) -> Location:
         """The pinned ETag of an object that the job's processors declare."""

@@ -23,13 +23,14 @@ class Heartbeat:
     """The database's view of a worker: its state (`lost` if it is not live) and the bundles it holds.
 
     `replace_instance`: when it has drained, its group replaces its instance. `cancelled`: of some bundles, the indexes
-    of tasks that were cancelled one by one.
+    of tasks that were cancelled one by one; `followed`: likewise of those whose logs are read while they run.
     """
 
     state: str
     bundle_ids: frozenset[UUID]
     replace_instance: bool = False
     cancelled: Mapping[UUID, Collection[int]] = field(default_factory=dict)
+    followed: Mapping[UUID, Collection[int]] = field(default_factory=dict)
 
 
 # The part of a lease that may pass between two looks of the schedulers; what is longer was an outage.
@@ -98,7 +99,9 @@ _HEARTBEAT = """
         coalesce((SELECT replace_instance FROM beat), false) AS replace_instance,
         ARRAY(SELECT bundle_id FROM bundles WHERE worker_id = $1) AS bundle_ids,
         (SELECT jsonb_object_agg(bundle_id, cancelled) FROM bundles WHERE worker_id = $1 AND cancelled IS NOT NULL)
-            AS cancelled"""
+            AS cancelled,
+        (SELECT jsonb_object_agg(bundle_id, followed) FROM bundles WHERE worker_id = $1 AND followed_until > now())
+            AS followed"""
 
 
 _STOP = """
@@ -139,8 +142,11 @@ async def heartbeat(connection: Connection | Database, worker_id: UUID, busy: in
     """Renew the worker's lease; `busy` is its slots in use."""
     row = await connection.fetchrow(_HEARTBEAT, worker_id, busy)
     assert row is not None
-    cancelled = {UUID(bundle_id): frozenset(indexes) for bundle_id, indexes in (row["cancelled"] or {}).items()}
-    return Heartbeat(row["state"], frozenset(row["bundle_ids"]), row["replace_instance"], cancelled)
+    cancelled, followed = (
+        {UUID(bundle_id): frozenset(indexes) for bundle_id, indexes in (row[name] or {}).items()}
+        for name in ("cancelled", "followed")
+    )
+    return Heartbeat(row["state"], frozenset(row["bundle_ids"]), row["replace_instance"], cancelled, followed)
 
 
 async def stop_worker(connection: Connection | Database, worker_id: UUID) -> None:

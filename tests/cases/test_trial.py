@@ -1,11 +1,13 @@
 """A task of the grid runs here: with its input, its code and its environment, in seconds."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from piecework.errors import ApiError
+from piecework.errors import ApiError, NotFound, TransferError
+from piecework.watch import wait_for_job
 from tests.cases.conftest import CaseGrid
 
 
@@ -90,3 +92,22 @@ def test_what_can_not_be_tried_says_why(grid: CaseGrid, tmp_path: Path) -> None:
     (tmp_path / "full").write_text("")
     said = grid.command("try", "--job", job_id, "--task", "0/0", "--out", str(tmp_path), fails=True)
     assert "is not empty" in said
+
+
+def test_the_log_of_a_running_task_is_followed(grid: CaseGrid) -> None:
+    grid.client.register_processor("trial-endless", {"command": ["sh", "-c", "echo started; exec sleep 600"]})
+    job_id = grid.submit({"type": "objects", "prefix": grid.put({"a": "1"})}, "trial-endless")
+    read = ""
+    deadline = time.monotonic() + 60
+    while read != "started\n":
+        assert time.monotonic() < deadline, read
+        time.sleep(0.5)
+        try:
+            log = grid.client.get_task_log(job_id, 0, 0, live=True)
+            assert log["running"] is True
+            read = grid.client.read_object(log["url"]).decode()
+        except (NotFound, TransferError):
+            continue
+    grid.client.cancel_job(job_id)
+    wait_for_job(grid.client, job_id)
+    grid.command("logs", job_id, "0", "0", "--follow")

@@ -18,6 +18,7 @@ from services.api.shapes.jobs import Attempt, Task, TaskDetail, TaskLog, TaskPag
 from services.api.strict_json import StrictRoute
 from services.contract.location import Location
 from services.contract.states import TaskState
+from services.engine.followed_logs import follow_log
 from services.engine.ownership import require_job
 from services.engine.retries import processor_at
 from services.platform.problems import ProblemError, not_found, problems
@@ -135,9 +136,21 @@ async def get_task_log(
     stage: StageNumber,
     index: TaskIndex,
     attempt: Annotated[int | None, Query(ge=1, le=32_767, description="the newest finished attempt if absent")] = None,
+    live: Annotated[
+        bool, Query(description="of a running task what it has printed so far: its worker puts it from now on")
+    ] = False,
 ) -> TaskLog:
-    """A presigned link to the standard output and error of an attempt. It exists once the attempt has ended."""
+    """A presigned link to the standard output and error of an attempt. It exists once the attempt has ended.
+
+    A `live` one is there some seconds after it was first asked for (S3 answers 404 until then, and as long as nothing
+    is printed), and is kept up as long as it is asked for. Functions that get values have their logs at their end.
+    """
     await require_job(api.database, caller, job_id)
+    running = await follow_log(api.database, job_id, stage, index) if live else None
+    if running is not None and attempt in (None, running):
+        location = api.settings.layout.live_log(job_id, stage, index, running)
+        url = await download_link(api, location, f"{job_id}-{stage}-{index}-{running}.txt")
+        return TaskLog(attempt=running, uri=location.uri, url=url, running=True)
     if await session.get(tables.Task, (job_id, stage, index)) is None:
         raise _no_task(job_id, stage, index)
     logged = {each.attempt: each.log for each in await _attempts(session, job_id, stage, index) if each.log}
@@ -147,4 +160,4 @@ async def get_task_log(
         raise ProblemError(404, "not-found", f"there is no log of this attempt of task {stage}/{index}; {having}")
     location = Location.parse(uri)
     name = f"{job_id}-{stage}-{index}-{number}.txt"
-    return TaskLog(attempt=number, uri=uri, url=await download_link(api, location, name))
+    return TaskLog(attempt=number, uri=uri, url=await download_link(api, location, name), running=False)

@@ -238,6 +238,7 @@ class TaskLog(BaseModel):
     attempt: int
     uri: str
     url: str = Field(description="presigned; valid for a limited time")
+    running: bool = Field(description="the attempt runs: this is what it has printed so far")
 
 
 class ResultFile(BaseModel):

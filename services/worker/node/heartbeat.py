@@ -99,6 +99,8 @@ class Heartbeat:
             self._slots.kill(gone)
         for bundle_id, indexes in answer.cancelled.items():
             self._slots.cancel(bundle_id, indexes)
+        for bundle_id, indexes in answer.followed.items():
+            self._slots.follow(bundle_id, indexes)
         if unknown := answer.bundle_ids - self._bundles.ids - self._bundles.claiming:
             # The reply of their claim was lost. Or they have ended since the heartbeat; then this gives nothing back.
             abandoning = transitions.abandon(self._database, self._worker_id, list(unknown))

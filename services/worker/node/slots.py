@@ -199,6 +199,12 @@ class Slots:
             bundle.running[index].cancel()
         self._sessions.cancel(bundle_id, indexes)
 
+    def follow(self, bundle_id: UUID, indexes: Collection[int]) -> None:
+        """Put the logs of these tasks while they run. Those of sessions come at their end."""
+        if (bundle := self._bundles.get(bundle_id)) is not None:
+            for index in bundle.running.keys() & set(indexes):
+                self._open[bundle.running[index]][1].follow()
+
     def release_waiting(self, is_stale: Callable[[Bundle], bool] = lambda _: True) -> int:
         """Give back the tasks of such bundles that wait for a slot; returns how many."""
         self._sessions.take_back(is_stale)

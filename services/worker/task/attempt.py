@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ from services.worker.task.paths import Paths, Workspace
 from services.worker.task.pins import Pins
 from services.worker.task.secrets import Secrets
 from services.worker.task.share import Share
-from services.worker.task.task_log import hold_log_down, put_log
+from services.worker.task.task_log import hold_log_down, log_size, put_log
 from services.worker.task.turn import Turn
 from services.worker.task.values import is_by_value, value_filename
 from services.worker.task.warm_children import Served, WarmChildren
@@ -57,6 +57,7 @@ from services.worker.task.warm_children import Served, WarmChildren
 log = structlog.get_logger()
 
 _REMOVE_SECONDS = 30.0
+_SHOW_SECONDS = 2.0  # between looks at a log that is followed
 EXCUSED_MAX = 100  # attempts of a task, some hours; after that, what is nobody's fault counts as a failure, too
 # Fields that the child's answer and AttemptReport share.
 _MEASURES = ("exit_code", *RECORD_COUNTS, "cpu_seconds", "memory_bytes_peak")
@@ -404,10 +405,25 @@ class _Attempt:
     @contextmanager
     def _log_held_down(self) -> Iterator[None]:
         holding = asyncio.create_task(hold_log_down(self.workspace, self._equipment.log_bytes_max))
+        showing = asyncio.create_task(self._show_log())
         try:
             yield
         finally:
             holding.cancel()
+            showing.cancel()
+
+    async def _show_log(self) -> None:
+        """Until cancelled, put the log as it is while somebody follows it."""
+        target, bytes_max, put = self._equipment.layout.live_log(*self.key), self._equipment.log_bytes_max, -1
+        while True:
+            await asyncio.sleep(_SHOW_SECONDS)
+            if not self._turn.is_followed:
+                continue
+            with suppress(TaskError, OSError):  # not a file: nothing of it is stored at its end either
+                size = await beside_loop(log_size, self.workspace.files, self.workspace.log)
+                if size != put:
+                    await put_log(self._equipment.s3, self.workspace, target, bytes_max, self._mask)
+                    put = size
 
     def _measure(self, measures: Mapping[str, Any]) -> None:
         for measure in _MEASURES:

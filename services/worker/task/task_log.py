@@ -38,6 +38,14 @@ def free_middle(files: UserFiles, path: Path, bytes_max: int) -> None:
             linux.free_range(file.fileno(), bytes_max, os.fstat(file.fileno()).st_size - bytes_max)
 
 
+def log_size(files: UserFiles, path: Path) -> int:
+    """In bytes. Raises TaskError if it is not a file."""
+    if file := files.open(path):
+        with file:
+            return os.fstat(file.fileno()).st_size
+    return 0
+
+
 async def put_log(s3: Any, workspace: Workspace, target: Location, bytes_max: int, mask: Mask = NOTHING) -> bool:
     """Upload the log unless it is empty; True if it was stored. A failure does not fail the attempt."""
     return await put_text(s3, target, lambda: shorten_log(workspace.files, workspace.log, bytes_max, mask))

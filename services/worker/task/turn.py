@@ -7,6 +7,8 @@ from typing import Literal
 
 from services.worker.task.warm_children import WarmChildren
 
+_FOLLOWED_SECONDS = 30.0  # without another heartbeat that says so
+
 
 class Turn:
     """A context that waits for one of the `free` slots, and yields that slot's children.
@@ -26,6 +28,7 @@ class Turn:
         self._waiting_since: float | None = None
         self._waited_seconds = 0.0
         self._asked_at: float | None = None  # for the slot
+        self._followed_at: float | None = None
         self._left_at: float | None = None
 
     @property
@@ -42,6 +45,14 @@ class Turn:
     def put_seconds(self) -> float:
         """How long ago it left its slot."""
         return 0.0 if self._left_at is None else time.monotonic() - self._left_at
+
+    def follow(self) -> None:
+        """Somebody reads the attempt's log while it runs; every heartbeat says so again."""
+        self._followed_at = time.monotonic()
+
+    @property
+    def is_followed(self) -> bool:
+        return self._followed_at is not None and time.monotonic() - self._followed_at < _FOLLOWED_SECONDS
 
     async def __aenter__(self) -> WarmChildren:
         self.phase, self._waiting_since = "waiting", time.monotonic()

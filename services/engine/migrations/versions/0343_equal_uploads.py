@@ -3,7 +3,7 @@
 from services.engine.migrations.operations import run_script
 
 revision = "0343"
-down_revision = "0057"
+down_revision = "0143"
 
 
 def upgrade() -> None:
