@@ -23,6 +23,7 @@ from piecework.shapes import (
     AuditEntry,
     AuditOutcome,
     Backfill,
+    BusinessDays,
     CancelledItems,
     CompletedUpload,
     Condition,
@@ -434,11 +435,14 @@ class Client:
         time_zone: str = "UTC",
         misfire: Misfire = "run_once",
         overlap: Overlap = "allow",
+        not_on: Sequence[str] = (),
+        business_days: BusinessDays | None = None,
+        ical: str | None = None,
         idempotency_key: str | None = None,
     ) -> Schedule:
-        """Submit `job` (a JobSpec) again and again, at the times of `cron` in `time_zone`."""
-        body = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire, "job": job}
-        body["overlap"] = overlap
+        """Submit `job` (a JobSpec) again and again, at the times of `cron` in `time_zone`; `ical` are its holidays."""
+        body: dict[str, Any] = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire, "job": job}
+        body |= {"overlap": overlap, "not_on": list(not_on), "business_days": business_days, "ical": ical}
         return self._api.create(Schedule, "/v1/schedules", body, idempotency_key)
 
     def list_schedules(self, *, created_by: str | None = None, mine: bool = False) -> Listing[Schedule]:

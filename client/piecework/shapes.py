@@ -31,6 +31,7 @@ Misfire = Literal["run_once", "run_all", "skip"]
 RunState = Literal["waiting", "submitted", "skipped", "refused"]
 RunOrigin = Literal["clock", "request", "backfill"]
 RunReason = Literal["missed", "paused", "request", "overlap"]
+BusinessDays = Literal["only", "previous", "next"]
 Overlap = Literal["allow", "skip", "queue", "cancel"]
 ReasonCode = Literal[
     "job_paused",
@@ -568,6 +569,9 @@ class Schedule(TypedDict):
     time_zone: str
     misfire: Misfire
     overlap: Overlap
+    not_on: list[str]
+    business_days: BusinessDays | None
+    holidays: list[str]
     paused: bool
     paused_at: str | None
     next_run_at: str | None
@@ -590,6 +594,9 @@ class ScheduleChange(TypedDict, total=False):
     time_zone: str | None
     misfire: Misfire | None
     overlap: Overlap | None
+    not_on: list[str] | None
+    business_days: BusinessDays | None
+    ical: str | None
     job: JobSpec | None
 
 

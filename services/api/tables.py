@@ -1,10 +1,10 @@
 """The tables that the API lists, as SQLModel models. Alembic owns the schema (migrations/); a test compares both."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, DateTime, Double, SmallInteger, Text
+from sqlalchemy import BigInteger, Column, Date, DateTime, Double, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
@@ -136,6 +136,9 @@ class Schedule(SQLModel, table=True):
     paused_at: datetime | None = Field(None, sa_type=_UTC)
     template: bool = False
     overlap: str = "allow"
+    not_on: list[str] = Field(sa_type=ARRAY(Text))
+    business_days: str | None = None
+    holidays: list[date] = Field(sa_type=ARRAY(Date))
 
 
 class ScheduleRun(SQLModel, table=True):

@@ -14,6 +14,7 @@ Misfire = Literal["run_once", "run_all", "skip"]
 RunState = Literal["waiting", "submitted", "skipped", "refused"]  # of a schedule's run; its job has states of its own
 RunOrigin = Literal["clock", "request", "backfill"]  # what asked for a schedule's run
 RunReason = Literal["missed", "paused", "request", "overlap"]  # why a schedule's run was skipped, or waits
+BusinessDays = Literal["only", "previous", "next"]  # what becomes of a run on another day: none, or it moves
 Overlap = Literal["allow", "skip", "queue", "cancel"]  # of a run that is due while a job of its schedule runs
 
 # How an attempt ended, as reported by its worker or found by others. `released` is not the task's fault.

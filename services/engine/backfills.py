@@ -12,7 +12,7 @@ from asyncpg import Record
 
 from services.engine.errors import Conflict, NotFound, SpecError
 from services.engine.schedules import Row
-from services.platform.cron import due_times
+from services.engine.timetable import Timetable
 from services.platform.database import Connection, new_id
 
 RUNS_MAX = 1_000  # of a backfill
@@ -43,7 +43,7 @@ async def create_backfill(
         raise SpecError("until", until.isoformat(), "this time is still to come: the clock will run what is due then")
     if since > until:
         raise SpecError("since", since.isoformat(), "it is after `until`: give the earlier time here")
-    due = due_times(schedule["cron"], schedule["time_zone"], since - timedelta(seconds=1))
+    due = Timetable.of(schedule).times(since - timedelta(seconds=1))
     within = takewhile(lambda time: time <= until, (time for time in due if time >= since))
     times = list(islice(within, RUNS_MAX + 1))
     if not times:

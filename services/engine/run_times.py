@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from services.engine.errors import SpecError
-from services.platform.cron import last_due_times
+from services.engine.timetable import Timetable
 
 NAMES = ("run_date", "scheduled_at", "previous_run_at")
 
@@ -41,26 +41,29 @@ class RunTimes:
     day, made up for or not, cover all time without a gap or an overlap.
     """
 
-    cron: str
-    time_zone: str
+    timetable: Timetable
     at: datetime
 
     def value_of(self, name: str, format: str | None) -> str:
         """The text of a placeholder; ISO 8601 without a format."""
-        time = self.previous if name == "previous_run_at" else self.at.astimezone(ZoneInfo(self.time_zone))
+        time = self.previous if name == "previous_run_at" else self.at.astimezone(self._zone)
         format = format or (_DATE if name == "run_date" else None)
         return time.isoformat(timespec="seconds") if format is None else time.strftime(format)
+
+    @property
+    def _zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timetable.time_zone)
 
     @cached_property
     def previous(self) -> datetime:
         until = self.at - timedelta(microseconds=1)
-        times = last_due_times(self.cron, self.time_zone, after=self.at - _LONG_AGO, until=until, count=1)
+        times = self.timetable.last(after=self.at - _LONG_AGO, until=until, count=1)
         if not times:
-            raise ValueError(f"{{previous_run_at}}: {self.cron!r} has no time before {self.at.isoformat()}")
-        return times[0].astimezone(ZoneInfo(self.time_zone))
+            raise ValueError(f"{{previous_run_at}}: {self.timetable.cron!r} has no time before {self.at.isoformat()}")
+        return times[0].astimezone(self._zone)
 
 
-SAMPLE = RunTimes("0 2 * * *", "UTC", datetime(2026, 11, 30, 2, tzinfo=UTC))
+SAMPLE = RunTimes(Timetable("0 2 * * *", "UTC"), datetime(2026, 11, 30, 2, tzinfo=UTC))
 
 
 def fill_times(job: Any, times: RunTimes) -> Any:

@@ -18,7 +18,7 @@ from services.engine.jobs import cancel_job
 from services.engine.run_times import RunTimes, fill_times
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
-from services.platform.cron import due_times, last_due_times
+from services.engine.timetable import Timetable
 from services.platform.database import Connection, storable
 from services.platform.settings import Settings
 
@@ -140,7 +140,7 @@ def _job_of(schedule: Row, scheduled_at: datetime) -> Any:
     """The job of a run. Raises ValueError for a placeholder without a value."""
     if not schedule["template"]:
         return schedule["job"]
-    return fill_times(schedule["job"], RunTimes(schedule["cron"], schedule["time_zone"], scheduled_at))
+    return fill_times(schedule["job"], RunTimes(Timetable.of(schedule), scheduled_at))
 
 
 _RECORD_SKIPPED = """
@@ -186,14 +186,12 @@ _DECIDED = "SELECT scheduled_at FROM schedule_runs WHERE schedule_id = $1 AND sc
 async def upcoming(connection: Connection, schedule: Row, after: datetime, count: int) -> list[datetime]:
     """The next `count` runs of the schedule that are not decided yet. Raises ValueError if there is none."""
     decided = {row["scheduled_at"] for row in await connection.fetch(_DECIDED, schedule["schedule_id"], after)}
-    times = due_times(schedule["cron"], schedule["time_zone"], after)
+    times = Timetable.of(schedule).times(after)
     return list(islice((time for time in times if time not in decided), count))
 
 
 async def record_pause(connection: Connection, schedule: Row, now: datetime) -> None:
     """Record what came due during the schedule's pause, until now: nothing of it is made up for."""
     if schedule["paused_at"] is not None:
-        missed = last_due_times(
-            schedule["cron"], schedule["time_zone"], after=schedule["paused_at"], until=now, count=RECORDED_MAX
-        )
+        missed = Timetable.of(schedule).last(after=schedule["paused_at"], until=now, count=RECORDED_MAX)
         await record_skipped(connection, schedule["schedule_id"], missed, "paused")

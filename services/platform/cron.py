@@ -5,9 +5,8 @@ autumn change repeats runs the first time. A job with a `*` minute or hour follo
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import lru_cache
-from itertools import takewhile
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
@@ -55,16 +54,26 @@ def due_times(cron: str, time_zone: str, after: datetime) -> Iterator[datetime]:
     return (utc for time in times if (utc := time.astimezone(UTC)) > after)
 
 
-def last_due_times(cron: str, time_zone: str, *, after: datetime, until: datetime, count: int) -> list[datetime]:
-    """The last `count` due times after `after` and not after `until` (both aware), the earliest first, in UTC.
+_DAYS_FIX = "write three fields: day-of-month month day-of-week, such as 'L * *', '* * SAT,SUN' or '24-31 12 *'"
 
-    Only forward iteration is right across daylight-saving changes, so this looks forward from ever further back, and
-    reads few more times than it returns, however long ago `after` is.
-    """
-    width = timedelta(hours=1)
-    while True:
-        start = after if until - after <= width else until - width
-        times = list(takewhile(lambda time: time <= until, due_times(cron, time_zone, start)))
-        if start == after or len(times) >= count:
-            return times[-count:]
-        width *= 3
+
+@lru_cache(maxsize=1024)
+def _parse_days(days: str) -> CronSim:
+    if len(days.split()) != 3:
+        raise ValueError(f"{days!r} has {len(days.split())} fields; {_DAYS_FIX}")
+    try:
+        return CronSim(f"0 0 {days}", datetime(2000, 1, 1))
+    except CronSimError as error:
+        raise ValueError(f"{days!r} names no days ({str(error).lower()}); {_DAYS_FIX}") from error
+
+
+def check_days(days: str) -> str:
+    """`days` itself, the last three fields of a cron expression; raises ValueError, with the fix, if malformed."""
+    _parse_days(days)
+    return days
+
+
+def matches_day(days: str, day: date) -> bool:
+    """Whether the last three fields of a cron expression are true of the day."""
+    parsed = _parse_days(days)
+    return day.month in parsed.months and parsed.match_day(day)

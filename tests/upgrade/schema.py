@@ -21,6 +21,14 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
+    "0446": "ALTER TABLE schedules DROP COLUMN not_on, DROP COLUMN business_days, DROP COLUMN holidays",
+    "0445": "DROP INDEX schedule_runs_backfill",
+    "0444": "DROP TABLE schedule_backfills; ALTER TABLE schedule_runs DROP COLUMN backfill_id",
+    "0443": "DROP INDEX jobs_of_schedules_active",
+    "0442": "DROP INDEX schedule_runs_waiting",
+    "0441": "ALTER TABLE schedules DROP COLUMN overlap",
+    "0440": "ALTER TABLE schedules DROP COLUMN template",
+    "0439": "DROP TABLE schedule_runs; ALTER TABLE schedules DROP COLUMN paused_at",
     "0344": "DROP INDEX uploads_by_content",
     "0343": "ALTER TABLE uploads DROP COLUMN sha256",
     "0342": "DROP INDEX job_dependencies_by_index",

@@ -12,10 +12,19 @@ from piecework.cli import refs
 from piecework.cli.options import All, CreatedBy, Limit, Mine
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
-from piecework.shapes import Backfill, Misfire, Overlap, Schedule, ScheduleRun
+from piecework.shapes import Backfill, BusinessDays, Misfire, Overlap, Schedule, ScheduleRun
 
 ScheduleName = Annotated[str, refs.SCHEDULE_NAME.argument(), refs.SCHEDULE_NAME]
 OVERLAP_HELP = "What to do about a run while a job of the schedule has not ended."
+NotOn = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DAYS", help="Days on which not to run: 'L * *' (day month weekday) or holidays."),
+]
+InBusiness = Annotated[
+    BusinessDays | None,
+    typer.Option(help="What becomes of a run on a weekend or holiday: none, or it moves to that business day."),
+]
+Holidays = Annotated[Path | None, typer.Option(metavar="FILE.ics", help="Holidays, as an iCalendar file.")]
 CRON_HELP = "Minute hour day month weekday; '0 6 L * *' is 6:00 at month end."
 
 
@@ -72,12 +81,25 @@ def create(
     time_zone: Annotated[str, typer.Option(help="IANA time zone of the cron times.")] = "UTC",
     misfire: Annotated[Misfire, typer.Option(help="What to do about missed runs.")] = "run_once",
     overlap: Annotated[Overlap, typer.Option(help=OVERLAP_HELP)] = "allow",
+    not_on: NotOn = None,
+    business_days: InBusiness = None,
+    holidays: Holidays = None,
 ) -> None:
     """Submit a job file again and again, and print the schedule's id."""
-    from piecework.jobfile import read_mapping
+    from piecework.jobfile import read_mapping, read_text
 
     job = read_job(read_mapping(file), file.parent)
-    schedule = session.client.create_schedule(name, cron, job, time_zone=time_zone, misfire=misfire, overlap=overlap)
+    schedule = session.client.create_schedule(
+        name,
+        cron,
+        job,
+        time_zone=time_zone,
+        misfire=misfire,
+        overlap=overlap,
+        not_on=not_on or [],
+        business_days=business_days,
+        ical=read_text(holidays) if holidays else None,
+    )
     session.show(schedule, lambda schedule: print(schedule["schedule_id"]))
 
 
@@ -90,16 +112,22 @@ def change(
     time_zone: Annotated[str | None, typer.Option(help="IANA time zone of the cron times.")] = None,
     misfire: Annotated[Misfire | None, typer.Option(help="What to do about missed runs.")] = None,
     overlap: Annotated[Overlap | None, typer.Option(help=OVERLAP_HELP)] = None,
+    not_on: NotOn = None,
+    business_days: InBusiness = None,
+    holidays: Holidays = None,
 ) -> None:
     """Change what is given of a schedule, and show it."""
-    from piecework.jobfile import read_mapping
+    from piecework.jobfile import read_mapping, read_text
 
     spec: dict[str, Any] = {"name": name, "cron": cron, "time_zone": time_zone, "misfire": misfire, "overlap": overlap}
+    spec |= {"not_on": not_on or None, "business_days": business_days}
     spec = {field: value for field, value in spec.items() if value is not None}
     if job is not None:
         spec["job"] = read_job(read_mapping(job), job.parent)
+    if holidays is not None:
+        spec["ical"] = read_text(holidays)
     if not spec:
-        raise InputError("there is nothing to change: give --name, --job, --cron, --time-zone, --misfire or --overlap")
+        raise InputError("there is nothing to change: give --name, --job, --cron or another option")
     session.show(session.client.change_schedule(schedule, spec), lambda changed: _show(session, changed))
 
 
@@ -119,6 +147,9 @@ def _show(session: Session, schedule: Schedule) -> None:
             ("schedule", schedule["schedule_id"]),
             ("name", schedule["name"]),
             ("cron", f"{schedule['cron']} in {zone}"),
+            ("not on", ", ".join(schedule.get("not_on", []))),
+            ("business days", schedule.get("business_days")),
+            ("holidays", _span(schedule.get("holidays", []))),
             ("misfire", schedule["misfire"]),
             ("overlap", schedule.get("overlap")),
             ("state", "paused" if schedule["paused"] else "active"),
@@ -133,6 +164,10 @@ def _show(session: Session, schedule: Schedule) -> None:
             ("owner", schedule.get("created_by")),
         ],
     )
+
+
+def _span(holidays: list[str]) -> str | None:
+    return f"{len(holidays)} from {holidays[0]} to {holidays[-1]}" if holidays else None
 
 
 def _moment_in(time_zone: str, time: str | None, now: datetime) -> str | None:

@@ -1,8 +1,9 @@
 """Recurring submissions."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import date, datetime
 from itertools import islice
 from typing import Annotated, Any
 from uuid import UUID
@@ -38,6 +39,7 @@ from services.api.shapes.schedules import (
 from services.api.strict_json import StrictRoute
 from services.engine import backfills
 from services.engine.errors import SpecError
+from services.engine.holidays import read_holidays
 from services.engine.jobs import notify_jobs
 from services.engine.ownership import Thing, of_template, require_control, require_read
 from services.engine.places import Reader
@@ -47,7 +49,7 @@ from services.engine.schedules import Row, begin_run, record_pause, record_skipp
 from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
-from services.platform.cron import due_times, next_time
+from services.engine.timetable import Timetable
 from services.platform.database import Connection, Database, new_id
 from services.platform.problems import conflict, invalid, not_found, problems
 
@@ -59,6 +61,8 @@ ScheduleId = Annotated[
 BackfillId = Annotated[UUID, Path(examples=["01970000-0000-7000-8000-000000000000"])]
 
 UPCOMING = 3
+CALENDAR = ("not_on", "business_days", "holidays")
+TIMETABLE = {"cron", "time_zone", "not_on", "business_days"}
 
 EXAMPLES: Any = {
     "month-end": {
@@ -89,8 +93,8 @@ BACKFILLS: Any = {
 
 _INSERT = """
     INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at, created_by, key_id, overlap,
-        template)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, true) RETURNING *"""
+        not_on, business_days, holidays, template)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, true) RETURNING *"""
 
 # A name is never like an id.
 _FIND = """
@@ -101,7 +105,7 @@ _FIND = """
 def _show(row: Row) -> Schedule:
     following: list[datetime] = []
     if row["next_run_at"] is not None:
-        later = due_times(row["cron"], row["time_zone"], row["next_run_at"])
+        later = Timetable.of(row).times(row["next_run_at"])
         following = [row["next_run_at"], *islice(later, UPCOMING - 1)]
     return Schedule.model_validate({**row, "upcoming": following})
 
@@ -143,6 +147,22 @@ def _scoped_template(caller: Caller, written: dict[str, Any], scoped: JobSpec) -
     return written | limits | {"labels": labels}
 
 
+async def _read_holidays(ical: str | None, now: datetime) -> list[date]:
+    """Raises a 422."""
+    try:
+        return [] if ical is None else await asyncio.to_thread(read_holidays, ical, now.date())
+    except ValueError as error:
+        raise invalid("ical", ical, str(error)) from error
+
+
+def _first_time(timetable: Row, after: datetime) -> datetime:
+    """Raises a 422 if the calendar leaves no time."""
+    try:
+        return Timetable.of(timetable).next(after)
+    except ValueError as error:
+        raise invalid("not_on", timetable["not_on"], str(error)) from error
+
+
 def _name_taken(name: str | None) -> Exception:
     return conflict(f"there is a schedule named {name!r}; delete it or choose another name")
 
@@ -173,6 +193,7 @@ async def create_schedule(
         job = await _scoped_job(connection, api, caller, spec.job, {caller.reader})
         await check_schedule(connection, api.settings, caller.key_id)
         now = await connection.fetchval("SELECT now()")
+        timetable = {**spec.model_dump(include=TIMETABLE), "holidays": await _read_holidays(spec.ical, now)}
         try:
             row = await connection.fetchrow(
                 _INSERT,
@@ -182,10 +203,13 @@ async def create_schedule(
                 spec.time_zone,
                 spec.misfire,
                 job,
-                next_time(spec.cron, spec.time_zone, now),
+                _first_time(timetable, now),
                 caller.principal,
                 caller.key_id,
                 spec.overlap,
+                spec.not_on,
+                spec.business_days,
+                timetable["holidays"],
             )
         except asyncpg.UniqueViolationError as error:
             raise _name_taken(spec.name) from error
@@ -242,7 +266,8 @@ async def get_schedule(caller: Viewer, api: Api, schedule_id: ScheduleId) -> Sch
 
 _CHANGE = """
     UPDATE schedules SET name = $2, cron = $3, time_zone = $4, misfire = $5, job = $6, next_run_at = $7, paused_at = $8,
-        overlap = $9, template = template OR $10, error = CASE WHEN job = $6 THEN error END
+        overlap = $9, not_on = $10, business_days = $11, holidays = $12,
+        template = template OR $13, error = CASE WHEN job = $6 THEN error END
     WHERE schedule_id = $1 RETURNING *"""
 
 
@@ -264,17 +289,30 @@ async def change_schedule(
     """
     if change.job is not None:
         await _prepare_job(api, change.job.sample, caller.reader)
-    given = change.model_dump(include=change.changes - {"job"})
+    given = change.model_dump(include=change.changes - {"job", "ical"})
     said = given if change.job is None else given | {"job": change.job.sample.name}
     async with _controlling(caller, api, schedule_id, changes=said) as (connection, row):
         new = {**row, **given}
         if change.job is not None:
             readers = {caller.reader, Reader(row["created_by"], row["key_id"])}
             new["job"] = await _scoped_job(connection, api, caller, change.job, readers)
-        if {"cron", "time_zone"} & change.changes:
+        if "ical" in change.changes:
+            new["holidays"] = await _read_holidays(change.ical, row["now"])
+        if {*TIMETABLE, "ical"} & change.changes:
             new |= await _replan(connection, row, new)
         values = (
-            new[name] for name in ("name", "cron", "time_zone", "misfire", "job", "next_run_at", "paused_at", "overlap")
+            new[name]
+            for name in (
+                "name",
+                "cron",
+                "time_zone",
+                "misfire",
+                "job",
+                "next_run_at",
+                "paused_at",
+                "overlap",
+                *CALENDAR,
+            )
         )
         try:
             changed = await connection.fetchrow(_CHANGE, row["schedule_id"], *values, change.job is not None)
@@ -288,6 +326,7 @@ async def change_schedule(
 async def _replan(connection: Connection, row: Record, new: Row) -> dict[str, Any]:
     """When the schedule runs next if its times change now, and since when it is paused."""
     now = row["now"]
+    _first_time(new, now)
     if row["paused"]:
         await record_pause(connection, row, now)
         return {"paused_at": now}

@@ -1,7 +1,7 @@
 """Schedules: recurring submissions."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Self
 from uuid import UUID
 
@@ -20,11 +20,12 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from services.api.pagination import Page
 from services.api.shapes.row import Row, Stored
 from services.contract.fields import Name, Strict
-from services.contract.states import JobState, Misfire, Overlap, RunOrigin, RunReason, RunState
+from services.contract.states import BusinessDays, JobState, Misfire, Overlap, RunOrigin, RunReason, RunState
 from services.engine.errors import SpecError
 from services.engine.run_times import SAMPLE, fill_times, find_faults
 from services.engine.spec import JobSpec
-from services.platform.cron import check_cron, check_zone
+from services.engine.timetable import HOLIDAYS
+from services.platform.cron import check_cron, check_days, check_zone
 
 
 def _fault_of(error: SpecError) -> PydanticCustomError:
@@ -52,7 +53,12 @@ class JobTemplate:
         return cls(value, read(fill_times(value, SAMPLE)))
 
 
+def _check_days(days: str) -> str:
+    return days if days == HOLIDAYS else check_days(days)
+
+
 Time = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
+Days = Annotated[str, Field(max_length=200), AfterValidator(_check_days)]
 Cron = Annotated[str, Field(max_length=200), AfterValidator(check_cron)]
 TimeZone = Annotated[str, Field(max_length=100), AfterValidator(check_zone)]
 
@@ -66,9 +72,19 @@ def _check_name(name: str) -> str:
 
 
 ScheduleName = Annotated[Name, AfterValidator(_check_name)]
+Ical = Annotated[str, Field(max_length=500_000)]
 
 _CRON = "minute hour day-of-month month day-of-week; `L` is the last day of the month"
 
+_NOT_ON = (
+    "days on which it does not run: day-of-month month day-of-week, as in `cron`, or `holidays`; `L * *` is the last "
+    "day of each month"
+)
+_BUSINESS_DAYS = (
+    "what becomes of a run that does not fall on a business day, which is a Monday to Friday that is not a holiday: "
+    "none (`only`), or it moves to the business day before (`previous`) or after (`next`)"
+)
+_ICAL = "holidays, as the text of an iCalendar file (RFC 5545); its events are once, or every year"
 _OVERLAP = (
     "a run that is due while a job of the schedule has not ended: begins (`allow`), is left out (`skip`), waits for "
     "its turn (`queue`), or has that job cancelled and begins when it has ended (`cancel`)"
@@ -87,6 +103,9 @@ class ScheduleSpec(Strict):
     time_zone: TimeZone = Field("UTC", description="an IANA name", examples=["Europe/Berlin"])
     misfire: Misfire = Field("run_once", description="what to do about missed runs")
     overlap: Overlap = Field("allow", description=_OVERLAP)
+    not_on: Annotated[list[Days], Field(max_length=20)] = Field([], description=_NOT_ON, examples=[["L * *"]])
+    business_days: BusinessDays | None = Field(None, description=_BUSINESS_DAYS)
+    ical: Ical | None = Field(None, description=_ICAL)
     job: JobTemplate = Field(description=_JOB)
 
 
@@ -98,6 +117,9 @@ class ScheduleChange(Strict):
     time_zone: TimeZone | None = Field(None, examples=["Europe/Berlin"])
     misfire: Misfire | None = None
     overlap: Overlap | None = Field(None, description=_OVERLAP)
+    not_on: Annotated[list[Days], Field(max_length=20)] | None = Field(None, description=_NOT_ON)
+    business_days: BusinessDays | None = Field(None, description=f"{_BUSINESS_DAYS}; null: it stays")
+    ical: Ical | None = Field(None, description=f"{_ICAL}; null: there are none")
     job: JobTemplate | None = Field(None, description=f"the whole job, {_JOB}")
 
     @model_validator(mode="after")
@@ -109,7 +131,8 @@ class ScheduleChange(Strict):
     @property
     def changes(self) -> set[str]:
         """The fields to change."""
-        return {name for name in self.model_fields_set if getattr(self, name) is not None}
+        nullable = {"business_days", "ical"}
+        return {name for name in self.model_fields_set if name in nullable or getattr(self, name) is not None}
 
 
 class RunRequest(Strict):
@@ -129,6 +152,9 @@ class Schedule(Row):
     time_zone: str
     misfire: Misfire
     overlap: Overlap
+    not_on: list[str] = Field(description=_NOT_ON)
+    business_days: BusinessDays | None = Field(description=_BUSINESS_DAYS)
+    holidays: list[date] = Field(description="those of its iCalendar file, for ten years from when it was sent")
     paused: bool
     paused_at: datetime | None = Field(description="runs that came due since then are recorded as skipped at its end")
     next_run_at: datetime | None = Field(description="null while paused")

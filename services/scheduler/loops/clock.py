@@ -20,7 +20,7 @@ from services.engine.backfills import end_backfills, next_backfilled
 from services.engine.jobs import notify_jobs, start_due_jobs
 from services.engine.quotas import QuotaExceeded
 from services.engine.schedules import begin_run, forget_old_runs, next_waiting, record_refused, record_skipped
-from services.platform.cron import due_times
+from services.engine.timetable import Timetable
 from services.platform.database import Connection
 from services.scheduler.loop import Context, passes
 from services.scheduler.slots import Slots
@@ -80,8 +80,8 @@ _LOOK = """
             LIMIT $5) AS backfilled"""
 
 _DUE = """
-    SELECT schedule_id, name, cron, time_zone, misfire, job, template, overlap, paused, next_run_at, created_by, key_id,
-        error, put_off_at, now() AS now, NOT paused AND next_run_at <= now() AS due
+    SELECT schedule_id, name, cron, time_zone, not_on, business_days, holidays, misfire, job, template, overlap, paused,
+        next_run_at, created_by, key_id, error, put_off_at, now() AS now, NOT paused AND next_run_at <= now() AS due
     FROM schedules
     WHERE schedule_id = $2
       AND (put_off_at IS NULL OR put_off_at <= now() - $1 * interval '1 second')
@@ -134,7 +134,7 @@ def due_runs(schedule: Mapping[str, Any], looking_since: datetime) -> DueRuns:
     missed_before = (now if schedule["put_off_at"] else looking_since) - MISFIRE_GRACE
     times: list[datetime] = []
     missed: list[datetime] = []
-    following = due_times(schedule["cron"], schedule["time_zone"], schedule["next_run_at"])
+    following = Timetable.of(schedule).times(schedule["next_run_at"])
     for time in chain([schedule["next_run_at"]], following):
         if time > now or len(times) == JOBS_MAX or len(missed) == MISSED_MAX:
             if misfire == "run_once" and missed and not times and time > now:

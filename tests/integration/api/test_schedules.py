@@ -449,3 +449,51 @@ async def test_a_backfill_reaches_over_the_changes_of_the_clocks(submitter: http
         made = await ok(submitter.post(f"{path}/backfills", json={"since": since, "until": until}))
         found = [run for run in await runs(submitter, path) if run["backfill_id"] == made["backfill_id"]]
         assert [run["scheduled_at"][8:16] for run in reversed(found)] == times
+
+
+# Calendars.
+
+ICAL = """BEGIN:VCALENDAR\r
+VERSION:2.0\r
+PRODID:-//test//EN\r
+BEGIN:VEVENT\r
+SUMMARY:New Year's Eve\r
+DTSTART;VALUE=DATE:20201231\r
+RRULE:FREQ=YEARLY\r
+END:VEVENT\r
+END:VCALENDAR\r
+"""
+
+
+async def test_a_schedule_keeps_to_its_calendar(submitter: httpx.AsyncClient) -> None:
+    path = await create(submitter, cron="0 18 L 12 *", business_days="previous", ical=ICAL)
+
+    shown = await ok(submitter.get(path))
+
+    assert len(shown["holidays"]) in (10, 11) and {day[5:] for day in shown["holidays"]} == {"12-31"}
+    for time in map(datetime.fromisoformat, shown["upcoming"]):
+        local = time.astimezone(ZoneInfo("Europe/Berlin"))
+        assert (local.month, local.hour) == (12, 18) and local.day in (28, 29, 30) and local.weekday() < 5
+    without = await ok(submitter.patch(path, json={"ical": None, "business_days": None, "not_on": ["L 11 *"]}))
+    assert (without["holidays"], without["business_days"], without["not_on"]) == ([], None, ["L 11 *"])
+    assert all(datetime.fromisoformat(time).day == 31 for time in without["upcoming"])
+
+
+async def test_bad_calendars_are_refused_by_field(submitter: httpx.AsyncClient, subtests: pytest.Subtests) -> None:
+    path = await create(submitter)
+    cases = [
+        ({"not_on": ["L *"]}, "not_on.0", "write three fields"),
+        ({"not_on": ["* * *"]}, "not_on", "is never due"),
+        ({"business_days": "sometimes"}, "business_days", "'only', 'previous' or 'next'"),
+        ({"ical": "holidays"}, "ical", "this is not iCalendar"),
+    ]
+    for changes, field, fix in cases:
+        for request in (
+            submitter.post("/v1/schedules", json=schedule(name="other", **changes)),
+            submitter.patch(path, json=changes),
+        ):
+            with subtests.test(field, changes=changes):
+                response = await request
+                assert response.status_code == 422
+                [error] = response.json()["errors"]
+                assert error["field"] == field and fix in error["message"], error

@@ -571,6 +571,20 @@ async def test_a_waiting_run_whose_job_is_refused_holds_up_no_other(context: Con
     assert await states(play, schedule_id) == ["submitted succeeded", "refused", "refused"]
 
 
+# Calendars.
+
+
+async def test_the_clock_keeps_to_the_schedules_calendar(context: Context, play: Play) -> None:
+    """A run that is due already takes place; those on the holidays that follow do not."""
+    hour = await on_the_hour(play)
+    holidays = [hour.date() + timedelta(days=n) for n in (-1, 0, 1)]
+    schedule_id = await add_schedule(play, hours_late=3, misfire="run_all", not_on=["holidays"], holidays=holidays)
+    await tick(context)
+    assert await runs(play, schedule_id) == [hour - timedelta(hours=3)]
+    midnight = hour.replace(hour=0) + timedelta(days=2)
+    assert (await schedule(play, schedule_id))["next_run_at"] == midnight
+
+
 # Backfills.
 
 

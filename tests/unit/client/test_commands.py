@@ -136,6 +136,9 @@ SCHEDULE = {
     "time_zone": "Europe/Berlin",
     "misfire": "run_once",
     "overlap": "allow",
+    "not_on": ["L * *"],
+    "business_days": "next",
+    "holidays": ["2026-12-25", "2026-12-26"],
     "paused": False,
     "paused_at": None,
     "next_run_at": LATER,
@@ -430,7 +433,12 @@ COMMANDS: list[tuple[str, str, Any, list[str]]] = [
         ],
     ),
     ("schedules list", "GET /v1/schedules", page(SCHEDULE), [ID, "month-end", "0 6 L * *", "Europe/Berlin"]),
-    (f"schedules show {ID}", f"GET /v1/schedules/{ID}", SCHEDULE, ["0 6 L * * in Europe/Berlin", "run_once"]),
+    (
+        f"schedules show {ID}",
+        f"GET /v1/schedules/{ID}",
+        SCHEDULE,
+        ["0 6 L * * in Europe/Berlin", "L * *", "next", "2 from 2026-12-25", "run_once"],
+    ),
     (f"schedules pause {ID}", f"POST /v1/schedules/{ID}/pause", SCHEDULE, [f"{ID} paused"]),
     (f"schedules resume {ID}", f"POST /v1/schedules/{ID}/resume", SCHEDULE, [f"{ID} active"]),
     (f"schedules delete {ID}", f"DELETE /v1/schedules/{ID}", None, [f"deleted {ID}"]),
@@ -914,6 +922,9 @@ def test_a_schedule_is_made_of_a_job_file(run: Run, service: Service) -> None:
         "time_zone": "UTC",
         "misfire": "run_once",
         "overlap": "allow",
+        "not_on": [],
+        "business_days": None,
+        "ical": None,
         "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
     }
 
@@ -931,6 +942,14 @@ def test_a_schedule_is_changed_in_what_is_given(run: Run, service: Service) -> N
     assert service.asked[0].body == {
         "name": "ultimo",
         "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
+    }
+    Path("berlin.ics").write_text("BEGIN:VCALENDAR")
+    calendar = ("--not-on", "L * *", "--not-on", "holidays", "--business-days", "previous", "--holidays", "berlin.ics")
+    run("schedules", "change", "month-end", *calendar)
+    assert service.asked[1].body == {
+        "not_on": ["L * *", "holidays"],
+        "business_days": "previous",
+        "ical": "BEGIN:VCALENDAR",
     }
     nothing = run("schedules", "change", "month-end")
     assert nothing.exit_code == 2 and "nothing to change: give --name" in nothing.stderr

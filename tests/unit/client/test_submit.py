@@ -485,6 +485,9 @@ def test_cron_makes_a_schedule(run: Run, accepting: Service) -> None:
         "time_zone": "Europe/Berlin",
         "misfire": "skip",
         "overlap": "allow",
+        "not_on": [],
+        "business_days": None,
+        "ical": None,
         "job": {"name": "month-end", "input": {"type": "range", "count": 1}, "stages": NOOP},
     }
     assert not accepting.requests("POST", "/v1/jobs")

@@ -7,11 +7,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from services.engine.run_times import RunTimes, fill_times, find_faults, has_placeholders
+from services.engine.timetable import Timetable
 
 
 def filled(text: str, at: str, cron: str = "0 2 * * *", zone: str = "Europe/Berlin") -> Any:
     """The text in a run at a UTC time."""
-    return fill_times(text, RunTimes(cron, zone, datetime.fromisoformat(at)))
+    return fill_times(text, RunTimes(Timetable(cron, zone), datetime.fromisoformat(at)))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_times_are_those_of_the_zones_clocks(cron: str, zone: str, at: str, sche
 
 def test_strings_are_filled_at_any_depth_and_keys_are_not() -> None:
     job = {"input": [{"uri": "{run_date}"}], "labels": {"{run_date}": "{run_date}"}, "priority": 1, "name": None}
-    times = RunTimes("0 2 * * *", "UTC", datetime(2026, 1, 1, tzinfo=UTC))
+    times = RunTimes(Timetable("0 2 * * *", "UTC"), datetime(2026, 1, 1, tzinfo=UTC))
     day = "2026-01-01"
     assert fill_times(job, times) == {
         "input": [{"uri": day}],

@@ -1,14 +1,13 @@
 """Cron expressions in time zones (services.platform.cron): due when a person of that zone expects it."""
 
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.platform.cron import check_cron, check_zone, due_times, last_due_times, next_time
+from services.platform.cron import check_cron, check_zone, due_times, next_time
 
 
 def due(cron: str, zone: str, after: str, count: int = 3) -> list[str]:
@@ -128,19 +127,3 @@ def test_a_bad_expression_is_explained(cron: str, why: str) -> None:
 def test_a_bad_zone_is_explained(zone: str) -> None:
     with pytest.raises(ValueError, match="is not an IANA time zone; write a name such as"):
         check_zone(zone)
-
-
-@given(st.sampled_from(CHANGES), st.integers(-200, 2000), st.sampled_from([*FIXED, *ELAPSED]), st.integers(1, 9))
-def test_the_last_times_are_the_end_of_all(change: datetime, minutes: int, cron: str, count: int) -> None:
-    after, until = change - timedelta(days=2), change + timedelta(minutes=minutes)
-    every = list(takewhile(lambda time: time <= until, due_times(cron, "Europe/Berlin", after)))
-    assert last_due_times(cron, "Europe/Berlin", after=after, until=until, count=count) == every[-count:]
-
-
-def test_the_last_times_of_a_long_past_are_found_without_reading_all_of_it() -> None:
-    after, until = datetime(1990, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
-    assert last_due_times("* * * * *", "UTC", after=after, until=until, count=2) == [
-        until - timedelta(minutes=1),
-        until,
-    ]
-    assert last_due_times("0 0 29 2 *", "UTC", after=after, until=until, count=1) == [datetime(2024, 2, 29, tzinfo=UTC)]

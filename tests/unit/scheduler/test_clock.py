@@ -22,6 +22,7 @@ def look(
     """What is due now, if schedulers have looked `since` then; not given: since now, after an outage."""
     schedule = {
         **{"misfire": misfire, "cron": cron, "time_zone": "UTC"},
+        **{"not_on": [], "business_days": None, "holidays": []},
         **{"next_run_at": next_run_at, "now": now, "put_off_at": now if put_off else None},
     }
     return due_runs(schedule, since or now)
