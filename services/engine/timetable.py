@@ -16,7 +16,7 @@ HOLIDAYS = "holidays"  # among the days on which a schedule does not run
 
 _DAY = timedelta(days=1)
 _MOVED_MAX = 31  # days
-_LEFT_OUT_MAX = 3_660  # days on end
+_LEFT_OUT_MAX = 400  # days on end on which the expression is due
 _SATURDAY = 5
 
 
@@ -41,12 +41,11 @@ class Timetable:
         return cls(schedule["cron"], schedule["time_zone"], *rules)
 
     def times(self, after: datetime) -> Iterator[datetime]:
-        """All due times after `after` (aware), in UTC. Raises ValueError if the rules leave none for ten years."""
+        """All due times after `after` (aware), in UTC. Raises ValueError if the rules leave out too many on end."""
         if not self.not_on and self.business_days is None:
             return due_times(self.cron, self.time_zone, after)
         if self.business_days in ("previous", "next"):
-            # What falls just before may move to a day after.
-            begin = after - _MOVED_MAX * _DAY if self.business_days == "next" else after
+            begin = self._begin_of_moves(after) if self.business_days == "next" else after
             return (time for time in self._move(self._leave_out(begin)) if time > after)
         return self._leave_out(after)
 
@@ -99,6 +98,16 @@ class Timetable:
         zone = ZoneInfo(self.time_zone)
         for target, moved in groupby(times, lambda time: self._business_day_of(time.astimezone(zone).date())):
             yield from sorted({self._at(target, time.astimezone(zone)) for time in moved})
+
+    def _begin_of_moves(self, after: datetime) -> datetime:
+        """Before the first day from which a run may move to a time after `after`."""
+        zone = ZoneInfo(self.time_zone)
+        day = after.astimezone(zone).date()
+        for _ in range(_MOVED_MAX):
+            if self._is_business_day(day - _DAY):
+                break
+            day -= _DAY
+        return datetime.combine(day, datetime.min.time(), zone).astimezone(UTC) - timedelta(seconds=1)
 
     def _business_day_of(self, day: date) -> date:
         step = -_DAY if self.business_days == "previous" else _DAY

@@ -78,6 +78,18 @@ def test_runs_that_move_to_one_day_are_in_order_and_once(rule: str) -> None:
     assert due("0 6,18 * * *", "2026-11-27 00:00", 6, business_days=rule) == expected
 
 
+@given(st.integers(0, 24 * 60 * 20), st.sampled_from(["0 6,18 * * *", "30 */5 * * *", "0 6 1,24,25,31 * *"]))
+@pytest.mark.parametrize("rule", ["previous", "next"])
+def test_the_times_after_any_time_are_the_rest_of_all(rule: Any, minutes: int, cron: str) -> None:
+    timetable = Timetable(cron, ZONE, business_days=rule, holidays=CHRISTMAS)
+    begin, until = datetime(2026, 12, 1, tzinfo=UTC), datetime(2027, 2, 1, tzinfo=UTC)
+    after = datetime(2026, 12, 18, tzinfo=UTC) + timedelta(minutes=minutes)
+    every = list(takewhile(lambda time: time <= until, timetable.times(begin)))
+    assert every == sorted(set(every))
+    rest = list(takewhile(lambda time: time <= until, timetable.times(after)))
+    assert rest == [time for time in every if time > after]
+
+
 def test_a_calendar_that_leaves_nothing_is_an_error_and_found_out_soon() -> None:
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     for timetable in (
