@@ -6,7 +6,6 @@ Whoever decides one holds the schedule's row locked, and records it in the trans
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -183,15 +182,19 @@ async def forget_old_runs(connection: Connection, schedule_id: UUID) -> None:
 _DECIDED = "SELECT scheduled_at FROM schedule_runs WHERE schedule_id = $1 AND scheduled_at > $2"
 
 
-async def upcoming(connection: Connection, schedule: Row, after: datetime, count: int) -> list[datetime]:
-    """The next `count` runs of the schedule that are not decided yet. Raises ValueError if there is none."""
+async def next_undecided(connection: Connection, schedule: Row, after: datetime) -> datetime:
+    """The schedule's next run that is not decided yet. Raises ValueError if there is none."""
     decided = {row["scheduled_at"] for row in await connection.fetch(_DECIDED, schedule["schedule_id"], after)}
-    times = Timetable.of(schedule).times(after)
-    return list(islice((time for time in times if time not in decided), count))
+    timetable = Timetable.of(schedule)
+    return next((time for time in timetable.times(after) if time not in decided), None) or timetable.next(after)
 
 
 async def record_pause(connection: Connection, schedule: Row, now: datetime) -> None:
     """Record what came due during the schedule's pause, until now: nothing of it is made up for."""
-    if schedule["paused_at"] is not None:
+    if schedule["paused_at"] is None:
+        return
+    try:
         missed = Timetable.of(schedule).last(after=schedule["paused_at"], until=now, count=RECORDED_MAX)
-        await record_skipped(connection, schedule["schedule_id"], missed, "paused")
+    except ValueError:  # its times can't be told, which may be why it was paused
+        return
+    await record_skipped(connection, schedule["schedule_id"], missed, "paused")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import date, datetime
 from itertools import islice
 from typing import Annotated, Any
@@ -45,7 +45,7 @@ from services.engine.ownership import Thing, of_template, require_control, requi
 from services.engine.places import Reader
 from services.engine.quotas import check_schedule
 from services.engine.run_times import has_placeholders
-from services.engine.schedules import Row, begin_run, record_pause, record_skipped, upcoming
+from services.engine.schedules import Row, begin_run, next_undecided, record_pause, record_skipped
 from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
@@ -105,8 +105,9 @@ _FIND = """
 def _show(row: Row) -> Schedule:
     following: list[datetime] = []
     if row["next_run_at"] is not None:
-        later = Timetable.of(row).times(row["next_run_at"])
-        following = [row["next_run_at"], *islice(later, UPCOMING - 1)]
+        following = [row["next_run_at"]]
+        with suppress(ValueError):  # it will not be due any more: the clock pauses it then, and says why
+            following += islice(Timetable.of(row).times(row["next_run_at"]), UPCOMING - 1)
     return Schedule.model_validate({**row, "upcoming": following})
 
 
@@ -332,7 +333,15 @@ async def _replan(connection: Connection, row: Record, new: Row) -> dict[str, An
         return {"paused_at": now}
     if row["next_run_at"] <= now:
         return {}
-    return {"next_run_at": (await upcoming(connection, new, now, 1))[0]}
+    return {"next_run_at": await _next_run(connection, new, now)}
+
+
+async def _next_run(connection: Connection, row: Row, after: datetime) -> datetime:
+    """Raises a 409 if the schedule is not due any more."""
+    try:
+        return await next_undecided(connection, row, after)
+    except ValueError as error:
+        raise conflict(f"the schedule has no next run: {error}; change its times") from error
 
 
 @router.delete(
@@ -376,8 +385,8 @@ async def resume_schedule(caller: Submitter, api: Api, schedule_id: ScheduleId) 
     async with _controlling(caller, api, schedule_id) as (connection, row):
         if not row["paused"]:
             return _show(row)
+        next_run_at = await _next_run(connection, row, row["now"])
         await record_pause(connection, row, row["now"])
-        [next_run_at] = await upcoming(connection, row, row["now"], 1)
         resumed = await connection.fetchrow(_RESUME, row["schedule_id"], next_run_at)
         await notify_jobs(connection)
         assert resumed is not None
@@ -396,7 +405,7 @@ async def skip_next_run(caller: Submitter, api: Api, schedule_id: ScheduleId) ->
         if row["paused"]:
             raise conflict(f"the schedule {row['name']} is paused: it has no next run; resume it first")
         await record_skipped(connection, row["schedule_id"], [row["next_run_at"]], "request")
-        [following] = await upcoming(connection, row, row["next_run_at"], 1)
+        following = await _next_run(connection, row, row["next_run_at"])
         skipped = await connection.fetchrow(_NEXT, row["schedule_id"], following)
         assert skipped is not None
         return _show(skipped)

@@ -281,6 +281,25 @@ async def test_a_change_of_a_paused_schedule_ends_no_pause(submitter: httpx.Asyn
     assert [datetime.fromisoformat(run["scheduled_at"]) for run in await runs(submitter, path)] == [hour]
 
 
+async def test_a_schedule_that_is_never_due_any_more_is_shown_and_can_be_changed(
+    submitter: httpx.AsyncClient, database: Database
+) -> None:
+    """As one whose time zone this node does not know."""
+    path = await create(submitter)
+    await database.execute("UPDATE schedules SET time_zone = 'Europe/Atlantis'")
+
+    shown = await ok(submitter.get(path))
+
+    assert shown["upcoming"] == [shown["next_run_at"]]
+    assert len((await ok(submitter.get("/v1/schedules")))["items"]) == 1
+    await ok(submitter.post(f"{path}/pause"))
+    for order in ("resume", "skip"):
+        refused = await submitter.post(f"{path}/{order}")
+        assert refused.status_code == 409, refused.text
+    await ok(submitter.patch(path, json={"time_zone": "UTC"}))
+    assert (await ok(submitter.post(f"{path}/resume")))["paused"] is False
+
+
 # Placeholders.
 
 
