@@ -135,6 +135,16 @@ async def next_waiting(connection: Connection, schedule: Row) -> Record | None:
     return next((run for run in waiting if run["origin"] == "request" or not schedule["paused"]), None)
 
 
+_LAST = """
+    UPDATE schedules SET last_run_at = $2, last_job_id = $3
+    WHERE schedule_id = $1 AND (last_run_at IS NULL OR last_run_at <= $2)"""
+
+
+async def note_last_run(connection: Connection, schedule_id: UUID, scheduled_at: datetime, job_id: UUID) -> None:
+    """Name the run as the schedule's last one, unless a later one has begun already."""
+    await connection.execute(_LAST, schedule_id, scheduled_at, job_id)
+
+
 def _job_of(schedule: Row, scheduled_at: datetime) -> Any:
     """The job of a run. Raises ValueError for a placeholder without a value."""
     if not schedule["template"]:

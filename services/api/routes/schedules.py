@@ -45,7 +45,7 @@ from services.engine.ownership import Thing, of_template, require_control, requi
 from services.engine.places import Reader
 from services.engine.quotas import check_schedule
 from services.engine.run_times import has_placeholders
-from services.engine.schedules import Row, begin_run, next_undecided, record_pause, record_skipped
+from services.engine.schedules import Row, begin_run, next_undecided, note_last_run, record_pause, record_skipped
 from services.engine.scope import apply_scope
 from services.engine.spec import JobSpec
 from services.engine.submission import resolve_stages
@@ -412,7 +412,6 @@ async def skip_next_run(caller: Submitter, api: Api, schedule_id: ScheduleId) ->
 
 
 _RUN = "SELECT * FROM schedule_runs WHERE schedule_id = $1 AND scheduled_at = $2"
-_SET_LAST = "UPDATE schedules SET last_job_id = coalesce($2, last_job_id) WHERE schedule_id = $1"
 _JOBS = "SELECT job_id, state AS job_state, started_at, finished_at FROM jobs WHERE job_id = ANY($1::uuid[])"
 
 
@@ -472,7 +471,8 @@ async def run_schedule(
                 f"the overlap rule is {row['overlap']}, and jobs of the schedule run or wait: end them first"
             )
         job_id = begun.job_id
-        await connection.execute(_SET_LAST, row["schedule_id"], job_id)
+        if job_id is not None:
+            await note_last_run(connection, row["schedule_id"], scheduled_at, job_id)
         summary = {"name": row["name"], "scheduled_at": scheduled_at.isoformat(), "job": job_id and str(job_id)}
         await creation.caller.record(connection, row["schedule_id"], **summary)
         run = await connection.fetchrow(_RUN, row["schedule_id"], scheduled_at)

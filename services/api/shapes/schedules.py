@@ -158,8 +158,8 @@ class Schedule(Row):
     paused: bool
     paused_at: datetime | None = Field(description="runs that came due since then are recorded as skipped at its end")
     next_run_at: datetime | None = Field(description="null while paused")
-    last_run_at: datetime | None
-    last_job_id: UUID | None
+    last_run_at: datetime | None = Field(description="`scheduled_at` of the last run that has a job; without backfills")
+    last_job_id: UUID | None = Field(description="the job of that run")
     error: str | None = Field(description="why the last run could not be submitted")
     runs_skipped: int = Field(description="runs that were missed while no scheduler ran, and not made up for")
     last_skipped_at: datetime | None = Field(description="when the last of them was due")

@@ -19,7 +19,14 @@ from services.engine.audit import record_submission
 from services.engine.backfills import end_backfills, next_backfilled
 from services.engine.jobs import notify_jobs, start_due_jobs
 from services.engine.quotas import QuotaExceeded
-from services.engine.schedules import begin_run, forget_old_runs, next_waiting, record_refused, record_skipped
+from services.engine.schedules import (
+    begin_run,
+    forget_old_runs,
+    next_waiting,
+    note_last_run,
+    record_refused,
+    record_skipped,
+)
 from services.engine.timetable import Timetable
 from services.platform.database import Connection
 from services.scheduler.loop import Context, passes
@@ -168,23 +175,25 @@ async def _run(connection: Connection, context: Context, schedule: Record, looki
         return
     if due.skipped:
         await _skip(connection, schedule, due.skipped)
-    job_id, error = None, None
+    ran, job_id, error = None, None, None
     if not due.times:
         error = schedule["error"]  # of a run that was put off, and now counts as missed
     for time in due.times:
         try:
             began, refused = await _begin(connection, context, schedule, time, "clock")
         except QuotaExceeded as exceeded:
-            await _put_off(connection, schedule, time, job_id, exceeded)
+            await _put_off(connection, schedule, time, ran, job_id, exceeded)
             return
-        job_id, error = began or job_id, refused or error
+        if began is not None:
+            ran, job_id = time, began
+        error = refused or error
     await forget_old_runs(connection, schedule["schedule_id"])
     await connection.execute(
         "UPDATE schedules SET next_run_at = $2, last_run_at = coalesce($3, last_run_at), "
         "last_job_id = coalesce($4, last_job_id), error = $5, put_off_at = NULL WHERE schedule_id = $1",
         schedule["schedule_id"],
         due.next_run_at,
-        due.times[-1] if due.times else None,
+        ran,
         job_id,
         error,
     )
@@ -222,9 +231,7 @@ async def _begin(
         return None, str(invalid)
 
 
-_RAN = (
-    "UPDATE schedules SET last_job_id = coalesce($2, last_job_id), error = $3, put_off_at = NULL WHERE schedule_id = $1"
-)
+_BEGAN = "UPDATE schedules SET error = $2, put_off_at = NULL WHERE schedule_id = $1"
 _WAITS = "UPDATE schedules SET put_off_at = now(), error = $2 WHERE schedule_id = $1"
 
 
@@ -235,11 +242,13 @@ async def _run_waiting(connection: Connection, context: Context, schedule: Recor
         await end_backfills(connection, schedule)
         return
     try:
-        began = await _begin(connection, context, schedule, run["scheduled_at"], run["origin"], waited=True)
+        began, error = await _begin(connection, context, schedule, run["scheduled_at"], run["origin"], waited=True)
     except QuotaExceeded as exceeded:
         await connection.execute(_WAITS, schedule["schedule_id"], _say_put_off(run["scheduled_at"], exceeded))
         return
-    await connection.execute(_RAN, schedule["schedule_id"], *began)
+    await connection.execute(_BEGAN, schedule["schedule_id"], error)
+    if began is not None and run["origin"] != "backfill":
+        await note_last_run(connection, schedule["schedule_id"], run["scheduled_at"], began)
     await end_backfills(connection, schedule)
 
 
@@ -266,16 +275,22 @@ async def _skip(connection: Connection, schedule: Record, missed: list[datetime]
 
 
 _PUT_OFF = """
-    UPDATE schedules SET put_off_at = now(), next_run_at = $2, last_job_id = coalesce($3, last_job_id), error = $4
+    UPDATE schedules SET put_off_at = now(), next_run_at = $2, last_run_at = coalesce($3, last_run_at),
+        last_job_id = coalesce($4, last_job_id), error = $5
     WHERE schedule_id = $1"""
 
 
 async def _put_off(
-    connection: Connection, schedule: Any, time: datetime, job_id: UUID | None, why: QuotaExceeded
+    connection: Connection,
+    schedule: Record,
+    time: datetime,
+    ran: datetime | None,
+    job_id: UUID | None,
+    why: QuotaExceeded,
 ) -> None:
     """The run at `time` and those after it stay due. If they are late by then, the misfire policy decides."""
     log.warning("schedule put off", schedule=str(schedule["schedule_id"]), error=str(why))
-    await connection.execute(_PUT_OFF, schedule["schedule_id"], time, job_id, _say_put_off(time, why))
+    await connection.execute(_PUT_OFF, schedule["schedule_id"], time, ran, job_id, _say_put_off(time, why))
 
 
 async def _pause(connection: Connection, schedule_id: UUID, error: str) -> None:

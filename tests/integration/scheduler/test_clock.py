@@ -499,6 +499,24 @@ async def test_runs_that_overlap_do_as_the_rule_says(
         await end_jobs(play, schedule_id)
 
 
+async def test_the_last_run_is_the_last_one_that_has_a_job(context: Context, play: Play) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, hours_late=2, misfire="run_all", overlap="queue")
+    await tick(context)
+    last_runs = [(await schedule(play, schedule_id))["last_run_at"]]
+    for _ in range(2):
+        await end_jobs(play, schedule_id)
+        await tick(context)
+        last_runs.append((await schedule(play, schedule_id))["last_run_at"])
+
+    assert last_runs == [hour - timedelta(hours=n) for n in (2, 1, 0)]
+    last_job_id = (await schedule(play, schedule_id))["last_job_id"]
+    assert (await play.job(last_job_id))["run_at"] == hour
+    await backfill(play, schedule_id, hours=5, running_max=5)
+    await tick(context)
+    assert (await schedule(play, schedule_id))["last_job_id"] == last_job_id
+
+
 async def test_a_full_queue_of_runs_skips_further_ones(
     context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
