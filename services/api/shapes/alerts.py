@@ -1,5 +1,6 @@
 """Alerts, what they have found, and what was told of it."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,10 +14,16 @@ from services.contract.states import DeliveryState
 from services.engine.alerts import AlertEvent, Channel, Condition, Conditions, QuietHours, SubjectKind
 
 _Url = Annotated[str, Field(max_length=2000)]
-Mailbox = Annotated[
-    str,
-    Field(max_length=254, pattern=r"^[^\s@<>,;:\"\x00-\x1f]+@[A-Za-z0-9][A-Za-z0-9.-]*$", examples=["a@example.com"]),
-]
+_MAILBOX = re.compile(r"[^\s@<>,;:\"\x00-\x1f]+@[A-Za-z0-9][A-Za-z0-9.-]*")
+
+
+def _check_mailbox(address: str) -> str:
+    if _MAILBOX.fullmatch(address) is None:
+        raise ValueError(f"{address!r} is not an address of mail; write one, without a name, such as a@example.com")
+    return address
+
+
+Mailbox = Annotated[str, Field(max_length=254, examples=["a@example.com"]), AfterValidator(_check_mailbox)]
 
 
 class ToWebhook(Strict):

@@ -5,8 +5,9 @@ up to when it has looked, so that a look reads only the jobs whose time has come
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from asyncpg import Record
 
@@ -16,71 +17,56 @@ from services.scheduler.alerts.incidents import Finding, Subject, record
 from services.scheduler.alerts.words import moment, span
 from services.scheduler.loop import Context
 
-LOOK_SECONDS = 15.0
+LOOK_SECONDS = 30.0
 ALERTS_MAX = 20  # per step
-JOBS_MAX = 200  # that one look at a rule finds, of each condition
-OPEN_MAX = 1_000  # of a rule and condition: the next ones wait until some are over
+JOBS_MAX = 500  # that one look at a rule reads, of each condition: if there are more, it is looked at again at once
+OPEN_MAX = 500  # of a rule and condition: the next ones wait until some are over
 OVERLAP = timedelta(seconds=60)  # longer than the transactions that make a job known after its time
+_BEFORE_ALL = UUID(int=0)
 
 _CLAIM = """
     UPDATE alerts SET looks_at = now() + $1 * interval '1 second' WHERE alert_id = (
         SELECT alert_id FROM alerts
-        WHERE NOT paused AND looks_at <= now()
-          AND conditions ?| '{late,not_started,ran_over,no_workers,trigger_failed}'
-        ORDER BY looks_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)
+        WHERE NOT paused AND looks_at <= now() ORDER BY looks_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)
     RETURNING alert_id, conditions, looked_until, job_id, job_name, labels, schedule, pool, now() AS now"""
 
-_LOOKED = "UPDATE alerts SET looked_until = $2 WHERE alert_id = $1"
+_LOOKED = """
+    UPDATE alerts SET looked_until = $2, looks_at = CASE WHEN $3 THEN now() ELSE looks_at END WHERE alert_id = $1"""
 
 _OPEN = "SELECT count(*) FROM incidents WHERE alert_id = $1 AND condition = $2 AND over_at IS NULL"
 
-# Jobs that were due between two moments and have not ended.
-_LATE = """
-    SELECT j.job_id, j.name, j.state, coalesce(j.run_at, j.created_at) AS since, j.schedule_id, j.trigger_id,
-        s.name AS schedule, t.name AS trigger
+# The next jobs that have not ended, by the time at which they were due; none is read twice.
+_DUE = """
+    SELECT job_id, coalesce(run_at, created_at) AS since FROM jobs
+    WHERE state NOT IN ('succeeded', 'failed', 'cancelled')
+      AND coalesce(run_at, created_at) >= $1 AND coalesce(run_at, created_at) <= $3
+      AND (coalesce(run_at, created_at), job_id) > ($1, $2)
+    ORDER BY coalesce(run_at, created_at), job_id LIMIT $4"""
+
+# The same by the time at which they started.
+_BEGUN = """
+    SELECT job_id, started_at AS since FROM jobs
+    WHERE state NOT IN ('succeeded', 'failed', 'cancelled')
+      AND started_at >= $1 AND started_at <= $3 AND (started_at, job_id) > ($1, $2)
+    ORDER BY started_at, job_id LIMIT $4"""
+
+_BY_TIME: dict[Condition, str] = {"late": _DUE, "not_started": _DUE, "ran_over": _BEGUN}
+
+# Those of these jobs that the rule is about.
+_OF_RULE = """
+    SELECT j.job_id, j.name, j.state, j.schedule_id, j.trigger_id, s.name AS schedule, t.name AS trigger
     FROM jobs AS j
     LEFT JOIN schedules AS s ON s.schedule_id = j.schedule_id
     LEFT JOIN triggers AS t ON t.trigger_id = j.trigger_id
-    WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled')
-      AND coalesce(j.run_at, j.created_at) > $1 AND coalesce(j.run_at, j.created_at) <= $2
-      AND ($4::uuid IS NULL OR j.job_id = $4) AND ($5::text IS NULL OR j.name = $5) AND j.labels @> $6
-      AND ($7::text IS NULL OR s.name = $7)
-      AND ($8::text IS NULL OR EXISTS (
-          SELECT FROM stages AS g WHERE g.job_id = j.job_id AND (g.pool = $8 OR $8 = ANY(g.pools))))
-    ORDER BY coalesce(j.run_at, j.created_at) LIMIT $3"""
+    WHERE j.job_id = ANY($1)
+      AND ($2::uuid IS NULL OR j.job_id = $2) AND ($3::text IS NULL OR j.name = $3) AND j.labels @> $4
+      AND ($5::text IS NULL OR s.name = $5)
+      AND ($6::text IS NULL OR EXISTS (
+          SELECT FROM stages AS g WHERE g.job_id = j.job_id AND (g.pool = $6 OR $6 = ANY(g.pools))))"""
 
-# The same, of which no task has started.
-_NOT_STARTED = """
-    SELECT j.job_id, j.name, j.state, coalesce(j.run_at, j.created_at) AS since, j.schedule_id, j.trigger_id,
-        s.name AS schedule, t.name AS trigger
-    FROM jobs AS j
-    LEFT JOIN schedules AS s ON s.schedule_id = j.schedule_id
-    LEFT JOIN triggers AS t ON t.trigger_id = j.trigger_id
-    WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled')
-      AND coalesce(j.run_at, j.created_at) > $1 AND coalesce(j.run_at, j.created_at) <= $2
-      AND ($4::uuid IS NULL OR j.job_id = $4) AND ($5::text IS NULL OR j.name = $5) AND j.labels @> $6
-      AND ($7::text IS NULL OR s.name = $7)
-      AND ($8::text IS NULL OR EXISTS (
-          SELECT FROM stages AS g WHERE g.job_id = j.job_id AND (g.pool = $8 OR $8 = ANY(g.pools))))
-      AND NOT EXISTS (
-          SELECT FROM stages AS g CROSS JOIN LATERAL stage_sums(g.job_id, g.stage) AS c
-          WHERE g.job_id = j.job_id AND (c.running > 0 OR c.attempts > 0))
-    ORDER BY coalesce(j.run_at, j.created_at) LIMIT $3"""
-
-_RAN_OVER = """
-    SELECT j.job_id, j.name, j.state, j.started_at AS since, j.schedule_id, j.trigger_id,
-        s.name AS schedule, t.name AS trigger
-    FROM jobs AS j
-    LEFT JOIN schedules AS s ON s.schedule_id = j.schedule_id
-    LEFT JOIN triggers AS t ON t.trigger_id = j.trigger_id
-    WHERE j.state NOT IN ('succeeded', 'failed', 'cancelled') AND j.started_at > $1 AND j.started_at <= $2
-      AND ($4::uuid IS NULL OR j.job_id = $4) AND ($5::text IS NULL OR j.name = $5) AND j.labels @> $6
-      AND ($7::text IS NULL OR s.name = $7)
-      AND ($8::text IS NULL OR EXISTS (
-          SELECT FROM stages AS g WHERE g.job_id = j.job_id AND (g.pool = $8 OR $8 = ANY(g.pools))))
-    ORDER BY j.started_at LIMIT $3"""
-
-_BY_TIME: dict[Condition, str] = {"late": _LATE, "not_started": _NOT_STARTED, "ran_over": _RAN_OVER}
+_HAVE_STARTED = """
+    SELECT DISTINCT g.job_id FROM stages AS g CROSS JOIN LATERAL stage_sums(g.job_id, g.stage) AS c
+    WHERE g.job_id = ANY($1) AND (c.running > 0 OR c.attempts > 0)"""
 
 # Schedules whose due run has no job yet, such as one that a quota puts off.
 _UNSUBMITTED = """
@@ -148,40 +134,74 @@ async def look(context: Context) -> bool:
 
 async def _look_at(connection: Connection, alert: Record) -> None:
     conditions, looked_until = Conditions.read(alert["conditions"]), dict(alert["looked_until"])
+    has_more = False
     for condition in _BY_TIME:
         limit: float | None = getattr(conditions, condition)
         if limit is not None:
             looked_until[condition] = await _pass_time(connection, alert, condition, limit)
-    await connection.execute(_LOOKED, alert["alert_id"], looked_until)
+            has_more |= "job_id" in looked_until[condition]
+    await connection.execute(_LOOKED, alert["alert_id"], looked_until, has_more)
     if conditions.no_workers is not None:
         await _settle(connection, alert, "no_workers", await _empty_pools(connection, alert, conditions.no_workers))
     if conditions.trigger_failed:
         await _settle(connection, alert, "trigger_failed", await _failing_triggers(connection, alert))
 
 
-async def _pass_time(connection: Connection, alert: Record, condition: Condition, limit: float) -> str:
-    """Find the jobs whose time has passed since the last look; returns up to when jobs have been looked at."""
+async def _pass_time(connection: Connection, alert: Record, condition: Condition, limit: float) -> dict[str, str]:
+    """Find the jobs whose time has passed since the last look.
+
+    Returns up to when jobs have been looked at; in the midst of them, also the last of them.
+    """
     alert_id, until = alert["alert_id"], alert["now"] - timedelta(seconds=limit)
     if condition == "not_started":
         await connection.execute(_STARTED, alert_id)
     if condition != "ran_over":
         await connection.execute(_SUBMITTED, alert_id, condition, until)
-    before = alert["looked_until"].get(condition)
-    after = datetime.min.replace(tzinfo=until.tzinfo) if before is None else datetime.fromisoformat(before) - OVERLAP
+        await _find_unsubmitted(connection, alert, condition, until)
+    looked: dict[str, str] = alert["looked_until"].get(condition, {})
     room = min(JOBS_MAX, OPEN_MAX - await connection.fetchval(_OPEN, alert_id, condition))
     if room <= 0:
-        return before or after.isoformat()
+        return {name: value for name, value in looked.items() if name == "at"}
+    jobs = {
+        row["job_id"]: row["since"]
+        for row in await connection.fetch(_BY_TIME[condition], *_position(looked), until, room)
+    }
     scope = [alert[name] for name in ("job_id", "job_name", "labels", "schedule", "pool")]
-    jobs = [dict(row) for row in await connection.fetch(_BY_TIME[condition], after, until, room, *scope)]
-    found = [Finding(alert_id, condition, Subject.of_job(job), _say(condition, job, limit)) for job in jobs]
-    if condition != "ran_over" and alert["job_id"] is None and alert["pool"] is None:
-        scope = [alert[name] for name in ("schedule", "job_name", "labels")]
-        for row in await connection.fetch(_UNSUBMITTED, until, *scope, room):
-            subject = Subject("schedule", str(row["schedule_id"]), row["name"])
-            found.append(Finding(alert_id, condition, subject, _say_unsubmitted(dict(row))))
-    await record(connection, found, LASTING)
-    looked: datetime = jobs[-1]["since"] if len(jobs) == room else until
-    return looked.isoformat()
+    found = [dict(row) for row in await connection.fetch(_OF_RULE, list(jobs), *scope)]
+    if condition == "not_started" and found:
+        started = await connection.fetch(_HAVE_STARTED, [job["job_id"] for job in found])
+        found = [job for job in found if job["job_id"] not in {row["job_id"] for row in started}]
+    said = (_say(condition, job | {"since": jobs[job["job_id"]]}, limit) for job in found)
+    findings = (Finding(alert_id, condition, Subject.of_job(job), text) for job, text in zip(found, said, strict=True))
+    await record(connection, findings, LASTING)
+    if len(jobs) < room:
+        return {"at": until.isoformat()}
+    last, since = list(jobs.items())[-1]
+    return {"at": since.isoformat(), "job_id": str(last)}
+
+
+def _position(looked: dict[str, str]) -> tuple[datetime, UUID]:
+    """After which to go on. Jobs that became known late are found in an overlap, once all others have been read."""
+    if not looked:
+        return datetime(1970, 1, 1, tzinfo=UTC), _BEFORE_ALL
+    at = datetime.fromisoformat(looked["at"])
+    return (at, UUID(looked["job_id"])) if "job_id" in looked else (at - OVERLAP, _BEFORE_ALL)
+
+
+async def _find_unsubmitted(connection: Connection, alert: Record, condition: Condition, until: datetime) -> None:
+    if alert["job_id"] is not None or alert["pool"] is not None:
+        return
+    scope = [alert[name] for name in ("schedule", "job_name", "labels")]
+    findings = [
+        Finding(
+            alert["alert_id"],
+            condition,
+            Subject("schedule", str(row["schedule_id"]), row["name"]),
+            _say_unsubmitted(dict(row)),
+        )
+        for row in await connection.fetch(_UNSUBMITTED, until, *scope, JOBS_MAX)
+    ]
+    await record(connection, findings, LASTING)
 
 
 def _say(condition: Condition, job: Mapping[str, Any], limit: float) -> str:
