@@ -159,13 +159,13 @@ async def _pass_time(connection: Connection, alert: Record, condition: Condition
         await connection.execute(_SUBMITTED, alert_id, condition, until)
         await _find_unsubmitted(connection, alert, condition, until)
     looked: dict[str, str] = alert["looked_until"].get(condition, {})
-    room = min(JOBS_MAX, OPEN_MAX - await connection.fetchval(_OPEN, alert_id, condition))
-    if room <= 0:
+    rows = await connection.fetch(_BY_TIME[condition], *_position(looked), until, JOBS_MAX)
+    if not rows:
+        return {"at": until.isoformat()}
+    room = max(OPEN_MAX - await connection.fetchval(_OPEN, alert_id, condition), 0)
+    if not room:
         return {name: value for name, value in looked.items() if name == "at"}
-    jobs = {
-        row["job_id"]: row["since"]
-        for row in await connection.fetch(_BY_TIME[condition], *_position(looked), until, room)
-    }
+    jobs = {row["job_id"]: row["since"] for row in rows[:room]}
     scope = [alert[name] for name in ("job_id", "job_name", "labels", "schedule", "pool")]
     found = [dict(row) for row in await connection.fetch(_OF_RULE, list(jobs), *scope)]
     if condition == "not_started" and found:
@@ -174,7 +174,7 @@ async def _pass_time(connection: Connection, alert: Record, condition: Condition
     said = (_say(condition, job | {"since": jobs[job["job_id"]]}, limit) for job in found)
     findings = (Finding(alert_id, condition, Subject.of_job(job), text) for job, text in zip(found, said, strict=True))
     await record(connection, findings, LASTING)
-    if len(jobs) < room:
+    if len(jobs) == len(rows) < JOBS_MAX:
         return {"at": until.isoformat()}
     last, since = list(jobs.items())[-1]
     return {"at": since.isoformat(), "job_id": str(last)}

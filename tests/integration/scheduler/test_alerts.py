@@ -255,6 +255,25 @@ async def test_a_job_that_is_late_is_told_once_and_is_over_when_it_ends(
     assert [kind for kind, _ in told(receiver)] == ["alert.raised", "alert.over"]
 
 
+async def test_many_late_jobs_are_read_a_few_at_a_time_and_none_is_left_out(
+    context: Context, play: Play, operator: httpx.AsyncClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(times, "JOBS_MAX", 2)
+    monkeypatch.setattr(times, "OPEN_MAX", 5)
+    await create(operator, receiver, on={"late": "10m"})
+    late = [await run(play) for _ in range(7)]
+    await play.database.execute("UPDATE jobs SET created_at = now() - interval '11 min'")  # all at the same moment
+    await step(context)
+    opened = "SELECT job_id FROM incidents WHERE over_at IS NULL ORDER BY job_id"
+    assert [row["job_id"] for row in await play.database.fetch(opened)] == late[:5]
+
+    for job_id in late[:3]:
+        await end(play, job_id)
+    await step(context)
+    await step(context)
+    assert [row["job_id"] for row in await play.database.fetch(opened)] == late[3:]
+
+
 async def test_it_is_over_when_a_task_starts_if_none_had(
     context: Context, play: Play, operator: httpx.AsyncClient, receiver: Receiver
 ) -> None:
