@@ -1,9 +1,9 @@
-"""Calendars of schedules; in the SQL file of this name."""
+"""Tasks whose logs are followed; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0446"
-down_revision = "0344"
+revision = "0058"
+down_revision = "0057"
 
 
 def upgrade() -> None:

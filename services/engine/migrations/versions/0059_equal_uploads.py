@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0343"
-down_revision = "0143"
+revision = "0059"
+down_revision = "0058"
 
 
 def upgrade() -> None:

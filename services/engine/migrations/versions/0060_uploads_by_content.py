@@ -2,8 +2,8 @@
 
 from services.engine.migrations.operations import build_index
 
-revision = "0344"
-down_revision = "0343"
+revision = "0060"
+down_revision = "0059"
 
 
 def upgrade() -> None:

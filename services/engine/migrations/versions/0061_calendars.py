@@ -1,9 +1,9 @@
-"""Tasks whose logs are followed; in the SQL file of this name."""
+"""Calendars of schedules; in the SQL file of this name."""
 
 from services.engine.migrations.operations import run_script
 
-revision = "0143"
-down_revision = "0057"
+revision = "0061"
+down_revision = "0060"
 
 
 def upgrade() -> None:
