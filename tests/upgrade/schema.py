@@ -21,21 +21,6 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
-    "0445": "DROP INDEX schedule_runs_backfill",
-    "0444": "DROP TABLE schedule_backfills; ALTER TABLE schedule_runs DROP COLUMN backfill_id",
-    "0443": "DROP INDEX jobs_of_schedules_active",
-    "0442": "DROP INDEX schedule_runs_waiting",
-    "0441": "ALTER TABLE schedules DROP COLUMN overlap",
-    "0440": "ALTER TABLE schedules DROP COLUMN template",
-    "0439": "DROP TABLE schedule_runs; ALTER TABLE schedules DROP COLUMN paused_at",
-    "0342": "DROP INDEX job_dependencies_by_index",
-    "0341": "ALTER TABLE job_dependencies DROP COLUMN stage, DROP COLUMN tasks_seen, DROP COLUMN followed",
-    "0340": "ALTER TABLE stages DROP COLUMN tolerated_percent",
-    "0339": "DROP TRIGGER jobs_note_end ON jobs; DROP FUNCTION note_end; DROP TABLE job_dependencies",
-    "0142": "DROP INDEX attempts_slow",
-    "0141": "DROP INDEX attempts_failed",
-    "0140": "DROP FUNCTION error_fingerprint",
-    "0139": "DROP FUNCTION successor_input, source_of",
     "0061": "ALTER TABLE schedules DROP COLUMN not_on, DROP COLUMN business_days, DROP COLUMN holidays",
     "0060": "DROP INDEX uploads_by_content",
     "0059": "ALTER TABLE uploads DROP COLUMN sha256",

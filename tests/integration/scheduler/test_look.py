@@ -72,8 +72,16 @@ async def test_what_runs_of_a_paused_job_is_found(quiet: Context, play: Play) ->
             RETURNING alert_id
         ) INSERT INTO incidents (incident_id, alert_id, condition, subject_kind, subject, name, message)
         SELECT $1, alert_id, 'failed', 'job', 'x', 'x', 'x' FROM alert""",
+        """WITH schedule AS (
+            INSERT INTO schedules (schedule_id, name, cron, time_zone, misfire, job, next_run_at)
+            VALUES ($1, 'later', '* * * * *', 'UTC', 'run_all', '{}', now() + interval '1 day') RETURNING schedule_id
+        ) INSERT INTO schedule_runs (schedule_id, scheduled_at, state, origin)
+        SELECT schedule_id, now(), 'waiting', 'clock' FROM schedule""",
     ],
-    ids=["a message", "a delivery", "a schedule", "the end of a job", "an alert's message", "an incident"],
+    ids=[
+        *("a message", "a delivery", "a schedule", "the end of a job", "an alert's message", "an incident"),
+        "a run of a schedule",
+    ],
 )
 async def test_what_waits_is_found(quiet: Context, play: Play, statement: str) -> None:
     assert not await found(quiet)
