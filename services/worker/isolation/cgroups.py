@@ -20,9 +20,13 @@ class Cgroup:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._memory_bytes_max: int | None = None
 
     def limit_memory(self, memory_bytes_max: int | None) -> None:
-        self._set("memory.max", str(memory_bytes_max or "max"))
+        if memory_bytes_max == self._memory_bytes_max:  # as most often, before each task
+            return
+        if self._set("memory.max", str(memory_bytes_max or "max")):
+            self._memory_bytes_max = memory_bytes_max
 
     def limit_processes(self, processes_max: int) -> None:
         self._set("pids.max", str(processes_max))
@@ -50,9 +54,11 @@ class Cgroup:
             return False
         return True
 
-    def _set(self, name: str, value: str) -> None:
+    def _set(self, name: str, value: str) -> bool:
         with contextlib.suppress(OSError):  # the controller is not passed on to us
             (self.directory / name).write_text(value)
+            return True
+        return False
 
 
 class Cgroups:

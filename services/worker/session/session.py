@@ -224,11 +224,13 @@ class Session:
 
     def _take(self, held: Sequence[Held]) -> None:
         """Send the tasks, or first fetch what they need."""
-        inputs = [(each, made_here(each.task) if has_files(self.stage) else None) for each in held]
-        at_once = [(each, ready) for each, ready in inputs if ready is not None or not has_files(self.stage)]
-        if at_once:
-            self._send(at_once)
-        self._fetches.add([each for each, ready in inputs if ready is None and has_files(self.stage)])
+        if not has_files(self.stage):
+            self._send([(each, None) for each in held])
+            return
+        inputs = [(each, made_here(each.task)) for each in held]
+        if made := [(each, ready) for each, ready in inputs if ready is not None]:
+            self._send(made)
+        self._fetches.add([each for each, ready in inputs if ready is None])
         if not self._sent:
             self._look_in(_LINGER_SECONDS)
 
