@@ -27,10 +27,14 @@ _OVER = """
     WHERE job_id = ANY($1) AND over_at IS NULL AND condition IN ('late', 'not_started', 'ran_over')"""
 
 _RULES = """
+    WITH ended AS MATERIALIZED (
+        SELECT job_id, name, state, error, run_at, schedule_id, trigger_id, labels, started_at, finished_at
+        FROM jobs WHERE job_id = ANY($1) AND state IN ('succeeded', 'failed')
+    )
     SELECT a.alert_id, a.conditions, j.job_id, j.name, j.state, j.error, j.run_at, j.schedule_id, j.trigger_id,
         s.name AS schedule, t.name AS trigger,
         extract(epoch FROM j.finished_at - j.started_at)::float8 AS seconds
-    FROM unnest($1::uuid[]) AS ended (job_id) JOIN jobs AS j USING (job_id)
+    FROM ended AS j
     LEFT JOIN schedules AS s ON s.schedule_id = j.schedule_id
     LEFT JOIN triggers AS t ON t.trigger_id = j.trigger_id
     JOIN alerts AS a ON NOT a.paused AND a.created_at <= j.finished_at
@@ -38,7 +42,7 @@ _RULES = """
       AND j.labels @> a.labels AND (a.schedule IS NULL OR a.schedule = s.name)
       AND (a.pool IS NULL OR EXISTS (
           SELECT FROM stages AS g WHERE g.job_id = j.job_id AND (g.pool = a.pool OR a.pool = ANY(g.pools))))
-    WHERE j.state IN ('succeeded', 'failed') AND a.conditions ?| '{failed,slowed,rejects,records}'
+    WHERE a.conditions ?| '{failed,slowed,rejects,records}'
     ORDER BY j.job_id"""
 
 _USUAL_OF_SCHEDULE = """

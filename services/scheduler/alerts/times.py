@@ -52,14 +52,16 @@ _BEGUN = """
 
 _BY_TIME: dict[Condition, str] = {"late": _DUE, "not_started": _DUE, "ran_over": _BEGUN}
 
-# Those of these jobs that the rule is about.
+# Those of these jobs that the rule is about. They are read by their ids first: else, by the index of all labels.
 _OF_RULE = """
+    WITH due AS MATERIALIZED (
+        SELECT job_id, name, state, schedule_id, trigger_id, labels FROM jobs WHERE job_id = ANY($1)
+    )
     SELECT j.job_id, j.name, j.state, j.schedule_id, j.trigger_id, s.name AS schedule, t.name AS trigger
-    FROM jobs AS j
+    FROM due AS j
     LEFT JOIN schedules AS s ON s.schedule_id = j.schedule_id
     LEFT JOIN triggers AS t ON t.trigger_id = j.trigger_id
-    WHERE j.job_id = ANY($1)
-      AND ($2::uuid IS NULL OR j.job_id = $2) AND ($3::text IS NULL OR j.name = $3) AND j.labels @> $4
+    WHERE ($2::uuid IS NULL OR j.job_id = $2) AND ($3::text IS NULL OR j.name = $3) AND j.labels @> $4
       AND ($5::text IS NULL OR s.name = $5)
       AND ($6::text IS NULL OR EXISTS (
           SELECT FROM stages AS g WHERE g.job_id = j.job_id AND (g.pool = $6 OR $6 = ANY(g.pools))))"""
