@@ -11,6 +11,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from services.contract.source import TaskSource
 from services.contract.states import TASK_STATES, TERMINAL
 from services.platform.database import Connection, Database
 
@@ -69,11 +70,15 @@ def covered_by(bundle: Row) -> list[Task]:
     return [(*stage_of(bundle), bundle["first"] + number) for number in range(bundle["count"])]
 
 
-def successor_input(output: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Of the task that a chained stage's success makes: the object if there is one, else the small value or none."""
+def successor_input(output: Mapping[str, Any] | None, input: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the task that a chained stage's success makes: the object if there is one, else the small value or none; and
+    the source of the task that has made it of this `input`."""
+    source = TaskSource.of(input)
+    passed_on = {} if source is None else {"source": source.to_json()}
     if output is not None and "uri" in output:
-        return {"type": "object", **{name: output[name] for name in ("uri", "bytes", "crc32") if name in output}}
-    return {"type": "item", "value": (output or {}).get("value")}
+        made = {name: output[name] for name in ("uri", "bytes", "crc32") if name in output}
+        return {"type": "object", **made, **passed_on}
+    return {"type": "item", "value": (output or {}).get("value"), **passed_on}
 
 
 Law = Callable[[Rows], Iterator[str | None]]
@@ -182,13 +187,14 @@ def successors_work_on_outputs(rows: Rows) -> Iterator[str | None]:
             task, successor = made.get(index), after.get(index)
             if successor and any(map(is_lost, rows.attempts.get((job_id, stage, index), ()))):
                 continue
-            right = successor_input(task["output"]) if task and task["state"] == "succeeded" else None
+            right = successor_input(task["output"], task["input"]) if task and task["state"] == "succeeded" else None
             found = successor["input"] if successor else None
-            # A worker of the release before passes on no checksum.
-            before = right and {name: right[name] for name in right if name not in ("bytes", "crc32")}
+            # Workers of the releases before pass on no source, or no checksum either.
+            sourceless = right and {name: right[name] for name in right if name != "source"}
+            before = right and {name: right[name] for name in right if name not in ("bytes", "crc32", "source")}
             yield (
                 None
-                if found in (right, before)
+                if found in (right, sourceless, before)
                 else f"{(job_id, stage, index)}: its successor gets {found}, not {right}"
             )
 

@@ -35,7 +35,7 @@ class TaskSource:
         match input:
             case {"source": {"uri": str(uri)} as own}:
                 return cls(uri, own.get("part", input.get("part")), own.get("objects"))
-            case {"type": kind} if kind in _NO_OBJECT:
+            case {"type": kind} if kind in _NO_OBJECT or "crc32" in input:  # which a task has made
                 return None
             case {"uri": str(uri)}:
                 return cls(uri, input.get("part"))

@@ -30,7 +30,7 @@ READERS_MAX = 100  # looked at in a step
 READERS_AT_ONCE = 16
 _OUTPUTS_MAX = 2**31 - 1
 
-_OUTPUT = "SELECT output_as_input(output) FROM tasks WHERE job_id = $1 AND stage = $2 AND index = $3"
+_OUTPUT = "SELECT successor_input(output, source_of(input)) FROM tasks WHERE job_id = $1 AND stage = $2 AND index = $3"
 _INPUTS = "SELECT index, input FROM tasks WHERE job_id = $1 AND stage = $2 AND index BETWEEN $3 AND $4 ORDER BY index"
 
 _JOINED = "SELECT result FROM stages WHERE job_id = $1 AND stage = $2"

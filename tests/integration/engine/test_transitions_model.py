@@ -339,7 +339,9 @@ class Protocol(RuleBasedStateMachine):
             waits = row["waits"] and self.now.state_of(row["job_id"]) == "running"
             if waits and self.now.tasks[key]["state"] == "ready" and maker["state"] in ("succeeded", "failed"):
                 self.foretold[key] = "ready" if maker["state"] == "succeeded" else "failed"
-                inputs[key] = successor_input(maker["output"]) if maker["state"] == "succeeded" else None
+                inputs[key] = (
+                    successor_input(maker["output"], maker["input"]) if maker["state"] == "succeeded" else None
+                )
         self.call(renew.step(Context(self.database, None, self.grid.settings)))  # type: ignore[arg-type]
         self.promises_are_kept()
         for key, input in inputs.items():

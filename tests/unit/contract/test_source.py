@@ -29,6 +29,7 @@ def whole(uri: str) -> dict[str, Any]:
         ({"type": "item", "value": 1, "source": {"uri": CAT, "objects": 2}}, TaskSource(CAT, objects=2)),
         ({"type": "split", "input": {"uri": CAT}, "slots": 1}, TaskSource(CAT)),
         ({"type": "item", "value": {"uri": CAT}}, None),
+        (whole("s3://interim/0-1/x") | {"crc32": 17}, None),
         ({"type": "index", "count": 3}, None),
         ({"type": "outputs", "uri": "s3://interim/listing"}, None),
         ("damaged", None),
