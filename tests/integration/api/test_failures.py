@@ -95,6 +95,7 @@ async def test_an_index_of_the_attempts_finds_them(
     await ok(submitter.get(f"/v1/jobs/{job_id}/tasks?{filters}"))
     [(statement, parameters)] = [each for each in said if "attempts" in each[0]]
     async with engine.connect() as connection:
+        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # as for a table that is not as small
         plan = (await connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters)).scalar_one()
     read = {node["Index Name"] for node in nodes(plan[0]["Plan"]) if "Index Name" in node}
     assert any(name.startswith("attempts") and name.endswith(index) for name in read), read

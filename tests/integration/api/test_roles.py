@@ -18,7 +18,7 @@ ROLES: dict[str, set[str]] = {
         "list_webhook_deliveries", "list_alerts", "get_alert", "list_alert_messages", "list_alert_incidents",
         "get_me", "get_own_quotas", "list_shares", "get_share",
         "list_retention_rules", "get_retention_rule", "follow_values", "list_schedule_runs",
-        "list_backfills",
+        "list_backfills", "list_failures", "get_task_trial",
     },
     "submitter": {
         "submit_job", "cancel_job", "pause_job", "resume_job", "retry_job", "create_schedule", "delete_schedule",
