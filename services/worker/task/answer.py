@@ -7,6 +7,7 @@ import orjson
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from services.contract.states import RECORD_COUNTS
 from services.contract.task_error import Malformed, TaskError
 from services.engine.errors import explain
 from services.inputs.json_text import encode_json, keeps_digits
@@ -85,7 +86,7 @@ class _SessionAnswer(_Answer, total=False):
 _ANSWER = TypeAdapter(_Answer)
 _SESSION_ANSWER = TypeAdapter(_SessionAnswer)
 _DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(("memory_bytes_peak", "log_end"), 0),
+    **dict.fromkeys((*RECORD_COUNTS, "memory_bytes_peak", "log_end"), 0),
     **dict.fromkeys(("cpu_seconds", "began", "seconds"), 0.0),
     **{"exit_code": None, "retryable": True, "programs": False, "over": False},
 }

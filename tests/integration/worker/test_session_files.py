@@ -207,7 +207,13 @@ async def test_a_missing_output_fails_its_own_task_which_is_told_what_it_has_lef
     assert tasks[1]["error"]["message"].endswith("it left these files: elsewhere.txt")
 
 
-COPY = "import shutil\ndef run(input, output):\n    shutil.copyfile(input, output)\n    return {'name': input.name}\n"
+COPY = """
+import os, shutil
+
+def run(input, output):
+    shutil.copyfile(input, output)
+    return {"name": input.name, "key": os.environ.get("PIECEWORK_INPUT_KEY")}
+"""
 
 
 async def test_objects_of_all_sizes_and_ranges_of_them_are_each_tasks_own(grid: InProcessGrid, code: Path) -> None:
@@ -228,6 +234,8 @@ async def test_objects_of_all_sizes_and_ranges_of_them_are_each_tasks_own(grid: 
     assert [await grid.get(task["output"]["uri"]) for task in tasks] == expected
     names = ["input.bin"] * len(bodies) + ["input.csv", "input.json"]
     assert [task["output"]["value"]["name"] for task in tasks] == names
+    keys = [f"in/{number}.bin" for number in range(len(bodies))]
+    assert [task["output"]["value"].get("key") for task in tasks] == [*keys, "in/lines.csv", None]
     attempts = await grid.attempts(job_id)
     assert {each["outcome"] for each in attempts} == {"succeeded"}
     assert [each["bytes_in"] for each in attempts] == [*map(len, bodies), 4, 13]

@@ -127,7 +127,7 @@ async def answer_session(
     async with slot.lease(served, runtime, None) as child:
         key = await child.begin(job, workspace.directory, hear)
         bodies = [item.encode() for item in items] if with_files else []
-        sent = [{"name": "input.txt", "bytes": len(body), "checks": []} for body in bodies] or items
+        sent = [{"name": "input.txt", "bytes": len(body), "checks": [], "variables": {}} for body in bodies] or items
         tasks = [(token, token, 1, token, value) for token, value in enumerate(sent, 1)]
         child.send(key, frames.with_bytes(frames.encode_body(tasks), *bodies))
         child.tokens.put([*range(1, len(items) + 1), frames.END])
