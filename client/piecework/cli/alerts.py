@@ -6,10 +6,11 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli import exits, refs
-from piecework.cli.options import All, Limit
+from piecework.cli import exits, names, refs
+from piecework.cli.options import All, Limit, Since
+from piecework.cli.output import newer
 from piecework.cli.session import Session, command, group, parse_pairs
-from piecework.errors import InputError
+from piecework.errors import InputError, NotFound
 from piecework.shapes import (
     Alert,
     AlertMessage,
@@ -39,7 +40,9 @@ Sns = Annotated[str | None, typer.Option(metavar="ARN", help="Tell a topic of SN
 OfJob = Annotated[UUID | None, refs.JOB.option("--job", help="Only this job."), refs.JOB]
 JobName = Annotated[str | None, typer.Option(metavar="NAME", help="Only jobs of this name.")]
 Label = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label; repeatable.")]
-Schedule = Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this schedule.")]
+Schedule = Annotated[
+    str | None, typer.Option(metavar="NAME", autocompletion=names.schedules, help="Only runs of this schedule.")
+]
 Pool = Annotated[str | None, typer.Option(metavar="NAME", help="Only jobs with a stage in this pool.")]
 Repeat = Annotated[
     str | None, typer.Option(metavar="DURATION", help="Tell what lasts or comes back again after this; or never.")
@@ -202,7 +205,7 @@ def _id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError as error:
-        raise InputError(f"there is no alert named {text!r}; `piecework alerts list` lists them") from error
+        raise NotFound(404, f"there is no alert named {text!r}; `piecework alerts` lists them") from error
 
 
 def show(session: Session, alert: AlertName) -> None:
@@ -310,12 +313,13 @@ def list_messages(
     session: Session,
     alert: AlertName,
     state: Annotated[DeliveryState | None, typer.Option(help="Only in this state.")] = None,
+    since: Since = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List what was told, newest first, and whether it arrived."""
     listing = session.client.list_alert_messages(_find(session, alert)["alert_id"], state=state)
-    session.show_list(listing, everything, limit, lambda messages: _show_messages(session, messages))
+    session.show_list(newer(listing, since), everything, limit, lambda messages: _show_messages(session, messages))
 
 
 def _show_messages(session: Session, messages: list[AlertMessage]) -> None:
@@ -344,11 +348,13 @@ def list_incidents(
     alert: AlertName,
     condition: Annotated[Condition | None, typer.Option(help="Only of this condition.")] = None,
     is_open: Annotated[bool | None, typer.Option("--open/--over", help="Only what holds now, or what is over.")] = None,
+    since: Since = None,
     everything: All = False,
     limit: Limit = 50,
 ) -> None:
     """List what was found, newest first."""
     listing = session.client.list_alert_incidents(_find(session, alert)["alert_id"], condition=condition, open=is_open)
+    listing = newer(listing, since, "found_at")
     session.show_list(listing, everything, limit, lambda incidents: _show_incidents(session, incidents))
 
 

@@ -1,4 +1,4 @@
-"""Completion of names: the shell offers the pools, processors and shares of the grid, and the contexts of the user."""
+"""Completion of names: pools, processors, shares and schedules of the grid, and contexts of the user."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ def _of_grid(list_all: "Callable[[Client], Iterable[Any]]") -> Complete:
 pools = _of_grid(lambda client: client.list_pools())
 processors = _of_grid(lambda client: client.list_processors())
 shares = _of_grid(lambda client: client.list_shares())
+schedules = _of_grid(lambda client: client.list_schedules())
 rules = _of_grid(lambda client: client.list_retention_rules())
 
 

@@ -26,6 +26,8 @@ _IDS = (
     *("schedule_id", "trigger_id", "endpoint_id", "worker_id", "key_id"),
 )
 
+_SEVERAL = ("items", "parts", "files")  # where the things are in what is a list of them
+
 
 def render(value: Any, form: Form) -> str:
     """`value` for programs: as JSON or YAML in the shape of the API, or the names of what it is, one a line.
@@ -49,22 +51,26 @@ def names_of(value: Any) -> Iterator[str]:
         for item in value:
             yield from names_of(item)
     elif isinstance(value, Mapping):
-        if isinstance(several := value.get("items", value.get("files")), list):
+        several = next((value[field] for field in _SEVERAL if isinstance(value.get(field), list)), None)
+        if several is not None:
             yield from names_of(several)
-        elif value:
-            yield _name_of(value)
+        elif value and (name := _name_of(value)):
+            yield name
     else:
         yield str(value)
 
 
-def _name_of(item: Mapping[str, Any]) -> str:
+def _name_of(item: Mapping[str, Any]) -> str | None:
+    """None if it has no name yet, such as a schedule's run that has made no job. Raises InputError."""
+    if "fingerprint" in item:
+        return str(item["fingerprint"])
     if "name" in item and "version" in item:
         return f"{item['name']}@{item['version']}"
     if "stage" in item and "index" in item:
         return f"{item['stage']} {item['index']}"
     for field in (*_IDS, "name", "uri"):
-        if item.get(field) is not None:
-            return str(item[field])
+        if field in item:
+            return None if item[field] is None else str(item[field])
     raise InputError("-o name: what this prints has no names; write -o json")
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from uuid import UUID
 
 import typer
@@ -50,12 +50,13 @@ class Filters:
 class Noun:
     """A kind of thing. `items` are the newest ones, of a client, with as many of the filters as its API knows.
 
-    `names` are the fields that people know it by.
+    `names` are the fields that people know it by; shells offer the name, not the id, where it is `unique`.
     """
 
     name: str
     items: "Callable[[Client, int, Filters], Iterable[Any]]"
     names: tuple[str, ...] = ("name",)
+    unique: bool = False
 
     @property
     def key(self) -> str:
@@ -112,12 +113,19 @@ class Noun:
 
         try:
             with quick_client(context) as client:
-                prefix = incomplete if _PREFIX.fullmatch(incomplete) else ""
-                for item in self._find(client, Filters(id_prefix=prefix), COMPLETIONS):
-                    facts = (item.get(field) for field in (*self.names, "state"))
-                    yield item[self.key], ", ".join(str(fact) for fact in facts if fact)
+                yield from self._offered(client, incomplete)
         except PieceworkError:
             return
+
+    def _offered(self, client: "Client", incomplete: str) -> Iterator[tuple[str, str]]:
+        if self.unique:
+            named = (item for item in self.items(client, COMPLETIONS, Filters()) if item["name"].startswith(incomplete))
+            yield from ((item["name"], item[self.key]) for item in islice(named, COMPLETIONS))
+        prefix = incomplete if _PREFIX.fullmatch(incomplete) else ""
+        if prefix or not self.unique:
+            for item in self._find(client, Filters(id_prefix=prefix), COMPLETIONS):
+                facts = (item.get(field) for field in (*self.names, "state"))
+                yield item[self.key], ", ".join(str(fact) for fact in facts if fact)
 
 
 class JobAndMore(Noun):
@@ -143,9 +151,41 @@ class UniqueName(Noun):
             return text
 
 
-@dataclass(frozen=True)
-class StageOfJob:
-    """A stage of the job that the command's `job_id` is: by its number or its name."""
+class PartOf:
+    """What is known only within another thing: the one that the command's parameter `of` names."""
+
+    of: ClassVar[str]
+
+    def resolve(self, client: "Client", text: str, whole: Any) -> Any:
+        raise NotImplementedError
+
+
+class BackfillOfSchedule(PartOf):
+    """A backfill of a schedule: by its id, the beginning of it, or `@last`."""
+
+    of = "schedule"
+
+    def argument(self) -> Any:
+        help = "Backfill: its id or the beginning, or @last."
+        return typer.Argument(metavar="BACKFILL", parser=str, autocompletion=self._complete, help=help)
+
+    def resolve(self, client: "Client", text: str, whole: str) -> UUID:
+        """The backfill's id. Raises InputError and NotFound as a Noun does."""
+        return _backfills_of(whole).resolve(client, text)
+
+    def _complete(self, context: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+        schedule = context.params.get("schedule")
+        return _backfills_of(schedule)._complete(context, incomplete) if schedule else iter(())
+
+
+def _backfills_of(schedule: str) -> Noun:
+    return Noun("backfill", _newest(lambda client: client.list_backfills(schedule)), ())
+
+
+class StageOfJob(PartOf):
+    """A stage of a job: by its number or its name."""
+
+    of = "job_id"
 
     def argument(self, **settings: Any) -> Any:
         settings.setdefault("help", "Stage: its number, from 0, or its name.")
@@ -154,23 +194,25 @@ class StageOfJob:
     def option(self, *names: str, **settings: Any) -> Any:
         return typer.Option(*names, metavar="STAGE", parser=str, autocompletion=self._complete, **settings)
 
-    def resolve(self, client: "Client", text: str, job_id: UUID) -> int:
+    def resolve(self, client: "Client", text: str, whole: UUID) -> int:
         """The stage's number. Raises NotFound."""
         if text.isdecimal():
             return int(text)
-        stages = client.get_job(job_id)["stages"]
+        stages = client.get_job(whole)["stages"]
         for stage in stages:
             if stage["name"] == text:
                 return stage["stage"]
         there_are = ", ".join(f"{stage['stage']} {stage['name']}" for stage in stages)
-        raise NotFound(404, f"job {job_id} has no stage {text!r}; it has {there_are}")
+        raise NotFound(404, f"job {whole} has no stage {text!r}; it has {there_are}")
 
     def _complete(self, context: typer.Context, incomplete: str) -> list[str]:
         from piecework.cli.session import quick_client
 
+        # An option that still lacks its value leaves the arguments before it unparsed.
+        job = next((text for text in (context.params.get("job_id"), *context.args) if text), "@last")
         try:
             with quick_client(context) as client:
-                stages = client.get_job(JOB.resolve(client, context.params.get("job_id") or "@last"))["stages"]
+                stages = client.get_job(JOB.resolve(client, job))["stages"]
                 return [stage["name"] for stage in stages if stage["name"].startswith(incomplete)]
         except PieceworkError:
             return []
@@ -200,9 +242,10 @@ def _newest(list_all: "Callable[[Client], Iterable[Any]]") -> "Callable[[Client,
 
 JOB = Noun("job", _jobs)
 JOB_AND_MORE = JobAndMore("job", _jobs)
-SCHEDULE = Noun("schedule", _newest(lambda client: client.list_schedules()))
-SCHEDULE_NAME = UniqueName("schedule", SCHEDULE.items)
-ALERT_NAME = UniqueName("alert", _newest(lambda client: client.list_alerts()))
+SCHEDULE = Noun("schedule", _newest(lambda client: client.list_schedules()), unique=True)
+SCHEDULE_NAME = UniqueName("schedule", SCHEDULE.items, unique=True)
+ALERT_NAME = UniqueName("alert", _newest(lambda client: client.list_alerts()), unique=True)
+BACKFILL = BackfillOfSchedule()
 TRIGGER = Noun("trigger", _newest(lambda client: client.list_triggers()))
 UPLOAD = Noun("upload", _newest(lambda client: client.list_uploads()), ("uri",))
 WORKER = Noun("worker", _workers, ("hostname", "instance_id"))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from piecework.cli import names, refs
 from piecework.cli.options import JobId
 from piecework.cli.session import Session, command
 from piecework.errors import InputError
@@ -20,11 +21,15 @@ def retry(
     ] = False,
     processors: Annotated[
         list[str] | None,
-        typer.Option("--with", metavar="NAME@VERSION", help="With this version of a processor; may be repeated."),
+        typer.Option(
+            "--with",
+            metavar="NAME@VERSION",
+            autocompletion=names.processors,
+            help="With this version of a processor; may be repeated.",
+        ),
     ] = None,
     stage: Annotated[
-        str | None,
-        typer.Option(metavar="STAGE", help="All of this stage, by name or number, and what comes after it."),
+        str | None, refs.STAGE.option(help="All of this stage, by name or number, and what comes after it.")
     ] = None,
     tasks: Annotated[
         str | None,

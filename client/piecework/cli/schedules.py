@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import typer
 
 from piecework.cli import refs
-from piecework.cli.options import All, CreatedBy, Limit, Mine
+from piecework.cli.options import All, CreatedBy, Limit, Mine, Since
+from piecework.cli.output import newer
 from piecework.cli.session import Session, command, group
 from piecework.errors import InputError
 from piecework.shapes import Backfill, BusinessDays, Misfire, Overlap, Schedule, ScheduleRun
@@ -214,7 +215,7 @@ def run(
     session.show(run, lambda run: print(run["job_id"] or f"waits for its turn: {run['scheduled_at']}"))
 
 
-BackfillId = Annotated[UUID, typer.Argument(metavar="BACKFILL_ID")]
+BackfillId = Annotated[UUID, refs.BACKFILL.argument(), refs.BACKFILL]
 
 
 def backfill(
@@ -238,9 +239,11 @@ def backfill(
     session.show(made, tell)
 
 
-def list_backfills(session: Session, schedule: ScheduleName, everything: All = False, limit: Limit = 50) -> None:
+def list_backfills(
+    session: Session, schedule: ScheduleName, since: Since = None, everything: All = False, limit: Limit = 50
+) -> None:
     """List the backfills of a schedule, the latest first."""
-    listing = session.client.list_backfills(schedule)
+    listing = newer(session.client.list_backfills(schedule), since)
     session.show_list(listing, everything, limit, lambda backfills: _show_backfills(session, backfills))
 
 
@@ -286,9 +289,11 @@ def skip(session: Session, schedule: ScheduleName) -> None:
     session.show(skipped, tell)
 
 
-def list_runs(session: Session, schedule: ScheduleName, everything: All = False, limit: Limit = 50) -> None:
+def list_runs(
+    session: Session, schedule: ScheduleName, since: Since = None, everything: All = False, limit: Limit = 50
+) -> None:
     """List what became of a schedule's runs, the latest first."""
-    listing = session.client.list_schedule_runs(schedule)
+    listing = newer(session.client.list_schedule_runs(schedule), since, "scheduled_at")
     session.show_list(listing, everything, limit, lambda runs: _show_runs(session, runs))
 
 

@@ -20,7 +20,7 @@ from piecework.cli.examples import examples_of
 from piecework.cli.grammar import NounGroup, RootGroup, report
 from piecework.cli.options import Limit
 from piecework.cli.output import Form
-from piecework.cli.refs import Noun, StageOfJob
+from piecework.cli.refs import Noun, PartOf
 from piecework.errors import FieldError, InputError, Invalid, PieceworkError, Unauthorized, describe
 
 if TYPE_CHECKING:
@@ -273,15 +273,15 @@ def _changed(annotation: Any, **changes: Any) -> Any:
     return Annotated[annotation.__origin__, info, *marks]
 
 
-def _noun_of(annotation: Any) -> Noun | StageOfJob | None:
+def _noun_of(annotation: Any) -> Noun | PartOf | None:
     marks = getattr(annotation, "__metadata__", ())
-    return next((mark for mark in marks if isinstance(mark, Noun | StageOfJob)), None)
+    return next((mark for mark in marks if isinstance(mark, Noun | PartOf)), None)
 
 
-def _resolved(session: Session, noun: Noun | StageOfJob, given: Any, options: Mapping[str, Any]) -> Any:
+def _resolved(session: Session, noun: Noun | PartOf, given: Any, options: Mapping[str, Any]) -> Any:
     """The id, or ids, of what a parameter names, or a stage's number; None if it names nothing."""
-    if isinstance(noun, StageOfJob):
-        return given and noun.resolve(session.client, given, options["job_id"])
+    if isinstance(noun, PartOf):
+        return given and noun.resolve(session.client, given, options[noun.of])
     if isinstance(given, list | tuple):
         return [noun.resolve(session.client, text) for text in given]
     return given and noun.resolve(session.client, given)

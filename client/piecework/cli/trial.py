@@ -12,7 +12,7 @@ from uuid import UUID
 
 import typer
 
-from piecework.cli import exits
+from piecework.cli import exits, refs
 from piecework.cli.session import Session, command
 from piecework.errors import InputError
 
@@ -21,7 +21,7 @@ _MODULE = "services.worker.trial"  # of the server's code, which has the child t
 
 def try_task(
     session: Session,
-    job_id: Annotated[UUID, typer.Option("--job", metavar="JOB_ID", help="The task's job.")],
+    job_id: Annotated[UUID, refs.JOB.option("--job", help="The task's job."), refs.JOB],
     task: Annotated[str, typer.Option("--task", metavar="STAGE/INDEX", help="Such as 0/17.")],
     processor: Annotated[
         str | None,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.client.answers import JOB_ID, job_summary
+from tests.unit.client.answers import JOB_ID, job, job_summary
 from tests.unit.client.conftest import KEY, Answer, Asked, Service, answer
-from tests.unit.client.test_commands import ID, POOL, PROCESSOR, SCHEDULE, page
+from tests.unit.client.test_commands import ALERT, BACKFILL, ID, POOL, PROCESSOR, SCHEDULE, page
 
 FISH = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
 
@@ -44,6 +44,9 @@ def grid(service: Service) -> str:
     service.on("GET", "/v1/pools", answer(page(POOL, POOL | {"name": "large"})))
     service.on("GET", "/v1/processors", answer(page(PROCESSOR, PROCESSOR | {"name": "count"})))
     service.on("GET", "/v1/schedules", answer(page(SCHEDULE)))
+    service.on("GET", "/v1/schedules/month-end/backfills", answer(page(BACKFILL)))
+    service.on("GET", "/v1/alerts", answer(page(ALERT)))
+    service.on("GET", f"/v1/jobs/{JOB_ID}", answer(job()))
     return service.url
 
 
@@ -55,7 +58,14 @@ def grid(service: Service) -> str:
         ("job 0197", [ID, JOB_ID]),
         ("tasks 0197", [ID, JOB_ID]),
         ("webhooks deliveries --job ", [ID, JOB_ID]),
-        ("schedules pause ", [ID]),
+        ("schedules pause ", ["month-end"]),
+        ("schedules pause 0197", [ID]),
+        ("schedules cancel-backfill month-end ", [ID]),
+        ("jobs --schedule m", ["month-end"]),
+        ("alerts create late --schedule ", ["month-end"]),
+        ("alert n", ["nightly"]),
+        ("retry 0197 --with cl", ["clean"]),
+        (f"retry {JOB_ID} --stage c", ["clean"]),
         ("pool la", ["large"]),
         ("pools pause d", ["default"]),
         ("workers list --pool ", ["default", "large"]),

@@ -17,7 +17,6 @@ from tests.unit.test_docs import PAGES, ROOT
 
 COMMAND: Any = get_command(app)
 STANDS_FOR = {
-    "BACKFILL_ID": "01970000-0000-7000-8000-000000000000",
     "INDEX": "0",
     "VERSION": "1",
     "N": "1",
@@ -86,6 +85,12 @@ def test_each_call_in_a_page_parses(page: Path) -> None:
             parse(call)
         except Exception as error:  # whatever it is, the page and the line are the news
             pytest.fail(f"{page}:{number}: {call}: {error}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_call_in_a_page_asks_for_an_id(page: Path) -> None:
+    """Names, beginnings of ids and @last do wherever an id does: `JOB` stands for any of them."""
+    assert re.findall(r"piecework (?:[a-z-]+ )+[^`#|\n]*\b[A-Z]+_ID\b", page.read_text()) == []
 
 
 def test_a_wrong_example_would_be_seen() -> None:

@@ -16,7 +16,23 @@ import yaml
 from piecework.display import console, table
 from tests.unit.client.answers import JOB_ID, job, job_summary, task
 from tests.unit.client.conftest import KEY, Run, Service, answer
-from tests.unit.client.test_commands import DELIVERY, ENDPOINT, ID, POOL, PROCESSOR, UPLOAD, page
+from tests.unit.client.test_commands import (
+    ALERT,
+    ALERT_MESSAGE,
+    BACKFILL,
+    DELIVERY,
+    ENDPOINT,
+    FAILURE_KIND,
+    ID,
+    INCIDENT,
+    POOL,
+    PROCESSOR,
+    RUN,
+    UPLOAD,
+    page,
+)
+
+FAILURES = {"items": [FAILURE_KIND], "complete": True}
 
 
 def test_yaml_says_what_json_says(run: Run, service: Service) -> None:
@@ -36,11 +52,17 @@ def test_yaml_says_what_json_says(run: Run, service: Service) -> None:
         ("webhooks deliveries -o name", "/v1/webhook-deliveries", page(DELIVERY), [ID]),
         ("uploads list -o name", "/v1/uploads", page(UPLOAD), [ID]),
         ("jobs -o name", "/v1/jobs", page(), []),
+        (f"failures {JOB_ID} -o name", f"/v1/jobs/{JOB_ID}/failures", FAILURES, ["3f2a91c07bd4"]),
+        ("alerts -o name", "/v1/alerts", page(ALERT), [ID]),
+        ("alerts messages nightly -o name", f"/v1/alerts/{ID}/messages", page(ALERT_MESSAGE), [ID]),
+        ("schedules backfills nightly -o name", "/v1/schedules/nightly/backfills", page(BACKFILL), [ID]),
+        ("schedules runs nightly -o name", "/v1/schedules/nightly/runs", page(RUN, RUN | {"job_id": None}), [ID]),
     ],
 )
 def test_names_are_for_the_next_command(
     arguments: str, path: str, shape: Any, names: list[str], run: Run, service: Service
 ) -> None:
+    service.on("GET", "/v1/alerts", answer(page(ALERT)))
     service.on("GET", path, answer(shape))
     result = run(*arguments.split())
     assert (result.exit_code, result.stdout.splitlines(), result.stderr) == (0, names, "")
@@ -92,6 +114,25 @@ def test_since_ends_the_listing_where_things_get_older(run: Run, service: Servic
     assert names(result.stdout) == ["0", "1"]
     assert len(service.asked) == 1
     assert names(run("jobs", "--since", (now - timedelta(minutes=9)).isoformat(), "--json").stdout) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "item", "field"),
+    [
+        ("schedules runs nightly", "/v1/schedules/nightly/runs", RUN, "scheduled_at"),
+        ("schedules backfills nightly", "/v1/schedules/nightly/backfills", BACKFILL, "created_at"),
+        ("alerts messages nightly", f"/v1/alerts/{ID}/messages", ALERT_MESSAGE, "created_at"),
+        ("alerts incidents nightly", f"/v1/alerts/{ID}/incidents", INCIDENT, "found_at"),
+    ],
+)
+def test_since_goes_by_the_time_that_lists_are_ordered_by(
+    command: str, path: str, item: Any, field: str, run: Run, service: Service
+) -> None:
+    service.on("GET", "/v1/alerts", answer(page(ALERT)))
+    newer, older = (item | {field: f"2027-0{month}-01T00:00:00Z"} for month in (2, 1))
+    service.on("GET", path, answer(page(newer, older)))
+    result = run(*command.split(), "--since", "2027-01-31T17:00:00+01:00", "--json")
+    assert [each[field] for each in json.loads(result.stdout)["items"]] == ["2027-02-01T00:00:00Z"], result.stderr
 
 
 def test_since_is_passed_on_where_the_api_knows_it(run: Run, service: Service) -> None:

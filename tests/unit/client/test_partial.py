@@ -69,6 +69,12 @@ def test_the_parts_are_listed_with_why_the_others_are_missing(run: Run, service:
     assert "not a picture" in done.stdout
 
 
+def test_the_names_of_parts_are_those_of_their_files(run: Run, service: Service) -> None:
+    listed(service)
+
+    assert run("results", JOB_ID, "--partial", "-o", "name").stdout == "00000000.jpg\n"
+
+
 def test_a_stage_needs_partial(run: Run) -> None:
     done = run("results", JOB_ID, "--stage", "0")
 

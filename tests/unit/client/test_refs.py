@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.client.answers import JOB_ID, TIME, WORKER_ID, job, job_summary, stage
 from tests.unit.client.conftest import Answer, Asked, Run, Service, answer, problem
-from tests.unit.client.test_commands import API_KEY, ENDPOINT, ID, ON_EC2, SCHEDULE, UPLOAD, page
+from tests.unit.client.test_commands import ALERT, API_KEY, BACKFILL, ENDPOINT, ID, ON_EC2, SCHEDULE, UPLOAD, page
 
 OTHER = "01980000-0000-7000-8000-00000000000a"
 
@@ -98,6 +98,28 @@ def test_schedules_are_known_in_the_same_ways(text: str, run: Run, service: Serv
     for named in (ID, "month-end"):  # which the API knows, too
         service.on("POST", f"/v1/schedules/{named}/pause", answer(SCHEDULE))
     assert run("schedules", "pause", text).stdout == f"{ID} paused\n"
+
+
+@pytest.mark.parametrize("text", [ID, ID[:8], "@last"])
+def test_backfills_are_known_within_their_schedule(text: str, run: Run, service: Service) -> None:
+    service.on("GET", "/v1/schedules/month-end/backfills", answer(page(BACKFILL)))
+    service.on("POST", f"/v1/schedules/month-end/backfills/{ID}/cancel", answer(BACKFILL))
+    assert ID in run("schedules", "cancel-backfill", "month-end", text).stdout
+    result = run("schedules", "cancel-backfill", "month-end", "@-2")
+    assert (result.exit_code, result.stderr) == (3, "error: there is no backfill @-2\n")
+
+
+@pytest.mark.parametrize("text", [ID, ID[:8], "nightly", "@last"])
+def test_alerts_are_known_in_the_same_ways(text: str, run: Run, service: Service) -> None:
+    def listed(asked: Asked) -> Answer:
+        return answer(page(ALERT) if asked.query.get("name", ["nightly"]) == ["nightly"] else page())
+
+    service.on("GET", "/v1/alerts", listed)
+    service.on("GET", f"/v1/alerts/{ID}", answer(ALERT))
+    assert run("alert", text, "-o", "name").stdout == f"{ID}\n"
+    unknown = run("alert", "weekly")
+    assert (unknown.exit_code, unknown.stdout) == (3, "")
+    assert "there is no alert named 'weekly'" in unknown.stderr
 
 
 def test_options_take_them_too(run: Run, service: Service) -> None:
