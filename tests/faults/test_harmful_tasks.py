@@ -146,7 +146,7 @@ async def test_a_job_whose_tasks_all_fail_ends_after_a_few_of_them(grid: Process
     job = await grid.ended(await submit(grid, "fail", input=many, stage={"params": {}}))
 
     assert job["state"] == "failed"
-    assert "failed tasks, 1 are tolerated; the first, task" in job["error"]["message"]
+    assert "tasks failed, 1 tolerated; the first, task" in job["error"]["message"]
     states = await grid.database.fetch(
         "SELECT state, count(*) FROM tasks WHERE job_id = $1 GROUP BY state", job["job_id"]
     )

@@ -129,7 +129,8 @@ async def _fail_stage(connection: Connection, stage: Record) -> None:
     why = f"; the first, {_name(first)}: {(first['error'] or {}).get('message')}" if first else ""
     share = stage["tolerated_percent"]
     of_all = f" ({share:g}% of {stage['task_count']:,})" if share is not None else ""
-    await _fail(connection, stage, f"{stage['failed']} failed tasks, {stage['tolerated']} are tolerated{of_all}{why}")
+    failed = "1 task" if stage["failed"] == 1 else f"{stage['failed']:,} tasks"
+    await _fail(connection, stage, f"{failed} failed, {stage['tolerated']:,} tolerated{of_all}{why}")
 
 
 def _name(task: Record) -> str:

@@ -70,9 +70,9 @@ async def test_an_empty_input_goes_through_all_stages(context: Context, play: Pl
     assert await states(play, job_id) == ["succeeded", "succeeded", "merging"]
 
 
-@pytest.mark.parametrize("tolerated", [0, 1])
+@pytest.mark.parametrize(("tolerated", "failed"), [(0, "1 task failed"), (1, "2 tasks failed")])
 async def test_one_failure_too_many_fails_the_job_and_names_the_first(
-    context: Context, play: Play, tolerated: int
+    context: Context, play: Play, tolerated: int, failed: str
 ) -> None:
     job_id = await play.submit(
         stages=[{"name": "clean", "processor": "noop", "tolerated_failures": tolerated}, {"processor": "noop"}]
@@ -92,7 +92,7 @@ async def test_one_failure_too_many_fails_the_job_and_names_the_first(
     assert job["error"] == {
         "type": "stage_failed",
         "stage": 0,
-        "message": f"stage 'clean': {tolerated + 1} failed tasks, {tolerated} are tolerated; "
+        "message": f"stage 'clean': {failed}, {tolerated} tolerated; "
         f"the first, task {first}: task {first} broke",
     }
     assert await states(play, job_id) == ["failed", "cancelled"]
@@ -132,7 +132,7 @@ async def test_failures_in_percent_are_counted_when_all_tasks_are_known(context:
     await play.complete(worker_id, finished(tasks[2], "failed", retryable=False))
     job = await finish_job(context, play, job_id)
     assert job["error"]["message"] == (
-        "stage 'clean': 3 failed tasks, 2 are tolerated (5% of 59); the first, task 0: task 0 broke"
+        "stage 'clean': 3 tasks failed, 2 tolerated (5% of 59); the first, task 0: task 0 broke"
     )
     assert job["spec"]["stages"][0]["tolerated_failures"] == "5%"
 
