@@ -28,8 +28,8 @@ EXAMPLES = {
     ),
     "jobs show": ("piecework job @last", "piecework job 01a22741-5c -o json", "piecework job nightly@last-failed"),
     "cancel": ("piecework cancel @last", "piecework cancel 01a22741-5c --item 7 --item 8"),
-    "pause": ("piecework pause @last",),
-    "resume": ("piecework resume @last", "piecework jobs --state paused -o name | xargs -n 1 piecework resume"),
+    "pause": ("piecework pause @last", "piecework pause clean@last nightly@last"),
+    "resume": ("piecework resume @last", "piecework jobs --state paused -o name | xargs piecework resume"),
     "retry": (
         "piecework retry @last-failed --latest",
         "piecework retry @last-failed --with clean@4 --accept-changed",

@@ -1,6 +1,6 @@
 """Commands on jobs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
@@ -9,12 +9,23 @@ from uuid import UUID
 import typer
 
 from piecework.cli import exits, refs
-from piecework.cli.options import All, CreatedBy, JobId, Limit, Mine, Since
+from piecework.cli.options import All, CreatedBy, JobId, JobIds, Limit, Mine, Since
 from piecework.cli.output import newer
 from piecework.cli.session import Session, command, describe_columns, group, parse_pairs
 from piecework.cli.tasks import describe_source
-from piecework.errors import PieceworkError
-from piecework.shapes import FINAL_STATES, Job, JobDependency, JobState, JobSummary, Reason, Stage, StageRecords, Task
+from piecework.errors import Conflict, Forbidden, InputError, Invalid, NotFound, PieceworkError
+from piecework.shapes import (
+    FINAL_STATES,
+    Deletion,
+    Job,
+    JobDependency,
+    JobState,
+    JobSummary,
+    Reason,
+    Stage,
+    StageRecords,
+    Task,
+)
 
 FAILURES_SHOWN = 3
 
@@ -244,15 +255,18 @@ def _describe_input(source: Mapping[str, Any]) -> str:
 
 def cancel(
     session: Session,
-    job_id: JobId,
+    job_ids: JobIds,
     item: Annotated[
         list[int] | None, typer.Option(metavar="NUMBER", help="Only this item of an open job; may be repeated.")
     ] = None,
 ) -> None:
-    """Cancel a job, or some of its items: its running tasks are stopped."""
+    """Cancel jobs, or some of the items of one: their running tasks are stopped."""
     if not item:
-        _show_state(session, session.client.cancel_job(job_id))
+        change_each(session, job_ids, session.client.cancel_job)
         return
+    if len(job_ids) > 1:
+        raise InputError("--item: the items are of one job; name only this job")
+    [job_id] = job_ids
     cancelled = session.client.cancel_items(job_id, item)
     ended = sorted(set(item) - set(cancelled["cancelled"]))
     session.show(cancelled, lambda it: print(f"{job_id} {len(it['cancelled'])} items cancelled"))
@@ -260,38 +274,70 @@ def cancel(
         session.note(f"had ended: {', '.join(map(str, ended))}")
 
 
-def pause(session: Session, job_id: JobId) -> None:
-    """Pause a job: no more of its tasks start, and those that run finish."""
-    _show_state(session, session.client.pause_job(job_id))
+def pause(session: Session, job_ids: JobIds) -> None:
+    """Pause jobs: no more of their tasks start, and those that run finish."""
+    change_each(session, job_ids, session.client.pause_job)
 
 
-def resume(session: Session, job_id: JobId) -> None:
-    """Resume a paused job."""
-    _show_state(session, session.client.resume_job(job_id))
+def resume(session: Session, job_ids: JobIds) -> None:
+    """Resume paused jobs."""
+    change_each(session, job_ids, session.client.resume_job)
 
 
-def hold(session: Session, job_id: JobId) -> None:
-    """Let nothing that a job leaves be deleted."""
-    _show_state(session, session.client.hold_job(job_id))
+def hold(session: Session, job_ids: JobIds) -> None:
+    """Let nothing that jobs leave be deleted."""
+    change_each(session, job_ids, session.client.hold_job)
 
 
-def release(session: Session, job_id: JobId) -> None:
-    """Let what a held job leaves be deleted when it is due."""
-    _show_state(session, session.client.release_job(job_id))
+def release(session: Session, job_ids: JobIds) -> None:
+    """Let what held jobs leave be deleted when it is due."""
+    change_each(session, job_ids, session.client.release_job)
 
 
 def delete(
     session: Session,
-    job_id: JobId,
+    job_ids: JobIds,
     keep_results: Annotated[bool, typer.Option("--keep-results", help="Delete all but the results.")] = False,
 ) -> None:
-    """Delete a job that has ended, with its tasks, logs, interim data and results."""
-    deletion = session.client.delete_job(job_id, results="keep" if keep_results else "delete")
-    session.show(deletion, lambda deletion: print(f"{deletion['job_id']}: schedulers delete it now"))
+    """Delete jobs that have ended, with their tasks, logs, interim data and results."""
+
+    def change(job_id: UUID) -> Deletion:
+        return session.client.delete_job(job_id, results="keep" if keep_results else "delete")
+
+    change_each(session, job_ids, change, lambda deletion: print(f"{deletion['job_id']}: schedulers delete it now"))
 
 
-def _show_state(session: Session, job: Job) -> None:
-    session.show(job, lambda job: print(f"{job['job_id']} {job['state']}"))
+def tell_state(job: Job) -> None:
+    print(f"{job['job_id']} {job['state']}", flush=True)
+
+
+def change_each(
+    session: Session,
+    job_ids: Sequence[UUID],
+    change: Callable[[UUID], Any],
+    tell: Callable[[Any], None] = tell_state,
+) -> None:
+    """Change jobs one after the other, and tell of each at once; as data, one is itself, and several are a list.
+
+    What is refused of one keeps nothing from the others. The command ends with the exit code of the first that was.
+    """
+    changed: list[Any] = []
+    codes: list[int] = []
+    for job_id in dict.fromkeys(job_ids):
+        try:
+            changed.append(change(job_id))
+        except (Conflict, Forbidden, Invalid, NotFound) as refused:
+            if len(job_ids) == 1:
+                raise
+            codes.append(exits.exit_code(refused))
+            for line in refused.lines():
+                session.complain(f"{job_id}: {line}")
+        else:
+            if session.prints_tables:
+                tell(changed[-1])
+    session.show(changed[0] if len(job_ids) == 1 else {"items": changed, "next_cursor": None}, lambda _: None)
+    if codes:
+        raise typer.Exit(codes[0])
 
 
 def register(app: typer.Typer) -> None:

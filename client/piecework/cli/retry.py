@@ -2,20 +2,23 @@
 
 from collections.abc import Iterator
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
 from piecework.cli import names, refs
-from piecework.cli.options import JobId
+from piecework.cli.jobs import change_each, tell_state
+from piecework.cli.options import JobIds
 from piecework.cli.session import Session, command
 from piecework.errors import InputError
+from piecework.shapes import Job
 
 TASKS_MAX = 10_000  # as many as one retry may name
 
 
 def retry(
     session: Session,
-    job_id: JobId,
+    job_ids: JobIds,
     latest: Annotated[
         bool, typer.Option("--latest", help="With the newest versions of the processors that run again.")
     ] = False,
@@ -42,24 +45,31 @@ def retry(
         bool, typer.Option("--accept-changed", help="Take input objects that were replaced as they are now.")
     ] = False,
 ) -> None:
-    """Run what has not succeeded of a job again.
+    """Run what has not succeeded of jobs again.
 
-    Tasks that have succeeded are kept, unless you name their stage. The job runs the versions of its processors that it
+    Tasks that have succeeded are kept, unless you name their stage. A job runs the versions of its processors that it
     has had so far, unless you say --latest or --with.
     """
-    job = session.client.retry_job(
-        job_id,
-        stage=int(stage) if stage is not None and stage.isdecimal() else stage,
-        tasks=None if tasks is None else list(_numbers(tasks)),
-        only_failed=only_failed,
-        latest=latest,
-        processors=processors or (),
-        accept_changed=accept_changed,
-    )
-    session.show(job, lambda job: print(f"{job['job_id']} {job['state']}"))
-    used = ", ".join(stage["processor"] for stage in job["stages"] if stage["state"] in ("running", "waiting"))
-    if used and not (latest or processors or session.as_json):
-        session.note(f"it runs {used}, as before; --latest takes the newest versions")
+    wanted = None if tasks is None else list(_numbers(tasks))
+
+    def change(job_id: UUID) -> Job:
+        return session.client.retry_job(
+            job_id,
+            stage=int(stage) if stage is not None and stage.isdecimal() else stage,
+            tasks=wanted,
+            only_failed=only_failed,
+            latest=latest,
+            processors=processors or (),
+            accept_changed=accept_changed,
+        )
+
+    def tell(job: Job) -> None:
+        tell_state(job)
+        used = ", ".join(stage["processor"] for stage in job["stages"] if stage["state"] in ("running", "waiting"))
+        if used and not (latest or processors):
+            session.note(f"it runs {used}, as before; --latest takes the newest versions")
+
+    change_each(session, job_ids, change, tell)
 
 
 def _numbers(text: str) -> Iterator[int]:

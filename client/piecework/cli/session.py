@@ -104,6 +104,11 @@ class Session:
         """Whether what is printed is data, with nothing beside it."""
         return self.form in ("json", "yaml")
 
+    @property
+    def prints_tables(self) -> bool:
+        """Whether what is printed is for people, who want a line as soon as there is one."""
+        return self.form in (None, "table", "wide")
+
     @cached_property
     def client(self) -> "Client":
         from piecework.client import Client

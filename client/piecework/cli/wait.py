@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from piecework.cli import exits
-from piecework.cli.jobs import reasons_of
+from piecework.cli.jobs import reasons_of, tell_state
 from piecework.cli.options import JobIds, parse_seconds
 from piecework.cli.session import Session, command
 from piecework.shapes import Job
@@ -48,8 +48,8 @@ def wait(
 
 
 def _tell(session: Session, job: Job) -> None:
-    if session.form in (None, "table", "wide"):
-        print(f"{job['job_id']} {job['state']}", flush=True)
+    if session.prints_tables:
+        tell_state(job)
     if job["state"] != "succeeded":
         for line in reasons_of(session, job):
             session.complain(line)

@@ -92,8 +92,7 @@ async def test_one_failure_too_many_fails_the_job_and_names_the_first(
     assert job["error"] == {
         "type": "stage_failed",
         "stage": 0,
-        "message": f"stage 'clean': {failed}, {tolerated} tolerated; "
-        f"the first, task {first}: task {first} broke",
+        "message": f"stage 'clean': {failed}, {tolerated} tolerated; the first, task {first}: task {first} broke",
     }
     assert await states(play, job_id) == ["failed", "cancelled"]
     assert await play.states(job_id, 1) == {"cancelled": 1}

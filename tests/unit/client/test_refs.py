@@ -122,6 +122,33 @@ def test_alerts_are_known_in_the_same_ways(text: str, run: Run, service: Service
     assert "there is no alert named 'weekly'" in unknown.stderr
 
 
+@pytest.mark.parametrize("verb", ["cancel", "pause", "resume", "retry", "hold", "release"])
+def test_verbs_of_jobs_take_several_and_go_on_after_what_is_refused(verb: str, run: Run, service: Service) -> None:
+    ended = "job flights has ended"
+    service.on("POST", f"/v1/jobs/{JOB_ID}/{verb}", problem(409, ended))
+    service.on("POST", f"/v1/jobs/{ID}/{verb}", answer(job(job_id=ID, state="paused", stages=[])))
+    result = run(verb, JOB_ID, ID, JOB_ID)
+    assert (result.exit_code, result.stdout, len(service.asked)) == (6, f"{ID} paused\n", 2)
+    assert result.stderr == f"error: {JOB_ID}: {ended}\n"
+    assert run(verb, JOB_ID, ID, "-o", "name").stdout == f"{ID}\n"
+    assert json.loads(run(verb, ID, "--json").stdout)["job_id"] == ID
+
+
+def test_none_of_several_is_changed_if_one_is_not_there(run: Run, service: Service) -> None:
+    service.on("GET", "/v1/jobs", answer(page()))
+    assert run("cancel", ID, "nightly").exit_code == 3
+    assert [asked.method for asked in service.asked if asked.method != "GET"] == []
+    result = run("cancel", ID, JOB_ID, "--item", "7")
+    assert (result.exit_code, result.stderr) == (2, "error: --item: the items are of one job; name only this job\n")
+
+
+def test_several_jobs_are_deleted_at_once(run: Run, service: Service) -> None:
+    for job_id in (ID, JOB_ID):
+        service.on("DELETE", f"/v1/jobs/{job_id}", answer({"job_id": job_id}))
+    told = run("delete", ID, JOB_ID).stdout
+    assert told == f"{ID}: schedulers delete it now\n{JOB_ID}: schedulers delete it now\n"
+
+
 def test_options_take_them_too(run: Run, service: Service) -> None:
     service.on("GET", "/v1/schedules", answer(page(SCHEDULE)))
     service.on("GET", "/v1/jobs", answer(page(job_summary())))
