@@ -365,7 +365,8 @@ class Client:
         return self._objects.download(files, directory, progress)
 
     def upload(self, path: Path, *, resume: Id | None = None, progress: ReportBytes | None = None) -> CompletedUpload:
-        """Upload a local file, or all files of a directory, several at a time.
+        """Upload a local file, or all files of a directory, several at a time; not what desktops put into it, such as
+        `.DS_Store`, `._*`, `Thumbs.db` and `desktop.ini`.
 
         The answer's `uri` is what a job's input names; of a directory it is a prefix. `resume` is the id of an upload
         that was cut off: of a large file, parts that S3 has already are not sent again. What you have uploaded before,

@@ -25,6 +25,8 @@ ReportBytes = Callable[[int], object]
 
 THREADS = 4
 CHUNK_BYTES = 262_144
+# What macOS (with the resource forks of files on other disks) and Windows write into the directories that they show.
+_OF_DESKTOPS = re.compile(r"\.DS_Store|\.localized|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 CHANGED = "changed while it was uploaded; upload it again"
 
 
@@ -265,7 +267,7 @@ class Content:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.files = files_in(path) if path.is_dir() else [path]
+        self.files = files_in(path)[0] if path.is_dir() else [path]
         self._before = self._look()
         self.bytes = sum(size for size, _ in self._before)
 
@@ -293,12 +295,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_in(directory: Path) -> list[Path]:
-    """All files in a directory and the directories in it, in order. Raises InputError if there are none."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
+def files_in(directory: Path) -> tuple[list[Path], list[Path]]:
+    """All files in a directory and the directories in it, in order, and those that are left out: the desktop's own.
+
+    Raises InputError if there are none.
+    """
+    found = sorted(path for path in directory.rglob("*") if path.is_file())
+    files = [path for path in found if not _OF_DESKTOPS.fullmatch(path.name)]
     if not files:
         raise InputError(f"{directory}: there is no file in it")
-    return files
+    return files, [path for path in found if _OF_DESKTOPS.fullmatch(path.name)]
 
 
 def _target(directory: Path, name: str) -> Path:

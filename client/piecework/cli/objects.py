@@ -16,6 +16,8 @@ from piecework.shapes import CompletedUpload, Results, UploadState, UploadSummar
 
 MANY_PARTS_BYTES = 65_536  # less than the manifest of a thousand parts, beyond which the API lists none
 
+LEFT_OUT_SHOWN = 3
+
 
 def upload(
     session: Session,
@@ -36,7 +38,8 @@ def upload_path(session: Session, path: Path, resume: UUID | None = None) -> Com
     from piecework.transfer import files_in
 
     if path.is_dir():
-        files = files_in(path)
+        files, left_out = files_in(path)
+        _tell_left_out(session, path, left_out)
         what, total = f"{path.resolve().name}/ ({len(files):,} files)", sum(file.stat().st_size for file in files)
     elif path.is_file():
         what, total = path.name, path.stat().st_size
@@ -48,6 +51,13 @@ def upload_path(session: Session, path: Path, resume: UUID | None = None) -> Com
     except KeyboardInterrupt:
         session.note(f"interrupted; to go on with it: piecework upload {path} --resume @last")
         raise
+
+
+def _tell_left_out(session: Session, directory: Path, files: list[Path]) -> None:
+    if files:
+        shown = ", ".join(file.relative_to(directory).as_posix() for file in files[:LEFT_OUT_SHOWN])
+        more = f" and {len(files) - LEFT_OUT_SHOWN:,} more" if len(files) > LEFT_OUT_SHOWN else ""
+        session.note(f"{directory}: not uploaded, as your desktop made it: {shown}{more}")
 
 
 def upload_inputs(session: Session, spec: dict[str, Any], directory: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from piecework import Client, InputError, TransferError
 from piecework.transfer import Content
-from tests.unit.client.conftest import HANG_UP, Answer, Asked, Service, answer, problem
+from tests.unit.client.conftest import HANG_UP, Answer, Asked, Run, Service, answer, problem
 
 PART = 1_000_000
 
@@ -255,6 +255,21 @@ def test_a_directory_is_sent_file_by_file(client: Client, service: Service) -> N
         assert any(b"\r\n\r\n" + content + b"\r\n--" in form.content.partition(b'name="file"')[2] for form in forms)
     assert all(b'name="policy"\r\n\r\nsigned\r\n' in form.content for form in forms)
     assert sum(moved) == 260
+
+
+def test_what_desktops_put_into_a_directory_is_left_out_and_told(client: Client, service: Service, run: Run) -> None:
+    files = {"a.txt": b"one\n", ".hidden": b"two\n", "deep/Thumbs.db": b"\0", ".DS_Store": b"\0", "deep/._a.txt": b"\0"}
+    directory = expect_directory(service, files)
+    uploaded = run("upload", str(directory))
+    sent = [form.content.partition(b"u/notes/")[2].split(b"\r\n")[0] for form in service.requests("POST", "/bucket")]
+    assert sorted(sent) == [b".hidden", b"a.txt"]
+    assert uploaded.stdout == "s3://b/u/notes/\n"
+    left_out = ".DS_Store, deep/._a.txt, deep/Thumbs.db"
+    assert f"notes: not uploaded, as your desktop made it: {left_out}\n" in uploaded.stderr
+    for name in ("a.txt", ".hidden"):
+        (directory / name).unlink()
+    with pytest.raises(InputError, match="there is no file in it"):
+        client.upload(directory)
 
 
 def test_a_refused_file_ends_the_upload_of_its_directory(client: Client, service: Service) -> None:
