@@ -1,5 +1,6 @@
 """A job's specification as it comes from a file, and what the groups of options change of it with."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from piecework.cli.session import parse_pairs
 from piecework.errors import InputError
 
 T = TypeVar("T")
+
+_NAMELESS = ("job", "-")  # what a file is called that tells nothing: a job file of a directory, standard input
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,20 @@ class JobFile:
     @property
     def local_root(self) -> Path:
         return self.directory or (self.file.parent if self.file else Path())
+
+
+def name_after(spec: dict[str, Any], file: Path | None) -> dict[str, Any]:
+    """`spec` with a name, if it has none: that of its file, else of its first stage or of what processes that."""
+    match spec.get("stages"):
+        case [dict(first), *_]:
+            stage, processor = first.get("name"), first.get("processor")
+        case _:
+            stage = processor = None
+    stem = None if file is None or file.stem in _NAMELESS else file.stem
+    for text in (stem, stage, processor):
+        if isinstance(text, str) and (name := _NOT_IN_NAMES.sub("-", text.partition("@")[0]).strip("-._")[:100]):
+            return {"name": name, **spec}
+    return spec
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:

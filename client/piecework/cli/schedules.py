@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import typer
 
 from piecework.cli import refs
+from piecework.cli.job_file import name_after
 from piecework.cli.options import All, CreatedBy, Limit, Mine, Since
 from piecework.cli.output import newer
 from piecework.cli.session import Session, command, group
@@ -89,7 +90,7 @@ def create(
     """Submit a job file again and again, and print the schedule's id."""
     from piecework.jobfile import read_mapping, read_text
 
-    job = read_job(read_mapping(file), file.parent)
+    job = read_job(name_after(read_mapping(file), file), file.parent)
     schedule = session.client.create_schedule(
         name,
         cron,
@@ -124,7 +125,7 @@ def change(
     spec |= {"not_on": not_on or None, "business_days": business_days}
     spec = {field: value for field, value in spec.items() if value is not None}
     if job is not None:
-        spec["job"] = read_job(read_mapping(job), job.parent)
+        spec["job"] = read_job(name_after(read_mapping(job), job), job.parent)
     if holidays is not None:
         spec["ical"] = read_text(holidays)
     if not spec:

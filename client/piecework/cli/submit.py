@@ -7,7 +7,7 @@ import typer
 from piecework.cli.again import AgainOptions
 from piecework.cli.batch_options import BatchOptions
 from piecework.cli.input_options import InputOptions
-from piecework.cli.job_file import JobFile
+from piecework.cli.job_file import JobFile, name_after
 from piecework.cli.job_options import JobOptions, MergeOptions, StageOptions, WhenOptions
 from piecework.cli.jobs import watch_to_end
 from piecework.cli.objects import upload_inputs
@@ -55,6 +55,7 @@ def submit(
     for options in (job, input, stages, merge, when, again):
         options.change(spec)
     input.limit(spec)
+    spec = name_after(spec, file.file)
     if script:
         batch.register(session, script, spec)
     if when.cron is not None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from piecework.cli.job_file import name_after
 from piecework.cli.options import All, CreatedBy, Limit, Mine, TriggerId
 from piecework.cli.session import Session, command, group, parse_pairs
 from piecework.shapes import Trigger
@@ -69,7 +70,8 @@ def create(
     from piecework.jobfile import parse_value, read_mapping
 
     fields = {field: parse_value(value) for field, value in parse_pairs("--match", match).items()}
-    trigger = session.client.create_trigger(name, queue, read_mapping(file), prefix=prefix, suffix=suffix, match=fields)
+    job = name_after(read_mapping(file), file)
+    trigger = session.client.create_trigger(name, queue, job, prefix=prefix, suffix=suffix, match=fields)
     session.show(trigger, lambda trigger: print(trigger["trigger_id"]))
 
 

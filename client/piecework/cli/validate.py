@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from piecework.cli.input_options import InputOptions
-from piecework.cli.job_file import JobFile
+from piecework.cli.job_file import JobFile, name_after
 from piecework.cli.job_options import JobOptions, MergeOptions, StageOptions, WhenOptions
 from piecework.cli.session import Session, command
 from piecework.errors import InputError, Invalid
@@ -35,6 +35,7 @@ def validate(
     for options in (job, input, stages, merge, when):
         options.change(spec)
     input.limit(spec)
+    spec = name_after(spec, file.file)
     tested = with_uploads_to_come(spec, file.local_root)
     checked = _dry_run(session, tested)
     if checked is None:

@@ -908,7 +908,7 @@ def test_a_trigger_is_made_of_a_job_file(run: Run, service: Service) -> None:
         "prefix": "s3://in/",
         "suffix": "",
         "match": {"data.n": 1},
-        "job": {"input": {"type": "lines", "uri": "{uri}"}, "stages": [{"processor": "noop"}]},
+        "job": {"name": "noop", "input": {"type": "lines", "uri": "{uri}"}, "stages": [{"processor": "noop"}]},
     }
 
 
@@ -925,7 +925,7 @@ def test_a_schedule_is_made_of_a_job_file(run: Run, service: Service) -> None:
         "not_on": [],
         "business_days": None,
         "ical": None,
-        "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
+        "job": {"name": "noop", "input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
     }
 
 
@@ -941,7 +941,7 @@ def test_a_schedule_is_changed_in_what_is_given(run: Run, service: Service) -> N
     run("schedules", "change", "month-end", "--name", "ultimo", "--job", "job.yaml")
     assert service.asked[0].body == {
         "name": "ultimo",
-        "job": {"input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
+        "job": {"name": "noop", "input": {"type": "range", "count": 1}, "stages": [{"processor": "noop"}]},
     }
     Path("berlin.ics").write_text("BEGIN:VCALENDAR")
     calendar = ("--not-on", "L * *", "--not-on", "holidays", "--business-days", "previous", "--holidays", "berlin.ics")

@@ -307,7 +307,8 @@ OPTIONS: list[tuple[list[str], dict[str, Any]]] = [
 def test_options_make_a_job(options: list[str], spec: dict[str, Any], run: Run, accepting: Service) -> None:
     result = run("submit", *options)
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{JOB_ID}\n", "")
-    assert submitted(accepting) == spec
+    first = spec["stages"][0]
+    assert submitted(accepting) == {"name": first.get("name", first["processor"]), **spec}
 
 
 # What only a job file can say.
@@ -382,7 +383,34 @@ def test_json_and_standard_input_are_read_too(run: Run, accepting: Service) -> N
     Path("job.json").write_text(json.dumps(spec))
     run("submit", "job.json")
     run("submit", "-", input=json.dumps(spec))
-    assert [asked.body for asked in accepting.requests("POST", "/v1/jobs")] == [spec, spec]
+    named = {"name": "noop", **spec}
+    assert [asked.body for asked in accepting.requests("POST", "/v1/jobs")] == [named, named]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("nightly.yaml", "nightly"),
+        ("lines/job.yaml", "noop"),  # every job file might be called so
+        ("-", "noop"),
+        ("nightly.yaml --stage sum@3", "nightly"),
+        ("nightly.yaml --name month-end", "month-end"),
+        ("nightly.yaml --set name=month-end", "month-end"),
+        ("_Tagesabschluß_(2).yml", "Tagesabschlu-_-2"),
+        ("job.yaml --stage tidy=clean@4 --stage sum", "tidy"),
+        ("job.yaml --stage clean@4", "clean"),
+    ],
+)
+def test_a_job_without_a_name_has_that_of_its_file_or_its_first_stage(
+    arguments: str, name: str, run: Run, accepting: Service
+) -> None:
+    file = Path(arguments.split()[0])
+    file.parent.mkdir(exist_ok=True)
+    spec = json.dumps({"input": {"type": "range", "count": 1}, "stages": NOOP})
+    if file != Path("-"):
+        file.write_text(spec)
+    assert run("submit", *arguments.split(), input=spec).stdout == f"{JOB_ID}\n"
+    assert submitted(accepting)["name"] == name
 
 
 def test_options_change_a_file(run: Run, accepting: Service) -> None:
