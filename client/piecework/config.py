@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from piecework.contexts import FIELDS, Context, Contexts, path_of_contexts
 from piecework.errors import InputError
@@ -40,13 +41,13 @@ def load_config(
     context that PIECEWORK_CONTEXT names, the nearest `.piecework/client.json`, the current context, the defaults.
 
     They never mix, but for PIECEWORK_STATS_URL: a key from the environment never goes to an address that a file chose,
-    and one from a file to no API but that of the file. Raises InputError.
+    and one from a file to no API but that of the file. A stats service that nothing names is on the API's host.
+    Raises InputError.
     """
     directory = directory or Path.cwd()
     chosen, origin, name = _choose(directory, context)
     if api_url is not None and origin and api_url.rstrip("/") != chosen.get("api_url", API_URL).rstrip("/"):
-        chosen = {**chosen}
-        chosen.pop("api_key", None)
+        chosen = {}
     environment = {} if context else _environment()
     arguments = {"api_url": api_url, "stats_url": stats_url, "api_key": api_key}
     values: dict[str, Any] = dict(chosen) | environment
@@ -55,9 +56,11 @@ def load_config(
     for each, value in arguments.items():
         if value is not None:
             values[each], origins[each] = value, f"--{each.replace('_', '-')}"
-    config = Config(**values, origins=origins, context=name)
-    _check(config)
-    return config
+    _check(values)
+    if "stats_url" not in values:
+        values["stats_url"] = _stats_beside(values.get("api_url", API_URL))
+        origins["stats_url"] = f"the API's host; {origins['stats_url']}"
+    return Config(**values, origins=origins, context=name)
 
 
 def _choose(directory: Path, context: str | None) -> tuple[Context, str, str | None]:
@@ -87,13 +90,30 @@ def _nothing(name: str, directory: Path) -> str:
     )
 
 
-def _check(config: Config) -> None:
+def _check(values: Mapping[str, Any]) -> None:
     for name in ("api_url", "stats_url"):
-        url = getattr(config, name)
-        if not url.startswith(("http://", "https://")):
+        url = values.get(name)
+        if url is not None and not _is_url(url):
             raise InputError(f"{name}: {url!r} is not a URL; write http://host:port or https://host")
-    if config.api_key is not None and not (config.api_key.isascii() and config.api_key.isprintable()):
+    key = values.get("api_key")
+    if key is not None and not (key.isascii() and key.isprintable()):
         raise InputError("api_key: the key has characters that no key has; copy it again")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # of a port or an IPv6 address
+        return False
+
+
+def _stats_beside(api_url: str) -> str:
+    """Where deployments have the stats service: on the API's host, at 8443 if the API is at 443, else at 8001."""
+    parts = urlsplit(api_url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    balanced = parts.scheme == "https" and parts.port in (None, 443)
+    return f"{parts.scheme}://{host}:{8443 if balanced else 8001}"
 
 
 def nearest_profile(directory: Path) -> Path | None:

@@ -43,7 +43,10 @@ _GLOBALS: dict[str, Any] = {
         ),
     ],
     "stats_url": Annotated[
-        str | None, typer.Option(help="URL of the stats service; else PIECEWORK_STATS_URL.", rich_help_panel=_PANEL)
+        str | None,
+        typer.Option(
+            help="URL of the stats service; else PIECEWORK_STATS_URL, the API's host.", rich_help_panel=_PANEL
+        ),
     ],
     "api_key": Annotated[
         str | None, typer.Option(help="API key; better in PIECEWORK_API_KEY.", rich_help_panel=_PANEL)

@@ -71,7 +71,7 @@ def test_contexts_are_added_used_listed_and_removed() -> None:
     assert piecework("context", "add", "test", "https://test", "--api-key", "pw_test").exit_code == 0
     assert load_config() == Config("https://prod", "https://stats", None)
     assert piecework("context", "use", "test").stdout == "test is the current context\n"
-    assert load_config() == Config("https://test", STATS_URL, "pw_test")
+    assert load_config() == Config("https://test", "https://test:8443", "pw_test")
     listed = piecework("context", "list", "--json")
     assert [(one["name"], one["current"], one["key"]) for one in json.loads(listed.stdout)["items"]] == [
         ("prod", False, False),
@@ -99,9 +99,9 @@ def test_a_context_can_be_chosen_for_one_command_and_for_a_shell(monkeypatch: py
 def test_what_lies_in_the_directory_comes_before_the_current_context(tmp_path: Path) -> None:
     piecework("context", "add", "prod", "https://prod", "--api-key", "pw_prod")
     write_profile(tmp_path, api_url="http://here", api_key="pw_here")
-    assert load_config() == Config("http://here", STATS_URL, "pw_here")
+    assert load_config() == Config("http://here", "http://here:8001", "pw_here")
     assert f"here {tmp_path / '.piecework/client.json'} comes before it" in piecework("context", "use", "prod").stderr
-    assert load_config(context="prod") == Config("https://prod", STATS_URL, "pw_prod")
+    assert load_config(context="prod") == Config("https://prod", "https://prod:8443", "pw_prod")
 
 
 def test_a_stored_key_goes_to_no_other_api(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_stored_key_goes_to_no_other_api(tmp_path: Path) -> None:
     assert load_config(api_url="https://elsewhere").api_key is None
     assert load_config(api_url="https://elsewhere", api_key="pw_mine").api_key == "pw_mine"
     piecework("context", "add", "prod", "https://moved")
-    assert load_config() == Config("https://moved", STATS_URL, None)
+    assert load_config() == Config("https://moved", "https://moved:8443", None)
 
 
 def test_an_unknown_context_says_what_there_is() -> None:
