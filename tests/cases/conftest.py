@@ -89,7 +89,7 @@ class CaseGrid:
 
     def __init__(self, stack: LocalStack) -> None:
         profile = json.loads((stack.state / "client.json").read_text())
-        self.environment = {"PIECEWORK_API_URL": profile["api_url"], "PIECEWORK_API_KEY": profile["api_key"]}
+        self.environment = {f"PIECEWORK_{name}".upper(): profile[name] for name in ("api_url", "stats_url", "api_key")}
         self.client = Client(profile["api_url"], profile["api_key"])
         self.state = stack.state
         self.s3 = boto3.client(
