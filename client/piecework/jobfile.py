@@ -65,6 +65,8 @@ def read_text(path: Path, errors: str = "strict") -> str:
             return file.read()
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a directory, not a file; what a job works on is its --input") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read: {error}") from error
 

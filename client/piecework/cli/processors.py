@@ -283,6 +283,9 @@ def _specs_in(directory: Path) -> dict[str, dict[str, Any]]:
     specs: dict[str, dict[str, Any]] = {}
     for file in files:
         spec = read_mapping(file)
+        for field in spec.keys() & {"command", "entrypoint"}:  # may be written in one line, as for the option
+            if isinstance(spec[field], str):
+                spec[field] = _words(f"{file}: {field}", spec[field])
         named = str(spec.pop("name", directory.resolve().name if file == alone else file.stem))
         if named in specs:
             raise InputError(f"{file}: another file is of the processor {named!r}, too")

@@ -62,5 +62,7 @@ def test_what_can_be_known_at_once_is_refused_at_once(person: Person) -> None:
     assert "sql: DuckDB can't read this" in seen
     seen = person.types("piecework processors register dev-x --command 'sort {input} | uniq > {output}'", exit_code=2)
     assert "commands run without a shell, so '|' would be an argument" in seen
+    seen = person.types("piecework submit in", exit_code=2)
+    assert "in is a directory, not a file; what a job works on is its --input" in seen
     seen = person.types("piecework submit job.yaml", exit_code=2)
     assert "job.yaml:2:" in seen and "tolerated_failures: write a number" in seen and "uploading" not in seen

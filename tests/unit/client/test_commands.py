@@ -1292,6 +1292,18 @@ def test_what_only_looks_like_a_shells_is_taken(run: Run, service: Service, text
     assert service.requests("POST", "/v1/processors")[0].body["command"] == words
 
 
+def test_a_command_in_a_file_may_be_one_line(run: Run, service: Service) -> None:
+    Path("code").mkdir()
+    service.on("POST", "/v1/packages", answer({"sha256": "0" * 64, "url": None}))
+    service.on("POST", "/v1/processors", answer({"name": "sort", "version": 1}, 201))
+    Path("code/processor.yaml").write_text('name: sort\ncommand: sort -k "1 2" {input}\n')
+    assert run("processors", "push", "code").exit_code == 0
+    assert service.requests("POST", "/v1/processors")[0].body["command"] == ["sort", "-k", "1 2", "{input}"]
+    Path("code/processor.yaml").write_text("name: sort\ncommand: sort {input} | uniq > {output}\n")
+    refused = run("processors", "push", "code")
+    assert refused.exit_code == 2 and "code/processor.yaml: command: commands run without a shell" in refused.stderr
+
+
 def test_requirements_without_a_hash_are_refused_before_anything_is_pushed(run: Run, service: Service) -> None:
     Path("code/processors").mkdir(parents=True)
     Path("code/processors/a.yaml").write_text("callable: a:b\n")
