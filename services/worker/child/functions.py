@@ -30,7 +30,9 @@ def load_function(reference: str) -> Callable[..., Any]:
         function = getattr(importlib.import_module(module_name), name)
     except Exception as error:
         traceback.print_exc()
-        raise TaskError("processor_load", f"can't load {reference}: {describe(error)}") from None
+        is_of_package = isinstance(error, ImportError) and "relative import" in str(error)
+        fix = f"; name its package, too, such as sales.{reference}" if is_of_package else ""
+        raise TaskError("processor_load", f"can't load {reference}: {describe(error)}{fix}") from None
     if not callable(function):
         raise TaskError(
             "processor_load", f"can't load {reference}: it is of type {type(function).__name__}, not a function"

@@ -14,7 +14,7 @@ def test_scripts_run_as_they_are_one_after_the_other(person: Person) -> None:
     first = person.types("piecework submit first.sh --sbatch -q").strip()
     second = person.types(f"piecework submit second.sh --sbatch -q --after {first}:index").strip()
     person.types(f"piecework wait {first} {second}")
-    assert person.types(f"piecework logs {second} 0 2").strip() == "3 of 3 from 1"
+    assert person.types(f"piecework logs {second} stage-0 2").strip() == "3 of 3 from 1"
     assert person.steps == 4
 
 

@@ -66,3 +66,16 @@ def test_what_can_be_known_at_once_is_refused_at_once(person: Person) -> None:
     assert "in is a directory, not a file; what a job works on is its --input" in seen
     seen = person.types("piecework submit job.yaml", exit_code=2)
     assert "job.yaml:2:" in seen and "tolerated_failures: write a number" in seen and "uploading" not in seen
+
+
+def test_a_module_named_without_its_package_says_so(person: Person) -> None:
+    person.has(
+        {
+            "flat/aggregate.py": "from .fees import FEE\n",
+            "flat/fees.py": "FEE = 1\n",
+            "flat/processor.yaml": "name: dev-flat\ncallable: aggregate:part\n",
+        }
+    )
+    person.types("piecework processors push flat")
+    seen = person.types("piecework submit --count 1 --stage dev-flat --max-attempts 1 --watch", exit_code=1)
+    assert "name its package, too, such as sales.aggregate:part" in seen

@@ -1,5 +1,6 @@
 """An operator is asked why nothing runs, who may do what, and who cleans all this up."""
 
+import os
 from collections.abc import Callable
 
 from tests.cases.users.conftest import Person
@@ -34,6 +35,14 @@ def test_people_have_keys_that_control_what_is_theirs(person: Person, colleague:
     ben.types("piecework cancel bens@last")
     assert "ben" in person.types("piecework jobs --name bens -o wide")
     person.types("piecework cancel mine@last")
+
+
+def test_tasks_see_nothing_of_the_shell_that_started_the_grid(person: Person) -> None:
+    assert "PYTEST_VERSION" in os.environ, "which the grid of the tests has inherited"
+    person.types("piecework processors register op-env --command env")
+    person.types("piecework submit --name env --count 1 --stage op-env --watch")
+    seen = person.types("piecework logs env@last 0 0")
+    assert "PIECEWORK_JOB_NAME=env" in seen and "PYTEST_VERSION" not in seen
 
 
 def test_what_is_not_needed_goes_away(person: Person) -> None:
