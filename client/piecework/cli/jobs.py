@@ -60,15 +60,17 @@ def watch_to_end(session: Session, job: Job | UUID) -> None:
 
 def reasons_of(session: Session, job: Job) -> list[str]:
     """Why a job did not succeed: its own error, then the first failed tasks of each stage."""
-    error = job["error"]
-    lines = [f"job {job['name']} {job['state']}" + (f": {error['type']}: {error['message']}" if error else "")]
+    error, lines = job["error"], list[str]()
     for stage in job["stages"]:
         if stage["progress"]["failed"]:
             # The job's own error stays the news even if its tasks can't be read.
             with suppress(PieceworkError):
                 tasks = session.client.list_tasks(job["job_id"], stage=stage["stage"], state="failed")
                 lines += [_reason(session, job, stage, task) for task in tasks.page(FAILURES_SHOWN)["items"]]
-    return lines
+    why = f": {error['type']}: {error['message']}" if error else ""
+    if lines:
+        why = why.partition("; the first, task ")[0]  # which follows, with the command that tells more
+    return [f"job {job['name']} {job['state']}{why}", *lines]
 
 
 def _reason(session: Session, job: Job, stage: Stage, task: Task) -> str:

@@ -22,7 +22,7 @@ _MODULE = "services.worker.trial"  # of the server's code, which has the child t
 def try_task(
     session: Session,
     job_id: Annotated[UUID, refs.JOB.option("--job", help="The task's job."), refs.JOB],
-    task: Annotated[str, typer.Option("--task", metavar="STAGE/INDEX", help="Such as 0/17.")],
+    task: Annotated[str, typer.Option("--task", metavar="STAGE/INDEX", help="Such as 0/17 or clean/17.")],
     processor: Annotated[
         str | None,
         typer.Argument(metavar="[PROCESSOR[@VERSION]]", help="In the place of the task's own, such as a fixed one."),
@@ -35,10 +35,10 @@ def try_task(
 
     The grid learns nothing of it. Exits with 1 if the task fails.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", task)
+    match = re.fullmatch(r"([^/]+)/(\d+)", task)
     if match is None:
-        raise InputError(f"--task: {task!r} is not STAGE/INDEX, such as 0/17")
-    stage, index = int(match[1]), int(match[2])
+        raise InputError(f"--task: {task!r} is not STAGE/INDEX, such as 0/17 or clean/17")
+    stage, index = refs.STAGE.resolve(session.client, match[1], job_id), int(match[2])
     root = _server_code()
     directory = out or Path(f"try-{stage}-{index}")
     if directory.exists() and any(directory.iterdir()):

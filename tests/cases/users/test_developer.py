@@ -35,7 +35,7 @@ def test_a_bug_is_found_tried_here_fixed_and_only_what_failed_runs_again(person:
 
     person.has(code("amount"))
     assert person.types("piecework processors push code") == "dev-sums@2\n"
-    tried = person.types("piecework try dev-sums --job sums@last --task 0/0 --out tried")
+    tried = person.types("piecework try dev-sums --job sums@last --task stage-0/0 --out tried")
     assert "rows 2" in tried and "succeeded after" in tried
     assert (person.home / "tried" / "named" / "north.json").read_text() == '{"total": 3.0}\n'
     person.types("piecework retry sums@last --latest")

@@ -131,6 +131,17 @@ def test_a_failed_job_says_why_and_exits_with_1(run: Run, service: Service) -> N
     assert service.requests("GET", TASKS)[0].query == {"stage": ["0"], "state": ["failed"], "limit": ["3"]}
 
 
+@pytest.mark.usefixtures("failures")
+def test_the_first_failure_is_told_once(run: Run, service: Service) -> None:
+    message = "stage 'clean': 2 failed tasks, 0 are tolerated; the first, task 1: the command ended with exit code 3"
+    service.on("GET", JOB, answer(FAILED | {"error": {"type": "stage_failed", "message": message}}))
+    told = run("watch", JOB_ID).stderr
+    assert "error: job flights failed: stage_failed: stage 'clean': 2 failed tasks, 0 are tolerated\n" in told
+    assert told.count("the command ended with exit code 3") == 1
+    service.on("GET", TASKS, problem(500))
+    assert message in run("watch", JOB_ID).stderr
+
+
 def test_a_cancelled_job_exits_with_1(run: Run, service: Service) -> None:
     service.on("GET", JOB, answer(job("cancelled", [stage(state="cancelled", cancelled=4)])))
     result = run("watch", JOB_ID)
