@@ -46,7 +46,7 @@ async def test_a_messy_csv_becomes_typed_parquet_tonight_and_for_days_past(grid:
         "piecework schedules create orders job.yaml --cron '30 2 * * *' --time-zone Europe/Berlin --not-on 'L * *'"
     )
     person.types("piecework schedules backfill orders --from 2026-01-01 --to 2026-01-01")
-    await until(lambda: grid.client.list_schedule_runs("orders").page(1)["items"])
+    await until(lambda: any(run["job_id"] for run in grid.client.list_schedule_runs("orders")))
     person.types("piecework wait orders-2026-01-01@last")
     person.types("piecework results orders-2026-01-01@last --download out")
 
