@@ -60,6 +60,7 @@ from piecework.shapes import (
     Processor,
     ProcessorDetail,
     ProcessorSpec,
+    ProcessorTrial,
     QuietHours,
     Receiver,
     ResultFile,
@@ -551,6 +552,10 @@ class Client:
 
     def get_processor(self, name: str, *, version: int | None = None) -> ProcessorDetail:
         return self._api.get(ProcessorDetail, f"/v1/processors/{_segment(name)}", version=version)
+
+    def get_processor_trial(self, name: str, *, version: int | None = None) -> ProcessorTrial:
+        """What `piecework try` needs to run the processor here, on a file of this machine."""
+        return self._api.get(ProcessorTrial, f"/v1/processors/{_segment(name)}/trial", version=version)
 
     def delete_processor_version(self, name: str, version: int) -> None:
         """Delete a version that nothing needs any more."""

@@ -396,7 +396,7 @@ class Task(TypedDict):
 
 
 class TrialObject(TypedDict):
-    """An object that a task reads, and a presigned link to it."""
+    """An object that is read, and a presigned link to it."""
 
     uri: str
     version: str | None
@@ -686,6 +686,16 @@ class ProcessorSpec(TypedDict, total=False):
     network: bool
     share_children: bool
     allow_options: list[str] | None
+
+
+class ProcessorTrial(TypedDict):
+    """A version of a processor, with links to its package and to the declared inputs that it names itself."""
+
+    name: str
+    version: int
+    spec: ProcessorSpec
+    place: str
+    objects: list[TrialObject]
 
 
 class Processor(TypedDict):

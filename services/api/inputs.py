@@ -74,7 +74,8 @@ async def find_declared_inputs(api: Connections, spec: JobSpec, reader: Reader) 
     async with api.transaction() as connection:
         stages = await resolve_stages(connection, spec, api.settings, reader)
     for stage in stages:
-        check_named_params(stage.processor_spec, stage.spec.params, f"{stage.processor}@{stage.version}", stage.field)
+        reference = f"{stage.processor}@{stage.version}"
+        check_named_params(stage.processor_spec, stage.spec.params, reference, f"{stage.field}.params")
     return {uri: f"{stage.field}.inputs.{name}" for stage in stages for name, uri in stage.inputs.items()}
 
 

@@ -86,4 +86,4 @@ def check_named_params(spec: ProcessorSpec, params: Mapping[str, Any], name: str
         if param not in named:
             known = ", ".join(sorted(named)) or "none"
             fix = f"the query of {name} names no such param (it names: {known}): leave it out"
-            raise SpecError(f"{field}.params.{param}", value, fix)
+            raise SpecError(f"{field}.{param}", value, fix)

@@ -104,7 +104,17 @@ def _read_processor(row: Record, reference: str, field: str) -> ProcessorSpec:
         raise SpecError(field, reference, f"{fix} when all services are of that release") from error
 
 
-def _check_named_params(params: Mapping[str, Any], row: Record, processor: ProcessorSpec, field: str) -> None:
+def check_params_of(processor: ProcessorSpec, params: Mapping[str, Any], reference: str, field: str) -> None:
+    """Raises SpecError unless a stage may give the processor, `name@version`, these params; it may take a moment."""
+    _check_named_params(params, reference, processor, field)
+    check_params(params, processor.params_schema, field)
+    try:
+        check_arguments(processor, params)
+    except BadArgument as error:
+        raise SpecError(f"{field}.{error.name}", error.value, str(error)) from error
+
+
+def _check_named_params(params: Mapping[str, Any], reference: str, processor: ProcessorSpec, field: str) -> None:
     """Raises SpecError if a param that the processor needs is missing."""
     match processor:
         case ProcessorSpec(kind="sql", sql=str(query)):
@@ -114,31 +124,27 @@ def _check_named_params(params: Mapping[str, Any], row: Record, processor: Proce
         case _:
             return
     if missing is not None:
-        fix = f"the {what} of {row['name']}@{row['version']} has {missing}, which is not among these params: add it"
-        raise SpecError(f"{field}.params", params, fix)
+        fix = f"the {what} of {reference} has {missing}, which is not among these params: add it"
+        raise SpecError(field, params, fix)
 
 
-def _check_arguments(params: Mapping[str, Any], row: Record, processor: ProcessorSpec, field: str) -> None:
-    """Raises SpecError if a param may not be an argument of the processor's command."""
+def check_program(processor: ProcessorSpec, reference: str, field: str) -> None:
+    """Raises SpecError if the params would choose the program."""
     if names_its_program(processor):
         fix = "its command's program is a param, which may only be an argument: have the processor registered again"
-        raise SpecError(f"{field}.processor", f"{row['name']}@{row['version']}", fix)
-    try:
-        check_arguments(processor, params)
-    except BadArgument as error:
-        raise SpecError(f"{field}.params.{error.name}", error.value, str(error)) from error
+        raise SpecError(field, reference, fix)
 
 
-def _resolve_inputs(stage: StageSpec, processor: ProcessorSpec, field: str) -> dict[str, str]:
-    """The URI of each object that the processor declares; the stage's URIs override the processor's."""
-    for name in stage.inputs:
+def resolve_inputs(given: Mapping[str, str], processor: ProcessorSpec, field: str) -> dict[str, str]:
+    """The URI of each object that the processor declares; the given ones override its own. Raises SpecError."""
+    for name in given:
         if name not in processor.inputs:
             declared = ", ".join(processor.inputs) or "none"
-            raise SpecError(f"{field}.inputs", name, f"the processor declares no such input (declared: {declared})")
-    found = {name: stage.inputs.get(name, uri) for name, uri in processor.inputs.items()}
+            raise SpecError(field, name, f"the processor declares no such input (declared: {declared})")
+    found = {name: given.get(name, uri) for name, uri in processor.inputs.items()}
     for name, uri in found.items():
         if uri is None:
-            raise SpecError(f"{field}.inputs", stage.inputs, f"the processor needs the input {name!r}: add its URI")
+            raise SpecError(field, given, f"the processor needs the input {name!r}: add its URI")
     return {name: uri for name, uri in found.items() if uri is not None}
 
 
@@ -157,9 +163,9 @@ async def _resolve_stage(
 ) -> ResolvedStage:
     row = await _find_processor(connection, stage.processor, f"{field}.processor")
     processor = _read_processor(row, stage.processor, f"{field}.processor")
-    _check_named_params(stage.params, row, processor, field)
-    await asyncio.to_thread(check_params, stage.params, processor.params_schema, f"{field}.params")
-    _check_arguments(stage.params, row, processor, field)
+    reference = f"{row['name']}@{row['version']}"
+    check_program(processor, reference, f"{field}.processor")
+    await asyncio.to_thread(check_params_of, processor, stage.params, reference, f"{field}.params")
     if stage.columns and processor.kind not in ("function", "records", "sql"):
         fix = f"{row['name']} is neither SQL nor a function of records and reads its input itself: leave it out"
         raise SpecError(f"{field}.columns", stage.columns, fix)
@@ -169,7 +175,7 @@ async def _resolve_stage(
         await _find_pool(connection, pool, f"{field}.{'pool' if stage.pools is None else 'pools'}")
     if stage.needs is not None:
         await _check_needs(connection, stage, stage.needs, field)
-    inputs = _resolve_inputs(stage, processor, field)
+    inputs = resolve_inputs(stage.inputs, processor, f"{field}.inputs")
     return ResolvedStage(stage, kind, row["name"], row["version"], processor, inputs, field, tasks_from, fan_in)
 
 

@@ -1,22 +1,24 @@
-"""What it takes to run a task elsewhere: the task as a worker gets it, and all that it reads."""
+"""What it takes to run a task, or a processor, elsewhere: as a worker gets it, and all that it reads."""
 
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from asyncpg import Record
+from pydantic import ValidationError
 
 from services.contract.location import Location
 from services.engine.attempt import StageWork
-from services.engine.errors import Conflict, NotFound, SpecError
-from services.engine.places import check_task_inputs
-from services.engine.spec import ProcessorSpec
+from services.engine.errors import Conflict, NotFound, SpecError, explain
+from services.engine.places import Reader, check_task_inputs
+from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
 from services.engine.stages import load_stage
 from services.inputs.chunk import SplitError
 from services.platform.database import Database
 from services.platform.settings import Settings
 
 OBJECTS_MAX = 1_000
+_NO_JOB = UUID(int=0)
 
 _TASK = """
     SELECT stage, index, greatest(attempt, coalesce(backup_attempt, 0)) + 1 AS attempt, input FROM tasks
@@ -35,6 +37,37 @@ class Trial:
     work: StageWork
     reads: list[tuple[Location, str | None]]
     listing: Location | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorTrial:
+    """A version of a processor, and the objects that it reads whatever its input is."""
+
+    name: str
+    version: int
+    spec: ProcessorSpec
+    reads: list[Location]
+
+
+async def find_processor_trial(
+    database: Database, settings: Settings, name: str, version: int | None, reader: Reader
+) -> ProcessorTrial:
+    """The newest version of the processor if none is given. Raises NotFound, Conflict, SpecError."""
+    row = None if name.startswith(OWN_PROCESSORS) else await database.fetchrow(_PROCESSOR, name, version)
+    if row is None:
+        raise NotFound(f"there is no processor {name if version is None else f'{name}@{version}'}")
+    try:
+        spec = ProcessorSpec.model_validate(row["spec"], extra="ignore")
+    except ValidationError as error:
+        raise Conflict(f"this release can't read the processor {name}@{row['version']}: {explain(error)}") from error
+    declared = [uri for uri in spec.inputs.values() if uri is not None]
+    try:
+        named = [{"type": "object", "uri": uri} for uri in declared]
+        await check_task_inputs(database, _NO_JOB, named, settings, reader)
+    except SplitError as error:
+        raise SpecError("inputs", declared, str(error)) from error
+    code = [] if spec.package is None else [settings.layout.package(spec.package)]
+    return ProcessorTrial(name, row["version"], spec, [*map(Location.parse, declared), *code])
 
 
 async def find_trial(

@@ -1,13 +1,15 @@
 """Runs one task on this machine as a worker would, with the same child: `python -m services.worker.trial TRIAL OUT`.
 
-TRIAL is the file of what the API says of the task (get_task_trial). What the task reads comes by the presigned links in
-it; what it makes, and its log, goes to the directory OUT. Nothing of it reaches the grid. The end is a line of JSON on
-standard output: how the attempt ended.
+TRIAL is the file of what the API says of the task (get_task_trial), or of a processor (get_processor_trial) with the
+input and the params that it shall have. What the task reads comes by the presigned links in it, or is at a `path` of
+this machine; what it makes, and its log, goes to the directory OUT. Nothing of it reaches the grid. The end is a line
+of JSON on standard output: how the attempt ended.
 """
 
 import asyncio
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -20,28 +22,38 @@ from uuid import UUID
 import httpx
 import structlog
 from botocore.exceptions import ClientError, HTTPClientError
+from pydantic import ValidationError
 
 from services.contract.location import Location
 from services.contract.source import TaskSource
 from services.contract.task_input import parse_input
 from services.engine.attempt import AttemptReport, ClaimedTask, StageWork
+from services.engine.errors import explain
+from services.engine.params_schema import check_schema
+from services.engine.processor_checks import check_named_params, check_processor
+from services.engine.spec import ProcessorSpec
+from services.engine.submission import check_params_of, check_program, resolve_inputs
 from services.platform.settings import WorkerSettings
 from services.worker.node.node import equip
 from services.worker.task.attempt import run_attempt
 from services.worker.task.levels import strongest_cells
+from services.worker.task.secrets import VARIABLE_PREFIX
 from services.worker.task.turn import Turn
 from services.worker.task.warm_children import WarmChildren
 
 _CODES = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 416: "InvalidRange"}
 _SECONDS = 60.0
+_TIMEOUT_SECONDS = 3600.0  # of an attempt, as in a job
+_NO_JOB = UUID(int=0)
 
 
 class LinkedS3:
-    """What a worker asks of S3: reads by presigned links, writes below a directory."""
+    """What a worker asks of S3: reads by presigned links or of this machine's files, writes below a directory."""
 
     def __init__(self, http: httpx.AsyncClient, objects: list[Mapping[str, Any]], out: Path, made_under: str) -> None:
         self._http = http
-        self._links = {(each["uri"], each["version"]): each["url"] for each in objects}
+        self._links = {(each["uri"], each["version"]): each["url"] for each in objects if "url" in each}
+        self._files = {each["uri"]: Path(each["path"]) for each in objects if "path" in each}
         self._out = out
         self._made_under = made_under
         self._put: dict[str, bytes] = {}
@@ -59,6 +71,8 @@ class LinkedS3:
         uri = Location(Bucket, Key).uri
         if (body := self._put.get(uri)) is not None:
             return {"ETag": _etag(body), "Body": _Kept(body)}
+        if (path := self._files.get(uri)) is not None:
+            return _read_file(path, Range, IfMatch)
         link = self._links.get((uri, VersionId))
         if link is None:
             raise _refusal(404, "GetObject")
@@ -160,6 +174,41 @@ class _Kept:
         pass
 
 
+class _OnDisk:
+    """A range of a file of this machine."""
+
+    def __init__(self, path: Path, start: int, end: int) -> None:
+        self._file = path.open("rb")
+        self._file.seek(start)
+        self._left = max(end - start, 0)
+
+    async def read(self, count: int = -1) -> bytes:
+        chunk = self._file.read(self._left if count < 0 else min(count, self._left))
+        self._left -= len(chunk)
+        return chunk
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _read_file(path: Path, range: str | None, if_match: str | None) -> dict[str, Any]:
+    """A file of this machine as an object: like one, it is another one when it has changed."""
+    try:
+        found = path.stat()
+        etag, size = f'"{found.st_mtime_ns:x}-{found.st_size:x}"', found.st_size
+        if if_match not in (None, etag):
+            raise _refusal(412, "GetObject")
+        first, _, last = (range or "bytes=0-").removeprefix("bytes=").partition("-")
+        end = min(int(last) + 1, size) if last else size
+        headers = {"content-range": f"bytes {first}-{end - 1}/{size}"}
+        return {"ETag": etag, "Body": _OnDisk(path, int(first), end), "headers": headers}
+    except OSError as error:
+        raise _refusal(404, "GetObject") from error
+
+
 def _refusal(status: int, operation: str) -> ClientError:
     error = {"Code": _CODES.get(status, str(status)), "Message": f"the link answered {status}"}
     return ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}, operation)
@@ -169,8 +218,63 @@ def _etag(body: bytes) -> str:
     return f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
 
 
+def _as_task(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A task of a processor, which is checked as when it is registered and submitted. Raises ValueError."""
+    spec = ProcessorSpec.model_validate(trial["spec"], extra="ignore" if trial["version"] else "forbid")
+    if spec.image is not None:
+        raise ValueError(f"its container is not run here: run {spec.image} with your own docker or podman")
+    if spec.params_schema is not None:
+        check_schema(spec.params_schema)
+    check_processor(spec)
+    reference = f"{trial['name']}@{trial['version'] or 'new'}"
+    check_program(spec, reference, "command")
+    check_params_of(spec, trial["params"], reference, "params")
+    check_named_params(spec, trial["params"], reference, "params")
+    work = StageWork(
+        job_id=_NO_JOB,
+        stage=0,
+        job_name="try",
+        stage_name=trial["name"],
+        kind="map",
+        processor=trial["name"],
+        processor_version=trial["version"],
+        spec=_with_secrets(spec),
+        params=trial["params"],
+        inputs=resolve_inputs(trial["inputs"], spec, "inputs"),
+        fan_out=spec.output_directory,
+        timeout_seconds=_TIMEOUT_SECONDS,
+    )
+    task = {"job_id": str(_NO_JOB), "stage": 0, "index": 0, "attempt": 1, "input": trial["input"]}
+    read = {name: trial[name] for name in ("place", "objects", "package")}
+    return task | {"work": work.model_dump(mode="json")} | read
+
+
+def _with_secrets(spec: ProcessorSpec) -> ProcessorSpec:
+    """Each secret by this machine's variable of its name: nobody else gives its value. Raises ValueError."""
+    own = {}
+    for name, reference in (spec.secrets or {}).items():
+        if name in os.environ:
+            os.environ[f"{VARIABLE_PREFIX}{name}"] = os.environ[name]
+            own[name] = f"env:{name}"
+        elif reference.startswith("env:") and VARIABLE_PREFIX + reference.removeprefix("env:") in os.environ:
+            own[name] = reference
+    if missing := [name for name in spec.secrets or {} if name not in own]:
+        raise ValueError(f"secrets are not given to this machine: set the missing variables {', '.join(missing)}")
+    return spec.model_copy(update={"secrets": own or None})
+
+
+def _code_here(trial: Mapping[str, Any], work: StageWork, settings: WorkerSettings) -> list[dict[str, Any]]:
+    """The package of a processor that is not registered yet."""
+    if (path := trial.get("package")) is None or work.spec.package is None:
+        return []
+    return [{"uri": settings.layout.package(work.spec.package).uri, "path": path}]
+
+
 async def run_trial(trial: Mapping[str, Any], out: Path) -> AttemptReport:
-    """Run the task; its outputs and log.txt are in `out` then. Raises ValueError for a trial of another release."""
+    """Run the task; its outputs and log.txt are in `out` then. Raises ValueError for a trial of another release, and
+    for a processor that would not be accepted."""
+    if "spec" in trial:
+        trial = _as_task(trial)
     work = StageWork.model_validate(trial["work"], extra="ignore")
     value, job_id = trial["input"], UUID(trial["job_id"])
     key = (job_id, trial["stage"], trial["index"], trial["attempt"])
@@ -188,7 +292,8 @@ async def run_trial(trial: Mapping[str, Any], out: Path) -> AttemptReport:
         cells = await strongest_cells(settings, Path(scratch))
         made_under = settings.layout.attempt(*key, "", interim=work.interim).uri
         async with httpx.AsyncClient(timeout=_SECONDS) as http:
-            equipment = equip(settings, LinkedS3(http, trial["objects"], out, made_under), cells)
+            objects = [*trial["objects"], *_code_here(trial, work, settings)]
+            equipment = equip(settings, LinkedS3(http, objects, out, made_under), cells)
             free: asyncio.LifoQueue[WarmChildren] = asyncio.LifoQueue()
             children = WarmChildren(cells)
             free.put_nowait(children)
@@ -203,7 +308,12 @@ async def run_trial(trial: Mapping[str, Any], out: Path) -> AttemptReport:
 def main() -> None:
     trial, out = json.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    report = asyncio.run(run_trial(trial, out))
+    try:
+        report = asyncio.run(run_trial(trial, out))
+    except ValidationError as error:
+        sys.exit(explain(error))
+    except ValueError as error:
+        sys.exit(str(error))
     shown = asdict(report)
     print(json.dumps({name: shown[name] for name in ("outcome", "run_seconds", "exit_code", "error", "output")}))
 

@@ -1,4 +1,4 @@
-"""A task of the grid runs here: with its input, its code and its environment, in seconds."""
+"""A task of the grid, or a processor, runs here: with its input, its code and its environment, in seconds."""
 
 import json
 import time
@@ -111,3 +111,97 @@ def test_the_log_of_a_running_task_is_followed(grid: CaseGrid) -> None:
     grid.client.cancel_job(job_id)
     wait_for_job(grid.client, job_id)
     grid.command("logs", job_id, "0", "0", "--follow")
+
+
+PRICES = '{"sku": "a", "net": 2}\n{"sku": "b", "net": 3}\n'
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "made"),
+    [
+        ({"command": ["sh", "-c", "cp {input} {output}"], "output": "{input.stem}.out"}, PRICES, PRICES),
+        ({"callable": "local:copy", "output": "copy.txt"}, PRICES, PRICES),
+        ({"records": "local:tax", "output": "gross.jsonl"}, PRICES, '{"sku":"b","net":6}\n'),
+        ({"sql": "SELECT sum(net) * {params.times} AS net FROM input", "output": "sum.jsonl"}, PRICES, '{"net":10}\n'),
+        ({"function": "local:double"}, '{"net": 4}', "8"),
+    ],
+)
+def test_a_processor_of_each_kind_is_tried_on_a_file_without_a_job(
+    grid: CaseGrid, tmp_path: Path, spec: dict[str, object], given: str, made: str
+) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "local.py").write_text(
+        "def copy(input, output, times): output.write_bytes(input.read_bytes())\n"
+        "def tax(record, times): return {**record, 'net': record['net'] * times} if record['net'] > 2 else None\n"
+        "def double(item, times): return item['net'] * times\n"
+    )
+    (code / "processor.yaml").write_text(json.dumps({"name": "trial-local", **spec}))
+    file, out = tmp_path / "prices.jsonl", tmp_path / "out"
+    file.write_text(given)
+    trying = ("--input", str(file), "--param", "times=2", "--json")
+    jobs_before = len(list(grid.client.list_jobs()))
+
+    answer = json.loads(
+        grid.command("try", "--file", str(code / "processor.yaml"), *trying, "--out", str(out / "unregistered"))
+    )
+    assert answer["outcome"] == "succeeded", answer
+    grid.command("processors", "push", str(code))
+    again = json.loads(grid.command("try", "trial-local", *trying, "--out", str(out / "registered")))
+    assert again["outcome"] == "succeeded", again
+
+    for ended, directory in ((answer, out / "unregistered"), (again, out / "registered")):
+        files = [path for path in directory.rglob("*") if path.is_file() and path.name != "log.txt"]
+        assert [path.read_text() for path in files] == ([] if "function" in spec else [made])
+        assert "function" not in spec or json.dumps(ended["output"]["value"]) == made
+    assert len(list(grid.client.list_jobs())) == jobs_before, "the grid learns nothing of it"
+
+
+def test_a_processor_is_tried_with_what_it_declares_and_with_secrets_of_this_machine(
+    grid: CaseGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fees = grid.put({"fees.txt": "0.5"})
+    script = "cat {inputs.fees} {input}; echo; echo $TOKEN is $PLACE; cat {inputs.rates} > {output}"
+    spec = {
+        "command": ["sh", "-c", script],
+        "inputs": {"fees": f"{fees}fees.txt", "rates": None},
+        "secrets": {"TOKEN": "env:TRIAL_TOKEN"},
+        "environment": {"PLACE": "here"},
+    }
+    grid.client.register_processor("trial-declared", spec)
+    file, rates = tmp_path / "in.txt", tmp_path / "rates.txt"
+    file.write_text("input")
+    rates.write_text("7")
+    trying = ("try", "trial-declared@1", "--input", str(file), "--out", str(tmp_path / "out"))
+    said = grid.command(*trying, "--stage-input", f"rates={rates}", fails=True)
+    assert "set the missing variables TOKEN" in said
+    monkeypatch.setenv("TOKEN", "open-sesame-open")
+    said = grid.command(*trying, fails=True)
+    assert "the processor needs the input 'rates'" in said
+    said = grid.command(*trying, "--stage-input", f"rates={rates}")
+    assert said.startswith("0.5input\n*** is here\n") and "open-sesame" not in said
+    assert (tmp_path / "out" / "output").read_text() == "7"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["trial-said"], "give the processor one input: --input FILE or --item JSON"),
+        (["--item", "1"], "name one thing to try"),
+        (["trial-said", "--job", "@last"], "a task is named by --job and --task together"),
+        (["trial-said", "--input", "nowhere.csv"], "--input: nowhere.csv: there is no such file"),
+        (["trial-said", "--item", "{"], "--item:1:2: not JSON"),
+        (["trial-said", "--item", "1", "--param", "rat=2"], "it can't be run here: params: {'rat': 2}: "),
+        (["trial-nobody", "--item", "1"], "there is no processor trial-nobody"),
+        (["trial-said@1", "--item", "1", "--param", "rate=0"], "failed after"),
+    ],
+)
+def test_what_is_wrong_with_a_processor_that_is_tried_is_said_in_a_line(
+    grid: CaseGrid, tmp_path: Path, arguments: list[str], error: str
+) -> None:
+    spec = {"command": ["sh", "-c", "exit $1", "sh", "4{params.rate}"], "output_required": False}
+    grid.client.register_processor("trial-said", spec)
+    if "@last" in arguments:
+        grid.submit({"type": "objects", "prefix": grid.put({"a": "1"})}, "case-copy")
+    said = grid.command("try", *arguments, "--out", str(tmp_path / "out"), fails=True)
+    assert error in said and len(said.strip().splitlines()) == 1

@@ -48,7 +48,12 @@ EXAMPLES = {
     ),
     "tasks show": ("piecework task @last 0 17",),
     "logs": ("piecework logs @last", "piecework logs @last 0 17", "piecework logs @last clean 17 --attempt 1"),
-    "try": ("piecework try --job @last-failed --task 0/17", "piecework try clean@4 --job @last-failed --task 0/17"),
+    "try": (
+        "piecework try --job @last-failed --task 0/17",
+        "piecework try clean@4 --job @last-failed --task 0/17",
+        "piecework try clean@4 --input claims.csv --param rate=0.19",
+        "piecework try --file processors/clean.yaml --input claims.csv",
+    ),
     "results": (
         "piecework results @last",
         "piecework results @last-failed --partial --stage clean --download out",

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,7 +46,7 @@ def _show_list(session: Session, processors: list[Processor]) -> None:
     )
 
 
-def _name_and_version(text: str) -> tuple[str, int | None]:
+def name_and_version(text: str) -> tuple[str, int | None]:
     """Of `clean@3`; the version of `clean` is None. Raises InputError."""
     name, at, version = text.partition("@")
     if at and not (version.isdecimal() and int(version)):
@@ -68,7 +69,7 @@ def show(
     version: Annotated[int | None, typer.Option(min=1, help="This version; default: the newest.")] = None,
 ) -> None:
     """Show a processor, or the version of it that is named."""
-    name, named = _name_and_version(name)
+    name, named = name_and_version(name)
     version = named if version is None else version
     session.show(session.client.get_processor(name, version=version), lambda processor: _show(session, processor))
 
@@ -263,7 +264,7 @@ def push(
     for each, spec in specs.items():
         if not name or each in name:
             description = str(spec.pop("description", ""))
-            code = {"package": package} if _brings_code(spec) else {}
+            code = {"package": package} if brings_code(spec) else {}
             try:
                 processor = session.client.register_processor(each, {**spec, **code}, description=description)
             except Invalid as error:
@@ -274,18 +275,13 @@ def push(
 
 def _specs_in(directory: Path) -> dict[str, dict[str, Any]]:
     """The specifications in the directory, by their processors' names. Raises InputError."""
-    from piecework.jobfile import read_mapping
-
     alone = directory / "processor.yaml"
     files = [alone] if alone.exists() else sorted(directory.glob("processors/*.yaml"))
     if not files:
         raise InputError(f"{directory}: there is neither a processor.yaml nor a processors/*.yaml in it")
     specs: dict[str, dict[str, Any]] = {}
     for file in files:
-        spec = read_mapping(file)
-        for field in spec.keys() & {"command", "entrypoint"}:  # may be written in one line, as for the option
-            if isinstance(spec[field], str):
-                spec[field] = _words(f"{file}: {field}", spec[field])
+        spec = read_spec(file)
         named = str(spec.pop("name", directory.resolve().name if file == alone else file.stem))
         if named in specs:
             raise InputError(f"{file}: another file is of the processor {named!r}, too")
@@ -293,7 +289,27 @@ def _specs_in(directory: Path) -> dict[str, dict[str, Any]]:
     return specs
 
 
-def _brings_code(spec: dict[str, Any]) -> bool:
+def read_spec(file: Path) -> dict[str, Any]:
+    """The specification in a processor's file. Raises InputError."""
+    from piecework.jobfile import read_mapping
+
+    spec = read_mapping(file)
+    for field in spec.keys() & {"command", "entrypoint"}:  # may be written in one line, as for the option
+        if isinstance(spec[field], str):
+            spec[field] = _words(f"{file}: {field}", spec[field])
+    return spec
+
+
+def code_of(file: Path, spec: Mapping[str, Any]) -> Path | None:
+    """The directory that `push` would ship with the processor's file; None if it would ship none."""
+    if not brings_code(spec):
+        return None
+    if file.name == "processor.yaml":
+        return file.parent
+    return file.absolute().parent.parent if file.absolute().parent.name == "processors" else None
+
+
+def brings_code(spec: Mapping[str, Any]) -> bool:
     """SQL, built-ins and images need no package, and so no new version with every change of one."""
     return not spec.get("sql") and not spec.get("builtin") and not spec.get("image")
 
@@ -302,7 +318,7 @@ def delete_version(
     session: Session, name: Annotated[str, typer.Argument(metavar="NAME@VERSION", autocompletion=names.processors)]
 ) -> None:
     """Delete a version that nothing needs any more."""
-    name, version = _name_and_version(name)
+    name, version = name_and_version(name)
     if version is None:
         raise InputError(f"{name!r} is all of its versions; name the one to delete, such as {name}@1")
     session.client.delete_processor_version(name, version)

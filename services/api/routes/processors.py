@@ -11,16 +11,19 @@ from sqlmodel import col, func, not_, select
 from services.api import tables
 from services.api.connections import Api, Session
 from services.api.idempotency import Development
+from services.api.links import read_link
 from services.api.pagination import Pages
 from services.api.problems import BODY
 from services.api.routes.packages import check_package
 from services.api.security import Developer, Viewer
 from services.api.shapes.processors import Processor, ProcessorDetail, ProcessorPage, ProcessorRegistration
+from services.api.shapes.trials import ProcessorTrial, TrialObject
 from services.api.strict_json import StrictRoute
 from services.engine import processors, removal
 from services.engine.params_schema import check_schema
 from services.engine.processor_checks import check_processor
 from services.engine.spec import OWN_PROCESSORS, ProcessorSpec
+from services.engine.trials import find_processor_trial
 from services.platform.database import Connection
 from services.platform.problems import ProblemError, not_found, problems
 
@@ -155,6 +158,34 @@ async def get_processor(
     """
     row = await api.database.fetchrow(_VERSION, name, version)
     return ProcessorDetail.model_validate(dict(_found(row, name, version))).seen_by(key)
+
+
+@router.get(
+    "/{name}/trial",
+    operation_id="get_processor_trial",
+    responses=problems(404, 409),
+    summary="Get a processor for running it elsewhere",
+)
+async def get_processor_trial(
+    caller: Developer,
+    api: Api,
+    name: ProcessorName,
+    version: Annotated[int | None, Query(ge=1, le=2_147_483_647, description="the newest if absent")] = None,
+) -> ProcessorTrial:
+    """A version as a worker gets it, with presigned links to its package and its declared inputs.
+
+    It is refused if jobs of the key may not read the declared inputs.
+    """
+    found = await find_processor_trial(api.database, api.settings, name, version, caller.reader)
+    return ProcessorTrial(
+        name=found.name,
+        version=found.version,
+        spec=found.spec,
+        place=api.settings.layout.root.uri,
+        objects=[
+            TrialObject(uri=place.uri, version=None, url=await read_link(api, place, None)) for place in found.reads
+        ],
+    )
 
 
 @router.delete(

@@ -14,7 +14,7 @@ from services.worker.task.masking import SECRET_CHARACTERS_MIN
 
 _KEPT_SECONDS = 300.0
 _KEPT_MAX = 1000  # values; the oldest go first
-_VARIABLE_PREFIX = "PIECEWORK_SECRET_"
+VARIABLE_PREFIX = "PIECEWORK_SECRET_"
 
 
 class Secrets:
@@ -55,9 +55,9 @@ class Secrets:
 
 
 def _from_variable(name: str) -> str:
-    value = os.environ.get(_VARIABLE_PREFIX + name)
+    value = os.environ.get(VARIABLE_PREFIX + name)
     if value is None:
-        raise Unresolved(f"set {_VARIABLE_PREFIX}{name} in the worker's environment")
+        raise Unresolved(f"set {VARIABLE_PREFIX}{name} in the worker's environment")
     return value
 
 

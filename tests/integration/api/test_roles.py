@@ -27,7 +27,7 @@ ROLES: dict[str, set[str]] = {
         "append_items", "cancel_items", "close_job", "change_schedule", "run_schedule", "skip_next_run",
         "create_backfill", "cancel_backfill",
     },
-    "developer": {"register_processor", "create_package", "delete_processor_version"},
+    "developer": {"register_processor", "create_package", "delete_processor_version", "get_processor_trial"},
     "operator": {
         "list_api_keys", "list_audit", "put_pool", "set_pool_capacity", "pause_pool", "resume_pool",
         "drain_worker", "drain_pool",
