@@ -97,7 +97,7 @@ async def retry_job(connection: Connection, job_id: UUID, order: RetryOrder, set
     """Run a job that has ended again, as far as the order says. Raises NotFound, Conflict, SpecError."""
 
     async def change(connection: Connection) -> None:
-        await _Retry(connection, job_id, order, settings).prepare()
+        await _Retry(connection, job_id, order, settings).apply()
 
     await jobs.retry_job(connection, job_id, change)
 
@@ -113,7 +113,7 @@ class _Retry:
         self._running: set[int] = set()  # the stages that run again, or for the first time
         self._changed = False
 
-    async def prepare(self) -> None:
+    async def apply(self) -> None:
         """Make ready what has succeeded and runs again, and delete what is made again."""
         job = await self._connection.fetchrow("SELECT * FROM jobs WHERE job_id = $1", self._job_id)
         assert job is not None

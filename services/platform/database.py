@@ -137,10 +137,12 @@ def _plain(value: Any) -> str:
 # Arrays by OID, with the name and OID of their elements, which asyncpg knows. Those of built-in types never change
 # (https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat).
 _ARRAYS = {
+    1001: ("bytea", 17),
     1005: ("int2", 21),
     1007: ("int4", 23),
     1016: ("int8", 20),
     1022: ("float8", 701),
+    1182: ("date", 1082),
     1185: ("timestamptz", 1184),
     271: ("xid8", 5069),
     2951: ("uuid", 2950),

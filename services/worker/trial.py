@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,7 +50,9 @@ _NO_JOB = UUID(int=0)
 class LinkedS3:
     """What a worker asks of S3: reads by presigned links or of this machine's files, writes below a directory."""
 
-    def __init__(self, http: httpx.AsyncClient, objects: list[Mapping[str, Any]], out: Path, made_under: str) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, objects: list[Mapping[str, Any]], out: Path, made_under: Collection[str]
+    ) -> None:
         self._http = http
         self._links = {(each["uri"], each["version"]): each["url"] for each in objects if "url" in each}
         self._files = {each["uri"]: Path(each["path"]) for each in objects if "path" in each}
@@ -95,7 +97,7 @@ class LinkedS3:
 
     async def put_object(self, *, Bucket: str, Key: str, Body: bytes, **_: Any) -> dict[str, Any]:
         uri = Location(Bucket, Key).uri
-        if not uri.startswith(self._made_under):  # what workers agree on
+        if not uri.startswith(tuple(self._made_under)):  # what workers agree on
             self._put[uri] = Body
         else:
             path = self._path(uri)
@@ -132,7 +134,7 @@ class LinkedS3:
         """There is none that could be away."""
 
     def _path(self, uri: str) -> Path:
-        return self._out / uri.removeprefix(self._made_under)
+        return self._out / next(uri.removeprefix(place) for place in self._made_under if uri.startswith(place))
 
 
 class _Streamed:
@@ -290,7 +292,7 @@ async def run_trial(trial: Mapping[str, Any], out: Path) -> AttemptReport:
             container_engine="none",
         )
         cells = await strongest_cells(settings, Path(scratch))
-        made_under = settings.layout.attempt(*key, "", interim=work.interim).uri
+        made_under = {settings.layout.attempt(*key, "", interim=interim).uri for interim in (True, False)}
         async with httpx.AsyncClient(timeout=_SECONDS) as http:
             objects = [*trial["objects"], *_code_here(trial, work, settings)]
             equipment = equip(settings, LinkedS3(http, objects, out, made_under), cells)

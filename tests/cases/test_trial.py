@@ -40,6 +40,7 @@ def test_functions_with_their_package_and_declared_inputs_are_tried(grid: CaseGr
         "import os\n"
         "def price(input, output, fees, rate):\n"
         "    fee = float(fees.read_text())\n"
+        "    print('fee', fee)\n"
         "    output.write_text(str(float(input.read_text()) * rate + fee) + os.environ['PIECEWORK_INPUT_STEM'])\n"
     )
     fees = grid.put({"fees.txt": "0.5"})
@@ -55,6 +56,9 @@ def test_functions_with_their_package_and_declared_inputs_are_tried(grid: CaseGr
     said = grid.command("try", "--job", ended.job["job_id"], "--task", "1/0", "--out", str(out))
     assert str(out / "out.txt") in said
     assert (out / "out.txt").read_text() == "6.5x"
+    ended = grid.run({"type": "objects", "prefix": prefix}, stage, "case-copy")
+    grid.command("try", "--job", ended.job["job_id"], "--task", "0/0", "--out", str(tmp_path / "interim"))
+    assert (out / "log.txt").read_text() == (tmp_path / "interim" / "log.txt").read_text() == "fee 0.5\n"
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,8 @@ async def test_no_statement_makes_a_connection_ask_for_types(database: Database)
         now = datetime(2026, 12, 1, tzinfo=UTC)
         assert await connection.fetchval("SELECT $1::timestamptz[]", [now]) == [now]
         assert await connection.fetchval("SELECT $1::xid8[]", [7]) == [7]
+        assert await connection.fetchval("SELECT $1::bytea[]", [b"\0"]) == [b"\0"]
+        assert await connection.fetchval("SELECT $1::date[]", [now.date()]) == [now.date()]
     assert prepared > 150
     assert [query for query in asked if "typeinfo" in query] == []
 

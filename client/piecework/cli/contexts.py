@@ -150,7 +150,11 @@ def login(
         raise InputError("login: there is no current context; give the URL of the grid's API")
     before = contexts.named.get(name, {}) if url else contexts.get(name)
     api_url = url or before["api_url"]
-    stats_url = session.stats_url or before.get("stats_url")
+    is_same = before.get("api_url") in (None, api_url)
+    if not (is_same or session.context):
+        other = before["api_url"]
+        raise InputError(f"login: the context {name} is of {other}; name the new one: piecework --context NAME login")
+    stats_url = session.stats_url or (before.get("stats_url") if is_same else None)
     key = session.api_key or _ask(api_url)
     with Client(api_url, key, stats_url=stats_url) as client:
         me = client.get_me()

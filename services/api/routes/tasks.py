@@ -48,7 +48,11 @@ async def list_tasks(
     state: Annotated[list[TaskState], Query(description="any of these states", max_length=100)] = [],  # noqa: B006
     error: Annotated[
         str | None,
-        Query(pattern="^[0-9a-f]{12}$", description="with a failed attempt of this `fingerprint` (list_failures)"),
+        Query(
+            pattern="^[0-9a-f]{12}$",
+            max_length=12,
+            description="with a failed attempt of this `fingerprint` (list_failures)",
+        ),
     ] = None,
     sort: Annotated[
         Literal["index", "slowest"],

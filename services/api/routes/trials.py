@@ -35,6 +35,7 @@ async def get_task_trial(
         str | None,
         Query(
             pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[1-9][0-9]{0,8})?$",
+            max_length=110,
             description="in the place of the task's own: `name` (newest version) or `name@version`",
         ),
     ] = None,

@@ -65,6 +65,9 @@ _EQUAL = """
       AND right(coalesce(final_uri, uri), length($4) + 1) = '/' || $4
     ORDER BY upload_id DESC LIMIT 1"""
 
+# Whoever resumes an upload may have changed the file meanwhile: only its size is looked at again.
+_FORGET_CONTENT = "UPDATE uploads SET sha256 = NULL WHERE upload_id = $1"
+
 _USE_AGAIN = """
     UPDATE uploads SET used_at = now() WHERE upload_id = $1 AND aborted_at IS NULL RETURNING upload_id"""
 
@@ -239,6 +242,7 @@ async def renew_upload(caller: Submitter, api: Api, upload_id: UploadId) -> Uplo
     uploaded = []
     if row["multipart_id"] is not None:
         uploaded = await uploads.list_parts(api, Location.parse(row["uri"]), row["multipart_id"])
+    await api.database.execute(_FORGET_CONTENT, upload_id)
     await caller.record(api.database, upload_id)
     return await _show(api, dict(row), uploaded)
 

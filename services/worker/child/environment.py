@@ -8,7 +8,7 @@ from typing import Any
 
 from services.worker.child import linux
 
-_PLACE_BYTES = 512  # for the name and the value of a variable that differs from task to task
+_PLACE_BYTES = 512  # for the name and the value of a variable that differs from task to task; more if it is longer
 
 
 def set_environment(wanted: Mapping[str, str]) -> None:
@@ -22,6 +22,7 @@ def set_environment(wanted: Mapping[str, str]) -> None:
 
 
 _places: dict[bytes, Any] = {}  # by name; C's environment points into them
+_outgrown: list[Any] = []  # so it may point into these
 
 
 class SessionEnvironment:
@@ -41,18 +42,20 @@ class SessionEnvironment:
         if self._left is None or kept != self._left or variables.keys() != self._names:
             set_environment({**base, **{name: str(value) for name, value in variables.items()}})
             kept = getattr(os.environ, "_data", None)
-            self._put_in_places(variables)
-        else:
-            for name, value in variables.items():
-                key, encoded = name.encode(), str(value).encode()
-                if kept[key] != encoded:
-                    kept[key] = encoded
-                    _places[key].value = b"%s=%s" % (key, encoded)
+        for name, value in variables.items():
+            key, encoded = os.fsencode(name), os.fsencode(str(value))
+            if kept is not None:
+                kept[key] = encoded
+            _put(key, encoded)
         self._left, self._names = kept and dict(kept), set(variables)
 
-    def _put_in_places(self, variables: Mapping[str, object]) -> None:
-        for name, value in variables.items():
-            key = name.encode()
-            place = _places.setdefault(key, ctypes.create_string_buffer(_PLACE_BYTES))
-            place.value = b"%s=%s" % (key, str(value).encode())
-            linux.put_environment(place)
+
+def _put(name: bytes, value: bytes) -> None:
+    """Each time: what has been set and put back by user code is the same in `os.environ`, and elsewhere in C's."""
+    place, text = _places.get(name), b"%s=%s" % (name, value)
+    if place is None or len(text) >= len(place):
+        if place is not None:
+            _outgrown.append(place)
+        place = _places[name] = ctypes.create_string_buffer(max(_PLACE_BYTES, 2 * len(text)))
+    place.value = text
+    linux.put_environment(place)

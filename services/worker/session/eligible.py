@@ -5,9 +5,12 @@ import sys
 from services.contract.output_name import is_template
 from services.contract.task_input import ByteRange, Index, Item, WholeObject
 from services.engine.attempt import ClaimedTask, StageWork
+from services.inputs.registry import suffix_of
 from services.platform import tracing
 from services.worker.child.job import FILE_BYTES_MAX
 from services.worker.task.values import is_by_value
+
+_SUFFIX_BYTES_MAX = 200  # of a file's name, so that every file system can have it
 
 
 def has_files(stage: StageWork) -> bool:
@@ -39,8 +42,10 @@ def is_sent(task: ClaimedTask, stage: StageWork) -> bool:
     match task.input:
         case Item() | Index():
             return True
-        case WholeObject(etag=etag, version=version, bytes=size):
-            return size is not None and size <= FILE_BYTES_MAX and (etag or version) is not None  # it stays as small
+        case WholeObject(location, etag=etag, version=version, bytes=size):
+            stays_as_it_is = (etag or version) is not None
+            has_a_name = len(suffix_of(location.key).encode()) <= _SUFFIX_BYTES_MAX
+            return size is not None and size <= FILE_BYTES_MAX and stays_as_it_is and has_a_name
         case ByteRange(bytes=size):
             return size is not None and size <= FILE_BYTES_MAX
         case _:

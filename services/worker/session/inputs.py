@@ -19,7 +19,7 @@ from services.contract.source import TaskSource
 from services.contract.task_input import WholeObject
 from services.engine.attempt import ClaimedTask
 from services.inputs.fetched import FetchedInput
-from services.worker.child.job import SessionInput
+from services.worker.child.job import FILE_BYTES_MAX, SessionInput
 from services.worker.session.depth import MOVED_AT_ONCE
 from services.worker.session.source import Held
 from services.worker.task.environment import source_variables
@@ -30,6 +30,19 @@ log = structlog.get_logger()
 
 _BYTES_MAX = 4 << 20  # fetched and not yet used
 _SECONDS_MAX = 2.0  # whatever takes longer is fetched by an attempt of its own, which needs no slot meanwhile
+
+
+class _NotSmall(Exception):
+    """The job's manifest said that it was."""
+
+
+class _SmallFile(BytesIO):
+    """Takes no more than what is sent with a task. Raises _NotSmall."""
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + len(data) > FILE_BYTES_MAX:
+            raise _NotSmall
+        return super().write(data)
 
 
 class Ready(NamedTuple):
@@ -142,11 +155,13 @@ class Fetches:
         began = time.monotonic()
         async with asyncio.timeout(_SECONDS_MAX):
             if isinstance(task.input, WholeObject):
-                file = BytesIO()
+                file = _SmallFile()
                 fetched = object_as_input(task.input, Path(), await download_object(self._s3, task.input, file))
                 body = file.getvalue()
             else:
                 fetched, body = await self._fetch_part(task)
+        if len(body) > FILE_BYTES_MAX:
+            raise _NotSmall
         return Ready(fetched, body, time.monotonic() - began)
 
     async def _fetch_part(self, task: ClaimedTask) -> tuple[FetchedInput, bytes]:

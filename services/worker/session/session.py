@@ -541,6 +541,7 @@ class Session:
     async def _end_by_force(self, watching: asyncio.Future[None]) -> None:
         """The child has died, or must. That costs the task that ran, and no other."""
         self._feeding = False
+        self._source.give_back(self._fetches.withdraw())  # what comes from now on has no child
         child, now = self._child, time.monotonic()
         used = child.used() if child.alive else (0.0, 0)
         failure: TaskError | None = None

@@ -31,13 +31,15 @@ class Answers:
         finally:
             os.close(self._theirs)
 
-    async def read(self) -> bytes:
+    async def read(self, *, at_once: bool) -> bytes:
         """What has come; nothing once all its writers have ended.
 
-        What comes after a pause is read at once, what comes soon after is gathered, as by a network card's interrupts.
+        What comes after a pause is read at once. What comes soon after is gathered, as by a network card's interrupts,
+        unless it is wanted `at_once`.
         """
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._looked_at + _TICK_SECONDS - loop.time())
+        if not at_once:
+            await asyncio.sleep(self._looked_at + _TICK_SECONDS - loop.time())
         while True:
             try:
                 read = os.read(self._read, _READ_BYTES)

@@ -49,7 +49,7 @@ from services.worker.task.paths import Paths, Workspace
 from services.worker.task.pins import Pins
 from services.worker.task.secrets import Secrets
 from services.worker.task.share import Share
-from services.worker.task.task_log import hold_log_down, log_size, put_log
+from services.worker.task.task_log import hold_log_down, log_size, put_live_log, put_log
 from services.worker.task.turn import Turn
 from services.worker.task.values import is_by_value, value_filename
 from services.worker.task.warm_children import Served, WarmChildren
@@ -422,7 +422,7 @@ class _Attempt:
             with suppress(TaskError, OSError):  # not a file: nothing of it is stored at its end either
                 size = await beside_loop(log_size, self.workspace.files, self.workspace.log)
                 if size != put:
-                    await put_log(self._equipment.s3, self.workspace, target, bytes_max, self._mask)
+                    await put_live_log(self._equipment.s3, self.workspace, target, bytes_max, self._mask)
                     put = size
 
     def _measure(self, measures: Mapping[str, Any]) -> None:

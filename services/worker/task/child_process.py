@@ -259,7 +259,7 @@ class ChildProcess:
     async def _hear(self, key: bytes, heard: Callable[[list[bytes]], None]) -> None:
         kept = b""
         while True:
-            read = await self._answers.read()
+            read = await self._answers.read(at_once=bool(kept))  # for the rest of one the child may wait
             if not read:
                 raise EOFError
             kept, at = kept + read, 0

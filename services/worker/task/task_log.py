@@ -51,6 +51,16 @@ async def put_log(s3: Any, workspace: Workspace, target: Location, bytes_max: in
     return await put_text(s3, target, lambda: shorten_log(workspace.files, workspace.log, bytes_max, mask))
 
 
+async def put_live_log(s3: Any, workspace: Workspace, target: Location, bytes_max: int, mask: Mask) -> None:
+    """Likewise, of a program that runs: its whole lines, as half a secret at the end would not be found."""
+
+    def read() -> bytes:
+        body = shorten_log(workspace.files, workspace.log, bytes_max, mask)
+        return body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
+
+    await put_text(s3, target, read)
+
+
 async def put_text(s3: Any, target: Location, read: Callable[[], bytes]) -> bool:
     """Upload what `read` returns, in a thread, unless it is empty; True if it was stored. Failures are only logged."""
     try:

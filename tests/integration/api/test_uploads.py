@@ -387,6 +387,14 @@ async def test_what_differs_is_uploaded(submitter: httpx.AsyncClient, other: dic
     assert (await upload_all(submitter, b"a,b,c\n"))["upload_id"] != first["upload_id"]
 
 
+async def test_an_upload_that_was_resumed_is_equal_to_none(submitter: httpx.AsyncClient) -> None:
+    """Its file may have changed meanwhile."""
+    begun = await ok(submitter.post("/v1/uploads", json={"filename": "a.csv", "bytes": 4, "sha256": SHA256}))
+    await put(await ok(submitter.post(f"/v1/uploads/{begun['upload_id']}/renew")), b"new\n")
+    await ok(submitter.post(f"/v1/uploads/{begun['upload_id']}/complete", json={}))
+    assert (await upload_all(submitter, b"a,b\n"))["upload_id"] != begun["upload_id"]
+
+
 async def test_nobody_gets_what_somebody_else_has_uploaded(keys: Keys, submitter: httpx.AsyncClient) -> None:
     first = await upload_all(submitter, b"a,b\n")
     async with await keys.client("submitter", principal="somebody") as other:

@@ -59,6 +59,15 @@ def test_without_a_name_a_context_is_called_by_its_host(prod: Service) -> None:
     assert piecework("context", "list", "-o", "name").stdout == "127.0.0.1\n"
 
 
+def test_the_grid_of_a_context_is_not_replaced_by_another_of_its_host(prod: Service) -> None:
+    piecework("--context", "127.0.0.1", "login", "http://127.0.0.1:9", "--stats-url", "http://stats:1", input=KEY)
+    piecework("context", "add", "127.0.0.1", "http://127.0.0.1:9", "--stats-url", "http://stats:1")
+    refused = piecework("login", prod.url, input=KEY)
+    assert refused.exit_code == 2 and "the context 127.0.0.1 is of http://127.0.0.1:9" in refused.stderr
+    assert piecework("--context", "127.0.0.1", "login", prod.url, input=KEY).exit_code == 0
+    assert load_config().stats_url != "http://stats:1", "it would get the other grid's key"
+
+
 def test_logout_forgets_the_key_alone(prod: Service) -> None:
     piecework("login", prod.url, input=KEY)
     assert piecework("logout").exit_code == 0

@@ -5,10 +5,12 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from services.contract.location import Location
 from services.contract.task_error import TaskError
 from services.contract.task_input import parse_input
 from services.engine.attempt import ClaimedTask, StageWork
@@ -18,11 +20,12 @@ from services.platform.settings import WorkerSettings
 from services.platform.tracing import within
 from services.worker.task.array_jobs import job_number
 from services.worker.task.environment import base_environment, installing_environment, task_environment
+from services.worker.task.masking import Mask
 from services.worker.task.paths import Paths, Workspace
 from services.worker.task.placeholders import command_arguments, fill_placeholders
 from services.worker.task.scratch import ScratchUnusable, remove_tree, scratch_directory
 from services.worker.task.share import Share
-from services.worker.task.task_log import free_middle, shorten_log
+from services.worker.task.task_log import free_middle, put_live_log, shorten_log
 from services.worker.task.user_files import UserFiles
 
 JOB = UUID("01890000-0000-7000-8000-000000000001")
@@ -263,6 +266,22 @@ def test_a_task_is_one_process_on_one_node_of_its_pool(monkeypatch: pytest.Monke
 )
 def test_the_suffix_tells_the_format(name: str, suffix: str) -> None:
     assert suffix_of(name) == suffix
+
+
+async def test_a_log_that_grows_shows_whole_lines(tmp_path: Path) -> None:
+    """Half a secret at its end would not be found."""
+    stored: list[bytes] = []
+
+    class Store:
+        async def put_object(self, *, Body: bytes, **_: Any) -> None:
+            stored.append(Body)
+
+    workspace = Workspace(tmp_path / "attempt")
+    workspace.make()
+    for text in ("one\ntoken sk-live-0123", "one\ntoken sk-live-0123456789\n12 %\r15"):
+        workspace.log.write_text(text)
+        await put_live_log(Store(), workspace, Location("b", "k"), 1000, Mask(["sk-live-0123456789"]))
+    assert stored == [b"one\n", b"one\ntoken ***\n12 %\r"]
 
 
 def test_a_long_log_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The parts of a session: who has a task, how many are on their way, and what a child is told of where it is."""
 
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -95,6 +96,38 @@ def test_only_the_variables_that_differ_are_set() -> None:
         assert dict(os.environ) == {**base, "INDEX": "2"}
         environment.set(base, {"INDEX": 3, "AGAIN": 1})
         assert dict(os.environ) == {**base, "INDEX": "3", "AGAIN": "1"}
+    finally:
+        environment.set(before, {})
+
+
+def test_programs_get_the_variables_of_their_own_task() -> None:
+    """Whatever the task before has done with them, and however long they are."""
+    before = dict(os.environ)
+    environment, base = SessionEnvironment(), {"PATH": os.environ["PATH"]}
+
+    def told() -> str:
+        return subprocess.check_output(["sh", "-c", 'printf %s "$INDEX"'], text=True)
+
+    def put_back_by_a_copy() -> None:
+        copy = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(copy)
+
+    def unset_in_c() -> None:
+        os.unsetenv("INDEX")
+
+    def nothing() -> None:
+        pass
+
+    try:
+        for number, (changes, value) in enumerate(
+            [(nothing, "1"), (put_back_by_a_copy, "2"), (unset_in_c, "2"), (nothing, "x" * 5000), (nothing, "é" * 400)]
+        ):
+            environment.set(base, {"INDEX": value})
+            assert told() == value == os.environ["INDEX"], number
+            changes()
+        environment.set(base, {"INDEX": "last"})
+        assert told() == "last"
     finally:
         environment.set(before, {})
 
