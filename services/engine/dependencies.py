@@ -20,8 +20,8 @@ from services.engine.places import Reader
 from services.engine.spec import Predecessor
 from services.engine.stages import start_stages, stay_open
 from services.engine.transitions import plan_numbered_tasks
+from services.inputs.range.split import task_input
 from services.inputs.spec import RangeInput
-from services.inputs.split import split_each
 from services.platform.database import JOBS_CHANNEL, Connection, notify
 
 log = structlog.get_logger()
@@ -224,8 +224,7 @@ async def follow(connection: Connection, job_id: UUID) -> None:
             return
     made = {row["index"] for row in await connection.fetch(_MADE, job_id)}
     if new := sorted(met - made):
-        chunk = await split_each(None, [array], None, slots=1)
-        await plan_numbered_tasks(connection, job_id, 0, new, chunk.inputs[0])
+        await plan_numbered_tasks(connection, job_id, 0, {index: task_input(array, index) for index in new})
         await connection.execute(_BEGIN, job_id)
         await notify(connection, JOBS_CHANNEL)
     if len(made) + len(new) == len(array.numbers):

@@ -68,7 +68,8 @@ _PLAN_SAME = """
 _PLAN_NUMBERED = """
     WITH planned AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input)
-        SELECT $1, $2, index, 'ready', now(), $4 FROM unnest($3::integer[]) AS index
+        SELECT $1, $2, index, 'ready', now(), input
+        FROM unnest($3::integer[], $4::jsonb[]) AS part (index, input)
         RETURNING job_id, stage
     )
     INSERT INTO stage_counters AS c (job_id, stage, ready)
@@ -88,11 +89,9 @@ async def plan_same_tasks(
     await connection.execute(_PLAN_SAME, job_id, stage, first, task_input, count)
 
 
-async def plan_numbered_tasks(
-    connection: Connection, job_id: UUID, stage: int, indexes: Sequence[int], task_input: Any
-) -> None:
-    """Insert ready tasks of these numbers, which share one input."""
-    await connection.execute(_PLAN_NUMBERED, job_id, stage, indexes, task_input)
+async def plan_numbered_tasks(connection: Connection, job_id: UUID, stage: int, inputs: Mapping[int, Any]) -> None:
+    """Insert ready tasks with these inputs, by their indexes."""
+    await connection.execute(_PLAN_NUMBERED, job_id, stage, list(inputs), list(inputs.values()))
 
 
 # plan after a barrier: does for a whole ended stage what `complete` does for a single success.

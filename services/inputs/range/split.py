@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.contract.task_input import Index
+from services.contract.task_input import Index, Json
 from services.inputs.chunk import Chunk
 from services.inputs.spec import RangeInput
 
@@ -16,7 +16,13 @@ async def split(s3: Any, source: RangeInput, cursor: dict[str, Any] | None, slot
     at, done = {"planned": end}, end == count
     if source.counts_from_0:
         return Chunk([Index(count).to_json()], at, done, repeat=end - planned)
-    return Chunk([Index(count, number).to_json() for number in numbers[planned:end]], at, done)
+    return Chunk([task_input(source, index) for index in range(planned, end)], at, done)
+
+
+def task_input(source: RangeInput, index: int) -> Json:
+    """That of the task of this index."""
+    numbers = source.numbers
+    return Index(len(numbers), None if source.counts_from_0 else numbers[index]).to_json()
 
 
 async def look(s3: Any, source: RangeInput) -> None:

@@ -8,10 +8,12 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
+from services.contract.task_input import Index
 from services.engine import dependencies, jobs
 from services.engine.errors import Conflict, SpecError
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
+from services.inputs.spec import RangeInput
 from services.platform.database import JOBS_CHANNEL, Connection, new_id
 from services.scheduler.loop import Context
 from services.scheduler.loops import clock, finish, follow, look, plan
@@ -338,7 +340,7 @@ async def arrays(play: Play, count: int = 4, **changes: Any) -> tuple[UUID, UUID
     first = await play.submit(input=array, stages=changes.pop("stages", [{"processor": "noop"}]))
     await play.plan(first, count)
     follows = {"after": [{"job_id": str(first), "by_index": True, **changes.pop("when", {})}]}
-    return first, await play.submit(input=array, **follows, **changes)
+    return first, await play.submit(**{"input": array, **follows, **changes})
 
 
 async def made(play: Play, job_id: UUID) -> list[int]:
@@ -371,6 +373,22 @@ async def test_each_task_starts_when_the_one_of_its_index_has_succeeded(context:
     assert await play.states(job_id) == {"succeeded": 4}
     assert await following(play) == []
     await assert_invariants(play.database, job_id)
+
+
+@pytest.mark.parametrize("numbers", [{"values": [7, 3, 40, 5]}, {"start": 10, "stop": 50, "step": 10}])
+async def test_each_task_that_follows_has_the_number_of_its_own_index(
+    context: Context, play: Play, numbers: dict[str, Any]
+) -> None:
+    array = {"type": "range", **numbers}
+    first, job_id = await arrays(play, input=array)
+    worker_id = await play.register()
+    tasks = {task.index: task for task in await play.run(worker_id, first)}
+    await play.complete(worker_id, finished(tasks[1]), finished(tasks[3]))
+    await follow.step(context)
+    expected = RangeInput.model_validate(array).numbers
+    assert {task.index: task.input for task in await play.run(worker_id, job_id)} == {
+        index: Index(4, expected[index]) for index in (1, 3)
+    }
 
 
 async def following(play: Play) -> list[UUID]:
