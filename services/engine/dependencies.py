@@ -150,7 +150,7 @@ async def _give_up(connection: Connection, job_id: UUID, unmet: Sequence[Record]
 
 
 async def wait_again(connection: Connection, job_id: UUID) -> bool:
-    """Whether a job that is retried waits for others, as these are now: then it is scheduled, and nothing of it runs.
+    """Whether a job that is retried waits for others, as these are now: then it is scheduled, and its stages are held.
 
     Inside the transaction that retries it, under its lock. Raises Conflict if it could only fail again.
     """

@@ -16,7 +16,7 @@ from services.contract.states import TERMINAL
 from services.engine import transitions
 from services.engine.dependencies import wait_again
 from services.engine.errors import Conflict, NotFound
-from services.engine.stages import start_stages, stay_open
+from services.engine.stages import hold_stages, start_stages, stay_open
 from services.platform.database import ENDS_CHANNEL, JOBS_CHANNEL, WEBHOOKS_CHANNEL, Connection, notify
 from services.platform.settings import Settings
 
@@ -39,6 +39,7 @@ async def start_due_jobs(connection: Connection, jobs_max: int) -> int:
     )
     for row in rows:
         await start_stages(connection, row["job_id"])
+        await stay_open(connection, row["job_id"])
     return len(rows)
 
 
@@ -110,13 +111,14 @@ async def retry_job(
             "keep_revision = 0, expires_at = NULL, deletion = NULL WHERE job_id = $1",
             job_id,
         )
-        if await wait_again(connection, job_id):
-            return
+        waits = await wait_again(connection, job_id)
         await start_stages(connection, job_id)
         await stay_open(connection, job_id)
         await connection.execute(_FORGIVE, job_id)
         await connection.execute(_FORGIVE_LOSSES, job_id)
         await transitions.retry_tasks(connection, job_id)
+        if waits:
+            await hold_stages(connection, job_id)
 
 
 # Ends of stages and jobs.

@@ -27,6 +27,13 @@ async def start_stages(connection: Connection, job_id: UUID) -> None:
     )
 
 
+async def hold_stages(connection: Connection, job_id: UUID) -> None:
+    """Let those that run wait until the job starts: tasks that they have stay ready."""
+    await connection.execute(
+        "UPDATE stages SET state = 'waiting', started_at = NULL WHERE job_id = $1 AND state = 'running'", job_id
+    )
+
+
 async def stay_open(connection: Connection, job_id: UUID) -> None:
     """The time in which an open job did not run does not count."""
     await connection.execute(

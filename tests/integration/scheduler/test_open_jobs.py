@@ -11,7 +11,7 @@ from services.engine import jobs, open_jobs, workers
 from services.engine.errors import Conflict, NotFound
 from services.platform.database import new_id
 from services.scheduler.loop import Context
-from services.scheduler.loops import finish, plan
+from services.scheduler.loops import clock, finish, plan
 from services.scheduler.merges.merge import Merger
 from tests.integration.engine.play import Play, finished, until_blocked
 from tests.integration.scheduler.conftest import finish_job
@@ -116,6 +116,52 @@ async def test_a_job_for_later_collects_its_items_before_it_starts(context: Cont
     await play.run_all(job_id)
 
     assert (await finish_job(context, play, job_id, Merger().step))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("run_at", [None, "2099-01-01T00:00:00Z"])
+async def test_a_retry_that_waits_for_other_jobs_keeps_the_items_that_came_before_it(
+    context: Context, play: Play, run_at: str | None
+) -> None:
+    first = await play.submit()
+    job_id = await play.submit(input=STREAM, after=[str(first)], run_at=run_at)
+    await append(play, job_id, 0, [1, 2])
+    await play.order(jobs.cancel_job, job_id)
+    await finish_job(context, play, job_id)
+
+    await play.order(jobs.retry_job, job_id)
+    job, stage = await play.job(job_id), await play.stage(job_id)
+    assert (job["state"], stage["state"], stage["started_at"]) == ("scheduled", "waiting", None)
+    assert await play.dispatch(job_id) == []
+    await append(play, job_id, 1, [3])
+    assert await cancel(play, job_id, 2) == [2]
+    await close(play, job_id)
+    await play.plan(first, 1)
+    await play.run_all(first)
+    await finish_job(context, play, first, Merger().step)
+    await clock.step(context)
+    await play.database.execute("UPDATE jobs SET run_at = now() WHERE job_id = $1 AND run_at IS NOT NULL", job_id)
+    await clock.step(context)
+    await play.run_all(job_id)
+
+    assert await play.states(job_id) == {"succeeded": 2, "cancelled": 1}
+    await assert_invariants(play.database, job_id)
+
+
+async def test_the_time_in_which_a_retried_job_waits_for_its_own_does_not_count(context: Context, play: Play) -> None:
+    first = await play.submit()
+    job_id = await play.submit(input=STREAM, after=[str(first)], run_at="2099-01-01T00:00:00Z")
+    await play.order(jobs.cancel_job, job_id)
+    await finish_job(context, play, job_id)
+    await play.order(jobs.retry_job, job_id)
+    await play.plan(first, 1)
+    await play.run_all(first)
+    await finish_job(context, play, first, Merger().step)
+    await clock.step(context)
+    await forget(play, job_id)
+    await play.database.execute("UPDATE jobs SET run_at = now() WHERE job_id = $1", job_id)
+    await clock.step(context)
+    await finish.step(context)
+    assert (await play.job(job_id))["state"] == "running"
 
 
 async def test_a_job_without_items_succeeds_when_it_is_closed(context: Context, play: Play) -> None:
