@@ -21,6 +21,7 @@ from services.engine.places import Reader
 from services.engine.reuse import forget_keys
 from services.engine.spec import OWN_PROCESSORS, JobSpec, ProcessorSpec
 from services.engine.submission import ResolvedStage, resolve_stages
+from services.inputs.spec import names_objects
 from services.platform.database import Connection
 from services.platform.settings import Settings
 
@@ -123,7 +124,7 @@ class _Retry:
             _check_succeeded(job, stages, self._order, named)
         await self._reopen(stages, named)
         if self._order.accept_changed:
-            await self._accept_changed(stages[0])
+            await self._accept_changed(job, stages[0])
         if self._order.latest or self._order.processors:
             await self._take_processors(job, stages, named)
         if self._order.accept_changed or self._order.latest or self._order.processors:
@@ -181,11 +182,17 @@ class _Retry:
         query = "SELECT EXISTS (SELECT FROM tasks WHERE job_id = $1 AND stage = $2 AND index = $3)"
         return bool(await self._connection.fetchval(query, self._job_id, stage["stage"], index))
 
-    async def _accept_changed(self, first: Record) -> None:
-        """Let the tasks of the first stage that run again take whatever is there. Raises SpecError if none does, or if
-        some work on a part of an object, whose bounds may have moved."""
+    async def _accept_changed(self, job: Record, first: Record) -> None:
+        """Let the tasks of the first stage that run again take whatever is there.
+
+        Raises SpecError if none does, if they work on no objects, or if some work on a part of one, whose bounds may
+        have moved.
+        """
         if first["stage"] not in self._running:
             fix = f"no task of the first stage, {first['name']!r}, runs again: name it (stage), or leave this out"
+            raise SpecError("accept_changed", True, fix)
+        if not any(names_objects(source) for source in JobSpec.model_validate(job["spec"], extra="ignore").inputs):
+            fix = "the job's input names no objects, so none can have been replaced: leave it out"
             raise SpecError("accept_changed", True, fix)
         part = await transitions.accept_changed_inputs(self._connection, self._job_id, first["stage"])
         if part is not None:

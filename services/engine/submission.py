@@ -42,7 +42,7 @@ from services.engine.spec import (
 from services.engine.stages import start_stages
 from services.inputs.chunk import TASKS_MAX
 from services.inputs.grid import needs_grid
-from services.inputs.spec import Input, RangeInput, Resplit, StreamInput, count_tasks, tells_types
+from services.inputs.spec import Input, RangeInput, Resplit, StreamInput, count_tasks, names_objects, tells_types
 from services.platform.database import Connection, new_id
 from services.platform.settings import Settings
 from services.platform.tracing import annotate, current_traceparent, traced
@@ -319,7 +319,7 @@ async def resolve_stages(
 
 def _check_output_names(spec: JobSpec, stages: list[ResolvedStage]) -> None:
     """Raises SpecError if a processor names its output after a file, and its tasks work on none."""
-    has_files = any(source.type not in ("items", "range", "stream") for source in spec.inputs)
+    has_files = any(names_objects(source) for source in spec.inputs)
     for stage in stages:
         has_files |= stage.spec.resplit is not None
         output = stage.processor_spec.output

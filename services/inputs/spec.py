@@ -403,6 +403,11 @@ def count_tasks(inputs: Sequence[Input]) -> int | None:
     return sum(counts)
 
 
+def names_objects(source: Input) -> bool:
+    """Whether such an input's tasks work on objects, not on values or numbers that the job itself has."""
+    return source.type not in ("items", "range", "stream")
+
+
 def tells_types(source: Input) -> bool:
     """Whether each part of such an input itself tells the types of its columns: those of CSV with a header are text."""
     if isinstance(source, LinesInput):

@@ -8,14 +8,14 @@ from uuid import UUID
 import pytest
 
 from services.contract.task_input import Outputs
-from services.engine import retries
+from services.engine import jobs, open_jobs, retries
 from services.engine.attempt import ClaimedTask
 from services.engine.errors import Conflict, SpecError
 from services.engine.plans import Plan
 from services.engine.retries import RetryOrder, processor_at
 from services.inputs.chunk import Chunk
 from services.scheduler.loop import Context
-from services.scheduler.loops import chain, finish, plan
+from services.scheduler.loops import chain, finish, follow, plan
 from services.scheduler.merges.merge import Merger
 from services.scheduler.planning.chunks import save_chunk
 from services.worker.node.stages import Stages
@@ -286,6 +286,30 @@ async def test_parts_of_a_replaced_object_are_cut_again_with_their_whole_stage(
     assert (await finish_job(context, play, job_id, Merger().step))["state"] == "succeeded"
 
 
+async def test_what_names_no_objects_is_not_planned_again_for_changed_ones(context: Context, play: Play) -> None:
+    """An open job's items would be lost, and an array that follows another would not wait for it."""
+    stream = await play.submit(input={"type": "stream"})
+    async with play.database.acquire() as connection, connection.transaction():
+        await open_jobs.append_items(connection, stream, 0, ["a", "b"], 100)
+    first = await play.submit(input={"type": "range", "count": 2}, stages=[TOLERANT])
+    follower = await play.submit(input={"type": "range", "count": 2}, after=[f"{first}:index"])
+    await play.plan(first, 2)
+    await run(play, first, failing=(1,))
+    await follow.step(context)
+    for job_id in (stream, follower):
+        before = await play.states(job_id)
+        assert before
+        await play.order(jobs.cancel_job, job_id)
+        await finish_job(context, play, job_id)
+
+        with pytest.raises(SpecError, match="names no objects"):
+            await retry(play, job_id, stage=0, accept_changed=True)
+
+        assert await play.states(job_id) == {"cancelled": before["ready"]}
+        await play.order(jobs.retry_job, job_id)
+        assert await play.states(job_id) == before
+
+
 @pytest.mark.parametrize(
     ("order", "refused", "fix"),
     [
@@ -295,6 +319,7 @@ async def test_parts_of_a_replaced_object_are_cut_again_with_their_whole_stage(
         ({"stage": 0, "tasks": [0, 7]}, SpecError, "has 2 tasks"),
         ({"stage": "reduce", "tasks": [0]}, SpecError, "leave it out"),
         ({"stage": "reduce", "processors": ["work"], "accept_changed": True}, SpecError, "no task of the first stage"),
+        ({"stage": 0, "accept_changed": True}, SpecError, "names no objects"),
         ({"stage": "reduce", "processors": ["nope@4"]}, SpecError, "no such processor is registered"),
         ({"stage": 0, "processors": ["work@1", "noop@1", "nope"]}, SpecError, r"used: work \(stage-0\)"),
     ],
