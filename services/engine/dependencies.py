@@ -77,10 +77,23 @@ _END = "UPDATE jobs SET state = $2, error = $3 WHERE job_id = $1"
 _LOOK_AGAIN = """
     UPDATE job_dependencies AS d SET
         ended = CASE WHEN p.state IN ('succeeded', 'failed', 'cancelled') THEN p.state END, seen = false
-    FROM (SELECT job_id, state FROM jobs WHERE job_id = ANY($2::uuid[]) ORDER BY job_id FOR SHARE) AS p
+    FROM (
+        SELECT job_id, state FROM jobs
+        WHERE job_id = ANY(ARRAY(SELECT w.predecessor_id FROM job_dependencies AS w WHERE w.job_id = $1))
+        ORDER BY job_id FOR SHARE
+    ) AS p
     WHERE d.job_id = $1 AND d.predecessor_id = p.job_id"""
 
 _FOLLOW_AGAIN = "UPDATE job_dependencies SET tasks_seen = 0, followed = false WHERE job_id = $1 AND stage IS NOT NULL"
+
+# A task that is there, whose predecessor in a job that runs again has yet to end as it must.
+_TOO_EARLY = """
+    SELECT d.predecessor_id, t.index FROM job_dependencies AS d
+    JOIN tasks AS t ON t.job_id = d.job_id AND t.stage = 0 AND t.state <> 'succeeded'
+    LEFT JOIN tasks AS b ON b.job_id = d.predecessor_id AND b.stage = d.stage AND b.index = t.index
+    WHERE d.job_id = $1 AND d.stage IS NOT NULL AND d.ended IS NULL
+      AND NOT coalesce(b.state = 'succeeded' OR d.condition = 'any' AND b.state IN ('failed', 'cancelled'), false)
+    ORDER BY t.index LIMIT 1"""
 
 _WAIT = "UPDATE jobs SET state = 'scheduled', run_at = NULL, started_at = NULL WHERE job_id = $1"
 
@@ -152,11 +165,10 @@ async def _give_up(connection: Connection, job_id: UUID, unmet: Sequence[Record]
 async def wait_again(connection: Connection, job_id: UUID) -> bool:
     """Whether a job that is retried waits for others, as these are now: then it is scheduled, and its stages are held.
 
-    Inside the transaction that retries it, under its lock. Raises Conflict if it could only fail again.
+    Inside the transaction that retries it, under its lock. Raises Conflict if it could only fail again, or if a task of
+    it that is to run again can't wait for the one that it follows.
     """
-    rows = await connection.fetch(_DEPENDENCIES, job_id)
-    if again := [row["predecessor_id"] for row in rows if row["ended"] is None or row["unmet"]]:
-        await connection.execute(_LOOK_AGAIN, job_id, again)
+    await connection.execute(_LOOK_AGAIN, job_id)
     await connection.execute(_FOLLOW_AGAIN, job_id)
     rows = await connection.fetch(_DEPENDENCIES, job_id)
     if unmet := next((row for row in rows if row["ended"] and row["unmet"]), None):
@@ -164,6 +176,12 @@ async def wait_again(connection: Connection, job_id: UUID) -> bool:
         raise Conflict(
             f"this job runs after the success of job {first}, which {_ENDS[unmet['ended']]}: retry that one first "
             f"(retry_job; `piecework retry {first}`)"
+        )
+    if early := await connection.fetchrow(_TOO_EARLY, job_id):
+        first = early["predecessor_id"]
+        raise Conflict(
+            f"task {early['index']} of this job follows that of job {first}, which is yet to run again: retry this job "
+            "when that one has ended"
         )
     if all(row["ended"] for row in rows if row["stage"] is None):
         return False

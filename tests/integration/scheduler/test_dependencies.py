@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from services.contract.task_input import Index
-from services.engine import dependencies, jobs
+from services.engine import dependencies, jobs, retries
 from services.engine.errors import Conflict, SpecError
+from services.engine.retries import RetryOrder
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
 from services.inputs.spec import RangeInput
@@ -283,6 +284,32 @@ async def test_a_retry_of_a_job_that_ran_does_not_wait_again(context: Context, p
     assert await state(play, job_id) == "running"
 
 
+async def run_again(play: Play, job_id: UUID, **order: Any) -> None:
+    """A user retries a job, which may have succeeded."""
+    async with play.database.acquire() as connection:
+        await retries.retry_job(connection, job_id, RetryOrder(**order), play.settings)
+
+
+async def test_a_retry_of_a_job_that_ran_waits_for_one_before_it_that_runs_again(context: Context, play: Play) -> None:
+    first, second = await play.submit(), await play.submit()
+    job_id = await play.submit(**after(first, second, condition="any"))
+    for one in (first, second):
+        await end(play, one)
+    await clock.step(context)
+    await end(play, job_id, "failed")
+    await run_again(play, first, stage=0)
+    await play.database.execute("DELETE FROM jobs WHERE job_id = $1", second)
+
+    await play.order(jobs.retry_job, job_id)
+
+    assert await state(play, job_id) == "scheduled"
+    await clock.step(context)
+    assert await state(play, job_id) == "scheduled"
+    await end(play, first)
+    await clock.step(context)
+    assert await state(play, job_id) == "running"
+
+
 async def test_a_job_that_is_not_there_or_goes_is_refused(play: Play) -> None:
     with pytest.raises(SpecError, match=r"after\.0\.job_id: .*there is no such job, or it was deleted"):
         await play.submit(**after(new_id()))
@@ -499,6 +526,33 @@ async def test_a_retried_job_makes_what_became_due_meanwhile(context: Context, p
     await play.order(jobs.retry_job, job_id)
     await follow.step(context)
     assert await made(play, job_id) == [0]
+
+
+async def test_a_task_is_not_retried_before_the_one_that_it_follows_has_run_again(context: Context, play: Play) -> None:
+    first, job_id = await arrays(play)
+    worker_id = await play.register()
+    await play.succeed(worker_id, await play.run(worker_id, first))
+    await end(play, first)
+    await follow.step(context)
+    tasks = {task.index: task for task in await play.run(worker_id, job_id)}
+    await play.complete(
+        worker_id,
+        *(finished(task) for index, task in tasks.items() if index != 2),
+        finished(tasks[2], "failed", retryable=False),
+        done=list(tasks.values()),
+    )
+    assert (await finish_job(context, play, job_id))["state"] == "failed"
+    await run_again(play, first, stage=0, tasks=[1, 2])
+
+    with pytest.raises(Conflict, match=f"task 2 of this job follows that of job {first}, which is yet to run again"):
+        await play.order(jobs.retry_job, job_id)
+
+    again = {task.index: task for task in await play.run(worker_id, first)}
+    await play.complete(worker_id, finished(again[2]))
+    await play.order(jobs.retry_job, job_id)
+    assert await play.states(job_id) == {"succeeded": 3, "ready": 1}
+    await follow.step(context)
+    assert await following(play) == []
 
 
 async def test_what_can_not_follow_by_index_is_refused(play: Play) -> None:
