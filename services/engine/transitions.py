@@ -1156,10 +1156,10 @@ _REUSE = """
     ), ended AS (
         UPDATE tasks AS t SET state = 'succeeded', ready_at = NULL, finished_at = now(), output = d.output
         FROM d WHERE t.job_id = $1 AND t.stage = $2 AND t.index = d.index AND t.state = 'ready'
-        RETURNING d.*, t.attempt
+        RETURNING d.*, t.attempt, CASE WHEN d.chains THEN source_of(t.input) END AS source
     ), successors AS (
         INSERT INTO tasks (job_id, stage, index, state, ready_at, input, attempt)
-        SELECT $1, $2::smallint + 1, index, 'ready', now(), output_as_input(output),
+        SELECT $1, $2::smallint + 1, index, 'ready', now(), successor_input(output, source),
             (SELECT n.attempt_base FROM stages AS n WHERE n.job_id = $1 AND n.stage = $2::smallint + 1)
         FROM ended WHERE chains
         RETURNING stage

@@ -167,6 +167,21 @@ async def test_a_chain_is_reused_up_to_the_stage_that_has_changed(context: Conte
     await end(context, play, other)
 
 
+async def test_a_stage_after_a_reused_one_knows_the_file_of_the_input(
+    context: Context, play: Play, bucket: Bucket
+) -> None:
+    last = {"processor": "work", "params": {"y": 1}}
+    uri = await bucket.put("in/2026/cat.png", b"x")
+    source = {"type": "objects", "prefix": uri.removesuffix("2026/cat.png")}
+    first = await submit(context, play, input=source, stages=[STAGE, last])
+    assert await run(context, play, bucket, first) == [0]
+
+    second = await submit(context, play, input=source, stages=[STAGE, {**last, "params": {"y": 2}}])
+
+    assert await play.states(second) == {"succeeded": 1}
+    assert (await play.task(second, 0, 1))["input"]["source"] == {"uri": uri}
+
+
 async def test_an_object_that_was_replaced_is_another_input(context: Context, play: Play, bucket: Bucket) -> None:
     prefix = (await bucket.put("in/0.txt", b"0")).removesuffix("0.txt")
     for number in (1, 2):
