@@ -9,7 +9,7 @@ from services.contract.location import Location
 
 SCHEDULER = -1  # in the place of a task's index: what schedulers make
 ALL_STAGES = -1  # in the place of a stage
-_MADE = re.compile(r"(\d+)/(?:(\d+)-(\d+)/.+|joined|inputs/.+)")
+_MADE = re.compile(r"(\d+)/(?:(\d+)-(\d+)/(.+)|joined|inputs/.+)")
 _LOG = re.compile(r"\d+/\d+-\d+/log\.txt(?:/live)?")
 
 Part = Literal["interim", "results", "records"]  # of what a job has in S3, each kept for a time of its own
@@ -77,8 +77,15 @@ class Layout:
         made = _MADE.fullmatch(self._place(job_id, location.key))
         if made is None:
             return None
-        stage, index, attempt = made.groups()
+        stage, index, attempt, _ = made.groups()
         return Maker(int(stage), SCHEDULER if index is None else int(index), int(attempt or 0))
+
+    def filename(self, job_id: UUID, location: Location) -> str | None:
+        """What an attempt of the job has named the object, with the folder if it has one; None of any other object."""
+        if not self.is_of_job(job_id, location):
+            return None
+        made = _MADE.fullmatch(self._place(job_id, location.key))
+        return made[4] if made else None
 
     def _place(self, job_id: UUID, key: str) -> str:
         """The key below the job's prefix."""

@@ -4,7 +4,7 @@ What a task does is told by its content key: a hash of its input (an object by i
 of one by its bounds as well), of its processor's specification (which names the package by its digest), and of its
 params. Where task i works on the output of task i, its key is made of that task's and its own code. Jobs of one owner
 share their outputs. What can't be told like this runs: declared inputs, images without a digest, SQL that looks for
-types in samples, fan-outs, and all that comes after them.
+types in samples, fan-outs, outputs named by a template, and all that comes after them.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 from asyncpg import Record
 
+from services.contract.output_name import is_template
 from services.platform.database import LONG_SECONDS, Connection, Database
 
 ATTEMPT = 1  # what reused outputs are named after: the first attempt that runs is the next (`stages.attempt_base`)
@@ -60,6 +61,7 @@ def _may_reuse(row: Record) -> bool:
         and not options.get("fan_out")
         and not options.get("inputs")
         and (image is None or "@sha256:" in image)
+        and not is_template(spec.get("output", ""))  # other files, or places among them, are named otherwise
     )
 
 

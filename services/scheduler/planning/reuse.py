@@ -6,7 +6,6 @@ not count, as after a crash, is overwritten by the next one: no attempt that run
 """
 
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
 
@@ -74,8 +73,10 @@ async def _take(context: Context, job_id: UUID, stage: Stage, index: int, made: 
     output = TaskOutput.from_json(made["output"])
 
     async def copy(source: StoredObject) -> StoredObject:
-        name = PurePosixPath(source.location.key).name
-        target = context.settings.layout.attempt(job_id, stage.number, index, ATTEMPT, name, interim=stage.interim)
+        layout = context.settings.layout
+        if (name := layout.filename(made["job_id"], source.location)) is None:
+            raise _Gone
+        target = layout.attempt(job_id, stage.number, index, ATTEMPT, name, interim=stage.interim)
         etag = await _copy(context.aws.s3, source, target)
         return replace(source, location=target, etag=etag)
 
@@ -98,7 +99,7 @@ async def _take(context: Context, job_id: UUID, stage: Stage, index: int, made: 
 
 
 class _Gone(Exception):
-    """The object is gone, has changed, or is too large to be copied at once."""
+    """The object is gone, has changed, is too large to be copied at once, or is not where attempts write."""
 
 
 async def _copy(s3: Any, source: StoredObject, target: Location) -> str:

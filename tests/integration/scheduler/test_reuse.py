@@ -195,6 +195,41 @@ async def test_an_object_that_was_replaced_is_another_input(context: Context, pl
     assert await run(context, play, bucket, second) == [1]
 
 
+async def test_a_copy_keeps_its_place_in_the_folder_of_its_attempt(
+    context: Context, play: Play, bucket: Bucket
+) -> None:
+    first = await submit(context, play)
+    worker_id = await play.register()
+    for task in await play.run(worker_id, first, 0):
+        uris = []
+        for name in ("named/a.txt", "a.txt"):
+            place = context.settings.layout.attempt(first, 0, task.index, task.attempt, name)
+            uris.append(await bucket.put(place.key, name.encode()))
+        own, further = ({"uri": uri, "bytes": 1, "crc32": 1} for uri in uris)
+        report = finished(task, output={**own, "files": {"further": further}})
+        assert await play.complete(worker_id, report, done=[task]) == 1
+
+    second = await submit(context, play)
+
+    output = (await play.task(second, 2))["output"]
+    copies = [output["uri"], output["files"]["further"]["uri"]]
+    assert [uri.partition(f"/{second}/0/2-1/")[2] for uri in copies] == ["named/a.txt", "a.txt"]
+    assert [await bucket.get(uri) for uri in copies] == [b"named/a.txt", b"a.txt"]
+
+
+@pytest.mark.parametrize("output", ["{input.stem}.txt", "{index}.txt"])
+async def test_outputs_that_are_named_by_a_template_are_made_again(
+    context: Context, play: Play, bucket: Bucket, output: str
+) -> None:
+    await add_processor(play.database, "work", command=["work"], output=output)
+    prefix = (await bucket.put("in/a.txt", b"a")).removesuffix("a.txt")
+    source = {"type": "objects", "prefix": prefix}
+    first = await submit(context, play, input=source)
+    assert await run(context, play, bucket, first) == [0]
+
+    assert await play.states(await submit(context, play, input=source)) == {"ready": 1}
+
+
 async def test_what_is_gone_is_not_reused(context: Context, play: Play, bucket: Bucket) -> None:
     first = await first_job(context, play, bucket)
     await delete_objects(play, bucket, first)

@@ -51,6 +51,8 @@ def test_interim_objects_tell_who_made_them() -> None:
 
     assert layout.maker(JOB, layout.attempt(JOB, 1, 23, 4, "d/out.csv")) == Maker(1, 23, 4)
     assert layout.maker(JOB, layout.attempt(JOB, 1, 23, 4, "out.csv", interim=True)) == Maker(1, 23, 4)
+    assert layout.filename(JOB, layout.attempt(JOB, 1, 23, 4, "d/out.csv", interim=True)) == "d/out.csv"
+    assert layout.filename(JOB, layout.joined(JOB, 1)) is None
     assert layout.maker(JOB, layout.joined(JOB, 1)) == Maker(1, SCHEDULER, 0)
     assert layout.maker(JOB, layout.outputs(JOB, 1, 7, JOB)) == Maker(1, SCHEDULER, 0)
     others = [
