@@ -37,6 +37,7 @@ class StageWork(StageOptions):
     timeout_seconds: float
     interim: bool = False  # only later stages and the merge need its outputs
     named_results: bool = False  # its outputs are results, by the names that the template of its processor makes
+    names_since: int = 0  # the revision with which all its tasks began again, and with them the names of its outputs
     array: RangeInput | None = None
     traceparent: str | None = None  # the job's trace
     is_open: bool = False  # of an open job: whoever waits for its values is told

@@ -84,7 +84,11 @@ _REOPEN = """
         options = CASE WHEN $4 THEN options - 'found_columns' ELSE options END
     WHERE job_id = $1 AND stage = $2"""
 
-_REVISE = "UPDATE stages SET revision = revision + 1 WHERE job_id = $1"
+# Where all tasks run again, what outputs were named before is free again.
+_REVISE = """
+    UPDATE stages SET revision = revision + 1, options = CASE WHEN stage = ANY($2::smallint[])
+        THEN options || jsonb_build_object('names_since', revision + 1) ELSE options END
+    WHERE job_id = $1"""
 
 _TAKE_PROCESSOR = """
     UPDATE stages SET processor = $3, processor_version = $4, inputs = $5,
@@ -112,6 +116,7 @@ class _Retry:
         self._order = order
         self._settings = settings
         self._running: set[int] = set()  # the stages that run again, or for the first time
+        self._whole: set[int] = set()  # those of them whose tasks all run again, or for the first time
         self._changed = False
 
     async def apply(self) -> None:
@@ -132,7 +137,7 @@ class _Retry:
         if self._changed:
             if await self._connection.fetchval(_OLD_WORKER, self._job_id):
                 raise Conflict("workers of release 0.1.0 can't tell that a stage has changed: update them first")
-            await self._connection.execute(_REVISE, self._job_id)
+            await self._connection.execute(_REVISE, self._job_id, list(self._whole))
 
     def _find_stage(self, stages: Sequence[Record]) -> int | None:
         wanted = self._order.stage
@@ -166,6 +171,9 @@ class _Retry:
             chosen = number == named or (everywhere and stage["unsuccessful"] > 0)
             if disturbed or repeats or chosen or not ended_well:
                 self._running.add(number)
+            follows_all = stage["tasks_from"] == "successes" and number - 1 in self._whole
+            if remade or (repeats and order.tasks is None) or follows_all or not stage["succeeded"]:
+                self._whole.add(number)
             if disturbed or repeats or (chosen and ended_well):
                 await self._connection.execute(_REOPEN, key, number, remade or disturbed, remade)
                 self._changed = disturbed = True

@@ -147,6 +147,44 @@ def test_of_two_tasks_that_name_their_outputs_alike_one_fails(grid: CaseGrid, na
     assert joined.state == "succeeded", "what is merged needs no names"
 
 
+def test_names_stay_taken_when_a_part_of_a_stage_runs_again(grid: CaseGrid) -> None:
+    keep = "grep -q ok {input} && cp {input} {output}"
+    grid.client.register_processor("names-kept", {"command": ["sh", "-c", keep], "output": "{input.filename}"})
+    prefix = grid.put({"1/cat.gif": "ok", "cat.gif": "ok", "cat.jpg": "no"})
+    stage = {"processor": "names-kept", "retry": {"max_attempts": 1}}
+    ended = grid.run({"type": "objects", "prefix": prefix}, stage)
+    assert ended.state == "failed"
+    spec = {"command": ["cp", "{input}", "{output}"], "output": "{input.stem}.gif"}
+    grid.client.register_processor("names-kept", spec)
+
+    grid.command("retry", ended.job["job_id"], "--latest")
+
+    assert grid.ended(ended.job["job_id"]).error_code == "output_collision"
+
+
+def test_names_are_free_again_when_a_whole_stage_runs_again(grid: CaseGrid) -> None:
+    copy = {"command": ["cp", "{input}", "{output}"]}
+    grid.client.register_processor("names-again", copy | {"output": "{input.stem}.jpg"})
+    prefix = grid.put({"bee.gif": "1", "cat.gif": "2"})
+    ended = grid.run({"type": "objects", "prefix": prefix}, "case-copy", "names-again")
+    job_id, names = ended.job["job_id"], ["bee.jpg", "cat.jpg"]
+    assert sorted(ended.files) == names
+
+    grid.s3.put_object(Bucket=grid.bucket, Key=prefix.removeprefix(f"s3://{grid.bucket}/") + "ape.gif", Body=b"0")
+    grid.command("retry", job_id, "--stage", "0", "--accept-changed")
+    ended = grid.ended(job_id)
+    assert (ended.state, sorted(ended.files)) == ("succeeded", ["ape.jpg", *names]), ended.error
+
+    prefix = grid.put({"cat.gif": "1", "cat.jpg": "2"})
+    ended = grid.run({"type": "objects", "prefix": prefix}, "names-again")
+    assert ended.error_code == "output_collision"
+
+    grid.client.register_processor("names-again", copy | {"output": "{input.filename}"})
+    grid.command("retry", ended.job["job_id"], "--stage", "0", "--latest")
+    ended = grid.ended(ended.job["job_id"])
+    assert (ended.state, sorted(ended.files)) == ("succeeded", ["cat.gif", "cat.jpg"]), ended.error
+
+
 def test_an_index_or_a_part_tells_outputs_apart(grid: CaseGrid) -> None:
     for marker, names in (("{index}", ["a-0.txt", "a-1.txt"]), ("{input.part}", ["a-0.txt", "a-1.txt"])):
         spec = {"command": ["cp", "{input}", "{output}"], "output": f"{{input.stem}}-{marker}.txt"}

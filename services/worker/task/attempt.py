@@ -379,8 +379,8 @@ class _Attempt:
         if not self._stage.named_results or source is None or differs_by_index(template):
             return
         name = f"{folder_of(source.uri)}{output.name}"
-        pins = Pins(self._equipment.s3, self._equipment.layout)
-        owner, _, of = (await pins.agree(job_id, f"output {name}", partial(_own, f"{index} {source}"))).partition(" ")
+        pins, pin = Pins(self._equipment.s3, self._equipment.layout), f"output {self._stage.names_since} {name}"
+        owner, _, of = (await pins.agree(job_id, pin, partial(_own, f"{index} {source}"))).partition(" ")
         if owner != str(index):
             raise TaskError(
                 "output_collision",
