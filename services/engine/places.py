@@ -92,12 +92,19 @@ async def check_places(
     many = isinstance(spec.input, list)
     sources = {f"input.{number}" if many else "input": source for number, source in enumerate(spec.inputs)}
     await check_inputs_reach(connection, sources, settings, reader)
-    await _check_readable(connection, {field: (uri, False) for field, uri in declared.items()}, settings, reader)
+    await check_declared(connection, declared, settings, reader)
     if spec.results is not None and not Reach(settings).may_write(Location.parse(spec.results)):
         fix = "results may not go there: leave it out, or have the operator add the place to PIECEWORK_WRITE_TO"
         raise PlaceRefused("results", spec.results, fix)
     if spec.output_queue is not None:
         await check_queue(connection, spec.output_queue, "output_queue", settings)
+
+
+async def check_declared(
+    connection: Connection, declared: Mapping[str, str], settings: Settings, reader: Reader
+) -> None:
+    """Raises PlaceRefused for the first object that processors declare, by its field, that the reader may not read."""
+    await _check_readable(connection, {field: (uri, False) for field, uri in declared.items()}, settings, reader)
 
 
 async def _check_readable(

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from services.contract.fields import Name, ProcessorReference, Strict
 from services.engine import jobs, transitions
 from services.engine.errors import Conflict, SpecError
-from services.engine.places import Reader
+from services.engine.places import Reader, check_declared
 from services.engine.reuse import forget_keys
 from services.engine.spec import OWN_PROCESSORS, JobSpec, ProcessorSpec
 from services.engine.submission import ResolvedStage, resolve_stages
@@ -98,11 +98,16 @@ _TAKE_PROCESSOR = """
     WHERE job_id = $1 AND stage = $2"""
 
 
-async def retry_job(connection: Connection, job_id: UUID, order: RetryOrder, settings: Settings) -> None:
-    """Run a job that has ended again, as far as the order says. Raises NotFound, Conflict, SpecError."""
+async def retry_job(
+    connection: Connection, job_id: UUID, order: RetryOrder, settings: Settings, reader: Reader
+) -> None:
+    """Run a job that has ended again, as far as the order says. Raises NotFound, Conflict, SpecError.
+
+    What other processors declare must be readable for the job's owner, and for the reader, who orders it.
+    """
 
     async def change(connection: Connection) -> None:
-        await _Retry(connection, job_id, order, settings).apply()
+        await _Retry(connection, job_id, order, settings, reader).apply()
 
     await jobs.retry_job(connection, job_id, change)
 
@@ -110,11 +115,14 @@ async def retry_job(connection: Connection, job_id: UUID, order: RetryOrder, set
 class _Retry:
     """One retry, under the lock of its job."""
 
-    def __init__(self, connection: Connection, job_id: UUID, order: RetryOrder, settings: Settings) -> None:
+    def __init__(
+        self, connection: Connection, job_id: UUID, order: RetryOrder, settings: Settings, reader: Reader
+    ) -> None:
         self._connection = connection
         self._job_id = job_id
         self._order = order
         self._settings = settings
+        self._reader = reader
         self._running: set[int] = set()  # the stages that run again, or for the first time
         self._whole: set[int] = set()  # those of them whose tasks all run again, or for the first time
         self._changed = False
@@ -216,10 +224,17 @@ class _Retry:
     async def _take_processors(self, job: Record, stages: Sequence[Record], named: int | None) -> None:
         chosen = self._choose(stages, named)
         spec = _with_processors(JobSpec.model_validate(job["spec"], extra="ignore"), stages, chosen)
-        reader = Reader(job["created_by"], job["key_id"])
-        resolved = await resolve_stages(self._connection, spec, self._settings, reader)
+        owner = Reader(job["created_by"], job["key_id"])
+        resolved = await resolve_stages(self._connection, spec, self._settings, owner)
         if [(stage.kind, stage.tasks_from) for stage in resolved] != [(s["kind"], s["tasks_from"]) for s in stages]:
             raise Conflict("with these processors the job has other stages: submit it again")
+        declared = {
+            f"{found.field}.inputs.{name}": uri
+            for stage, found in zip(stages, resolved, strict=True)
+            for name, uri in found.inputs.items()
+            if uri not in stage["inputs"].values()
+        }
+        await check_declared(self._connection, declared, self._settings, self._reader)
         for stage, found in zip(stages, resolved, strict=True):
             if (found.processor, found.version) != (stage["processor"], stage["processor_version"]):
                 await self._check_alike(stage, found)

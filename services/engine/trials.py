@@ -71,9 +71,17 @@ async def find_processor_trial(
 
 
 async def find_trial(
-    database: Database, settings: Settings, job_id: UUID, stage: int, index: int, processor: str | None
+    database: Database,
+    settings: Settings,
+    job_id: UUID,
+    stage: int,
+    index: int,
+    processor: str | None,
+    reader: Reader,
 ) -> Trial:
     """The task, by its own processor or by another one, `name` or `name@version`, in its place.
+
+    What another processor declares must be readable for the job's owner, and for the reader, who asks.
 
     Raises NotFound, Conflict, SpecError, StageGone, StageUnreadable.
     """
@@ -81,6 +89,7 @@ async def find_trial(
     if task is None:
         raise NotFound(f"there is no task {stage}/{index} of job {job_id} (yet)")
     work = await load_stage(database, job_id, stage)
+    named_by_job = set(work.inputs.values())
     if processor is not None:
         work = await _with_processor(database, work, processor)
     if work.spec.builtin == "split":
@@ -88,8 +97,10 @@ async def find_trial(
     reads = _reads(task["input"])
     declared: list[tuple[Location, str | None]] = [(Location.parse(uri), None) for uri in work.inputs.values()]
     try:
-        named = [{"type": "object", "uri": place.uri} for place, _ in declared]
+        named = [{"type": "object", "uri": uri} for uri in work.inputs.values()]
         await check_task_inputs(database, job_id, named, settings)
+        others = [each for each in named if each["uri"] not in named_by_job]
+        await check_task_inputs(database, job_id, others, settings, reader)
     except SplitError as error:
         raise SpecError("processor", processor, str(error)) from error
     if work.spec.package is not None:

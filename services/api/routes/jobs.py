@@ -370,7 +370,7 @@ async def retry_job(
     async with api.transaction() as connection:
         await caller.require_control_of_job(connection, job_id)
         await check_retry(connection, api.settings, job_id)
-        await retries.retry_job(connection, job_id, order, api.settings)
+        await retries.retry_job(connection, job_id, order, api.settings, caller.reader)
         await caller.record(connection, job_id, **order.model_dump(mode="json", exclude_defaults=True))
         return await show_job(connection, api, caller, job_id)
 

@@ -40,10 +40,16 @@ async def get_task_trial(
         ),
     ] = None,
 ) -> Trial:
-    """A task as a worker gets it, with presigned links to its input, its declared inputs and its package."""
+    """A task as a worker gets it, with presigned links to its input, its declared inputs and its package.
+
+    Another processor takes the role that may read its code, developer, and what it declares must be readable for jobs
+    of the key, too.
+    """
     await require_job(api.database, caller, job_id)
+    if processor is not None:
+        caller.require("developer")
     try:
-        found = await find_trial(api.database, api.settings, job_id, stage, index, processor)
+        found = await find_trial(api.database, api.settings, job_id, stage, index, processor, caller.reader)
     except (StageGone, StageUnreadable) as error:
         raise conflict(str(error)) from error
     reads = [*found.reads, *(await _listed(api, found.listing) if found.listing else [])]

@@ -1,7 +1,7 @@
 """Where jobs may read and write: what the operator allows, and what users have in Piecework's own folders."""
 
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from services.platform.aws import Aws
 from services.platform.database import Database
 from services.platform.settings import Settings
-from tests.integration.api.conftest import Keys, array_job, ok
+from tests.integration.api.conftest import Keys, PlayedWorker, array_job, ok
 from tests.integration.api.test_bad_input import blamed
 
 pytestmark = pytest.mark.usefixtures("grid")
@@ -107,6 +107,53 @@ async def test_an_upload_is_read_by_its_owners_jobs_and_results_by_whoever_sees_
                     source = {"input": {"type": "lines", "uri": uri}}
                     response = await client.post(f"/v1/{path}", json=body | source)
                     assert response.is_success if may else blamed(response)[:2] == ("input.uri", uri), (limits, uri)
+
+
+async def test_another_processor_of_somebodys_job_reads_only_what_its_owner_and_the_caller_may_read(
+    submitter: httpx.AsyncClient,
+    operator: httpx.AsyncClient,
+    keys: Keys,
+    worker: PlayedWorker,
+    settings: Settings,
+    database: Database,
+    filled: str,
+) -> None:
+    """It may declare an upload of the job's owner, or of the caller."""
+    theirs, mine = f"s3://{settings.bucket}/uploads/{UPLOAD}/a.csv", f"s3://{settings.bucket}/uploads/{uuid4()}/a.csv"
+    insert = "INSERT INTO uploads (upload_id, uri, bytes, created_by) VALUES ($1, $2, 8, 'me')"
+    await database.execute(insert, UUID(mine.split("/")[-2]), mine)
+    for name, uri in (("theirs", theirs), ("mine", mine), ("named", None)):
+        await ok(operator.post("/v1/processors", json={"name": name, "command": ["true"], "inputs": {"fees": uri}}))
+    stage = {"processor": "named", "inputs": {"fees": theirs}}
+    job = (await ok(submitter.post("/v1/jobs", json=array_job(share="finance", stages=[stage]))))["job_id"]
+    bare = (await ok(submitter.post("/v1/jobs", json=array_job(share="finance"))))["job_id"]
+    for each in (job, bare):
+        await worker.plan(UUID(each), 1)
+    await database.execute("UPDATE jobs SET state = 'failed'")
+
+    async with await keys.client("developer", name="other", principal="me", shares=["finance"]) as client:
+        for name in ("theirs", "mine"):
+            tried = await client.get(f"/v1/jobs/{bare}/tasks/0/0/trial?processor={name}")
+            assert blamed(tried)[:2] == ("processor", name)
+            order = {"stage": 0, "processors": [name]}
+            uri = theirs if name == "theirs" else mine
+            assert blamed(await client.post(f"/v1/jobs/{bare}/retry", json=order))[:2] == ("stages.0.inputs.fees", uri)
+        await ok(client.get(f"/v1/jobs/{bare}/tasks/0/0/trial?processor=noop"))
+        await ok(client.get(f"/v1/jobs/{job}/tasks/0/0/trial?processor=theirs"))  # as the job itself names it
+        await ok(client.post(f"/v1/jobs/{job}/retry", json={"stage": 0, "processors": ["theirs"]}))
+
+
+async def test_another_processor_is_tried_by_those_who_may_read_its_code(
+    submitter: httpx.AsyncClient, worker: PlayedWorker
+) -> None:
+    job_id = (await ok(submitter.post("/v1/jobs", json=array_job())))["job_id"]
+    await worker.plan(UUID(job_id), 1)
+    path = f"/v1/jobs/{job_id}/tasks/0/0/trial"
+
+    await ok(submitter.get(path))
+
+    refused = await submitter.get(f"{path}?processor=noop")
+    assert refused.status_code == 403 and "developer" in refused.text
 
 
 async def test_a_prefix_is_not_wider_than_what_a_job_may_read(

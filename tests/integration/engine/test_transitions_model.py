@@ -32,6 +32,7 @@ from services.contract.message import Message
 from services.contract.task_input import parse_input
 from services.engine import jobs, lost_outputs, pools, processors, retries, submission, transitions, workers
 from services.engine.attempt import AttemptReport, ClaimedTask, LostOutput
+from services.engine.places import Reader
 from services.engine.retries import RetryOrder
 from services.engine.spec import JobSpec, ProcessorSpec
 from services.platform.database import Connection, connect_database, new_id
@@ -759,7 +760,7 @@ class Protocol(RuleBasedStateMachine):
         job_id, order = choose(self.jobs_in("failed", "cancelled"), pick), RetryOrder(stage=stage)
         of_job = {key: task for key, task in self.now.tasks.items() if key[0] == str(job_id)}
         changed = {key: task for key, task in of_job.items() if key[1] >= stage}
-        self.call(retries.retry_job(self.grid.connection, job_id, order, self.grid.settings))
+        self.call(retries.retry_job(self.grid.connection, job_id, order, self.grid.settings, Reader()))
         self.retried = str(job_id)
         self.again = {key: "run_again" for key, task in changed.items() if task["state"] == "succeeded"}
         for key in self.again:

@@ -11,6 +11,7 @@ from services.contract.task_input import Outputs
 from services.engine import jobs, open_jobs, retries
 from services.engine.attempt import ClaimedTask
 from services.engine.errors import Conflict, SpecError
+from services.engine.places import Reader
 from services.engine.plans import Plan
 from services.engine.retries import RetryOrder, processor_at
 from services.inputs.chunk import Chunk
@@ -37,7 +38,7 @@ async def play(play: Play) -> Play:
 async def retry(play: Play, job_id: UUID, **order: Any) -> None:
     await assert_invariants(play.database, job_id)
     async with play.database.acquire() as connection:
-        await retries.retry_job(connection, job_id, RetryOrder(**order), play.settings)
+        await retries.retry_job(connection, job_id, RetryOrder(**order), play.settings, Reader())
     await assert_invariants(play.database, job_id)
 
 
