@@ -30,7 +30,8 @@ WAITING_MAX = 100  # runs of a schedule: one that comes due then is skipped
 _CLAIM = """
     INSERT INTO schedule_runs AS r (schedule_id, scheduled_at, state, origin, reason) VALUES ($1, $2, $4, $3, $5)
     ON CONFLICT (schedule_id, scheduled_at) DO UPDATE
-        SET state = $4, origin = $3, reason = $5, error = NULL, decided_at = now()
+        SET state = $4, origin = $3, reason = $5, error = NULL, decided_at = now(),
+            backfill_id = CASE WHEN $3 = 'backfill' THEN r.backfill_id END
         WHERE r.state = ANY($6::text[])
     RETURNING scheduled_at"""
 

@@ -715,6 +715,26 @@ async def test_a_backfill_does_not_count_for_the_overlap_rule_and_no_pause_holds
     assert await states(play, schedule_id) == ["submitted succeeded", "submitted running", "submitted succeeded"]
 
 
+async def test_a_run_of_a_cancelled_backfill_that_is_asked_for_waits_for_its_turn_alone(
+    context: Context, play: Play
+) -> None:
+    hour = await on_the_hour(play)
+    schedule_id = await add_schedule(play, overlap="queue")
+    await tick(context)
+    backfill_id = await backfill(play, schedule_id, hours=2, running_max=1)
+    async with play.database.acquire() as connection:
+        row = await schedule(play, schedule_id)
+        await backfills.cancel_backfill(connection, row, backfill_id)
+        asked = {"origin": "request", "instead_of": ("skipped",)}
+        await schedules.begin_run(connection, play.settings, row, hour - timedelta(hours=1), **asked)
+    assert await states(play, schedule_id) == ["waiting overlap", "submitted running"]
+
+    await end_jobs(play, schedule_id)
+    await tick(context)
+
+    assert await states(play, schedule_id) == ["submitted running", "submitted succeeded"]
+
+
 async def test_a_run_of_a_backfill_whose_job_is_refused_holds_up_no_other(context: Context, play: Play) -> None:
     hour = await on_the_hour(play)
     broken = JOB | {"stages": [{"processor": "gone"}]}
