@@ -13,6 +13,7 @@ from asyncpg import Record
 
 from services.contract.states import RunOrigin, RunReason, RunState
 from services.engine.audit import Actor, record
+from services.engine.errors import Conflict, NotFound
 from services.engine.jobs import cancel_job
 from services.engine.run_times import RunTimes, fill_times
 from services.engine.spec import JobSpec
@@ -94,7 +95,8 @@ _ACTIVE = """
     SELECT j.job_id, j.state FROM jobs AS j
     WHERE j.schedule_id = $1 AND j.state NOT IN ('succeeded', 'failed', 'cancelled') AND NOT EXISTS (
         SELECT FROM schedule_runs AS r
-        WHERE r.schedule_id = j.schedule_id AND r.scheduled_at = j.run_at AND r.backfill_id IS NOT NULL)"""
+        WHERE r.schedule_id = j.schedule_id AND r.scheduled_at = j.run_at AND r.backfill_id IS NOT NULL)
+    ORDER BY j.job_id"""
 
 _WAITING = """
     SELECT scheduled_at, origin FROM schedule_runs
@@ -122,7 +124,10 @@ async def _make_way(connection: Connection, schedule: Row, scheduled_at: datetim
     await connection.execute(_SUPERSEDE, schedule["schedule_id"], scheduled_at)
     for job in await connection.fetch(_ACTIVE, schedule["schedule_id"]):
         if job["state"] in ("scheduled", "running", "paused"):
-            await cancel_job(connection, job["job_id"])
+            try:
+                await cancel_job(connection, job["job_id"])
+            except (Conflict, NotFound):  # it has ended meanwhile
+                continue
             summary = {"schedule": schedule["name"], "for": scheduled_at.isoformat()}
             actor = Actor("scheduler", schedule["created_by"])
             await record(connection, actor, "cancel_job", "job", job["job_id"], summary)

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.engine import backfills, schedules, submission
+from services.engine import backfills, jobs, schedules, submission
 from services.platform.database import new_id
 from services.scheduler import slots
 from services.scheduler.loop import Context
@@ -497,6 +497,23 @@ async def test_runs_that_overlap_do_as_the_rule_says(
         await asyncio.gather(tick(context), tick(other))
         assert await states(play, schedule_id) == expected
         await end_jobs(play, schedule_id)
+
+
+async def test_a_run_that_would_cancel_a_job_which_ends_at_that_moment_begins(
+    context: Context, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule_id = await add_schedule(play, overlap="cancel")
+    await tick(context)
+    await play.database.execute("UPDATE schedules SET next_run_at = now()")
+
+    async def end_and_cancel(*arguments: Any) -> None:
+        await end_jobs(play, schedule_id)
+        await jobs.cancel_job(*arguments)
+
+    monkeypatch.setattr(schedules, "cancel_job", end_and_cancel)
+    await tick(context)
+
+    assert await states(play, schedule_id) == ["submitted succeeded", "submitted running"]
 
 
 async def test_the_last_run_is_the_last_one_that_has_a_job(context: Context, play: Play) -> None:
