@@ -20,7 +20,7 @@ from services.engine.errors import Conflict, SpecError
 from services.engine.places import Reader, check_declared
 from services.engine.reuse import forget_keys
 from services.engine.spec import OWN_PROCESSORS, JobSpec, ProcessorSpec
-from services.engine.submission import ResolvedStage, resolve_stages
+from services.engine.submission import ResolvedStage, has_named_results, resolve_stages
 from services.inputs.spec import names_objects
 from services.platform.database import Connection
 from services.platform.settings import Settings
@@ -66,7 +66,8 @@ class RetryOrder(Strict):
 
 _STAGES = """
     SELECT s.stage, s.name, s.kind, s.state, s.tasks_from, s.planned, s.processor, s.processor_version, s.inputs,
-        s.open_seconds IS NOT NULL AS is_open, c.succeeded, c.failed + c.cancelled AS unsuccessful
+        s.open_seconds IS NOT NULL AS is_open, c.succeeded, c.failed + c.cancelled AS unsuccessful,
+        coalesce((s.options ->> 'named_results')::boolean, false) AS named_results
     FROM stages AS s CROSS JOIN LATERAL stage_sums(s.job_id, s.stage) AS c
     WHERE s.job_id = $1 ORDER BY s.stage"""
 
@@ -92,7 +93,7 @@ _REVISE = """
 
 _TAKE_PROCESSOR = """
     UPDATE stages SET processor = $3, processor_version = $4, inputs = $5,
-        options = options || jsonb_build_object('inputs', $5::jsonb),
+        options = options || jsonb_build_object('inputs', $5::jsonb, 'named_results', $6::boolean),
         processors_before = coalesce(processors_before, '[]') || jsonb_build_object(
             'processor', format('%s@%s', processor, processor_version), 'until', now())
     WHERE job_id = $1 AND stage = $2"""
@@ -235,10 +236,13 @@ class _Retry:
             if uri not in stage["inputs"].values()
         }
         await check_declared(self._connection, declared, self._settings, self._reader)
-        for stage, found in zip(stages, resolved, strict=True):
+        for stage, found, following in zip(stages, resolved, [*resolved[1:], None], strict=True):
             if (found.processor, found.version) != (stage["processor"], stage["processor_version"]):
                 await self._check_alike(stage, found)
-                changes = (found.processor, found.version, found.inputs)
+                named_results = has_named_results(spec, found, following)
+                if named_results != stage["named_results"]:
+                    self._check_no_results_stay(stage, found)
+                changes = (found.processor, found.version, found.inputs, named_results)
                 await self._connection.execute(_TAKE_PROCESSOR, self._job_id, stage["stage"], *changes)
                 self._changed = True
 
@@ -279,6 +283,15 @@ class _Retry:
             raise Conflict(
                 f"{found.processor}@{found.version} is of another kind or writes another format than "
                 f"{stage['processor']}@{stage['processor_version']}: submit the job again"
+            )
+
+    def _check_no_results_stay(self, stage: Record, found: ResolvedStage) -> None:
+        """Raises Conflict if they do, where others are to be named in another way."""
+        if stage["stage"] not in self._whole:
+            raise Conflict(
+                f"{found.processor}@{found.version} names results in another way (output: "
+                f"{found.processor_spec.output}) than those of stage {stage['name']!r} that would stay: run the whole "
+                f"stage again (stage: {stage['name']})"
             )
 
 

@@ -412,7 +412,7 @@ def _is_interim(spec: JobSpec, following: ResolvedStage | None) -> bool:
     return spec.output_queue is None and (following is not None or not isinstance(spec.merge, NoMerge))
 
 
-def _has_named_results(spec: JobSpec, stage: ResolvedStage, following: ResolvedStage | None) -> bool:
+def has_named_results(spec: JobSpec, stage: ResolvedStage, following: ResolvedStage | None) -> bool:
     """Whether the stage's outputs are results that are known by names of their own."""
     return following is None and isinstance(spec.merge, NoMerge) and is_template(stage.processor_spec.output)
 
@@ -510,7 +510,7 @@ async def submit_job(
             array,
             columns_due=_columns_due(spec, resolved, number),
             interim=_is_interim(spec, after),
-            named_results=_has_named_results(spec, stage, after),
+            named_results=has_named_results(spec, stage, after),
             source=spec.inputs[0],
         )
         for number, stage, after, array in zip(count(), resolved, following, arrays)

@@ -249,6 +249,40 @@ async def test_workers_run_the_version_that_a_retry_has_chosen(context: Context,
     assert (await known.get(job_id, 0, message.revision)).processor_version == 2
 
 
+@pytest.mark.parametrize("outputs", [("out.jpg", "{index}.jpg"), ("{index}.jpg", "out.jpg")])
+async def test_results_are_not_named_in_two_ways(context: Context, play: Play, outputs: tuple[str, str]) -> None:
+    first, second = ({"command": ["work"], "output": output} for output in outputs)
+    await add_processor(play.database, "draw", **first)
+    job_id = await play.submit(stages=[{"processor": "draw", "tolerated_failures": 1}])
+    await play.plan(job_id, 2)
+    await run(play, job_id, failing=(1,))
+    await finish_job(context, play, job_id, Merger().step)
+    before = (await play.stage(job_id))["options"]
+    await add_processor(play.database, "draw", **second)
+
+    for order in ({}, {"stage": 0, "only_failed": True}, {"stage": 0, "tasks": [0]}):
+        with pytest.raises(Conflict, match=r"run the whole stage again \(stage: stage-0\)"):
+            await retry(play, job_id, latest=True, **order)
+    assert (await play.stage(job_id))["options"] == before
+
+    await retry(play, job_id, latest=True, stage=0)
+    work = await Stages(play.database).get(job_id, 0)
+    assert (work.spec.output, work.named_results) == (outputs[1], outputs[1] == "{index}.jpg")
+
+
+async def test_a_stage_that_has_made_nothing_may_name_its_results_in_another_way(context: Context, play: Play) -> None:
+    await add_processor(play.database, "draw", command=["work"], output="out.jpg")
+    job_id = await play.submit(stages=[{"processor": "draw"}])
+    await play.plan(job_id, 1)
+    await run(play, job_id, failing=(0,))
+    await finish_job(context, play, job_id)
+    await add_processor(play.database, "draw", command=["work"], output="{index}.jpg")
+
+    await retry(play, job_id, latest=True)
+
+    assert (await Stages(play.database).get(job_id, 0)).named_results
+
+
 async def test_replaced_objects_are_taken_as_they_are_when_that_is_asked_for(
     context: Context, play: Play, bucket: Bucket
 ) -> None:
