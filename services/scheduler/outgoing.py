@@ -41,6 +41,7 @@ class Failure:
     status_code: int | None = None
     retry_after: float | None = None  # seconds
     ours: bool = False  # it says nothing about the receiver
+    partial: bool = False  # others of several receivers have got it
 
     @classmethod
     def of(cls, error: Exception, status_code: int | None = None) -> "Failure":

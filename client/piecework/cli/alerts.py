@@ -305,7 +305,7 @@ def test(session: Session, alert: AlertName) -> None:
 
 def _outcome(message: AlertMessage) -> str:
     if message["state"] == "delivered":
-        return "delivered"
+        return f"delivered, but {message['error']}" if message["error"] else "delivered"
     return f"not delivered: {message['error'] or 'no scheduler has tried it yet; is one running?'}"
 
 

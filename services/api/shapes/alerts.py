@@ -150,7 +150,7 @@ class Alert(Row):
     paused: bool
     open_incidents: int = Field(description="what holds now; counted up to 1,000")
     last_message: DeliveryState | None = Field(description="of the last message; null: there was none in 30 days")
-    last_error: str | None = Field(description="of its last try, if that failed")
+    last_error: str | None = Field(description="of its last try: why it failed, or whom it did not reach")
     created_at: datetime
     created_by: str | None
 

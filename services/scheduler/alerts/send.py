@@ -26,7 +26,7 @@ class NoServer(Exception):
 
 
 async def deliver(client: Client, message: Message, settings: Settings) -> Failure | None:
-    """Why the try failed; None: it went well."""
+    """Why the try failed, or for whom; None: it went well."""
     try:
         async with asyncio.timeout(REQUEST_SECONDS * 2):
             return await _CHANNELS[message["channel"]](client, message, settings)
@@ -78,7 +78,8 @@ async def _email(_: Client, message: Message, settings: Settings) -> Failure | N
             tls_context=ssl.create_default_context(cafile=settings.smtp_ca),
             timeout=REQUEST_SECONDS,
         )
-    return Failure(f"not all were accepted: {', '.join(sorted(refused))}") if refused else None
+    # If all were refused, it has raised SMTPRecipientsRefused.
+    return Failure(f"the server refused {', '.join(sorted(refused))}", partial=True) if refused else None
 
 
 async def _sns(_: Client, message: Message, settings: Settings) -> Failure | None:

@@ -44,7 +44,7 @@ _TAKE = """
         a.generation, a.secret_digest"""
 
 _DELIVERED = """
-    UPDATE alert_messages SET state = 'delivered', error = NULL, delivered_at = now() WHERE message_id = $1"""
+    UPDATE alert_messages SET state = 'delivered', error = $2, delivered_at = now() WHERE message_id = $1"""
 
 _NOT_DELIVERED = """
     UPDATE alert_messages SET error = $2, next_try_at = now() + $3 * interval '1 second',
@@ -100,15 +100,17 @@ class Teller:
 async def _deliver(context: Context, client: Client, message: Record) -> None:
     message_id, channel = message["message_id"], message["channel"]
     failure = await deliver(client, dict(message), context.settings)
-    if failure is None:
-        await context.database.execute(_DELIVERED, message_id)
+    if failure is None or failure.partial:  # another try would go to those who have it, too
+        await context.database.execute(_DELIVERED, message_id, failure and failure.error)
         ALERT_MESSAGES.labels(channel, "delivered").inc()
+    else:
+        pause = failure.pause(message["tries"])
+        await context.database.fetchval(_NOT_DELIVERED, message_id, failure.error, pause, failure.gone)
+        ALERT_MESSAGES.labels(channel, "not delivered").inc()
+    if failure is None:
         return
-    pause = failure.pause(message["tries"])
-    await context.database.fetchval(_NOT_DELIVERED, message_id, failure.error, pause, failure.gone)
-    ALERT_MESSAGES.labels(channel, "not delivered").inc()
     log.warning(
-        "alert not delivered",
+        "alert not delivered to some" if failure.partial else "alert not delivered",
         alert=message["name"],
         message=str(message_id),
         tries=message["tries"],

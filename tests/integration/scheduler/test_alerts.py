@@ -450,6 +450,15 @@ class MailServer:
     authority: Authority
     taken: list[EmailMessage] = field(default_factory=list)
     recipients: list[list[str]] = field(default_factory=list)
+    unknown: set[str] = field(default_factory=set)
+
+    async def handle_RCPT(
+        self, _server: Any, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        if address in self.unknown:
+            return "550 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, _server: Any, session: Session, envelope: Envelope) -> str:
         assert session.ssl is not None and session.authenticated
@@ -489,6 +498,25 @@ async def test_mail_goes_by_starttls_with_a_login(
     assert message.get_content().startswith("orders failed: ein Auftrag für München")
     assert message["message-id"].endswith("@example.com>") and message["auto-submitted"] == "auto-generated"
     assert mail.recipients == [["a@example.com", "b@example.com"]]
+
+
+async def test_mail_that_some_have_got_is_not_sent_again_and_the_others_are_named(
+    context: Context, play: Play, operator: httpx.AsyncClient, mail: MailServer
+) -> None:
+    addresses = ["a@example.com", "left@example.com", "b@example.com"]
+    alert = await create(operator, to={"type": "email", "addresses": addresses})
+    mail.unknown = {"left@example.com"}
+    await end(play, await run(play), "failed")
+    await step(context)
+    [sent] = (await ok(operator.get(f"/v1/alerts/{alert['alert_id']}/messages")))["items"]
+    assert (sent["state"], sent["error"]) == ("delivered", "the server refused left@example.com")
+    assert mail.recipients == [["a@example.com", "b@example.com"]]
+
+    mail.unknown = set(addresses)
+    await end(play, await run(play), "failed")
+    await step(context)
+    [nobody, _] = (await ok(operator.get(f"/v1/alerts/{alert['alert_id']}/messages")))["items"]
+    assert nobody["state"] == "pending" and "no such user" in nobody["error"]
 
 
 async def test_mail_is_not_given_to_a_server_that_nobody_vouches_for(

@@ -1191,6 +1191,9 @@ def test_a_trial_message_tells_whether_it_arrived(run: Run, service: Service) ->
     service.on("POST", f"/v1/alerts/{ID}/test", answer({**ALERT_MESSAGE, "state": "pending"}, 202))
     service.on("GET", f"/v1/alerts/{ID}/messages", answer(page(ALERT_MESSAGE)))
     assert "delivered" in run("alerts", "test", "nightly").stdout
+    partly = {**ALERT_MESSAGE, "error": "the server refused left@example.com"}
+    service.on("GET", f"/v1/alerts/{ID}/messages", answer(page(partly)))
+    assert "delivered, but the server refused left@example.com" in run("alerts", "test", "nightly").stdout
     failed = {**ALERT_MESSAGE, "state": "pending", "error": "answered 404"}
     service.on("GET", f"/v1/alerts/{ID}/messages", answer(page(failed)))
     refused = run("alerts", "test", "nightly")
