@@ -119,3 +119,28 @@ async def test_a_dump_delays_it_and_nobody_else(grid: tuple[Play, UUID], own_dat
     assert longest < 2, "the lock's time-out and what a busy machine adds"
     assert await database.fetchval("SELECT count(*) FROM job_partitions WHERE of_table = 'tasks'") == 3
     await database.close()
+
+
+async def test_a_partition_that_is_made_while_an_index_is_built_has_one_of_it(own_database_url: str) -> None:
+    """As the index is on the whole, and not on its partitions yet: Postgres gives the new one its own at once."""
+    database = await connect_database(own_database_url)
+    await go_back(own_database_url, "0040")
+    await database.execute(
+        "CREATE INDEX attempts_failed ON ONLY attempts (job_id, stage, index) WHERE outcome <> 'succeeded'"
+    )
+    await database.execute("SELECT make_partition('attempts', '2098-05-01')")
+
+    await migrate(own_database_url)
+
+    indexes = await database.fetch(
+        "SELECT x.indrelid::regclass::text AS partition, i.inhparent::regclass::text AS of_whole FROM pg_index AS x "
+        "LEFT JOIN pg_inherits AS i ON i.inhrelid = x.indexrelid WHERE x.indisvalid AND x.indrelid IN "
+        "(SELECT inhrelid FROM pg_inherits WHERE inhparent = 'attempts'::regclass) "
+        "AND pg_get_indexdef(x.indexrelid) LIKE '%outcome <> %'"
+    )
+    partitions = await database.fetch("SELECT inhrelid::regclass::text AS name FROM pg_inherits "
+                                      "WHERE inhparent = 'attempts'::regclass")  # fmt: skip
+    assert sorted(row["partition"] for row in indexes) == sorted(row["name"] for row in partitions)
+    assert {row["of_whole"] for row in indexes} == {"attempts_failed"}
+    assert await database.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'attempts_failed'::regclass")
+    await database.close()

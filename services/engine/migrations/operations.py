@@ -47,21 +47,29 @@ def build_index(name: str, on: str, *, unique: bool = False) -> None:
         op.execute(f'CREATE {kind} CONCURRENTLY IF NOT EXISTS "{name}" ON {on}')
 
 
+# Partitions without an index that belongs to that of the whole.
+_LACKING = text("""
+    SELECT p.inhrelid::regclass::text FROM pg_inherits AS p
+    WHERE p.inhparent = to_regclass(:table) AND NOT EXISTS (
+        SELECT FROM pg_index AS x JOIN pg_inherits AS i ON i.inhrelid = x.indexrelid
+        WHERE x.indrelid = p.inhrelid AND i.inhparent = to_regclass(:index))""")
+
+
 def build_partitioned_index(table: str, name: str, on: str) -> None:
     """Build the index TABLE_NAME of a partitioned table: CONCURRENTLY on each partition, then on the whole in no time.
 
-    Partitions that schedulers make meanwhile get theirs when the whole has it. It is all that its migration does, like
-    `build_index`; repeated after a crash, it goes on.
+    Partitions that schedulers make meanwhile get theirs when the whole has it, by a name of Postgres' choice. It is all
+    that its migration does, like `build_index`; repeated after a crash, it goes on.
     """
     bind = op.get_bind()
     if bind.scalar(text("SELECT relkind = 'r' FROM pg_class WHERE oid = to_regclass(:table)"), {"table": table}):
         build_index(f"{table}_{name}", f"{table} {on}")
         return
-    partitions = text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = to_regclass(:table)")
-    for partition in bind.scalars(partitions, {"table": table}).all():
+    lacking = {"table": table, "index": f"{table}_{name}"}
+    for partition in bind.scalars(_LACKING, lacking).all():
         build_partitioned_index(partition, name, on)
     _at_once(f"CREATE INDEX IF NOT EXISTS {table}_{name} ON ONLY {table} {on}")
-    for partition in bind.scalars(partitions, {"table": table}).all():
+    for partition in bind.scalars(_LACKING, lacking).all():
         build_partitioned_index(partition, name, on)
         _at_once(f"ALTER INDEX {table}_{name} ATTACH PARTITION {partition}_{name}")
 
