@@ -52,15 +52,16 @@ def has_suffix(output: str) -> bool:
     return "{input.filename}" in output or "." in _PLACEHOLDER.sub("", output)
 
 
-def fill_template(output: str, source: TaskSource | None, index: int) -> str:
-    """The name of one task's output. Raises NoName."""
+def fill_template(output: str, source: TaskSource | None, index: int, suffix: str = "") -> str:
+    """The name of one task's output; the `suffix` is added to it. Raises NoName."""
     if source is None and uses_source(output):
         raise NoName(f"the output is named {output}, but this task works on no file of the job's input: use {{index}}")
     known: dict[str, Any] = {"index": index}
     if source is not None:
         known |= {"input.filename": source.name, "input.stem": source.stem, "input.part": source.part or 0}
-    name = _PLACEHOLDER.sub(lambda match: str(known[match[1]]), output)
-    if name in ("", ".", "..", *_TAKEN) or "\0" in name or len(name.encode()) > NAME_BYTES_MAX:
+    stem = _PLACEHOLDER.sub(lambda match: str(known[match[1]]), output)
+    name = stem + suffix
+    if stem in ("", ".", "..") or name in _TAKEN or "\0" in name or len(name.encode()) > NAME_BYTES_MAX:
         of = source.uri if source else f"task {index}"
         raise NoName(f"the output is named {output}, but {name!r}, made of {of}, can't be the name of a result")
     return name

@@ -211,3 +211,7 @@ def test_records_and_sql_get_the_suffix_of_their_format(grid: CaseGrid) -> None:
     prefix = grid.put({"x/fees.v2.csv": "n\n1\n"})
     ended = grid.run({"type": "objects", "prefix": prefix}, "names-sql")
     assert list(ended.files) == ["x/fees.v2.jsonl"]
+    prefix = grid.put({"rejects.csv": "n\n1\n"})
+    ended = grid.run({"type": "objects", "prefix": prefix}, "names-sql")
+    assert ended.error_code == "output_invalid"
+    assert "'rejects.jsonl', made of " in ended.error and "can't be the name of a result" in ended.error

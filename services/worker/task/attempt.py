@@ -352,23 +352,25 @@ class _Attempt:
         if spec.function is not None:
             return value_filename(self._stage)
         if is_template(spec.output):
-            name, has_suffix = f"{FOLDER}/{self._filled_name()}", template_has_suffix(spec.output)
-        else:
-            name, has_suffix = spec.output, bool(Path(spec.output).suffix)
-        if has_suffix or spec.output_directory:
-            return name
-        if spec.records is not None or spec.sql is not None:
-            return f"{name}.{spec.output_format}"
-        if spec.builtin == "compact":
-            return f"{name}.parquet"
-        if spec.builtin == "copy":
-            return name + suffix_of(input.path.name)
-        return name
+            suffix = "" if template_has_suffix(spec.output) else self._suffix(input)
+            return f"{FOLDER}/{self._filled_name(suffix)}"
+        if Path(spec.output).suffix or spec.output_directory:
+            return spec.output
+        return spec.output + self._suffix(input)
 
-    def _filled_name(self) -> str:
+    def _suffix(self, input: FetchedInput) -> str:
+        """That of the output's format; empty if we do not know it."""
+        spec = self._stage.spec
+        if spec.records is not None or spec.sql is not None:
+            return f".{spec.output_format}"
+        if spec.builtin == "compact":
+            return ".parquet"
+        return suffix_of(input.path.name) if spec.builtin == "copy" else ""
+
+    def _filled_name(self, suffix: str) -> str:
         """Raises TaskError (output_invalid)."""
         try:
-            return fill_template(self._stage.spec.output, self._task.source, self._task.index)
+            return fill_template(self._stage.spec.output, self._task.source, self._task.index, suffix)
         except NoName as error:
             raise TaskError("output_invalid", str(error), retryable=False) from None
 

@@ -51,6 +51,18 @@ def test_what_can_not_be_a_name_is_refused(template: str, source: TaskSource | N
         fill_template(template, source, 0)
 
 
+@pytest.mark.parametrize(
+    ("key", "suffix"), [("rejects.csv", ".jsonl"), ("manifest.csv", ".json"), ("x" * 250, ".jsonl"), ("a/", ".csv")]
+)
+def test_the_finished_name_is_checked_with_its_suffix(key: str, suffix: str) -> None:
+    with pytest.raises(NoName, match="can't be the name of a result"):
+        fill_template("{input.stem}", TaskSource(f"s3://b/{key}"), 0, suffix)
+
+
+def test_a_suffix_makes_a_name_of_its_own() -> None:
+    assert fill_template("{input.stem}", TaskSource("s3://b/manifest.json.gz"), 0, ".jsonl") == "manifest.json.jsonl"
+
+
 def test_a_template_without_a_suffix_gets_one() -> None:
     assert [has_suffix(name) for name in ("{input.stem}", "{input.filename}", "{input.stem}.csv")] == [
         False,
