@@ -1,4 +1,4 @@
-"""What can be told of a processor before any task of it runs: each of these would fail every task."""
+"""What can be told of a processor before any task of it runs: each would fail every task, or lose its output."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from services.contract.params import PLACEHOLDER, SQL_PARAM
 from services.engine.errors import SpecError
-from services.engine.spec import ProcessorSpec
+from services.engine.spec import OWN_FILENAMES, ProcessorSpec
 
 _SINGLE = ("input", "output", "index", "package")
 _DOTTED = ("params", "inputs", "outputs")
@@ -24,6 +24,10 @@ def check_processor(spec: ProcessorSpec) -> None:
     for field in ("entrypoint", "command"):
         for number, argument in enumerate(getattr(spec, field) or ()):
             _check_argument(spec, argument, f"{field}.{number}")
+    if spec.kind in ("records", "sql"):
+        name = f"{spec.output}.{spec.output_format}"  # what an output without a suffix is named
+        if name in OWN_FILENAMES:
+            raise SpecError("output", spec.output, f"Piecework itself writes a file named {name}; choose another name")
 
 
 def _check_query(query: str) -> None:

@@ -25,6 +25,7 @@ CLOSED = {"type": "object", "properties": {"rate": {"type": "integer"}}, "additi
         ({"command": ["{package}/x"]}, "command.0", "push one, or leave it out"),
         ({"command": ["x", "{params.ratio}"], "params_schema": CLOSED}, "command.1", "params_schema allows"),
         ({"image": "a:1", "entrypoint": ["x"], "command": ["{inputs.a}"]}, "command.0", "declared: none"),
+        ({"sql": "FROM input", "output": "rejects"}, "output", "itself writes a file named rejects.jsonl"),
     ],
 )
 def test_what_would_fail_every_task_is_refused(spec: dict[str, Any], field: str, fix: str) -> None:
@@ -46,6 +47,8 @@ def test_what_would_fail_every_task_is_refused(spec: dict[str, Any], field: str,
         {"command": ["x", "{params.rate}"], "params_schema": CLOSED},
         {"command": ["{package}/x"], "package": "0" * 64},
         {"callable": "a:b"},
+        {"sql": "FROM input", "output": "rejects", "output_format": "csv"},
+        {"command": ["x"], "output": "rejects"},
     ],
 )
 def test_what_may_be_right_is_let_through(spec: dict[str, Any]) -> None:
