@@ -217,6 +217,7 @@ class Job(SQLModel, table=True):
     created_at: datetime = Field(sa_type=_UTC)
     started_at: datetime | None = Field(None, sa_type=_UTC)
     finished_at: datetime | None = Field(None, sa_type=_UTC)
+    retried_at: datetime | None = Field(None, sa_type=_UTC)
     created_by: str | None = None
     key_id: UUID | None = None
     tasks_known: int = Field(0, sa_type=BigInteger)

@@ -108,7 +108,7 @@ async def retry_job(
             await change(connection)
         await connection.execute(
             "UPDATE jobs SET error = NULL, finished_at = NULL, started_at = coalesce(started_at, now()), "
-            "keep_revision = 0, expires_at = NULL, deletion = NULL WHERE job_id = $1",
+            "retried_at = now(), keep_revision = 0, expires_at = NULL, deletion = NULL WHERE job_id = $1",
             job_id,
         )
         waits = await wait_again(connection, job_id)

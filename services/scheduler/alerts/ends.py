@@ -28,12 +28,13 @@ _OVER = """
 
 _RULES = """
     WITH ended AS MATERIALIZED (
-        SELECT job_id, name, state, error, run_at, schedule_id, trigger_id, labels, started_at, finished_at
+        SELECT job_id, name, state, error, run_at, schedule_id, trigger_id, labels, finished_at,
+            greatest(started_at, retried_at) AS began_at
         FROM jobs WHERE job_id = ANY($1) AND state IN ('succeeded', 'failed')
     )
     SELECT a.alert_id, a.conditions, j.job_id, j.name, j.state, j.error, j.run_at, j.schedule_id, j.trigger_id,
         s.name AS schedule, t.name AS trigger,
-        extract(epoch FROM j.finished_at - j.started_at)::float8 AS seconds
+        extract(epoch FROM j.finished_at - j.began_at)::float8 AS seconds
     FROM ended AS j
     LEFT JOIN schedules AS s ON s.schedule_id = j.schedule_id
     LEFT JOIN triggers AS t ON t.trigger_id = j.trigger_id
@@ -48,17 +49,17 @@ _RULES = """
 _USUAL_OF_SCHEDULE = """
     SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)::float8 AS seconds, count(*) AS runs FROM (
         SELECT extract(epoch FROM finished_at - started_at)::float8 AS seconds FROM (
-            SELECT state, started_at, finished_at FROM jobs WHERE schedule_id = $1 AND run_at < $2
+            SELECT state, started_at, finished_at, retried_at FROM jobs WHERE schedule_id = $1 AND run_at < $2
             ORDER BY run_at DESC LIMIT 100
-        ) AS last WHERE state = 'succeeded' LIMIT 20
+        ) AS last WHERE state = 'succeeded' AND retried_at IS NULL LIMIT 20
     ) AS runs"""
 
 _USUAL_OF_NAME = """
     SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)::float8 AS seconds, count(*) AS runs FROM (
         SELECT extract(epoch FROM finished_at - started_at)::float8 AS seconds FROM (
-            SELECT state, started_at, finished_at FROM jobs WHERE name = $1 AND job_id < $2
+            SELECT state, started_at, finished_at, retried_at FROM jobs WHERE name = $1 AND job_id < $2
             ORDER BY job_id DESC LIMIT 100
-        ) AS last WHERE state = 'succeeded' LIMIT 20
+        ) AS last WHERE state = 'succeeded' AND retried_at IS NULL LIMIT 20
     ) AS runs"""
 
 

@@ -670,6 +670,31 @@ async def test_a_run_that_takes_much_longer_than_usual_is_told(
     assert told(receiver) == [("alert.raised", "orders took 21 min; usually it takes 10 min")]
 
 
+async def test_a_job_that_was_retried_ran_from_its_retry_on_and_is_not_a_usual_one(
+    context: Context, play: Play, operator: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    await create(operator, receiver, on={"slowed": 2})
+    schedule_id = await add_schedule(play)
+    usual = []
+    for run_ago in (90, 80, 70, 60, 50):
+        usual.append(await run(play, schedule_id, run_ago))
+        await end(play, usual[-1])
+    await play.database.execute("UPDATE jobs SET finished_at = started_at + interval '10 minutes'")
+    await play.database.execute("UPDATE alerts SET created_at = created_at - interval '1 day'")
+    job_id = await run(play, schedule_id, 40)
+    await end(play, job_id, "failed")
+    async with play.database.acquire() as connection:
+        await jobs.retry_job(connection, job_id)
+    await end(play, job_id)
+    await step(context)
+    assert told(receiver) == []
+
+    await play.database.execute("UPDATE jobs SET retried_at = started_at WHERE job_id = $1", usual[0])
+    await end(play, await run(play, schedule_id, 21))
+    await step(context)
+    assert told(receiver) == []  # four are too few to tell what is usual
+
+
 async def test_a_pool_without_workers_is_told_until_it_has_one(
     context: Context, play: Play, operator: httpx.AsyncClient, receiver: Receiver
 ) -> None:

@@ -1,0 +1,10 @@
+"""When a job was retried; in the SQL file of this name."""
+
+from services.engine.migrations.operations import run_script
+
+revision = "0064"
+down_revision = "0061"
+
+
+def upgrade() -> None:
+    run_script(__file__)
