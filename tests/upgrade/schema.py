@@ -21,7 +21,7 @@ _SUMS_OF_0002 = made_in("0002_functions", "FUNCTION stage_sums").replace("CREATE
 
 # What undoes each migration, the newest first.
 UNDONE = {
-    "0064": "ALTER TABLE jobs DROP COLUMN retried_at",
+    "0062": "ALTER TABLE jobs DROP COLUMN retried_at",
     "0061": "ALTER TABLE schedules DROP COLUMN not_on, DROP COLUMN business_days, DROP COLUMN holidays",
     "0060": "DROP INDEX uploads_by_content",
     "0059": "ALTER TABLE uploads DROP COLUMN sha256",

@@ -2,7 +2,7 @@
 
 from services.engine.migrations.operations import run_script
 
-revision = "0064"
+revision = "0062"
 down_revision = "0061"
 
 
