@@ -65,7 +65,9 @@ def test_temporary_files_of_killed_tasks(grid: CaseGrid) -> None:
         "tolerated_failures": 2,
     }
     ended = grid.run({"type": "range", "count": 2}, stage)
-    assert [task["attempt"] for task in ended.tasks] == [2, 2]
+    tasks = [grid.client.get_task(ended.job["job_id"], 0, index) for index in range(2)]
+    cut = [sum(attempt["outcome"] == "timeout" for attempt in task["attempts"]) for task in tasks]
+    assert cut == [2, 2]  # one that waited too long on a busy machine is released, and counts for nothing
     assert ended.error == "did not end within timeout_seconds = 1.5"
     assert leaked_in("/tmp") == before[0]
     assert leaked_in(str(grid.state / "scratch")) == set()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import psutil
@@ -167,7 +168,8 @@ async def test_a_worker_whose_node_is_unfit_is_started_again_ever_more_slowly(
         return [sys.executable, "-S", "-c", f"raise SystemExit({os.EX_TEMPFAIL})"]
 
     node = Fleet(aws.autoscaling, tmp_path, FleetSettings(**settings.model_dump()), unfit)
-    monkeypatch.setattr("deploy.local.fleet.asyncio.sleep", sleep)
+    # Not asyncio's own, by which servers in other threads of this process sleep.
+    monkeypatch.setattr("deploy.local.fleet.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     keeping = asyncio.create_task(node._keep_worker(Instance("i-1", "default")))
 
     async def paused() -> bool:

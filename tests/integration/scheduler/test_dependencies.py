@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from services.contract.task_input import Index
 from services.engine import dependencies, jobs, retries
 from services.engine.errors import Conflict, SpecError
+from services.engine.places import Reader
 from services.engine.retries import RetryOrder
 from services.engine.spec import JobSpec
 from services.engine.submission import submit_job
@@ -287,7 +288,7 @@ async def test_a_retry_of_a_job_that_ran_does_not_wait_again(context: Context, p
 async def run_again(play: Play, job_id: UUID, **order: Any) -> None:
     """A user retries a job, which may have succeeded."""
     async with play.database.acquire() as connection:
-        await retries.retry_job(connection, job_id, RetryOrder(**order), play.settings)
+        await retries.retry_job(connection, job_id, RetryOrder(**order), play.settings, Reader())
 
 
 async def test_a_retry_of_a_job_that_ran_waits_for_one_before_it_that_runs_again(context: Context, play: Play) -> None:

@@ -91,7 +91,10 @@ class Service:
 
     def start(self) -> None:
         self._socket.listen()  # who connects before the server runs waits for it
-        config = uvicorn.Config(self, log_level="critical", lifespan="off", date_header=False)
+        # Who has been hung up on may still be waited for.
+        config = uvicorn.Config(
+            self, log_level="critical", lifespan="off", date_header=False, timeout_graceful_shutdown=1
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self._thread.start()
