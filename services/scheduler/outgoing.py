@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Generic
 
 import httpx
 from standardwebhooks.webhooks import Webhook
@@ -17,6 +18,7 @@ from services.platform import effects
 from services.platform.addresses import is_public
 from services.platform.settings import Settings
 from services.platform.version import VERSION
+from services.scheduler.slots import Key, Slots
 
 REQUEST_SECONDS = 15.0
 LEASE_SECONDS = 60.0  # longer than a request; then another scheduler tries
@@ -68,10 +70,40 @@ class Post:
     tries: int
 
 
-def open_client() -> Client:
+def _open_client() -> Client:
     """One that follows no redirects, and no proxy of the environment."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     return Client(timeout=REQUEST_SECONDS, limits=limits, follow_redirects=False, trust_env=False)
+
+
+class Sender(Generic[Key]):
+    """Delivers beside each other, so that no receiver waits for another one."""
+
+    def __init__(self) -> None:
+        self._slots = Slots[Key]()
+        self._opened: Client | None = None
+
+    @property
+    def ended(self) -> asyncio.Event:
+        """Set when a delivery ends: there is room for another one."""
+        return self._slots.ended
+
+    @property
+    def _client(self) -> Client:
+        """Opened when there is something to deliver."""
+        if self._opened is None:
+            self._opened = _open_client()
+        return self._opened
+
+    async def settle(self) -> None:
+        """Wait for the deliveries that are under way."""
+        await self._slots.settle()
+
+    async def stop(self) -> None:
+        """Break off what is under way: it is tried again when its lease ends."""
+        await self._slots.stop()
+        if self._opened is not None:
+            await self._opened.aclose()
 
 
 def sign(message_id: str, body: str, secrets: list[str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ Whatever a rule finds is recorded in one transaction with the fact that it looke
 told. So schedulers share the work without a leader, and one that dies leaves no more than a look to be repeated.
 """
 
-import asyncio
 from uuid import UUID
 
 import structlog
@@ -14,8 +13,7 @@ from services.scheduler.alerts import ends, tell, times
 from services.scheduler.alerts.send import deliver
 from services.scheduler.loop import Context
 from services.scheduler.metrics import ALERT_MESSAGES
-from services.scheduler.outgoing import LEASE_SECONDS, Client, open_client
-from services.scheduler.slots import Slots
+from services.scheduler.outgoing import LEASE_SECONDS, Client, Sender
 
 log = structlog.get_logger()
 
@@ -62,39 +60,17 @@ async def step(context: Context) -> bool:
     return bool(ended or passed or told)
 
 
-class Teller:
-    """Delivers messages beside each other, so that no receiver waits for another one."""
-
-    def __init__(self) -> None:
-        self._slots = Slots[UUID]()
-        self._client: Client | None = None
-
-    @property
-    def ended(self) -> asyncio.Event:
-        """Set when a delivery ends: there is room for another one."""
-        return self._slots.ended
+class Teller(Sender[UUID]):
+    """Delivers messages."""
 
     async def step(self, context: Context) -> bool:
         """Start deliveries that are due, as far as there is room; True if there were any."""
         tried = self._slots.keys
         free = MESSAGES_AT_ONCE - len(tried)
         due = await context.database.fetch(_TAKE, free, LEASE_SECONDS, ALERT_AT_ONCE, tried) if free else []
-        if self._client is None and due:
-            self._client = open_client()
         for message in due:
-            assert self._client is not None
             self._slots.start(message["message_id"], _deliver(context, self._client, message))
         return bool(due)
-
-    async def settle(self) -> None:
-        """Wait for the deliveries that are under way."""
-        await self._slots.settle()
-
-    async def stop(self) -> None:
-        """Break off what is under way: it is tried again when its lease ends."""
-        await self._slots.stop()
-        if self._client is not None:
-            await self._client.aclose()
 
 
 async def _deliver(context: Context, client: Client, message: Record) -> None:

@@ -17,8 +17,7 @@ from services.platform.database import Connection, dump_json
 from services.platform.settings import Settings
 from services.scheduler.loop import Context
 from services.scheduler.metrics import WEBHOOKS_RUNNING
-from services.scheduler.outgoing import LEASE_SECONDS, REQUEST_SECONDS, Client, Failure, Post, open_client, send, sign
-from services.scheduler.slots import Slots
+from services.scheduler.outgoing import LEASE_SECONDS, REQUEST_SECONDS, Client, Failure, Post, Sender, send, sign
 
 log = structlog.get_logger()
 
@@ -122,17 +121,8 @@ _GIVE_UP = """
     WHERE d.delivery_id = over.delivery_id"""
 
 
-class Deliverer:
-    """Delivers beside each other, so that no endpoint waits for another one."""
-
-    def __init__(self) -> None:
-        self._slots = Slots[tuple[UUID, UUID, bool]]()  # endpoint, delivery, and whether the endpoint fails
-        self._client: Client | None = None
-
-    @property
-    def ended(self) -> asyncio.Event:
-        """Set when a delivery ends: there is room for another one."""
-        return self._slots.ended
+class Deliverer(Sender[tuple[UUID, UUID, bool]]):
+    """Delivers to endpoints. The keys: endpoint, delivery, and whether the endpoint fails."""
 
     async def step(self, context: Context) -> bool:
         """Start deliveries that are due, as far as there is room; True if there were any."""
@@ -149,24 +139,9 @@ class Deliverer:
         )
         for delivery in due:
             key = (delivery["endpoint_id"], delivery["delivery_id"], delivery["failing"])
-            self._slots.start(key, _deliver(context, self._open(), delivery))
+            self._slots.start(key, _deliver(context, self._client, delivery))
         WEBHOOKS_RUNNING.set(len(self._slots.keys))
         return bool(due)
-
-    async def settle(self) -> None:
-        """Wait for the deliveries that are under way."""
-        await self._slots.settle()
-
-    async def stop(self) -> None:
-        """Break off what is under way: it is tried again when its lease ends."""
-        await self._slots.stop()
-        if self._client is not None:
-            await self._client.aclose()
-
-    def _open(self) -> Client:
-        if self._client is None:
-            self._client = open_client()
-        return self._client
 
 
 async def give_up(context: Context) -> bool:

@@ -75,6 +75,17 @@ async def versions(play: Play, job_id: UUID, stage: int = 0) -> list[tuple[int, 
     return [(each["index"], processor_at(row, each["finished_at"])) for each in ended]
 
 
+async def two_stages_done(context: Context, play: Play, tasks: int) -> UUID:
+    """A job of two stages, the second of which followed the first task by task, that has succeeded."""
+    job_id = await play.submit(stages=2)
+    await play.plan(job_id, tasks)
+    await run(play, job_id)
+    await finish.step(context)
+    await run(play, job_id, 1)
+    assert (await finish_job(context, play, job_id, Merger().step))["state"] == "succeeded"
+    return job_id
+
+
 async def test_tolerated_failures_of_a_job_that_has_succeeded_run_again_and_what_follows_is_made(
     context: Context, play: Play
 ) -> None:
@@ -138,12 +149,7 @@ async def test_a_whole_stage_runs_again_and_all_that_was_made_of_it_is_made_agai
 
 
 async def test_some_tasks_run_again_with_their_followers_alone(context: Context, play: Play) -> None:
-    job_id = await play.submit(stages=2)
-    await play.plan(job_id, 4)
-    await run(play, job_id)
-    await finish.step(context)
-    await run(play, job_id, 1)
-    assert (await finish_job(context, play, job_id, Merger().step))["state"] == "succeeded"
+    job_id = await two_stages_done(context, play, 4)
 
     await retry(play, job_id, stage="stage-0", tasks=[0, 3])
 
@@ -395,12 +401,7 @@ async def test_a_stage_is_not_changed_under_workers_that_would_not_hear_of_it(co
 
 
 async def test_of_two_retries_at_once_one_counts(context: Context, play: Play) -> None:
-    job_id = await play.submit(stages=2)
-    await play.plan(job_id, 3)
-    await run(play, job_id)
-    await finish.step(context)
-    await run(play, job_id, 1)
-    assert (await finish_job(context, play, job_id, Merger().step))["state"] == "succeeded"
+    job_id = await two_stages_done(context, play, 3)
 
     done = await asyncio.gather(*(retry(play, job_id, stage=stage) for stage in (0, 1)), return_exceptions=True)
 
