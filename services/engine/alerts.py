@@ -17,7 +17,6 @@ from services.platform.cron import check_zone
 Channel = Literal["webhook", "slack", "teams", "email", "sns"]
 SubjectKind = Literal["job", "schedule", "trigger", "pool"]
 AlertEvent = Literal["alert.raised", "alert.over", "alert.summary", "alert.test"]
-ALERT_EVENTS: tuple[AlertEvent, ...] = get_args(AlertEvent)
 
 Condition = Literal[
     "failed", "late", "not_started", "ran_over", "slowed", "rejects", "records", "no_workers", "trigger_failed"

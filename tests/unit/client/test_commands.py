@@ -1312,7 +1312,7 @@ def test_requirements_without_a_hash_are_refused_before_anything_is_pushed(run: 
     Path("code/processors/a.yaml").write_text("callable: a:b\n")
     service.on("POST", "/v1/packages", answer({"sha256": "0" * 64, "url": None}))
     service.on("POST", "/v1/processors", answer({"name": "a", "version": 1}, 201))
-    hashed = "# all of it\n--index-url https://pypi.org/simple\na==1 \\\n  --hash=sha256:00  # here\n\n"
+    hashed = "# all of it\n--index-url https://packages.example/simple\na==1 \\\n  --hash=sha256:00  # here\n\n"
     for text, refused in ((hashed, ""), (f"{hashed}Pillow==10.0\n", "'Pillow==10.0' has no hash")):
         service.asked.clear()
         Path("code/requirements.txt").write_text(text)
